@@ -1,0 +1,13 @@
+"""Hardens a classifier before it answers strangers: one line between the model and the caller."""
+
+import torch
+from torch import nn
+
+import shieldnet as sn
+
+model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5)).eval()
+shield = sn.harden(model)
+
+answers = shield(torch.randn(3, 20))
+print(answers.softmax(-1))
+print(shield)

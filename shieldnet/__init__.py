@@ -1,0 +1,115 @@
+"""shieldnet: every answer has a price, and every claim has an adversary who tried to break it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shieldnet.answers import ZERO_LOGIT
+    from shieldnet.audit.policy import Policy
+    from shieldnet.audit.report import Report
+    from shieldnet.audit.suite import audit
+    from shieldnet.certificate import Certificate
+    from shieldnet.config import dump_shield, load_shield
+    from shieldnet.defenses import (
+        ClipNorm,
+        Confidence,
+        Defense,
+        GaussianNoise,
+        Label,
+        Round,
+        Temperature,
+        TopK,
+    )
+    from shieldnet.errors import (
+        AnswerError,
+        BypassError,
+        ConfigError,
+        DataError,
+        MissingDependency,
+        PolicyFailed,
+        PolicyInconclusive,
+        ShieldnetError,
+    )
+    from shieldnet.finding import Finding, Threat
+    from shieldnet.presets import harden
+    from shieldnet.price import Price
+    from shieldnet.shield import Shield
+
+_ROOMS = {
+    "answers": ("ZERO_LOGIT",),
+    "audit.policy": ("Policy",),
+    "audit.report": ("Report",),
+    "audit.suite": ("audit",),
+    "certificate": ("Certificate",),
+    "config": ("dump_shield", "load_shield"),
+    "defenses": (
+        "ClipNorm",
+        "Confidence",
+        "Defense",
+        "GaussianNoise",
+        "Label",
+        "Round",
+        "Temperature",
+        "TopK",
+    ),
+    "errors": (
+        "AnswerError",
+        "BypassError",
+        "ConfigError",
+        "DataError",
+        "MissingDependency",
+        "PolicyFailed",
+        "PolicyInconclusive",
+        "ShieldnetError",
+    ),
+    "finding": ("Finding", "Threat"),
+    "presets": ("harden",),
+    "price": ("Price",),
+    "shield": ("Shield",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "ZERO_LOGIT",
+    "AnswerError",
+    "BypassError",
+    "Certificate",
+    "ClipNorm",
+    "Confidence",
+    "ConfigError",
+    "DataError",
+    "Defense",
+    "Finding",
+    "GaussianNoise",
+    "Label",
+    "MissingDependency",
+    "Policy",
+    "PolicyFailed",
+    "PolicyInconclusive",
+    "Price",
+    "Report",
+    "Round",
+    "Shield",
+    "ShieldnetError",
+    "Temperature",
+    "Threat",
+    "TopK",
+    "audit",
+    "dump_shield",
+    "harden",
+    "load_shield",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first used: importing shieldnet imports nothing else."""
+    if name not in _ROOM_OF:
+        raise AttributeError(f"shieldnet has no {name}. It has: {', '.join(__all__)}.")
+    value = getattr(import_module(f"shieldnet.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

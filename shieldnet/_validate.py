@@ -1,0 +1,76 @@
+"""Settings are checked when a value is made, so that a bad value never exists."""
+
+import math
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from shieldnet.errors import ConfigError, DataError, MissingDependency
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
+    """Returns ``value`` if it is a whole number in [low, high]; raises ConfigError if not."""
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and low <= value <= (value if high is None else high)
+    ):
+        return value
+    limits = f"{name} >= {low}" if high is None else f"{name} from {low} to {high}"
+    raise ConfigError(f"Expected {limits} (a whole number), got {name}={value!r}.")
+
+
+def positive(name: str, value: object) -> float:
+    """Returns ``value`` as a float if it is finite and above 0; raises ConfigError if not."""
+    number = _number(value)
+    if not (number > 0 and math.isfinite(number)):
+        raise ConfigError(f"Expected a finite {name} > 0, got {name}={value!r}.")
+    return number
+
+
+def fraction(name: str, value: object) -> float:
+    """Returns ``value`` as a float if it lies in [0, 1]; raises ConfigError if not."""
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise ConfigError(f"Expected {name} from 0 to 1, got {name}={value!r}.")
+    return number
+
+
+def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Returns ``value`` if it is one of ``choices``; raises ConfigError if not."""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"Expected {name} to be one of {', '.join(choices)}; got {value!r}.")
+    return value
+
+
+def optional(module: str, *, extra: str) -> ModuleType:
+    """Imports a package of an extra, or raises MissingDependency with the install command."""
+    try:
+        return import_module(module)
+    except ImportError as missing:
+        raise MissingDependency(
+            f"This needs the package {module.split('.')[0]}, which is not installed. "
+            f"Install it with: pip install 'shieldnet[{extra}]'"
+        ) from missing
+
+
+def _number(value: object) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number else math.nan  # type: ignore[arg-type]  # narrowed above
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Reads a TOML file, or says what is wrong with it and where."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as missing:
+        raise DataError(f"Cannot read {path}: {missing.strerror}.") from missing
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
+        raise ConfigError(f"{path} is no valid TOML: {broken}") from broken

@@ -1,0 +1,116 @@
+"""Decoders that an adversary trains to turn answers back into inputs."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+MAX_KERNEL_ROWS = 4000
+"""Kernel ridge and k-NN learn from at most this many auxiliary rows: their cost grows fast."""
+
+
+@dataclass(frozen=True)
+class Decoder(ABC):
+    """Learns targets from features, once for each of its settings."""
+
+    settings: ClassVar[tuple[tuple[float, ...], ...]]
+
+    @abstractmethod
+    def predict(
+        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+    ) -> Tensor:
+        """Fits on (features, targets) and returns what it expects for ``asked``.
+
+        Shapes: features (n, f) standardized, targets (n, d), asked (m, f) -> (m, d); float32.
+        """
+
+
+@dataclass(frozen=True)
+class Ridge(Decoder):
+    """Linear least squares with an L2 penalty; setting: (penalty per row,)."""
+
+    settings = tuple((penalty,) for penalty in (1e-5, 1e-3, 1e-2, 1e-1, 1.0))
+
+    def predict(
+        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+    ) -> Tensor:
+        wide = features.double()
+        center = targets.double().mean(0)
+        gram = wide.T @ wide
+        gram.diagonal().add_(setting[0] * len(wide))
+        weights = torch.linalg.solve(gram, wide.T @ (targets.double() - center))
+        guess: Tensor = asked.double() @ weights + center
+        return guess.to(targets.dtype)
+
+
+@dataclass(frozen=True)
+class KernelRidge(Decoder):
+    """Ridge in the space of a Gaussian kernel; setting: (width in median distances, penalty)."""
+
+    settings = tuple(
+        (width, penalty) for width in (0.5, 1.0, 2.0, 4.0) for penalty in (1e-3, 1e-2, 1e-1)
+    )
+
+    def predict(
+        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+    ) -> Tensor:
+        features, targets = features[:MAX_KERNEL_ROWS], targets[:MAX_KERNEL_ROWS]
+        distances = torch.cdist(features, features)
+        spread = setting[0] * distances[distances > 0].median() if distances.any() else 1.0
+        center = targets.mean(0)
+        gram = torch.exp(-((distances / spread) ** 2) / 2)
+        gram.diagonal().add_(setting[1])
+        factor = torch.linalg.cholesky(gram)
+        weights = torch.cholesky_solve(targets - center, factor)
+        across = torch.cdist(asked, features)
+        return torch.exp(-((across / spread) ** 2) / 2) @ weights + center
+
+
+@dataclass(frozen=True)
+class NearestNeighbors(Decoder):
+    """The mean over the k rows with the nearest answers; setting: (k,)."""
+
+    settings = tuple((float(k),) for k in (1, 3, 8, 20, 50))
+
+    def predict(
+        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+    ) -> Tensor:
+        features, targets = features[:MAX_KERNEL_ROWS], targets[:MAX_KERNEL_ROWS]
+        k = min(int(setting[0]), len(features))
+        nearest = torch.cdist(asked, features).topk(k, largest=False).indices
+        return targets[nearest].mean(1)
+
+
+@dataclass(frozen=True)
+class Network(Decoder):
+    """A small network with one hidden layer; setting: (hidden units, steps)."""
+
+    settings = ((128.0, 300.0),)
+    seed: int = 0
+
+    def predict(
+        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+    ) -> Tensor:
+        hidden, steps = int(setting[0]), int(setting[1])
+        generator = torch.Generator().manual_seed(self.seed)
+        center = targets.mean(0)
+        layers = nn.Linear(features.shape[1], hidden), nn.Linear(hidden, targets.shape[1])
+        net = nn.Sequential(layers[0], nn.GELU(), layers[1])
+        with torch.no_grad():
+            for layer in layers:
+                nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+                nn.init.zeros_(layer.bias)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            batch = torch.randint(len(features), (256,), generator=generator)
+            optimizer.zero_grad()
+            loss = (net(features[batch]) - (targets[batch] - center)).square().mean()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            guess: Tensor = net(asked) + center
+        return guess

@@ -1,0 +1,225 @@
+"""Turning answers back into inputs: how much closer does an answer bring than its label alone?"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.attacks.base import Answers, Attack, Game
+from shieldnet.attacks.decoders import Decoder, KernelRidge, NearestNeighbors, Network, Ridge
+from shieldnet.errors import DataError
+from shieldnet.finding import Finding, Outcome, Threat
+from shieldnet.statistics import proportion, saved_share
+
+MIN_ROWS = 40
+"""Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
+
+_MAX_GALLERY = 1000
+
+
+@dataclass(frozen=True)
+class Inversion(Attack):
+    """Trains every decoder on every reading of the answers and keeps the best.
+
+    The adversary asks the shield about its own auxiliary rows, learns inputs from answers, chooses
+    decoder, reading and setting on a fifth of these rows, trains again on all of them and is
+    scored once on the nonmembers. leakage = (MSE_label - MSE) / MSE_label, with MSE_label of a
+    decoder that sees the model's label alone: 0 means that the answer gives no more away than its
+    label, 1 that it gives everything, below 0 that not even the label comes through.
+
+    queries: answers about each row, averaged. Images are scored in their own units, tables in
+    standard deviations of each column.
+    """
+
+    queries: int = 1
+    decoders: tuple[Decoder, ...] = (Ridge(), KernelRidge(), NearestNeighbors(), Network())
+
+    def __call__(self, game: Game) -> Outcome:
+        auxiliary, targets = game.owned(), game.nonmembers
+        for examples in (auxiliary, targets):
+            if len(examples) < MIN_ROWS:
+                raise DataError(
+                    f"Inversion expects at least {MIN_ROWS} rows of {examples.name}, "
+                    f"got {len(examples)}."
+                )
+        secret = Scale.of(auxiliary.inputs)
+        known, sought = secret.apply(auxiliary.inputs), secret.apply(targets.inputs)
+        learned = game.views(game.ask(auxiliary, self.queries))
+        chosen = choose(self.decoders, learned, known, seed=game.seed)
+        asked = game.views(game.ask(targets, self.queries))
+        guess = chosen.predict(learned, known, asked)
+        errors = (guess - sought).square()
+        means = label_means(game.model_labels(auxiliary), known, game.classes)
+        baseline = (means[game.model_labels(targets)] - sought).square()
+
+        def finding(name: str, part: Tensor, label_part: Tensor) -> Finding:
+            return Finding.of(
+                name,
+                saved_share(part, label_part, seed=game.seed),
+                samples=len(targets),
+                baseline=0.0,
+                threat=Threat(self.queries, len(auxiliary)),
+                source=str(chosen),
+            )
+
+        name = "inversion" if self.queries == 1 else f"averaging.{self.queries}"
+        columns = game.columns if self.queries == 1 else ()
+        return Outcome(
+            findings=(
+                finding(name, errors.sum(1), baseline.sum(1)),
+                *(
+                    finding(f"inversion.column.{column}", errors[:, place], baseline[:, place])
+                    for place, column in enumerate(columns)
+                ),
+            ),
+            features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
+            reconstructions=secret.undo(guess).reshape(targets.inputs.shape),
+        )
+
+
+@dataclass(frozen=True)
+class Reidentification(Attack):
+    """Finds which candidate an answer is about: the adversary holds a gallery and asks about each.
+
+    It compares the answer with the candidates' own answers and names the nearest, at random among
+    equals. Readings are chosen on the auxiliary data. Success is bounded by the price for every
+    adversary: prior 1/gallery times 2^bits.
+    """
+
+    def __call__(self, game: Game) -> Outcome:
+        auxiliary, targets = game.owned(), game.nonmembers
+        size = min(len(targets), _MAX_GALLERY)
+        practice = _first(game.ask(auxiliary), size), _first(game.ask_again(auxiliary), size)
+        answers = _first(game.ask(targets), size), _first(game.ask_again(targets), size)
+        tried = {
+            name: float(_chance_of_self(view, game.views(practice[1])[name]).sum())
+            for name, view in game.views(practice[0]).items()
+        }
+        best = max(tried, key=lambda name: tried[name])
+        right = _chance_of_self(game.views(answers[0])[best], game.views(answers[1])[best])
+        labels = game.model_labels(targets)[:size].unique()
+        return Outcome(
+            findings=(
+                Finding.of(
+                    "reidentification",
+                    proportion(float(right.sum()), size),
+                    samples=size,
+                    baseline=len(labels) / size,
+                    threat=Threat(auxiliary=len(auxiliary)),
+                    source=f"nearest answer in a gallery of {size}, read as {best}",
+                    ceiling=game.shield.price().reconstruction(1 / size),
+                ),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps inputs to the units in which they are scored: columns of a table have one deviation."""
+
+    shape: torch.Size
+    center: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> "Scale":
+        """Measures the inputs. Shapes: (rows, columns) is a table; anything else is a picture."""
+        flat = inputs.flatten(1).float()
+        if inputs.dim() != 2:
+            return cls(inputs.shape[1:], torch.zeros(flat.shape[1]), torch.ones(flat.shape[1]))
+        deviation = flat.std(0)
+        return cls(inputs.shape[1:], flat.mean(0), deviation.where(deviation > 0, 1.0))
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """Returns (rows, features)."""
+        return (inputs.flatten(1).float() - self.center) / self.deviation
+
+    def undo(self, features: Tensor) -> Tensor:
+        """Returns (rows, features) in the inputs' own units."""
+        return features * self.deviation + self.center
+
+    def shaped(self, per_feature: Tensor) -> Tensor:
+        """Returns a number per feature in the shape of one input."""
+        return per_feature.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The decoder, reading and setting that did best on the rows held back for choosing."""
+
+    decoder: Decoder
+    view: str
+    setting: tuple[float, ...]
+    error: float
+
+    def predict(
+        self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor]
+    ) -> Tensor:
+        """Learns from all known rows and returns what it expects for the rows asked about."""
+        features, questions = standardize(learned[self.view], asked[self.view])
+        return self.decoder.predict(features, known, questions, self.setting)
+
+    def __str__(self) -> str:
+        return f"{type(self.decoder).__name__} on {self.view}"
+
+
+def choose(
+    decoders: tuple[Decoder, ...], views: dict[str, Tensor], known: Tensor, *, seed: int
+) -> Chosen:
+    """Tries every decoder, reading and setting on a fifth of the rows; returns the best.
+
+    Shapes: views, each (rows, features); known (rows, d).
+    """
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+    check, fit = order[: len(order) // 5], order[len(order) // 5 :]
+    trials: list[Chosen] = []
+    for name, view in views.items():
+        features, questions = standardize(view[fit], view[check])
+        for decoder in decoders:
+            for setting in decoder.settings:
+                guess = decoder.predict(features, known[fit], questions, setting)
+                error = float((guess - known[check]).square().mean())
+                trials.append(Chosen(decoder, name, setting, error))
+    return min(trials, key=lambda trial: trial.error)
+
+
+def standardize(learned: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales both by the mean and deviation of the first. Shapes: (n, f), (m, f)."""
+    center, deviation = learned.mean(0), learned.std(0)
+    deviation = deviation.where(deviation > 1e-6, 1.0)
+    return ((learned - center) / deviation).float(), ((asked - center) / deviation).float()
+
+
+def label_means(labels: Tensor, known: Tensor, classes: int) -> Tensor:
+    """Returns the decoder that sees the label alone: the mean input of each class.
+
+    A class without rows gets the mean of all. Shapes: labels (n,), known (n, d) -> (classes, d).
+    """
+    hot = torch.nn.functional.one_hot(labels, classes).to(known.dtype)
+    counts = hot.sum(0).unsqueeze(-1)
+    return torch.where(counts > 0, (hot.T @ known) / counts.clamp_min(1), known.mean(0))
+
+
+def share_per_feature(errors: Tensor, baseline: Tensor) -> Tensor:
+    """Returns what share of each feature is recovered beyond the label; 0 for constant ones.
+
+    Shapes: (n, d), (n, d) -> (d,).
+    """
+    total = baseline.sum(0)
+    return torch.where(total > 0, 1 - errors.sum(0) / total.clamp_min(1e-30), 0.0)
+
+
+def _first(answers: Answers, rows: int) -> Answers:
+    logits = None if answers.logits is None else answers.logits[:rows]
+    return Answers(answers.distribution[:rows], logits)
+
+
+def _chance_of_self(gallery: Tensor, asked: Tensor) -> Tensor:
+    """Returns each row's chance to be named: 1/n if it is among its n nearest equals, else 0.
+
+    Shapes: gallery (n, f), asked (n, f) -> (n,) float64.
+    """
+    exact = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(asked.double(), gallery.double(), compute_mode=exact)
+    nearest = (distances <= distances.amin(1, keepdim=True)).double()
+    return nearest.diagonal() / nearest.sum(1)

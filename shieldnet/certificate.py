@@ -1,0 +1,89 @@
+"""Upper bounds that are proven, in words and numbers, and what they do not cover."""
+
+import math
+from dataclasses import dataclass
+
+from shieldnet._validate import whole
+from shieldnet.price import Price
+
+NOT_COVERED = (
+    "whoever holds the weights or the unshielded model",
+    "membership, sex, a diagnosis: whatever an adversary guesses with a chance of 2^-bits or more",
+    "callers who pool their answers: add up the queries of all of them",
+    "timing, refusals and other side channels",
+)
+"""Limits that every certificate prints."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """States what ``queries`` answers of a shield may give away at most, to any adversary.
+
+    shield: the chain of defenses in words. classes: of one answer. price: of one answer.
+    The bounds hold for every prior, attack and strategy of asking; they are proven, not measured.
+    """
+
+    shield: str
+    classes: int
+    price: Price
+    queries: int = 1
+
+    def __post_init__(self) -> None:
+        whole("classes", self.classes, low=2)
+        whole("queries", self.queries, low=1)
+
+    @property
+    def total(self) -> Price:
+        """Adds up the prices of all queries."""
+        return self.price * self.queries
+
+    @property
+    def bits(self) -> float:
+        """Returns the maximal leakage of all queries, in bits."""
+        return self.total.bits
+
+    @property
+    def mu(self) -> float:
+        """Returns the Gaussian differential privacy of all queries."""
+        return self.total.mu
+
+    def reconstruction(self, prior: float) -> float:
+        """Bounds the chance that any adversary reconstructs an input it guesses with ``prior``."""
+        return self.total.reconstruction(prior)
+
+    def distinguish(self, fpr: float) -> float:
+        """Bounds any adversary's true-positive rate at ``fpr`` between two given inputs."""
+        return self.total.distinguish(fpr)
+
+    def epsilon(self, delta: float) -> float:
+        """Returns epsilon of the (epsilon, delta)-differential privacy between any two inputs."""
+        return self.total.epsilon(delta)
+
+    def __str__(self) -> str:
+        answers = "one answer" if self.queries == 1 else f"{self.queries} answers"
+        return "\n".join(
+            [
+                f"Certificate for {self.shield}",
+                f"Proven for {answers} over {self.classes} classes:",
+                f"  bits {_number(self.bits)}: P[reconstruction] <= {_bits_bound(self.bits)}",
+                f"  mu   {_number(self.mu)}: {_mu_bound(self.mu)}",
+                "Not covered:",
+                *(f"  - {limit}" for limit in NOT_COVERED),
+            ]
+        )
+
+
+def _number(value: float) -> str:
+    return "infinite" if math.isinf(value) else f"{value:.2f}"
+
+
+def _bits_bound(bits: float) -> str:
+    if math.isinf(bits):
+        return "1 (no bound: some stage must have countable answers, or clip and add noise)"
+    return f"prior x 2^{bits:.2f}; says nothing once the prior exceeds 2^-{bits:.2f}"
+
+
+def _mu_bound(mu: float) -> str:
+    if math.isinf(mu):
+        return "no differential privacy of the input (no clip followed by noise)"
+    return f"{mu:.2f}-GDP between any two inputs: TPR <= Phi(Phi^-1(FPR) + {mu:.2f})"

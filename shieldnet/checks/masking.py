@@ -1,0 +1,136 @@
+"""Is a zero attribution privacy, or only a masked gradient?"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.attacks.base import Attack, Game, in_batches
+from shieldnet.attacks.inversion import Scale
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.shield import Shield
+from shieldnet.statistics import Interval, mean
+
+_PROBES = 12
+_PAIRS = 500
+_STEPS = (0.03, 0.1, 0.3)
+
+
+@dataclass(frozen=True)
+class Masking(Attack):
+    """Compares what Captum reads through the shield with what plain queries recover.
+
+    Rounding has a zero gradient almost everywhere, so Captum through a rounding shield reads 0,
+    which says nothing of privacy: an adversary who only asks differences finds the gradient of
+    the winner's probability all the same. The probes are the nonmembers of which the model is
+    least sure; the width of the differences is chosen by how well they fit held-back queries.
+
+    ``masking`` is the mean cosine between that gradient and the true one (0: nothing recovered,
+    1: all of it); ``masking.captum`` is the size of what Captum reads, relative to the bare model.
+    Source: straight-through and query attacks on masked gradients, Athalye et al. 2018.
+    """
+
+    def __call__(self, game: Game) -> Outcome:
+        if not game.shield.defenses:
+            raise NotApplicable("there is no defense that could mask a gradient")
+        probes, winners = _least_sure(game)
+        bare = Shield(game.shield.model, outputs=game.shield.outputs, release="probabilities")
+        true = _captum_gradient(bare, probes, winners)
+        reading = _captum_gradient(game.shield, probes, winners).norm(dim=1) / true.norm(dim=1)
+        cosines = torch.stack(
+            [
+                torch.cosine_similarity(_asked_gradient(game, *probe), gradient, dim=0)
+                for *probe, gradient in zip(probes, winners, true, strict=True)
+            ]
+        )
+        recovered, read = mean(cosines), mean(reading)
+        threat = Threat(queries=2 * _PAIRS * len(_STEPS))
+        return Outcome(
+            findings=(
+                Finding.of(
+                    "masking",
+                    recovered,
+                    samples=len(probes),
+                    baseline=0.0,
+                    threat=threat,
+                    source=f"least squares over {_PAIRS} query pairs a width",
+                    note=_verdict(read, recovered),
+                ),
+                Finding.of(
+                    "masking.captum",
+                    read,
+                    samples=len(probes),
+                    baseline=0.0,
+                    threat=Threat(white_box=True),
+                    source="Captum Saliency through the shield",
+                ),
+            )
+        )
+
+
+class _Through(nn.Module):
+    """Runs the whole shield with a graph, so that Captum can try to look through it."""
+
+    def __init__(self, shield: Shield) -> None:
+        super().__init__()
+        self.shield = shield
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        stated = self.shield.distribution(self.shield.defend(self.shield.model(inputs)))
+        # Whole ticks have no graph at all; a zero keeps Captum from stopping there.
+        return stated + 0 * inputs.flatten(1).sum(1, keepdim=True)
+
+
+def _captum_gradient(shield: Shield, probes: Tensor, winners: Tensor) -> Tensor:
+    """Returns the gradient of each winner's released probability. Shapes: -> (rows, features)."""
+    from captum.attr import Saliency
+
+    saliency = Saliency(_Through(shield))
+    point = probes.clone().requires_grad_()
+    found: Tensor = saliency.attribute(point, target=winners.to(probes.device), abs=False)
+    return found.detach().flatten(1).cpu().double().nan_to_num()
+
+
+def _asked_gradient(game: Game, probe: Tensor, winner: Tensor) -> Tensor:
+    """Fits the winner's released probability to random steps around a probe, by queries alone.
+
+    Shapes: probe, one input -> (features,) float64.
+    """
+    generator = torch.Generator().manual_seed(game.seed)
+    units = Scale.of(game.nonmembers.inputs).deviation
+    noise = torch.randn(_PAIRS, probe.numel(), generator=generator)
+    half = _PAIRS // 2
+    fits: list[tuple[float, Tensor]] = []
+    for width in _STEPS:
+        steps = noise * units * width
+        both = torch.cat([steps, -steps]).reshape(-1, *probe.shape).to(probe) + probe
+        stated = game.shield.distribution(in_batches(game.shield, both))[:, winner].double()
+        change = (stated[:_PAIRS] - stated[_PAIRS:]) / 2
+        steps = steps.double()
+        tried = _fit(steps[:half], change[:half])
+        missed = (change[half:] - steps[half:] @ tried).square().sum()
+        fit = 1 - float(missed / change[half:].square().sum().clamp_min(1e-30))
+        fits.append((fit, _fit(steps, change)))
+    return max(fits, key=lambda pair: pair[0])[1]
+
+
+def _fit(steps: Tensor, change: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.lstsq(steps, change.unsqueeze(1), driver="gelsd").solution
+    return found.squeeze(1)
+
+
+def _least_sure(game: Game) -> tuple[Tensor, Tensor]:
+    scores = in_batches(game.shield.model, game.nonmembers.inputs)
+    if game.shield.outputs == "logits":
+        scores = scores.softmax(-1)
+    top, winners = scores.max(-1)
+    places = top.argsort()[:_PROBES]
+    return game.nonmembers.inputs[places], winners[places]
+
+
+def _verdict(read: Interval, recovered: Interval) -> str:
+    if read.value > 0:
+        return "Captum sees through this shield"
+    if recovered.low > 0:
+        return "Captum reads 0, queries recover the gradient: a masked gradient, not privacy"
+    return "Captum reads 0; these queries recovered nothing, others may"

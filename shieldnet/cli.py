@@ -1,0 +1,204 @@
+"""The command line: demo, audit, harden."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Hardens a trained model before it answers strangers, and audits what it still tells.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+INTERNAL_ERROR = 4
+
+Model = Annotated[str, typer.Argument(help="package.module:factory, a function that returns it")]
+Weights = Annotated[str | None, typer.Option(help=".safetensors, or .pt holding weights alone")]
+Preset = Annotated[str, typer.Option(help="strict, balanced or open")]
+ShieldFile = Annotated[
+    Path | None, typer.Option("--shield", help="TOML file of a shield, instead of a preset")
+]
+Outputs = Annotated[str, typer.Option(help="what the model gives: logits or probabilities")]
+Seed = Annotated[int, typer.Option(help="the same seed gives the same report")]
+DATA = "an .npz file with arrays x and y, or package.module:factory"
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns our own errors into one line and their exit code, anything else into exit 4."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from shieldnet.errors import ShieldnetError
+
+        try:
+            command(*args, **kwargs)
+        except ShieldnetError as error:
+            Console(stderr=True).print(f"{type(error).__name__}: {error}", markup=False)
+            raise typer.Exit(error.exit_code) from error
+        except (typer.Exit, typer.Abort, KeyboardInterrupt):
+            raise
+        except Exception as bug:
+            traceback.print_exc()
+            Console(stderr=True).print("This is a defect of shieldnet: please report it.")
+            raise typer.Exit(INTERNAL_ERROR) from bug
+
+    return guarded
+
+
+@app.command()
+@_guarded
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the report")] = Path(),
+    seed: Seed = 0,
+) -> None:
+    """Trains on bundled real data, hardens, audits before and after, writes report.html."""
+    from shieldnet.demo import run
+
+    reports = run(output, seed)
+    for report in reports:
+        _print_report(report)
+    typer.echo(f"Open {output / 'report.html'} in a browser; {output / 'report.json'} has it all.")
+
+
+@app.command()
+@_guarded
+def audit(
+    model: Model,
+    members: Annotated[str, typer.Option(help=f"what trained the model: {DATA}")],
+    nonmembers: Annotated[str, typer.Option(help="what it never saw, of the same kind")],
+    auxiliary: Annotated[str | None, typer.Option(help="what the adversary owns")] = None,
+    weights: Weights = None,
+    preset: Preset = "balanced",
+    shield_file: ShieldFile = None,
+    outputs: Outputs = "logits",
+    policy: Annotated[Path | None, typer.Option(help="TOML file of limits")] = None,
+    html: Annotated[Path | None, typer.Option(help="write the page here")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the data here")] = None,
+    with_examples: Annotated[
+        int, typer.Option(help="show this many nonmembers as pictures; 0 keeps records out")
+    ] = 0,
+    seed: Seed = 0,
+) -> None:
+    """Attacks a hardened model and the bare one; exit 0 passes the policy, 1 fails it.
+
+    2 is a usage error or bad input, 3 a measurement too small to tell, 4 an internal error.
+    """
+    from shieldnet.audit.policy import Policy
+    from shieldnet.audit.suite import audit as run
+    from shieldnet.loading import load_examples
+
+    limits = Policy.load(policy) if policy else Policy()
+    for target, suffix in ((html, ".html"), (json_file, ".json")):
+        _check_suffix(target, suffix)
+    sets = {
+        role: load_examples(name, role)
+        for role, name in (
+            ("members", members),
+            ("nonmembers", nonmembers),
+            ("auxiliary", auxiliary),
+        )
+        if name is not None
+    }
+    name, shield = _shield(model, weights, preset, shield_file, outputs)
+    report = run(
+        {name: shield},
+        members=sets["members"],
+        nonmembers=sets["nonmembers"],
+        auxiliary=sets.get("auxiliary"),
+        title=f"Audit of {model}",
+        seed=seed,
+        with_examples=with_examples,
+    )
+    _print_report(report, limits)
+    for target in (html, json_file):
+        if target is not None:
+            report.save(target, limits)
+            typer.echo(f"Wrote {target}.")
+    report.require(limits)
+
+
+@app.command()
+@_guarded
+def harden(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write into")],
+    classes: Annotated[
+        int | None, typer.Option(help="of an answer; without it there is no certificate", min=2)
+    ] = None,
+    weights: Weights = None,
+    preset: Preset = "balanced",
+    shield_file: ShieldFile = None,
+    outputs: Outputs = "logits",
+) -> None:
+    """Writes the shield as TOML and its certificate, for load_shield where the model is served."""
+    from shieldnet.config import dump_shield
+
+    _, shield = _shield(model, weights, preset, shield_file, outputs)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "shield.toml").write_text(dump_shield(shield), encoding="utf-8")
+    typer.echo(f"{shield.describe()} is in {output / 'shield.toml'}.")
+    if classes is None:
+        typer.echo("No certificate: it depends on the number of classes. Give --classes.")
+    else:
+        certificate = str(shield.certificate(classes))
+        (output / "certificate.txt").write_text(f"{certificate}\n", encoding="utf-8")
+        typer.echo(certificate)
+    path = json.dumps(str(output / "shield.toml"))
+    typer.echo(f"Serve it with: shield = shieldnet.load_shield(model, {path})")
+
+
+def _shield(
+    model: str, weights: str | None, preset: str, shield_file: Path | None, outputs: str
+) -> tuple[str, Any]:
+    from shieldnet._validate import choice
+    from shieldnet.answers import MODEL_KINDS
+    from shieldnet.config import load_shield
+    from shieldnet.loading import load_model
+    from shieldnet.presets import harden
+
+    choice("outputs", outputs, MODEL_KINDS)
+    loaded = load_model(model, weights)
+    if shield_file is not None:
+        return shield_file.stem, load_shield(loaded, shield_file)
+    return preset, harden(loaded, preset, outputs=outputs)  # type: ignore[arg-type]  # checked
+
+
+def _check_suffix(target: Path | None, suffix: str) -> None:
+    from shieldnet.errors import ConfigError
+
+    if target is not None and target.suffix != suffix:
+        raise ConfigError(f"Expected a file name that ends in {suffix}, got {target}.")
+
+
+def _print_report(report: Any, policy: Any = None) -> None:
+    console = Console()
+    table = Table(title=report.title, title_justify="left", title_style="bold")
+    headers, rows = report.rows()
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="left" if place == 0 else "right")
+    colors = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    table.add_column("policy")
+    for row in rows:
+        outcome = report.verdict(policy, row[0]).outcome
+        table.add_row(*row, f"[{colors[outcome]}]{outcome}[/]")
+    console.print(table)
+    for note in report.notes():
+        console.print(note, style="dim", markup=False, highlight=False)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="shieldnet")
+
+
+if __name__ == "__main__":
+    sys.exit("Run it with: python -m shieldnet")

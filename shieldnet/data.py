@@ -1,0 +1,126 @@
+"""Examples that an audit works on: checked once, when they come in."""
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shieldnet.errors import DataError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Holds inputs and, where they are known, their labels.
+
+    Shapes: inputs (rows, ...), labels (rows,) int64 or None.
+    """
+
+    name: str
+    inputs: Tensor
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) == 0:
+            raise DataError(f"Expected at least one row of {self.name}, got none.")
+        if not torch.isfinite(self.inputs).all():
+            raise DataError(f"Expected finite inputs, got NaN or Inf among the {self.name}.")
+        if self.labels is None:
+            return
+        if self.labels.shape != self.inputs.shape[:1]:
+            raise DataError(
+                f"Expected one label for each of the {len(self.inputs)} {self.name}, "
+                f"got labels of shape {tuple(self.labels.shape)}."
+            )
+        if self.labels.is_floating_point() or self.labels.is_complex():
+            raise DataError(
+                f"Expected whole-number labels for the {self.name}, got {self.labels.dtype}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def fingerprint(self) -> str:
+        """Returns a hash of inputs and labels that names the data without holding any."""
+        digest = sha256(str((self.inputs.dtype, tuple(self.inputs.shape))).encode())
+        for tensor in (self.inputs, self.labels):
+            if tensor is not None:
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def require_labels(self, classes: int) -> Tensor:
+        """Returns the labels, or raises DataError where they are missing or out of range."""
+        if self.labels is None:
+            raise DataError(f"Expected (inputs, labels) for the {self.name}, got inputs alone.")
+        if int(self.labels.min()) < 0 or int(self.labels.max()) >= classes:
+            raise DataError(
+                f"Expected labels of the {self.name} from 0 to {classes - 1}, got "
+                f"{int(self.labels.min())} to {int(self.labels.max())}."
+            )
+        return self.labels.to(torch.int64)
+
+
+def as_examples(value: object, name: str) -> Examples:
+    """Reads examples from (inputs, labels), from inputs alone, or from a torch Dataset.
+
+    Arrays and tensors are taken as they are; a Dataset is read once, row by row.
+    Errors: DataError for anything else, for no rows, NaN, or labels that do not fit.
+    """
+    if isinstance(value, Examples):
+        return value
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return Examples(name, _tensor(value[0], name), _tensor(value[1], name))
+    if isinstance(value, Tensor | np.ndarray):
+        return Examples(name, _tensor(value, name))
+    if isinstance(value, Sized) and hasattr(value, "__getitem__"):
+        return _from_dataset(value, name)
+    raise DataError(
+        f"Expected {name} as (inputs, labels), as inputs or as a Dataset with a length; "
+        f"got {type(value).__name__}."
+    )
+
+
+def require_disjoint(one: Examples, other: Examples) -> None:
+    """Raises DataError where two sets differ in shape or share a row."""
+    if one.inputs.shape[1:] != other.inputs.shape[1:]:
+        raise DataError(
+            f"Expected {one.name} and {other.name} of one shape, got "
+            f"{tuple(one.inputs.shape[1:])} and {tuple(other.inputs.shape[1:])}."
+        )
+    seen = set(_row_bytes(one))
+    shared = [row for row, content in enumerate(_row_bytes(other)) if content in seen]
+    if shared:
+        raise DataError(
+            f"{len(shared)} of the {len(other)} {other.name} are also {one.name} (first: row "
+            f"{shared[0]}). What is measured between overlapping sets means nothing: drop them."
+        )
+
+
+def _row_bytes(examples: Examples) -> list[bytes]:
+    rows = examples.inputs.detach().cpu().to(torch.float64).flatten(1).numpy()
+    return [row.tobytes() for row in rows + 0.0]  # + 0.0: -0.0 and 0.0 are one value
+
+
+def _from_dataset(dataset: object, name: str) -> Examples:
+    rows = [dataset[index] for index in range(len(dataset))]  # type: ignore[index,arg-type]  # a Dataset
+    if not rows:
+        raise DataError(f"Expected at least one row of {name}, got none.")
+    if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+        raise DataError(f"Expected a Dataset of (input, label) pairs for the {name}.")
+    inputs, labels = zip(*rows, strict=True)
+    return Examples(
+        name,
+        torch.stack([_tensor(one, name) for one in inputs]),
+        torch.stack([_tensor(one, name) for one in labels]),
+    )
+
+
+def _tensor(value: object, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as unreadable:
+        raise DataError(
+            f"Expected numbers for the {name}, got {type(value).__name__}."
+        ) from unreadable

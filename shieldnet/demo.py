@@ -1,0 +1,126 @@
+"""A two-minute tour on real data: train, harden, audit before and after."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet._validate import optional
+from shieldnet.audit.report import Report, save
+from shieldnet.audit.suite import audit
+from shieldnet.presets import harden
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set and the model that is trained on it.
+
+    Shapes: inputs (rows, ...), labels (rows,). The first ``members`` rows of a random order train
+    the model, the next ``auxiliary`` belong to the adversary, the rest are nonmembers.
+    """
+
+    title: str
+    inputs: Tensor
+    labels: Tensor
+    make_model: Callable[[], nn.Module]
+    members: int
+    auxiliary: int
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three sets of an audit, each (inputs, labels)."""
+
+    members: tuple[Tensor, Tensor]
+    auxiliary: tuple[Tensor, Tensor]
+    nonmembers: tuple[Tensor, Tensor]
+
+
+def digits() -> Task:
+    """Returns scikit-learn's handwritten digits: 1797 pictures of 8 x 8, ten classes."""
+    data = optional("sklearn.datasets", extra="demo").load_digits()
+    return Task(
+        "Handwritten digits (image classification)",
+        torch.tensor(data.images / 16, dtype=torch.float32).unsqueeze(1),
+        torch.tensor(data.target),
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)),
+        members=500,
+        auxiliary=850,
+    )
+
+
+def breast_cancer() -> Task:
+    """Returns scikit-learn's breast cancer table: 569 cell samples, 30 columns, two classes."""
+    data = optional("sklearn.datasets", extra="demo").load_breast_cancer()
+    inputs = torch.tensor(data.data, dtype=torch.float32)
+    mean, deviation = inputs.mean(0), inputs.std(0)
+    return Task(
+        "Breast cancer (medical diagnosis)",
+        (inputs - mean) / deviation,
+        torch.tensor(data.target),
+        lambda: nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 2)),
+        members=150,
+        auxiliary=220,
+        columns=tuple(str(name) for name in data.feature_names),
+    )
+
+
+TASKS = (digits, breast_cancer)
+
+
+def divide(task: Task, seed: int = 0) -> Split:
+    """Divides the rows at random into members, auxiliary data and nonmembers."""
+    order = torch.randperm(len(task.inputs), generator=torch.Generator().manual_seed(seed))
+    parts = order.tensor_split([task.members, task.members + task.auxiliary])
+    return Split(*((task.inputs[part], task.labels[part]) for part in parts))
+
+
+def train(task: Task, split: Split, seed: int = 0, epochs: int = 100) -> nn.Module:
+    """Trains the task's model on the members until it has learned them by heart."""
+    inputs, labels = split.members
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = task.make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(inputs), generator=generator).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def run(folder: Path, seed: int = 0, progress: bool | None = None) -> list[Report]:
+    """Trains and audits both tasks; writes report.html and report.json into ``folder``.
+
+    The bundled records are public, so the pictures show them.
+    """
+    reports = []
+    for make_task in TASKS:
+        task = make_task()
+        split = divide(task, seed)
+        model = train(task, split, seed)
+        reports.append(
+            audit(
+                {name: harden(model, name) for name in ("open", "balanced", "strict")},
+                members=split.members,
+                nonmembers=split.nonmembers,
+                auxiliary=split.auxiliary,
+                columns=task.columns,
+                title=task.title,
+                seed=seed,
+                with_examples=10,
+                progress=progress,
+            )
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.html", "report.json"):
+        save(reports, folder / name)
+    return reports
+
+
+__all__ = ["TASKS", "Split", "Task", "breast_cancer", "digits", "divide", "run", "train"]

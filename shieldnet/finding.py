@@ -1,0 +1,112 @@
+"""One measured line: what was found, how sure that is, and against whom."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from shieldnet.errors import ConfigError, ShieldnetError
+from shieldnet.statistics import Interval
+
+
+class NotApplicable(ShieldnetError):
+    """An attack or check that does not fit this shield or data; the report says why."""
+
+
+@dataclass(frozen=True)
+class Threat:
+    """States what the adversary sees, owns and may ask. It always knows the shield.
+
+    queries: answers it gets about each example. auxiliary: rows of its own, of the same kind.
+    white_box: whether it also holds the model.
+    """
+
+    queries: int = 1
+    auxiliary: int = 0
+    white_box: bool = False
+
+    def __str__(self) -> str:
+        asks = "1 answer" if self.queries == 1 else f"{self.queries} answers"
+        owns = f", owns {self.auxiliary} rows" if self.auxiliary else ""
+        return f"sees {asks} per example{owns}" + (", holds the model" if self.white_box else "")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Holds one measurement with its interval.
+
+    name: what was measured; a stable name, used by policies. samples: rows it rests on.
+    baseline: what an adversary without the answer, or with the label alone, reaches.
+    ceiling: the proven upper bound for this measurement, None where nothing is proven.
+    source: how it was measured; note: what it means, where the number alone misleads.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    samples: int
+    baseline: float
+    threat: Threat
+    source: str
+    ceiling: float | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(number) for number in (self.value, self.low, self.high)):
+            raise ConfigError(f"Expected a finite {self.name}, got {self.value}.")
+
+    def __str__(self) -> str:
+        return f"{decimals(self.value)} [{decimals(self.low)}, {decimals(self.high)}]"
+
+    @property
+    def crosses_proof(self) -> bool:
+        """Says whether the measured lower bound lies above the proven upper bound."""
+        return self.ceiling is not None and self.low > self.ceiling
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        interval: Interval,
+        *,
+        samples: int,
+        baseline: float,
+        threat: Threat,
+        source: str,
+        ceiling: float | None = None,
+        note: str = "",
+    ) -> "Finding":
+        """Makes a finding from an interval."""
+        return cls(
+            name,
+            interval.value,
+            interval.low,
+            interval.high,
+            samples,
+            baseline,
+            threat,
+            source,
+            ceiling,
+            note,
+        )
+
+
+def decimals(value: float) -> str:
+    """Writes a number with three decimals, and never a minus before nothing."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Holds what an attack or check returns: findings, and what a page can draw.
+
+    features: a number per input feature, by name, each of the shape of one input.
+    reconstructions: what the adversary expects for the targets, of the shape of the inputs.
+    untested: what could not be measured, with the reason.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    features: dict[str, Tensor] = field(default_factory=dict)
+    reconstructions: Tensor | None = None
+    untested: tuple[str, ...] = ()

@@ -1,0 +1,136 @@
+"""Intervals and ranks: every measurement carries its uncertainty."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CONFIDENCE = 0.95
+"""Of every interval, two-sided, unless said otherwise."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Holds an estimate with the bounds of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(successes: float, samples: int, confidence: float = CONFIDENCE) -> Interval:
+    """Estimates a probability with its exact interval (Clopper and Pearson 1934).
+
+    Fractions count: a guess among three equals that holds the truth is a third of a success.
+    """
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    failures = samples - successes
+    low = float(beta.ppf(tail, successes, failures + 1)) if successes > 0 else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, failures)) if failures > 0 else 1.0
+    return Interval(successes / samples, low, high)
+
+
+def mean(values: Tensor, confidence: float = CONFIDENCE) -> Interval:
+    """Estimates a mean with Student's interval. Shapes: values (samples >= 2,)."""
+    from scipy.stats import t
+
+    count = len(values)
+    center, error = float(values.mean()), float(values.std()) / math.sqrt(count)
+    reach = float(t.ppf((1 + confidence) / 2, count - 1)) * error
+    return Interval(center, center - reach, center + reach)
+
+
+def saved_share(
+    errors: Tensor,
+    baseline: Tensor,
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+    resamples: int = 2000,
+) -> Interval:
+    """Estimates 1 - sum(errors) / sum(baseline) with a bootstrap interval over the samples.
+
+    A baseline of nothing but zeros leaves nothing to save: 0.
+    Shapes: errors and baseline (samples,), of the same samples in the same order.
+    Source: percentile bootstrap, Efron and Tibshirani 1993, chapter 13.
+    """
+    if not baseline.any():
+        return Interval(0.0, 0.0, 0.0)
+    pair = torch.stack([errors, baseline]).double().numpy()
+    count = pair.shape[1]
+    weights = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
+    top, bottom = pair @ weights.T
+    low, high = np.quantile(1 - top / bottom, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(1 - pair[0].sum() / pair[1].sum()), float(low), float(high))
+
+
+def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) -> Interval:
+    """Estimates P[positive > negative] + P[equal] / 2 with DeLong's interval.
+
+    Where the placements do not vary at all (perfect separation, or nothing but ties) DeLong's
+    variance is 0; the exact interval of that many successes in min(m, n) trials stands instead.
+
+    Shapes: positives (m,), negatives (n,); m, n >= 2.
+    Source: DeLong, DeLong, Clarke-Pearson 1988; Clopper and Pearson 1934.
+    """
+    wins = _placements(positives, negatives)
+    losses = 1 - _placements(negatives, positives)
+    value = float(wins.mean())
+    variance = float(wins.var() / len(wins) + losses.var() / len(losses))
+    if variance == 0:
+        smaller = min(len(wins), len(losses))
+        exact = proportion(round(value * smaller), smaller, confidence)
+        return Interval(value, min(value, exact.low), max(value, exact.high))
+    reach = _normal_quantile(confidence) * math.sqrt(variance)
+    return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
+
+
+def rows_needed(fpr: float) -> int:
+    """Counts the negatives without which a false-positive rate cannot be told: 3 / fpr.
+
+    Source: the rule of three; with none in n, 95 % confidence says at most 3 / n.
+    """
+    return math.ceil(3 / fpr - 1e-9)
+
+
+def tpr_at_fpr(
+    positives: Tensor, negatives: Tensor, fpr: float, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Estimates the true-positive rate at ``fpr``, or returns None where n is too small to say.
+
+    The threshold is set on the negatives: the least one that at most fpr of them exceed. The rate
+    is then counted on the positives, with its exact interval; ties count as not exceeding.
+
+    Shapes: positives (m,), negatives (n,).
+    """
+    if len(negatives) < rows_needed(fpr):
+        return None
+    allowed = int(fpr * len(negatives))
+    threshold = negatives.sort(descending=True).values[allowed]
+    return proportion(int((positives > threshold).sum()), len(positives), confidence)
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Returns Spearman's rank correlation, NaN where a side is constant. Shapes: (n,), (n,)."""
+    ranks = torch.stack([_midranks(one), _midranks(other)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def _placements(ones: Tensor, others: Tensor) -> Tensor:
+    """Returns, for each of ``ones``, the share of ``others`` below it, ties counting half."""
+    ordered = others.sort().values
+    below = torch.searchsorted(ordered, ones.contiguous(), right=False)
+    up_to = torch.searchsorted(ordered, ones.contiguous(), right=True)
+    return (below + up_to).double() / (2 * len(others))
+
+
+def _midranks(values: Tensor) -> Tensor:
+    return _placements(values, values)
+
+
+def _normal_quantile(confidence: float) -> float:
+    return math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
