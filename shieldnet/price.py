@@ -114,12 +114,13 @@ def label_bits(classes: int, bins: int = 1) -> float:
 def grid_bits(classes: int, ticks: int, named: int | None = None) -> float:
     """Counts the distributions on a grid of step 1/``ticks``, in bits.
 
-    All classes: log2 C(m + K - 1, K - 1). ``named`` classes and an even rest:
+    All classes: log2 C(m + K - 1, K - 1). ``named`` classes and an even rest, if that is less:
     log2 C(K, k) + log2 C(m + k, k).
     """
+    every = _log2_choose(ticks + classes - 1, classes - 1)
     if named is None or named >= classes:
-        return _log2_choose(ticks + classes - 1, classes - 1)
-    return _log2_choose(classes, named) + _log2_choose(ticks + named, named)
+        return every
+    return min(every, _log2_choose(classes, named) + _log2_choose(ticks + named, named))
 
 
 def gaussian_price(classes: int, radius: float, deviation: float) -> Price:

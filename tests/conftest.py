@@ -1,0 +1,49 @@
+"""Models and data that several tests share; none of it is downloaded."""
+
+import pytest
+import torch
+from torch import nn
+
+from shieldnet.attacks import Game
+from shieldnet.data import Examples
+from shieldnet.demo import Split, digits, divide, train
+from shieldnet.shield import Shield
+
+
+@pytest.fixture(scope="session")
+def digits_split() -> Split:
+    return divide(digits())
+
+
+@pytest.fixture(scope="session")
+def digits_model(digits_split: Split) -> nn.Module:
+    return train(digits(), digits_split)
+
+
+@pytest.fixture(scope="session")
+def make_game(digits_split: Split, digits_model: nn.Module):
+    """Returns a game on digits behind the given defenses."""
+
+    def make(*defenses, model=None, **settings) -> Game:
+        sets = {
+            name: Examples(name, *getattr(digits_split, name))
+            for name in ("members", "nonmembers", "auxiliary")
+        }
+        return Game(Shield(model or digits_model, *defenses, **settings), **sets)
+
+    return make
+
+
+@pytest.fixture
+def scores() -> torch.Tensor:
+    """Returns rows of logits from flat to sharp."""
+    generator = torch.Generator().manual_seed(0)
+    width = torch.logspace(-2, 1.2, 200).unsqueeze(1)
+    return torch.randn(200, 10, generator=generator) * width
+
+
+@pytest.fixture
+def linear() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Linear(6, 4).eval()

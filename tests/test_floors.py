@@ -1,0 +1,91 @@
+"""A room imports only from floors strictly below; this table is the map of the house."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import shieldnet
+
+HOUSE = Path(shieldnet.__file__).parent
+
+FLOORS = {
+    "errors": 0.0,
+    "_validate": 0.1,
+    "statistics": 0.1,
+    "randomness": 0.1,
+    "answers": 1.0,
+    "price": 1.0,
+    "data": 1.0,
+    "finding": 1.0,
+    "certificate": 2.0,
+    "loading": 2.0,
+    "defenses.base": 2.0,
+    "defenses.clipping": 2.1,
+    "defenses.labels": 2.1,
+    "defenses.noise": 2.1,
+    "defenses.rounding": 2.1,
+    "defenses.scale": 2.1,
+    "defenses.truncation": 2.1,
+    "defenses": 2.2,
+    "shield": 3.0,
+    "presets": 4.0,
+    "config": 4.1,
+    "attacks.base": 4.0,
+    "attacks.decoders": 4.0,
+    "attacks.inversion": 4.1,
+    "attacks.membership": 4.1,
+    "attacks.averaging": 4.2,
+    "attacks": 4.3,
+    "checks.attribution": 4.4,
+    "checks.masking": 4.4,
+    "checks": 4.5,
+    "audit.policy": 5.0,
+    "audit.render": 5.0,
+    "audit.report": 5.1,
+    "audit.suite": 5.2,
+    "audit": 5.3,
+    "demo": 7.0,
+    "cli": 8.0,
+    "": 9.0,
+    "__main__": 9.1,
+}
+
+
+def rooms() -> dict[str, Path]:
+    found = {}
+    for path in sorted(HOUSE.rglob("*.py")):
+        parts = path.relative_to(HOUSE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {
+        name.removeprefix("shieldnet").removeprefix(".")
+        for name in names
+        if name == "shieldnet" or name.startswith("shieldnet.")
+    }
+
+
+def test_every_room_stands_on_the_map() -> None:
+    assert set(rooms()) == set(FLOORS)
+
+
+@pytest.mark.parametrize("room", sorted(rooms()))
+def test_a_room_imports_only_from_below(room: str) -> None:
+    above = [name for name in imports(rooms()[room]) if FLOORS[name] >= FLOORS[room]]
+    assert not above, f"{room or 'shieldnet'} imports from its own floor or above: {above}"
+
+
+@pytest.mark.parametrize("room", sorted(rooms()))
+def test_every_room_says_its_idea_in_the_first_line(room: str) -> None:
+    path = rooms()[room]
+    assert path.read_text().startswith('"""'), f"{path} starts without a sentence"

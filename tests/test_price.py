@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from shieldnet.errors import ConfigError
+from shieldnet.price import Price, gaussian_price, grid_bits, label_bits
+
+
+def test_bits_add_and_mu_adds_in_squares() -> None:
+    total = Price(3, 3) + Price(1, 4)
+    assert (total.bits, total.mu) == (4, 5)
+    assert Price(2, 3) * 4 == Price(8, 6)
+    assert Price() * 0 == Price(0, 0)
+
+
+def test_a_chain_costs_its_cheapest_stage() -> None:
+    assert Price(3, math.inf).capped(Price(math.inf, 2)) == Price(3, 2)
+
+
+def test_unknown_is_infinite_never_nothing() -> None:
+    assert Price() == Price(math.inf, math.inf)
+    assert Price().reconstruction(1e-9) == 1
+    assert Price().distinguish(1e-9) == 1
+    assert Price().epsilon(1e-6) == math.inf
+
+
+def test_the_numbers_of_the_literature() -> None:
+    assert label_bits(10) == pytest.approx(3.32, abs=0.01)
+    assert label_bits(10, 4) == pytest.approx(5.32, abs=0.01)
+    assert grid_bits(10, 10) == pytest.approx(16.5, abs=0.05)
+    assert grid_bits(10, 100) == pytest.approx(42, abs=0.1)
+    assert grid_bits(10, 1000) == pytest.approx(71, abs=0.3)
+    assert grid_bits(1000, 100) == pytest.approx(479, abs=1)
+    assert grid_bits(10, 10, named=3) == pytest.approx(math.log2(120 * 286))
+
+
+def test_reconstruction_is_bounded_by_bits_and_by_mu() -> None:
+    assert Price(bits=3).reconstruction(1e-3) == pytest.approx(8e-3)
+    assert Price(mu=2.0).reconstruction(0.01) == pytest.approx(norm.cdf(norm.ppf(0.01) + 1))
+    assert Price(mu=2.0).reconstruction(0.5) == pytest.approx(0.8413, abs=1e-4)
+    assert Price(bits=3).reconstruction(0.5) == 1
+
+
+def test_two_worlds_are_bounded_by_mu_and_by_total_variation() -> None:
+    assert Price(mu=1.0).distinguish(0.01) == pytest.approx(norm.cdf(norm.ppf(0.01) + 1))
+    assert Price(bits=math.log2(1.25)).distinguish(0.1) == pytest.approx(0.35)
+
+
+def test_delta_is_the_gaussian_privacy_profile() -> None:
+    mu, epsilon = 1.3, 2.0
+    worst, _ = quad(
+        lambda x: max(0.0, norm.pdf(x, mu) - math.exp(epsilon) * norm.pdf(x)), -10, 14, limit=200
+    )
+    assert Price(mu=mu).delta(epsilon) == pytest.approx(worst, rel=1e-6)
+
+
+@pytest.mark.parametrize("mu", [0.05, 1.0, 5.0, 40.0])
+@pytest.mark.parametrize("delta", [1e-10, 1e-6, 0.01])
+def test_epsilon_inverts_delta(mu: float, delta: float) -> None:
+    price = Price(mu=mu)
+    epsilon = price.epsilon(delta)
+    assert price.delta(epsilon) <= delta * (1 + 1e-6)
+    assert epsilon == 0 or price.delta(epsilon * (1 - 1e-6)) > delta * (1 - 1e-6)
+
+
+def test_bits_of_gaussian_noise_in_one_dimension_are_the_integral_of_the_best_density() -> None:
+    radius, deviation = 3.0, 2.0
+    best, _ = quad(
+        lambda y: norm.pdf(y, min(max(y, -radius), radius), deviation), -40, 40, points=[-3, 3]
+    )
+    assert gaussian_price(1, radius, deviation).bits == pytest.approx(math.log2(best), rel=1e-6)
+
+
+def test_bits_of_gaussian_noise_in_two_dimensions_are_the_integral_of_the_best_density() -> None:
+    radius, deviation = 3.0, 2.0
+
+    def ring(r: float) -> float:
+        distance = max(0.0, r - radius)
+        return 2 * math.pi * r * math.exp(-((distance / deviation) ** 2) / 2)
+
+    best = quad(ring, 0, 40, points=[radius])[0] / (2 * math.pi * deviation**2)
+    assert gaussian_price(2, radius, deviation).bits == pytest.approx(math.log2(best), rel=1e-6)
+
+
+def test_more_noise_never_costs_more() -> None:
+    prices = [gaussian_price(10, 5.0, deviation) for deviation in (0.5, 1.0, 2.0, 8.0)]
+    assert all(a.bits > b.bits and a.mu > b.mu for a, b in zip(prices, prices[1:], strict=False))
+
+
+def test_without_a_clip_noise_has_no_price() -> None:
+    assert gaussian_price(10, math.inf, 5.0) == Price()
+
+
+def test_the_best_guesser_stays_under_the_gaussian_ceilings() -> None:
+    """Plays 64 codewords on the sphere through the noise; maximum likelihood guesses them."""
+    generator = torch.Generator().manual_seed(0)
+    classes, radius, deviation, codes = 10, 3.0, 2.0, 64
+    words = torch.randn(codes, classes, generator=generator)
+    words = radius * words / words.norm(dim=1, keepdim=True)
+    secret = torch.randint(codes, (40_000,), generator=generator)
+    seen = words[secret] + deviation * torch.randn(40_000, classes, generator=generator)
+    right = float((torch.cdist(seen, words).argmin(1) == secret).double().mean())
+    ceiling = gaussian_price(classes, radius, deviation).reconstruction(1 / codes)
+    assert 3 / codes < right < ceiling
+
+
+@pytest.mark.parametrize("bits", [-1.0, math.nan])
+def test_a_price_below_nothing_never_exists(bits: float) -> None:
+    with pytest.raises(ConfigError, match="Expected bits >= 0"):
+        Price(bits=bits)

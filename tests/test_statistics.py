@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest, mannwhitneyu, spearmanr
+
+from shieldnet.statistics import (
+    auc,
+    mean,
+    proportion,
+    rank_correlation,
+    rows_needed,
+    saved_share,
+    tpr_at_fpr,
+)
+
+
+@pytest.mark.parametrize(("successes", "samples"), [(0, 10), (3, 10), (10, 10), (1, 447)])
+def test_proportions_have_clopper_and_pearsons_interval(successes: int, samples: int) -> None:
+    found = proportion(successes, samples)
+    wanted = binomtest(successes, samples).proportion_ci(0.95, "exact")
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_auc_counts_ties_as_halves_like_mann_and_whitney() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ones = torch.randint(0, 5, (80,), generator=generator).double() + 1
+    others = torch.randint(0, 5, (60,), generator=generator).double()
+    wanted = mannwhitneyu(ones, others).statistic / (80 * 60)
+    assert auc(ones, others).value == pytest.approx(wanted)
+
+
+def test_auc_is_right_when_the_lowest_scores_tie() -> None:
+    ones = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    others = torch.tensor([0.0, 0.0, 0.0, 0.0])
+    assert auc(ones, others).value == 0.625
+
+
+def test_perfect_separation_is_not_certain() -> None:
+    found = auc(torch.ones(20), torch.zeros(20))
+    assert found.value == 1
+    assert 0.8 < found.low < 0.9
+
+
+def test_auc_intervals_hold_chance_in_most_null_runs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(300):
+        found = auc(torch.randn(60, generator=generator), torch.randn(60, generator=generator))
+        held += found.low <= 0.5 <= found.high
+    assert held >= 0.92 * 300
+
+
+def test_a_false_positive_rate_that_the_sample_cannot_tell_is_refused() -> None:
+    assert rows_needed(1e-3) == 3000
+    assert tpr_at_fpr(torch.rand(500), torch.rand(2999), 1e-3) is None
+    assert tpr_at_fpr(torch.rand(500), torch.rand(3000), 1e-3) is not None
+
+
+def test_tied_scores_at_the_threshold_do_not_count() -> None:
+    found = tpr_at_fpr(torch.ones(100), torch.ones(300), 0.01)
+    assert found is not None
+    assert found.value == 0
+
+
+def test_tpr_at_fpr_finds_members_who_stand_out() -> None:
+    members = torch.cat([torch.full((30,), 9.0), torch.zeros(70)])
+    found = tpr_at_fpr(members, torch.linspace(0, 1, 300), 0.01)
+    assert found is not None
+    assert found.value == pytest.approx(0.3)
+    assert found.low < 0.3 < found.high
+
+
+def test_saved_share_is_one_minus_the_ratio_of_sums() -> None:
+    errors, baseline = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 6.0])
+    found = saved_share(errors, baseline, seed=0)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert saved_share(errors, torch.zeros(3), seed=0).value == 0
+
+
+def test_bootstrap_intervals_hold_the_truth_in_most_runs() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for run in range(200):
+        baseline = torch.tensor(rng.exponential(1.0, 200))
+        errors = baseline * torch.tensor(rng.uniform(0.4, 1.0, 200))
+        found = saved_share(errors, baseline, seed=run, resamples=400)
+        held += found.low <= 0.3 <= found.high
+    assert held >= 0.9 * 200
+
+
+def test_rank_correlation_is_spearmans_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 6, 50), rng.integers(0, 6, 50)
+    found = rank_correlation(torch.tensor(one).double(), torch.tensor(other).double())
+    assert found == pytest.approx(spearmanr(one, other).statistic)
+
+
+def test_means_have_students_interval() -> None:
+    found = mean(torch.tensor([1.0, 2.0, 3.0]))
+    assert (found.value, found.low) == pytest.approx((2, 2 - 4.3027 / 3**0.5), abs=1e-3)
