@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shieldnet.answers import ZERO_LOGIT
-    from shieldnet.audit.policy import Policy
-    from shieldnet.audit.report import Report
-    from shieldnet.audit.suite import audit
+    from shieldnet.auditing.policy import Policy
+    from shieldnet.auditing.report import Report
+    from shieldnet.auditing.suite import audit
     from shieldnet.certificate import Certificate
     from shieldnet.config import dump_shield, load_shield
     from shieldnet.defenses import (
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "answers": ("ZERO_LOGIT",),
-    "audit.policy": ("Policy",),
-    "audit.report": ("Report",),
-    "audit.suite": ("audit",),
+    "auditing.policy": ("Policy",),
+    "auditing.report": ("Report",),
+    "auditing.suite": ("audit",),
     "certificate": ("Certificate",),
     "config": ("dump_shield", "load_shield"),
     "defenses": (

@@ -92,8 +92,8 @@ def audit(
 
     2 is a usage error or bad input, 3 a measurement too small to tell, 4 an internal error.
     """
-    from shieldnet.audit.policy import Policy
-    from shieldnet.audit.suite import audit as run
+    from shieldnet.auditing.policy import Policy
+    from shieldnet.auditing.suite import audit as run
     from shieldnet.loading import load_examples
 
     limits = Policy.load(policy) if policy else Policy()

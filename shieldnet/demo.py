@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet._validate import optional
-from shieldnet.audit.report import Report, save
-from shieldnet.audit.suite import audit
+from shieldnet.auditing.report import Report, save
+from shieldnet.auditing.suite import audit
 from shieldnet.presets import harden
 
 
@@ -91,6 +91,7 @@ def train(task: Task, split: Split, seed: int = 0, epochs: int = 100) -> nn.Modu
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
             optimizer.step()
+    model.zero_grad()
     return model.eval()
 
 
@@ -113,7 +114,7 @@ def run(folder: Path, seed: int = 0, progress: bool | None = None) -> list[Repor
                 columns=task.columns,
                 title=task.title,
                 seed=seed,
-                with_examples=10,
+                with_examples=8,
                 progress=progress,
             )
         )

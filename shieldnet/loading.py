@@ -3,6 +3,7 @@
 import importlib
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from shieldnet._validate import optional
 from shieldnet.data import Examples, as_examples
 from shieldnet.errors import DataError
 
+# A lone .npy array under another name has no ``files`` and is no context: the last two.
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    AttributeError,
+    TypeError,
+)
 _MODEL_HELP = "Expected MODEL as package.module:factory, a function that returns an nn.Module"
 
 
@@ -89,9 +101,9 @@ def _read_npz(path: Path, role: str) -> Examples:
     if not path.is_file():
         raise DataError(f"Cannot read the {role} from {path}: there is no such file.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("x", "y") if name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as broken:
+    except _UNREADABLE as broken:
         raise DataError(
             f"{path} is no plain .npz file (truncated, or pickled, which is never read): {broken}"
         ) from broken

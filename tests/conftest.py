@@ -1,5 +1,10 @@
 """Models and data that several tests share; none of it is downloaded."""
 
+import os
+
+# Read when torch loads: without it a busy neighbor makes every test many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 from torch import nn

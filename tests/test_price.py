@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -87,7 +88,7 @@ def test_bits_of_gaussian_noise_in_two_dimensions_are_the_integral_of_the_best_d
 
 def test_more_noise_never_costs_more() -> None:
     prices = [gaussian_price(10, 5.0, deviation) for deviation in (0.5, 1.0, 2.0, 8.0)]
-    assert all(a.bits > b.bits and a.mu > b.mu for a, b in zip(prices, prices[1:], strict=False))
+    assert all(a.bits > b.bits and a.mu > b.mu for a, b in itertools.pairwise(prices))
 
 
 def test_without_a_clip_noise_has_no_price() -> None:

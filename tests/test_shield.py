@@ -88,6 +88,7 @@ def test_labels_are_released_as_indices(scores) -> None:
         ((sn.GaussianNoise(1.0), sn.ClipNorm(1.0)), r"Put ClipNorm\(bound=1.0\) before Gaussian"),
         ((sn.Round(1), sn.Temperature(2.0)), r"Temperature\(.*\) reads logits, but .* gives prob"),
         ((sn.Label(), sn.ClipNorm(1.0)), r"Put ClipNorm\(bound=1.0\) before Label\(\)"),
+        ((sn.Round(1), sn.Label(), sn.GaussianNoise(1.0)), r"but Label\(\) gives probabilities"),
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused_with_the_mend(chain, words) -> None:
@@ -130,6 +131,7 @@ def test_what_is_no_defense_or_no_model_is_refused() -> None:
         (torch.zeros(2, 3, dtype=torch.complex64), "Expected floating-point logits"),
         (torch.tensor([[0.0, 1.0], [math.nan, 0.0]]), "NaN or Inf in row 1 of 2"),
         (torch.tensor([[0.0, math.inf]]), "NaN or Inf in row 0 of 1"),
+        (torch.tensor([[-math.inf, math.inf]]), "NaN or Inf in row 0 of 1"),
     ],
 )
 def test_what_cannot_be_defended_is_refused(output, words) -> None:
@@ -156,6 +158,11 @@ def test_more_top_classes_than_classes_are_refused_unless_all_will_do(scores) ->
     with pytest.raises(sn.AnswerError, match="expects at least 20 classes, the model has 10"):
         sn.Shield(Fixed(), sn.TopK(20))(scores)
     assert torch.isfinite(sn.Shield(Fixed(), sn.TopK(20, or_all=True))(scores)).all()
+
+
+def test_huge_finite_scores_are_defended() -> None:
+    answers = sn.harden(Fixed())(torch.tensor([[3e38, 3e38, 1e38], [-3e38, 3e38, -3e38]]))
+    assert answers.argmax(-1).tolist() == [0, 1]
 
 
 def test_an_empty_batch_gets_an_empty_answer() -> None:

@@ -27,6 +27,8 @@ class Inversion(Attack):
     decoder that sees the model's label alone: 0 means that the answer gives no more away than its
     label, 1 that it gives everything, below 0 that not even the label comes through.
 
+    ``r2.inversion`` is the same over the mean input instead of the label's.
+
     queries: answers about each row, averaged. Images are scored in their own units, tables in
     standard deviations of each column.
     """
@@ -67,6 +69,7 @@ class Inversion(Attack):
         return Outcome(
             findings=(
                 finding(name, errors.sum(1), baseline.sum(1)),
+                finding(f"r2.{name}", errors.sum(1), (known.mean(0) - sought).square().sum(1)),
                 *(
                     finding(f"inversion.column.{column}", errors[:, place], baseline[:, place])
                     for place, column in enumerate(columns)

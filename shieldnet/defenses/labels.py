@@ -13,7 +13,7 @@ from shieldnet.price import Price, Reach, label_bits
 class Label(Defense):
     """Releases the winning class alone, as a row with all mass on it."""
 
-    accepts = ("probabilities",)
+    accepts = ("logits", "probabilities")
     gives = "probabilities"
 
     def __call__(self, answers: Tensor) -> Tensor:

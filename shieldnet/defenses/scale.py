@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from shieldnet._validate import positive
@@ -39,7 +38,7 @@ class Log(Defense):
     conversion = True
 
     def __call__(self, answers: Tensor) -> Tensor:
-        return torch.where(answers > 0, answers.log(), ZERO_LOGIT)
+        return answers.log().clamp_min(ZERO_LOGIT)
 
 
 @dataclass(frozen=True)

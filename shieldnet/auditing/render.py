@@ -47,11 +47,35 @@ def _section(report: dict[str, Any]) -> dict[str, Any]:
     return {
         **report,
         "is_table": is_table,
+        "headline": _headline(subjects),
+        "agreement": subjects[0]["by_name"].get("attribution.rank_correlation"),
+        "masking": [
+            (subject, subject["by_name"]["masking"], subject["by_name"]["masking.captum"])
+            for subject in subjects
+            if "masking" in subject["by_name"]
+        ],
         "pictures": [] if is_table else _pictures(report),
         "leak_maps": [] if is_table else _leak_maps(subjects),
         "tradeoff": _tradeoff(subjects),
         "columns_chart": _columns_chart(subjects) if is_table else "",
     }
+
+
+def _headline(subjects: Sequence[dict[str, Any]]) -> str:
+    """Says in two sentences what the bare model gives away and what the shields leave."""
+    leaks = [
+        (subject["name"], subject["by_name"]["inversion"]["value"])
+        for subject in subjects
+        if "inversion" in subject["by_name"]
+    ]
+    if len(leaks) < 2:
+        return ""
+    (bare, most), *rest = leaks
+    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest)
+    return (
+        f"Of what the label leaves open about an input, the best attack reads {most:.0%} from "
+        f"the {bare} model's answers. Behind the shields it still reads: {left}."
+    )
 
 
 def _pictures(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -73,8 +97,16 @@ def _pictures(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _leak_maps(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Draws, for each shield, the share of every pixel that the linear model says leaks."""
-    return [
+    """Draws the share of every pixel that leaks through each shield, plain variance beside it."""
+    if "null map" not in subjects[0]["features"]:
+        return []
+    variance = np.asarray(subjects[0]["features"]["null map"])
+    null = {
+        "title": "plain variance",
+        "color": "inherit",
+        "image": _png(variance, 0.0, float(variance.max()), "inferno"),
+    }
+    shares = [
         {
             "title": subject["name"],
             "color": subject["color"],
@@ -83,6 +115,7 @@ def _leak_maps(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for subject in subjects
         if "leak map" in subject["features"]
     ]
+    return [*shares, null]
 
 
 def _png(image: NDArray[np.float64], low: float, high: float, colors: str = "gray") -> str:
@@ -107,8 +140,8 @@ def _tradeoff(subjects: Sequence[dict[str, Any]]) -> str:
     ]
     if not points:
         return ""
-    figure, axes = _figure(6.4, 3.4)
-    for place, (subject, leak, right) in enumerate(points):
+    figure, axes = _figure(6.4, 3.0)
+    for subject, leak, right in points:
         axes.errorbar(
             leak["value"],
             right["value"],
@@ -118,19 +151,12 @@ def _tradeoff(subjects: Sequence[dict[str, Any]]) -> str:
             markersize=8,
             capsize=3,
             color=subject["color"],
-        )
-        axes.annotate(
-            subject["name"],
-            (leak["value"], right["value"]),
-            xytext=(8, 10 + 13 * place if leak["value"] < 0.2 else 10),
-            textcoords="offset points",
-            color=subject["color"],
-            fontsize=11,
-            fontweight="bold",
+            label=subject["name"],
         )
     axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("leakage of the input (0 = no more than the label)")
     axes.set_ylabel("accuracy")
+    axes.legend(frameon=False, loc="center", labelcolor="linecolor")
     return _svg(figure, "Accuracy against leakage for each shield")
 
 

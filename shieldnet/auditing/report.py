@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shieldnet.audit.policy import Policy, Verdict
-from shieldnet.audit.render import page
+from shieldnet.auditing.policy import Policy, Verdict
+from shieldnet.auditing.render import page
 from shieldnet.certificate import Certificate
 from shieldnet.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.finding import Finding, Threat

@@ -1,0 +1,1 @@
+"""Runnable examples; ``examples.digits`` also serves the command line of the README."""

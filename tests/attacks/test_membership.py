@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import shieldnet as sn
+from shieldnet.attacks import Game, Membership
+from shieldnet.attacks.base import Answers
+from shieldnet.attacks.membership import log_probabilities, membership_scores
+from shieldnet.data import Examples
+from shieldnet.errors import DataError
+from shieldnet.shield import Shield
+
+
+def random_labels(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 20, generator=generator)
+    return inputs, torch.randint(0, 5, (count,), generator=generator)
+
+
+def memorizer(inputs: torch.Tensor, labels: torch.Tensor) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(20, 256), nn.ReLU(), nn.Linear(256, 5))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    return model.eval()
+
+
+MEMBERS, NONMEMBERS, STRANGERS = (random_labels(300, seed) for seed in range(3))
+
+
+@pytest.fixture(scope="module")
+def learned_by_heart() -> nn.Module:
+    return memorizer(*MEMBERS)
+
+
+def play(model: nn.Module, *defenses, members=MEMBERS) -> dict:
+    game = Game(
+        Shield(model, *defenses),
+        Examples("members", *members),
+        Examples("nonmembers", *NONMEMBERS),
+    )
+    outcome = Membership()(game)
+    return {finding.name: finding for finding in outcome.findings}
+
+
+@pytest.mark.parametrize("chain", [(), (sn.TopK(3), sn.Round(1)), (sn.Confidence(4),)], ids=str)
+def test_members_of_a_model_that_memorized_are_found(learned_by_heart, chain) -> None:
+    found = play(learned_by_heart, *chain)
+    assert found["membership.auc"].low > 0.8
+    assert found["membership.loss.auc"].low > 0.8
+
+
+def test_labels_alone_still_tell_members(learned_by_heart) -> None:
+    """No shaping of answers bounds membership: the correctness gap needs the label only."""
+    assert play(learned_by_heart, sn.Label())["membership.correctness gap.auc"].low > 0.7
+
+
+def test_nobody_is_found_in_a_model_that_never_saw_either_set(learned_by_heart) -> None:
+    found = play(learned_by_heart, members=STRANGERS)
+    for name, finding in found.items():
+        if name.endswith("auc"):
+            assert finding.low <= 0.5 <= finding.high
+
+
+def test_true_positives_at_one_percent_are_found_bare(learned_by_heart) -> None:
+    found = play(learned_by_heart)["membership.tpr_at_fpr_1e-2"]
+    assert found.low > found.baseline == 0.01
+
+
+def test_the_worst_attack_is_the_headline_with_an_interval_for_all(learned_by_heart) -> None:
+    found = play(learned_by_heart)
+    each = [one for name, one in found.items() if name.endswith(".auc") and name.count(".") == 2]
+    assert len(each) == 5
+    assert found["membership.auc"].value == max(one.value for one in each)
+
+
+def test_a_rate_that_the_sample_cannot_tell_is_listed_as_untested(learned_by_heart) -> None:
+    game = Game(
+        Shield(learned_by_heart), Examples("members", *MEMBERS), Examples("nonmembers", *NONMEMBERS)
+    )
+    outcome = Membership()(game)
+    assert outcome.untested == (
+        "membership.tpr_at_fpr_1e-3: it takes 3000 nonmembers, there are 300",
+    )
+
+
+def test_the_richer_answer_never_seems_safer_by_much(learned_by_heart) -> None:
+    """Whoever sees the scores can round them himself: capped loss does."""
+    bare, cut = play(learned_by_heart), play(learned_by_heart, sn.TopK(3), sn.Round(1))
+    assert bare["membership.auc"].value >= cut["membership.auc"].value - 0.02
+
+
+def test_scores_by_hand() -> None:
+    log_p = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
+    found = membership_scores(log_p, torch.tensor([1]))
+    assert float(found["loss"]) == pytest.approx(math.log(0.2 / 0.8))
+    entropy = -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1))
+    assert float(found["entropy"]) == pytest.approx(-entropy)
+    modified = -0.8 * math.log(0.2) - 0.7 * math.log(0.3) - 0.1 * math.log(0.9)
+    assert float(found["modified entropy"]) == pytest.approx(-modified)
+    assert float(found["correctness gap"]) == 0
+
+
+def test_the_log_odds_are_not_clipped() -> None:
+    """Clipping p before the logit costs most of the power at low false-positive rates."""
+    answers = Answers(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[40.0, 0], [60.0, 0]]))
+    scores = membership_scores(log_probabilities(answers), torch.tensor([0, 0]))["loss"]
+    assert scores.tolist() == pytest.approx([40, 60])
+
+
+def test_too_few_members_and_bad_labels_are_refused(learned_by_heart) -> None:
+    few = tuple(part[:5] for part in MEMBERS)
+    with pytest.raises(DataError, match="at least 20 members, got 5"):
+        play(learned_by_heart, members=few)
+    with pytest.raises(DataError, match="labels of the members from 0 to 4, got 0 to 9"):
+        play(learned_by_heart, members=(MEMBERS[0], torch.arange(300) % 10))

@@ -1,0 +1,234 @@
+import json
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import shieldnet as sn
+from shieldnet.attacks import Averaging, Inversion, Membership, Reidentification
+from shieldnet.attacks.decoders import Ridge
+from shieldnet.auditing import suite
+from shieldnet.auditing.report import SCHEMA, save
+from shieldnet.checks import Attribution
+from shieldnet.demo import breast_cancer, divide, train
+
+QUICK = (
+    Inversion(decoders=(Ridge(),)),
+    Averaging(queries=(2,)),
+    Reidentification(),
+    Membership(),
+    Attribution(),
+)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the suite with one decoder: what is tested here is the bookkeeping."""
+    monkeypatch.setattr(suite, "ATTACKS", QUICK)
+
+
+@pytest.fixture
+def sets(digits_split) -> dict:
+    return {
+        "members": digits_split.members,
+        "nonmembers": digits_split.nonmembers,
+        "auxiliary": digits_split.auxiliary,
+    }
+
+
+@pytest.mark.usefixtures("quick")
+class TestAudit:
+    def test_the_bare_model_stands_beside_every_shield(self, digits_model, sets) -> None:
+        report = sn.audit({"balanced": sn.harden(digits_model)}, **sets)
+        assert [subject.name for subject in report.subjects] == ["bare", "balanced"]
+        assert report["bare"].certificate.bits == math.inf
+        assert report.certificate.bits == pytest.approx(math.log2(40))
+        assert report["bare"]["accuracy"].value == report["balanced"]["accuracy"].value
+        assert report["balanced"]["agreement"].value == 1
+        assert report["bare"]["attribution.rank_correlation"].value > 0.7
+        with pytest.raises(KeyError, match="has no shield nobody. It has: bare, balanced"):
+            report["nobody"]
+        with pytest.raises(KeyError, match="bare has no finding nothing"):
+            report["bare"]["nothing"]
+
+    def test_the_same_seed_gives_the_same_report(self, digits_model, sets) -> None:
+        noisy = sn.Shield(digits_model, sn.ClipNorm(10.0), sn.GaussianNoise(2.0))
+        sets["auxiliary"] = tuple(part[:200] for part in sets["auxiliary"])
+        one, two = (sn.audit(noisy, **sets, seed=7) for _ in range(2))
+        assert one.findings == two.findings
+        assert sn.audit(noisy, **sets, seed=8).findings != one.findings
+
+    def test_global_seed_and_model_are_not_touched(self, digits_model, sets) -> None:
+        state = torch.get_rng_state()
+        weights = {name: value.clone() for name, value in digits_model.state_dict().items()}
+        sn.audit(sn.harden(digits_model), **sets)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(torch.equal(weights[k], v) for k, v in digits_model.state_dict().items())
+        assert all(parameter.grad is None for parameter in digits_model.parameters())
+
+    def test_it_prints_what_is_proven_measured_and_untested(self, digits_model, sets) -> None:
+        text = str(sn.audit(sn.harden(digits_model), **sets, title="Digits"))
+        assert text.startswith("Digits\nshield")
+        assert "5.3" in text
+        assert "measured lower bounds" in text
+        assert "not tested: membership.tpr_at_fpr_1e-3: it takes 3000 nonmembers" in text
+        assert "-0.000" not in text
+
+    def test_what_does_not_apply_is_listed_with_its_reason(self, digits_model, sets) -> None:
+        del sets["auxiliary"]
+        report = sn.audit(sn.harden(digits_model), **sets)
+        assert "inversion: it needs auxiliary data: pass auxiliary=..." in report.untested
+        assert "averaging: the shield gives the same answer every time" in report.untested
+        with pytest.raises(sn.PolicyFailed, match="inversion was not measured"):
+            report.require()
+
+    def test_records_stay_out_unless_they_are_asked_for(self, digits_model, sets, tmp_path) -> None:
+        report = sn.audit(sn.harden(digits_model), **sets)
+        assert report.inputs is None
+        assert all(subject.reconstructions is None for subject in report.subjects)
+        report.save(tmp_path / "report.html")
+        assert "No record is shown" in (tmp_path / "report.html").read_text()
+        shown = sn.audit(sn.harden(digits_model), **sets, with_examples=3)
+        assert shown.inputs.shape == (3, 1, 8, 8)
+        assert shown["bare"].reconstructions.shape == (3, 1, 8, 8)
+
+    def test_a_report_saved_as_json_is_read_back(self, digits_model, sets, tmp_path) -> None:
+        report = sn.audit(sn.harden(digits_model), **sets, with_examples=2)
+        report.save(tmp_path / "report.json")
+        again = sn.Report.load(tmp_path / "report.json")
+        assert again.findings == report.findings
+        assert again.certificate.price == report.certificate.price
+        assert again["bare"].certificate.price == sn.Price()
+        assert torch.allclose(again.inputs, report.inputs, atol=1e-4)
+        assert str(again) == str(report)
+        document = json.loads((tmp_path / "report.json").read_text())
+        assert document["schema"] == SCHEMA == "shieldnet.report/1"
+
+    def test_the_page_is_one_file_that_asks_for_nothing(self, digits_model, sets, tmp_path) -> None:
+        report = sn.audit(sn.harden(digits_model), **sets, with_examples=2, title="<b>Digits & co")
+        report.save(tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text()
+        assert "&lt;b&gt;Digits &amp; co" in page
+        assert "<script" not in page
+        assert set(re.findall(r'src="([a-z]+):', page)) == {"data"}
+        assert not re.findall(r"url\(\s*['\"]?http|@import|<link", page)
+        assert (
+            page.count("<img") == 2 * 3 + 3
+        )  # inputs and two readings of each; two leak maps and variance
+        order = [
+            "Verdict and certificate",
+            "What an adversary sees",
+            "Where the input leaks",
+            "Utility against leakage",
+            "Every measurement",
+            "Not tested",
+        ]
+        places = [page.index(title) for title in order]
+        assert places == sorted(places)
+
+    def test_the_gate_raises_with_finding_bound_and_limit(self, digits_model, sets) -> None:
+        report = sn.audit(sn.harden(digits_model, "strict"), **sets)
+        report.require(sn.Policy({"max_leakage": 0.1, "min_accuracy": 0.9}))
+        with pytest.raises(sn.PolicyFailed, match=r"accuracy 0\.\d+ \[.*\], min_accuracy = 0.99"):
+            report.require(sn.Policy({"min_accuracy": 0.99}))
+        accuracy = report["shield"]["accuracy"].value
+        with pytest.raises(sn.PolicyInconclusive, match="inconclusive"):
+            report.require(sn.Policy({"min_accuracy": accuracy}))
+
+    def test_the_bare_model_alone_is_judged_too(self, digits_model, sets) -> None:
+        report = sn.audit(sn.Shield(digits_model), **sets)
+        assert [subject.name for subject in report.subjects] == ["bare"]
+        with pytest.raises(sn.PolicyFailed, match="bare: inversion"):
+            report.require()
+
+    def test_labels_and_probabilities_are_audited_as_released(self, digits_model, sets) -> None:
+        shields = {
+            release: sn.harden(digits_model, "strict", release=release)
+            for release in ("labels", "probabilities")
+        }
+        report = sn.audit(shields, **sets)
+        assert report["labels"]["inversion"].high < 0.03
+        assert report["labels"]["accuracy"].value == report["bare"]["accuracy"].value
+
+    def test_a_table_names_the_columns_that_leak_and_shows_no_pixels(self, tmp_path) -> None:
+        task = breast_cancer()
+        split = divide(task)
+        model = train(task, split, epochs=30)
+        report = sn.audit(
+            sn.harden(model),
+            members=split.members,
+            nonmembers=split.nonmembers,
+            auxiliary=split.auxiliary,
+            columns=task.columns,
+            with_examples=3,
+        )
+        prefix = "inversion.column."
+        columns = {
+            one.name.removeprefix(prefix): one.value
+            for one in report["bare"].findings
+            if one.name.startswith(prefix)
+        }
+        assert set(columns) == set(task.columns)
+        assert max(columns, key=columns.get).startswith(("worst", "mean"))
+        report.save(tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text()
+        assert "The columns that leak most" in page
+        assert max(columns, key=columns.get) in page
+        assert "<img" not in page
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"members": None}, r"Expected members as \(inputs, labels\), got None"),
+        ({"members": (torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))}, "at least one"),
+        (
+            {"members": (torch.rand(50, 1, 4, 4), torch.zeros(50, dtype=torch.int64))},
+            "of one shape",
+        ),
+        ({"columns": ["a"]}, "Only a table has columns"),
+        ({"seed": -1}, "Expected seed >= 0"),
+        ({"with_examples": -1}, "Expected with_examples >= 0"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused(digits_model, sets, change, words) -> None:
+    with pytest.raises(sn.ShieldnetError, match=words):
+        sn.audit(sn.harden(digits_model), **{**sets, **change})
+
+
+def test_overlapping_members_and_nonmembers_are_refused(digits_model, sets) -> None:
+    with pytest.raises(sn.DataError, match="500 of the 500 nonmembers are also members"):
+        sn.audit(sn.harden(digits_model), **{**sets, "nonmembers": sets["members"]})
+
+
+def test_labels_outside_the_classes_are_refused(digits_model, sets) -> None:
+    inputs, labels = sets["nonmembers"]
+    with pytest.raises(sn.DataError, match="labels of the nonmembers from 0 to 9, got 5 to 14"):
+        sn.audit(sn.harden(digits_model), **{**sets, "nonmembers": (inputs, labels + 5)})
+
+
+def test_shields_of_different_models_are_refused(sets) -> None:
+    shields = {"one": sn.harden(nn.Linear(2, 2)), "two": sn.harden(nn.Linear(2, 2))}
+    with pytest.raises(sn.ConfigError, match="around one model"):
+        sn.audit(shields, **sets)
+    with pytest.raises(sn.ConfigError, match="The name bare is kept"):
+        sn.audit({"bare": sn.harden(nn.Linear(2, 2))}, **sets)
+    with pytest.raises(sn.ConfigError, match="Expected a Shield, or a dict"):
+        sn.audit(nn.Linear(2, 2), **sets)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": "other/9", "reports": []}', "\x00"])
+def test_what_is_no_report_is_refused(tmp_path, text) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(sn.DataError, match="report"):
+        sn.Report.load(path)
+    with pytest.raises(sn.DataError, match="No such file"):
+        sn.Report.load(tmp_path / "nowhere.json")
+
+
+def test_an_unknown_file_type_is_refused(tmp_path) -> None:
+    with pytest.raises(sn.ConfigError, match=r"ends in .json or .html, got report.pdf"):
+        save([], tmp_path / "report.pdf")

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from scipy.stats import pearsonr
+from torch import nn
+
+import shieldnet as sn
+from shieldnet.attacks import Game, Inversion
+from shieldnet.attacks.decoders import KernelRidge
+from shieldnet.checks import Attribution
+from shieldnet.checks.attribution import jacobian_rows
+from shieldnet.data import Examples
+from shieldnet.randomness import replayed_noise
+from shieldnet.shield import Shield
+from shieldnet.statistics import rank_correlation
+
+DOZEN = (
+    (),
+    (sn.Round(4),),
+    (sn.Round(3),),
+    (sn.Round(2),),
+    (sn.Round(1),),
+    (sn.TopK(5),),
+    (sn.TopK(3),),
+    (sn.TopK(2),),
+    (sn.TopK(3), sn.Round(1)),
+    (sn.Confidence(4),),
+    (sn.Label(),),
+    (sn.ClipNorm(30.0), sn.GaussianNoise(1.0)),
+    (sn.ClipNorm(30.0), sn.GaussianNoise(3.0)),
+)
+
+
+def test_the_leak_map_ranks_what_the_best_decoder_recovers(make_game) -> None:
+    game = make_game()
+    recovered = Inversion(decoders=(KernelRidge(),))(game).features["recovered"].flatten()
+    features = Attribution()(game).features
+    varies = features["null map"].flatten() > 1e-3 * features["null map"].max()
+    agreement = rank_correlation(recovered[varies], features["leak map"].flatten()[varies])
+    null = rank_correlation(recovered[varies], features["null map"].flatten()[varies])
+    assert agreement > 0.8
+    assert agreement > null
+
+
+def test_the_estimates_follow_the_measured_leakage_over_a_dozen_shields(make_game) -> None:
+    estimated, measured = [], []
+    with replayed_noise(0):
+        for chain in DOZEN:
+            game = make_game(*chain)
+            measured.append(Inversion(decoders=(KernelRidge(),))(game).findings[0].value)
+            estimated.append(Attribution()(game).findings[0].value)
+    assert pearsonr(estimated, measured).statistic >= 0.9
+
+
+def test_the_label_alone_is_estimated_to_leak_nothing(make_game) -> None:
+    finding = Attribution()(make_game(sn.Label())).findings[0]
+    assert finding.value == pytest.approx(0, abs=0.02)
+
+
+def test_a_linear_gaussian_model_is_estimated_by_its_formula() -> None:
+    """Two of six independent features reach the scores: a third of the variance."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3000, 6, generator=generator)
+    model = nn.Linear(6, 3, bias=False)
+    model.weight.data = torch.zeros(3, 6)
+    # Every row gets class 2, by a constant that a linear layer cannot give: use the bias.
+    model.bias = nn.Parameter(torch.tensor([0.0, 0.0, 50.0]))
+    model.weight.data[0, 0] = model.weight.data[1, 1] = 1.0
+    game = Game(
+        Shield(model),
+        Examples("members", rows),
+        Examples("nonmembers", rows[:50]),
+        Examples("auxiliary", rows),
+    )
+    outcome = Attribution()(game)
+    assert outcome.findings[0].value == pytest.approx(1 / 3, abs=0.03)
+    leak = outcome.features["leak map"]
+    assert (leak[:2] > 0.9).all()
+    assert (leak[2:] < 0.05).all()
+
+
+def test_jacobian_rows_are_autograds(digits_model) -> None:
+    inputs = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = jacobian_rows(digits_model, inputs, 10)
+    exact = torch.func.vmap(torch.func.jacrev(lambda x: digits_model(x.unsqueeze(0))[0]))(inputs)
+    exact = exact.detach().flatten(2).double()
+    assert torch.allclose(rows, exact - exact.mean(1, keepdim=True), atol=1e-6)
+
+
+def test_the_model_keeps_its_gradients_and_mode(make_game, digits_model) -> None:
+    Attribution()(make_game(sn.Label()))
+    assert all(parameter.grad is None for parameter in digits_model.parameters())
+    assert not digits_model.training

@@ -1,0 +1,154 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+MODULE = """
+import torch
+from torch import nn
+
+def model():
+    return nn.Linear(6, 3)
+
+def nan():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x[:, :3] / 0
+    return Broken()
+
+def crash():
+    class Crash(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("the model's own defect")
+    return Crash()
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "served.py").write_text(MODULE)
+    rng = np.random.default_rng(0)
+    for name, rows in (("members", 100), ("nonmembers", 100), ("auxiliary", 120)):
+        inputs = rng.normal(size=(rows, 6)).astype(np.float32)
+        np.savez(folder / f"{name}.npz", x=inputs, y=rng.integers(0, 3, rows))
+    (folder / "lenient.toml").write_text("max_leakage = 0.9\nmax_membership_auc = 1.0\n")
+    (folder / "harsh.toml").write_text("min_accuracy = 0.99\n")
+    (folder / "unsure.toml").write_text("max_membership_auc = 0.52\n")
+    return folder
+
+
+def shieldnet(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shieldnet", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def audit(project: Path, *extra: str, model: str = "served:model") -> subprocess.CompletedProcess:
+    sets = [f"--{name}={name}.npz" for name in ("members", "nonmembers", "auxiliary")]
+    return shieldnet(project, "audit", model, *sets, *extra)
+
+
+def test_a_model_that_meets_the_policy_exits_with_0(project) -> None:
+    result = audit(
+        project, "--policy=lenient.toml", "--html=out.html", "--json=out.json", "--preset=strict"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "strict" in result.stdout
+    assert "pass" in result.stdout
+    assert (project / "out.html").read_text().startswith("<!doctype html>")
+    assert (project / "out.json").exists()
+
+
+def test_a_model_that_breaks_the_policy_exits_with_1_and_still_writes_its_report(project) -> None:
+    result = audit(project, "--policy=harsh.toml", "--json=harsh.json")
+    assert result.returncode == 1
+    assert "PolicyFailed" in result.stderr
+    assert "min_accuracy = 0.99" in result.stderr
+    assert (project / "harsh.json").exists()
+
+
+def test_a_measurement_too_small_to_tell_exits_with_3(project) -> None:
+    result = audit(project, "--policy=unsure.toml")
+    assert result.returncode == 3, result.stdout
+    assert "PolicyInconclusive" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--preset=opne"], "Expected preset to be one of"),
+        (["--policy=nowhere.toml"], "Cannot read nowhere.toml"),
+        (["--members=nowhere.npz"], "Cannot read the members"),
+        (["--nonmembers=members.npz"], "are also members"),
+        (["--html=report.pdf"], "ends in .html"),
+        (["--colour"], "No such option"),
+    ],
+)
+def test_bad_input_exits_with_2_and_one_clear_line(project, extra, words) -> None:
+    result = audit(project, *extra)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_of_nans_is_bad_input(project) -> None:
+    result = audit(project, model="served:nan")
+    assert result.returncode == 2
+    assert "NaN or Inf in row 0" in result.stderr
+
+
+def test_a_crash_exits_with_4(project) -> None:
+    result = audit(project, model="served:crash")
+    assert result.returncode == 4
+    assert "the model's own defect" in result.stderr
+
+
+def test_harden_writes_a_shield_and_its_certificate(project) -> None:
+    result = shieldnet(
+        project, "harden", "served:model", "--preset=open", "--classes=3", "-o", "hardened"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Certificate for Linear -> [Softmax()] -> TopK" in result.stdout
+    assert "bits" in (project / "hardened" / "certificate.txt").read_text()
+    again = audit(project, "--shield=hardened/shield.toml", "--policy=lenient.toml")
+    assert again.returncode == 0, again.stderr
+
+
+def test_harden_without_classes_says_that_there_is_no_certificate(project) -> None:
+    result = shieldnet(project, "harden", "served:model", "-o", "plain")
+    assert result.returncode == 0
+    assert "No certificate" in result.stdout
+    assert not (project / "plain" / "certificate.txt").exists()
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['shieldnet', '--help']\n"
+        "try: runpy.run_module('shieldnet', run_name='__main__')\n"
+        "except SystemExit: print(sorted({'torch', 'numpy', 'captum'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "harden" in result.stdout
+    assert result.stdout.strip().endswith("[]")
+
+
+def test_a_missing_extra_gives_the_install_command() -> None:
+    code = "import sys; sys.modules['typer'] = None\nfrom shieldnet.__main__ import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert "pip install 'shieldnet[cli]'" in result.stderr

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from shieldnet.data import Examples, as_examples, require_disjoint
+from shieldnet.errors import DataError
+
+X = torch.arange(12.0).reshape(4, 3)
+Y = torch.tensor([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    "given", [(X, Y), [X.numpy(), Y.numpy()], TensorDataset(X, Y), Examples("members", X, Y)]
+)
+def test_pairs_arrays_and_datasets_are_read_alike(given) -> None:
+    found = as_examples(given, "members")
+    assert torch.equal(found.inputs, X)
+    assert torch.equal(found.labels, Y)
+
+
+def test_inputs_alone_have_no_labels() -> None:
+    assert as_examples(X, "auxiliary").labels is None
+    with pytest.raises(DataError, match=r"Expected \(inputs, labels\) for the members"):
+        as_examples(X, "members").require_labels(3)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((X[:0], Y[:0]), "at least one row of members, got none"),
+        (TensorDataset(X[:0], Y[:0]), "at least one row of members, got none"),
+        ((X, Y[:3]), r"one label for each of the 4 members, got labels of shape \(3,\)"),
+        ((X, Y.float()), "whole-number labels for the members, got torch.float32"),
+        ((X * torch.nan, Y), "got NaN or Inf among the members"),
+        (np.array(["a", "b"]), "Expected numbers for the members"),
+        (7, r"Expected members as \(inputs, labels\).*got int"),
+        (TensorDataset(X), r"Dataset of \(input, label\) pairs"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(given, words) -> None:
+    with pytest.raises(DataError, match=words):
+        as_examples(given, "members")
+
+
+def test_labels_outside_the_classes_are_refused() -> None:
+    with pytest.raises(DataError, match="labels of the members from 0 to 1, got 0 to 2"):
+        Examples("members", X, Y).require_labels(2)
+
+
+def test_sets_of_different_shape_are_refused() -> None:
+    with pytest.raises(DataError, match=r"of one shape, got \(3,\) and \(2,\)"):
+        require_disjoint(Examples("members", X), Examples("nonmembers", X[:, :2]))
+
+
+def test_overlapping_sets_are_refused_with_the_first_row() -> None:
+    other = torch.cat([torch.full((2, 3), 50.0), X[1:3]])
+    with pytest.raises(DataError, match="2 of the 4 nonmembers are also members .first: row 2"):
+        require_disjoint(Examples("members", X), Examples("nonmembers", other))
+
+
+def test_a_fingerprint_tells_data_apart() -> None:
+    one = Examples("members", X, Y)
+    assert one.fingerprint() == Examples("other name", X.clone(), Y).fingerprint()
+    assert one.fingerprint() != Examples("members", X + 1, Y).fingerprint()
+    assert one.fingerprint() != Examples("members", X, Y + 1).fingerprint()
