@@ -6,7 +6,7 @@ import sys
 
 def main() -> None:
     """Runs the command line, or says how to install what it needs."""
-    # Threads that spin while they wait make torch up to 35 times slower beside a busy process.
+    # Threads that spin while they wait make torch 30 times slower beside a busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from shieldnet._validate import optional
     from shieldnet.errors import MissingDependency
