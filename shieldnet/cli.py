@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(
     help="Hardens a trained model before it answers strangers, and audits what it still tells.",
@@ -181,15 +183,18 @@ def _check_suffix(target: Path | None, suffix: str) -> None:
 
 def _print_report(report: Any, policy: Any = None) -> None:
     console = Console()
-    table = Table(title=report.title, title_justify="left", title_style="bold")
+    table = Table(title=report.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.pad_edge, table.collapse_padding = False, True
     headers, rows = report.rows()
     for place, header in enumerate(headers):
-        table.add_column(header, justify="left" if place == 0 else "right")
+        table.add_column(header, justify="left" if place == 0 else "right", no_wrap=place == 0)
     colors = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
     table.add_column("policy")
     for row in rows:
         outcome = report.verdict(policy, row[0]).outcome
-        table.add_row(*row, f"[{colors[outcome]}]{outcome}[/]")
+        # Two lines a cell, so that the table fits 80 columns: the value, and its interval.
+        cells = (Text(cell.replace(" [", "\n").replace(", ", "–").rstrip("]")) for cell in row)
+        table.add_row(*cells, Text(outcome, style=colors[outcome]))
     console.print(table)
     for note in report.notes():
         console.print(note, style="dim", markup=False, highlight=False)

@@ -131,9 +131,18 @@ class Report:
         return _from_json(document["reports"][0])
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Returns the headline table: its headers, and a row for each shield."""
+        """Returns the headline table: its headers, and a row for each shield.
+
+        Columns that would be empty or infinite for all of them are left out, but for the bits.
+        """
         headers = ["shield", "bits", "mu", *(title for _, title in _HEADLINES)]
-        return headers, [_row(subject) for subject in self.subjects]
+        rows = [_row(subject) for subject in self.subjects]
+        kept = [
+            place
+            for place, header in enumerate(headers)
+            if header == "bits" or any(row[place] not in ("-", "inf") for row in rows)
+        ]
+        return [headers[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
     def notes(self) -> list[str]:
         """Returns what the table needs said under it: how to read it, and what nobody tested."""
