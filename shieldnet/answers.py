@@ -45,7 +45,7 @@ def checked(output: object, kind: Kind) -> Tensor:
         raise AnswerError(f"Expected floating-point {kind}, got {output.dtype}.")
     scores = output.to(torch.promote_types(output.dtype, torch.float32))
     # One pass: NaN and Inf never leave a sum; a finite sum that overflows is looked at again.
-    if not math.isfinite(float(scores.sum())) and not torch.isfinite(scores).all():
+    if not math.isfinite(float(scores.detach().sum())) and not torch.isfinite(scores).all():
         row = int((~torch.isfinite(scores).all(-1)).nonzero()[0])
         raise AnswerError(
             f"The model gave NaN or Inf in row {row} of {len(scores)}; nothing was released. "
