@@ -44,8 +44,7 @@ def checked(output: object, kind: Kind) -> Tensor:
     if not output.is_floating_point():
         raise AnswerError(f"Expected floating-point {kind}, got {output.dtype}.")
     scores = output.to(torch.promote_types(output.dtype, torch.float32))
-    # One pass: NaN and Inf never leave a sum; a finite sum that overflows is looked at again.
-    if not math.isfinite(float(scores.detach().sum())) and not torch.isfinite(scores).all():
+    if not _finite(scores):
         row = int((~torch.isfinite(scores).all(-1)).nonzero()[0])
         raise AnswerError(
             f"The model gave NaN or Inf in row {row} of {len(scores)}; nothing was released. "
@@ -54,6 +53,20 @@ def checked(output: object, kind: Kind) -> Tensor:
     if kind == "probabilities":
         _check_distribution(scores)
     return scores
+
+
+def require_finite(answers: Tensor, stage: object) -> None:
+    """Raises AnswerError where a defense of unbounded logits ran out of float range."""
+    if not _finite(answers):
+        raise AnswerError(
+            f"{stage} gave NaN or Inf; nothing was released. The model's scores are too large for "
+            "this setting: check the model's inputs, or choose a milder setting."
+        )
+
+
+def _finite(scores: Tensor) -> bool:
+    # One pass: NaN and Inf never leave a sum; a finite sum that overflows is looked at again.
+    return math.isfinite(float(scores.detach().sum())) or bool(torch.isfinite(scores).all())
 
 
 def _check_distribution(scores: Tensor) -> None:

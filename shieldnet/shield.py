@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet._validate import choice
-from shieldnet.answers import KINDS, MODEL_KINDS, Kind, checked
+from shieldnet.answers import KINDS, MODEL_KINDS, Kind, checked, require_finite
 from shieldnet.certificate import Certificate
 from shieldnet.defenses.base import UNBOUNDED, Defense, one_hot, readings
 from shieldnet.defenses.labels import Argmax
@@ -91,17 +91,19 @@ class Shield(nn.Module):
         self.classes = answers.shape[-1]
         for stage in self.chain:
             answers = stage(answers)
+            if stage.gives == "logits" and not stage.conversion:
+                require_finite(answers, stage)
         return answers
 
-    def distribution(self, released: Tensor) -> Tensor:
-        """Reads a released answer as the distribution that it states.
+    def distribution(self, answers: Tensor) -> Tensor:
+        """Reads released answers as the distribution that it states.
 
         Shapes: what ``forward`` returned -> (rows, classes) that sums to 1.
         """
         if self.release == "labels":
-            row = torch.zeros(len(released), self._known_classes(None), device=released.device)
-            return one_hot(released.unsqueeze(-1), row)
-        return released.softmax(-1) if self.release == "logits" else released
+            row = torch.zeros(len(answers), self._known_classes(None), device=answers.device)
+            return one_hot(answers.unsqueeze(-1), row)
+        return answers.softmax(-1) if self.release == "logits" else answers
 
     def adversary_view(
         self, probabilities: Tensor, logits: Tensor | None = None

@@ -165,6 +165,12 @@ def test_huge_finite_scores_are_defended() -> None:
     assert answers.argmax(-1).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("chain", [(sn.Temperature(1e-3),), (sn.Temperature(1e-3), sn.Round(1))])
+def test_what_overflows_inside_the_defenses_is_not_released(chain) -> None:
+    with pytest.raises(sn.AnswerError, match=r"Temperature\(.*\) gave NaN or Inf; nothing was rel"):
+        sn.Shield(Fixed(), *chain)(torch.tensor([[3e38, 1.0, 0.0]]))
+
+
 def test_an_empty_batch_gets_an_empty_answer() -> None:
     assert sn.harden(Fixed())(torch.zeros(0, 4)).shape == (0, 4)
 
