@@ -15,7 +15,8 @@ def main() -> None:
         optional("typer", extra="cli")
         optional("rich", extra="cli")
     except MissingDependency as missing:
-        sys.exit(f"shieldnet: {missing}")
+        sys.stderr.write(f"shieldnet: {missing}\n")
+        sys.exit(missing.exit_code)
     from shieldnet.cli import main as run
 
     run()

@@ -63,7 +63,10 @@ def optional(module: str, *, extra: str) -> ModuleType:
 
 def _number(value: object) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number else math.nan  # type: ignore[arg-type]  # narrowed above
+    try:
+        return float(value) if is_number else math.nan  # type: ignore[arg-type]  # narrowed above
+    except OverflowError:
+        return math.inf
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

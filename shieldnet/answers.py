@@ -52,6 +52,7 @@ def checked(output: object, kind: Kind) -> Tensor:
         )
     if kind == "probabilities":
         _check_distribution(scores)
+        return scores / scores.sum(-1, keepdim=True)
     return scores
 
 
@@ -74,7 +75,6 @@ def _check_distribution(scores: Tensor) -> None:
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise AnswerError(
-            f"Row {row} is no distribution: it sums to {float(scores[row].sum()):.4g}"
-            f"{' and has negative scores' if (scores[row] < 0).any() else ''}. Expected "
-            "probabilities >= 0 that sum to 1; if the model gives logits, use outputs='logits'."
+            f"Row {row} of {len(scores)} is no distribution. Expected probabilities >= 0 that sum "
+            "to 1; if the model gives logits, use outputs='logits'."
         )

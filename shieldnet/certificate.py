@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from shieldnet._validate import whole
-from shieldnet.price import Price
+from shieldnet.price import Price, rounded_up
 
 NOT_COVERED = (
     "whoever holds the weights or the unshielded model",
@@ -74,16 +74,18 @@ class Certificate:
 
 
 def _number(value: float) -> str:
-    return "infinite" if math.isinf(value) else f"{value:.2f}"
+    return "infinite" if math.isinf(value) else rounded_up(value)
 
 
 def _bits_bound(bits: float) -> str:
     if math.isinf(bits):
         return "1 (no bound: some stage must have countable answers, or clip and add noise)"
-    return f"prior x 2^{bits:.2f}; says nothing once the prior exceeds 2^-{bits:.2f}"
+    shown = rounded_up(bits)
+    return f"prior x 2^{shown}; says nothing once the prior exceeds 2^-{shown}"
 
 
 def _mu_bound(mu: float) -> str:
     if math.isinf(mu):
         return "no differential privacy of the input (no clip followed by noise)"
-    return f"{mu:.2f}-GDP between any two inputs: TPR <= Phi(Phi^-1(FPR) + {mu:.2f})"
+    shown = rounded_up(mu)
+    return f"{shown}-GDP between any two inputs: TPR <= Phi(Phi^-1(FPR) + {shown})"

@@ -25,11 +25,16 @@ INTERNAL_ERROR = 4
 
 Model = Annotated[str, typer.Argument(help="package.module:factory, a function that returns it")]
 Weights = Annotated[str | None, typer.Option(help=".safetensors, or .pt holding weights alone")]
-Preset = Annotated[str, typer.Option(help="strict, balanced or open")]
+Preset = Annotated[
+    str | None, typer.Option(help="strict, balanced or open", show_default="balanced")
+]
 ShieldFile = Annotated[
     Path | None, typer.Option("--shield", help="TOML file of a shield, instead of a preset")
 ]
-Outputs = Annotated[str, typer.Option(help="what the model gives: logits or probabilities")]
+Outputs = Annotated[
+    str | None,
+    typer.Option(help="what the model gives: logits or probabilities", show_default="logits"),
+]
 Seed = Annotated[int, typer.Option(help="the same seed gives the same report")]
 DATA = "an .npz file with arrays x and y, or package.module:factory"
 
@@ -46,6 +51,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except ShieldnetError as error:
             Console(stderr=True).print(f"{type(error).__name__}: {error}", markup=False)
             raise typer.Exit(error.exit_code) from error
+        except OSError as unwritable:
+            Console(stderr=True).print(f"{type(unwritable).__name__}: {unwritable}", markup=False)
+            raise typer.Exit(2) from unwritable
         except (typer.Exit, typer.Abort, KeyboardInterrupt):
             raise
         except Exception as bug:
@@ -79,9 +87,9 @@ def audit(
     nonmembers: Annotated[str, typer.Option(help="what it never saw, of the same kind")],
     auxiliary: Annotated[str | None, typer.Option(help="what the adversary owns")] = None,
     weights: Weights = None,
-    preset: Preset = "balanced",
+    preset: Preset = None,
     shield_file: ShieldFile = None,
-    outputs: Outputs = "logits",
+    outputs: Outputs = None,
     policy: Annotated[Path | None, typer.Option(help="TOML file of limits")] = None,
     html: Annotated[Path | None, typer.Option(help="write the page here")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the data here")] = None,
@@ -100,7 +108,7 @@ def audit(
 
     limits = Policy.load(policy) if policy else Policy()
     for target, suffix in ((html, ".html"), (json_file, ".json")):
-        _check_suffix(target, suffix)
+        _check_target(target, suffix)
     sets = {
         role: load_examples(name, role)
         for role, name in (
@@ -137,9 +145,9 @@ def harden(
         int | None, typer.Option(help="of an answer; without it there is no certificate", min=2)
     ] = None,
     weights: Weights = None,
-    preset: Preset = "balanced",
+    preset: Preset = None,
     shield_file: ShieldFile = None,
-    outputs: Outputs = "logits",
+    outputs: Outputs = None,
 ) -> None:
     """Writes the shield as TOML and its certificate, for load_shield where the model is served."""
     from shieldnet.config import dump_shield
@@ -159,26 +167,38 @@ def harden(
 
 
 def _shield(
-    model: str, weights: str | None, preset: str, shield_file: Path | None, outputs: str
+    model: str,
+    weights: str | None,
+    preset: str | None,
+    shield_file: Path | None,
+    outputs: str | None,
 ) -> tuple[str, Any]:
     from shieldnet._validate import choice
     from shieldnet.answers import MODEL_KINDS
+    from shieldnet.errors import ConfigError
+
+    if shield_file is not None and (preset or outputs):
+        raise ConfigError("The file of --shield says it all: leave --preset and --outputs out.")
+
     from shieldnet.config import load_shield
     from shieldnet.loading import load_model
     from shieldnet.presets import harden
 
-    choice("outputs", outputs, MODEL_KINDS)
+    outputs = choice("outputs", outputs or "logits", MODEL_KINDS)
     loaded = load_model(model, weights)
     if shield_file is not None:
         return shield_file.stem, load_shield(loaded, shield_file)
+    preset = preset or "balanced"
     return preset, harden(loaded, preset, outputs=outputs)  # type: ignore[arg-type]  # checked
 
 
-def _check_suffix(target: Path | None, suffix: str) -> None:
+def _check_target(target: Path | None, suffix: str) -> None:
     from shieldnet.errors import ConfigError
 
     if target is not None and target.suffix != suffix:
         raise ConfigError(f"Expected a file name that ends in {suffix}, got {target}.")
+    if target is not None and not target.parent.is_dir():
+        raise ConfigError(f"Cannot write {target}: there is no folder {target.parent}.")
 
 
 def _print_report(report: Any, policy: Any = None) -> None:

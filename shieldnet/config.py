@@ -27,7 +27,7 @@ def load_shield(model: nn.Module, path: str | Path) -> Shield:
     for name in settings:
         if name not in _SETTINGS:
             raise ConfigError(f"A shield has no setting {name}. It has: {', '.join(_SETTINGS)}.")
-    if settings.get("version") != VERSION:
+    if settings.get("version") != VERSION or settings["version"] is True:
         raise ConfigError(
             f"Expected version = {VERSION} in {path}, got {settings.get('version', 'none')}."
         )

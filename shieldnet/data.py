@@ -1,6 +1,6 @@
 """Examples that an audit works on: checked once, when they come in."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -23,8 +23,13 @@ class Examples:
     labels: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if len(self.inputs) == 0:
+        if self.inputs.dim() == 0 or len(self.inputs) == 0:
             raise DataError(f"Expected at least one row of {self.name}, got none.")
+        if self.inputs.dim() < 2 or self.inputs.is_complex():
+            raise DataError(
+                f"Expected real {self.name} of shape (rows, ...), got {self.inputs.dtype} of shape "
+                f"{tuple(self.inputs.shape)}."
+            )
         if not torch.isfinite(self.inputs).all():
             raise DataError(f"Expected finite inputs, got NaN or Inf among the {self.name}.")
         if self.labels is None:
@@ -47,7 +52,8 @@ class Examples:
         digest = sha256(str((self.inputs.dtype, tuple(self.inputs.shape))).encode())
         for tensor in (self.inputs, self.labels):
             if tensor is not None:
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+                raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+                digest.update(raw.numpy().tobytes())
         return digest.hexdigest()
 
     def require_labels(self, classes: int) -> Tensor:
@@ -59,7 +65,7 @@ class Examples:
                 f"Expected labels of the {self.name} from 0 to {classes - 1}, got "
                 f"{int(self.labels.min())} to {int(self.labels.max())}."
             )
-        return self.labels.to(torch.int64)
+        return self.labels
 
 
 def as_examples(value: object, name: str) -> Examples:
@@ -71,9 +77,11 @@ def as_examples(value: object, name: str) -> Examples:
     if isinstance(value, Examples):
         return value
     if isinstance(value, tuple | list) and len(value) == 2:
-        return Examples(name, _tensor(value[0], name), _tensor(value[1], name))
+        return Examples(name, _tensor(value[0], name), _labels(value[1], name))
     if isinstance(value, Tensor | np.ndarray):
         return Examples(name, _tensor(value, name))
+    if isinstance(value, Mapping):
+        raise DataError(f"Expected {name} as (inputs, labels), got a mapping.")
     if isinstance(value, Sized) and hasattr(value, "__getitem__"):
         return _from_dataset(value, name)
     raise DataError(
@@ -113,8 +121,15 @@ def _from_dataset(dataset: object, name: str) -> Examples:
     return Examples(
         name,
         torch.stack([_tensor(one, name) for one in inputs]),
-        torch.stack([_tensor(one, name) for one in labels]),
+        _labels(torch.stack([_tensor(one, name) for one in labels]), name),
     )
+
+
+def _labels(value: object, name: str) -> Tensor:
+    """Widens whole numbers, of which torch can hardly compare the unsigned kinds."""
+    labels = _tensor(value, name)
+    whole = not (labels.is_floating_point() or labels.is_complex())
+    return labels.to(torch.int64) if whole else labels
 
 
 def _tensor(value: object, name: str) -> Tensor:

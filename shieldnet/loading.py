@@ -68,11 +68,12 @@ def _call(name: str, expected: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
+    try:  # the user's own code: whatever it raises is theirs to mend
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as missing:
-        raise DataError(f"{expected}; cannot load {name!r}: {missing}.") from missing
-    return factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+        return factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as failed:
+        reason = f"{type(failed).__name__}: {failed}"
+        raise DataError(f"{expected}; cannot load {name!r}: {reason}") from failed
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -109,6 +110,8 @@ def _read_npz(path: Path, role: str) -> Examples:
         ) from broken
     if "x" not in arrays:
         raise DataError(f"Expected arrays x and y in {path}.")
+    if arrays["x"].dtype == np.float64:  # numpy's default; models are float32 by theirs
+        arrays["x"] = arrays["x"].astype(np.float32)
     if "y" in arrays:
         return as_examples((arrays["x"], arrays["y"]), role)
     return as_examples(arrays["x"], role)

@@ -1,6 +1,7 @@
 """What one answer costs, how costs add, and what they bound for every adversary."""
 
 import math
+import sys
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -49,8 +50,9 @@ class Price:
         Guarantee: success <= min(1, prior 2^bits, Phi(Phi^-1(prior) + mu/2)).
         """
         kappa = fraction("prior", prior)
-        by_bits = kappa * math.pow(2, min(self.bits, 1000))
-        return min(1.0, by_bits, _shifted(kappa, self.mu / 2))
+        if math.isinf(self.bits) and math.isinf(self.mu):
+            return 1.0  # nothing is proven, not even of a prior of 0
+        return min(1.0, kappa * _power_of_two(self.bits), _shifted(kappa, self.mu / 2))
 
     def distinguish(self, fpr: float) -> float:
         """Bounds the true-positive rate at ``fpr`` of any test between two worlds.
@@ -59,14 +61,15 @@ class Price:
         total variation that a leakage of ``bits`` allows.
         """
         rate = fraction("fpr", fpr)
-        by_bits = rate + math.pow(2, min(self.bits, 1000)) - 1
-        return min(1.0, by_bits, _shifted(rate, self.mu))
+        return min(1.0, rate + _power_of_two(self.bits) - 1, _shifted(rate, self.mu))
 
     def delta(self, epsilon: float) -> float:
         """Returns the least delta with (epsilon, delta)-differential privacy.
 
         Source: Balle and Wang 2018, Theorem 8; Dong, Roth, Su 2022, Corollary 2.13.
         """
+        if not epsilon >= 0:
+            raise ConfigError(f"Expected epsilon >= 0, got {epsilon}.")
         if self.mu in (0.0, math.inf):
             return float(self.mu > 0)
         tails = torch.special.log_ndtr(
@@ -91,6 +94,11 @@ class Price:
             middle = (low + high) / 2
             low, high = (middle, high) if self.delta(middle) > target else (low, middle)
         return high
+
+
+def rounded_up(bound: float) -> str:
+    """Writes an upper bound with two decimals, never below what is proven."""
+    return "inf" if math.isinf(bound) else f"{math.ceil(bound * 100 - 1e-9) / 100:.2f}"
 
 
 @dataclass(frozen=True)
@@ -145,10 +153,18 @@ def gaussian_price(classes: int, radius: float, deviation: float) -> Price:
     return Price(max(0.0, bits), 2 * radius / deviation)
 
 
+def _power_of_two(bits: float) -> float:
+    """Returns 2^bits, or a number above every 1/prior where that would overflow."""
+    return math.pow(2, bits) if bits < 1000 else sys.float_info.max
+
+
 def _shifted(rate: float, shift: float) -> float:
-    if rate in (0.0, 1.0) or shift == 0:
-        return rate if shift < math.inf else 1.0
-    return _NORMAL.cdf(_NORMAL.inv_cdf(rate) + shift)
+    """Returns Phi(Phi^-1(rate) + shift), without the cancellation of 1 + erf in the far tail."""
+    if shift == math.inf:
+        return 1.0
+    if rate in (0.0, 1.0):
+        return rate
+    return max(rate, 0.5 * math.erfc(-(_NORMAL.inv_cdf(rate) + shift) / math.sqrt(2)))
 
 
 def _log2_choose(total: int, chosen: int) -> float:

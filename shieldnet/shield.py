@@ -5,19 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shieldnet._validate import choice
+from shieldnet._validate import choice, whole
 from shieldnet.answers import KINDS, MODEL_KINDS, Kind, checked, require_finite
 from shieldnet.certificate import Certificate
 from shieldnet.defenses.base import UNBOUNDED, Defense, one_hot, readings
 from shieldnet.defenses.labels import Argmax
 from shieldnet.defenses.scale import Log, Softmax
 from shieldnet.errors import AnswerError, BypassError, ConfigError
-from shieldnet.price import Price
-
-_MODE_DEPENDENT = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.dropout._DropoutNd,
-)
+from shieldnet.price import Price, rounded_up
 
 
 class Shield(nn.Module):
@@ -52,7 +47,7 @@ class Shield(nn.Module):
         if not isinstance(model, nn.Module):
             raise ConfigError(f"Expected model to be an nn.Module, got {type(model).__name__}.")
         choice("outputs", outputs, MODEL_KINDS)
-        choice("release", release or outputs, KINDS)
+        choice("release", outputs if release is None else release, KINDS)
         self.model = model
         self.training = model.training
         self.outputs: Kind = outputs
@@ -60,11 +55,6 @@ class Shield(nn.Module):
         self.defenses = defenses
         self.chain = _link(defenses, outputs, self.release)
         self.classes: int | None = None
-        self._mode_dependent = [
-            (name, module)
-            for name, module in model.named_modules()
-            if isinstance(module, _MODE_DEPENDENT)
-        ]
         self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]  # torch's
         self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]  # torch's
 
@@ -73,7 +63,7 @@ class Shield(nn.Module):
 
         Shapes: the model's arguments -> (rows, classes), or (rows,) int64 for labels.
         """
-        self._refuse_training_mode()
+        self._refuse_mixing_layers()
         with torch.no_grad():
             return self.defend(self.model(*args, **kwargs))
 
@@ -91,7 +81,7 @@ class Shield(nn.Module):
         self.classes = answers.shape[-1]
         for stage in self.chain:
             answers = stage(answers)
-            if stage.gives == "logits" and not stage.conversion:
+            if stage.gives == "logits":
                 require_finite(answers, stage)
         return answers
 
@@ -159,7 +149,7 @@ class Shield(nn.Module):
         price = "known with the first answer"
         if self.classes is not None:
             one = self.price()
-            price = f"{one.bits:.2f} bits, mu {one.mu:.2f} an answer"
+            price = f"{rounded_up(one.bits)} bits, mu {rounded_up(one.mu)} an answer"
         return f"Shield({self.describe()}; releases {self.release}; price: {price})"
 
     def __getattr__(self, name: str) -> Any:
@@ -175,7 +165,9 @@ class Shield(nn.Module):
         )
 
     def _known_classes(self, classes: int | None) -> int:
-        known = self.classes if classes is None else classes
+        known = self.classes if classes is None else whole("classes", classes, low=2)
+        if self.classes not in (None, known):
+            raise ConfigError(f"The shield has answered {self.classes} classes, not {known}.")
         if known is None:
             raise ConfigError(
                 "The number of classes is not known before the first answer. "
@@ -183,14 +175,27 @@ class Shield(nn.Module):
             )
         return known
 
-    def _refuse_training_mode(self) -> None:
-        for name, module in self._mode_dependent:
-            if module.training:
+    def _refuse_mixing_layers(self) -> None:
+        """Refuses layers whose answers would be random or depend on the rest of the batch."""
+        for module in self.model.modules():
+            if _mixes_rows(module) or (module.training and _draws_at_random(module)):
+                name = next(name for name, one in self.model.named_modules() if one is module)
+                mend = "Call shield.eval() first." if module.training else "Track its statistics."
                 raise AnswerError(
-                    f"The model's layer {name or 'model'} ({type(module).__name__}) is in training "
-                    "mode, where answers are random or depend on the rest of the batch. "
-                    "Call shield.eval() first."
+                    f"The model's layer {name or 'model'} ({type(module).__name__}) would make "
+                    f"answers random or let rows of a batch change each other. {mend}"
                 )
+
+
+def _mixes_rows(module: nn.Module) -> bool:
+    is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return is_norm and (module.training or module.running_mean is None)
+
+
+def _draws_at_random(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    return isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0
 
 
 def _link(defenses: tuple[Defense, ...], outputs: Kind, release: Kind) -> tuple[Defense, ...]:

@@ -64,7 +64,8 @@ def saved_share(
     count = pair.shape[1]
     weights = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
     top, bottom = pair @ weights.T
-    low, high = np.quantile(1 - top / bottom, [(1 - confidence) / 2, (1 + confidence) / 2])
+    shares = 1 - top[bottom > 0] / bottom[bottom > 0]  # a resample of zeros has no share
+    low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(1 - pair[0].sum() / pair[1].sum()), float(low), float(high))
 
 
@@ -103,15 +104,33 @@ def tpr_at_fpr(
     """Estimates the true-positive rate at ``fpr``, or returns None where n is too small to say.
 
     The threshold is set on the negatives: the least one that at most fpr of them exceed. The rate
-    is then counted on the positives, with its exact interval; ties count as not exceeding.
+    is then counted on the positives; ties count as not exceeding. The interval knows that the
+    threshold was estimated: its lower end is counted above a threshold whose false-positive rate
+    is surely (half of the error) at most fpr, and is 0 where the negatives are too few for one.
 
     Shapes: positives (m,), negatives (n,).
+    Source: order statistics of n uniforms are Beta distributed; Clopper and Pearson 1934.
     """
-    if len(negatives) < rows_needed(fpr):
+    from scipy.stats import beta
+
+    count = len(negatives)
+    if count < rows_needed(fpr):
         return None
-    allowed = int(fpr * len(negatives))
-    threshold = negatives.sort(descending=True).values[allowed]
-    return proportion(int((positives > threshold).sum()), len(positives), confidence)
+    ordered = negatives.sort(descending=True).values
+    error = (1 - confidence) / 4  # of each side and each cause
+    # Exceeded by j of the n negatives, a threshold has a rate distributed as Beta(j + 1, n - j).
+    exceeded = np.arange(count)
+    above = beta.sf(fpr, exceeded + 1, count - exceeded)
+    strict = int((above <= error).sum()) - 1
+    lenient = int((1 - above > error).sum())
+
+    def rate(place: int) -> Interval:
+        hits = int((positives > ordered[place]).sum()) if place < count else len(positives)
+        return proportion(hits, len(positives), 1 - 2 * error)
+
+    low = rate(strict).low if strict >= 0 else 0.0
+    value = rate(int(fpr * count)).value
+    return Interval(value, min(low, value), max(rate(lenient).high, value))
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:

@@ -15,6 +15,9 @@ from torch import nn
 def model():
     return nn.Linear(6, 3)
 
+def raises():
+    raise KeyError("theirs")
+
 def nan():
     class Broken(nn.Module):
         def forward(self, x):
@@ -24,7 +27,9 @@ def nan():
 def crash():
     class Crash(nn.Module):
         def forward(self, x):
-            raise RuntimeError("the model's own defect")
+            if len(x) > 1:
+                raise RuntimeError("a defect in the middle")
+            return x[:, :3]
     return Crash()
 """
 
@@ -36,7 +41,8 @@ def project(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     for name, rows in (("members", 100), ("nonmembers", 100), ("auxiliary", 120)):
         inputs = rng.normal(size=(rows, 6)).astype(np.float32)
-        np.savez(folder / f"{name}.npz", x=inputs, y=rng.integers(0, 3, rows))
+        np.savez(folder / f"{name}.npz", x=inputs.astype(float), y=rng.integers(0, 3, rows))
+    np.savez(folder / "narrow.npz", x=np.ones((30, 2)), y=np.zeros(30, int))
     (folder / "lenient.toml").write_text("max_leakage = 0.9\nmax_membership_auc = 1.0\n")
     (folder / "harsh.toml").write_text("min_accuracy = 0.99\n")
     (folder / "unsure.toml").write_text("max_membership_auc = 0.52\n")
@@ -92,6 +98,11 @@ def test_a_measurement_too_small_to_tell_exits_with_3(project) -> None:
         (["--members=nowhere.npz"], "Cannot read the members"),
         (["--nonmembers=members.npz"], "are also members"),
         (["--html=report.pdf"], "ends in .html"),
+        (["--html=nowhere/report.html"], "there is no folder nowhere"),
+        (["--shield=shield.toml", "--outputs=probabilities"], "leave --preset and --outputs out"),
+        (["--seed=18446744073709551616"], "Expected seed from 0"),
+        (["--members=served:raises"], "cannot load 'served:raises'"),
+        (["--nonmembers=narrow.npz"], "of one shape"),
         (["--colour"], "No such option"),
     ],
 )
@@ -111,7 +122,7 @@ def test_a_model_of_nans_is_bad_input(project) -> None:
 def test_a_crash_exits_with_4(project) -> None:
     result = audit(project, model="served:crash")
     assert result.returncode == 4
-    assert "the model's own defect" in result.stderr
+    assert "a defect in the middle" in result.stderr
 
 
 def test_harden_writes_a_shield_and_its_certificate(project) -> None:
@@ -150,5 +161,5 @@ def test_a_missing_extra_gives_the_install_command() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "pip install 'shieldnet[cli]'" in result.stderr

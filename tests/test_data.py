@@ -34,6 +34,10 @@ def test_inputs_alone_have_no_labels() -> None:
         ((X, Y.float()), "whole-number labels for the members, got torch.float32"),
         ((X * torch.nan, Y), "got NaN or Inf among the members"),
         (np.array(["a", "b"]), "Expected numbers for the members"),
+        ({"x": X}, "got a mapping"),
+        ((X[:, 0], Y), r"of shape \(rows, ...\), got torch.float32 of shape \(4,\)"),
+        ((X.to(torch.complex64), Y), "Expected real members"),
+        (torch.tensor(1.0), "at least one row"),
         (7, r"Expected members as \(inputs, labels\).*got int"),
         (TensorDataset(X), r"Dataset of \(input, label\) pairs"),
     ],
@@ -64,3 +68,9 @@ def test_a_fingerprint_tells_data_apart() -> None:
     assert one.fingerprint() == Examples("other name", X.clone(), Y).fingerprint()
     assert one.fingerprint() != Examples("members", X + 1, Y).fingerprint()
     assert one.fingerprint() != Examples("members", X, Y + 1).fingerprint()
+
+
+def test_half_precision_and_unsigned_labels_are_taken() -> None:
+    found = as_examples((X.bfloat16(), Y.numpy().astype(np.uint16)), "members")
+    assert len(found.fingerprint()) == 64
+    assert found.require_labels(3).dtype == torch.int64

@@ -7,7 +7,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from shieldnet.errors import ConfigError
-from shieldnet.price import Price, gaussian_price, grid_bits, label_bits
+from shieldnet.price import Price, gaussian_price, grid_bits, label_bits, rounded_up
 
 
 def test_bits_add_and_mu_adds_in_squares() -> None:
@@ -112,3 +112,31 @@ def test_the_best_guesser_stays_under_the_gaussian_ceilings() -> None:
 def test_a_price_below_nothing_never_exists(bits: float) -> None:
     with pytest.raises(ConfigError, match="Expected bits >= 0"):
         Price(bits=bits)
+
+
+@pytest.mark.parametrize("prior", [1e-300, 1e-30, 1e-17, 1e-9])
+@pytest.mark.parametrize("mu", [0.1, 1.0, 5.0])
+def test_tiny_priors_are_bounded_exactly_and_never_below_themselves(prior, mu) -> None:
+    import mpmath
+
+    with mpmath.workdps(50):
+        # Phi(Phi^-1(prior) + mu/2) in 50 digits: the inverse by Newton from the float's start.
+        start = norm.ppf(prior)
+        quantile = mpmath.findroot(lambda x: mpmath.log(mpmath.ncdf(x)) - mpmath.log(prior), start)
+        wanted = float(mpmath.ncdf(quantile + mu / 2))
+    found = Price(mu=mu).reconstruction(prior)
+    assert found == pytest.approx(wanted, rel=1e-6)
+    assert found >= prior
+
+
+def test_an_infinite_price_promises_nothing_even_of_nothing() -> None:
+    assert Price().reconstruction(0.0) == 1
+    assert Price().reconstruction(1e-310) == 1
+    with pytest.raises(ConfigError, match="Expected epsilon >= 0, got nan"):
+        Price(mu=1).delta(math.nan)
+
+
+def test_bounds_are_written_rounded_up() -> None:
+    assert rounded_up(math.log2(40)) == "5.33"
+    assert rounded_up(2.0) == "2.00"
+    assert rounded_up(math.inf) == "inf"

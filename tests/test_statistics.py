@@ -98,3 +98,30 @@ def test_rank_correlation_is_spearmans_with_ties() -> None:
 def test_means_have_students_interval() -> None:
     found = mean(torch.tensor([1.0, 2.0, 3.0]))
     assert (found.value, found.low) == pytest.approx((2, 2 - 4.3027 / 3**0.5), abs=1e-3)
+
+
+@pytest.mark.parametrize(("members", "nonmembers"), [(300, 300), (2000, 300), (1000, 1000)])
+def test_without_a_signal_the_lower_end_at_low_fpr_is_rarely_above_it(members, nonmembers) -> None:
+    generator = torch.Generator().manual_seed(0)
+    runs, wrong = 300, 0
+    for _ in range(runs):
+        scores = torch.randn(members + nonmembers, generator=generator)
+        found = tpr_at_fpr(scores[:members], scores[members:], 0.01)
+        assert found is not None
+        wrong += found.low > 0.01
+    assert wrong <= 0.05 * runs
+
+
+def test_a_strong_signal_at_low_fpr_is_found_with_a_thousand_nonmembers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    members = torch.randn(1000, generator=generator) + 3
+    found = tpr_at_fpr(members, torch.randn(1000, generator=generator), 0.01)
+    assert found is not None
+    assert 0.5 < found.low < 0.75 < found.high
+
+
+def test_resamples_without_any_baseline_do_not_spoil_the_interval() -> None:
+    errors, baseline = torch.zeros(200), torch.zeros(200)
+    errors[0], baseline[0] = 1.0, 2.0
+    found = saved_share(errors, baseline, seed=0)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))

@@ -2,19 +2,21 @@
 
 from dataclasses import dataclass
 
-from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.base import MANY, Attack, Game
 from shieldnet.attacks.inversion import Inversion
+from shieldnet.attacks.membership import Membership
 from shieldnet.finding import NotApplicable, Outcome
 
 
 @dataclass(frozen=True)
 class Averaging(Attack):
-    """Inverts the mean of many answers about each row; the ledger is what stops it, not noise."""
+    """Inverts, and tells members by, the mean of many answers; a ledger stops it, not noise."""
 
-    queries: tuple[int, ...] = (16, 256)
+    queries: tuple[int, ...] = (16, MANY)
 
     def __call__(self, game: Game) -> Outcome:
         if game.shield.deterministic:
             raise NotApplicable("the shield gives the same answer every time")
-        outcomes = [Inversion(queries=count)(game) for count in self.queries]
+        attacks = [Inversion(queries=count) for count in self.queries]
+        outcomes = [attack(game) for attack in (*attacks, Membership(queries=self.queries[-1]))]
         return Outcome(findings=tuple(one for outcome in outcomes for one in outcome.findings))

@@ -12,6 +12,8 @@ from shieldnet.finding import NotApplicable, Outcome
 from shieldnet.shield import Shield
 
 _BATCH = 1024
+MANY = 256
+"""Queries about the same row by an adversary in no hurry."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,17 @@ class Answers:
     """Holds what the shield released about some rows, averaged over the queries.
 
     Shapes: distribution (rows, classes) that sums to 1; logits (rows, classes) where the shield
-    releases logits, else None.
+    releases logits, else None; mean_log, the mean of log p, where several answers were averaged.
     """
 
     distribution: Tensor
-    logits: Tensor | None
+    logits: Tensor | None = None
+    mean_log: Tensor | None = None
+
+    def first(self, rows: int) -> "Answers":
+        """Keeps the first rows."""
+        parts = (self.distribution, self.logits, self.mean_log)
+        return Answers(*(None if part is None else part[:rows] for part in parts))  # type: ignore[arg-type]  # the distribution is never None
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,9 @@ class Game:
             self._kept[key] = _ask(self.shield, examples.inputs, queries)
         return self._kept[key]
 
-    def ask_again(self, examples: Examples) -> Answers:
-        """Asks once more: the same answers from a deterministic shield, new ones from another."""
-        if self.shield.deterministic:
-            return self.ask(examples)
-        return _ask(self.shield, examples.inputs, 1)
+    def own_answers(self, examples: Examples) -> Answers:
+        """Returns what an adversary knows of rows that it owns: it averages fresh noise away."""
+        return self.ask(examples, 1 if self.shield.deterministic else MANY)
 
     def views(self, answers: Answers) -> dict[str, Tensor]:
         """Reads answers in every way that an adversary who knows the shield tries.
@@ -61,7 +67,8 @@ class Game:
         Shapes: -> each map (rows, features).
         """
         logits = answers.logits if self.shield.releases_scores else None
-        return self.shield.adversary_view(answers.distribution, logits)
+        views = self.shield.adversary_view(answers.distribution, logits)
+        return views if answers.mean_log is None else {**views, "mean log p": answers.mean_log}
 
     def model_labels(self, examples: Examples) -> Tensor:
         """Returns the labels that the bare model gives: what the user agreed to release.
@@ -108,13 +115,19 @@ def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
 
 
 def _ask(shield: Shield, inputs: Tensor, queries: int) -> Answers:
-    distribution: Tensor | None = None
-    logits: Tensor | None = None
+    sums: list[Tensor] = []
     for _ in range(queries):
-        released = in_batches(shield, inputs)
-        stated = shield.distribution(released) / queries
-        distribution = stated if distribution is None else distribution + stated
+        answers = in_batches(shield, inputs)
+        stated = shield.distribution(answers)
+        parts = [stated]
+        if queries > 1:
+            parts.append(stated.clamp_min(1e-30).log())
         if shield.release == "logits":
-            logits = released / queries + (0 if logits is None else logits)
-    assert distribution is not None  # noqa: S101 - queries >= 1, for the type checker
-    return Answers(distribution, logits)
+            parts.append(answers)
+        sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
+    means = [total / queries for total in sums]
+    return Answers(
+        means[0],
+        logits=means[-1] if shield.release == "logits" else None,
+        mean_log=means[1] if queries > 1 else None,
+    )

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.base import Answers, Attack, Game
+from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.decoders import Decoder, KernelRidge, NearestNeighbors, Network, Ridge
+from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Finding, Outcome, Threat
 from shieldnet.statistics import proportion, saved_share
@@ -29,8 +30,8 @@ class Inversion(Attack):
 
     ``r2.inversion`` is the same over the mean input instead of the label's.
 
-    queries: answers about each row, averaged. Images are scored in their own units, tables in
-    standard deviations of each column.
+    queries: answers about each row, averaged. Pictures are scored in one unit for all pixels,
+    tables in standard deviations of each column.
     """
 
     queries: int = 1
@@ -92,14 +93,9 @@ class Reidentification(Attack):
     def __call__(self, game: Game) -> Outcome:
         auxiliary, targets = game.owned(), game.nonmembers
         size = min(len(targets), _MAX_GALLERY)
-        practice = _first(game.ask(auxiliary), size), _first(game.ask_again(auxiliary), size)
-        answers = _first(game.ask(targets), size), _first(game.ask_again(targets), size)
-        tried = {
-            name: float(_chance_of_self(view, game.views(practice[1])[name]).sum())
-            for name, view in game.views(practice[0]).items()
-        }
-        best = max(tried, key=lambda name: tried[name])
-        right = _chance_of_self(game.views(answers[0])[best], game.views(answers[1])[best])
+        practice = _chances_of_self(game, auxiliary, size)
+        best = max(practice, key=lambda name: float(practice[name].sum()))
+        right = _chances_of_self(game, targets, size)[best]
         labels = game.model_labels(targets)[:size].unique()
         return Outcome(
             findings=(
@@ -118,7 +114,10 @@ class Reidentification(Attack):
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps inputs to the units in which they are scored: columns of a table have one deviation."""
+    """Maps inputs to the units in which they are scored.
+
+    Each column of a table has its own deviation; the pixels of a picture share one.
+    """
 
     shape: torch.Size
     center: Tensor
@@ -128,9 +127,7 @@ class Scale:
     def of(cls, inputs: Tensor) -> "Scale":
         """Measures the inputs. Shapes: (rows, columns) is a table; anything else is a picture."""
         flat = inputs.flatten(1).float()
-        if inputs.dim() != 2:
-            return cls(inputs.shape[1:], torch.zeros(flat.shape[1]), torch.ones(flat.shape[1]))
-        deviation = flat.std(0)
+        deviation = flat.std(0) if inputs.dim() == 2 else flat.std().expand(flat.shape[1])
         return cls(inputs.shape[1:], flat.mean(0), deviation.where(deviation > 0, 1.0))
 
     def apply(self, inputs: Tensor) -> Tensor:
@@ -212,9 +209,11 @@ def share_per_feature(errors: Tensor, baseline: Tensor) -> Tensor:
     return torch.where(total > 0, 1 - errors.sum(0) / total.clamp_min(1e-30), 0.0)
 
 
-def _first(answers: Answers, rows: int) -> Answers:
-    logits = None if answers.logits is None else answers.logits[:rows]
-    return Answers(answers.distribution[:rows], logits)
+def _chances_of_self(game: Game, examples: Examples, size: int) -> dict[str, Tensor]:
+    """Returns, for every reading, each row's chance to be named from one answer about it."""
+    gallery = game.views(game.own_answers(examples).first(size))
+    asked = game.views(game.ask(examples).first(size))
+    return {name: _chance_of_self(gallery[name], view) for name, view in asked.items()}
 
 
 def _chance_of_self(gallery: Tensor, asked: Tensor) -> Tensor:

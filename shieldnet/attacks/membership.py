@@ -28,13 +28,17 @@ class Membership(Attack):
     All are reported, and the worst as ``membership.auc`` and ``membership.tpr_at_fpr_...``:
     its intervals are widened to hold for all at once (Bonferroni), because it was chosen.
 
+    queries: answers about each record, averaged; more than one is reported as
+    ``membership.averaged.N``.
     NOT promised: that nobody does better. Shadow models do (LiRA, RMIA); these are lower bounds.
     """
 
     fprs: tuple[float, ...] = (1e-2, 1e-3)
+    queries: int = 1
 
     def __call__(self, game: Game) -> Outcome:
-        members, nonmembers = _scores(game, game.members), _scores(game, game.nonmembers)
+        members = _scores(game, game.members, self.queries)
+        nonmembers = _scores(game, game.nonmembers, self.queries)
         confidence = 1 - (1 - CONFIDENCE) / len(members)
         samples = len(game.members) + len(game.nonmembers)
         ranked = {
@@ -49,6 +53,9 @@ class Membership(Attack):
             for name in members
         }
         worst = max(ranked.values(), key=lambda finding: finding.value)
+        if self.queries > 1:
+            name = f"membership.averaged.{self.queries}"
+            return Outcome(findings=(replace(worst, name=name, threat=Threat(self.queries)),))
         findings = [replace(worst, name="membership.auc"), *ranked.values()]
         untested = []
         for fpr in self.fprs:
@@ -100,10 +107,10 @@ def membership_scores(log_p: Tensor, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _scores(game: Game, examples: Examples) -> dict[str, Tensor]:
+def _scores(game: Game, examples: Examples, queries: int) -> dict[str, Tensor]:
     if len(examples) < MIN_ROWS:
         raise DataError(
             f"Membership expects at least {MIN_ROWS} {examples.name}, got {len(examples)}."
         )
     labels = examples.require_labels(game.classes)
-    return membership_scores(log_probabilities(game.ask(examples)), labels)
+    return membership_scores(log_probabilities(game.ask(examples, queries)), labels)

@@ -1,5 +1,6 @@
 """Limits that a release must meet, and the verdict of a measurement against them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from shieldnet._validate import read_toml
-from shieldnet.errors import ConfigError, DataError
+from shieldnet.errors import ConfigError
 from shieldnet.finding import Finding
 from shieldnet.price import Price
 
@@ -17,7 +18,7 @@ FINDINGS = MappingProxyType(
     {
         "max_leakage": ("inversion", "averaging."),
         "max_reidentification": ("reidentification",),
-        "max_membership_auc": ("membership.auc",),
+        "max_membership_auc": ("membership.auc", "membership.averaged."),
         "max_membership_tpr_at_fpr_1e-2": ("membership.tpr_at_fpr_1e-2",),
         "max_membership_tpr_at_fpr_1e-3": ("membership.tpr_at_fpr_1e-3",),
         "min_accuracy": ("accuracy",),
@@ -73,19 +74,21 @@ class Policy:
 
     def __post_init__(self) -> None:
         known = (*FINDINGS, *PROVEN)
+        if not self.limits:
+            raise ConfigError(
+                f"A policy without a limit passes everything. Set: {', '.join(known)}."
+            )
         for name, limit in self.limits.items():
             if name not in known:
                 raise ConfigError(f"A policy has no limit {name}. It has: {', '.join(known)}.")
-            if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0:
-                raise ConfigError(f"Expected {name} to be a number >= 0, got {limit!r}.")
+            is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+            if not (is_number and 0 <= limit < math.inf):
+                raise ConfigError(f"Expected {name} to be a finite number >= 0, got {limit!r}.")
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
         """Reads a TOML file with one line for each limit."""
-        limits = read_toml(path)
-        if not limits:
-            raise DataError(f"{path} sets no limit. A policy has: {', '.join(FINDINGS)}.")
-        return cls(limits)
+        return cls(read_toml(path))
 
     def judge(self, findings: Iterable[Finding], price: Price) -> Verdict:
         """Compares findings and price with every limit."""

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shieldnet.finding import decimals
+from shieldnet.price import rounded_up
 
 _TEMPLATE = "report.html.jinja"
 _INK = "#010203"  # stands for the page's own text color until the picture is in the page
@@ -43,6 +43,13 @@ def _section(report: dict[str, Any]) -> dict[str, Any]:
     for place, subject in enumerate(subjects):
         subject["color"] = _COLORS.get(subject["name"], _SPARE[place % len(_SPARE)])
         subject["by_name"] = {finding["name"]: finding for finding in subject["findings"]}
+        leaks = [
+            finding
+            for finding in subject["findings"]
+            if finding["name"] == "inversion" or finding["name"].startswith("averaging.")
+        ]
+        if leaks:  # the worst of one answer and of many averaged
+            subject["by_name"]["leakage"] = max(leaks, key=lambda finding: finding["value"])
     is_table = bool(report["columns"])
     return {
         **report,
@@ -64,9 +71,9 @@ def _section(report: dict[str, Any]) -> dict[str, Any]:
 def _headline(subjects: Sequence[dict[str, Any]]) -> str:
     """Says in two sentences what the bare model gives away and what the shields leave."""
     leaks = [
-        (subject["name"], subject["by_name"]["inversion"]["value"])
+        (subject["name"], subject["by_name"]["leakage"]["value"])
         for subject in subjects
-        if "inversion" in subject["by_name"]
+        if "leakage" in subject["by_name"]
     ]
     if len(leaks) < 2:
         return ""
@@ -134,9 +141,9 @@ def _png(image: NDArray[np.float64], low: float, high: float, colors: str = "gra
 def _tradeoff(subjects: Sequence[dict[str, Any]]) -> str:
     """Draws accuracy against inversion leakage, both with their intervals."""
     points = [
-        (subject, subject["by_name"]["inversion"], subject["by_name"]["accuracy"])
+        (subject, subject["by_name"]["leakage"], subject["by_name"]["accuracy"])
         for subject in subjects
-        if "inversion" in subject["by_name"]
+        if "leakage" in subject["by_name"]
     ]
     if not points:
         return ""
@@ -151,7 +158,7 @@ def _tradeoff(subjects: Sequence[dict[str, Any]]) -> str:
             markersize=8,
             capsize=3,
             color=subject["color"],
-            label=subject["name"],
+            label=_plain(subject["name"]),
         )
     axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("leakage of the input (0 = no more than the label)")
@@ -185,11 +192,11 @@ def _columns_chart(subjects: Sequence[dict[str, Any]]) -> str:
                 markersize=5,
                 capsize=2,
                 color=subject["color"],
-                label=subject["name"] if row == 0 else None,
+                label=_plain(subject["name"]) if row == 0 else None,
             )
     axes.set_yticks(
         [-row for row in range(len(ranked))],
-        [finding["name"].removeprefix(prefix) for finding in ranked],
+        [_plain(finding["name"].removeprefix(prefix)) for finding in ranked],
     )
     axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
     axes.set_xlabel("leakage of the column (0 = no more than the label)")
@@ -223,6 +230,11 @@ def _svg(figure: Any, title: str) -> str:
     return drawing.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
+def _plain(words: str) -> str:
+    """Keeps matplotlib from reading a dollar as mathematics."""
+    return words.replace("$", r"\$")
+
+
 def _reach(finding: dict[str, Any]) -> list[list[float]]:
     return [
         [max(0.0, finding["value"] - finding["low"])],
@@ -231,9 +243,7 @@ def _reach(finding: dict[str, Any]) -> list[list[float]]:
 
 
 def _number(value: float | str) -> str:
-    if isinstance(value, str) or math.isinf(value):
-        return "∞"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return "∞" if isinstance(value, str) else rounded_up(value)
 
 
 def _interval(finding: dict[str, Any]) -> str:

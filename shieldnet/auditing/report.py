@@ -14,7 +14,7 @@ from shieldnet.auditing.render import page
 from shieldnet.certificate import Certificate
 from shieldnet.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.finding import Finding, Threat
-from shieldnet.price import Price
+from shieldnet.price import Price, rounded_up
 
 SCHEMA = "shieldnet.report/1"
 BARE = "bare"
@@ -126,9 +126,13 @@ class Report:
             raise DataError(f"{path} is no JSON report: {broken}") from broken
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise DataError(f"Expected a report of schema {SCHEMA} in {path}.")
-        if len(document["reports"]) != 1:
-            raise DataError(f"Expected one report in {path}, got {len(document['reports'])}.")
-        return _from_json(document["reports"][0])
+        reports = document.get("reports")
+        if not isinstance(reports, list) or len(reports) != 1:
+            raise DataError(f"Expected exactly one report in {path}.")
+        try:
+            return _from_json(reports[0])
+        except (KeyError, TypeError, ValueError, ConfigError) as damaged:
+            raise DataError(f"The report in {path} is damaged: {damaged!r}") from damaged
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Returns the headline table: its headers, and a row for each shield.
@@ -210,7 +214,7 @@ def untested_lines(subjects: Sequence[Subject]) -> list[str]:
 def _row(subject: Subject) -> list[str]:
     price = subject.certificate.price
     cells = (_cell(subject, name) for name, _ in _HEADLINES)
-    return [subject.name, f"{price.bits:.1f}", f"{price.mu:.2f}", *cells]
+    return [subject.name, rounded_up(price.bits), rounded_up(price.mu), *cells]
 
 
 def _cell(subject: Subject, name: str) -> str:

@@ -1,5 +1,6 @@
 """Runs every attack and check against every shield and gathers what they found."""
 
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +20,11 @@ from shieldnet.attacks import (
     Membership,
     Reidentification,
 )
+from shieldnet.attacks.base import in_batches
 from shieldnet.auditing.report import BARE, Report, Subject
 from shieldnet.checks import Attribution, Masking
 from shieldnet.data import Examples, as_examples, require_disjoint
-from shieldnet.errors import ConfigError, DataError
+from shieldnet.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.finding import Finding, NotApplicable, Threat
 from shieldnet.randomness import replayed_noise
 from shieldnet.shield import Shield
@@ -73,11 +75,12 @@ def audit(
     Errors: DataError for sets that are empty, too small, of different shape or overlapping.
     """
     start = time.monotonic()
-    whole("seed", seed, low=0)
+    whole("seed", seed, low=0, high=2**63 - 1)
     whole("with_examples", with_examples, low=0)
     shields = _with_bare(shield)
     sets = _checked_sets(members, nonmembers, auxiliary)
     names = _column_names(columns, sets["nonmembers"].inputs)
+    _try_once(shields[BARE], sets["nonmembers"])
     subjects: list[Subject] = []
     with replayed_noise(seed), _Bar(len(shields) * len(ATTACKS), progress) as bar:
         for name, one in shields.items():
@@ -122,7 +125,10 @@ def _subject(name: str, game: Game, bar: "_Bar", with_examples: int) -> Subject:
         if outcome.reconstructions is not None and with_examples:
             reconstructions = outcome.reconstructions[:with_examples].float()
     if name == BARE and {"recovered", "leak map", "null map"} <= features.keys():
-        findings.append(_agreement(features, game))
+        try:
+            findings.append(_agreement(features, game))
+        except NotApplicable as reason:
+            untested.append(f"attribution.rank_correlation: {reason}")
     return Subject(
         name=name,
         certificate=game.shield.certificate(),
@@ -155,6 +161,8 @@ def _agreement(features: dict[str, Tensor], game: Game) -> Finding:
     maps = {name: values.flatten()[varies].double() for name, values in features.items()}
     value = rank_correlation(maps["recovered"], maps["leak map"])
     count = int(varies.sum())
+    if count < 4 or not math.isfinite(value):
+        raise NotApplicable("it takes four features that vary, and maps that do")
     # Fisher's transform; 1.06 is the variance factor for ranks (Fieller, Hartley, Pearson 1957).
     center, reach = np.arctanh(value), 1.96 * np.sqrt(1.06 / max(count - 3, 1))
     return Finding.of(
@@ -180,8 +188,23 @@ def _with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     if BARE in shields:
         raise ConfigError(f"The name {BARE} is kept for the undefended model.")
     bare = {BARE: Shield(first.model, outputs=first.outputs)}
-    # A shield that only passes answers on is the bare model: it is not measured twice.
-    return bare | {name: one for name, one in shields.items() if one.chain}
+    # The bare model audited alone is not measured twice; among others it keeps its name, so that
+    # the gate sees it.
+    alone = len(shields) == 1 and not first.chain
+    return bare if alone else bare | dict(shields)
+
+
+def _try_once(bare: Shield, examples: Examples) -> None:
+    """Answers one row, so that a model that cannot read the data is told from a defect of ours."""
+    try:
+        in_batches(bare, examples.inputs[:1])
+    except ShieldnetError:
+        raise
+    except Exception as unreadable:
+        raise DataError(
+            f"The model cannot read the {examples.name} ({examples.inputs.dtype}, shape "
+            f"{tuple(examples.inputs.shape)}): {type(unreadable).__name__}: {unreadable}"
+        ) from unreadable
 
 
 def _checked_sets(members: object, nonmembers: object, auxiliary: object) -> dict[str, Examples]:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from shieldnet.attacks.base import Attack, Game, in_batches
 from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.attacks.inversion import Scale, label_means, standardize
-from shieldnet.finding import Finding, Outcome, Threat
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.statistics import CONFIDENCE, Interval
 
 _FOLDS = 10
+MAX_ENTRIES = 10**8
+"""Of the largest matrix (800 MB): covariances grow with the features squared."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Attribution(Attack):
     A magnitude map (Saliency) is not a leak map; plain pixel variance is the null map beside it.
     It is a screen for tuning, never a verdict: the decoders have the last word.
 
+    Errors: NotApplicable where the model has no gradient or the inputs have too many features.
     Source: linear Bayes estimation (Kay 1993, chapter 12); the jackknife over ten folds.
     """
 
     def __call__(self, game: Game) -> Outcome:
         auxiliary = game.owned()
+        require_gradient(game, auxiliary.inputs)
         model = _Linearized.of(game)
         explained, total, lost = model.estimate(torch.arange(len(auxiliary)))
         value = _share(explained, total, lost)
@@ -59,6 +63,32 @@ class Attribution(Attack):
                 "null map": scale.shaped(total.float()),
             },
         )
+
+
+def require_gradient(game: Game, inputs: Tensor) -> None:
+    """Raises NotApplicable where Captum cannot take a gradient, or the matrices grow too large."""
+    features = inputs[0].numel()
+    if max(features, game.classes**2) * features > MAX_ENTRIES:
+        raise NotApplicable(f"{features} features and {game.classes} classes are too many for it")
+    if not inputs.is_floating_point():
+        raise NotApplicable(f"inputs of {inputs.dtype} have no gradient")
+    parameter = next(game.shield.model.parameters(), inputs)
+    with torch.enable_grad():
+        point = inputs[:1].to(parameter.device).detach().clone().requires_grad_()
+        if not game.shield.model(point).requires_grad:
+            raise NotApplicable("the model's output has no gradient with respect to its input")
+
+
+class _LogScores(nn.Module):
+    """Reads a model of probabilities as one of logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        probabilities: Tensor = self.model(inputs)
+        return probabilities.clamp_min(1e-30).log()
 
 
 def jacobian_rows(model: nn.Module, inputs: Tensor, classes: int) -> Tensor:
@@ -105,10 +135,11 @@ class _Linearized:
         released = torch.cat([*game.views(answers).values(), winner], -1)
         points = scale.undo(label_means(labels, inputs, game.classes))
         points = points.reshape(-1, *auxiliary.inputs.shape[1:]).to(auxiliary.inputs.dtype)
-        rows = jacobian_rows(game.shield.model, points, game.classes) * scale.deviation.double()
-        scores = in_batches(game.shield.model, auxiliary.inputs).double()
+        model = game.shield.model
         if game.shield.outputs == "probabilities":
-            scores = scores.clamp_min(1e-30)
+            model = _LogScores(model)
+        rows = jacobian_rows(model, points, game.classes) * scale.deviation.double()
+        scores = in_batches(model, auxiliary.inputs).double()
         return cls(inputs.double(), labels, _centered(scores), released.float(), rows)
 
     def estimate(self, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.base import Attack, Game, in_batches
 from shieldnet.attacks.inversion import Scale
+from shieldnet.checks.attribution import require_gradient
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.shield import Shield
 from shieldnet.statistics import Interval, mean
 
 _PROBES = 12
 _PAIRS = 500
-_STEPS = (0.03, 0.1, 0.3)
+_STEPS = (0.1, 0.3, 1.0)  # in standard deviations of the inputs
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,14 @@ class Masking(Attack):
     def __call__(self, game: Game) -> Outcome:
         if not game.shield.defenses:
             raise NotApplicable("there is no defense that could mask a gradient")
+        require_gradient(game, game.nonmembers.inputs)
         probes, winners = _least_sure(game)
         bare = Shield(game.shield.model, outputs=game.shield.outputs, release="probabilities")
         true = _captum_gradient(bare, probes, winners)
+        steep = true.norm(dim=1) > 0
+        if int(steep.sum()) < 2:
+            raise NotApplicable("the model is so sure that its own gradient is 0 everywhere")
+        probes, winners, true = probes[steep], winners[steep], true[steep]
         reading = _captum_gradient(game.shield, probes, winners).norm(dim=1) / true.norm(dim=1)
         cosines = torch.stack(
             [

@@ -70,6 +70,7 @@ def readings(probabilities: Tensor) -> dict[str, Tensor]:
         "p": probabilities,
         "log p above 1e-3": probabilities.clamp_min(1e-3).log(),
         "log p above 1e-8": probabilities.clamp_min(1e-8).log(),
+        "log p above 1e-30": probabilities.clamp_min(1e-30).log(),
         "ranks": ranks / classes,
         "top 3": (ranks < min(3, classes)).to(probabilities.dtype),
     }

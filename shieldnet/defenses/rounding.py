@@ -64,19 +64,24 @@ def largest_remainders(probabilities: Tensor, ticks: int) -> Tensor:
     exact = exact * (ticks / exact.sum(-1, keepdim=True))
     shares = exact.floor()
     missing = (ticks - shares.sum(-1, keepdim=True)).to(torch.int64)
-    order = _class_order(exact - shares)
+    winner = probabilities.argmax(-1, keepdim=True)
+    order = _class_order(exact - shares, winner)
     # Floors leave fewer than min(ticks, classes) to serve: no sort over all classes is needed.
     served = order.topk(min(ticks, classes), dim=-1).values
     least = served.gather(-1, (missing - 1).clamp_min(0))
     shares += (order >= least) & (missing > 0)
-    return _crown(shares, probabilities.argmax(-1, keepdim=True))
+    return _crown(shares, winner)
 
 
-def _class_order(remainders: Tensor) -> Tensor:
-    """Makes remainders distinct whole numbers, earlier classes larger among equals."""
+def _class_order(remainders: Tensor, winner: Tensor) -> Tensor:
+    """Makes remainders distinct whole numbers, earlier classes larger among equals.
+
+    The winner comes before all that 40 bits cannot tell from it: no class may overtake it.
+    """
     classes = remainders.shape[-1]
     place = torch.arange(classes - 1, -1, -1, device=remainders.device)
-    return (remainders * 2**40).to(torch.int64) * 2**22 + place
+    order = (remainders * 2**40).to(torch.int64) * 2**22 + place
+    return order.scatter_add_(-1, winner, torch.full_like(winner, 2**22))
 
 
 def _crown(shares: Tensor, winner: Tensor) -> Tensor:

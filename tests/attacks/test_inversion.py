@@ -93,7 +93,10 @@ def test_averaging_names_each_number_of_queries(make_game) -> None:
     few = replace(game, auxiliary=Examples("auxiliary", game.auxiliary.inputs[:60]))
     found = Averaging(queries=(2, 3))(few).findings
     names = [finding.name for finding in found]
-    assert names == ["averaging.2", "r2.averaging.2", "averaging.3", "r2.averaging.3"]
+    assert names == [
+        *("averaging.2", "r2.averaging.2", "averaging.3", "r2.averaging.3"),
+        "membership.averaged.3",
+    ]
 
 
 def test_without_auxiliary_data_there_is_nothing_to_learn_from(make_game) -> None:
@@ -180,3 +183,39 @@ def test_reidentification_is_certain_bare_and_stays_under_its_ceiling(make_game)
 def test_a_shield_that_claims_too_little_crosses_its_proof(make_game, monkeypatch) -> None:
     monkeypatch.setattr(sn.Confidence, "price", lambda *_: sn.Price(bits=0.5))
     assert Reidentification()(make_game(sn.Confidence(64))).findings[0].crosses_proof
+
+
+def test_averaged_probabilities_are_read_by_their_mean_logarithm(make_game) -> None:
+    """Behind noise the mean of log p tells more than the log of the mean of p."""
+    game = make_game(sn.ClipNorm(10.0), sn.GaussianNoise(2.0), release="probabilities")
+    with replayed_noise(0):
+        views = game.views(game.ask(game.auxiliary, 64))
+    known = game.auxiliary.inputs.flatten(1)
+    error = {
+        name: choose((KernelRidge(),), {name: views[name]}, known, seed=0).error
+        for name in ("log p above 1e-30", "mean log p")
+    }
+    assert error["mean log p"] < error["log p above 1e-30"]
+
+
+def test_whoever_owns_the_gallery_averages_its_noise_away(make_game) -> None:
+    game = make_game(sn.GaussianNoise(4.0))
+    with replayed_noise(0):
+        found = Reidentification()(game).findings[0]
+    assert found.low > 4 * found.baseline / 10  # 10 labels among 447: the noise hides the label too
+    assert found.value > 0.02
+
+
+def test_a_column_that_hardly_ever_varies_spoils_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(300, 3, generator=generator)
+    rows[:, 2] = 0
+    rows[60, 2] = 1.0
+    game = Game(
+        Shield(nn.Linear(3, 2)),
+        Examples("members", rows[:50]),
+        Examples("nonmembers", rows[50:150]),
+        Examples("auxiliary", rows[150:]),
+        columns=("a", "b", "rare"),
+    )
+    assert len(Inversion(decoders=(Ridge(),))(game).findings) == 5

@@ -64,10 +64,12 @@ def test_every_limit_can_be_set() -> None:
     ("limits", "words"),
     [
         ({"max_leak": 0.1}, "A policy has no limit max_leak. It has: max_leakage"),
-        ({"max_leakage": -1}, "Expected max_leakage to be a number >= 0, got -1"),
-        ({"max_leakage": math.nan}, "Expected max_leakage to be a number >= 0, got nan"),
-        ({"max_leakage": "low"}, "Expected max_leakage to be a number >= 0, got 'low'"),
-        ({"max_leakage": True}, "Expected max_leakage to be a number >= 0, got True"),
+        ({"max_leakage": -1}, "Expected max_leakage to be a finite number >= 0, got -1"),
+        ({"max_leakage": math.nan}, "Expected max_leakage to be a finite number >= 0, got nan"),
+        ({"max_leakage": math.inf}, "Expected max_leakage to be a finite number >= 0, got inf"),
+        ({}, "A policy without a limit passes everything"),
+        ({"max_leakage": "low"}, "Expected max_leakage to be a finite number >= 0, got 'low'"),
+        ({"max_leakage": True}, "Expected max_leakage to be a finite number >= 0, got True"),
     ],
 )
 def test_a_bad_limit_never_exists(limits, words) -> None:
@@ -80,7 +82,7 @@ def test_a_policy_is_read_from_toml(tmp_path) -> None:
     path.write_text("max_leakage = 0.05\n")
     assert sn.Policy.load(path) == sn.Policy({"max_leakage": 0.05})
     path.write_text("")
-    with pytest.raises(sn.DataError, match="sets no limit"):
+    with pytest.raises(sn.ConfigError, match="without a limit passes everything"):
         sn.Policy.load(path)
     with pytest.raises(sn.DataError, match="No such file"):
         sn.Policy.load(tmp_path / "nowhere.toml")

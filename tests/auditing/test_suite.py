@@ -71,7 +71,7 @@ class TestAudit:
     def test_it_prints_what_is_proven_measured_and_untested(self, digits_model, sets) -> None:
         text = str(sn.audit(sn.harden(digits_model), **sets, title="Digits"))
         assert text.startswith("Digits\nshield")
-        assert "5.3" in text
+        assert "5.33" in text
         assert "measured lower bounds" in text
         assert "not tested: membership.tpr_at_fpr_1e-3: it takes 3000 nonmembers" in text
         assert "-0.000" not in text
@@ -189,7 +189,7 @@ class TestAudit:
             "of one shape",
         ),
         ({"columns": ["a"]}, "Only a table has columns"),
-        ({"seed": -1}, "Expected seed >= 0"),
+        ({"seed": -1}, "Expected seed from 0"),
         ({"with_examples": -1}, "Expected with_examples >= 0"),
     ],
 )
@@ -232,3 +232,57 @@ def test_what_is_no_report_is_refused(tmp_path, text) -> None:
 def test_an_unknown_file_type_is_refused(tmp_path) -> None:
     with pytest.raises(sn.ConfigError, match=r"ends in .json or .html, got report.pdf"):
         save([], tmp_path / "report.pdf")
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_undefended_shield_among_others_does_not_slip_through_the_gate(
+    digits_model, sets
+) -> None:
+    report = sn.audit(
+        {"prod": sn.Shield(digits_model), "strict": sn.harden(digits_model, "strict")}, **sets
+    )
+    assert [subject.name for subject in report.subjects] == ["bare", "prod", "strict"]
+    with pytest.raises(sn.PolicyFailed, match="prod: max_bits_per_answer = 20"):
+        report.require(sn.Policy({"max_bits_per_answer": 20}))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_without_any_signal_is_still_reported(sets) -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.flatten(1).sum(1, keepdim=True) * 0) + torch.arange(10.0)
+
+    report = sn.audit(sn.harden(Constant()), **sets)
+    assert report["bare"]["inversion"].value == pytest.approx(0, abs=0.02)
+    assert any("rank_correlation" in line for line in report["bare"].untested)
+
+
+def test_data_that_the_model_cannot_read_are_refused_before_the_attacks(sets) -> None:
+    with pytest.raises(sn.DataError, match="The model cannot read the nonmembers .*RuntimeError"):
+        sn.audit(sn.harden(nn.Linear(7, 3)), **sets)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"schema": "shieldnet.report/1"}', '{"schema": "shieldnet.report/1", "reports": [{}]}'],
+)
+def test_a_damaged_report_is_refused(tmp_path, text) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(sn.DataError, match="exactly one report|is damaged"):
+        sn.Report.load(path)
+
+
+@pytest.mark.usefixtures("quick")
+def test_dollars_in_a_columns_name_are_drawn_as_they_are(tmp_path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, labels = torch.randn(300, 2, generator=generator), torch.arange(300) % 3
+    report = sn.audit(
+        {"$x$": sn.harden(nn.Linear(2, 3))},
+        members=(rows[:100], labels[:100]),
+        nonmembers=(rows[100:200], labels[100:200]),
+        auxiliary=rows[200:],
+        columns=["a$\\bad{$", "b"],
+    )
+    report.save(tmp_path / "report.html")
+    assert "bad{$" in (tmp_path / "report.html").read_text()

@@ -5,10 +5,12 @@ from torch import nn
 
 import shieldnet as sn
 from shieldnet.attacks import Game, Inversion
+from shieldnet.attacks.base import Answers
 from shieldnet.attacks.decoders import KernelRidge
 from shieldnet.checks import Attribution
 from shieldnet.checks.attribution import jacobian_rows
 from shieldnet.data import Examples
+from shieldnet.finding import NotApplicable
 from shieldnet.randomness import replayed_noise
 from shieldnet.shield import Shield
 from shieldnet.statistics import rank_correlation
@@ -90,3 +92,31 @@ def test_the_model_keeps_its_gradients_and_mode(make_game, digits_model) -> None
     Attribution()(make_game(sn.Label()))
     assert all(parameter.grad is None for parameter in digits_model.parameters())
     assert not digits_model.training
+
+
+def test_a_model_of_probabilities_is_estimated_like_its_logits(make_game, digits_model) -> None:
+    logits = Attribution()(make_game()).findings[0].value
+    model = nn.Sequential(digits_model, nn.Softmax(-1)).eval()
+    game = make_game(model=model, outputs="probabilities")
+    assert Attribution()(game).findings[0].value == pytest.approx(logits, abs=0.1)
+
+
+class NoGradient(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach().flatten(1)[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "words"),
+    [
+        (NoGradient(), torch.rand(50, 1, 4, 4), "no gradient with respect to its input"),
+        (nn.Flatten(), torch.ones(50, 4, dtype=torch.int64), "inputs of torch.int64"),
+        (nn.Flatten(), torch.zeros(50, 3, 80, 80), "19200 features"),
+    ],
+)
+def test_what_has_no_gradient_or_is_too_large_does_not_apply(model, inputs, words) -> None:
+    examples = Examples("auxiliary", inputs)
+    game = Game(Shield(model), examples, examples, examples)
+    game._kept[("nonmembers", 1)] = game._kept[("auxiliary", 1)] = Answers(torch.ones(50, 3) / 3)
+    with pytest.raises(NotApplicable, match=words):
+        Attribution()(game)

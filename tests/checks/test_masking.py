@@ -50,3 +50,27 @@ def test_a_zero_is_not_called_masked_where_queries_find_nothing() -> None:
 def test_the_bare_model_has_nothing_to_mask(make_game) -> None:
     with pytest.raises(NotApplicable, match="no defense that could mask"):
         Masking()(make_game())
+
+
+def test_the_verdict_does_not_depend_on_the_units_of_a_pixel(make_game, digits_model) -> None:
+    class Bytes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return digits_model(x / 255)
+
+    game = make_game(sn.Round(1), model=Bytes())
+    large = {
+        name: Examples(name, 255 * getattr(game, name).inputs, getattr(game, name).labels)
+        for name in ("members", "nonmembers")
+    }
+    recovered, captum = both(Game(game.shield, **large))
+    assert captum.value == 0
+    assert recovered.low > 0.9
+
+
+def test_a_model_too_sure_to_have_a_gradient_does_not_apply(make_game, digits_model) -> None:
+    class Sure(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return digits_model(x) * 1e6
+
+    with pytest.raises(NotApplicable, match="its own gradient is 0"):
+        Masking()(make_game(sn.Round(1), model=Sure()))

@@ -86,3 +86,23 @@ def test_the_price_is_the_number_of_distributions_on_the_grid() -> None:
 def test_bad_digits_are_refused_with_what_was_expected(digits) -> None:
     with pytest.raises(ConfigError, match="Expected digits from 0 to 6"):
         Round(digits)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [[0.4, 0.4 + 1e-13, 0.2 - 1e-13], [0.35, 0.35 + 1e-14, 0.3], [0.25, 0.25, 0.25 + 1e-15, 0.25]],
+)
+@pytest.mark.parametrize("digits", [0, 1, 2])
+def test_classes_closer_than_forty_bits_never_overtake_the_winner(row, digits) -> None:
+    before = torch.tensor([row], dtype=torch.float64)
+    ticks = largest_remainders(before, 10**digits)
+    assert (ticks >= 0).all()
+    assert int(ticks.argmax()) == int(before.argmax())
+    assert int((ticks == ticks.max()).sum()) == 1
+
+
+def test_nearly_flat_rows_of_many_classes_keep_whole_ticks() -> None:
+    rows = torch.randn(20, 200_000, generator=torch.Generator().manual_seed(0)) * 1e-6
+    ticks = largest_remainders(rows.softmax(-1), 1)
+    assert (ticks >= 0).all()
+    assert (ticks.sum(-1) == 1).all()
