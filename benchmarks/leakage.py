@@ -27,7 +27,7 @@ from shieldnet.randomness import replayed_noise
 from shieldnet.statistics import rank_correlation
 
 SEEDS = (0, 1, 2)
-# Name -> chain, queries, R2 of the best adaptive decoder in FACTS section 2 (label alone: .416).
+# Name -> chain, queries, R2 of the best decoder in an earlier study (label alone: .416).
 SHIELDS: dict[str, tuple[tuple[sn.Defense, ...], int, float | None]] = {
     "bare (logits)": ((), 1, 0.771),
     "Temperature(5)": ((sn.Temperature(5.0),), 1, 0.751),
@@ -54,12 +54,12 @@ SHIELDS: dict[str, tuple[tuple[sn.Defense, ...], int, float | None]] = {
 
 READING = """
 Mean [least, most] over three seeds, each with its own split (500 members, 850 auxiliary rows, 447
-nonmembers), model and attack. Leakage 0: no more than the label. "R2 in FACTS" is what an earlier
-study measured with another split and model; ours agrees within .05 and lies a little above it: the
+nonmembers), model and attack. Leakage 0: no more than the label. "earlier R2" is what another
+study measured with another split and model; ours agrees within .06 and lies a little above it: the
 attacker here also tries a log floor of half a tick and more kernel widths. Temperature(5) removes
-nothing at all here (FACTS: .02), as it must: standardized features undo a scaling. "naive R2" is an
-attacker who reads p instead of log p (FACTS: .428). Estimates come from the Jacobian alone; they
-run high by about .06 for rounded answers and low by .1 where noise hides the label.
+nothing at all here (earlier: .02), as it must: standardized features undo a scaling. "naive R2" is
+an attacker who reads p instead of log p (earlier: .428). Estimates come from the Jacobian alone
+and run high by about .06 for rounded answers and low by .1 where noise hides the label.
 """
 
 
@@ -135,7 +135,7 @@ def table(runs: list[dict[str, dict[str, float]]]) -> str:
         return f"{middle:.3f} [{min(values):.3f}, {max(values):.3f}]"
 
     lines = [
-        "| shield | bits | mu | leakage | R2 | R2 in FACTS | estimate | re-identified | accuracy |",
+        "| shield | bits | mu | leakage | R2 | earlier R2 | estimate | re-identified | accuracy |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (_, _, before) in SHIELDS.items():
@@ -191,7 +191,9 @@ def main() -> None:
     """Measures all seeds, writes the tables and the picture."""
     runs = [measure(seed) for seed in SEEDS]
     draw(runs)
-    text = "\n\n".join([READING, table(runs), correlations(runs), "![leakage](leakage.png)"])
+    text = "\n\n".join(
+        [READING.strip(), table(runs), correlations(runs), "![leakage](leakage.png)"]
+    )
     write_section("leakage", "python benchmarks/leakage.py", text)
 
 

@@ -17,6 +17,10 @@ class Averaging(Attack):
     def __call__(self, game: Game) -> Outcome:
         if game.shield.deterministic:
             raise NotApplicable("the shield gives the same answer every time")
-        attacks = [Inversion(queries=count) for count in self.queries]
-        outcomes = [attack(game) for attack in (*attacks, Membership(queries=self.queries[-1]))]
-        return Outcome(findings=tuple(one for outcome in outcomes for one in outcome.findings))
+        attacks: list[Attack] = [Membership(queries=self.queries[-1])]
+        untested: tuple[str, ...] = ("averaging: inverting needs auxiliary data",)
+        if game.auxiliary is not None:
+            attacks += [Inversion(queries=count) for count in self.queries]
+            untested = ()
+        found = tuple(one for attack in attacks for one in attack(game).findings)
+        return Outcome(findings=found, untested=untested)

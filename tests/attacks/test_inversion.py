@@ -94,9 +94,12 @@ def test_averaging_names_each_number_of_queries(make_game) -> None:
     found = Averaging(queries=(2, 3))(few).findings
     names = [finding.name for finding in found]
     assert names == [
-        *("averaging.2", "r2.averaging.2", "averaging.3", "r2.averaging.3"),
         "membership.averaged.3",
+        *("averaging.2", "r2.averaging.2", "averaging.3", "r2.averaging.3"),
     ]
+    alone = Averaging(queries=(2, 3))(replace(game, auxiliary=None))
+    assert [finding.name for finding in alone.findings] == ["membership.averaged.3"]
+    assert alone.untested == ("averaging: inverting needs auxiliary data",)
 
 
 def test_without_auxiliary_data_there_is_nothing_to_learn_from(make_game) -> None:
