@@ -86,7 +86,7 @@ class Shield(nn.Module):
         return answers
 
     def distribution(self, answers: Tensor) -> Tensor:
-        """Reads released answers as the distribution that it states.
+        """Reads released answers as the distributions that they state.
 
         Shapes: what ``forward`` returned -> (rows, classes) that sums to 1.
         """

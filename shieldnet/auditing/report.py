@@ -188,14 +188,14 @@ _HEADLINES = (
     ("accuracy", "accuracy"),
     ("inversion", "leakage"),
     ("averaging.", "averaged"),
-    ("reidentification", "re-identified"),
+    ("reidentification", "rank-1"),
     ("membership.auc", "member AUC"),
 )
 
 
 _READING = (
     "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95 % intervals.",
-    "leakage: 0 = no more than the label, 1 = the whole input.",
+    "leakage: 0 = no more than the label, 1 = the whole input. rank-1: the right record is named.",
 )
 
 

@@ -20,7 +20,7 @@ MAX_ENTRIES = 10**8
 
 @dataclass(frozen=True)
 class Attribution(Attack):
-    """Draws the leak map of a shield and estimates its inversion leakage, in a tenth of a second.
+    """Draws the leak map of a shield and estimates its inversion leakage, in about a second.
 
     Around the mean input of each class c the model is linear, z = J_c x, with rows J_c from
     Captum. An answer tells z up to noise of covariance N, so that within the class it explains
