@@ -14,8 +14,8 @@ from shieldnet.price import rounded_up
 
 _TEMPLATE = "report.html.jinja"
 _INK = "#010203"  # stands for the page's own text color until the picture is in the page
-_COLORS = {"bare": "#c2410c", "open": "#a16207", "balanced": "#0f766e", "strict": "#1d4ed8"}
-_SPARE = ("#0f766e", "#7c3aed", "#be185d", "#4d7c0f", "#0369a1")
+_COLORS = {"bare": "#d9541e", "open": "#a87908", "balanced": "#0f8f85", "strict": "#3b76ee"}
+_SPARE = ("#0f8f85", "#8b5cf6", "#d6478b", "#5f9416", "#0e86c4")
 _MOST_COLUMNS = 8
 
 
@@ -91,7 +91,7 @@ def _pictures(report: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     inputs = np.asarray(report["inputs"], dtype=float)
     low, high = float(inputs.min()), float(inputs.max())
-    rows = [("what was sent", "#64748b", inputs)]
+    rows = [("what was sent", "inherit", inputs)]
     rows += [
         (f"read from {subject['name']}", subject["color"], np.asarray(subject["reconstructions"]))
         for subject in report["subjects"]
