@@ -203,8 +203,14 @@ def _check_target(target: Path | None, suffix: str) -> None:
 
 def _print_report(report: Any, policy: Any = None) -> None:
     console = Console()
-    table = Table(title=report.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.pad_edge, table.collapse_padding = False, True
+    table = Table(
+        title=report.title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     headers, rows = report.rows()
     for place, header in enumerate(headers):
         table.add_column(header, justify="left" if place == 0 else "right", no_wrap=place == 0)

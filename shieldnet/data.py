@@ -52,8 +52,7 @@ class Examples:
         digest = sha256(str((self.inputs.dtype, tuple(self.inputs.shape))).encode())
         for tensor in (self.inputs, self.labels):
             if tensor is not None:
-                raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-                digest.update(raw.numpy().tobytes())
+                digest.update(raw_bytes(tensor))
         return digest.hexdigest()
 
     def require_labels(self, classes: int) -> Tensor:
@@ -88,6 +87,12 @@ def as_examples(value: object, name: str) -> Examples:
         f"Expected {name} as (inputs, labels), as inputs or as a Dataset with a length; "
         f"got {type(value).__name__}."
     )
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """Returns a tensor's content, of any type and on any device, for a hash."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def require_disjoint(one: Examples, other: Examples) -> None:

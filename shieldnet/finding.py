@@ -92,6 +92,11 @@ class Finding:
         )
 
 
+def goes_by(name: str, pattern: str) -> bool:
+    """Says whether a finding's name is the pattern, or begins with one that ends in a dot."""
+    return name == pattern or (pattern.endswith(".") and name.startswith(pattern))
+
+
 def decimals(value: float) -> str:
     """Writes a number with three decimals, and never a minus before nothing."""
     return f"{round(value, 3) + 0.0:.3f}"

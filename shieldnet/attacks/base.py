@@ -48,7 +48,9 @@ class Game:
     auxiliary: Examples | None = None
     seed: int = 0
     columns: tuple[str, ...] = ()
-    _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, repr=False)
+    # Not copied by dataclasses.replace: another game has other rows under the same names.
+    _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
+    _labels: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def ask(self, examples: Examples, queries: int = 1) -> Answers:
         """Asks the shield ``queries`` times about each row and averages the answers."""
@@ -75,7 +77,10 @@ class Game:
 
         Shapes: -> (rows,) int64.
         """
-        return in_batches(self.shield.model, examples.inputs).argmax(-1)
+        if examples.name not in self._labels:
+            scores = in_batches(self.shield.model, examples.inputs)
+            self._labels[examples.name] = scores.argmax(-1)
+        return self._labels[examples.name]
 
     @property
     def classes(self) -> int:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from shieldnet._validate import read_toml
 from shieldnet.errors import ConfigError
-from shieldnet.finding import Finding
+from shieldnet.finding import Finding, goes_by
 from shieldnet.price import Price
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -100,12 +100,7 @@ class Policy:
                 continue
             prefixes = FINDINGS[name]
             concerned = [
-                one
-                for one in measured
-                if any(
-                    one.name == prefix or (prefix.endswith(".") and one.name.startswith(prefix))
-                    for prefix in prefixes
-                )
+                one for one in measured if any(goes_by(one.name, prefix) for prefix in prefixes)
             ]
             judgments += [_judge(name, limit, one) for one in concerned]
             if not concerned:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet.finding import decimals
+from shieldnet.finding import decimals, goes_by
 from shieldnet.price import rounded_up
 
 _TEMPLATE = "report.html.jinja"
@@ -46,7 +46,7 @@ def _section(report: dict[str, Any]) -> dict[str, Any]:
         leaks = [
             finding
             for finding in subject["findings"]
-            if finding["name"] == "inversion" or finding["name"].startswith("averaging.")
+            if any(goes_by(finding["name"], name) for name in ("inversion", "averaging."))
         ]
         if leaks:  # the worst of one answer and of many averaged
             subject["by_name"]["leakage"] = max(leaks, key=lambda finding: finding["value"])

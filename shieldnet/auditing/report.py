@@ -13,7 +13,7 @@ from shieldnet.auditing.policy import Policy, Verdict
 from shieldnet.auditing.render import page
 from shieldnet.certificate import Certificate
 from shieldnet.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
-from shieldnet.finding import Finding, Threat
+from shieldnet.finding import Finding, Threat, goes_by
 from shieldnet.price import Price, rounded_up
 
 SCHEMA = "shieldnet.report/1"
@@ -218,11 +218,7 @@ def _row(subject: Subject) -> list[str]:
 
 
 def _cell(subject: Subject, name: str) -> str:
-    found = [
-        one
-        for one in subject.findings
-        if one.name == name or (name.endswith(".") and one.name.startswith(name))
-    ]
+    found = [one for one in subject.findings if goes_by(one.name, name)]
     if not found:
         return "-"
     worst = max(found, key=lambda finding: finding.value)

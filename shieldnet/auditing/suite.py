@@ -8,7 +8,6 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from shieldnet._validate import whole
@@ -23,7 +22,7 @@ from shieldnet.attacks import (
 from shieldnet.attacks.base import in_batches
 from shieldnet.auditing.report import BARE, Report, Subject
 from shieldnet.checks import Attribution, Masking
-from shieldnet.data import Examples, as_examples, require_disjoint
+from shieldnet.data import Examples, as_examples, raw_bytes, require_disjoint
 from shieldnet.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.finding import Finding, NotApplicable, Threat
 from shieldnet.randomness import replayed_noise
@@ -235,9 +234,8 @@ def _column_names(columns: Sequence[str], inputs: Tensor) -> tuple[str, ...]:
 def _model_hash(model: nn.Module) -> str:
     digest = sha256()
     for name, value in model.state_dict().items():
-        tensor = value.detach().cpu().contiguous().flatten()
-        digest.update(f"{name} {tensor.dtype} {tuple(value.shape)}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(raw_bytes(value))
     return digest.hexdigest()
 
 
