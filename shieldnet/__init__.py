@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shieldnet.accounting import composed_epsilon
     from shieldnet.answers import ZERO_LOGIT
     from shieldnet.auditing.policy import Policy
     from shieldnet.auditing.report import Report
@@ -12,11 +13,19 @@ if TYPE_CHECKING:
     from shieldnet.config import dump_shield, load_shield
     from shieldnet.defenses import (
         ClipNorm,
+        ClipRange,
+        Coarsen,
         Confidence,
         Defense,
         GaussianNoise,
+        KeyedNoise,
         Label,
+        LaplaceNoise,
+        PermuteAndFlip,
+        RandomizedResponse,
         Round,
+        RoundTo,
+        Sign,
         Temperature,
         TopK,
     )
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
         ShieldnetError,
     )
     from shieldnet.finding import Finding, Threat
+    from shieldnet.language import LogitsProcessor
     from shieldnet.presets import harden
     from shieldnet.price import Price
     from shieldnet.shield import Shield
@@ -42,13 +52,22 @@ _ROOMS = {
     "auditing.suite": ("audit",),
     "certificate": ("Certificate",),
     "config": ("dump_shield", "load_shield"),
+    "accounting": ("composed_epsilon",),
     "defenses": (
         "ClipNorm",
+        "ClipRange",
+        "Coarsen",
         "Confidence",
         "Defense",
         "GaussianNoise",
+        "KeyedNoise",
         "Label",
+        "LaplaceNoise",
+        "PermuteAndFlip",
+        "RandomizedResponse",
         "Round",
+        "RoundTo",
+        "Sign",
         "Temperature",
         "TopK",
     ),
@@ -63,6 +82,7 @@ _ROOMS = {
         "ShieldnetError",
     ),
     "finding": ("Finding", "Threat"),
+    "language": ("LogitsProcessor",),
     "presets": ("harden",),
     "price": ("Price",),
     "shield": ("Shield",),
@@ -76,26 +96,36 @@ __all__ = [
     "BypassError",
     "Certificate",
     "ClipNorm",
+    "ClipRange",
+    "Coarsen",
     "Confidence",
     "ConfigError",
     "DataError",
     "Defense",
     "Finding",
     "GaussianNoise",
+    "KeyedNoise",
     "Label",
+    "LaplaceNoise",
+    "LogitsProcessor",
     "MissingDependency",
+    "PermuteAndFlip",
     "Policy",
     "PolicyFailed",
     "PolicyInconclusive",
     "Price",
+    "RandomizedResponse",
     "Report",
     "Round",
+    "RoundTo",
     "Shield",
     "ShieldnetError",
+    "Sign",
     "Temperature",
     "Threat",
     "TopK",
     "audit",
+    "composed_epsilon",
     "dump_shield",
     "harden",
     "load_shield",

@@ -35,6 +35,21 @@ def positive(name: str, value: object) -> float:
     return number
 
 
+def finite(name: str, value: object) -> float:
+    """Returns ``value`` as a float if it is a finite number; raises ConfigError if not."""
+    number = _number(value)
+    if not math.isfinite(number):
+        raise ConfigError(f"Expected a finite number, got {name}={value!r}.")
+    return number
+
+
+def flag(name: str, value: object) -> bool:
+    """Returns ``value`` if it is True or False; raises ConfigError if not."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"Expected {name} to be true or false, got {value!r}.")
+    return value
+
+
 def fraction(name: str, value: object) -> float:
     """Returns ``value`` as a float if it lies in [0, 1]; raises ConfigError if not."""
     number = _number(value)

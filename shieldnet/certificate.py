@@ -14,12 +14,18 @@ NOT_COVERED = (
 )
 """Limits that every certificate prints."""
 
+LAYOUT = "the layout of what has positions: shapes in a segmentation, the order of a text"
+"""The limit of answers with positions: their bits count symbols, and say nothing of shapes."""
+
+_PURE = "(epsilon, 0)-differential privacy between any two inputs"
+
 
 @dataclass(frozen=True)
 class Certificate:
     """States what ``queries`` answers of a shield may give away at most, to any adversary.
 
-    shield: the chain of defenses in words. classes: of one answer. price: of one answer.
+    shield: the chain of defenses in words. classes: of a row. price: of one answer. positions:
+    rows of one answer, such as the pixels of a segmentation.
     The bounds hold for every prior, attack and strategy of asking; they are proven, not measured.
     """
 
@@ -27,9 +33,11 @@ class Certificate:
     classes: int
     price: Price
     queries: int = 1
+    positions: int = 1
 
     def __post_init__(self) -> None:
-        whole("classes", self.classes, low=2)
+        whole("classes", self.classes, low=1)
+        whole("positions", self.positions, low=1)
         whole("queries", self.queries, low=1)
 
     @property
@@ -41,6 +49,11 @@ class Certificate:
     def bits(self) -> float:
         """Returns the maximal leakage of all queries, in bits."""
         return self.total.bits
+
+    @property
+    def pure(self) -> float:
+        """Returns epsilon of the (epsilon, 0)-differential privacy of all queries."""
+        return self.total.pure
 
     @property
     def mu(self) -> float:
@@ -61,14 +74,19 @@ class Certificate:
 
     def __str__(self) -> str:
         answers = "one answer" if self.queries == 1 else f"{self.queries} answers"
+        width = f"{self.classes} classes" if self.classes > 1 else "one number"
+        size = width if self.positions == 1 else f"{width} at {self.positions} positions"
+        limits = NOT_COVERED if self.positions == 1 else (*NOT_COVERED, LAYOUT)
+        pure = self.pure
         return "\n".join(
             [
                 f"Certificate for {self.shield}",
-                f"Proven for {answers} over {self.classes} classes:",
+                f"Proven for {answers} over {size}:",
                 f"  bits {_number(self.bits)}: P[reconstruction] <= {_bits_bound(self.bits)}",
                 f"  mu   {_number(self.mu)}: {_mu_bound(self.mu)}",
+                *([] if math.isinf(pure) else [f"  epsilon {_number(pure)}: {_PURE}"]),
                 "Not covered:",
-                *(f"  - {limit}" for limit in NOT_COVERED),
+                *(f"  - {limit}" for limit in limits),
             ]
         )
 

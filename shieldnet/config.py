@@ -1,6 +1,8 @@
 """A shield written down in TOML, and read back with exact error messages."""
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,17 @@ from shieldnet.presets import PRESETS
 from shieldnet.shield import Shield
 
 VERSION = 1
-_SETTINGS = ("version", "outputs", "release", "preset", "defense")
+_SHAPE = ("outputs", "release", "axis", "drop", "micro_batch")
+_SETTINGS = ("version", *_SHAPE, "preset", "defense", "also")
+_FROM_ENVIRONMENT = "env:"
 
 
 def load_shield(model: nn.Module, path: str | Path) -> Shield:
     """Makes the shield that a TOML file describes, around ``model``.
 
-    Either ``preset = "balanced"`` or ``[[defense]]`` tables, each with a ``name`` and settings.
+    Either ``preset = "balanced"`` or ``[[defense]]`` tables, each with a ``name`` and settings;
+    ``[[also.FIELD]]`` tables for other fields of the output. A key is never in the file:
+    ``key = "env:NAME"`` reads it, as hexadecimal digits, from an environment variable.
     Errors: ConfigError with the unknown name and the known ones; DataError for an unreadable file.
     """
     settings = read_toml(path)
@@ -33,35 +39,69 @@ def load_shield(model: nn.Module, path: str | Path) -> Shield:
         )
     if ("preset" in settings) == ("defense" in settings):
         raise ConfigError(f"Expected either preset or [[defense]] in {path}.")
+    also = settings.get("also", {})
+    if not isinstance(also, dict):
+        raise ConfigError("Expected [[also.FIELD]] tables, each with a name and its settings.")
+    shape = {name: settings[name] for name in _SHAPE if name in settings}
     return Shield(
         model,
         *_defenses(settings),
-        outputs=settings.get("outputs", "logits"),
-        release=settings.get("release"),
+        also={field: _chain(tables, f"also.{field}") for field, tables in also.items()},
+        **shape,
     )
 
 
 def dump_shield(shield: Shield) -> str:
-    """Writes a shield, without its model, as TOML that ``load_shield`` reads."""
-    lines = [
-        f"version = {VERSION}",
-        f'outputs = "{shield.outputs}"',
-        f'release = "{shield.release}"',
+    """Writes a shield, without its model, as TOML that ``load_shield`` reads.
+
+    Errors: ConfigError for a defense with a secret key, which does not belong into a file.
+    """
+    lines = [f"version = {VERSION}", f"outputs = {_toml(shield.outputs)}"]
+    lines.append(f"release = {_toml(shield.release)}")
+    settings = {"axis": shield.axis, "drop": list(shield.drop), "micro_batch": shield.micro_batch}
+    lines += [
+        f"{name} = {_toml(value)}" for name, value in settings.items() if value not in (None, [])
     ]
     if not shield.defenses:
         lines.append("defense = []")
+    empty = [field for field, defenses in shield.also.items() if not defenses]
+    if empty:
+        lines += ["", "[also]", *(f"{_toml(field)} = []" for field in empty)]
     for defense in shield.defenses:
-        lines += ["", "[[defense]]", f'name = "{type(defense).__name__}"']
-        lines += [f"{name} = {json.dumps(value)}" for name, value in asdict(defense).items()]
+        lines += _table("defense", defense)
+    for field, defenses in shield.also.items():
+        for defense in defenses:
+            lines += _table(f"also.{_toml(field)}", defense)
     return "\n".join(lines) + "\n"
 
 
-def _defenses(settings: dict[str, Any]) -> tuple[Defense, ...]:
+def _table(name: str, defense: Defense) -> list[str]:
+    if secrets := getattr(defense, "secret", ()):
+        raise ConfigError(
+            f"The {secrets[0]} of {type(defense).__name__} is secret and is not written to a "
+            f'file. Write the table yourself, with {secrets[0]} = "env:NAME".'
+        )
+    settings = asdict(defense).items()
+    head = ["", f"[[{name}]]", f'name = "{type(defense).__name__}"']
+    return head + [f"{key} = {_toml(value)}" for key, value in settings if value is not None]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items())
+        return f"{{ {inner} }}"
+    return json.dumps(value)
+
+
+def _defenses(settings: dict[str, Any]) -> Sequence[Defense]:
     if "preset" in settings:
         return PRESETS[choice("preset", settings["preset"], tuple(PRESETS))]
-    tables = settings["defense"]
+    return _chain(settings["defense"], "defense")
+
+
+def _chain(tables: Any, name: str) -> tuple[Defense, ...]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError("Expected [[defense]] tables, each with a name and its settings.")
+        raise ConfigError(f"Expected [[{name}]] tables, each with a name and its settings.")
     return tuple(_defense(dict(table)) for table in tables)
 
 
@@ -73,7 +113,26 @@ def _defense(table: dict[str, Any]) -> Defense:
         if setting not in known:
             listed = ", ".join(known) or "none"
             raise ConfigError(f"{name} has no setting {setting}. It has: {listed}.")
+    for setting in getattr(kind, "secret", ()):
+        if setting in table:
+            table[setting] = _secret(setting, table[setting])
     try:
         return kind(**table)
     except TypeError as missing:
         raise ConfigError(f"{name} is missing a setting. It has: {', '.join(known)}.") from missing
+
+
+def _secret(setting: str, value: object) -> bytes:
+    """Reads a key from the environment variable that stands in its place."""
+    if not isinstance(value, str) or not value.startswith(_FROM_ENVIRONMENT):
+        raise ConfigError(
+            f'Expected {setting} = "env:NAME": a key does not belong into a file, but into an '
+            "environment variable."
+        )
+    variable = value.removeprefix(_FROM_ENVIRONMENT)
+    try:
+        return bytes.fromhex(os.environ[variable])
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"Expected hexadecimal digits in the environment variable {variable}."
+        ) from None

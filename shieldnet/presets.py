@@ -1,12 +1,13 @@
-"""Three shields that need no thought: strict, balanced, open."""
+"""Shields that need no thought: strict, balanced, open, and the certified one."""
 
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from torch import nn
 
 from shieldnet._validate import choice
 from shieldnet.answers import Kind
-from shieldnet.defenses import Confidence, Defense, Label, Round, TopK
+from shieldnet.defenses import Confidence, Defense, Label, RandomizedResponse, Round, TopK
 from shieldnet.shield import Shield
 
 PRESETS: MappingProxyType[str, tuple[Defense, ...]] = MappingProxyType(
@@ -14,21 +15,37 @@ PRESETS: MappingProxyType[str, tuple[Defense, ...]] = MappingProxyType(
         "strict": (Label(),),
         "balanced": (Confidence(bins=4),),
         "open": (TopK(3, or_all=True), Round(1)),
+        "certified": (RandomizedResponse(6.0),),
     }
 )
-"""strict: the label. balanced: the top class and 4 bins of confidence. open: top 3, one decimal."""
+"""strict: the label. balanced: the top class and 4 bins of confidence. open: top 3, one decimal.
+certified: the label by randomized response, (6, 0)-differentially private in the input.
+"""
 
 
 def harden(
     model: nn.Module,
     preset: str = "balanced",
     *,
-    outputs: Kind = "logits",
+    outputs: Kind | Mapping[str, Kind] = "logits",
     release: Kind | None = None,
+    axis: int | Mapping[str, int] | None = None,
+    also: Mapping[str, Sequence[Defense]] | None = None,
+    drop: Sequence[str] = (),
+    micro_batch: int | None = None,
 ) -> Shield:
-    """Wraps ``model`` in a preset's shield; the winning class never changes.
+    """Wraps ``model`` in a preset's shield; but for "certified", the winner never changes.
 
-    preset: "strict", "balanced" or "open". outputs, release: as in ``Shield``.
+    preset: "strict", "balanced", "open" or "certified". The settings are those of ``Shield``. For
+    values and embeddings there are no presets, as a range or step has to be chosen.
     """
-    name = choice("preset", preset, tuple(PRESETS))
-    return Shield(model, *PRESETS[name], outputs=outputs, release=release)
+    return Shield(
+        model,
+        *PRESETS[choice("preset", preset, tuple(PRESETS))],
+        outputs=outputs,
+        release=release,
+        axis=axis,
+        also=also,
+        drop=drop,
+        micro_batch=micro_batch,
+    )

@@ -20,56 +20,76 @@ class Price:
     bits: maximal leakage, log2 of sum over answers of max over secrets of P(answer | secret); for
         a deterministic interface log2 of the number of answers that can occur (Issa, Wagner,
         Kamath 2020). mu: Gaussian differential privacy between any two worlds upstream (Dong,
-        Roth, Su 2022). Infinite means unbounded or unknown.
+        Roth, Su 2022). pure: epsilon of the (epsilon, 0)-differential privacy between them.
+        Infinite means unbounded or unknown.
     """
 
     bits: float = math.inf
     mu: float = math.inf
+    pure: float = math.inf
 
     def __post_init__(self) -> None:
-        if not (self.bits >= 0 and self.mu >= 0):
-            raise ConfigError(f"Expected bits >= 0 and mu >= 0, got {self.bits} and {self.mu}.")
+        if not (self.bits >= 0 and self.mu >= 0 and self.pure >= 0):
+            raise ConfigError(
+                f"Expected bits, mu and pure >= 0, got {self.bits}, {self.mu} and {self.pure}."
+            )
 
     def __add__(self, other: "Price") -> "Price":
-        """Adds the prices of two answers: bits add, mu adds in squares."""
-        return Price(self.bits + other.bits, math.hypot(self.mu, other.mu))
+        """Adds the prices of two answers: bits and pure epsilon add, mu adds in squares."""
+        return Price(self.bits + other.bits, math.hypot(self.mu, other.mu), self.pure + other.pure)
 
     def __mul__(self, answers: int) -> "Price":
         """Prices ``answers`` answers, each of which may be chosen after seeing the ones before."""
         count = whole("answers", answers, low=0)
-        return Price(self.bits * count, self.mu * math.sqrt(count)) if count else Price(0.0, 0.0)
+        if count == 0:
+            return FREE
+        return Price(self.bits * count, self.mu * math.sqrt(count), self.pure * count)
 
     def capped(self, other: "Price") -> "Price":
         """Prices a chain of two stages: what follows cannot give away more (data processing)."""
-        return Price(min(self.bits, other.bits), min(self.mu, other.mu))
+        return Price(min(self.bits, other.bits), min(self.mu, other.mu), min(self.pure, other.pure))
 
     def reconstruction(self, prior: float) -> float:
         """Bounds any adversary's chance of success, given ``prior``, its chance without answers.
 
         ``prior`` is the largest prior mass of a set of secrets that counts as success.
-        Guarantee: success <= min(1, prior 2^bits, Phi(Phi^-1(prior) + mu/2)).
+        Guarantee: success <= min(1, prior 2^bits, Phi(Phi^-1(prior) + mu/2),
+        prior / (prior + (1 - prior) e^-pure)).
         """
         kappa = fraction("prior", prior)
-        if math.isinf(self.bits) and math.isinf(self.mu):
+        if self == Price():
             return 1.0  # nothing is proven, not even of a prior of 0
-        return min(1.0, kappa * _power_of_two(self.bits), _shifted(kappa, self.mu / 2))
+        odds = kappa / (kappa + (1 - kappa) * math.exp(-self.pure)) if kappa else 0.0
+        return min(1.0, kappa * _power_of_two(self.bits), _shifted(kappa, self.mu / 2), odds)
 
     def distinguish(self, fpr: float) -> float:
         """Bounds the true-positive rate at ``fpr`` of any test between two worlds.
 
-        Guarantee: TPR <= min(1, Phi(Phi^-1(fpr) + mu), fpr + 2^bits - 1); the last term is the
-        total variation that a leakage of ``bits`` allows.
+        Guarantee: TPR <= min(1, Phi(Phi^-1(fpr) + mu), fpr + 2^bits - 1, fpr e^pure,
+        1 - (1 - fpr) e^-pure); the third term is the total variation that ``bits`` allow.
         """
         rate = fraction("fpr", fpr)
-        return min(1.0, rate + _power_of_two(self.bits) - 1, _shifted(rate, self.mu))
+        by_bits = rate + _power_of_two(self.bits) - 1
+        least = math.exp(-self.pure)
+        by_odds = min(rate / least if least else 1.0, 1 - (1 - rate) * least)
+        return min(1.0, by_bits, _shifted(rate, self.mu), by_odds)
 
     def delta(self, epsilon: float) -> float:
         """Returns the least delta with (epsilon, delta)-differential privacy.
 
-        Source: Balle and Wang 2018, Theorem 8; Dong, Roth, Su 2022, Corollary 2.13.
+        Source: Balle and Wang 2018, Theorem 8; Dong, Roth, Su 2022, Corollary 2.13; for pure
+        epsilon the two-point mechanism is the worst case (Kairouz, Oh, Viswanath 2015).
         """
         if not epsilon >= 0:
             raise ConfigError(f"Expected epsilon >= 0, got {epsilon}.")
+        return min(self._gaussian_delta(epsilon), self._pure_delta(epsilon))
+
+    def _pure_delta(self, epsilon: float) -> float:
+        if epsilon >= self.pure:
+            return 0.0
+        return -math.expm1(epsilon - self.pure) / (1 + math.exp(-self.pure))
+
+    def _gaussian_delta(self, epsilon: float) -> float:
         if self.mu in (0.0, math.inf):
             return float(self.mu > 0)
         tails = torch.special.log_ndtr(
@@ -85,7 +105,7 @@ class Price:
         target = fraction("delta", delta)
         if self.delta(0.0) <= target:
             return 0.0
-        if self.mu == math.inf or target == 0:
+        if math.isinf(self.pure) and (math.isinf(self.mu) or target == 0):
             return math.inf
         low, high = 0.0, 1.0
         while self.delta(high) > target:
@@ -94,6 +114,10 @@ class Price:
             middle = (low + high) / 2
             low, high = (middle, high) if self.delta(middle) > target else (low, middle)
         return high
+
+
+FREE = Price(0.0, 0.0, 0.0)
+"""The price of no answer."""
 
 
 def rounded_up(bound: float) -> str:
@@ -108,10 +132,23 @@ class Reach:
     radius: of an L2 ball about a fixed center that holds every row.
     named: how many classes of a row may differ from the rest, which share what is left evenly;
         None when every class has a value of its own.
+    box: ends between which every number lies.
     """
 
     radius: float = math.inf
     named: int | None = None
+    box: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def half_width(self) -> float:
+        """Bounds how far one number lies from its center."""
+        low, high = self.box
+        return min(self.radius, (high - low) / 2)
+
+    def norms(self, classes: int) -> tuple[float, float]:
+        """Bounds the distances of a row from its center, in L1 and in L2."""
+        in_l2 = min(self.radius, math.sqrt(classes) * self.half_width)
+        return min(classes * self.half_width, math.sqrt(classes) * in_l2), in_l2
 
 
 def label_bits(classes: int, bins: int = 1) -> float:
@@ -122,23 +159,23 @@ def label_bits(classes: int, bins: int = 1) -> float:
 def grid_bits(classes: int, ticks: int, named: int | None = None) -> float:
     """Counts the distributions on a grid of step 1/``ticks``, in bits.
 
-    All classes: log2 C(m + K - 1, K - 1). ``named`` classes and an even rest, if that is less:
-    log2 C(K, k) + log2 C(m + k, k).
+    All classes: log2 C(m + K - 1, K - 1). ``named`` classes, and the rest of them as one entry
+    that they share evenly: log2 C(K, k) + log2 C(m + k, k).
     """
-    every = _log2_choose(ticks + classes - 1, classes - 1)
-    if named is None or named >= classes:
-        return every
-    return min(every, _log2_choose(classes, named) + _log2_choose(ticks + named, named))
+    if named is None or named >= classes - 1:
+        return _log2_choose(ticks + classes - 1, classes - 1)
+    return _log2_choose(classes, named) + _log2_choose(ticks + named, named)
 
 
-def gaussian_price(classes: int, radius: float, deviation: float) -> Price:
-    """Prices a row in a ball of ``radius`` released with Gaussian noise in every coordinate.
+def gaussian_price(classes: int, reach: Reach, deviation: float) -> Price:
+    """Prices a row within ``reach`` released with Gaussian noise in every coordinate.
 
     mu = 2 radius / deviation. bits = log2 of the integral of max over the ball of the noise's
     density, which is the Wills functional: sum_j V_j(ball) (sqrt(2 pi) deviation)^-j with the
     ball's intrinsic volumes V_j = C(n, j) radius^j kappa_n / kappa_(n-j) and kappa_n the volume
-    of the unit ball (Hadwiger 1975).
+    of the unit ball (Hadwiger 1975); of a box, V_j = C(n, j) (2 half-width)^j.
     """
+    _, radius = reach.norms(classes)
     if not math.isfinite(radius):
         return Price()
     size = torch.tensor(float(classes), dtype=torch.float64)
@@ -149,8 +186,38 @@ def gaussian_price(classes: int, radius: float, deviation: float) -> Price:
         - _log_unit_ball(size - order)
         + order * math.log(radius / (math.sqrt(2 * math.pi) * deviation))
     )
-    bits = float(torch.logsumexp(log_terms, 0)) / math.log(2)
-    return Price(max(0.0, bits), 2 * radius / deviation)
+    ball = float(torch.logsumexp(log_terms, 0)) / math.log(2)
+    box = classes * math.log2(1 + 2 * reach.half_width / (math.sqrt(2 * math.pi) * deviation))
+    return Price(max(0.0, min(ball, box)), 2 * radius / deviation)
+
+
+def laplace_price(classes: int, reach: Reach, scale: float) -> Price:
+    """Prices a row within ``reach`` released with Laplace noise in every coordinate.
+
+    pure = 2 L1 / scale with L1 the row's greatest distance from its center. bits: a coordinate
+    in an interval of half-width r has the integral 1 + r / scale of the greatest density; and
+    every density is at most e^(L1 / scale) times that at the center.
+    """
+    in_l1, _ = reach.norms(classes)
+    if not math.isfinite(in_l1):
+        return Price()
+    by_box = classes * math.log2(1 + reach.half_width / scale)
+    return pure_price(2 * in_l1 / scale, bits=min(by_box, in_l1 / scale / math.log(2)))
+
+
+def pure_price(epsilon: float, *, bits: float = math.inf, answers: float = math.inf) -> Price:
+    """Prices an (epsilon, 0)-differentially private mechanism with ``answers`` possible answers.
+
+    mu: the trade-off curve of pure epsilon has its corner at error rates 1/(1 + e^epsilon), and
+    the Gaussian curve through that corner lies below it everywhere, as both are convex and meet
+    at (0, 1) and (1, 0). bits <= epsilon log2 e, and <= log2 M e^epsilon / (e^epsilon + M - 1)
+    for M answers: the answers' greatest probabilities g satisfy 1 >= g_y + e^-epsilon (sum - g_y).
+    """
+    mu = -2 * _NORMAL.inv_cdf(1 / (1 + math.exp(epsilon))) if epsilon < 700 else math.inf
+    counted = math.inf
+    if math.isfinite(answers):
+        counted = -math.log2(1 / answers + (1 - 1 / answers) * math.exp(-epsilon))
+    return Price(min(bits, counted, epsilon / math.log(2)), max(0.0, mu), epsilon)
 
 
 def _power_of_two(bits: float) -> float:

@@ -11,16 +11,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from shieldnet._compiled import opaque
+
 Source = Callable[[int], bytes]
 """Returns as many random bytes as it is asked for."""
 
 MAX_STEPS = 1024
-"""The finest grid: a standard deviation spans at most this many steps (the table's size)."""
+"""The finest grid: a Gaussian's deviation spans at most this many steps (the table's size)."""
+MAX_LAPLACE_STEPS = 64
+"""The same for a Laplace scale, whose tails are longer."""
+FLIP_TICKS = 1024
+"""Grid of the scores between which ``coins`` decides."""
+
+_CHUNK = 2**16  # draws that a constant-time scan holds in memory at once
 
 _source: ContextVar[Source] = ContextVar("_source", default=os.urandom)
 
@@ -38,6 +47,7 @@ def replayed_noise(seed: int) -> Iterator[None]:
         _source.reset(token)
 
 
+@opaque(lambda count: torch.empty(count, dtype=torch.int64))
 def random_words(count: int) -> Tensor:
     """Draws ``count`` 64-bit words, uniform over the signed integers.
 
@@ -48,38 +58,117 @@ def random_words(count: int) -> Tensor:
     return torch.frombuffer(bytearray(_source.get()(8 * count)), dtype=torch.int64)
 
 
-def rounded_gaussian(shape: Sequence[int], deviation: float) -> Tensor:
+@opaque(
+    lambda shape, deviation, constant_time=False: torch.empty(tuple(shape), dtype=torch.float64)
+)
+def rounded_gaussian(shape: Sequence[int], deviation: float, constant_time: bool = False) -> Tensor:
     """Draws integers distributed as round(deviation * Z) with Z a standard normal.
 
     Shapes: -> ``shape`` float64 on the CPU, every element a whole number.
     Guarantee: the total variation to the rounded normal is below 5e-32 per number: a 128-bit
         uniform is compared with floor(2^128 Phi((k + 1/2) / deviation)), computed with 60 digits.
-    NOT promised: constant time. The lookup is a binary search whose memory accesses depend on the
-        draw.
+    constant_time: reads the whole table for every number instead of searching it, so that neither
+        the branches nor the memory accesses depend on the draw.
     """
-    high, exact, first = _thresholds(deviation)
+    return _drawn(gaussian_table(deviation), shape, constant_time)
+
+
+@opaque(lambda shape, scale, constant_time=False: torch.empty(tuple(shape), dtype=torch.float64))
+def rounded_laplace(shape: Sequence[int], scale: float, constant_time: bool = False) -> Tensor:
+    """Draws integers distributed as round(X) with X a Laplace variable of ``scale``.
+
+    Shapes and guarantee: as ``rounded_gaussian``, by the table of the Laplace distribution.
+    """
+    return _drawn(_laplace_table(scale), shape, constant_time)
+
+
+@opaque(lambda ticks, epsilon: torch.empty_like(ticks, dtype=torch.bool))
+def coins(ticks: Tensor, epsilon: float) -> Tensor:
+    """Flips a coin for every entry that shows heads with chance exp(-epsilon t / (2 FLIP_TICKS)).
+
+    Shapes: ticks int64 in [0, FLIP_TICKS] -> the same shape, bool, on the CPU.
+    Guarantee: every chance is exact to 2^-128; no ticks always show heads.
+    """
+    table = _coin_table(epsilon)
+    flat = ticks.flatten().cpu()
+    words = random_words(len(flat))
+    leading = table.leading[flat]
+    heads = (words < leading) | (flat == 0)
+    for place in ((words == leading) & (flat != 0)).nonzero().flatten().tolist():
+        heads[place] = _full(words[place]) < table.exact[int(flat[place])]
+    return heads.reshape(ticks.shape)
+
+
+class Table(NamedTuple):
+    """Cumulative probabilities times 2^128, the leading 64 bits of each, and the first integer."""
+
+    leading: Tensor
+    exact: tuple[int, ...]
+    first: int = 0
+
+
+def by_table(words: Tensor, table: Table, constant_time: bool = False) -> Tensor:
+    """Returns the integers that uniform 64-bit words choose; equal words choose the upper one.
+
+    Shapes: words (n,) int64 -> (n,) int64.
+    """
+    if not constant_time:
+        return torch.searchsorted(table.leading, words, right=True) + table.first
+    rows = [(part.unsqueeze(1) >= table.leading).sum(1) for part in words.split(_CHUNK)]
+    return torch.cat(rows) + table.first
+
+
+def _drawn(table: Table, shape: Sequence[int], constant_time: bool) -> Tensor:
     words = random_words(math.prod(shape))
-    index = torch.searchsorted(high, words, right=True)
+    found = by_table(words, table, constant_time) if len(words) else words
     # Equal leading words leave the order open (probability about 2^-64 each): 64 more bits decide.
-    for place in (high[index - 1] == words).nonzero().flatten().tolist():
-        low = int(random_words(1).item()) + 2**63
-        draw = ((int(words[place].item()) + 2**63) << 64) + low
-        index[place] = sum(threshold <= draw for threshold in exact)
-    return (index + first).to(torch.float64).reshape(tuple(shape))
+    below = (found - table.first - 1).clamp_min(0)
+    for place in (table.leading[below] == words).nonzero().flatten().tolist():
+        draw = _full(words[place])
+        found[place] = table.first + sum(threshold <= draw for threshold in table.exact)
+    return found.to(torch.float64).reshape(tuple(shape))
+
+
+def _full(word: Tensor) -> int:
+    """Makes a 128-bit uniform of a 64-bit word and 64 more bits."""
+    return ((int(word.item()) + 2**63) << 64) + int(random_words(1).item()) + 2**63
 
 
 @lru_cache(maxsize=64)
-def _thresholds(deviation: float) -> tuple[Tensor, tuple[int, ...], int]:
-    """Builds the cumulative table: leading words, 128-bit thresholds, the first integer."""
+def gaussian_table(deviation: float) -> Table:
+    """Returns the table of round(deviation * Z)."""
     import mpmath
 
     last = math.ceil(13.4 * deviation) + 1  # 2^128 * Phi(-13.4) < 1e-2: nothing lies beyond
     with mpmath.workdps(60):
-        scale = mpmath.mpf(deviation)
-        upper = [
-            int(mpmath.floor(mpmath.ldexp(mpmath.ncdf((k + mpmath.mpf("0.5")) / scale), 128)))
-            for k in range(-last, last)
-        ]
-    exact = tuple(min(threshold, 2**128) for threshold in upper)
+        half, scale = mpmath.mpf("0.5"), mpmath.mpf(deviation)
+        chances = [mpmath.ncdf((k + half) / scale) for k in range(-last, last)]
+        return _table(chances, -last)
+
+
+@lru_cache(maxsize=64)
+def _laplace_table(scale: float) -> Table:
+    import mpmath
+
+    last = math.ceil(89 * scale) + 1  # 2^128 * exp(-89) / 2 < 1
+    with mpmath.workdps(60):
+        half, width = mpmath.mpf("0.5"), mpmath.mpf(scale)
+        tails = [mpmath.exp(-(k + half) / width) / 2 for k in range(last)]
+        return _table([*reversed(tails), *(1 - tail for tail in tails)], -last)
+
+
+@lru_cache(maxsize=64)
+def _coin_table(epsilon: float) -> Table:
+    import mpmath
+
+    with mpmath.workdps(60):
+        rate = mpmath.mpf(epsilon) / (2 * FLIP_TICKS)
+        return _table([mpmath.exp(-rate * tick) for tick in range(FLIP_TICKS + 1)], 0)
+
+
+def _table(chances: Sequence[object], first: int) -> Table:
+    import mpmath
+
+    exact = tuple(min(int(mpmath.floor(mpmath.ldexp(one, 128))), 2**128) for one in chances)
     leading = [min(threshold >> 64, 2**64 - 1) - 2**63 for threshold in exact]
-    return torch.tensor(leading, dtype=torch.int64), exact, -last
+    return Table(torch.tensor(leading, dtype=torch.int64), exact, first)

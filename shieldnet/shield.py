@@ -1,18 +1,29 @@
 """A drop-in module that turns what a model would say into what it may say."""
 
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shieldnet._validate import choice, whole
-from shieldnet.answers import KINDS, MODEL_KINDS, Kind, checked, require_finite
+from shieldnet._validate import whole
+from shieldnet.answers import Kind
+from shieldnet.callables import Around, as_arrays, holds_tensors
 from shieldnet.certificate import Certificate
-from shieldnet.defenses.base import UNBOUNDED, Defense, one_hot, readings
-from shieldnet.defenses.labels import Argmax
-from shieldnet.defenses.scale import Log, Softmax
+from shieldnet.defenses import Chain, Defense
+from shieldnet.defenses.keyed import KeyedNoise
 from shieldnet.errors import AnswerError, BypassError, ConfigError
+from shieldnet.language import LogitsProcessor, processor_of
 from shieldnet.price import Price, rounded_up
+from shieldnet.structure import Path, leaves, merged, replaced, written
+
+_WAYS = {"generate": ", model.generate(..., logits_processor=[shield.logits_processor()])"}
+"""Other ways to what methods do that would bypass a shield."""
+
+Sizes = tuple[int, tuple[int, ...]]
+"""The classes of a row and the positions of an answer."""
 
 
 class Shield(nn.Module):
@@ -22,11 +33,20 @@ class Shield(nn.Module):
     that a model of logits still gives logits: their softmax is the released distribution.
     ``print(shield)`` shows the whole chain.
 
-    model: any module whose output is one tensor (rows, classes). It keeps its mode, gradients,
-        hooks and ``state_dict`` keys.
-    outputs: what the model gives, ``"logits"`` or ``"probabilities"``.
-    release: what is released, ``"logits"``, ``"probabilities"`` or ``"labels"``; by default the
-        model's own kind.
+    model: any module. It keeps its mode, gradients, hooks and ``state_dict`` keys.
+    outputs: what the model gives: ``"logits"`` or ``"probabilities"`` of classes,
+        ``"binary_logits"`` or ``"binary_probabilities"`` where every number is a yes or no of its
+        own, ``"values"`` of a regression, ``"embeddings"``. Where the output has several fields (a
+        tuple, dict, dataclass or ModelOutput), a dict names the kinds: ``{"logits": "logits",
+        "boxes": "values"}``; the first field is the one that ``defenses`` act on. One word alone
+        means the field of that name, or the only tensor.
+    release: what is released, ``"logits"``, ``"probabilities"`` or ``"labels"`` (of values and
+        embeddings: themselves, or ``"integers"``); by default the model's own kind.
+    axis: where the classes are, if the answer is not (rows, classes): 1 for a segmentation
+        (N, K, H, W), -1 for a language model (N, T, V). A dict where several fields need one.
+    also: defenses of the other fields that are released, ``{"boxes": (RoundTo(4.0),)}``; an empty
+        tuple releases a field as it is, for an infinite price. drop: fields that are left out.
+    micro_batch: rows that the model gets at once; large batches can be faster in pieces.
 
     Answers are at least float32 and carry no graph. Rows are independent.
     Errors: ConfigError for an order that makes no sense, when the Shield is made; AnswerError for
@@ -34,66 +54,192 @@ class Shield(nn.Module):
     """
 
     model: nn.Module
-    chain: tuple[Defense, ...]
 
     def __init__(
         self,
         model: nn.Module,
         *defenses: Defense,
-        outputs: Kind = "logits",
+        outputs: Kind | Mapping[str, Kind] = "logits",
         release: Kind | None = None,
+        axis: int | Mapping[str, int] | None = None,
+        also: Mapping[str, Sequence[Defense]] | None = None,
+        drop: Sequence[str] = (),
+        micro_batch: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
-            raise ConfigError(f"Expected model to be an nn.Module, got {type(model).__name__}.")
-        choice("outputs", outputs, MODEL_KINDS)
-        choice("release", outputs if release is None else release, KINDS)
+            raise ConfigError(
+                f"Expected model to be an nn.Module, got {type(model).__name__}. "
+                "For a function of arrays use Shield.around(function, ...)."
+            )
         self.model = model
         self.training = model.training
-        self.outputs: Kind = outputs
-        self.release: Kind = release or outputs
-        self.defenses = defenses
-        self.chain = _link(defenses, outputs, self.release)
-        self.classes: int | None = None
+        self.outputs = outputs if isinstance(outputs, str) else dict(outputs)
+        self.axis = axis if not isinstance(axis, Mapping) else dict(axis)
+        self.also = {name: tuple(chain) for name, chain in (also or {}).items()}
+        self.drop = (drop,) if isinstance(drop, str) else tuple(drop)
+        self.micro_batch = None if micro_batch is None else whole("micro_batch", micro_batch, low=1)
+        self.field, kinds = _fields(self.outputs)
+        self.chain = Chain.of(defenses, kinds[self.field], release, self._axis_of(self.field))
+        self.others = self._other_chains(kinds)
+        self.sizes: Sizes | None = None
+        self.other_sizes: dict[str, Sizes] = {}
         self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]  # torch's
         self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]  # torch's
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    @classmethod
+    def around(
+        cls,
+        function: Callable[..., Any],
+        *defenses: Defense,
+        outputs: Kind | Mapping[str, Kind] = "probabilities",
+        release: Kind | None = None,
+        axis: int | Mapping[str, int] | None = None,
+        also: Mapping[str, Sequence[Defense]] | None = None,
+        drop: Sequence[str] = (),
+        micro_batch: int | None = None,
+    ) -> "Shield":
+        """Wraps a function of numpy arrays: ``predict_proba``, an ONNX Runtime session, any other.
+
+        Called with arrays it answers with arrays, called with tensors it answers with tensors. The
+        settings are the constructor's; ``outputs`` is what the function returns.
+        """
+        return cls(
+            Around(function),
+            *defenses,
+            outputs=outputs,
+            release=release,
+            axis=axis,
+            also=also,
+            drop=drop,
+            micro_batch=micro_batch,
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answers like the model, with what the defenses leave of it.
 
-        Shapes: the model's arguments -> (rows, classes), or (rows,) int64 for labels.
+        Shapes: the model's arguments -> the model's output; labels have no class axis.
         """
         self._refuse_mixing_layers()
         with torch.no_grad():
-            return self.defend(self.model(*args, **kwargs))
-
-    def defend(self, output: object) -> Tensor:
-        """Turns an output of the model into what is released.
-
-        Shapes: (rows, classes) -> (rows, classes), or (rows,) int64 for labels.
-        """
-        answers = checked(output, self.outputs)
-        if self.classes not in (None, answers.shape[-1]):
-            raise AnswerError(
-                f"Expected {self.classes} classes as in the first answer, "
-                f"got {answers.shape[-1]}; make one Shield for each model."
-            )
-        self.classes = answers.shape[-1]
-        for stage in self.chain:
-            answers = stage(answers)
-            if stage.gives == "logits":
-                require_finite(answers, stage)
+            if self.micro_batch is None:
+                answers = self._answer(args, kwargs)
+            else:
+                parts = _split(args, kwargs, self.micro_batch)
+                answers = merged([self._answer(*part) for part in parts])
+        if isinstance(self.model, Around) and not holds_tensors(*args, *kwargs.values()):
+            return as_arrays(answers)
         return answers
 
-    def distribution(self, answers: Tensor) -> Tensor:
+    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            output = self.model(*args, **kwargs)
+        except RuntimeError as failed:
+            _explain_devices(failed, self.model, (*args, *kwargs.values()))
+            raise
+        inputs: tuple[Tensor, ...] = ()
+        if self._reads_inputs:
+            inputs = tuple(torch.as_tensor(one) for one in _arrays((*args, *kwargs.values())))
+        return self.defend(output, inputs)
+
+    def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
+        """Turns an output of the model into what is released.
+
+        inputs: the tensors that the model got, for noise that is keyed on them.
+        Shapes: the model's output -> the same; labels have no class axis.
+        """
+        if isinstance(output, Tensor) and self.field is None:
+            return self._main_answer(output, inputs)
+        if output is None:
+            return self._main_answer(output, inputs)
+        main = self._place(output)
+        self._refuse_undefended(output, main)
+
+        def change(path: Path, leaf: Any) -> Any:
+            if path == main:
+                return self._main_answer(leaf, inputs)
+            name = _named_by(path, self.others)
+            return None if name is None else self._other_answer(name, path, leaf, inputs)
+
+        return replaced(output, change)
+
+    def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        answers = self.chain(output, inputs)
+        self.sizes = _largest(self.sizes, self.chain.layout.sizes(output.shape))
+        return answers
+
+    def _other_answer(self, name: str, path: Path, leaf: Any, inputs: tuple[Tensor, ...]) -> Any:
+        chain = self.others[name]
+        if chain is None:
+            self.other_sizes[written(path)] = (1, ())
+            return leaf.detach() if isinstance(leaf, Tensor) else leaf
+        answers = chain(leaf, inputs)
+        known = self.other_sizes.get(written(path))
+        self.other_sizes[written(path)] = _largest(known, chain.layout.sizes(leaf.shape))
+        return answers
+
+    def _place(self, output: Any) -> Path:
+        """Finds the answer in an output, or says what is there."""
+        found = dict(leaves(output))
+        if self.field is not None:
+            fitting = [path for path in found if written(path) == self.field]
+        else:
+            kinds = (self.chain.layout.kind, self.chain.layout.row_kind)
+            named = [path for path in found if path and path[-1] in kinds]
+            fitting = named or [
+                path
+                for path, leaf in found.items()
+                if isinstance(leaf, Tensor) and not _named_by(path, (*self.others, *self.drop))
+            ]
+        if len(fitting) != 1:
+            wanted = self.field or "the answer"
+            there = ", ".join(written(path) for path in found) or "nothing"
+            raise AnswerError(
+                f"Expected to find {wanted} in what the model returned ({type(output).__name__}); "
+                f"it holds {there}. Name it, such as outputs={{'logits': 'logits'}}."
+            )
+        return fitting[0]
+
+    def _refuse_undefended(self, output: Any, main: Path) -> None:
+        open_fields: dict[str, str] = {}
+        for path, leaf in leaves(output):
+            if path != main and _named_by(path, (*self.others, *self.drop)) is None:
+                open_fields.setdefault(path[0], type(leaf).__name__)
+        if open_fields:
+            listed = ", ".join(f"{name} ({kind})" for name, kind in open_fields.items())
+            raise AnswerError(
+                f"The model also returns {listed}, which no defense covers; nothing was released. "
+                f"Leave them out with drop={tuple(open_fields)!r}, or give each its own defenses "
+                "with also={...}."
+            )
+
+    def answer_in(self, released: Any) -> Tensor:
+        """Returns the tensor that ``defenses`` act on, of an output or of what was released."""
+        if isinstance(released, Tensor):
+            return released
+        place = self._place(released)
+        found: Tensor = dict(leaves(released))[place]
+        return found
+
+    def bare(self, release: Kind | None = None) -> "Shield":
+        """Returns a shield of the same model and output without any defense, for comparison."""
+        kind = self.chain.layout.kind
+        return Shield(
+            self.model,
+            outputs=kind if self.field is None else {self.field: kind},
+            release=release,
+            axis=self.chain.layout.axis,
+            drop=(*self.others, *self.drop),
+        )
+
+    def distribution(self, answers: Any) -> Tensor:
         """Reads released answers as the distributions that they state.
 
-        Shapes: what ``forward`` returned -> (rows, classes) that sums to 1.
+        Shapes: what ``forward`` returned -> (rows, *positions, classes) that sums to 1.
         """
-        if self.release == "labels":
-            row = torch.zeros(len(answers), self._known_classes(None), device=answers.device)
-            return one_hot(answers.unsqueeze(-1), row)
-        return answers.softmax(-1) if self.release == "logits" else answers
+        if self.chain.layout.kind in ("values", "embeddings"):
+            raise ConfigError(f"{self.chain.layout.kind} are no distribution.")
+        return self.chain.distribution(self.answer_in(answers), self._known_sizes(None)[0])
 
     def adversary_view(
         self, probabilities: Tensor, logits: Tensor | None = None
@@ -104,50 +250,87 @@ class Shield(nn.Module):
         logits: what was released, or its mean, where ``releases_scores``.
         Shapes: (rows, classes) -> each map (rows, features).
         """
-        views = readings(probabilities)
-        for stage in self.chain:
-            views |= stage.adversary_view(probabilities)
-        return views if logits is None else {**views, "logits": logits}
+        return self.chain.views(probabilities, logits)
+
+    def logits_processor(self) -> LogitsProcessor:
+        """Returns the defenses as ``model.generate(..., logits_processor=[...])`` takes them."""
+        return processor_of(self.chain)
+
+    @property
+    def defenses(self) -> tuple[Defense, ...]:
+        """Returns the defenses of the answer, without inserted conversions."""
+        return self.chain.defenses
+
+    @property
+    def release(self) -> Kind:
+        """Returns the kind of what is released."""
+        return self.chain.release
+
+    @property
+    def classes(self) -> int | None:
+        """Returns the number of classes, known with the first answer."""
+        return None if self.sizes is None else self.sizes[0]
 
     @property
     def releases_scores(self) -> bool:
         """Says whether logits are released that say more than their softmax."""
-        return self.release == "logits" and not (self.chain and isinstance(self.chain[-1], Log))
+        return self.chain.releases_scores
 
     @property
     def deterministic(self) -> bool:
         """Says whether the same input always gets the same answer."""
-        return all(stage.deterministic for stage in self.chain)
+        chains = [self.chain, *(chain for chain in self.others.values() if chain is not None)]
+        return all(chain.deterministic for chain in chains)
 
-    def price(self, classes: int | None = None) -> Price:
-        """Prices one answer: the least bits and the least mu over the stages of the chain.
+    def price(
+        self, classes: int | None = None, *, positions: tuple[int, ...] | None = None
+    ) -> Price:
+        """Prices one answer, all its fields and positions together.
 
-        classes: of the model; needed only before the first answer.
+        For each field the least bits, mu and pure epsilon over the stages of its chain.
+        classes: of the model (numbers of a value, dimensions of an embedding); positions: the
+        other axes of an answer, such as (height, width). Both are needed only before the first
+        answer; after it the largest answer so far is priced.
         """
-        count = self._known_classes(classes)
-        price, reach = Price(), UNBOUNDED
-        for stage in self.chain:
-            price = price.capped(stage.price(count, reach))
-            reach = stage.reach(count, reach)
+        price = self.chain.price(*self._known_sizes(classes, positions))
+        if self.others and self.sizes is None:
+            return Price()  # how large the other fields are is not known yet
+        for path, sizes in self.other_sizes.items():
+            chain = self.others[_named_by(tuple(path.split(".")), self.others) or ""]
+            price += Price() if chain is None else chain.price(*sizes)
         return price
 
-    def certificate(self, classes: int | None = None, *, queries: int = 1) -> Certificate:
+    def certificate(
+        self,
+        classes: int | None = None,
+        *,
+        positions: tuple[int, ...] | None = None,
+        queries: int = 1,
+    ) -> Certificate:
         """States what ``queries`` answers may give away at most, to any adversary.
 
-        classes: of the model; needed only before the first answer.
+        classes, positions: as in ``price``; needed only before the first answer.
         """
+        count, places = self._known_sizes(classes, positions)
         return Certificate(
-            self.describe(), self._known_classes(classes), self.price(classes), queries
+            self.describe(),
+            count,
+            self.price(classes, positions=positions),
+            queries,
+            positions=math.prod(places),
         )
 
     def describe(self) -> str:
-        """Writes the chain in one line, inserted conversions in brackets."""
-        stages = [f"[{stage}]" if stage.conversion else str(stage) for stage in self.chain]
-        return " -> ".join([type(self.model).__name__, *stages])
+        """Writes the chains in one line, inserted conversions in brackets."""
+        name = repr(self.model) if isinstance(self.model, Around) else type(self.model).__name__
+        line = " -> ".join([name, str(self.chain)] if self.chain.stages else [name])
+        for field, chain in self.others.items():
+            line += f"; {field}: {'as it is' if chain is None else chain}"
+        return line + (f"; without {', '.join(self.drop)}" if self.drop else "")
 
     def __repr__(self) -> str:
         price = "known with the first answer"
-        if self.classes is not None:
+        if self.sizes is not None:
             one = self.price()
             price = f"{rounded_up(one.bits)} bits, mu {rounded_up(one.mu)} an answer"
         return f"Shield({self.describe()}; releases {self.release}; price: {price})"
@@ -161,19 +344,58 @@ class Shield(nn.Module):
                 raise
         raise BypassError(
             f"A Shield has no {name}: the model's own would answer without the defenses. "
-            f"Call shield(...) instead, or shield.model.{name} where no stranger listens."
+            f"Call shield(...) instead{_WAYS.get(name, '')}, "
+            f"or shield.model.{name} where no stranger listens."
         )
 
-    def _known_classes(self, classes: int | None) -> int:
-        known = self.classes if classes is None else whole("classes", classes, low=2)
-        if self.classes not in (None, known):
-            raise ConfigError(f"The shield has answered {self.classes} classes, not {known}.")
-        if known is None:
-            raise ConfigError(
-                "The number of classes is not known before the first answer. "
-                "Answer a batch first, or give it: shield.certificate(classes=10)."
+    def _known_sizes(self, classes: int | None, positions: tuple[int, ...] | None = None) -> Sizes:
+        least = 1 if self.chain.layout.kind in ("values", "embeddings") else 2
+        given = None if classes is None else whole("classes", classes, low=least)
+        places = (
+            None
+            if positions is None
+            else tuple(whole("positions", one, low=1) for one in positions)
+        )
+        if self.sizes is None:
+            if given is None:
+                raise ConfigError(
+                    "The number of classes is not known before the first answer. "
+                    "Answer a batch first, or give it: shield.certificate(classes=10)."
+                )
+            return given, places or ()
+        if given not in (None, self.sizes[0]):
+            raise ConfigError(f"The shield has answered {self.sizes[0]} classes, not {given}.")
+        return self.sizes[0], self.sizes[1] if places is None else places
+
+    def _axis_of(self, field: str | None) -> int | None:
+        if isinstance(self.axis, dict):
+            return self.axis.get(field or "")
+        return self.axis if field == self.field else None
+
+    def _other_chains(self, kinds: dict[str | None, Kind]) -> dict[str, Chain | None]:
+        chains: dict[str, Chain | None] = {}
+        for name, defenses in self.also.items():
+            if defenses and name not in kinds:
+                raise ConfigError(
+                    f"Expected the kind of {name} beside its defenses: outputs={{..., "
+                    f"{name!r}: 'embeddings'}}."
+                )
+            chains[name] = (
+                Chain.of(defenses, kinds[name], None, self._axis_of(name)) if defenses else None
             )
-        return known
+        for field in kinds:
+            if field not in (self.field, *chains, *self.drop):
+                raise ConfigError(
+                    f"The field {field} has no defenses of its own: also={{{field!r}: (...)}}, or "
+                    f"leave it out with drop=({field!r},)."
+                )
+        return chains
+
+    @property
+    def _reads_inputs(self) -> bool:
+        chains = [self.chain, *(chain for chain in self.others.values() if chain is not None)]
+        stages = [stage for chain in chains for stage in chain.stages]
+        return any(isinstance(stage, KeyedNoise) and stage.reads_inputs for stage in stages)
 
     def _refuse_mixing_layers(self) -> None:
         """Refuses layers whose answers would be random or depend on the rest of the batch."""
@@ -187,6 +409,79 @@ class Shield(nn.Module):
                 )
 
 
+def _fields(
+    outputs: Kind | dict[str, Kind],
+) -> tuple[str | None, dict[str | None, Kind]]:
+    """Returns the field that the defenses act on, None to look for it, and the fields' kinds."""
+    if isinstance(outputs, str):
+        return None, {None: outputs}
+    if not outputs:
+        raise ConfigError("Expected outputs to name at least one field and its kind.")
+    kinds: dict[str | None, Kind] = dict(outputs.items())
+    return next(iter(outputs)), kinds
+
+
+def _named_by(path: Path, names: Iterable[str]) -> str | None:
+    """Returns the name that stands for a path: its own, or that of something it is inside of."""
+    whole_path = written(path)
+    return next(
+        (one for one in names if whole_path == one or whole_path.startswith(f"{one}.")), None
+    )
+
+
+def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
+    """Returns the larger of two answers' sizes: the price is counted for the largest so far."""
+    if known is None or known == sizes:
+        return sizes
+    if known[0] != sizes[0]:
+        raise AnswerError(
+            f"Expected {known[0]} classes as in the first answer, got {sizes[0]}; "
+            "make one Shield for each model."
+        )
+    return sizes if math.prod(sizes[1]) > math.prod(known[1]) else known
+
+
+def _arrays(values: Iterable[Any]) -> Iterator[Any]:
+    """Lists the tensors and arrays that have rows."""
+    for value in values:
+        if isinstance(value, Tensor | np.ndarray) and value.ndim > 0:
+            yield value
+
+
+def _split(
+    args: tuple[Any, ...], kwargs: dict[str, Any], size: int
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Cuts the arguments of a call into pieces of ``size`` rows; what has no rows goes with all."""
+    first = next(_arrays((*args, *kwargs.values())), None)
+    rows = 0 if first is None else len(first)
+
+    def piece(value: Any, start: int) -> Any:
+        in_rows = isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and len(value) == rows
+        return value[start : start + size] if in_rows else value
+
+    return [
+        (
+            tuple(piece(value, start) for value in args),
+            {name: piece(value, start) for name, value in kwargs.items()},
+        )
+        for start in range(0, max(rows, 1), size)
+    ]
+
+
+def _explain_devices(failed: RuntimeError, model: nn.Module, values: Iterable[Any]) -> None:
+    """Raises AnswerError where a model failed because its input is on another device."""
+    own = {parameter.device for parameter in model.parameters()}
+    given = {value.device for value in values if isinstance(value, Tensor)}
+    if own and given - own:
+        raise AnswerError(
+            f"The input is on {_listed(given)}, the model on {_listed(own)}: move one to the other."
+        ) from failed
+
+
+def _listed(devices: Iterable[torch.device]) -> str:
+    return " and ".join(sorted(map(str, devices)))
+
+
 def _mixes_rows(module: nn.Module) -> bool:
     is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
     return is_norm and (module.training or module.running_mean is None)
@@ -196,39 +491,6 @@ def _draws_at_random(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     return isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0
-
-
-def _link(defenses: tuple[Defense, ...], outputs: Kind, release: Kind) -> tuple[Defense, ...]:
-    """Chains the defenses from kind to kind, inserting conversions, or says how to mend them."""
-    chain: list[Defense] = []
-    kind = outputs
-    for defense in defenses:
-        if not isinstance(defense, Defense):
-            raise ConfigError(f"Expected a defense such as Round(2), got {defense!r}.")
-        for earlier in chain:
-            if reason := defense.not_after.get(type(earlier).__name__):
-                raise ConfigError(f"Put {defense} before {earlier}: {reason}.")
-        if kind not in defense.accepts and "probabilities" in defense.accepts:
-            chain.append(Softmax())
-        elif kind not in defense.accepts:
-            source = f"{chain[-1]} gives" if chain else "the model's outputs are"
-            mend = (
-                f"Put {defense} before {next(stage for stage in chain if not stage.conversion)}."
-                if chain
-                else "Wrap the model so that it returns its logits."
-            )
-            wanted = " or ".join(defense.accepts)
-            raise ConfigError(f"{defense} reads {wanted}, but {source} {kind}. {mend}")
-        chain.append(defense)
-        kind = defense.gives
-    conversions: dict[Kind, Defense] = {
-        "logits": Log(),
-        "probabilities": Softmax(),
-        "labels": Argmax(),
-    }
-    if kind != release:
-        chain.append(conversions[release])
-    return tuple(chain)
 
 
 def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

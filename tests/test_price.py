@@ -7,14 +7,23 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from shieldnet.errors import ConfigError
-from shieldnet.price import Price, gaussian_price, grid_bits, label_bits, rounded_up
+from shieldnet.price import (
+    FREE,
+    Price,
+    Reach,
+    gaussian_price,
+    grid_bits,
+    label_bits,
+    rounded_up,
+)
 
 
 def test_bits_add_and_mu_adds_in_squares() -> None:
     total = Price(3, 3) + Price(1, 4)
     assert (total.bits, total.mu) == (4, 5)
     assert Price(2, 3) * 4 == Price(8, 6)
-    assert Price() * 0 == Price(0, 0)
+    assert Price() * 0 == FREE == Price(0, 0, 0)
+    assert Price(pure=2.0) * 3 + Price(pure=1.0) == Price(pure=7.0)
 
 
 def test_a_chain_costs_its_cheapest_stage() -> None:
@@ -72,7 +81,9 @@ def test_bits_of_gaussian_noise_in_one_dimension_are_the_integral_of_the_best_de
     best, _ = quad(
         lambda y: norm.pdf(y, min(max(y, -radius), radius), deviation), -40, 40, points=[-3, 3]
     )
-    assert gaussian_price(1, radius, deviation).bits == pytest.approx(math.log2(best), rel=1e-6)
+    assert gaussian_price(1, Reach(radius), deviation).bits == pytest.approx(
+        math.log2(best), rel=1e-6
+    )
 
 
 def test_bits_of_gaussian_noise_in_two_dimensions_are_the_integral_of_the_best_density() -> None:
@@ -83,16 +94,18 @@ def test_bits_of_gaussian_noise_in_two_dimensions_are_the_integral_of_the_best_d
         return 2 * math.pi * r * math.exp(-((distance / deviation) ** 2) / 2)
 
     best = quad(ring, 0, 40, points=[radius])[0] / (2 * math.pi * deviation**2)
-    assert gaussian_price(2, radius, deviation).bits == pytest.approx(math.log2(best), rel=1e-6)
+    assert gaussian_price(2, Reach(radius), deviation).bits == pytest.approx(
+        math.log2(best), rel=1e-6
+    )
 
 
 def test_more_noise_never_costs_more() -> None:
-    prices = [gaussian_price(10, 5.0, deviation) for deviation in (0.5, 1.0, 2.0, 8.0)]
+    prices = [gaussian_price(10, Reach(5.0), deviation) for deviation in (0.5, 1.0, 2.0, 8.0)]
     assert all(a.bits > b.bits and a.mu > b.mu for a, b in itertools.pairwise(prices))
 
 
 def test_without_a_clip_noise_has_no_price() -> None:
-    assert gaussian_price(10, math.inf, 5.0) == Price()
+    assert gaussian_price(10, Reach(), 5.0) == Price()
 
 
 def test_the_best_guesser_stays_under_the_gaussian_ceilings() -> None:
@@ -104,13 +117,13 @@ def test_the_best_guesser_stays_under_the_gaussian_ceilings() -> None:
     secret = torch.randint(codes, (40_000,), generator=generator)
     seen = words[secret] + deviation * torch.randn(40_000, classes, generator=generator)
     right = float((torch.cdist(seen, words).argmin(1) == secret).double().mean())
-    ceiling = gaussian_price(classes, radius, deviation).reconstruction(1 / codes)
+    ceiling = gaussian_price(classes, Reach(radius), deviation).reconstruction(1 / codes)
     assert 3 / codes < right < ceiling
 
 
 @pytest.mark.parametrize("bits", [-1.0, math.nan])
 def test_a_price_below_nothing_never_exists(bits: float) -> None:
-    with pytest.raises(ConfigError, match="Expected bits >= 0"):
+    with pytest.raises(ConfigError, match="Expected bits, mu and pure >= 0"):
         Price(bits=bits)
 
 

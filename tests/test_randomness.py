@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, norm
 
-from shieldnet.randomness import _thresholds, random_words, replayed_noise, rounded_gaussian
+from shieldnet.randomness import gaussian_table, random_words, replayed_noise, rounded_gaussian
 
 
 @pytest.mark.parametrize("deviation", [1.0, 2.7, 8.0])
@@ -23,7 +23,7 @@ def test_rounded_gaussians_have_the_probabilities_of_a_rounded_normal(deviation:
 
 
 def test_the_table_holds_the_cumulative_probabilities_to_128_bits() -> None:
-    _, exact, first = _thresholds(8.0)
+    _, exact, first = gaussian_table(8.0)
     import mpmath
 
     with mpmath.workdps(60):
@@ -35,7 +35,7 @@ def test_the_table_holds_the_cumulative_probabilities_to_128_bits() -> None:
 
 def test_equal_leading_words_are_decided_by_more_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw that equals a threshold's leading word is compared in full, on either side."""
-    leading, exact, first = _thresholds(4.0)
+    leading, exact, first = gaussian_table(4.0)
     middle = len(exact) // 2
     remainder = exact[middle] % 2**64
     for low, expected in ((remainder - 1, middle), (remainder, middle + 1)):

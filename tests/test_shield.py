@@ -123,8 +123,12 @@ def test_what_is_no_defense_or_no_model_is_refused() -> None:
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        ({"logits": torch.zeros(2, 3)}, "return a tensor .*got dict"),
-        ((torch.zeros(2, 3),), "return a tensor .*got tuple"),
+        ({"one": torch.zeros(2, 3), "two": torch.zeros(2, 3)}, "it holds one, two. Name it"),
+        ({"logits": [[1.0, 2.0]]}, "Expected the answer to be a tensor|it holds logits.0.0"),
+        ("scores", r"in what the model returned \(str\); it holds the output itself"),
+        (torch.zeros(2, 0), "at least 2 classes"),
+        (torch.zeros(2, 3, 4), "axis=1 for a segmentation .* axis=-1 for a language model"),
+        (torch.zeros(2, 3, device="meta"), "a tensor without data"),
         (torch.zeros(3), r"Expected scores of shape \(rows, classes\).*got shape \(3,\)"),
         (torch.zeros(2, 1), "at least 2 classes"),
         (torch.zeros(2, 3, dtype=torch.int64), "Expected floating-point logits, got torch.int64"),
@@ -148,10 +152,11 @@ def test_a_model_that_returns_nothing_is_refused() -> None:
         sn.harden(Silent())(torch.zeros(1))
 
 
-def test_logits_declared_as_probabilities_are_refused_without_showing_them() -> None:
-    with pytest.raises(sn.AnswerError, match="Row 0 of 1 is no distribution") as error:
-        sn.harden(Fixed(), outputs="probabilities")(torch.tensor([[2.125, 4.875]]))
-    assert not any(digits in str(error.value) for digits in ("4.875", "2.125", "7"))
+def test_logits_declared_as_probabilities_are_refused_with_row_and_sum_alone() -> None:
+    words = "Row 1 of 2 is no distribution: it sums to 7. Expected probabilities"
+    with pytest.raises(sn.AnswerError, match=words) as error:
+        sn.harden(Fixed(), outputs="probabilities")(torch.tensor([[0.5, 0.5], [2.125, 4.875]]))
+    assert not any(digits in str(error.value) for digits in ("4.875", "2.125"))
 
 
 def test_more_top_classes_than_classes_are_refused_unless_all_will_do(scores) -> None:
@@ -264,7 +269,8 @@ def test_methods_that_would_bypass_the_shield_raise_and_name_the_way() -> None:
             return "a bare answer"
 
     shield = sn.harden(Generates(6, 4))
-    with pytest.raises(sn.BypassError, match=r"A Shield has no generate.*Call shield\(...\)"):
+    words = r"A Shield has no generate.*Call shield\(...\) instead, model.generate\(..., logits_pro"
+    with pytest.raises(sn.BypassError, match=words):
         shield.generate()
     assert not hasattr(shield, "generate")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shieldnet.data import Examples
 from shieldnet.finding import NotApplicable, Outcome
@@ -78,7 +78,7 @@ class Game:
         Shapes: -> (rows,) int64.
         """
         if examples.name not in self._labels:
-            scores = in_batches(self.shield.model, examples.inputs)
+            scores = in_batches(Behind(self.shield), examples.inputs)
             self._labels[examples.name] = scores.argmax(-1)
         return self._labels[examples.name]
 
@@ -92,6 +92,24 @@ class Game:
         if self.auxiliary is None:
             raise NotApplicable("it needs auxiliary data: pass auxiliary=...")
         return self.auxiliary
+
+
+class Behind(nn.Module):
+    """The model behind a shield: its true scores as rows, with their graph."""
+
+    def __init__(self, shield: Shield) -> None:
+        super().__init__()
+        self.shield = shield
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shapes: inputs -> (rows, classes) logits, or probabilities where the model gives them."""
+        scores = self.shield.answer_in(self.shield.model(inputs))
+        return one_row_each(self.shield.chain.layout.opened(scores))
+
+
+def one_row_each(rows: Tensor) -> Tensor:
+    """Drops positions of size one. Shapes: (n, 1, ..., 1, classes) -> (n, classes)."""
+    return rows.reshape(len(rows), rows.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -115,20 +133,26 @@ def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     first = next(parameters(), None) if parameters else None
     device = inputs.device if first is None else first.device
     with torch.no_grad():
-        parts = [module(part.to(device)).cpu() for part in inputs.split(_BATCH)]
+        answers = (module(part.to(device)) for part in inputs.split(_BATCH))
+        pick = module.answer_in if isinstance(module, Shield) else _same
+        parts = [pick(answer).cpu() for answer in answers]
     return torch.cat(parts)
+
+
+def _same(answers: Tensor) -> Tensor:
+    return answers
 
 
 def _ask(shield: Shield, inputs: Tensor, queries: int) -> Answers:
     sums: list[Tensor] = []
     for _ in range(queries):
         answers = in_batches(shield, inputs)
-        stated = shield.distribution(answers)
+        stated = one_row_each(shield.distribution(answers))
         parts = [stated]
         if queries > 1:
             parts.append(stated.clamp_min(1e-30).log())
         if shield.release == "logits":
-            parts.append(answers)
+            parts.append(one_row_each(shield.chain.rows(answers)))
         sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
     means = [total / queries for total in sums]
     return Answers(

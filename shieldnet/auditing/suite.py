@@ -16,8 +16,10 @@ from shieldnet.attacks import (
     Averaging,
     Game,
     Inversion,
+    JitterAveraging,
     Membership,
     Reidentification,
+    TableLearning,
 )
 from shieldnet.attacks.base import in_batches
 from shieldnet.auditing.report import BARE, Report, Subject
@@ -32,6 +34,8 @@ from shieldnet.statistics import Interval, proportion, rank_correlation
 ATTACKS: tuple[Attack, ...] = (
     Inversion(),
     Averaging(),
+    JitterAveraging(),
+    TableLearning(),
     Reidentification(),
     Membership(),
     Attribution(),
@@ -80,6 +84,7 @@ def audit(
     sets = _checked_sets(members, nonmembers, auxiliary)
     names = _column_names(columns, sets["nonmembers"].inputs)
     _try_once(shields[BARE], sets["nonmembers"])
+    _require_classifier(shields[BARE])
     subjects: list[Subject] = []
     with replayed_noise(seed), _Bar(len(shields) * len(ATTACKS), progress) as bar:
         for name, one in shields.items():
@@ -186,10 +191,10 @@ def _with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
         raise ConfigError("Expected shields around one model; audit another model by itself.")
     if BARE in shields:
         raise ConfigError(f"The name {BARE} is kept for the undefended model.")
-    bare = {BARE: Shield(first.model, outputs=first.outputs)}
+    bare = {BARE: first.bare()}
     # The bare model audited alone is not measured twice; among others it keeps its name, so that
     # the gate sees it.
-    alone = len(shields) == 1 and not first.chain
+    alone = len(shields) == 1 and not first.chain.stages
     return bare if alone else bare | dict(shields)
 
 
@@ -204,6 +209,17 @@ def _try_once(bare: Shield, examples: Examples) -> None:
             f"The model cannot read the {examples.name} ({examples.inputs.dtype}, shape "
             f"{tuple(examples.inputs.shape)}): {type(unreadable).__name__}: {unreadable}"
         ) from unreadable
+
+
+def _require_classifier(bare: Shield) -> None:
+    kind = bare.chain.layout.kind
+    _, positions = bare.sizes or (0, ())
+    if kind in ("values", "embeddings") or math.prod(positions) > 1:
+        what = kind if math.prod(positions) == 1 else f"{kind} at {math.prod(positions)} positions"
+        raise ConfigError(
+            f"An audit measures answers of one row of classes, the model gives {what}. Its "
+            "certificate is proven all the same: shield.certificate()."
+        )
 
 
 def _checked_sets(members: object, nonmembers: object, auxiliary: object) -> dict[str, Examples]:

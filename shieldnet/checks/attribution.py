@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.base import Attack, Game, in_batches
+from shieldnet.attacks.base import Attack, Behind, Game, in_batches
 from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.attacks.inversion import Scale, label_means, standardize
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
@@ -75,7 +75,7 @@ def require_gradient(game: Game, inputs: Tensor) -> None:
     parameter = next(game.shield.model.parameters(), inputs)
     with torch.enable_grad():
         point = inputs[:1].to(parameter.device).detach().clone().requires_grad_()
-        if not game.shield.model(point).requires_grad:
+        if not Behind(game.shield)(point).requires_grad:
             raise NotApplicable("the model's output has no gradient with respect to its input")
 
 
@@ -135,8 +135,8 @@ class _Linearized:
         released = torch.cat([*game.views(answers).values(), winner], -1)
         points = scale.undo(label_means(labels, inputs, game.classes))
         points = points.reshape(-1, *auxiliary.inputs.shape[1:]).to(auxiliary.inputs.dtype)
-        model = game.shield.model
-        if game.shield.outputs == "probabilities":
+        model: nn.Module = Behind(game.shield)
+        if game.shield.chain.layout.row_kind == "probabilities":
             model = _LogScores(model)
         rows = jacobian_rows(model, points, game.classes) * scale.deviation.double()
         scores = in_batches(model, auxiliary.inputs).double()

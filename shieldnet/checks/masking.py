@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.base import Attack, Game, in_batches
+from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_each
 from shieldnet.attacks.inversion import Scale
 from shieldnet.checks.attribution import require_gradient
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
@@ -36,7 +36,7 @@ class Masking(Attack):
             raise NotApplicable("there is no defense that could mask a gradient")
         require_gradient(game, game.nonmembers.inputs)
         probes, winners = _least_sure(game)
-        bare = Shield(game.shield.model, outputs=game.shield.outputs, release="probabilities")
+        bare = game.shield.bare(release="probabilities")
         true = _captum_gradient(bare, probes, winners)
         steep = true.norm(dim=1) > 0
         if int(steep.sum()) < 2:
@@ -82,7 +82,8 @@ class _Through(nn.Module):
         self.shield = shield
 
     def forward(self, inputs: Tensor) -> Tensor:
-        stated = self.shield.distribution(self.shield.defend(self.shield.model(inputs)))
+        answers = self.shield.defend(self.shield.model(inputs), (inputs,))
+        stated = one_row_each(self.shield.distribution(answers))
         # Whole ticks have no graph at all; a zero keeps Captum from stopping there.
         return stated + 0 * inputs.flatten(1).sum(1, keepdim=True)
 
@@ -110,7 +111,8 @@ def _asked_gradient(game: Game, probe: Tensor, winner: Tensor) -> Tensor:
     for width in _STEPS:
         steps = noise * units * width
         both = torch.cat([steps, -steps]).reshape(-1, *probe.shape).to(probe) + probe
-        stated = game.shield.distribution(in_batches(game.shield, both))[:, winner].double()
+        answers = game.shield.distribution(in_batches(game.shield, both))
+        stated = one_row_each(answers)[:, winner].double()
         change = (stated[:_PAIRS] - stated[_PAIRS:]) / 2
         steps = steps.double()
         tried = _fit(steps[:half], change[:half])
@@ -126,8 +128,8 @@ def _fit(steps: Tensor, change: Tensor) -> Tensor:
 
 
 def _least_sure(game: Game) -> tuple[Tensor, Tensor]:
-    scores = in_batches(game.shield.model, game.nonmembers.inputs)
-    if game.shield.outputs == "logits":
+    scores = in_batches(Behind(game.shield), game.nonmembers.inputs)
+    if game.shield.chain.layout.row_kind == "logits":
         scores = scores.softmax(-1)
     top, winners = scores.max(-1)
     places = top.argsort()[:_PROBES]

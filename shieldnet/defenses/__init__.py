@@ -1,33 +1,64 @@
 """The defenses, one idea a file."""
 
 from shieldnet.defenses.base import Defense
-from shieldnet.defenses.clipping import ClipNorm
+from shieldnet.defenses.chain import Chain
+from shieldnet.defenses.clipping import ClipNorm, ClipRange
+from shieldnet.defenses.coarse import Coarsen
+from shieldnet.defenses.keyed import KeyedNoise
 from shieldnet.defenses.labels import Argmax, Confidence, Label
-from shieldnet.defenses.noise import GaussianNoise
-from shieldnet.defenses.rounding import Round
-from shieldnet.defenses.scale import Log, Softmax, Temperature
+from shieldnet.defenses.noise import GaussianNoise, LaplaceNoise
+from shieldnet.defenses.response import PermuteAndFlip, RandomizedResponse
+from shieldnet.defenses.rounding import Round, RoundTo
+from shieldnet.defenses.scale import Center, Log, Softmax, Temperature
+from shieldnet.defenses.signs import Sign
 from shieldnet.defenses.truncation import TopK
 
 DEFENSES: dict[str, type[Defense]] = {
     kind.__name__: kind
-    for kind in (ClipNorm, Confidence, GaussianNoise, Label, Round, Temperature, TopK)
+    for kind in (
+        ClipNorm,
+        ClipRange,
+        Coarsen,
+        Confidence,
+        GaussianNoise,
+        KeyedNoise,
+        Label,
+        LaplaceNoise,
+        PermuteAndFlip,
+        RandomizedResponse,
+        Round,
+        RoundTo,
+        Sign,
+        Temperature,
+        TopK,
+    )
 }
 """Every defense that a user names, by its name; the contract test and the TOML reader use it."""
 
-CONVERSIONS: tuple[type[Defense], ...] = (Softmax, Log, Argmax)
+CONVERSIONS: tuple[type[Defense], ...] = (Softmax, Log, Center, Argmax)
 """What the Shield inserts between kinds."""
 
 __all__ = [
     "CONVERSIONS",
     "DEFENSES",
     "Argmax",
+    "Center",
+    "Chain",
     "ClipNorm",
+    "ClipRange",
+    "Coarsen",
     "Confidence",
     "Defense",
     "GaussianNoise",
+    "KeyedNoise",
     "Label",
+    "LaplaceNoise",
     "Log",
+    "PermuteAndFlip",
+    "RandomizedResponse",
     "Round",
+    "RoundTo",
+    "Sign",
     "Softmax",
     "Temperature",
     "TopK",

@@ -4,15 +4,39 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from shieldnet._compiled import opaque
 from shieldnet.answers import Kind
 from shieldnet.price import Price, Reach
 
 UNBOUNDED = Reach()
+
+
+class Named(NamedTuple):
+    """Rows that name a few classes and share the rest evenly: what is left to do is on k, not K.
+
+    Shapes: scores (..., k), places (..., k) int64 the classes that have them, rest (..., 1) the
+    score of every other class. The first named class is the winner. classes: K.
+    """
+
+    scores: Tensor
+    places: Tensor
+    rest: Tensor
+    classes: int
+
+    def dense(self) -> Tensor:
+        """Writes the rows out. Shapes: -> (..., classes)."""
+        row = self.rest.expand(*self.rest.shape[:-1], self.classes)
+        return row.scatter(-1, self.places, self.scores)
+
+
+def dense(answers: Tensor | Named) -> Tensor:
+    """Writes rows out, if they are not yet."""
+    return answers.dense() if isinstance(answers, Named) else answers
 
 
 @dataclass(frozen=True)
@@ -21,31 +45,47 @@ class Defense(ABC):
 
     The class attributes are claims; ``tests/test_every_defense.py`` holds every defense to them.
 
-    accepts: the kinds it reads; gives: the kind it returns.
+    accepts: the kinds it reads; gives: the kind it returns, or None for the kind that it read.
     keeps_argmax: the first largest score of each row stays the first largest.
     deterministic: the same row gets the same answer.
+    may_overflow: finite scores may leave the float range; the Shield looks.
+    centered: logits are centered before it; the Shield inserts that.
     not_after: names of defenses that it must not follow, each with the mend.
     conversion: the Shield inserts it where it is needed; nobody has to name it.
     """
 
     accepts: ClassVar[tuple[Kind, ...]]
-    gives: ClassVar[Kind]
+    gives: ClassVar[Kind | None] = None
     keeps_argmax: ClassVar[bool] = True
     deterministic: ClassVar[bool] = True
+    may_overflow: ClassVar[bool] = False
+    centered: ClassVar[bool] = False
     not_after: ClassVar[Mapping[str, str]] = MappingProxyType({})
     conversion: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, answers: Tensor) -> Tensor:
-        """Returns defended answers. Shapes: (rows, classes) -> (rows, classes)."""
+        """Returns defended answers. Shapes: (..., classes) -> (..., classes)."""
+
+    def compact(self, answers: Tensor | Named) -> Tensor | Named:
+        """Does the same, but may take and give rows that name a few classes only."""
+        return self(dense(answers))
+
+    def given(self, kind: Kind) -> Kind:
+        """Names the kind that it returns for answers of ``kind``."""
+        return self.gives or kind
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        """Prices one answer of this stage alone, given what is known of the stage before."""
+        """Prices one row of this stage alone, given what is known of the stage before."""
         return Price()
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         """Bounds what this stage gives, given what is known of the stage before."""
         return UNBOUNDED
+
+    def distinct(self, positions: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the grid of positions of an answer that can still differ."""
+        return positions
 
     def adversary_view(self, answers: Tensor) -> dict[str, Tensor]:
         """Lists the ways in which the best known attacker reads the released distribution.
@@ -53,6 +93,24 @@ class Defense(ABC):
         Shapes: answers (rows, classes) probabilities -> each map (rows, features).
         """
         return {}
+
+
+@dataclass(frozen=True)
+class Naming(Defense):
+    """A defense whose answers name a few classes: it says which, and the base writes them out."""
+
+    accepts: ClassVar[tuple[Kind, ...]] = ("probabilities",)
+    gives = "probabilities"
+
+    @abstractmethod
+    def named(self, answers: Tensor) -> Named:
+        """Returns the named classes. Shapes: (..., classes) -> rows of ``Named``."""
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return self.named(answers).dense()
+
+    def compact(self, answers: Tensor | Named) -> Tensor | Named:
+        return self.named(dense(answers))
 
 
 def readings(probabilities: Tensor) -> dict[str, Tensor]:
@@ -79,7 +137,7 @@ def readings(probabilities: Tensor) -> dict[str, Tensor]:
 def keep_top(probabilities: Tensor, k: int) -> Tensor:
     """Marks the ``k`` largest entries of each row; among equals the first classes win.
 
-    Shapes: (rows, classes) -> (rows, classes) bool with exactly k true in every row.
+    Shapes: (..., classes) -> (..., classes) bool with exactly k true in every row.
     """
     least = probabilities.topk(k, dim=-1).values[..., -1:]
     above = probabilities > least
@@ -88,6 +146,41 @@ def keep_top(probabilities: Tensor, k: int) -> Tensor:
     return above | (level & (level.cumsum(-1) <= room))
 
 
-def one_hot(winner: Tensor, like: Tensor) -> Tensor:
-    """Puts all mass on one class. Shapes: winner (rows, 1), like (rows, classes) -> like's."""
-    return torch.zeros_like(like).scatter_(-1, winner, 1.0)
+def _shapes_of_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (*scores.shape[:-1], k)
+    return scores.new_empty(shape), scores.new_empty(shape, dtype=torch.int64)
+
+
+@opaque(_shapes_of_top)
+def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Returns the ``k`` largest scores of each row and their classes, the first classes of equals.
+
+    torch's topk leaves the order of equals open, and backends differ in it; it is used where no
+    equals are among the first k + 1, and only the other rows are looked at again.
+
+    Shapes: (..., classes) -> (..., k) descending and (..., k) int64.
+    """
+    if k >= scores.shape[-1]:
+        found = scores.sort(dim=-1, descending=True, stable=True)
+        return found.values, found.indices
+    values, places = scores.topk(k + 1, dim=-1)
+    tied = (values[..., 1:] == values[..., :-1]).any(-1)
+    values, places = values[..., :k].contiguous(), places[..., :k].contiguous()
+    if tied.any():
+        rows = scores[tied]
+        classes = keep_top(rows, k).nonzero()[:, 1].reshape(-1, k)
+        ordered = rows.gather(-1, classes).sort(dim=-1, descending=True, stable=True)
+        values[tied], places[tied] = ordered.values, classes.gather(-1, ordered.indices)
+    return values, places
+
+
+def winner(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the first largest score of each row and its class. Shapes: -> (..., 1) twice."""
+    found = scores.max(-1, keepdim=True)
+    return found.values, found.indices
+
+
+def all_on(places: Tensor, like: Tensor) -> Named:
+    """Puts all mass on one class. Shapes: places (..., 1), like (..., classes)."""
+    one = torch.ones_like(places, dtype=like.dtype)
+    return Named(one, places, torch.zeros_like(one), like.shape[-1])

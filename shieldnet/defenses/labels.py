@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from shieldnet._validate import whole
-from shieldnet.defenses.base import UNBOUNDED, Defense, one_hot
+from shieldnet.defenses.base import UNBOUNDED, Defense, Named, Naming, all_on, dense, winner
 from shieldnet.price import Price, Reach, label_bits
 
 
 @dataclass(frozen=True)
-class Label(Defense):
+class Label(Naming):
     """Releases the winning class alone, as a row with all mass on it."""
 
     accepts = ("logits", "probabilities")
-    gives = "probabilities"
 
-    def __call__(self, answers: Tensor) -> Tensor:
-        return one_hot(answers.argmax(-1, keepdim=True), answers)
+    def named(self, answers: Tensor) -> Named:
+        return all_on(winner(answers)[1], answers)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         return Price(bits=label_bits(classes))
@@ -27,7 +27,7 @@ class Label(Defense):
 
 
 @dataclass(frozen=True)
-class Confidence(Defense):
+class Confidence(Naming):
     """Releases the winning class and which of ``bins`` equal bins its probability lies in.
 
     The winner gets the middle of its bin, the other classes share the rest evenly. The bins
@@ -35,20 +35,14 @@ class Confidence(Defense):
     """
 
     bins: int = 4
-    accepts = ("probabilities",)
-    gives = "probabilities"
 
     def __post_init__(self) -> None:
         whole("bins", self.bins, low=1, high=2**20)
 
-    def __call__(self, answers: Tensor) -> Tensor:
+    def named(self, answers: Tensor) -> Named:
         classes = answers.shape[-1]
-        winner = answers.argmax(-1, keepdim=True)
-        top = answers.gather(-1, winner)
-        width = (1 - 1 / classes) / self.bins
-        index = ((top - 1 / classes) / width).floor().clamp(0, self.bins - 1)
-        middle = 1 / classes + (index + 0.5) * width
-        return ((1 - middle) / (classes - 1)).expand_as(answers).scatter(-1, winner, middle)
+        top, place = winner(answers)
+        return middles(bin_of(top, self.bins, classes), place, self.bins, classes)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         return Price(bits=label_bits(classes, self.bins))
@@ -68,5 +62,27 @@ class Argmax(Defense):
     def __call__(self, answers: Tensor) -> Tensor:
         return answers.argmax(-1)
 
+    def compact(self, answers: Tensor | Named) -> Tensor | Named:
+        if isinstance(answers, Named) and answers.places.shape[-1] == 1:
+            return answers.places.squeeze(-1)
+        return self(dense(answers))
+
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         return Price(bits=label_bits(classes))
+
+
+def bin_of(top: Tensor, bins: int, classes: int) -> Tensor:
+    """Finds the bin of a winner's probability. Shapes: (..., 1) -> whole numbers as floats."""
+    per_unit = bins / (1 - 1 / classes)
+    return top.sub(1 / classes).mul_(per_unit).floor_().clamp_(0, bins - 1)
+
+
+def middles(index: Tensor, place: Tensor, bins: int, classes: int) -> Named:
+    """Gives each winner the middle of its bin and the others an even share of the rest.
+
+    Shapes: index (..., 1) whole numbers as floats, place (..., 1).
+    """
+    width = (1 - 1 / classes) / bins
+    middle = index.mul(width).add_(1 / classes + width / 2)
+    rest = torch.rsub(middle, 1.0).div_(classes - 1)
+    return Named(middle, place, rest, classes)

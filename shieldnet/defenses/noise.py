@@ -1,57 +1,108 @@
-"""Fresh Gaussian noise on a grid: injection and rounding as one mechanism with a proof."""
+"""Fresh noise on a grid: injection and rounding as one mechanism with a proof."""
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from shieldnet._validate import positive
+from shieldnet._validate import flag, positive
+from shieldnet.answers import Kind
 from shieldnet.defenses.base import UNBOUNDED, Defense
 from shieldnet.errors import ConfigError
-from shieldnet.price import Price, Reach, gaussian_price
-from shieldnet.randomness import MAX_STEPS, rounded_gaussian
+from shieldnet.price import Price, Reach, gaussian_price, laplace_price
+from shieldnet.randomness import (
+    MAX_LAPLACE_STEPS,
+    MAX_STEPS,
+    rounded_gaussian,
+    rounded_laplace,
+)
 
 
 @dataclass(frozen=True)
-class GaussianNoise(Defense):
-    """Adds Gaussian noise of standard deviation ``scale`` to every logit, on a grid of ``step``.
+class _Lattice(Defense):
+    """Cuts every number toward zero to a grid and adds a random whole number of steps.
 
-    Each score is cut toward zero to the grid (a norm cannot grow) and gets round(scale/step Z)
-    steps, drawn from the operating system's randomness. As the score is on the grid, that is
-    exactly a rounded continuous Gaussian, so its guarantee holds for the floats released; ordinary
-    float noise breaks the same proof (Mironov 2012).
-
-    step: a power of two; by default the largest one up to scale/8.
-    Guarantee: after ``ClipNorm(C)`` one answer is (2C/scale)-GDP between any two worlds, up to a
-        total variation of 5e-32 per number; without a clip the price is infinite.
-    NOT promised: a bound on repeated queries beyond mu sqrt(queries): fresh noise is averaged
-        away, so let a ledger charge every answer.
+    A norm cannot grow by the cut. As the number is on the grid, number plus rounded noise is
+    exactly the rounding of number plus noise, so a proof for real noise holds for the floats
+    released; ordinary float noise breaks the same proof (Mironov 2012).
     """
 
     scale: float
     step: float | None = None
-    accepts = ("logits",)
-    gives = "logits"
+    constant_time: bool = False
+    integers: bool = False
+    accepts = ("logits", "values", "embeddings")
     keeps_argmax = False
     deterministic = False
+    may_overflow = True
+    max_steps: ClassVar[int] = MAX_STEPS
 
     def __post_init__(self) -> None:
         scale = positive("scale", self.scale)
+        flag("constant_time", self.constant_time)
+        flag("integers", self.integers)
         if self.step is None:
-            object.__setattr__(self, "step", 2.0 ** math.floor(math.log2(scale / 8)))
+            object.__setattr__(self, "step", 2.0 ** math.floor(math.log2(scale / 32)))
         step = positive("step", self.step)
-        if math.frexp(step)[0] != 0.5 or step < scale / MAX_STEPS:
+        if math.frexp(step)[0] != 0.5 or step < scale / self.max_steps:
             raise ConfigError(
-                f"Expected step to be a power of two >= scale/{MAX_STEPS}, got step={self.step!r} "
-                f"with scale={self.scale!r}."
+                f"Expected step to be a power of two >= scale/{self.max_steps}, got "
+                f"step={self.step!r} with scale={self.scale!r}."
             )
+
+    def given(self, kind: Kind) -> Kind:
+        return "integers" if self.integers else kind
 
     def __call__(self, answers: Tensor) -> Tensor:
         grid = self.step or math.nan  # __post_init__ has set it
-        steps = (answers.to(torch.float64) / grid).trunc()
-        noise = rounded_gaussian(answers.shape, self.scale / grid)
-        return ((steps + noise.to(answers.device)) * grid).to(answers.dtype)
+        steps = answers.to(torch.float64).div(grid).trunc_()
+        steps += self._noise(answers.shape, self.scale / grid).to(answers.device)
+        return steps.to(torch.int64) if self.integers else (steps * grid).to(answers.dtype)
+
+    def _noise(self, shape: torch.Size, scale: float) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GaussianNoise(_Lattice):
+    """Adds Gaussian noise of standard deviation ``scale`` to every number, on a grid of ``step``.
+
+    step: a power of two; by default the largest one up to scale/32. constant_time: draws without
+    branches or memory accesses that depend on the noise. integers: releases whole steps (int64)
+    instead of their multiple of ``step``.
+    Guarantee: after a clip to a ball of radius C one row is (2C/scale)-GDP between any two
+        worlds, up to a total variation of 5e-32 per number; without a clip the price is infinite.
+    NOT promised: a bound on repeated queries beyond mu sqrt(queries): fresh noise is averaged
+        away, so let a ledger charge every answer.
+    Source: Dong, Roth, Su 2022; proof in docs/certificate.md.
+    """
+
+    def _noise(self, shape: torch.Size, scale: float) -> Tensor:
+        return rounded_gaussian(shape, scale, self.constant_time)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return gaussian_price(classes, upstream.radius, self.scale)
+        return gaussian_price(classes, upstream, self.scale)
+
+
+@dataclass(frozen=True)
+class LaplaceNoise(_Lattice):
+    """Adds Laplace noise of ``scale`` to every number, on a grid of ``step``.
+
+    Settings: as ``GaussianNoise``; a step is at least scale/64.
+    Guarantee: after a clip whose rows lie within L1 distance D of a center, one row is
+        (2D/scale, 0)-differentially private between any two worlds, up to a total variation of
+        1e-37 per number. A ball of radius C has D = C sqrt(classes); a range has half its width
+        times the numbers of a row.
+    NOT promised: as ``GaussianNoise``; epsilon adds up over repeated queries.
+    Source: Dwork, McSherry, Nissim, Smith 2006; proof in docs/certificate.md.
+    """
+
+    max_steps = MAX_LAPLACE_STEPS
+
+    def _noise(self, shape: torch.Size, scale: float) -> Tensor:
+        return rounded_laplace(shape, scale, self.constant_time)
+
+    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+        return laplace_price(classes, upstream, self.scale)

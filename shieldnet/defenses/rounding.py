@@ -1,12 +1,13 @@
 """Fewer digits."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from shieldnet._validate import whole
-from shieldnet.defenses.base import UNBOUNDED, Defense
+from shieldnet._validate import positive, whole
+from shieldnet.defenses.base import UNBOUNDED, Defense, Named, dense, top
 from shieldnet.price import Price, Reach, grid_bits
 
 
@@ -15,7 +16,9 @@ class Round(Defense):
     """Rounds each row to a distribution on a grid of 10^-``digits``, by largest remainders.
 
     The work is done in whole ticks, so the answers that can occur are exactly the grid's and
-    their number is the price. What rounding logits instead would remove is almost nothing.
+    their number is the price. What rounding logits instead would remove is almost nothing. After
+    a cut such as ``TopK`` the classes that are not named are rounded as one and share its ticks
+    evenly: in a flat row a named class may then stand less than a tick below them.
 
     Guarantee: every entry is a whole number of ticks and each row's ticks sum to 10^digits.
     Guarantee: the winner stays the winner, with strictly the most ticks.
@@ -41,58 +44,105 @@ class Round(Defense):
         return int(10**self.digits)
 
     def __call__(self, answers: Tensor) -> Tensor:
-        return (largest_remainders(answers, self.ticks) / self.ticks).to(answers.dtype)
+        return dense(self.compact(answers))
+
+    def compact(self, answers: Tensor | Named) -> Tensor | Named:
+        if isinstance(answers, Named):
+            return self._of_named(answers)
+        classes = answers.shape[-1]
+        # No class beyond the first ``ticks`` can get one.
+        scores, places = top(answers, min(self.ticks, classes))
+        total = answers.sum(-1, keepdim=True, dtype=torch.float64)
+        shares = self._crowned(largest_remainders(scores, self.ticks, total))
+        return Named(
+            self._written(shares, scores), places, torch.zeros_like(scores[..., :1]), classes
+        )
+
+    def _of_named(self, answers: Named) -> Named:
+        others = answers.classes - answers.places.shape[-1]
+        if others == 0:
+            return Named(*self.compact(answers.dense()))
+        entries = torch.cat([answers.scores, answers.rest * others], -1)
+        total = entries.sum(-1, keepdim=True, dtype=torch.float64)
+        shares = self._crowned(largest_remainders(entries, self.ticks, total), others)
+        written = self._written(shares, entries)
+        return answers._replace(scores=written[..., :-1], rest=written[..., -1:] / others)
+
+    def _written(self, shares: Tensor, like: Tensor) -> Tensor:
+        return (shares / self.ticks).to(like.dtype)
+
+    def _crowned(self, shares: Tensor, others: int = 0) -> Tensor:
+        """Moves one tick to the winner, the first entry, where another class has as many.
+
+        It is taken from the last of its rivals, so that classes with equal probabilities keep the
+        form (q + 1, ..., q + 1, q, ..., q). others: how many classes share the last entry.
+        """
+        each = shares
+        if others:
+            each = torch.cat([shares[..., :-1], shares[..., -1:] / others], -1)
+        rivals = each >= each[..., :1]
+        place = torch.arange(shares.shape[-1], device=shares.device)
+        last = (rivals * place).amax(-1, keepdim=True)
+        tick = (last > 0).to(shares.dtype)
+        return shares.scatter_add(-1, last, -tick).scatter_add(-1, torch.zeros_like(last), tick)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         return Price(bits=grid_bits(classes, self.ticks, upstream.named))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
-        return Reach(radius=1.0)
+        return Reach(radius=1.0, named=upstream.named)
 
     def adversary_view(self, answers: Tensor) -> dict[str, Tensor]:
         return {"log p above half a tick": answers.clamp_min(0.5 / self.ticks).log()}
 
 
-def largest_remainders(probabilities: Tensor, ticks: int) -> Tensor:
-    """Shares ``ticks`` among the classes of each row in proportion, the winner strictly first.
+@dataclass(frozen=True)
+class RoundTo(Defense):
+    """Rounds every number to the nearest multiple of ``step``; halves go to the even one.
 
-    Shapes: (rows, classes) >= 0 -> (rows, classes) float64, whole numbers that sum to ``ticks``.
-    Ties go to the first class. Source: Hamilton's method of apportionment.
+    Nothing is cut off and no number becomes zero unless it is nearer to zero than to a step. Its
+    price is counted only behind a clip, which bounds how many multiples there are.
     """
-    classes = probabilities.shape[-1]
-    exact = probabilities.to(torch.float64)
-    exact = exact * (ticks / exact.sum(-1, keepdim=True))
+
+    step: float
+    accepts = ("values", "embeddings")
+    keeps_argmax = False
+    may_overflow = True
+
+    def __post_init__(self) -> None:
+        positive("step", self.step)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        wide = answers.to(torch.float64)
+        return wide.div(self.step).round_().mul_(self.step).to(answers.dtype)
+
+    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+        low, high = upstream.box
+        low, high = max(low, -upstream.radius), min(high, upstream.radius)
+        if math.isinf(low) or math.isinf(high):
+            return Price()
+        # One more at either end: the box's ends are floats, and so is the step.
+        multiples = math.floor(high / self.step + 0.5) - math.ceil(low / self.step - 0.5) + 1
+        return Price(bits=classes * math.log2(multiples))
+
+    def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
+        low, high = upstream.box
+        return Reach(
+            radius=upstream.radius + math.sqrt(classes) * self.step / 2,
+            box=(low - self.step / 2, high + self.step / 2),
+        )
+
+
+def largest_remainders(entries: Tensor, ticks: int, total: Tensor) -> Tensor:
+    """Shares ``ticks`` among the entries of each row in proportion to ``total``.
+
+    Shapes: entries (..., k) >= 0, total (..., 1) -> (..., k) float64, whole numbers that sum to
+    ``ticks``. Equal remainders go to the first entry; order is kept where entries descend.
+    Source: Hamilton's method of apportionment.
+    """
+    exact = entries.to(torch.float64) * (ticks / total)
     shares = exact.floor()
-    missing = (ticks - shares.sum(-1, keepdim=True)).to(torch.int64)
-    winner = probabilities.argmax(-1, keepdim=True)
-    order = _class_order(exact - shares, winner)
-    # Floors leave fewer than min(ticks, classes) to serve: no sort over all classes is needed.
-    served = order.topk(min(ticks, classes), dim=-1).values
-    least = served.gather(-1, (missing - 1).clamp_min(0))
-    shares += (order >= least) & (missing > 0)
-    return _crown(shares, winner)
-
-
-def _class_order(remainders: Tensor, winner: Tensor) -> Tensor:
-    """Makes remainders distinct whole numbers, earlier classes larger among equals.
-
-    The winner comes before all that 40 bits cannot tell from it: no class may overtake it.
-    """
-    classes = remainders.shape[-1]
-    place = torch.arange(classes - 1, -1, -1, device=remainders.device)
-    order = (remainders * 2**40).to(torch.int64) * 2**22 + place
-    return order.scatter_add_(-1, winner, torch.full_like(winner, 2**22))
-
-
-def _crown(shares: Tensor, winner: Tensor) -> Tensor:
-    """Moves one tick to the winner where another class has as many.
-
-    It is taken from the last of its rivals, so that classes with equal probabilities keep the
-    form (q + 1, ..., q + 1, q, ..., q): the count in ``grid_bits`` relies on it.
-    """
-    most = shares.gather(-1, winner)
-    rivals = (shares >= most).scatter_(-1, winner, False)
-    place = torch.arange(1, shares.shape[-1] + 1, device=shares.device)
-    last = (rivals * place).argmax(-1, keepdim=True)
-    tick = rivals.any(-1, keepdim=True).to(shares.dtype)
-    return shares.scatter_add(-1, winner, tick).scatter_add(-1, last, -tick)
+    order = (exact - shares).argsort(dim=-1, descending=True, stable=True)
+    missing = ticks - shares.sum(-1, keepdim=True)
+    served = torch.arange(entries.shape[-1], device=entries.device) < missing
+    return shares.scatter_add_(-1, order, served.to(shares.dtype))

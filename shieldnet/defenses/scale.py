@@ -7,8 +7,11 @@ from torch import Tensor
 
 from shieldnet._validate import positive
 from shieldnet.answers import ZERO_LOGIT
-from shieldnet.defenses.base import UNBOUNDED, Defense
+from shieldnet.defenses.base import UNBOUNDED, Defense, Named
 from shieldnet.price import Reach
+
+_NARROW = 16  # classes up to which torch's softmax leaves the vector units idle
+_MANY = 4096  # numbers from which that matters more than two more operations
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,10 @@ class Softmax(Defense):
     conversion = True
 
     def __call__(self, answers: Tensor) -> Tensor:
-        return answers.softmax(-1)
+        if answers.shape[-1] > _NARROW or answers.numel() < _MANY:
+            return answers.softmax(-1)
+        powers = (answers - answers.amax(-1, keepdim=True)).exp()
+        return powers / powers.sum(-1, keepdim=True)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=math.sqrt(1 - 1 / classes))  # the simplex, about its center
@@ -38,7 +44,23 @@ class Log(Defense):
     conversion = True
 
     def __call__(self, answers: Tensor) -> Tensor:
-        return answers.log().clamp_min(ZERO_LOGIT)
+        return answers.log().clamp_min_(ZERO_LOGIT)
+
+    def compact(self, answers: Tensor | Named) -> Tensor | Named:
+        if isinstance(answers, Named):
+            return answers._replace(scores=self(answers.scores), rest=self(answers.rest))
+        return self(answers)
+
+
+@dataclass(frozen=True)
+class Center(Defense):
+    """Takes each row's mean off: softmax ignores it, and a clip then has less to clip."""
+
+    accepts = ("logits",)
+    conversion = True
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return answers - answers.mean(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -50,7 +72,7 @@ class Temperature(Defense):
 
     temperature: float
     accepts = ("logits",)
-    gives = "logits"
+    may_overflow = True
 
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)

@@ -6,8 +6,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from shieldnet._validate import whole
-from shieldnet.defenses.base import UNBOUNDED, Defense, keep_top
+from shieldnet._validate import flag, whole
+from shieldnet.defenses.base import UNBOUNDED, Named, Naming, dense, keep_top, top
 from shieldnet.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.price import Reach
 
@@ -15,7 +15,7 @@ _BELOW = 1 - 2.0**-20
 
 
 @dataclass(frozen=True)
-class TopK(Defense):
+class TopK(Naming):
     """Keeps the ``k`` largest probabilities and spreads the rest evenly over the other classes.
 
     Rows stay distributions, so a caller's loss and argmax go on working. The scores that are kept
@@ -27,24 +27,30 @@ class TopK(Defense):
 
     k: int
     or_all: bool = False
-    accepts = ("probabilities",)
-    gives = "probabilities"
     not_after = MappingProxyType(
         {"Round": "rounding first makes ties that backends cut differently"}
     )
 
     def __post_init__(self) -> None:
         whole("k", self.k, low=1)
-        if not isinstance(self.or_all, bool):
-            raise ConfigError(f"Expected or_all to be true or false, got {self.or_all!r}.")
+        flag("or_all", self.or_all)
 
     def __call__(self, answers: Tensor) -> Tensor:
-        classes = answers.shape[-1]
-        self._check(classes, AnswerError)
-        if self.k >= classes:
-            return answers
-        kept = keep_top(answers, self.k)
-        return spread(torch.where(kept, answers, 0.0), kept)
+        return dense(self.compact(answers))
+
+    def compact(self, answers: Tensor | Named) -> Tensor | Named:
+        rows = dense(answers)
+        self._check(rows.shape[-1], AnswerError)
+        return rows if self.k >= rows.shape[-1] else self.named(rows)
+
+    def named(self, answers: Tensor) -> Named:
+        scores, places = top(answers, self.k)
+        others = answers.shape[-1] - self.k
+        even = torch.rsub(scores.sum(-1, keepdim=True), 1.0).clamp_min_(0).div_(others)
+        # Nearly flat rows are capped below the least kept score, lest an earlier class win.
+        return Named(
+            scores, places, torch.minimum(even, scores[..., -1:] * _BELOW), answers.shape[-1]
+        )
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         self._check(classes, ConfigError)
@@ -60,16 +66,3 @@ class TopK(Defense):
     def adversary_view(self, answers: Tensor) -> dict[str, Tensor]:
         k = min(self.k, answers.shape[-1])
         return {f"top {k}": keep_top(answers, k).to(answers.dtype)}
-
-
-def spread(kept_scores: Tensor, kept: Tensor) -> Tensor:
-    """Shares what the kept scores leave of 1 evenly, always below the least kept score.
-
-    Nearly flat rows are capped a millionth below it, lest rounding make an earlier class win.
-
-    Shapes: kept_scores (rows, classes), kept (rows, classes) bool -> (rows, classes).
-    """
-    others = (~kept).sum(-1, keepdim=True)
-    even = (1 - kept_scores.sum(-1, keepdim=True)).clamp_min(0) / others
-    least = torch.where(kept, kept_scores, 1.0).amin(-1, keepdim=True)
-    return torch.where(kept, kept_scores, torch.minimum(even, least * _BELOW))

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shieldnet.defenses.rounding import Round, largest_remainders
+from shieldnet.defenses.base import dense, top
+from shieldnet.defenses.rounding import Round, RoundTo
 from shieldnet.defenses.truncation import TopK
 from shieldnet.errors import ConfigError
 
@@ -15,6 +16,12 @@ ROWS = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=40).filter(lambd
 def normalized(row: list[float]) -> torch.Tensor:
     tensor = torch.tensor([row])
     return tensor / tensor.sum(-1, keepdim=True)
+
+
+def ticks_of(rows: torch.Tensor, digits: int) -> torch.Tensor:
+    exact = Round(digits)(rows.double()) * 10**digits
+    assert (exact - exact.round()).abs().max() < 1e-6
+    return exact.round()
 
 
 @pytest.mark.parametrize(
@@ -28,14 +35,13 @@ def normalized(row: list[float]) -> torch.Tensor:
     ],
 )
 def test_the_table_of_the_docstring(row: list[float], ticks: list[int]) -> None:
-    assert largest_remainders(torch.tensor([row]), 10).tolist() == [ticks]
+    assert ticks_of(torch.tensor([row]), 1).tolist() == [ticks]
 
 
 @given(ROWS, st.integers(0, 6))
 @settings(max_examples=300, deadline=None)
 def test_every_entry_is_whole_ticks_and_each_row_sums_to_all_of_them(row, digits) -> None:
-    ticks = largest_remainders(normalized(row), 10**digits)
-    assert torch.equal(ticks, ticks.round())
+    ticks = ticks_of(normalized(row), digits)
     assert (ticks >= 0).all()
     assert ticks.sum() == 10**digits
 
@@ -44,7 +50,7 @@ def test_every_entry_is_whole_ticks_and_each_row_sums_to_all_of_them(row, digits
 @settings(max_examples=300, deadline=None)
 def test_the_winner_stays_the_winner_with_strictly_the_most_ticks(row, digits) -> None:
     before = normalized(row)
-    ticks = largest_remainders(before, 10**digits)[0]
+    ticks = ticks_of(before, digits)[0]
     winner = int(before[0].argmax())
     others = torch.cat([ticks[:winner], ticks[winner + 1 :]])
     assert ticks[winner] > others.max()
@@ -61,7 +67,7 @@ def test_rounding_a_rounded_row_changes_nothing(row, digits) -> None:
 @settings(max_examples=200, deadline=None)
 def test_no_entry_moves_by_more_than_a_tick_and_the_crown(row) -> None:
     before = normalized(row)
-    assert (largest_remainders(before, 100) / 100 - before).abs().max() <= 0.02 + 1e-6
+    assert (Round(2)(before) - before).abs().max() <= 0.02 + 1e-6
 
 
 def test_rows_still_sum_to_one_at_a_thousand_classes() -> None:
@@ -72,8 +78,8 @@ def test_rows_still_sum_to_one_at_a_thousand_classes() -> None:
 
 def test_cut_first_then_rounded_agrees_in_float32_and_float64() -> None:
     rows = (torch.randn(20_000, 10, generator=torch.Generator().manual_seed(0)) * 2).softmax(-1)
-    narrow = Round(2)(TopK(3)(rows))
-    wide = Round(2)(TopK(3)(rows.double()))
+    narrow = dense(Round(2).compact(TopK(3).compact(rows)))
+    wide = dense(Round(2).compact(TopK(3).compact(rows.double())))
     assert (narrow.double() - wide).abs().max() < 1e-6
 
 
@@ -95,7 +101,7 @@ def test_bad_digits_are_refused_with_what_was_expected(digits) -> None:
 @pytest.mark.parametrize("digits", [0, 1, 2])
 def test_classes_closer_than_forty_bits_never_overtake_the_winner(row, digits) -> None:
     before = torch.tensor([row], dtype=torch.float64)
-    ticks = largest_remainders(before, 10**digits)
+    ticks = ticks_of(before, digits)
     assert (ticks >= 0).all()
     assert int(ticks.argmax()) == int(before.argmax())
     assert int((ticks == ticks.max()).sum()) == 1
@@ -103,6 +109,42 @@ def test_classes_closer_than_forty_bits_never_overtake_the_winner(row, digits) -
 
 def test_nearly_flat_rows_of_many_classes_keep_whole_ticks() -> None:
     rows = torch.randn(20, 200_000, generator=torch.Generator().manual_seed(0)) * 1e-6
-    ticks = largest_remainders(rows.softmax(-1), 1)
+    ticks = ticks_of(rows.softmax(-1), 0)
     assert (ticks >= 0).all()
     assert (ticks.sum(-1) == 1).all()
+
+
+def test_classes_that_are_not_named_share_ticks_evenly() -> None:
+    rows = torch.tensor([[0.5, 0.25, 0.05, 0.05, 0.05, 0.05, 0.05]])
+    rounded = dense(Round(1).compact(TopK(2).compact(rows)))
+    assert torch.allclose(rounded, torch.tensor([[0.5, 0.3, *[0.04] * 5]]), atol=1e-7) or (
+        torch.allclose(rounded, torch.tensor([[0.5, 0.2, *[0.06] * 5]]), atol=1e-7)
+    )
+
+
+@given(ROWS, st.integers(0, 3), st.integers(1, 4))
+@settings(max_examples=300, deadline=None)
+def test_after_a_cut_the_ticks_still_sum_up_and_the_winner_stays(row, digits, k) -> None:
+    before = normalized(row).double()
+    named = TopK(k, or_all=True).compact(before)
+    after = dense(Round(digits).compact(named))[0]
+    assert after.sum() == pytest.approx(1)
+    winner = int(before[0].argmax())
+    assert after[winner] > torch.cat([after[:winner], after[winner + 1 :]]).max()
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.integers(1, 12))
+@settings(max_examples=300, deadline=None)
+def test_the_first_classes_of_equals_come_first(row, k) -> None:
+    scores = torch.tensor([row, row[::-1]], dtype=torch.float32)
+    values, places = top(scores, min(k, len(row)))
+    for line, found in zip([row, row[::-1]], places.tolist(), strict=True):
+        wanted = sorted(range(len(line)), key=lambda place: (-line[place], place))
+        assert found == wanted[: len(found)]
+    assert torch.equal(scores.gather(-1, places), values)
+
+
+def test_regression_values_go_to_the_nearest_step_and_halves_to_the_even_one() -> None:
+    values = torch.tensor([[-1.2345, -0.5, 2.3456, 0.04, -0.25, 0.75]])
+    assert torch.allclose(RoundTo(0.5)(values), torch.tensor([[-1.0, -0.5, 2.5, 0.0, 0.0, 1.0]]))
+    assert torch.allclose(RoundTo(0.1)(values), torch.tensor([[-1.2, -0.5, 2.3, 0.0, -0.2, 0.8]]))

@@ -1,0 +1,54 @@
+"""Hardens a linear regression on patients: whole steps inside a range, or noise with a proof."""
+
+import torch
+from sklearn.datasets import load_diabetes
+from sklearn.metrics import r2_score
+from torch import nn
+
+import shieldnet as sn
+
+
+def main() -> None:
+    data = load_diabetes()  # 442 patients, 10 columns; how far diabetes went a year later
+    inputs = torch.tensor(data.data, dtype=torch.float32)
+    target = torch.tensor(data.target, dtype=torch.float32)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    train, test = order[:300], order[300:]
+
+    torch.manual_seed(0)
+    model = nn.Linear(10, 1)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        error = nn.functional.mse_loss(model(inputs[train]).squeeze(1), target[train])
+        error.backward()
+        return error
+
+    optimizer.step(loss)
+
+    # The range is what everybody knows of the scale, not what these patients happen to have.
+    shield = sn.Shield(model, sn.ClipRange(25, 350), sn.RoundTo(25), outputs="values")
+
+    for name, one in (("bare", shield.bare()), ("hardened", shield)):
+        answers = one(inputs[test]).squeeze(1)
+        print(
+            f"{name:>8}: R2 {r2_score(target[test], answers):.3f} on {len(test)} new patients, "
+            f"the first hears {answers[0]:.2f}, at most {one.price().bits:.2f} bits an answer"
+        )
+    print(shield.certificate())
+
+    print("\nNoise in a narrower range; drawn afresh for every answer, so asking again costs again:")
+    for noise in (sn.GaussianNoise(25.0), sn.LaplaceNoise(25.0), sn.LaplaceNoise(50.0)):
+        private = sn.Shield(model, sn.ClipRange(75, 275), noise, outputs="values")
+        answers = private(inputs[test]).squeeze(1)
+        proven = private.certificate()
+        print(
+            f"{type(noise).__name__}({noise.scale:g}): R2 {r2_score(target[test], answers):.2f}, "
+            f"the first hears {answers[0]:.0f}; proven mu {proven.mu:.2f}, "
+            f"epsilon {proven.epsilon(delta=1e-6):.2f} at delta 1e-6, {proven.bits:.2f} bits"
+        )
+
+
+if __name__ == "__main__":
+    main()

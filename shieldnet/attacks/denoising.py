@@ -1,0 +1,147 @@
+"""Taking noise off answers: by moving the input a little, or by learning what the noise was."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_each
+from shieldnet.attacks.decoders import Decoder, KernelRidge, Network, Ridge
+from shieldnet.attacks.inversion import Scale, choose
+from shieldnet.data import Examples
+from shieldnet.defenses import GaussianNoise, KeyedNoise, LaplaceNoise
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.statistics import saved_share
+
+_MOST_TARGETS = 200
+
+
+@dataclass(frozen=True)
+class JitterAveraging(Attack):
+    """Averages answers to inputs a little off the one that is meant.
+
+    Noise that is keyed on the input, or on the answer's cell, is fresh for each of them, while
+    the scores hardly move: pairs of opposite steps cancel what they move by. The width of the
+    steps is the best of ``widths`` on the auxiliary rows, judged by the true scores there.
+
+    ``noise_removed.jitter`` is the share of the noise's squared error that is gone: 0 for one
+    plain answer, 1 for the scores before the noise.
+    queries: about each target. widths: in standard deviations of the inputs.
+    """
+
+    queries: int = 256
+    widths: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 1e-1)
+
+    def __call__(self, game: Game) -> Outcome:
+        noise_of(game)
+        targets, owned = _some(game.nonmembers), _some(game.owned())
+        if not targets.inputs.is_floating_point():
+            raise NotApplicable(f"inputs of {targets.inputs.dtype} cannot be moved a little")
+        errors = {
+            width: (self._averaged(game, owned, width) - clean_scores(game, owned)).square().sum()
+            for width in self.widths
+        }
+        width = min(errors, key=lambda one: float(errors[one]))
+        clean = clean_scores(game, targets)
+        left = (self._averaged(game, targets, width) - clean).square().sum(1)
+        return _outcome(
+            game,
+            "jitter",
+            left,
+            (answers_about(game, targets) - clean).square().sum(1),
+            Threat(self.queries, len(owned)),
+            f"mean over steps of {width:g} standard deviations",
+        )
+
+    def _averaged(self, game: Game, targets: Examples, width: float) -> Tensor:
+        generator = torch.Generator().manual_seed(game.seed)
+        inputs = targets.inputs
+        units = Scale.of(inputs).deviation.reshape(inputs.shape[1:]) * width
+        total = torch.zeros(())
+        for _ in range(self.queries // 2):
+            step = (torch.randn(inputs.shape, generator=generator) * units).to(inputs.dtype)
+            for moved in (inputs + step, inputs - step):
+                total = total + answers_about(game, Examples(targets.name, moved))
+        return total / (self.queries // 2 * 2)
+
+
+@dataclass(frozen=True)
+class TableLearning(Attack):
+    """Learns scores from ordinary answers, and the noise of the cells that come again.
+
+    A surrogate learns answers from inputs, which averages the noise of all rows away; it is
+    chosen by answers held back, with no look at a true score. Equal answers share a cell, and the
+    surrogate's mean over the cell, weighed against the answer itself, gives the scores.
+
+    ``noise_removed.table`` as in ``JitterAveraging``, with one query about each target.
+    """
+
+    decoders: tuple[Decoder, ...] = (Ridge(), KernelRidge(), Network())
+
+    def __call__(self, game: Game) -> Outcome:
+        noise = noise_of(game)
+        targets, owned = _some(game.nonmembers), game.owned()
+        scale = Scale.of(owned.inputs)
+        view = {"inputs": scale.apply(owned.inputs)}
+        known, seen = answers_about(game, owned), answers_about(game, targets)
+        chosen = choose(self.decoders, view, known, seed=game.seed)
+        everyone = {"inputs": torch.cat([view["inputs"], scale.apply(targets.inputs)])}
+        guess = chosen.predict(view, known, everyone)
+        released = torch.cat([known, seen])
+        _, cell = released.unique(dim=0, return_inverse=True)
+        counts = torch.bincount(cell).to(guess.dtype).unsqueeze(1)
+        means = torch.zeros(len(counts), guess.shape[1]).index_add_(0, cell, guess) / counts
+        spread = max(0.0, chosen.error - noise.scale**2)  # of the surrogate about the scores
+        own = spread / counts[cell] / (spread / counts[cell] + noise.scale**2)
+        found = (own * released + (1 - own) * means[cell])[len(owned) :]
+        clean = clean_scores(game, targets)
+        return _outcome(
+            game,
+            "table",
+            (found - clean).square().sum(1),
+            (seen - clean).square().sum(1),
+            Threat(auxiliary=len(owned)),
+            f"surrogate: {chosen}",
+        )
+
+
+def noise_of(game: Game) -> GaussianNoise | LaplaceNoise | KeyedNoise:
+    """Returns the last defense if it adds noise to scores; else there is nothing to take off."""
+    chain = game.shield.chain
+    last = chain.stages[-1] if chain.stages else None
+    if not isinstance(last, GaussianNoise | LaplaceNoise | KeyedNoise):
+        raise NotApplicable("the shield releases no scores with noise")
+    return last
+
+
+def answers_about(game: Game, examples: Examples) -> Tensor:
+    """Asks once about each row. Shapes: -> (rows, classes), whole steps in the scores' units."""
+    noise = noise_of(game)
+    rows = one_row_each(game.shield.chain.rows(in_batches(game.shield, examples.inputs)))
+    return rows.float() * (noise.step or 1.0) if game.shield.release == "integers" else rows.float()
+
+
+def clean_scores(game: Game, examples: Examples) -> Tensor:
+    """Returns the scores just before the noise. Shapes: -> (rows, classes)."""
+    scores = in_batches(Behind(game.shield), examples.inputs)
+    for stage in game.shield.chain.stages[:-1]:
+        scores = stage(scores)
+    return scores.float()
+
+
+def _some(examples: Examples) -> Examples:
+    return Examples(examples.name, examples.inputs[:_MOST_TARGETS])
+
+
+def _outcome(
+    game: Game, name: str, left: Tensor, noise: Tensor, threat: Threat, source: str
+) -> Outcome:
+    finding = Finding.of(
+        f"noise_removed.{name}",
+        saved_share(left, noise, seed=game.seed),
+        samples=len(left),
+        baseline=0.0,
+        threat=threat,
+        source=source,
+    )
+    return Outcome(findings=(finding,))

@@ -1,0 +1,170 @@
+"""Defenses in the order in which they act, with the conversions between them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet._validate import choice
+from shieldnet.answers import MODEL_KINDS, ROW_KINDS, Kind, Layout, require_finite
+from shieldnet.defenses.base import (
+    UNBOUNDED,
+    Defense,
+    Named,
+    all_on,
+    dense,
+    readings,
+)
+from shieldnet.defenses.keyed import KeyedNoise
+from shieldnet.defenses.labels import Argmax
+from shieldnet.defenses.scale import Center, Log, Softmax
+from shieldnet.errors import ConfigError
+from shieldnet.price import Price
+
+_RELEASES: dict[Kind, tuple[Kind, ...]] = {
+    "logits": ("logits", "probabilities", "labels"),
+    "probabilities": ("logits", "probabilities", "labels"),
+    "values": ("values", "integers"),
+    "embeddings": ("embeddings", "integers"),
+}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Turns one output of a model into what is released of it.
+
+    stages: defenses and inserted conversions. defenses: those that the user named. layout: of the
+    output. release: the kind of what is released.
+    """
+
+    stages: tuple[Defense, ...]
+    defenses: tuple[Defense, ...]
+    layout: Layout
+    release: Kind
+
+    @classmethod
+    def of(
+        cls,
+        defenses: tuple[Defense, ...],
+        outputs: Kind,
+        release: Kind | None = None,
+        axis: int | None = None,
+    ) -> "Chain":
+        """Links defenses from kind to kind, or raises ConfigError with the mend."""
+        choice("outputs", outputs, MODEL_KINDS)
+        layout = Layout(outputs, axis)
+        kind = layout.row_kind
+        wanted = kind if release is None else ROW_KINDS.get(release, release)
+        integers = any(getattr(one, "integers", False) for one in defenses)
+        if release is None and integers:
+            wanted = "integers"
+        allowed = _RELEASES[kind] + (("integers",) if integers else ())
+        choice("release", wanted, tuple(dict.fromkeys(allowed)))
+        return cls(_linked(defenses, kind, wanted), tuple(defenses), layout, wanted)
+
+    def __call__(self, output: object, inputs: tuple[Tensor, ...] = ()) -> Tensor:
+        """Defends one output. Shapes: as the model's; labels have no class axis."""
+        rows = self.layout.opened(output)
+        answers: Tensor | Named = rows
+        for stage in self.stages:
+            if isinstance(stage, KeyedNoise) and stage.reads_inputs:
+                answers = stage.with_inputs(dense(answers), inputs)
+            else:
+                answers = stage.compact(answers)
+            if stage.may_overflow:
+                answers = require_finite(dense(answers), stage)
+        shape = output.shape if isinstance(output, Tensor) else rows.shape
+        return self.layout.closed(dense(answers), shape, self.release)
+
+    def rows(self, answers: Tensor) -> Tensor:
+        """Reads released logits or probabilities as rows. Shapes: -> (N, *positions, classes)."""
+        if self.layout.kind in ROW_KINDS:
+            no = torch.zeros_like(answers) if self.release == "logits" else 1 - answers
+            return torch.stack([no, answers], -1)
+        return answers if self.layout.axis is None else answers.movedim(self.layout.axis, -1)
+
+    def distribution(self, answers: Tensor, classes: int) -> Tensor:
+        """Reads released answers as distributions. Shapes: -> (N, *positions, classes)."""
+        if self.release == "labels":
+            rows = torch.zeros(*answers.shape, classes, device=answers.device)
+            return all_on(answers.unsqueeze(-1), rows).dense()
+        rows = self.rows(answers)
+        return rows.softmax(-1) if self.release == "logits" else rows
+
+    def views(self, probabilities: Tensor, logits: Tensor | None = None) -> dict[str, Tensor]:
+        """Lists the readings of a distribution that an adversary who knows the chain tries."""
+        found = readings(probabilities)
+        for stage in self.stages:
+            found |= stage.adversary_view(probabilities)
+        return found if logits is None else {**found, "logits": logits}
+
+    @property
+    def releases_scores(self) -> bool:
+        """Says whether logits are released that say more than their softmax."""
+        return self.release == "logits" and not (self.stages and isinstance(self.stages[-1], Log))
+
+    @property
+    def deterministic(self) -> bool:
+        """Says whether the same input always gets the same answer."""
+        return all(stage.deterministic for stage in self.stages)
+
+    def price(self, classes: int, positions: tuple[int, ...] = ()) -> Price:
+        """Prices one answer of ``positions`` rows: the least of its stages, all rows together."""
+        price, reach = Price(), UNBOUNDED
+        distinct = positions
+        for stage in self.stages:
+            distinct = stage.distinct(distinct)
+            if not stage.deterministic:
+                distinct = positions  # fresh noise makes equal positions differ again
+            price = price.capped(stage.price(classes, reach) * math.prod(distinct))
+            reach = stage.reach(classes, reach)
+        return price
+
+    def __str__(self) -> str:
+        return " -> ".join(f"[{one}]" if one.conversion else str(one) for one in self.stages)
+
+
+def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[Defense, ...]:
+    chain: list[Defense] = []
+    for defense in defenses:
+        if not isinstance(defense, Defense):
+            raise ConfigError(f"Expected a defense such as Round(2), got {defense!r}.")
+        for earlier in chain:
+            if reason := defense.not_after.get(type(earlier).__name__):
+                raise ConfigError(f"Put {defense} before {earlier}: {reason}.")
+        if kind not in defense.accepts and kind == "logits" and "probabilities" in defense.accepts:
+            chain.append(Softmax())
+        elif kind not in defense.accepts:
+            raise ConfigError(_misfit(defense, chain, kind))
+        elif kind == "logits" and defense.centered:
+            chain.append(Center())
+        chain.append(defense)
+        kind = defense.given(kind)
+    conversions: dict[Kind, Defense] = {
+        "logits": Log(),
+        "probabilities": Softmax(),
+        "labels": Argmax(),
+    }
+    if kind != release:
+        if release not in conversions or kind not in ("logits", "probabilities"):
+            raise ConfigError(f"The defenses give {kind}, which cannot be released as {release}.")
+        chain.append(conversions[release])
+    return tuple(chain)
+
+
+def _misfit(defense: Defense, chain: list[Defense], kind: Kind) -> str:
+    """Says why a defense does not fit, and what to do."""
+    source = f"{chain[-1]} gives" if chain else "the model's outputs are"
+    named = [stage for stage in chain if not stage.conversion]
+    if kind in ("values", "embeddings"):
+        mend = f"For {kind} use ClipRange, ClipNorm, RoundTo, GaussianNoise or LaplaceNoise."
+    elif kind == "integers":
+        mend = f"Release the integers as they are, or set integers=False in {named[-1]}."
+    elif named:
+        mend = f"Put {defense} before {named[0]}."
+    elif {"values", "embeddings"} & set(defense.accepts) and "logits" not in defense.accepts:
+        mend = "For classes use Round, TopK, Confidence or Label."
+    else:
+        mend = "Wrap the model so that it returns its logits."
+    return f"{defense} reads {' or '.join(defense.accepts)}, but {source} {kind}. {mend}"

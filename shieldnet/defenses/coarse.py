@@ -1,0 +1,53 @@
+"""Fewer positions: a segmentation in larger squares, a text in longer pieces."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet._validate import whole
+from shieldnet.defenses.base import Defense
+from shieldnet.errors import AnswerError
+
+
+@dataclass(frozen=True)
+class Coarsen(Defense):
+    """Gives all positions of a square of ``block`` positions a side the mean of their rows.
+
+    It takes an answer with positions, (rows, height, width, classes) or with one or three such
+    axes; squares at the edge may be smaller. Each row of the batch is coarsened by itself.
+    """
+
+    block: int
+    accepts = ("probabilities",)
+    gives = "probabilities"
+    keeps_argmax = False
+
+    def __post_init__(self) -> None:
+        whole("block", self.block, low=2)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        if answers.dim() < 3:
+            raise AnswerError(
+                f"{self} expects answers with positions, such as a segmentation's, but each row "
+                "is one list of classes."
+            )
+        for axis in range(1, answers.dim() - 1):
+            answers = _means(answers, axis, self.block)
+        return answers
+
+    def distinct(self, positions: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(math.ceil(count / self.block) for count in positions)
+
+
+def _means(answers: Tensor, axis: int, block: int) -> Tensor:
+    """Replaces every number by the mean of its block along one axis."""
+    size = answers.shape[axis]
+    blocks = torch.arange(size, device=answers.device) // block
+    shape = list(answers.shape)
+    shape[axis] = -(-size // block)
+    sums = answers.new_zeros(shape).index_add_(axis, blocks, answers)
+    counts = torch.bincount(blocks, minlength=shape[axis]).to(answers.dtype)
+    counts = counts.reshape([-1 if place == axis else 1 for place in range(answers.dim())])
+    return (sums / counts).index_select(axis, blocks)

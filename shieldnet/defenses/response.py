@@ -1,0 +1,115 @@
+"""A random label with a proof: the winner most of the time, any other class now and then."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet._validate import positive, whole
+from shieldnet.defenses.base import UNBOUNDED, Named, Naming, all_on, winner
+from shieldnet.defenses.labels import bin_of, middles
+from shieldnet.errors import ConfigError
+from shieldnet.price import Price, Reach, pure_price
+from shieldnet.randomness import FLIP_TICKS, coins, random_words
+
+_MAX_EPSILON = 32.0
+_TOTAL = 2**63
+_SAFE = 1 + 2.0**-48  # wider than the rounding of the floats that it is made of
+
+
+@dataclass(frozen=True)
+class RandomizedResponse(Naming):
+    """Releases the winner's class, or its class and confidence bin, or by chance any other one.
+
+    With M = K x ``bins`` symbols the true one is kept with chance e^eps / (e^eps + M - 1), and
+    each other one comes with chance 1 / (e^eps + M - 1); a draw is one 63-bit whole number, and
+    the chances are whole multiples of 2^-63 rounded to the safe side.
+
+    Guarantee: one row is (epsilon, 0)-differentially private between any two worlds, exactly.
+    NOT promised: the same answer again; epsilon adds up, so let a ledger charge every answer.
+    Source: Warner 1965; Kairouz, Oh, Viswanath 2014 (arXiv:1407.1338).
+    """
+
+    epsilon: float
+    bins: int = 1
+    keeps_argmax = False
+    deterministic = False
+
+    def __post_init__(self) -> None:
+        _check_epsilon(self.epsilon)
+        whole("bins", self.bins, low=1, high=2**20)
+
+    def named(self, answers: Tensor) -> Named:
+        classes = answers.shape[-1]
+        score, place = winner(answers)
+        symbol = place
+        if self.bins > 1:
+            symbol = place * self.bins + bin_of(score, self.bins, classes).to(torch.int64)
+        symbol = self._respond(symbol, classes * self.bins)
+        if self.bins == 1:
+            return all_on(symbol, answers)
+        place = symbol.div(self.bins, rounding_mode="floor")
+        index = symbol.remainder(self.bins).to(answers.dtype)
+        return middles(index, place, self.bins, classes)
+
+    def _respond(self, symbol: Tensor, symbols: int) -> Tensor:
+        draw = random_words(symbol.numel()).reshape(symbol.shape).to(symbol.device)
+        chosen = (draw & (_TOTAL - 1)).div(self._other(symbols), rounding_mode="floor")
+        other = chosen + (chosen >= symbol)  # the others are numbered past the true one
+        return torch.where(chosen < symbols - 1, other, symbol)
+
+    def _other(self, symbols: int) -> int:
+        """Counts, of 2^63 draws, those that give one certain other symbol."""
+        share = _TOTAL / (math.exp(self.epsilon) + symbols - 1)
+        return int(share * _SAFE) + 1
+
+    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+        return pure_price(self.epsilon, answers=classes * self.bins)
+
+    def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
+        return Reach(radius=1.0, named=1)
+
+
+@dataclass(frozen=True)
+class PermuteAndFlip(Naming):
+    """Releases a class chosen at random, the likelier the higher its probability.
+
+    The classes come up in random order; each is taken with chance exp(-epsilon (p* - p) / 2), p*
+    being the winner's probability, and the first one taken is released. Never worse than the
+    exponential mechanism; worse than ``RandomizedResponse`` where the model is sure.
+
+    Guarantee: one row is (epsilon, 0)-differentially private between any two worlds, up to a
+        total variation of 2^-63 K^2: probabilities are cut to 1/1024, chances exact to 2^-128.
+    NOT promised: as ``RandomizedResponse``.
+    Source: McKenna and Sheldon 2020, Algorithm 1 (arXiv:2010.12603), with sensitivity 1.
+    """
+
+    epsilon: float
+    keeps_argmax = False
+    deterministic = False
+
+    def __post_init__(self) -> None:
+        _check_epsilon(self.epsilon)
+
+    def named(self, answers: Tensor) -> Named:
+        ticks = (answers * FLIP_TICKS).to(torch.int64)
+        behind = ticks.amax(-1, keepdim=True) - ticks
+        taken = coins(behind, self.epsilon).to(answers.device)
+        turn = random_words(taken.numel()).reshape(taken.shape).to(answers.device)
+        last = torch.iinfo(torch.int64).max
+        return all_on(torch.where(taken, turn, last).argmin(-1, keepdim=True), answers)
+
+    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+        return pure_price(self.epsilon, answers=classes)
+
+    def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
+        return Reach(radius=1.0, named=1)
+
+
+def _check_epsilon(epsilon: float) -> None:
+    if positive("epsilon", epsilon) > _MAX_EPSILON:
+        raise ConfigError(
+            f"Expected epsilon <= {_MAX_EPSILON:g}, got epsilon={epsilon!r}: beyond it the true "
+            "answer comes nearly always, and Label() says so plainly."
+        )

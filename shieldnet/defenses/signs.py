@@ -1,0 +1,29 @@
+"""Only the sign of every number."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.defenses.base import UNBOUNDED, Defense
+from shieldnet.price import Price, Reach
+
+
+@dataclass(frozen=True)
+class Sign(Defense):
+    """Releases +1 or -1 for every dimension of an embedding; a zero counts as +1.
+
+    Angles between random hyperplanes survive (Charikar 2002): similarity search goes on working.
+    """
+
+    accepts = ("embeddings",)
+    keeps_argmax = False
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return torch.where(answers < 0, -1.0, 1.0).to(answers.dtype)
+
+    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+        return Price(bits=float(classes))
+
+    def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
+        return Reach(radius=classes**0.5, box=(-1.0, 1.0))
