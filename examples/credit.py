@@ -61,7 +61,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(table.shape[1], 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
-    for _ in range(100):
+    for _ in range(50):
         optimizer.zero_grad()
         binary_cross_entropy_with_logits(model(table[train]), paid[train]).backward()
         optimizer.step()
@@ -77,7 +77,8 @@ def main() -> None:
             f"on {len(test)} new applicants; {len(chance.unique())} different answers"
         )
     print("What five of them see:")
-    for bare, seen in zip(model(table[test][:5]).sigmoid(), shield(table[test][:5]).sigmoid(), strict=True):
+    five = table[test][:5]
+    for bare, seen in zip(model(five).sigmoid(), shield(five).sigmoid(), strict=True):
         verdict = "granted" if seen > 0.5 else "refused"
         print(f"  {verdict}, chance of paying back {seen:.4f} (the model says {bare:.4f})")
     print(shield.certificate())

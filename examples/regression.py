@@ -38,15 +38,15 @@ def main() -> None:
         )
     print(shield.certificate())
 
-    print("\nNoise in a narrower range; drawn afresh for every answer, so asking again costs again:")
+    print("\nOr noise with a proof, inside a narrower range. It is drawn afresh for every answer:")
     for noise in (sn.GaussianNoise(25.0), sn.LaplaceNoise(25.0), sn.LaplaceNoise(50.0)):
         private = sn.Shield(model, sn.ClipRange(75, 275), noise, outputs="values")
         answers = private(inputs[test]).squeeze(1)
-        proven = private.certificate()
+        proven = private.price()
         print(
             f"{type(noise).__name__}({noise.scale:g}): R2 {r2_score(target[test], answers):.2f}, "
-            f"the first hears {answers[0]:.0f}; proven mu {proven.mu:.2f}, "
-            f"epsilon {proven.epsilon(delta=1e-6):.2f} at delta 1e-6, {proven.bits:.2f} bits"
+            f"the first hears {answers[0]:.0f}; proven pure epsilon {proven.pure:.2f}, "
+            f"mu {proven.mu:.3f}, {proven.bits:.3f} bits"
         )
 
 

@@ -13,7 +13,6 @@ from shieldnet.answers import Kind
 from shieldnet.callables import Around, as_arrays, holds_tensors
 from shieldnet.certificate import Certificate
 from shieldnet.defenses import Chain, Defense
-from shieldnet.defenses.keyed import KeyedNoise
 from shieldnet.errors import AnswerError, BypassError, ConfigError
 from shieldnet.language import LogitsProcessor, processor_of
 from shieldnet.price import Price, rounded_up
@@ -82,6 +81,8 @@ class Shield(nn.Module):
         self.field, kinds = _fields(self.outputs)
         self.chain = Chain.of(defenses, kinds[self.field], release, self._axis_of(self.field))
         self.others = self._other_chains(kinds)
+        chains = [self.chain, *(chain for chain in self.others.values() if chain is not None)]
+        self.reads_inputs = any(chain.reads_inputs for chain in chains)
         self.sizes: Sizes | None = None
         self.other_sizes: dict[str, Sizes] = {}
         self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]  # torch's
@@ -120,27 +121,28 @@ class Shield(nn.Module):
 
         Shapes: the model's arguments -> the model's output; labels have no class axis.
         """
-        self._refuse_mixing_layers()
+        model = self.model
+        _refuse_mixing_layers(model)
         with torch.no_grad():
             if self.micro_batch is None:
-                answers = self._answer(args, kwargs)
+                answers = self._answer(model, args, kwargs)
             else:
                 parts = _split(args, kwargs, self.micro_batch)
-                answers = merged([self._answer(*part) for part in parts])
-        if isinstance(self.model, Around) and not holds_tensors(*args, *kwargs.values()):
+                answers = merged([self._answer(model, *part) for part in parts])
+        if isinstance(model, Around) and not holds_tensors(*args, *kwargs.values()):
             return as_arrays(answers)
         return answers
 
-    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _answer(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            output = self.model(*args, **kwargs)
+            output = model(*args, **kwargs)
         except RuntimeError as failed:
-            _explain_devices(failed, self.model, (*args, *kwargs.values()))
+            _explain_devices(failed, model, (*args, *kwargs.values()))
             raise
-        inputs: tuple[Tensor, ...] = ()
-        if self._reads_inputs:
-            inputs = tuple(torch.as_tensor(one) for one in _arrays((*args, *kwargs.values())))
-        return self.defend(output, inputs)
+        if not self.reads_inputs:
+            return self.defend(output)
+        arrays = _arrays((*args, *kwargs.values()))
+        return self.defend(output, tuple(torch.as_tensor(one) for one in arrays))
 
     def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
         """Turns an output of the model into what is released.
@@ -165,7 +167,9 @@ class Shield(nn.Module):
 
     def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
         answers = self.chain(output, inputs)
-        self.sizes = _largest(self.sizes, self.chain.layout.sizes(output.shape))
+        sizes = self.chain.layout.sizes(output.shape)
+        if sizes != self.sizes:
+            self.sizes = _largest(self.sizes, sizes)
         return answers
 
     def _other_answer(self, name: str, path: Path, leaf: Any, inputs: tuple[Tensor, ...]) -> Any:
@@ -391,23 +395,6 @@ class Shield(nn.Module):
                 )
         return chains
 
-    @property
-    def _reads_inputs(self) -> bool:
-        chains = [self.chain, *(chain for chain in self.others.values() if chain is not None)]
-        stages = [stage for chain in chains for stage in chain.stages]
-        return any(isinstance(stage, KeyedNoise) and stage.reads_inputs for stage in stages)
-
-    def _refuse_mixing_layers(self) -> None:
-        """Refuses layers whose answers would be random or depend on the rest of the batch."""
-        for module in self.model.modules():
-            if _mixes_rows(module) or (module.training and _draws_at_random(module)):
-                name = next(name for name, one in self.model.named_modules() if one is module)
-                mend = "Call shield.eval() first." if module.training else "Track its statistics."
-                raise AnswerError(
-                    f"The model's layer {name or 'model'} ({type(module).__name__}) would make "
-                    f"answers random or let rows of a batch change each other. {mend}"
-                )
-
 
 def _fields(
     outputs: Kind | dict[str, Kind],
@@ -480,6 +467,31 @@ def _explain_devices(failed: RuntimeError, model: nn.Module, values: Iterable[An
 
 def _listed(devices: Iterable[torch.device]) -> str:
     return " and ".join(sorted(map(str, devices)))
+
+
+def _refuse_mixing_layers(model: nn.Module) -> None:
+    """Refuses layers whose answers would be random or depend on the rest of the batch."""
+    for module in model.modules():
+        kind = type(module)
+        suspect = _SUSPECTS.get(kind)
+        if suspect is None:
+            suspect = _SUSPECTS[kind] = issubclass(kind, _MIXING)
+        if suspect and (_mixes_rows(module) or (module.training and _draws_at_random(module))):
+            name = next(name for name, one in model.named_modules() if one is module)
+            mend = "Call shield.eval() first." if module.training else "Track its statistics."
+            raise AnswerError(
+                f"The model's layer {name or 'model'} ({type(module).__name__}) would make "
+                f"answers random or let rows of a batch change each other. {mend}"
+            )
+
+
+_MIXING = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.dropout._DropoutNd,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+)
+_SUSPECTS: dict[type[nn.Module], bool] = {}
 
 
 def _mixes_rows(module: nn.Module) -> bool:

@@ -1,13 +1,20 @@
 import math
 import os
 import threading
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare, norm
 
-from shieldnet.randomness import gaussian_table, random_words, replayed_noise, rounded_gaussian
+from shieldnet.randomness import (
+    by_table,
+    gaussian_table,
+    random_words,
+    replayed_noise,
+    rounded_gaussian,
+)
 
 
 @pytest.mark.parametrize("deviation", [1.0, 2.7, 8.0])
@@ -23,7 +30,8 @@ def test_rounded_gaussians_have_the_probabilities_of_a_rounded_normal(deviation:
 
 
 def test_the_table_holds_the_cumulative_probabilities_to_128_bits() -> None:
-    _, exact, first = gaussian_table(8.0)
+    table = gaussian_table(8.0)
+    exact, first = table.exact, table.first
     import mpmath
 
     with mpmath.workdps(60):
@@ -35,15 +43,27 @@ def test_the_table_holds_the_cumulative_probabilities_to_128_bits() -> None:
 
 def test_equal_leading_words_are_decided_by_more_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw that equals a threshold's leading word is compared in full, on either side."""
-    leading, exact, first = gaussian_table(4.0)
-    middle = len(exact) // 2
-    remainder = exact[middle] % 2**64
+    table = gaussian_table(4.0)
+    middle = len(table.exact) // 2
+    remainder = table.exact[middle] % 2**96
     for low, expected in ((remainder - 1, middle), (remainder, middle + 1)):
-        words = [leading[middle : middle + 1], torch.tensor([low - 2**63])]
-        monkeypatch.setattr(
-            "shieldnet.randomness.random_words", lambda count, words=words: words.pop(0)
-        )
-        assert int(rounded_gaussian((1,), 4.0)) == first + expected
+        leading = table.leading[middle : middle + 1].numpy().tobytes()
+        parts = [leading, low.to_bytes(12, "little")]
+        source = ContextVar("source", default=lambda count, parts=parts: parts.pop(0))
+        monkeypatch.setattr("shieldnet.randomness._source", source)
+        assert int(rounded_gaussian((1,), 4.0)) == table.first + expected
+
+
+@pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0, 32.0, 1000.0])
+def test_the_quick_lookup_finds_what_a_search_finds(deviation: float) -> None:
+    table = gaussian_table(deviation)
+    random = random_words(50_000).to(torch.int32)
+    near = (table.leading.to(torch.int64).unsqueeze(1) + torch.arange(-2, 3)).flatten()
+    near = near.clamp(-(2**31), 2**31 - 1)
+    ends = torch.tensor([-(2**31), 2**31 - 1, 0, -1, 2**16, -(2**16)])
+    words = torch.cat([random, near.to(torch.int32), ends.to(torch.int32)])
+    wanted = torch.searchsorted(table.leading, words, right=True) + table.first
+    assert torch.equal(by_table(words, table), wanted)
 
 
 def test_words_are_uniform_over_all_64_bits() -> None:

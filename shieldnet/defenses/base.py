@@ -10,28 +10,67 @@ import torch
 from torch import Tensor
 
 from shieldnet._compiled import opaque
-from shieldnet.answers import Kind
+from shieldnet.answers import ZERO_LOGIT, Kind
 from shieldnet.price import Price, Reach
 
 UNBOUNDED = Reach()
+
+
+class Lookup(NamedTuple):
+    """One number a row, by its place in a short table; with the table's logarithms at hand.
+
+    Shapes: places (..., 1) int64, table (n,), logs (n,).
+    """
+
+    places: Tensor
+    table: Tensor
+    logs: Tensor
+
+    def tensor(self) -> Tensor:
+        """Looks the numbers up. Shapes: -> (..., 1)."""
+        return self.table.take(self.places)
 
 
 class Named(NamedTuple):
     """Rows that name a few classes and share the rest evenly: what is left to do is on k, not K.
 
     Shapes: scores (..., k), places (..., k) int64 the classes that have them, rest (..., 1) the
-    score of every other class. The first named class is the winner. classes: K.
+    score of every other class; scores and rest may be one number for all rows, or looked up. The
+    first named class is the winner. classes: K. dtype: of the scores.
     """
 
-    scores: Tensor
+    scores: Tensor | Lookup | float
     places: Tensor
-    rest: Tensor
+    rest: Tensor | Lookup | float
     classes: int
+    dtype: torch.dtype
 
     def dense(self) -> Tensor:
         """Writes the rows out. Shapes: -> (..., classes)."""
-        row = self.rest.expand(*self.rest.shape[:-1], self.classes)
-        return row.scatter(-1, self.places, self.scores)
+        shape = (*self.places.shape[:-1], self.classes)
+        scores, rest = _looked_up(self.scores), _looked_up(self.rest)
+        if isinstance(rest, Tensor):
+            return rest.expand(shape).scatter(-1, self.places, scores)
+        row = self.places.new_full(shape, rest, dtype=self.dtype)
+        return row.scatter_(-1, self.places, scores)
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Returns scores and rest as tensors. Shapes: -> (..., k), (..., 1)."""
+        scores, rest = _looked_up(self.scores), _looked_up(self.rest)
+        if not isinstance(scores, Tensor):
+            scores = self.places.new_full(self.places.shape, scores, dtype=self.dtype)
+        if not isinstance(rest, Tensor):
+            rest = scores.new_full((*scores.shape[:-1], 1), rest)
+        return scores, rest
+
+
+def _looked_up(part: Tensor | Lookup | float) -> Tensor | float:
+    return part.tensor() if isinstance(part, Lookup) else part
+
+
+def logs_of(probabilities: Tensor) -> Tensor:
+    """Takes finite logarithms: a zero becomes ``ZERO_LOGIT``."""
+    return probabilities.log().clamp_min_(ZERO_LOGIT)
 
 
 def dense(answers: Tensor | Named) -> Tensor:
@@ -182,5 +221,4 @@ def winner(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def all_on(places: Tensor, like: Tensor) -> Named:
     """Puts all mass on one class. Shapes: places (..., 1), like (..., classes)."""
-    one = torch.ones_like(places, dtype=like.dtype)
-    return Named(one, places, torch.zeros_like(one), like.shape[-1])
+    return Named(1.0, places, 0.0, like.shape[-1], like.dtype)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ class Chain:
         rows = self.layout.opened(output)
         answers: Tensor | Named = rows
         for stage in self.stages:
-            if isinstance(stage, KeyedNoise) and stage.reads_inputs:
+            if self.reads_inputs and isinstance(stage, KeyedNoise) and stage.reads_inputs:
                 answers = stage.with_inputs(dense(answers), inputs)
             else:
                 answers = stage.compact(answers)
@@ -98,6 +99,11 @@ class Chain:
         for stage in self.stages:
             found |= stage.adversary_view(probabilities)
         return found if logits is None else {**found, "logits": logits}
+
+    @cached_property
+    def reads_inputs(self) -> bool:
+        """Says whether a stage needs what the model was asked."""
+        return any(isinstance(one, KeyedNoise) and one.reads_inputs for one in self.stages)
 
     @property
     def releases_scores(self) -> bool:

@@ -37,11 +37,11 @@ class ClipNorm(Defense):
         positive("bound", self.bound)
 
     def __call__(self, answers: Tensor) -> Tensor:
-        wide = answers.to(torch.float64)
-        norm = wide.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        norm = torch.linalg.vector_norm(answers, dim=-1, keepdim=True, dtype=torch.float64)
+        norm = norm.clamp_min(torch.finfo(torch.float64).tiny)
         factor = (self.bound * _MARGIN / norm).clamp_max_(1.0)
-        clipped: Tensor = wide * factor
-        return clipped.to(answers.dtype)
+        clipped: Tensor = answers * factor.to(answers.dtype)
+        return clipped
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=self.bound)

@@ -86,7 +86,7 @@ class KeyedNoise(Defense):
 
     def _with_noise(self, answers: Tensor, content: list[Tensor]) -> Tensor:
         grid = self.step or math.nan
-        words = keyed_words(content, answers.shape[-1], self.key)
+        words = keyed_words(content, answers.shape[-1], self.key).to(torch.int32)
         noise = by_table(words, gaussian_table(self.scale / grid)).reshape(answers.shape)
         return ((self._steps(answers) + noise.to(answers.device)) * grid).to(answers.dtype)
 

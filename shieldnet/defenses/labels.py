@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from shieldnet._validate import whole
-from shieldnet.defenses.base import UNBOUNDED, Defense, Named, Naming, all_on, dense, winner
+from shieldnet.defenses.base import (
+    UNBOUNDED,
+    Defense,
+    Lookup,
+    Named,
+    Naming,
+    all_on,
+    dense,
+    logs_of,
+    winner,
+)
 from shieldnet.price import Price, Reach, label_bits
 
 
@@ -40,9 +50,9 @@ class Confidence(Naming):
         whole("bins", self.bins, low=1, high=2**20)
 
     def named(self, answers: Tensor) -> Named:
-        classes = answers.shape[-1]
         top, place = winner(answers)
-        return middles(bin_of(top, self.bins, classes), place, self.bins, classes)
+        bins = bins_of(self.bins, answers)
+        return bins.named(bins.index(top), place, answers.shape[-1])
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         return Price(bits=label_bits(classes, self.bins))
@@ -71,18 +81,48 @@ class Argmax(Defense):
         return Price(bits=label_bits(classes))
 
 
-def bin_of(top: Tensor, bins: int, classes: int) -> Tensor:
-    """Finds the bin of a winner's probability. Shapes: (..., 1) -> whole numbers as floats."""
-    per_unit = bins / (1 - 1 / classes)
-    return top.sub(1 / classes).mul_(per_unit).floor_().clamp_(0, bins - 1)
+@dataclass(frozen=True)
+class Bins:
+    """Equal bins of a winner's probability, between 1/K and 1, and what each of them releases.
 
-
-def middles(index: Tensor, place: Tensor, bins: int, classes: int) -> Named:
-    """Gives each winner the middle of its bin and the others an even share of the rest.
-
-    Shapes: index (..., 1) whole numbers as floats, place (..., 1).
+    edges: between bins. winner: the middle of each bin. others: an even share of the rest.
     """
+
+    edges: Tensor
+    winner: Lookup
+    others: Lookup
+
+    def index(self, top: Tensor) -> Tensor:
+        """Finds the bins of probabilities. Shapes: (..., 1) -> (..., 1) int64."""
+        return torch.bucketize(top.contiguous(), self.edges, right=True)
+
+    def named(self, index: Tensor, place: Tensor, classes: int) -> Named:
+        """Gives each winner the middle of its bin. Shapes: (..., 1), (..., 1)."""
+        winner, others = self.winner._replace(places=index), self.others._replace(places=index)
+        return Named(winner, place, others, classes, self.edges.dtype)
+
+
+_made: dict[tuple[int, int, torch.dtype, torch.device], Bins] = {}
+
+
+def bins_of(bins: int, like: Tensor) -> Bins:
+    """Returns the bins for rows like ``like``; they are made once."""
+    key = bins, like.shape[-1], like.dtype, like.device
+    if torch.compiler.is_compiling():  # a traced tensor must not outlive its graph
+        return _bins(*key)
+    if key not in _made:
+        _made[key] = _bins(*key)
+    return _made[key]
+
+
+def _bins(bins: int, classes: int, dtype: torch.dtype, device: torch.device) -> Bins:
     width = (1 - 1 / classes) / bins
-    middle = index.mul(width).add_(1 / classes + width / 2)
-    rest = torch.rsub(middle, 1.0).div_(classes - 1)
-    return Named(middle, place, rest, classes)
+    steps = torch.arange(bins, dtype=torch.float64, device=device)
+    edges = (1 / classes + steps[1:] * width).to(dtype)
+    middle = 1 / classes + (steps + 0.5) * width
+    rest = (1 - middle) / (classes - 1)
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    winner, others = (
+        Lookup(none, table.to(dtype), logs_of(table).to(dtype)) for table in (middle, rest)
+    )
+    return Bins(edges, winner, others)

@@ -57,9 +57,11 @@ class _Lattice(Defense):
 
     def __call__(self, answers: Tensor) -> Tensor:
         grid = self.step or math.nan  # __post_init__ has set it
-        steps = answers.to(torch.float64).div(grid).trunc_()
-        steps += self._noise(answers.shape, self.scale / grid).to(answers.device)
-        return steps.to(torch.int64) if self.integers else (steps * grid).to(answers.dtype)
+        noise = self._noise(answers.shape, self.scale / grid).to(answers.device)
+        # A power of two scales without rounding, so this is exact up to 2^24 steps in float32;
+        # beyond, the sum is rounded after the noise, which gives nothing away.
+        steps = answers.div(grid).trunc_().add_(noise)
+        return steps.to(torch.int64) if self.integers else steps.mul_(grid)
 
     def _noise(self, shape: torch.Size, scale: float) -> Tensor:
         raise NotImplementedError

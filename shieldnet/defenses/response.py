@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shieldnet._validate import positive, whole
 from shieldnet.defenses.base import UNBOUNDED, Named, Naming, all_on, winner
-from shieldnet.defenses.labels import bin_of, middles
+from shieldnet.defenses.labels import bins_of
 from shieldnet.errors import ConfigError
 from shieldnet.price import Price, Reach, pure_price
 from shieldnet.randomness import FLIP_TICKS, coins, random_words
@@ -43,15 +43,12 @@ class RandomizedResponse(Naming):
     def named(self, answers: Tensor) -> Named:
         classes = answers.shape[-1]
         score, place = winner(answers)
-        symbol = place
-        if self.bins > 1:
-            symbol = place * self.bins + bin_of(score, self.bins, classes).to(torch.int64)
-        symbol = self._respond(symbol, classes * self.bins)
         if self.bins == 1:
-            return all_on(symbol, answers)
+            return all_on(self._respond(place, classes), answers)
+        bins = bins_of(self.bins, answers)
+        symbol = self._respond(place * self.bins + bins.index(score), classes * self.bins)
         place = symbol.div(self.bins, rounding_mode="floor")
-        index = symbol.remainder(self.bins).to(answers.dtype)
-        return middles(index, place, self.bins, classes)
+        return bins.named(symbol.remainder(self.bins), place, classes)
 
     def _respond(self, symbol: Tensor, symbols: int) -> Tensor:
         draw = random_words(symbol.numel()).reshape(symbol.shape).to(symbol.device)

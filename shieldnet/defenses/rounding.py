@@ -10,6 +10,8 @@ from shieldnet._validate import positive, whole
 from shieldnet.defenses.base import UNBOUNDED, Defense, Named, dense, top
 from shieldnet.price import Price, Reach, grid_bits
 
+_EXACT = 2**20  # ticks x classes below which a float32 sum is off by less than a tick
+
 
 @dataclass(frozen=True)
 class Round(Defense):
@@ -52,39 +54,31 @@ class Round(Defense):
         classes = answers.shape[-1]
         # No class beyond the first ``ticks`` can get one.
         scores, places = top(answers, min(self.ticks, classes))
-        total = answers.sum(-1, keepdim=True, dtype=torch.float64)
-        shares = self._crowned(largest_remainders(scores, self.ticks, total))
-        return Named(
-            self._written(shares, scores), places, torch.zeros_like(scores[..., :1]), classes
-        )
+        shares = largest_remainders(scores, self.ticks, self._total(answers))
+        return Named(self._written(crowned(shares), scores), places, 0.0, classes, scores.dtype)
 
     def _of_named(self, answers: Named) -> Named:
-        others = answers.classes - answers.places.shape[-1]
+        scores, rest = answers.tensors()
+        others = answers.classes - scores.shape[-1]
         if others == 0:
-            return Named(*self.compact(answers.dense()))
-        entries = torch.cat([answers.scores, answers.rest * others], -1)
-        total = entries.sum(-1, keepdim=True, dtype=torch.float64)
-        shares = self._crowned(largest_remainders(entries, self.ticks, total), others)
+            return answers._replace(rest=0.0, scores=self._whole(scores))
+        entries = torch.cat([scores, rest * others], -1)
+        shares = crowned(largest_remainders(entries, self.ticks, self._total(entries)), others)
         written = self._written(shares, entries)
         return answers._replace(scores=written[..., :-1], rest=written[..., -1:] / others)
 
+    def _whole(self, scores: Tensor) -> Tensor:
+        shares = largest_remainders(scores, self.ticks, self._total(scores))
+        return self._written(crowned(shares), scores)
+
+    def _total(self, rows: Tensor) -> Tensor | float:
+        """Returns what the rows sum to, where float rounding could be as large as a tick."""
+        if self.ticks * rows.shape[-1] < _EXACT and rows.dtype == torch.float32:
+            return 1.0
+        return rows.sum(-1, keepdim=True, dtype=torch.float64)
+
     def _written(self, shares: Tensor, like: Tensor) -> Tensor:
         return (shares / self.ticks).to(like.dtype)
-
-    def _crowned(self, shares: Tensor, others: int = 0) -> Tensor:
-        """Moves one tick to the winner, the first entry, where another class has as many.
-
-        It is taken from the last of its rivals, so that classes with equal probabilities keep the
-        form (q + 1, ..., q + 1, q, ..., q). others: how many classes share the last entry.
-        """
-        each = shares
-        if others:
-            each = torch.cat([shares[..., :-1], shares[..., -1:] / others], -1)
-        rivals = each >= each[..., :1]
-        place = torch.arange(shares.shape[-1], device=shares.device)
-        last = (rivals * place).amax(-1, keepdim=True)
-        tick = (last > 0).to(shares.dtype)
-        return shares.scatter_add(-1, last, -tick).scatter_add(-1, torch.zeros_like(last), tick)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         return Price(bits=grid_bits(classes, self.ticks, upstream.named))
@@ -133,7 +127,7 @@ class RoundTo(Defense):
         )
 
 
-def largest_remainders(entries: Tensor, ticks: int, total: Tensor) -> Tensor:
+def largest_remainders(entries: Tensor, ticks: int, total: Tensor | float) -> Tensor:
     """Shares ``ticks`` among the entries of each row in proportion to ``total``.
 
     Shapes: entries (..., k) >= 0, total (..., 1) -> (..., k) float64, whole numbers that sum to
@@ -146,3 +140,21 @@ def largest_remainders(entries: Tensor, ticks: int, total: Tensor) -> Tensor:
     missing = ticks - shares.sum(-1, keepdim=True)
     served = torch.arange(entries.shape[-1], device=entries.device) < missing
     return shares.scatter_add_(-1, order, served.to(shares.dtype))
+
+
+def crowned(shares: Tensor, others: int = 0) -> Tensor:
+    """Moves one tick to the winner, the first entry, where another class has as many.
+
+    It is taken from the last of its rivals, so that classes with equal probabilities keep the
+    form (q + 1, ..., q + 1, q, ..., q). others: how many classes share the last entry.
+
+    Shapes: shares (..., k), descending up to ``others`` -> (..., k), changed in place.
+    """
+    named = shares[..., :-1] if others else shares
+    last = (named == named[..., :1]).sum(-1, keepdim=True) - 1
+    if others:
+        below = shares[..., -1:] < named[..., :1] * others
+        last = torch.where(below, last, shares.shape[-1] - 1)
+    tick = (last > 0).to(shares.dtype)
+    shares.scatter_add_(-1, last, -tick)[..., :1].add_(tick)
+    return shares

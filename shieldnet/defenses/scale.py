@@ -7,7 +7,7 @@ from torch import Tensor
 
 from shieldnet._validate import positive
 from shieldnet.answers import ZERO_LOGIT
-from shieldnet.defenses.base import UNBOUNDED, Defense, Named
+from shieldnet.defenses.base import UNBOUNDED, Defense, Lookup, Named, logs_of
 from shieldnet.price import Reach
 
 _NARROW = 16  # classes up to which torch's softmax leaves the vector units idle
@@ -44,12 +44,19 @@ class Log(Defense):
     conversion = True
 
     def __call__(self, answers: Tensor) -> Tensor:
-        return answers.log().clamp_min_(ZERO_LOGIT)
+        return logs_of(answers)
 
     def compact(self, answers: Tensor | Named) -> Tensor | Named:
         if isinstance(answers, Named):
-            return answers._replace(scores=self(answers.scores), rest=self(answers.rest))
+            return answers._replace(scores=self._of(answers.scores), rest=self._of(answers.rest))
         return self(answers)
+
+    def _of(self, part: Tensor | Lookup | float) -> Tensor | Lookup | float:
+        if isinstance(part, Tensor):
+            return self(part)
+        if isinstance(part, Lookup):
+            return part._replace(table=part.logs)
+        return max(math.log(part), ZERO_LOGIT) if part > 0 else ZERO_LOGIT
 
 
 @dataclass(frozen=True)

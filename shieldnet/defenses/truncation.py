@@ -48,9 +48,8 @@ class TopK(Naming):
         others = answers.shape[-1] - self.k
         even = torch.rsub(scores.sum(-1, keepdim=True), 1.0).clamp_min_(0).div_(others)
         # Nearly flat rows are capped below the least kept score, lest an earlier class win.
-        return Named(
-            scores, places, torch.minimum(even, scores[..., -1:] * _BELOW), answers.shape[-1]
-        )
+        rest = torch.minimum(even, scores[..., -1:] * _BELOW)
+        return Named(scores, places, rest, answers.shape[-1], scores.dtype)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         self._check(classes, ConfigError)
