@@ -57,6 +57,11 @@ class Layout:
             )
 
     @property
+    def has_positions(self) -> bool:
+        """Says whether an answer may be more than one row."""
+        return self.axis is not None or self.kind in ROW_KINDS
+
+    @property
     def row_kind(self) -> Kind:
         """Names the kind of the rows that ``opened`` gives."""
         return ROW_KINDS.get(self.kind, self.kind)
@@ -71,7 +76,10 @@ class Layout:
         """
         tensor = _tensor_of(output)
         if not tensor.is_floating_point():
-            raise AnswerError(f"Expected floating-point {self.kind}, got {tensor.dtype}.")
+            raise AnswerError(
+                f"Expected floating-point {self.kind}, got {tensor.dtype}. Shield what gives "
+                "scores, such as a classifier's predict_proba, not labels that are already chosen."
+            )
         if tensor.is_meta:
             raise AnswerError("The model gave a tensor without data (device meta).")
         if tensor.dtype not in (torch.float32, torch.float64):

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from shieldnet.answers import ZERO_LOGIT, Kind
 from shieldnet.defenses import Chain, Defense
+from shieldnet.defenses.base import Named
 from shieldnet.errors import ConfigError
 
 
@@ -12,9 +13,12 @@ class LogitsProcessor:
     """Applies defenses to the next-token scores of Hugging Face's ``generate``.
 
     Pass it as ``model.generate(..., logits_processor=[LogitsProcessor(TopK(20), Round(2))])``:
-    tokens are then drawn from the defended distribution, and ``output_scores`` returns it. Each
-    token is an answer with its own price.
-    Tokens that an earlier processor forbade (-inf) keep a chance of 0 where the defenses keep 0.
+    tokens are then drawn from the defended scores, and ``output_scores`` returns them. Each token
+    is an answer with its own price.
+
+    Where defenses name a few words and share the rest among all others, as ``TopK`` does, the
+    others get no chance at all: a text is drawn from the named words. What an earlier processor
+    forbade (-inf) stays forbidden. Both only leave out what was not said, so the price holds.
     NOT promised: anything of ``output_logits``, which returns what came before all processors.
     """
 
@@ -24,10 +28,13 @@ class LogitsProcessor:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Returns defended scores. Shapes: (rows, tokens) and (rows, words) -> (rows, words)."""
         forbidden = scores == -torch.inf
-        highest = scores.amax(-1, keepdim=True)
+        lowest = scores.amax(-1, keepdim=True) + ZERO_LOGIT
         with torch.no_grad():
-            answers = self.chain(torch.where(forbidden, highest + ZERO_LOGIT, scores))
-        return answers.to(torch.promote_types(scores.dtype, torch.float32))
+            rows = self.chain.layout.opened(torch.where(forbidden, lowest, scores))
+            answers = self.chain.defended(rows)
+            if isinstance(answers, Named):
+                answers = answers._replace(rest=-torch.inf).dense()
+        return answers.masked_fill(forbidden, -torch.inf)
 
     def __repr__(self) -> str:
         return f"LogitsProcessor({self.chain})"

@@ -69,7 +69,8 @@ class Shield(nn.Module):
         if not isinstance(model, nn.Module):
             raise ConfigError(
                 f"Expected model to be an nn.Module, got {type(model).__name__}. "
-                "For a function of arrays use Shield.around(function, ...)."
+                "For a function of arrays use Shield.around(function, ...), such as "
+                "Shield.around(estimator.predict_proba, ...)."
             )
         self.model = model
         self.training = model.training
@@ -123,6 +124,11 @@ class Shield(nn.Module):
         """
         model = self.model
         _refuse_mixing_layers(model)
+        if kwargs.get("training"):
+            raise AnswerError(
+                "training=True would make answers random or let rows of a batch change each "
+                "other, and the model itself. Leave it out."
+            )
         with torch.no_grad():
             if self.micro_batch is None:
                 answers = self._answer(model, args, kwargs)
@@ -197,20 +203,25 @@ class Shield(nn.Module):
             ]
         if len(fitting) != 1:
             wanted = self.field or "the answer"
-            there = ", ".join(written(path) for path in found) or "nothing"
+            there = [written(path) for path in found]
+            kind = self.chain.layout.kind
+            example = f"{{{there[0] if there and found else 'logits'!r}: {kind!r}}}"
             raise AnswerError(
                 f"Expected to find {wanted} in what the model returned ({type(output).__name__}); "
-                f"it holds {there}. Name it, such as outputs={{'logits': 'logits'}}."
+                f"it holds {', '.join(there) or 'nothing'}. Name it, such as outputs={example}."
             )
         return fitting[0]
 
     def _refuse_undefended(self, output: Any, main: Path) -> None:
-        open_fields: dict[str, str] = {}
+        open_fields: dict[str, list[str]] = {}
         for path, leaf in leaves(output):
             if path != main and _named_by(path, (*self.others, *self.drop)) is None:
-                open_fields.setdefault(path[0], type(leaf).__name__)
+                open_fields.setdefault(path[0], []).append(type(leaf).__name__)
         if open_fields:
-            listed = ", ".join(f"{name} ({kind})" for name, kind in open_fields.items())
+            listed = ", ".join(
+                f"{name} ({kinds[0]}{'' if len(kinds) == 1 else f' x {len(kinds)}'})"
+                for name, kinds in open_fields.items()
+            )
             raise AnswerError(
                 f"The model also returns {listed}, which no defense covers; nothing was released. "
                 f"Leave them out with drop={tuple(open_fields)!r}, or give each its own defenses "
@@ -366,6 +377,12 @@ class Shield(nn.Module):
                     "The number of classes is not known before the first answer. "
                     "Answer a batch first, or give it: shield.certificate(classes=10)."
                 )
+            if places is None and self.chain.layout.has_positions:
+                raise ConfigError(
+                    "How many positions an answer has is not known before the first answer. "
+                    "Answer a batch first, or give them: positions=(height, width), or "
+                    "positions=() for one number or row an answer."
+                )
             return given, places or ()
         if given not in (None, self.sizes[0]):
             raise ConfigError(f"The shield has answered {self.sizes[0]} classes, not {given}.")
@@ -440,7 +457,9 @@ def _split(
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Cuts the arguments of a call into pieces of ``size`` rows; what has no rows goes with all."""
     first = next(_arrays((*args, *kwargs.values())), None)
-    rows = 0 if first is None else len(first)
+    if first is None:
+        raise AnswerError("Expected a tensor or an array with rows, to cut it for micro_batch.")
+    rows = len(first)
 
     def piece(value: Any, start: int) -> Any:
         in_rows = isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and len(value) == rows

@@ -46,6 +46,15 @@ def test_a_segmentation_releases_labels_without_the_class_axis() -> None:
     assert torch.equal(answers, scores.argmax(1))
 
 
+@pytest.mark.parametrize("settings", [{"axis": 1}, {"outputs": "binary_logits"}])
+def test_before_the_first_answer_nothing_is_claimed_of_unknown_positions(settings) -> None:
+    shield = sn.harden(Says(), "strict", **settings)
+    with pytest.raises(sn.ConfigError, match="How many positions an answer has is not known"):
+        shield.certificate(2)
+    assert shield.certificate(2, positions=()).bits == 1
+    assert shield.certificate(2, positions=(3, 4)).bits == 12
+
+
 def test_a_coarser_grid_shows_one_answer_a_square_and_costs_its_squares() -> None:
     scores = torch.randn(2, 5, 6, 7) * 3
     shield = sn.Shield(Says(), sn.Coarsen(4), sn.Label(), axis=1)
@@ -270,6 +279,15 @@ def test_micro_batches_answer_as_the_whole_batch_does() -> None:
     model.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     sn.harden(model, micro_batch=16)(rows)
     assert seen == [16, 16, 16, 2]
+
+
+def test_micro_batches_need_something_to_cut() -> None:
+    class OfLists(nn.Module):
+        def forward(self, x: list) -> Tensor:
+            return torch.tensor(x)
+
+    with pytest.raises(sn.AnswerError, match="Expected a tensor or an array with rows"):
+        sn.harden(OfLists(), micro_batch=2)([[0.0, 1.0]])
 
 
 def test_micro_batches_cut_what_has_rows_and_leave_the_rest() -> None:

@@ -247,6 +247,14 @@ class TestAround:
             sn.Shield.around(nn.Linear(2, 2))
         with pytest.raises(sn.ConfigError, match="Expected a function of arrays, got int"):
             sn.Shield.around(3)
+        from sklearn.linear_model import LogisticRegression
+
+        with pytest.raises(sn.ConfigError, match=r"Pass its method: .*estimator.predict_proba"):
+            sn.Shield.around(LogisticRegression())
+        with pytest.raises(sn.ConfigError, match=r"Shield.around\(estimator.predict_proba"):
+            sn.Shield(LogisticRegression())
+        with pytest.raises(sn.AnswerError, match="got torch.int64. Shield what gives scores"):
+            sn.Shield.around(lambda x: np.zeros((2, 3), int))(np.zeros((2, 3)))
         with pytest.raises(sn.AnswerError, match="function to return numbers, got <U4"):
             sn.Shield.around(lambda x: np.array(["spam", "ham"]))(np.zeros((2, 3)))
 
@@ -303,7 +311,7 @@ class TestHuggingFace:
 
     def test_hidden_states_attentions_and_losses_are_refused_or_dropped(self, bert, tokens) -> None:
         shield = sn.harden(bert)
-        with pytest.raises(sn.AnswerError, match=r"also returns hidden_states \(Tensor\)"):
+        with pytest.raises(sn.AnswerError, match=r"also returns hidden_states \(Tensor x 3\)"):
             shield(input_ids=tokens, output_hidden_states=True)
         with pytest.raises(sn.AnswerError, match=r"also returns loss \(Tensor\)"):
             shield(input_ids=tokens, labels=torch.tensor([0, 1]))
@@ -345,15 +353,19 @@ class TestHuggingFace:
         )
         assert torch.equal(result.sequences, plain), "the winner stays the winner"
         for scores in result.scores:
-            winner = scores.softmax(-1).amax(-1) * 100
-            assert torch.allclose(winner, winner.round(), atol=1e-3)
-            assert all(len(row.unique()) <= 6 for row in scores)
+            ticks = scores.exp()[scores > -torch.inf] * 100
+            assert torch.allclose(ticks, ticks.round(), atol=1e-3)
+            assert all(int((row > -torch.inf).sum()) == 5 for row in scores)
 
     def test_a_processor_keeps_what_was_forbidden_and_refuses_what_is_broken(self) -> None:
         process = sn.LogitsProcessor(sn.TopK(2), sn.Round(1))
         scores = torch.tensor([[1.0, -torch.inf, 3.0, 2.0, 0.5]])
         given = process(torch.zeros(1, 1, dtype=torch.long), scores)
-        assert given.softmax(-1)[0, 2] > given.softmax(-1)[0, 3] > 0
+        chances = given.softmax(-1)[0]
+        assert chances[2] > chances[3] > 0
+        assert chances[[0, 1, 4]].tolist() == [0, 0, 0], "neither forbidden nor unnamed words"
+        flat = sn.LogitsProcessor(sn.Round(1))(torch.zeros(1, 1), torch.tensor([[0.0, -torch.inf]]))
+        assert flat.softmax(-1).tolist() == [[1, 0]]
         with pytest.raises(sn.AnswerError, match="NaN or Inf"):
             process(torch.zeros(1, 1), torch.tensor([[1.0, torch.nan]]))
         with pytest.raises(sn.ConfigError, match="Expected a shield of logits"):
@@ -378,6 +390,10 @@ assert torch.equal(answers.argmax(-1), model(x).argmax(-1)) and not answers.requ
 assert torch.equal(answers, shield(x))
 assert list(shield.state_dict()) == list(model.state_dict())
 try:
+    shield(x, training=True)
+except sn.AnswerError as refused:
+    print(refused)
+try:
     shield.predict(x)
 except sn.BypassError as refused:
     print(refused)
@@ -388,3 +404,4 @@ except sn.BypassError as refused:
     )
     assert done.returncode == 0, done.stderr
     assert "A Shield has no predict" in done.stdout
+    assert "training=True would make answers random" in done.stdout

@@ -67,6 +67,11 @@ class Chain:
     def __call__(self, output: object, inputs: tuple[Tensor, ...] = ()) -> Tensor:
         """Defends one output. Shapes: as the model's; labels have no class axis."""
         rows = self.layout.opened(output)
+        shape = output.shape if isinstance(output, Tensor) else rows.shape
+        return self.layout.closed(dense(self.defended(rows, inputs)), shape, self.release)
+
+    def defended(self, rows: Tensor, inputs: tuple[Tensor, ...] = ()) -> Tensor | Named:
+        """Applies the stages to rows. Shapes: (..., classes) -> the same, or ``Named``."""
         answers: Tensor | Named = rows
         for stage in self.stages:
             if self.reads_inputs and isinstance(stage, KeyedNoise) and stage.reads_inputs:
@@ -75,8 +80,7 @@ class Chain:
                 answers = stage.compact(answers)
             if stage.may_overflow:
                 answers = require_finite(dense(answers), stage)
-        shape = output.shape if isinstance(output, Tensor) else rows.shape
-        return self.layout.closed(dense(answers), shape, self.release)
+        return answers
 
     def rows(self, answers: Tensor) -> Tensor:
         """Reads released logits or probabilities as rows. Shapes: -> (N, *positions, classes)."""
