@@ -97,7 +97,6 @@ def main() -> None:
         attention_mask=torch.ones_like(words[:1, :2]),
         max_new_tokens=13,
         do_sample=True,
-        top_k=5,  # the rest away first: TopK would share its chance among all other words
         logits_processor=[sn.LogitsProcessor(sn.TopK(5), sn.Round(2))],
     )
     print("Written with a shield on every word:", *(WORDS[word] for word in written[0]))

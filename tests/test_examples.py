@@ -1,0 +1,41 @@
+"""Every example runs as a user would run it, and says what it should."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+SAYS = {
+    "segmentation.py": ("mean IoU", "positions"),
+    "regression.py": ("R2", "bits"),
+    "credit.py": ("bits",),
+    "hugging_face.py": ("hidden_states", "generate"),
+    "keras_model.py": ("predict", "bits"),
+    "sklearn_pipeline.py": ("bits",),
+}
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    elsewhere = {"__init__.py", "digits.py", "serve.py"}  # in test_readme.py
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} - elsewhere == set(SAYS)
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_runs_and_prints_what_it_is_about(name: str, tmp_path) -> None:
+    arguments = [str(tmp_path / "scene.png")] if name == "segmentation.py" else []
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in SAYS[name]:
+        assert words in done.stdout
+    assert all(Path(path).stat().st_size > 10_000 for path in arguments)
