@@ -72,12 +72,19 @@ class Shield(nn.Module):
                 "For a function of arrays use Shield.around(function, ...), such as "
                 "Shield.around(estimator.predict_proba, ...)."
             )
+        if not isinstance(outputs, str | Mapping):
+            raise ConfigError(f"Expected outputs as a kind, or a dict of kinds, got {outputs!r}.")
+        if not isinstance(also or {}, Mapping):
+            raise ConfigError(f"Expected also as a dict of defenses by field, got {also!r}.")
+        names = (drop,) if isinstance(drop, str) else drop
+        if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in names):
+            raise ConfigError(f"Expected drop as the names of fields, got {drop!r}.")
         self.model = model
         self.training = model.training
         self.outputs = outputs if isinstance(outputs, str) else dict(outputs)
         self.axis = axis if not isinstance(axis, Mapping) else dict(axis)
         self.also = {name: tuple(chain) for name, chain in (also or {}).items()}
-        self.drop = (drop,) if isinstance(drop, str) else tuple(drop)
+        self.drop = tuple(names)
         self.micro_batch = None if micro_batch is None else whole("micro_batch", micro_batch, low=1)
         self.field, kinds = _fields(self.outputs)
         self.chain = Chain.of(defenses, kinds[self.field], release, self._axis_of(self.field))

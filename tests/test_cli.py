@@ -99,7 +99,10 @@ def test_a_measurement_too_small_to_tell_exits_with_3(project) -> None:
         (["--nonmembers=members.npz"], "are also members"),
         (["--html=report.pdf"], "ends in .html"),
         (["--html=nowhere/report.html"], "there is no folder nowhere"),
-        (["--shield=shield.toml", "--outputs=probabilities"], "leave --preset and --outputs out"),
+        (
+            ["--shield=shield.toml", "--outputs=probabilities"],
+            "leave --preset, --outputs and --axis out",
+        ),
         (["--seed=18446744073709551616"], "Expected seed from 0"),
         (["--members=served:raises"], "cannot load 'served:raises'"),
         (["--nonmembers=narrow.npz"], "of one shape"),
@@ -163,3 +166,17 @@ def test_a_missing_extra_gives_the_install_command() -> None:
     )
     assert result.returncode == 2
     assert "pip install 'shieldnet[cli]'" in result.stderr
+
+
+def test_harden_writes_down_where_the_classes_are_and_counts_positions(project) -> None:
+    result = shieldnet(
+        project,
+        *("harden", "served:model", "--preset=strict", "--axis=1", "--classes=4"),
+        *("--positions=4,4", "-o", "segmentation"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "bits 32.00" in result.stdout
+    assert "axis = 1" in (project / "segmentation" / "shield.toml").read_text()
+    result = shieldnet(project, "harden", "served:model", "--positions=wide", "-o", "wrong")
+    assert result.returncode == 2
+    assert "Expected --positions as whole numbers such as 480,640; got 'wide'" in result.stderr

@@ -114,3 +114,37 @@ def test_every_preset_serves_two_classes() -> None:
     for name in PRESETS:
         answers = sn.harden(nn.Linear(3, 2), name)(torch.randn(5, 3))
         assert torch.isfinite(answers).all()
+
+
+def test_a_structured_shield_written_down_is_read_back_equal(tmp_path) -> None:
+    shield = sn.Shield(
+        nn.Linear(3, 4),
+        sn.Coarsen(2),
+        sn.RandomizedResponse(2.0, bins=2),
+        outputs={"logits": "logits", "boxes": "values", "a.b": "embeddings"},
+        axis={"logits": 1},
+        also={"boxes": (sn.ClipRange(0.0, 1.0), sn.RoundTo(0.1)), "mask": (), "a.b": (sn.Sign(),)},
+        drop=("loss", "hidden_states"),
+        micro_batch=16,
+    )
+    again = load(tmp_path, sn.dump_shield(shield))
+    for name in ("chain", "others", "outputs", "axis", "also", "drop", "micro_batch", "field"):
+        assert getattr(again, name) == getattr(shield, name), name
+    assert sn.dump_shield(again) == sn.dump_shield(shield)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("preset = 'open'\nalso = 3", r"Expected \[\[also.FIELD\]\] tables"),
+        ("preset = 'open'\nalso = {boxes = 3}", r"Expected \[\[also.boxes\]\] tables"),
+        ("preset = 'open'\naxis = 'last'", "Expected axis as a whole number"),
+        ("preset = 'open'\nmicro_batch = 0", "Expected micro_batch >= 1"),
+        ("preset = 'open'\noutputs = {}", "Expected outputs to name at least one field"),
+        ("preset = 'open'\noutputs = 3", "Expected outputs"),
+        ("preset = 'open'\ndrop = 3", "Expected drop"),
+    ],
+)
+def test_wrong_shapes_of_settings_are_said_back(tmp_path, text, words) -> None:
+    with pytest.raises(sn.ConfigError, match=words):
+        load(tmp_path, f"version = 1\n{text}")
