@@ -72,7 +72,8 @@ class Layout:
         Shapes: floating point -> (N, *positions, classes) float32 or float64.
         Errors: nothing, another type, another shape, whole or complex numbers, fewer than two
             classes, NaN or Inf in any row, rows that are no distribution though declared so. The
-            message names the first bad row, never its values.
+            message names the first bad row and, of a row that is no distribution, the sum, never
+            its values.
         """
         tensor = _tensor_of(output)
         if not tensor.is_floating_point():
@@ -102,7 +103,7 @@ class Layout:
         shape: of the output. released: the kind of ``answers``; labels lose their class axis.
         """
         if self.kind in ROW_KINDS:
-            if released == "logits":
+            if released in ("logits", "integers"):
                 return answers[..., 1] - answers[..., 0]
             return answers[..., 1] if released == "probabilities" else answers
         if self.kind == "values":

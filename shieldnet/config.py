@@ -81,6 +81,11 @@ def _table(name: str, defense: Defense) -> list[str]:
             f"The {secrets[0]} of {type(defense).__name__} is secret and is not written to a "
             f'file. Write the table yourself, with {secrets[0]} = "env:NAME".'
         )
+    if DEFENSES.get(type(defense).__name__) is not type(defense):
+        raise ConfigError(
+            f"{type(defense).__name__} cannot be read back from a file. It can hold: "
+            f"{', '.join(DEFENSES)}."
+        )
     settings = asdict(defense).items()
     head = ["", f"[[{name}]]", f'name = "{type(defense).__name__}"']
     return head + [f"{key} = {_toml(value)}" for key, value in settings if value is not None]
@@ -88,9 +93,9 @@ def _table(name: str, defense: Defense) -> list[str]:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        inner = ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items())
+        inner = ", ".join(f"{_toml(key)} = {_toml(one)}" for key, one in value.items())
         return f"{{ {inner} }}"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _defenses(settings: dict[str, Any]) -> Sequence[Defense]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.answers import ZERO_LOGIT, Kind
-from shieldnet.defenses import Chain, Defense
+from shieldnet.defenses import Chain, Defense, Softmax
 from shieldnet.defenses.base import Named
 from shieldnet.errors import ConfigError
 
@@ -28,13 +28,28 @@ class LogitsProcessor:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Returns defended scores. Shapes: (rows, tokens) and (rows, words) -> (rows, words)."""
         forbidden = scores == -torch.inf
-        lowest = scores.amax(-1, keepdim=True) + ZERO_LOGIT
         with torch.no_grad():
-            rows = self.chain.layout.opened(torch.where(forbidden, lowest, scores))
+            rows = self.chain.layout.opened(self._filled(scores, forbidden))
             answers = self.chain.defended(rows)
             if isinstance(answers, Named):
                 answers = answers._replace(rest=-torch.inf).dense()
-        return answers.masked_fill(forbidden, -torch.inf)
+            answers = answers.masked_fill(forbidden, -torch.inf)
+            # A mechanism may draw a forbidden word: any allowed one then, as nothing was said.
+            nothing = (answers == -torch.inf).all(-1, keepdim=True)
+            return torch.where(nothing & ~forbidden, 0.0, answers)
+
+    def _filled(self, scores: Tensor, forbidden: Tensor) -> Tensor:
+        """Gives forbidden words a score that moves the others least.
+
+        It has no chance where defenses read probabilities, and is the mean of the allowed words
+        where they read logits: centered and clipped, it takes no room.
+        """
+        reads_logits = bool(self.chain.stages) and not isinstance(self.chain.stages[0], Softmax)
+        if not reads_logits:
+            return torch.where(forbidden, scores.amax(-1, keepdim=True) + ZERO_LOGIT, scores)
+        allowed = (~forbidden).sum(-1, keepdim=True)
+        mean = scores.masked_fill(forbidden, 0.0).sum(-1, keepdim=True) / allowed
+        return torch.where(forbidden, mean, scores)
 
     def __repr__(self) -> str:
         return f"LogitsProcessor({self.chain})"

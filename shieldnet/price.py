@@ -21,46 +21,63 @@ class Price:
         a deterministic interface log2 of the number of answers that can occur (Issa, Wagner,
         Kamath 2020). mu: Gaussian differential privacy between any two worlds upstream (Dong,
         Roth, Su 2022). pure: epsilon of the (epsilon, 0)-differential privacy between them.
-        Infinite means unbounded or unknown.
+        center: the same as mu between any world and one fixed reference, by default mu itself;
+        half of it where all rows lie in a ball. Infinite means unbounded or unknown.
     """
 
     bits: float = math.inf
     mu: float = math.inf
     pure: float = math.inf
+    center: float = math.inf
 
     def __post_init__(self) -> None:
         if not (self.bits >= 0 and self.mu >= 0 and self.pure >= 0):
             raise ConfigError(
                 f"Expected bits, mu and pure >= 0, got {self.bits}, {self.mu} and {self.pure}."
             )
+        if not self.center >= 0:
+            raise ConfigError(f"Expected center >= 0, got {self.center}.")
+        # Any world can serve as the reference.
+        object.__setattr__(self, "center", min(self.center, self.mu))
 
     def __add__(self, other: "Price") -> "Price":
         """Adds the prices of two answers: bits and pure epsilon add, mu adds in squares."""
-        return Price(self.bits + other.bits, math.hypot(self.mu, other.mu), self.pure + other.pure)
+        return Price(
+            self.bits + other.bits,
+            math.hypot(self.mu, other.mu),
+            self.pure + other.pure,
+            math.hypot(self.center, other.center),
+        )
 
     def __mul__(self, answers: int) -> "Price":
         """Prices ``answers`` answers, each of which may be chosen after seeing the ones before."""
         count = whole("answers", answers, low=0)
         if count == 0:
             return FREE
-        return Price(self.bits * count, self.mu * math.sqrt(count), self.pure * count)
+        root = math.sqrt(count)
+        return Price(self.bits * count, self.mu * root, self.pure * count, self.center * root)
 
     def capped(self, other: "Price") -> "Price":
         """Prices a chain of two stages: what follows cannot give away more (data processing)."""
-        return Price(min(self.bits, other.bits), min(self.mu, other.mu), min(self.pure, other.pure))
+        return Price(
+            min(self.bits, other.bits),
+            min(self.mu, other.mu),
+            min(self.pure, other.pure),
+            min(self.center, other.center),
+        )
 
     def reconstruction(self, prior: float) -> float:
         """Bounds any adversary's chance of success, given ``prior``, its chance without answers.
 
         ``prior`` is the largest prior mass of a set of secrets that counts as success.
-        Guarantee: success <= min(1, prior 2^bits, Phi(Phi^-1(prior) + mu/2),
+        Guarantee: success <= min(1, prior 2^bits, Phi(Phi^-1(prior) + center),
         prior / (prior + (1 - prior) e^-pure)).
         """
         kappa = fraction("prior", prior)
         if self == Price():
             return 1.0  # nothing is proven, not even of a prior of 0
         odds = kappa / (kappa + (1 - kappa) * math.exp(-self.pure)) if kappa else 0.0
-        return min(1.0, kappa * _power_of_two(self.bits), _shifted(kappa, self.mu / 2), odds)
+        return min(1.0, kappa * _power_of_two(self.bits), _shifted(kappa, self.center), odds)
 
     def distinguish(self, fpr: float) -> float:
         """Bounds the true-positive rate at ``fpr`` of any test between two worlds.
@@ -129,7 +146,7 @@ def rounded_up(bound: float) -> str:
 class Reach:
     """Bounds what a stage can give, whatever the model says.
 
-    radius: of an L2 ball about a fixed center that holds every row.
+    radius: of an L2 ball about zero (for probabilities, about the even row) that holds every row.
     named: how many classes of a row may differ from the rest, which share what is left evenly;
         None when every class has a value of its own.
     box: ends between which every number lies.
@@ -144,6 +161,14 @@ class Reach:
         """Bounds how far one number lies from its center."""
         low, high = self.box
         return min(self.radius, (high - low) / 2)
+
+    def on_grid(self, step: float) -> "Reach":
+        """Bounds what is left after every number is cut toward zero to a multiple of ``step``.
+
+        A ball about zero still holds it; a box that does not hold zero may grow.
+        """
+        low, high = (end if math.isinf(end) else math.trunc(end / step) * step for end in self.box)
+        return Reach(self.radius, self.named, (low, high))
 
     def norms(self, classes: int) -> tuple[float, float]:
         """Bounds the distances of a row from its center, in L1 and in L2."""
@@ -188,7 +213,8 @@ def gaussian_price(classes: int, reach: Reach, deviation: float) -> Price:
     )
     ball = float(torch.logsumexp(log_terms, 0)) / math.log(2)
     box = classes * math.log2(1 + 2 * reach.half_width / (math.sqrt(2 * math.pi) * deviation))
-    return Price(max(0.0, min(ball, box)), 2 * radius / deviation)
+    bits = max(0.0, min(ball, box))
+    return Price(bits, 2 * radius / deviation, center=radius / deviation)
 
 
 def laplace_price(classes: int, reach: Reach, scale: float) -> Price:

@@ -67,7 +67,8 @@ def rounded_gaussian(shape: Sequence[int], deviation: float, constant_time: bool
     Guarantee: the total variation to the rounded normal is below 5e-32 per number: a 128-bit
         uniform is compared with floor(2^128 Phi((k + 1/2) / deviation)), computed with 60 digits.
     constant_time: reads the whole table for every number instead of searching it, so that neither
-        the branches nor the memory accesses depend on the draw.
+        branches nor memory accesses depend on the draw, but for the draws that 32 bits leave open
+        (a chance of the table's length times 2^-32 a number).
     """
     return _drawn(gaussian_table(deviation), shape, constant_time)
 
@@ -119,8 +120,7 @@ def by_table(words: Tensor, table: Table, constant_time: bool = False) -> Tensor
     Shapes: words (n,) int32 -> (n,) int64.
     """
     if constant_time:
-        rows = [(part.unsqueeze(1) >= table.leading).sum(1) for part in words.split(_CHUNK)]
-        return torch.cat(rows) + table.first
+        return _scanned(words, table, torch.ge) + table.first
     if len(words) < _FEW:
         return torch.searchsorted(table.leading, words, right=True) + table.first
     bucket = (words >> 16).to(torch.int64).add_(2**15)
@@ -135,11 +135,20 @@ def _drawn(table: Table, shape: Sequence[int], constant_time: bool) -> Tensor:
     words = _half_words(math.prod(shape))
     found = by_table(words, table, constant_time) if len(words) else words.to(torch.int64)
     # Equal leading words leave the order open (chance 2^-32 each): 96 more bits decide.
-    below = (found - (table.first + 1)).clamp_min_(0)
-    for place in (table.leading[below] == words).nonzero().flatten().tolist():
+    if constant_time and len(words):
+        is_open = _scanned(words, table, torch.eq) > 0
+    else:
+        is_open = table.leading[(found - (table.first + 1)).clamp_min_(0)] == words
+    for place in is_open.nonzero().flatten().tolist():
         draw = _full(words[place])
         found[place] = table.first + sum(threshold <= draw for threshold in table.exact)
     return found.reshape(tuple(shape))
+
+
+def _scanned(words: Tensor, table: Table, relation: Callable[..., Tensor]) -> Tensor:
+    """Counts, for every word, the thresholds to which it has the relation."""
+    parts = words.split(_CHUNK)
+    return torch.cat([relation(part.unsqueeze(1), table.leading).sum(1) for part in parts])
 
 
 def _half_words(count: int) -> Tensor:

@@ -13,6 +13,7 @@ from shieldnet.answers import Kind
 from shieldnet.callables import Around, as_arrays, holds_tensors
 from shieldnet.certificate import Certificate
 from shieldnet.defenses import Chain, Defense
+from shieldnet.defenses.chain import own
 from shieldnet.errors import AnswerError, BypassError, ConfigError
 from shieldnet.language import LogitsProcessor, processor_of
 from shieldnet.price import Price, rounded_up
@@ -93,6 +94,7 @@ class Shield(nn.Module):
         self.reads_inputs = any(chain.reads_inputs for chain in chains)
         self.sizes: Sizes | None = None
         self.other_sizes: dict[str, Sizes] = {}
+        self.given: dict[type, frozenset[str]] = {}
         self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]  # torch's
         self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]  # torch's
 
@@ -140,8 +142,8 @@ class Shield(nn.Module):
             if self.micro_batch is None:
                 answers = self._answer(model, args, kwargs)
             else:
-                parts = _split(args, kwargs, self.micro_batch)
-                answers = merged([self._answer(model, *part) for part in parts])
+                parts, rows = _split(args, kwargs, self.micro_batch)
+                answers = merged([self._answer(model, *part) for part in parts], rows)
         if isinstance(model, Around) and not holds_tensors(*args, *kwargs.values()):
             return as_arrays(answers)
         return answers
@@ -163,37 +165,47 @@ class Shield(nn.Module):
         inputs: the tensors that the model got, for noise that is keyed on them.
         Shapes: the model's output -> the same; labels have no class axis.
         """
-        if isinstance(output, Tensor) and self.field is None:
-            return self._main_answer(output, inputs)
-        if output is None:
-            return self._main_answer(output, inputs)
-        main = self._place(output)
-        self._refuse_undefended(output, main)
+        with torch.no_grad():
+            if output is None or (isinstance(output, Tensor) and self.field is None):
+                return self._main_answer(output, inputs)
+            main = self._place(output)
+            self._refuse_undefended(output, main)
+            rows = len(dict(leaves(output))[main])
 
-        def change(path: Path, leaf: Any) -> Any:
-            if path == main:
-                return self._main_answer(leaf, inputs)
-            name = _named_by(path, self.others)
-            return None if name is None else self._other_answer(name, path, leaf, inputs)
+            def change(path: Path, leaf: Any) -> Any:
+                if path == main:
+                    return self._main_answer(leaf, inputs)
+                return self._other_answer(path, leaf, rows, inputs)
 
-        return replaced(output, change)
+            return replaced(
+                output, change, without=lambda path: _named_by(path, self.drop) is not None
+            )
 
     def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
         answers = self.chain(output, inputs)
         sizes = self.chain.layout.sizes(output.shape)
         if sizes != self.sizes:
             self.sizes = _largest(self.sizes, sizes)
-        return answers
+        return answers.detach() if answers.requires_grad else answers
 
-    def _other_answer(self, name: str, path: Path, leaf: Any, inputs: tuple[Tensor, ...]) -> Any:
-        chain = self.others[name]
+    def _other_answer(self, path: Path, leaf: Any, rows: int, inputs: tuple[Tensor, ...]) -> Any:
+        name = written(path)
+        chain = self.others[_named_by(path, self.others) or ""]
         if chain is None:
-            self.other_sizes[written(path)] = (1, ())
-            return leaf.detach() if isinstance(leaf, Tensor) else leaf
+            self.other_sizes[name] = (1, ())
+            return own(leaf.detach()) if isinstance(leaf, Tensor) else leaf
+        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != rows):
+            raise AnswerError(
+                f"Expected {name} to have a row for each of the {rows} answers, got shape "
+                f"{tuple(leaf.shape)}: its price could not be told. Leave it out with "
+                f"drop=({name!r},), or release it as it is with also={{{name!r}: ()}}, for an "
+                "infinite price."
+            )
         answers = chain(leaf, inputs)
-        known = self.other_sizes.get(written(path))
-        self.other_sizes[written(path)] = _largest(known, chain.layout.sizes(leaf.shape))
-        return answers
+        self.other_sizes[name] = _largest(
+            self.other_sizes.get(name), chain.layout.sizes(leaf.shape)
+        )
+        return answers.detach() if answers.requires_grad else answers
 
     def _place(self, output: Any) -> Path:
         """Finds the answer in an output, or says what is there."""
@@ -221,8 +233,12 @@ class Shield(nn.Module):
 
     def _refuse_undefended(self, output: Any, main: Path) -> None:
         open_fields: dict[str, list[str]] = {}
+        given: set[str] = set()
         for path, leaf in leaves(output):
-            if path != main and _named_by(path, (*self.others, *self.drop)) is None:
+            if _named_by(path, self.drop) is not None:
+                continue
+            given.add(written(path))
+            if path != main and _named_by(path, self.others) is None:
                 open_fields.setdefault(path[0], []).append(type(leaf).__name__)
         if open_fields:
             listed = ", ".join(
@@ -233,6 +249,12 @@ class Shield(nn.Module):
                 f"The model also returns {listed}, which no defense covers; nothing was released. "
                 f"Leave them out with drop={tuple(open_fields)!r}, or give each its own defenses "
                 "with also={...}."
+            )
+        first = self.given.setdefault(type(output), frozenset(given))
+        if first != given:  # which fields there are is an answer too
+            raise AnswerError(
+                f"Expected the fields of the first answer, {', '.join(sorted(first))}; got "
+                f"{', '.join(sorted(given))}. Leave out what comes and goes with drop=(...)."
             )
 
     def answer_in(self, released: Any) -> Tensor:
@@ -312,7 +334,7 @@ class Shield(nn.Module):
         For each field the least bits, mu and pure epsilon over the stages of its chain.
         classes: of the model (numbers of a value, dimensions of an embedding); positions: the
         other axes of an answer, such as (height, width). Both are needed only before the first
-        answer; after it the largest answer so far is priced.
+        answer; after it the greatest extent so far along every axis is priced.
         """
         price = self.chain.price(*self._known_sizes(classes, positions))
         if self.others and self.sizes is None:
@@ -441,15 +463,19 @@ def _named_by(path: Path, names: Iterable[str]) -> str | None:
 
 
 def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
-    """Returns the larger of two answers' sizes: the price is counted for the largest so far."""
+    """Returns the greatest extent along every axis: no answer so far costs more than that."""
     if known is None or known == sizes:
         return sizes
-    if known[0] != sizes[0]:
+    if known[0] != sizes[0] or len(known[1]) != len(sizes[1]):
         raise AnswerError(
-            f"Expected {known[0]} classes as in the first answer, got {sizes[0]}; "
+            f"Expected {_extent(known)} as in the first answer, got {_extent(sizes)}; "
             "make one Shield for each model."
         )
-    return sizes if math.prod(sizes[1]) > math.prod(known[1]) else known
+    return known[0], tuple(map(max, known[1], sizes[1]))
+
+
+def _extent(sizes: Sizes) -> str:
+    return f"{sizes[0]} classes" + (f" at {len(sizes[1])} axes of positions" if sizes[1] else "")
 
 
 def _arrays(values: Iterable[Any]) -> Iterator[Any]:
@@ -461,8 +487,11 @@ def _arrays(values: Iterable[Any]) -> Iterator[Any]:
 
 def _split(
     args: tuple[Any, ...], kwargs: dict[str, Any], size: int
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Cuts the arguments of a call into pieces of ``size`` rows; what has no rows goes with all."""
+) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], list[int]]:
+    """Cuts the arguments of a call into pieces of ``size`` rows; what has no rows goes with all.
+
+    Returns the pieces, and how many rows each has.
+    """
     first = next(_arrays((*args, *kwargs.values())), None)
     if first is None:
         raise AnswerError("Expected a tensor or an array with rows, to cut it for micro_batch.")
@@ -472,13 +501,15 @@ def _split(
         in_rows = isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and len(value) == rows
         return value[start : start + size] if in_rows else value
 
-    return [
+    starts = range(0, max(rows, 1), size)
+    pieces = [
         (
             tuple(piece(value, start) for value in args),
             {name: piece(value, start) for name, value in kwargs.items()},
         )
-        for start in range(0, max(rows, 1), size)
+        for start in starts
     ]
+    return pieces, [min(size, rows - start) for start in starts]
 
 
 def _explain_devices(failed: RuntimeError, model: nn.Module, values: Iterable[Any]) -> None:

@@ -28,32 +28,46 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield from leaves(child, (*path, name))
 
 
-def replaced(value: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> Any:
+def replaced(
+    value: Any,
+    change: Callable[[Path, Any], Any],
+    path: Path = (),
+    *,
+    without: Callable[[Path], bool] = lambda path: False,
+) -> Any:
     """Returns a new output of the same type whose leaves are what ``change`` makes of them.
 
-    A leaf that becomes None leaves a dict, and stays as None in anything else; a container that
-    loses all its leaves becomes None itself.
+    without: says of a path whether it is left out with all that is inside. What is left out leaves
+    a dict, and is None in anything else.
     Errors: AnswerError for a container that cannot be built again from its fields alone.
     """
+    if path and without(path):
+        return None
     children = _children(value)
     if children is None:
         return None if value is None else change(path, value)
-    made = [(name, replaced(child, change, (*path, name))) for name, child in children]
-    emptied = any(child is not None for _, child in children)
-    if path and emptied and all(child is None for _, child in made):
-        return None
+    made = [
+        (name, replaced(child, change, (*path, name), without=without)) for name, child in children
+    ]
     return _rebuilt(value, made)
 
 
-def merged(outputs: Sequence[Any]) -> Any:
-    """Joins the outputs of parts of a batch: tensors row by row, the rest from the first part."""
+def merged(outputs: Sequence[Any], rows: Sequence[int]) -> Any:
+    """Joins the outputs of parts of a batch, row by row.
+
+    Errors: AnswerError where the parts hold different fields, or a field without their rows.
+    """
     parts = [dict(leaves(output)) for output in outputs]
-
-    def join(path: Path, leaf: Any) -> Any:
-        whole = isinstance(leaf, Tensor) and leaf.dim() > 0
-        return torch.cat([part[path] for part in parts]) if whole else leaf
-
-    return replaced(outputs[0], join)
+    for part, count in zip(parts, rows, strict=True):
+        for path, leaf in part.items():
+            if not (isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count):
+                raise AnswerError(
+                    f"Expected {written(path)} to have a row for each of the {count} rows of a "
+                    "piece, to join the pieces of micro_batch. Leave it out with drop=(...)."
+                )
+        if part.keys() != parts[0].keys():
+            raise AnswerError("The pieces of micro_batch hold different fields.")
+    return replaced(outputs[0], lambda path, leaf: torch.cat([part[path] for part in parts]))
 
 
 def written(path: Path) -> str:

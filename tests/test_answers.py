@@ -174,6 +174,64 @@ def test_integers_come_on_request_and_are_the_same_mechanism() -> None:
         sn.Shield(Says(), *chain, release="labels")
 
 
+def test_integers_of_yes_or_no_keep_their_shape_and_state_a_distribution() -> None:
+    chain = (sn.ClipNorm(5.0), sn.GaussianNoise(2.0, integers=True))
+    shield = sn.Shield(Says(), *chain, outputs="binary_logits")
+    steps = shield(torch.randn(4))
+    assert steps.shape == (4,)
+    stated = shield.distribution(steps)
+    assert torch.allclose(stated[:, 1], (steps * 2.0**-4).sigmoid())
+    of_classes = sn.Shield(Says(), *chain)
+    assert torch.allclose(
+        of_classes.distribution(of_classes(torch.randn(4, 3))).sum(-1), torch.ones(4)
+    )
+    assert of_classes.releases_scores
+
+
+@pytest.mark.parametrize("chain", [(sn.TopK(1),), (sn.Round(0),), (sn.TopK(2), sn.Round(0))])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_released_tensor_holds_no_more_than_it_shows(chain, rows) -> None:
+    for release in ("labels", "logits", "probabilities"):
+        answers = sn.Shield(Says(), *chain, release=release)(torch.randn(rows, 200))
+        assert answers.untyped_storage().nbytes() == answers.numel() * answers.element_size()
+
+
+def test_a_released_zero_has_no_sign() -> None:
+    shield = sn.Shield(Says(), sn.ClipRange(-0.4, 0.4), sn.RoundTo(1.0), outputs="values")
+    answers = shield(torch.tensor([-3.0, -0.2, 0.2, 5.0]))
+    assert not torch.signbit(answers).any()
+    assert shield.price().bits == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step"), [(0, 0.15, 0.1), (-0.15, 0.15, 0.1), (-1, 1.2, 0.3), (5.0, 6.0, 0.1)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_multiples_of_a_step_are_counted_with_the_ends_that_floats_have(
+    low, high, step, dtype
+) -> None:
+    chain = (sn.ClipNorm(50.0), sn.ClipRange(low, high), sn.RoundTo(step))
+    shield = sn.Shield(Says(), *chain, outputs="values")
+    values = torch.cat([torch.linspace(low - 1, high + 1, 20_001), torch.tensor([low, high])])
+    answers = shield(values.to(dtype))
+    assert len(answers.unique()) <= 2 ** shield.price().bits * (1 + 1e-9)
+
+
+def test_several_coarser_grids_are_priced_by_each_block_alone() -> None:
+    two = sn.Shield(Says(), sn.Coarsen(2), sn.Coarsen(3), sn.Label(), axis=1)
+    assert two.price(2, positions=(6,)).bits == 2
+    shield = sn.Shield(Says(), sn.Coarsen(10), sn.Label(), axis=1)
+    shield(torch.randn(1, 4, 2, 50))
+    shield(torch.randn(1, 4, 1, 99))
+    assert shield.price().bits == 20, "the greatest extent along every axis"
+
+
+def test_answers_defended_by_hand_carry_no_graph_either() -> None:
+    model = nn.Linear(3, 4)
+    for chain in ((), (sn.Temperature(2.0),)):
+        assert not sn.Shield(model, *chain).defend(model(torch.randn(2, 3))).requires_grad
+
+
 @pytest.mark.parametrize(
     ("settings", "chain", "output", "words"),
     [
@@ -279,6 +337,16 @@ def test_micro_batches_answer_as_the_whole_batch_does() -> None:
     model.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     sn.harden(model, micro_batch=16)(rows)
     assert seen == [16, 16, 16, 2]
+
+
+def test_micro_batches_refuse_what_they_cannot_join() -> None:
+    class Lists(nn.Module):
+        def forward(self, x: Tensor) -> dict:
+            return {"logits": x, "rows": list(x)}
+
+    shield = sn.harden(Lists(), micro_batch=2, also={"rows": ()})
+    with pytest.raises(sn.AnswerError, match=r"Expected rows.0 to have a row for each of the 2"):
+        shield(torch.randn(4, 3))
 
 
 def test_micro_batches_need_something_to_cut() -> None:

@@ -133,6 +133,15 @@ def test_a_structured_shield_written_down_is_read_back_equal(tmp_path) -> None:
     assert sn.dump_shield(again) == sn.dump_shield(shield)
 
 
+def test_what_could_not_be_read_back_is_not_written(tmp_path) -> None:
+    from shieldnet.baselines import RankSwap
+
+    with pytest.raises(sn.ConfigError, match="RankSwap cannot be read back from a file"):
+        sn.dump_shield(sn.Shield(nn.Linear(3, 4), RankSwap()))
+    odd = sn.Shield(nn.Linear(3, 4), sn.Label(), drop=("\U0001f600", 'a"b\\', "\x7f\n"))
+    assert load(tmp_path, sn.dump_shield(odd)).drop == odd.drop
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

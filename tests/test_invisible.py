@@ -366,6 +366,13 @@ class TestHuggingFace:
         assert chances[[0, 1, 4]].tolist() == [0, 0, 0], "neither forbidden nor unnamed words"
         flat = sn.LogitsProcessor(sn.Round(1))(torch.zeros(1, 1), torch.tensor([[0.0, -torch.inf]]))
         assert flat.softmax(-1).tolist() == [[1, 0]]
+        for _ in range(20):
+            answers = sn.LogitsProcessor(sn.RandomizedResponse(0.1))(torch.zeros(1, 1), scores)
+            assert torch.isfinite(answers.softmax(-1)).all(), "a forbidden word was drawn"
+            assert answers[0, 1] == -torch.inf
+        noisy = sn.LogitsProcessor(sn.ClipNorm(10.0), sn.GaussianNoise(0.1))
+        answers = noisy(torch.zeros(1, 1), torch.tensor([[5.0, 3.0, 0.0, -torch.inf]]))
+        assert answers[0, 0] > answers[0, 1] + 1 > answers[0, 2] + 2, "forbidden words take no room"
         with pytest.raises(sn.AnswerError, match="NaN or Inf"):
             process(torch.zeros(1, 1), torch.tensor([[1.0, torch.nan]]))
         with pytest.raises(sn.ConfigError, match="Expected a shield of logits"):

@@ -49,8 +49,13 @@ def test_the_numbers_of_the_literature() -> None:
 
 def test_reconstruction_is_bounded_by_bits_and_by_mu() -> None:
     assert Price(bits=3).reconstruction(1e-3) == pytest.approx(8e-3)
-    assert Price(mu=2.0).reconstruction(0.01) == pytest.approx(norm.cdf(norm.ppf(0.01) + 1))
-    assert Price(mu=2.0).reconstruction(0.5) == pytest.approx(0.8413, abs=1e-4)
+    ball = Price(mu=2.0, center=1.0)
+    assert ball.reconstruction(0.01) == pytest.approx(norm.cdf(norm.ppf(0.01) + 1))
+    assert ball.reconstruction(0.5) == pytest.approx(0.8413, abs=1e-4)
+    assert Price(mu=2.0).center == 2.0, "any world can be the reference"
+    assert (ball * 4).center == 2.0
+    assert (ball + ball).center == pytest.approx(math.sqrt(2))
+    assert ball.capped(Price(bits=3)).center == 1.0
     assert Price(bits=3).reconstruction(0.5) == 1
 
 
@@ -137,7 +142,7 @@ def test_tiny_priors_are_bounded_exactly_and_never_below_themselves(prior, mu) -
         start = norm.ppf(prior)
         quantile = mpmath.findroot(lambda x: mpmath.log(mpmath.ncdf(x)) - mpmath.log(prior), start)
         wanted = float(mpmath.ncdf(quantile + mu / 2))
-    found = Price(mu=mu).reconstruction(prior)
+    found = Price(mu=mu, center=mu / 2).reconstruction(prior)
     assert found == pytest.approx(wanted, rel=1e-6)
     assert found >= prior
 

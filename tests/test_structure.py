@@ -111,6 +111,31 @@ def test_a_field_released_as_it_is_has_an_infinite_price() -> None:
     assert shield.price().bits == float("inf")
 
 
+def test_a_field_without_a_row_for_each_answer_has_no_price_and_is_refused() -> None:
+    shield = sn.Shield(
+        Says({"logits": SCORES[:1], "boxes": [torch.rand(50, 4)]}),
+        sn.Label(),
+        outputs={"logits": "logits", "boxes": "values"},
+        also={"boxes": (sn.ClipRange(0, 1), sn.RoundTo(0.25))},
+    )
+    with pytest.raises(sn.AnswerError, match=r"Expected boxes.0 to have a row for each of the 1"):
+        shield(torch.zeros(1))
+
+
+@pytest.mark.parametrize("boxes", [[], [BOXES], [BOXES, BOXES], None])
+def test_a_dropped_field_does_not_say_how_much_there_was(boxes) -> None:
+    assert list(hardened({"logits": SCORES, "boxes": boxes}, drop="boxes")) == ["logits"]
+
+
+def test_names_that_change_from_answer_to_answer_are_refused() -> None:
+    model = Says({"score_1.25": SCORES})
+    shield = sn.harden(model)
+    shield(torch.zeros(1))
+    model.output = {"score_9.75": SCORES}
+    with pytest.raises(sn.AnswerError, match="Expected the fields of the first answer, score_1"):
+        shield(torch.zeros(1))
+
+
 def test_one_name_stands_for_all_that_is_inside() -> None:
     output = {"logits": SCORES, "hidden": (BOXES, (BOXES,))}
     shield = sn.Shield(

@@ -151,12 +151,12 @@ def _ask(shield: Shield, inputs: Tensor, queries: int) -> Answers:
         parts = [stated]
         if queries > 1:
             parts.append(stated.clamp_min(1e-30).log())
-        if shield.release == "logits":
+        if shield.chain.releases_logits:
             parts.append(one_row_each(shield.chain.rows(answers)))
         sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
     means = [total / queries for total in sums]
     return Answers(
         means[0],
-        logits=means[-1] if shield.release == "logits" else None,
+        logits=means[-1] if shield.chain.releases_logits else None,
         mean_log=means[1] if queries > 1 else None,
     )

@@ -115,10 +115,8 @@ def noise_of(game: Game) -> GaussianNoise | LaplaceNoise | KeyedNoise:
 
 
 def answers_about(game: Game, examples: Examples) -> Tensor:
-    """Asks once about each row. Shapes: -> (rows, classes), whole steps in the scores' units."""
-    noise = noise_of(game)
-    rows = one_row_each(game.shield.chain.rows(in_batches(game.shield, examples.inputs)))
-    return rows.float() * (noise.step or 1.0) if game.shield.release == "integers" else rows.float()
+    """Asks once about each row. Shapes: -> (rows, classes)."""
+    return one_row_each(game.shield.chain.rows(in_batches(game.shield, examples.inputs))).float()
 
 
 def clean_scores(game: Game, examples: Examples) -> Tensor:

@@ -254,6 +254,8 @@ def _subject_json(report: Report, subject: Subject, policy: Policy) -> dict[str,
             "classes": certificate.classes,
             "bits": _bound(certificate.price.bits),
             "mu": _bound(certificate.price.mu),
+            "pure": _bound(certificate.price.pure),
+            "center": _bound(certificate.price.center),
             "text": str(certificate),
         },
         "findings": [asdict(finding) for finding in subject.findings],
@@ -278,7 +280,9 @@ def _from_json(document: dict[str, Any]) -> Report:
 
 def _subject(document: dict[str, Any]) -> Subject:
     proven = document["certificate"]
-    price = Price(_unbound(proven["bits"]), _unbound(proven["mu"]))
+    price = Price(
+        *(_unbound(proven.get(name, "infinite")) for name in ("bits", "mu", "pure", "center"))
+    )
     return Subject(
         name=document["name"],
         certificate=Certificate(proven["shield"], proven["classes"], price),

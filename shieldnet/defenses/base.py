@@ -204,10 +204,11 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     classes = scores.shape[-1]
     if k >= classes or (classes <= _NARROW and scores.numel() < _MANY):
         found = scores.sort(dim=-1, descending=True, stable=True)
-        return found.values[..., :k], found.indices[..., :k]
+        return found.values[..., :k].clone(), found.indices[..., :k].clone()
     values, places = scores.topk(k + 1, dim=-1)
     tied = (values[..., 1:] == values[..., :-1]).any(-1)
-    values, places = values[..., :k].contiguous(), places[..., :k].contiguous()
+    # Copies, not views: a view would carry the runner-up along in its storage.
+    values, places = values[..., :k].clone(), places[..., :k].clone()
     if tied.any():
         rows = scores[tied]
         first = keep_top(rows, k).nonzero()[:, 1].reshape(-1, k)

@@ -68,7 +68,7 @@ class Chain:
         """Defends one output. Shapes: as the model's; labels have no class axis."""
         rows = self.layout.opened(output)
         shape = output.shape if isinstance(output, Tensor) else rows.shape
-        return self.layout.closed(dense(self.defended(rows, inputs)), shape, self.release)
+        return own(self.layout.closed(dense(self.defended(rows, inputs)), shape, self.release))
 
     def defended(self, rows: Tensor, inputs: tuple[Tensor, ...] = ()) -> Tensor | Named:
         """Applies the stages to rows. Shapes: (..., classes) -> the same, or ``Named``."""
@@ -83,9 +83,11 @@ class Chain:
         return answers
 
     def rows(self, answers: Tensor) -> Tensor:
-        """Reads released logits or probabilities as rows. Shapes: -> (N, *positions, classes)."""
+        """Reads released scores or probabilities as rows. Shapes: -> (N, *positions, classes)."""
+        if self.release == "integers":
+            answers = answers * self._step
         if self.layout.kind in ROW_KINDS:
-            no = torch.zeros_like(answers) if self.release == "logits" else 1 - answers
+            no = 1 - answers if self.release == "probabilities" else torch.zeros_like(answers)
             return torch.stack([no, answers], -1)
         return answers if self.layout.axis is None else answers.movedim(self.layout.axis, -1)
 
@@ -95,7 +97,18 @@ class Chain:
             rows = torch.zeros(*answers.shape, classes, device=answers.device)
             return all_on(answers.unsqueeze(-1), rows).dense()
         rows = self.rows(answers)
-        return rows.softmax(-1) if self.release == "logits" else rows
+        return rows if self.release == "probabilities" else rows.softmax(-1)
+
+    @property
+    def _step(self) -> float:
+        """Returns what one released integer is worth."""
+        step = getattr(self.stages[-1], "step", None) if self.stages else None
+        return 1.0 if step is None else float(step)
+
+    @property
+    def releases_logits(self) -> bool:
+        """Says whether scores of classes are released, as floats or as integers."""
+        return self.layout.row_kind == "logits" and self.release in ("logits", "integers")
 
     def views(self, probabilities: Tensor, logits: Tensor | None = None) -> dict[str, Tensor]:
         """Lists the readings of a distribution that an adversary who knows the chain tries."""
@@ -112,7 +125,7 @@ class Chain:
     @property
     def releases_scores(self) -> bool:
         """Says whether logits are released that say more than their softmax."""
-        return self.release == "logits" and not (self.stages and isinstance(self.stages[-1], Log))
+        return self.releases_logits and not (self.stages and isinstance(self.stages[-1], Log))
 
     @property
     def deterministic(self) -> bool:
@@ -124,7 +137,8 @@ class Chain:
         price, reach = Price(), UNBOUNDED
         distinct = positions
         for stage in self.stages:
-            distinct = stage.distinct(distinct)
+            if (coarser := stage.distinct(positions)) != positions:
+                distinct = coarser
             if not stage.deterministic:
                 distinct = positions  # fresh noise makes equal positions differ again
             price = price.capped(stage.price(classes, reach) * math.prod(distinct))
@@ -133,6 +147,14 @@ class Chain:
 
     def __str__(self) -> str:
         return " -> ".join(f"[{one}]" if one.conversion else str(one) for one in self.stages)
+
+
+def own(answers: Tensor) -> Tensor:
+    """Copies a tensor whose storage holds more than it shows: views must not carry more out."""
+    if torch.compiler.is_compiling():
+        return answers
+    held = answers.untyped_storage().nbytes()
+    return answers.clone() if held > answers.numel() * answers.element_size() else answers
 
 
 def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[Defense, ...]:

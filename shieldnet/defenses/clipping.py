@@ -1,5 +1,6 @@
 """A row inside a ball or a box, so that noise or a grid can bound what it says."""
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ from shieldnet.errors import ConfigError
 from shieldnet.price import Reach
 
 _MARGIN = 1 - 2.0**-20  # wider than float32's rounding of the scaled row
+_LEAST = 1e-30  # below it a row would end among float32's smallest numbers
 _LATE = "a clip after it bounds nothing"
 
 
@@ -34,14 +36,15 @@ class ClipNorm(Defense):
     )
 
     def __post_init__(self) -> None:
-        positive("bound", self.bound)
+        if positive("bound", self.bound) < _LEAST:
+            raise ConfigError(f"Expected bound >= {_LEAST:g}, got bound={self.bound!r}.")
 
     def __call__(self, answers: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(answers, dim=-1, keepdim=True, dtype=torch.float64)
         norm = norm.clamp_min(torch.finfo(torch.float64).tiny)
         factor = (self.bound * _MARGIN / norm).clamp_max_(1.0)
-        clipped: Tensor = answers * factor.to(answers.dtype)
-        return clipped
+        clipped: Tensor = answers * factor  # in float64: the factor may be tiny
+        return clipped.to(answers.dtype)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=self.bound)
@@ -70,4 +73,8 @@ class ClipRange(Defense):
         return answers.clamp(self.low, self.high)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
-        return Reach(radius=upstream.radius, box=(self.low, self.high))
+        # The ends as float32 rounds them, if that is further out.
+        low, high = torch.tensor([self.low, self.high], dtype=torch.float32).tolist()
+        box = min(self.low, low), max(self.high, high)
+        about_zero = box[0] <= 0 <= box[1]  # else the ball's center has moved
+        return Reach(radius=upstream.radius if about_zero else math.inf, box=box)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shieldnet._validate import flag, positive
-from shieldnet.answers import Kind
+from shieldnet.answers import Kind, require_finite
 from shieldnet.defenses.base import UNBOUNDED, Defense
 from shieldnet.errors import ConfigError
 from shieldnet.price import Price, Reach, gaussian_price, laplace_price
@@ -19,14 +19,17 @@ from shieldnet.randomness import (
     rounded_laplace,
 )
 
+_MOST = 2.0**62  # steps that an integer holds
+
 
 @dataclass(frozen=True)
 class _Lattice(Defense):
     """Cuts every number toward zero to a grid and adds a random whole number of steps.
 
-    A norm cannot grow by the cut. As the number is on the grid, number plus rounded noise is
-    exactly the rounding of number plus noise, so a proof for real noise holds for the floats
-    released; ordinary float noise breaks the same proof (Mironov 2012).
+    A norm cannot grow by the cut, and a range is priced as it is after the cut. As the number is
+    on the grid, number plus rounded noise is exactly the rounding of number plus noise, so a proof
+    for real noise holds for the floats released; ordinary float noise breaks the same proof
+    (Mironov 2012).
     """
 
     scale: float
@@ -61,7 +64,10 @@ class _Lattice(Defense):
         # A power of two scales without rounding, so this is exact up to 2^24 steps in float32;
         # beyond, the sum is rounded after the noise, which gives nothing away.
         steps = answers.div(grid).trunc_().add_(noise)
-        return steps.to(torch.int64) if self.integers else steps.mul_(grid)
+        if not self.integers:
+            return steps.mul_(grid)
+        held = torch.where(steps.abs() < _MOST, steps, torch.inf)
+        return require_finite(held, self).to(torch.int64)
 
     def _noise(self, shape: torch.Size, scale: float) -> Tensor:
         raise NotImplementedError
@@ -85,7 +91,7 @@ class GaussianNoise(_Lattice):
         return rounded_gaussian(shape, scale, self.constant_time)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return gaussian_price(classes, upstream, self.scale)
+        return gaussian_price(classes, upstream.on_grid(self.step or 0.0), self.scale)
 
 
 @dataclass(frozen=True)
@@ -107,4 +113,4 @@ class LaplaceNoise(_Lattice):
         return rounded_laplace(shape, scale, self.constant_time)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return laplace_price(classes, upstream, self.scale)
+        return laplace_price(classes, upstream.on_grid(self.step or 0.0), self.scale)

@@ -59,9 +59,16 @@ class RandomizedResponse(Naming):
     def _other(self, symbols: int) -> int:
         """Counts, of 2^63 draws, those that give one certain other symbol."""
         share = _TOTAL / (math.exp(self.epsilon) + symbols - 1)
-        return int(share * _SAFE) + 1
+        other = int(share * _SAFE) + 1
+        if _TOTAL - (symbols - 1) * other < other:
+            raise ConfigError(
+                f"{self} cannot tell {symbols} symbols apart with 63 random bits: choose fewer "
+                "bins or a larger epsilon."
+            )
+        return other
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+        self._other(classes * self.bins)
         return pure_price(self.epsilon, answers=classes * self.bins)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:

@@ -98,14 +98,14 @@ class RoundTo(Defense):
 
     def __call__(self, answers: Tensor) -> Tensor:
         wide = answers.to(torch.float64)
-        return wide.div(self.step).round_().mul_(self.step).to(answers.dtype)
+        # Adding 0 turns -0 into 0: else a released zero would tell the sign.
+        return wide.div(self.step).round_().mul_(self.step).add_(0.0).to(answers.dtype)
 
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         low, high = upstream.box
         low, high = max(low, -upstream.radius), min(high, upstream.radius)
         if math.isinf(low) or math.isinf(high):
             return Price()
-        # One more at either end: the box's ends are floats, and so is the step.
         multiples = math.floor(high / self.step + 0.5) - math.ceil(low / self.step - 0.5) + 1
         return Price(bits=classes * math.log2(multiples))
 

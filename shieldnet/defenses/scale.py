@@ -64,6 +64,7 @@ class Center(Defense):
     """Takes each row's mean off: softmax ignores it, and a clip then has less to clip."""
 
     accepts = ("logits",)
+    may_overflow = True
     conversion = True
 
     def __call__(self, answers: Tensor) -> Tensor:

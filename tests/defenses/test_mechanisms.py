@@ -119,6 +119,34 @@ class TestLattice:
                 assert breaks(released) == 0
                 assert torch.equal(released / noise.step, (released / noise.step).round())
 
+    @pytest.mark.parametrize("low", [0.9, -1.1])
+    def test_a_range_beside_zero_is_priced_as_the_cut_leaves_it(self, low) -> None:
+        box = sn.ClipRange(low, low + 0.2)
+        reach = box.reach(1)
+        noise = sn.LaplaceNoise(1.0, step=1.0)
+        assert noise.price(1, reach).pure == pytest.approx(1.0)
+        with replayed_noise(0):
+            worlds = [noise(torch.full((DRAWS, 1), low + by)) for by in (0.05, 0.15)]
+        side = 1 if low > 0 else -1
+        rates = [float((side * world <= 0).double().mean()) for world in worlds]
+        assert abs(math.log(rates[0] / rates[1])) > 0.5 > 0.2, "more than the width alone"
+        gaussian = sn.GaussianNoise(1.0, step=1.0).price(1, reach)
+        assert gaussian.mu == pytest.approx(1.0)
+
+    @pytest.mark.parametrize("bound", [3e-7, 1e-5, 1.0, 1e30])
+    def test_clip_norm_is_at_most_bound_however_large_the_row(self, bound) -> None:
+        for row in (torch.tensor([[3e38]]), torch.full((1, 1000), 3e38), torch.ones(1, 3)):
+            assert sn.ClipNorm(bound)(row).double().norm() <= bound
+
+    def test_what_overflows_is_refused_before_it_becomes_a_number(self) -> None:
+        integers = sn.Shield(nn.Identity(), sn.GaussianNoise(1.0, integers=True))
+        for row in ([3e38, 0.0, 0.0], [1e30, -1e30, 0.0]):
+            with pytest.raises(sn.AnswerError, match="gave NaN or Inf; nothing was released"):
+                integers(torch.tensor([row]))
+        clipped = sn.Shield(nn.Identity(), sn.ClipNorm(1.0))
+        with pytest.raises(sn.AnswerError, match=r"Center\(\) gave NaN or Inf"):
+            clipped(torch.tensor([[3e38, 3e38, -3e38]]))
+
     def test_integers_are_the_floats_in_steps(self) -> None:
         scores = torch.randn(50, 4) * 3
         with replayed_noise(4):
@@ -201,6 +229,22 @@ class TestRandomizedResponse:
         tpr = float((heard[secret == 3] == 3).double().mean())
         fpr = float((heard[secret == 4] == 3).double().mean())
         assert 0.9 * math.exp(1.5) * fpr < tpr <= price.distinguish(fpr) * 1.05
+
+    @pytest.mark.parametrize("classes", [2, 5, 10, 12, 20, 100])
+    @pytest.mark.parametrize("epsilon", [0.5, 2.0, 6.0])
+    def test_no_bound_is_below_what_the_believer_attains(self, epsilon, classes) -> None:
+        attained = math.exp(epsilon) / (math.exp(epsilon) + classes - 1)
+        price = sn.RandomizedResponse(epsilon).price(classes)
+        assert price.reconstruction(1 / classes) == pytest.approx(attained)
+        alone = sn.Price(mu=price.mu, pure=price.pure)
+        assert alone.reconstruction(1 / classes) >= attained * (1 - 1e-12)
+
+    def test_more_symbols_than_63_bits_can_tell_apart_are_refused(self) -> None:
+        defense = sn.RandomizedResponse(1e-4, bins=2**20)
+        with pytest.raises(sn.ConfigError, match="cannot tell 1048576000 symbols apart"):
+            defense.price(1000)
+        with pytest.raises(sn.ConfigError, match="choose fewer bins or a larger epsilon"):
+            defense(torch.full((1, 1000), 1e-3))
 
     def test_opendp_agrees_about_epsilon(self) -> None:
         opendp = pytest.importorskip("opendp.prelude")
