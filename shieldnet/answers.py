@@ -230,6 +230,8 @@ def _tensor_of(output: object) -> Tensor:
             f"Expected the answer to be a tensor, got {type(output).__name__}. "
             "Name the field that holds it, such as outputs={'logits': 'logits'}."
         )
+    if type(output) is not Tensor and not torch.compiler.is_compiling():
+        return output.as_subclass(Tensor)  # a subclass may carry more than numbers
     return output
 
 

@@ -155,9 +155,9 @@ class Shield(nn.Module):
             _explain_devices(failed, model, (*args, *kwargs.values()))
             raise
         if not self.reads_inputs:
-            return self.defend(output)
+            return self._released(output)
         arrays = _arrays((*args, *kwargs.values()))
-        return self.defend(output, tuple(torch.as_tensor(one) for one in arrays))
+        return self._released(output, tuple(torch.as_tensor(one) for one in arrays))
 
     def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
         """Turns an output of the model into what is released.
@@ -166,20 +166,22 @@ class Shield(nn.Module):
         Shapes: the model's output -> the same; labels have no class axis.
         """
         with torch.no_grad():
-            if output is None or (isinstance(output, Tensor) and self.field is None):
-                return self._main_answer(output, inputs)
-            main = self._place(output)
-            self._refuse_undefended(output, main)
-            rows = len(dict(leaves(output))[main])
+            return self._released(output, inputs)
 
-            def change(path: Path, leaf: Any) -> Any:
-                if path == main:
-                    return self._main_answer(leaf, inputs)
-                return self._other_answer(path, leaf, rows, inputs)
+    def _released(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
+        if output is None or (isinstance(output, Tensor) and self.field is None):
+            return self._main_answer(output, inputs)
+        main = self._place(output)
+        self._refuse_undefended(output, main)
+        answer = dict(leaves(output))[main]
+        rows = len(answer) if isinstance(answer, Tensor) and answer.dim() else 0
 
-            return replaced(
-                output, change, without=lambda path: _named_by(path, self.drop) is not None
-            )
+        def change(path: Path, leaf: Any) -> Any:
+            if path == main:
+                return self._main_answer(leaf, inputs)
+            return self._other_answer(path, leaf, rows, inputs)
+
+        return replaced(output, change, without=lambda path: _named_by(path, self.drop) is not None)
 
     def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
         answers = self.chain(output, inputs)

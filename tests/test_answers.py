@@ -226,6 +226,18 @@ def test_several_coarser_grids_are_priced_by_each_block_alone() -> None:
     assert shield.price().bits == 20, "the greatest extent along every axis"
 
 
+def test_a_tensor_of_another_class_leaves_what_it_carries_behind() -> None:
+    class Tagged(Tensor):
+        pass
+
+    tagged = torch.randn(2, 3).as_subclass(Tagged)
+    tagged.secret = "the true answer"
+    for chain in ((), (sn.Label(),), (sn.Temperature(2.0),)):
+        answers = sn.Shield(Says(), *chain)(tagged)
+        assert type(answers) is Tensor
+        assert not hasattr(answers, "secret")
+
+
 def test_answers_defended_by_hand_carry_no_graph_either() -> None:
     model = nn.Linear(3, 4)
     for chain in ((), (sn.Temperature(2.0),)):

@@ -180,6 +180,11 @@ def test_an_answer_that_is_not_found_is_refused_with_what_is_there(output, setti
         hardened(output, **settings)
 
 
+def test_an_answer_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(sn.AnswerError, match="Expected the answer to be a tensor, got float"):
+        hardened({"a": 0.5}, outputs={"a": "logits"})
+
+
 def test_a_container_that_hides_more_than_its_fields_is_refused() -> None:
     @dataclass
     class Secretive:
