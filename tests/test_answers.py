@@ -231,11 +231,11 @@ def test_a_tensor_of_another_class_leaves_what_it_carries_behind() -> None:
         pass
 
     tagged = torch.randn(2, 3).as_subclass(Tagged)
-    tagged.secret = "the true answer"
+    tagged.note = "the true answer"
     for chain in ((), (sn.Label(),), (sn.Temperature(2.0),)):
         answers = sn.Shield(Says(), *chain)(tagged)
         assert type(answers) is Tensor
-        assert not hasattr(answers, "secret")
+        assert not hasattr(answers, "note")
 
 
 def test_answers_defended_by_hand_carry_no_graph_either() -> None:
