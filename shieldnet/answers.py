@@ -198,7 +198,7 @@ def _refuse(tensor: Tensor, kind: str, axis: int) -> None:
 
 def _finite(scores: Tensor) -> bool:
     # One pass: NaN and Inf never leave a sum; a finite sum that overflows is looked at again.
-    return math.isfinite(scores.detach().sum().item()) or bool(torch.isfinite(scores).all())
+    return math.isfinite(scores.sum().item()) or bool(torch.isfinite(scores).all())
 
 
 def _require_finite_rows(tensor: Tensor) -> None:

@@ -68,7 +68,8 @@ class Chain:
         """Defends one output. Shapes: as the model's; labels have no class axis."""
         rows = self.layout.opened(output)
         shape = output.shape if isinstance(output, Tensor) else rows.shape
-        return own(self.layout.closed(dense(self.defended(rows, inputs)), shape, self.release))
+        answers = self.layout.closed(dense(self.defended(rows, inputs)), shape, self.release)
+        return answers if answers._base is None else own(answers)
 
     def defended(self, rows: Tensor, inputs: tuple[Tensor, ...] = ()) -> Tensor | Named:
         """Applies the stages to rows. Shapes: (..., classes) -> the same, or ``Named``."""

@@ -98,7 +98,8 @@ class Bins:
 
     def named(self, index: Tensor, place: Tensor, classes: int) -> Named:
         """Gives each winner the middle of its bin. Shapes: (..., 1), (..., 1)."""
-        winner, others = self.winner._replace(places=index), self.others._replace(places=index)
+        winner = Lookup(index, self.winner.table, self.winner.logs)
+        others = Lookup(index, self.others.table, self.others.logs)
         return Named(winner, place, others, classes, self.edges.dtype)
 
 

@@ -48,14 +48,15 @@ class Log(Defense):
 
     def compact(self, answers: Tensor | Named) -> Tensor | Named:
         if isinstance(answers, Named):
-            return answers._replace(scores=self._of(answers.scores), rest=self._of(answers.rest))
+            scores, rest = self._of(answers.scores), self._of(answers.rest)
+            return Named(scores, answers.places, rest, answers.classes, answers.dtype)
         return self(answers)
 
     def _of(self, part: Tensor | Lookup | float) -> Tensor | Lookup | float:
         if isinstance(part, Tensor):
             return self(part)
         if isinstance(part, Lookup):
-            return part._replace(table=part.logs)
+            return Lookup(part.places, part.logs, part.logs)
         return max(math.log(part), ZERO_LOGIT) if part > 0 else ZERO_LOGIT
 
 
