@@ -285,7 +285,8 @@ class Shield(nn.Module):
         """
         if self.chain.layout.kind in ("values", "embeddings"):
             raise ConfigError(f"{self.chain.layout.kind} are no distribution.")
-        return self.chain.distribution(self.answer_in(answers), self._known_sizes(None)[0])
+        classes = self._known_sizes(None)[0] if self.release == "labels" else 0  # told by the rows
+        return self.chain.distribution(self.answer_in(answers), classes)
 
     def adversary_view(
         self, probabilities: Tensor, logits: Tensor | None = None
