@@ -297,8 +297,8 @@ model, as its user pays it; "alone" is the postprocessor less `predict` without 
 in these cells are wrong in ways that `tests/test_peer_failures.py` names: at 1,000 classes
 `Rounded` loses 98 % of them, `HighConfidence` gives rows of zeros, `GaussianNoise` rows that
 are no number, and `ClassLabels` the classes of the whole batch. The goal of a fifth of ART's cost
-is met where batches are large, not at batch 1 and not by `Round`, which apportions ticks exactly
-(at 1,000 flat classes torch's topk alone takes most of its time), nor by noise with a proof.""".strip(),
+is met where batches are large, not at batch 1, not by `Round`, which apportions ticks exactly (at
+1,000 flat classes torch's topk takes most of its time), and not by noise with a proof.""".strip(),
 }
 
 if __name__ == "__main__":
