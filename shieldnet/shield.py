@@ -1,10 +1,9 @@
 """A drop-in module that turns what a model would say into what it may say."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +15,10 @@ from shieldnet.defenses import Chain, Defense
 from shieldnet.defenses.chain import own
 from shieldnet.errors import AnswerError, BypassError, ConfigError
 from shieldnet.language import LogitsProcessor, processor_of
+from shieldnet.layers import explain_devices, refuse_mixing_layers
+from shieldnet.pieces import arrays, merged, pieces
 from shieldnet.price import Price, rounded_up
-from shieldnet.structure import Path, leaves, merged, replaced, written
+from shieldnet.structure import Path, leaves, replaced, written
 
 _WAYS = {"generate": ", model.generate(..., logits_processor=[shield.logits_processor()])"}
 """Other ways to what methods do that would bypass a shield."""
@@ -132,7 +133,7 @@ class Shield(nn.Module):
         Shapes: the model's arguments -> the model's output; labels have no class axis.
         """
         model = self.model
-        _refuse_mixing_layers(model)
+        refuse_mixing_layers(model)
         if kwargs.get("training"):
             raise AnswerError(
                 "training=True would make answers random or let rows of a batch change each "
@@ -142,7 +143,7 @@ class Shield(nn.Module):
             if self.micro_batch is None:
                 answers = self._answer(model, args, kwargs)
             else:
-                parts, rows = _split(args, kwargs, self.micro_batch)
+                parts, rows = pieces(args, kwargs, self.micro_batch)
                 answers = merged([self._answer(model, *part) for part in parts], rows)
         if isinstance(model, Around) and not holds_tensors(*args, *kwargs.values()):
             return as_arrays(answers)
@@ -152,12 +153,12 @@ class Shield(nn.Module):
         try:
             output = model(*args, **kwargs)
         except RuntimeError as failed:
-            _explain_devices(failed, model, (*args, *kwargs.values()))
+            explain_devices(failed, model, (*args, *kwargs.values()))
             raise
         if not self.reads_inputs:
             return self._released(output)
-        arrays = _arrays((*args, *kwargs.values()))
-        return self._released(output, tuple(torch.as_tensor(one) for one in arrays))
+        given = arrays((*args, *kwargs.values()))
+        return self._released(output, tuple(torch.as_tensor(one) for one in given))
 
     def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
         """Turns an output of the model into what is released.
@@ -479,96 +480,6 @@ def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
 
 def _extent(sizes: Sizes) -> str:
     return f"{sizes[0]} classes" + (f" at {len(sizes[1])} axes of positions" if sizes[1] else "")
-
-
-def _arrays(values: Iterable[Any]) -> Iterator[Any]:
-    """Lists the tensors and arrays that have rows."""
-    for value in values:
-        if isinstance(value, Tensor | np.ndarray) and value.ndim > 0:
-            yield value
-
-
-def _split(
-    args: tuple[Any, ...], kwargs: dict[str, Any], size: int
-) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], list[int]]:
-    """Cuts the arguments of a call into pieces of ``size`` rows; what has no rows goes with all.
-
-    Returns the pieces, and how many rows each has.
-    """
-    first = next(_arrays((*args, *kwargs.values())), None)
-    if first is None:
-        raise AnswerError("Expected a tensor or an array with rows, to cut it for micro_batch.")
-    rows = len(first)
-
-    def piece(value: Any, start: int) -> Any:
-        in_rows = isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and len(value) == rows
-        return value[start : start + size] if in_rows else value
-
-    starts = range(0, max(rows, 1), size)
-    pieces = [
-        (
-            tuple(piece(value, start) for value in args),
-            {name: piece(value, start) for name, value in kwargs.items()},
-        )
-        for start in starts
-    ]
-    return pieces, [min(size, rows - start) for start in starts]
-
-
-def _explain_devices(failed: RuntimeError, model: nn.Module, values: Iterable[Any]) -> None:
-    """Raises AnswerError where a model failed because its input is on another device."""
-    own = {parameter.device for parameter in model.parameters()}
-    given = {value.device for value in values if isinstance(value, Tensor)}
-    if own and given - own:
-        raise AnswerError(
-            f"The input is on {_listed(given)}, the model on {_listed(own)}: move one to the other."
-        ) from failed
-
-
-def _listed(devices: Iterable[torch.device]) -> str:
-    return " and ".join(sorted(map(str, devices)))
-
-
-def _refuse_mixing_layers(model: nn.Module) -> None:
-    """Refuses layers whose answers would be random or depend on the rest of the batch."""
-    waiting, seen = [model], set()
-    while waiting:  # what model.modules() does, at a third of its time
-        module = waiting.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        waiting.extend(child for child in module._modules.values() if child is not None)
-        kind = type(module)
-        suspect = _SUSPECTS.get(kind)
-        if suspect is None:
-            suspect = _SUSPECTS[kind] = issubclass(kind, _MIXING)
-        if suspect and (_mixes_rows(module) or (module.training and _draws_at_random(module))):
-            name = next(name for name, one in model.named_modules() if one is module)
-            mend = "Call shield.eval() first." if module.training else "Track its statistics."
-            raise AnswerError(
-                f"The model's layer {name or 'model'} ({type(module).__name__}) would make "
-                f"answers random or let rows of a batch change each other. {mend}"
-            )
-
-
-_MIXING = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.dropout._DropoutNd,
-    nn.RNNBase,
-    nn.MultiheadAttention,
-)
-_SUSPECTS: dict[type[nn.Module], bool] = {}
-
-
-def _mixes_rows(module: nn.Module) -> bool:
-    is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-    return is_norm and (module.training or module.running_mean is None)
-
-
-def _draws_at_random(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p > 0
-    return isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0
 
 
 def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -1,12 +1,9 @@
 """Where the answer sits in what a model returns: a tuple, a dict, a dataclass, a ModelOutput."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from shieldnet.errors import AnswerError
 
@@ -50,24 +47,6 @@ def replaced(
         (name, replaced(child, change, (*path, name), without=without)) for name, child in children
     ]
     return _rebuilt(value, made)
-
-
-def merged(outputs: Sequence[Any], rows: Sequence[int]) -> Any:
-    """Joins the outputs of parts of a batch, row by row.
-
-    Errors: AnswerError where the parts hold different fields, or a field without their rows.
-    """
-    parts = [dict(leaves(output)) for output in outputs]
-    for part, count in zip(parts, rows, strict=True):
-        for path, leaf in part.items():
-            if not (isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count):
-                raise AnswerError(
-                    f"Expected {written(path)} to have a row for each of the {count} rows of a "
-                    "piece, to join the pieces of micro_batch. Leave it out with drop=(...)."
-                )
-        if part.keys() != parts[0].keys():
-            raise AnswerError("The pieces of micro_batch hold different fields.")
-    return replaced(outputs[0], lambda path, leaf: torch.cat([part[path] for part in parts]))
 
 
 def written(path: Path) -> str:

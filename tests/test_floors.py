@@ -23,6 +23,8 @@ FLOORS = {
     "certificate": 2.0,
     "loading": 2.0,
     "callables": 2.0,
+    "pieces": 2.0,
+    "layers": 2.0,
     "defenses.base": 2.0,
     "defenses.clipping": 2.1,
     "defenses.coarse": 2.1,
