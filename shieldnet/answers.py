@@ -32,6 +32,7 @@ ROW_KINDS: dict[Kind, Kind] = {"binary_logits": "logits", "binary_probabilities"
 ZERO_LOGIT = -1024.0
 """The logit of a released zero: exact in every float type, and exp of it is 0 in all of them."""
 
+_SURELY = 1e-5  # float32 softmaxes sum to 1 as closely as this, logits never do
 _SUM_TOLERANCE = 1e-2  # half precision and softmaxes over 100,000 classes stay well inside
 
 
@@ -86,6 +87,23 @@ class Layout:
         if tensor.dtype not in (torch.float32, torch.float64):
             tensor = tensor.float()
         return self._with_classes_last(refuse(tensor, self.kind, self._axis_of(tensor)))
+
+    def refuse_mistaken(self, output: object) -> None:
+        """Raises AnswerError for a first output whose logits are probabilities, by all they show.
+
+        Taken for logits they would be put through a softmax again. It is asked once, of the first
+        answer: every row is positive and sums to 1 to within float rounding.
+        """
+        if self.kind != "logits" or torch.compiler.is_compiling():
+            return
+        rows = self.opened(output).double()
+        is_distribution = ((rows.sum(-1) - 1).abs() < _SURELY) & (rows.amin(-1) >= 0)
+        if rows.numel() and bool(is_distribution.all()):
+            raise AnswerError(
+                "The model's logits are probabilities, it seems: no number is below 0 and every "
+                "row sums to 1. Say outputs='probabilities', or return what comes before the "
+                "softmax."
+            )
 
     def sizes(self, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
         """Returns the classes of a row, and the positions of an answer, of an output's shape."""

@@ -185,6 +185,8 @@ class Shield(nn.Module):
         return replaced(output, change, without=lambda path: _named_by(path, self.drop) is not None)
 
     def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        if self.sizes is None:
+            self.chain.layout.refuse_mistaken(output)
         answers = self.chain(output, inputs)
         sizes = self.chain.layout.sizes(output.shape)
         if sizes != self.sizes:

@@ -116,6 +116,10 @@ def test_unknown_kinds_are_refused(arguments, words) -> None:
 def test_what_is_no_defense_or_no_model_is_refused() -> None:
     with pytest.raises(sn.ConfigError, match=r"Expected a defense such as Round\(2\), got 3"):
         sn.Shield(Fixed(), 3)
+    with pytest.raises(sn.ConfigError, match=r"one by one: Shield\(model, TopK\(3\), Round\(1\)\)"):
+        sn.Shield(Fixed(), [sn.TopK(3), sn.Round(1)])
+    with pytest.raises(sn.ConfigError, match=r"Give it its settings: Label\(...\)"):
+        sn.Shield(Fixed(), sn.Label)
     with pytest.raises(sn.ConfigError, match=r"Expected model to be an nn.Module, got function"):
         sn.Shield(lambda x: x)
 
@@ -157,6 +161,15 @@ def test_logits_declared_as_probabilities_are_refused_with_row_and_sum_alone() -
     with pytest.raises(sn.AnswerError, match=words) as error:
         sn.harden(Fixed(), outputs="probabilities")(torch.tensor([[0.5, 0.5], [2.125, 4.875]]))
     assert not any(digits in str(error.value) for digits in ("4.875", "2.125"))
+
+
+def test_probabilities_declared_as_logits_are_refused_at_the_first_answer(scores) -> None:
+    for dtype in (torch.float32, torch.float64):
+        with pytest.raises(sn.AnswerError, match="are probabilities, it seems.*outputs='probabil"):
+            sn.harden(Fixed())(scores.to(dtype).softmax(-1))
+    segmentation = torch.randn(2, 5, 4, 4).softmax(1)
+    with pytest.raises(sn.AnswerError, match="are probabilities, it seems"):
+        sn.harden(Fixed(), axis=1)(segmentation)
 
 
 def test_more_top_classes_than_classes_are_refused_unless_all_will_do(scores) -> None:

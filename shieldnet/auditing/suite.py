@@ -2,6 +2,7 @@
 
 import math
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -81,6 +82,7 @@ def audit(
     whole("seed", seed, low=0, high=2**63 - 1)
     whole("with_examples", with_examples, low=0)
     shields = _with_bare(shield)
+    _require_classifier(shields[BARE])
     sets = _checked_sets(members, nonmembers, auxiliary)
     names = _column_names(columns, sets["nonmembers"].inputs)
     _try_once(shields[BARE], sets["nonmembers"])
@@ -117,11 +119,12 @@ def _subject(name: str, game: Game, bar: "_Bar", with_examples: int) -> Subject:
     reconstructions: Tensor | None = None
     untested: list[str] = []
     for attack in ATTACKS:
-        bar.step(f"{name}: {type(attack).__name__.lower()}")
+        words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
+        bar.step(f"{name}: {words}")
         try:
             outcome = attack(game)
         except NotApplicable as reason:
-            untested.append(f"{type(attack).__name__.lower()}: {reason}")
+            untested.append(f"{words}: {reason}")
             continue
         findings += outcome.findings
         features |= outcome.features
@@ -213,7 +216,7 @@ def _try_once(bare: Shield, examples: Examples) -> None:
 
 def _require_classifier(bare: Shield) -> None:
     kind = bare.chain.layout.kind
-    _, positions = bare.sizes or (0, ())
+    _, positions = bare.sizes or (0, ())  # asked again with the first answer
     if kind in ("values", "embeddings") or math.prod(positions) > 1:
         what = kind if math.prod(positions) == 1 else f"{kind} at {math.prod(positions)} positions"
         raise ConfigError(

@@ -162,7 +162,7 @@ def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[D
     chain: list[Defense] = []
     for defense in defenses:
         if not isinstance(defense, Defense):
-            raise ConfigError(f"Expected a defense such as Round(2), got {defense!r}.")
+            raise ConfigError(_no_defense(defense))
         for earlier in chain:
             if reason := defense.not_after.get(type(earlier).__name__):
                 raise ConfigError(f"Put {defense} before {earlier}: {reason}.")
@@ -184,6 +184,15 @@ def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[D
             raise ConfigError(f"The defenses give {kind}, which cannot be released as {release}.")
         chain.append(conversions[release])
     return tuple(chain)
+
+
+def _no_defense(given: object) -> str:
+    mend = ""
+    if isinstance(given, list | tuple):
+        mend = " Give them one by one: Shield(model, TopK(3), Round(1))."
+    elif isinstance(given, type):
+        mend = f" Give it its settings: {given.__name__}(...)."
+    return f"Expected a defense such as Round(2), got {given!r}.{mend}"
 
 
 def _misfit(defense: Defense, chain: list[Defense], kind: Kind) -> str:

@@ -198,6 +198,15 @@ def test_what_cannot_be_audited_is_refused(digits_model, sets, change, words) ->
         sn.audit(sn.harden(digits_model), **{**sets, **change})
 
 
+def test_an_audit_of_what_it_cannot_measure_says_so_first(digits_model, sets) -> None:
+    values = sn.Shield(digits_model, sn.RoundTo(1.0), outputs="values")
+    with pytest.raises(sn.ConfigError, match="one row of classes, the model gives values"):
+        sn.audit(values, **sets)
+    several = sn.harden(digits_model, outputs="binary_logits")
+    with pytest.raises(sn.ConfigError, match="the model gives binary_logits at 10 positions"):
+        sn.audit(several, **sets)
+
+
 def test_overlapping_members_and_nonmembers_are_refused(digits_model, sets) -> None:
     with pytest.raises(sn.DataError, match="500 of the 500 nonmembers are also members"):
         sn.audit(sn.harden(digits_model), **{**sets, "nonmembers": sets["members"]})
