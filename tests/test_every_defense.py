@@ -190,6 +190,18 @@ class Contract:
             two = dense(defense.compact(rows))
         assert torch.equal(one, two)
 
+    def positions_are_rows(
+        self, defense: Defense, kind: Kind, dtype: torch.dtype, device: str = "cpu"
+    ) -> None:
+        if isinstance(defense, Coarsen):
+            return  # it is there to mix the positions of one row
+        rows = rows_for(defense, kind, 32, 10, dtype).to(device)
+        with replayed_noise(3):
+            one = defense(rows)
+        with replayed_noise(3):
+            two = defense(rows.reshape(9, 4, 10))
+        assert torch.allclose(two.reshape(one.shape), one, rtol=1e-6, atol=1e-7)
+
     def captum_can_look_through_it(
         self, defense: Defense, kind: Kind, dtype: torch.dtype, device: str = "cpu"
     ) -> None:
