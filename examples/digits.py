@@ -4,8 +4,12 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from shieldnet.demo import Split, Task, divide, train
+from shieldnet import Recipe
+from shieldnet.demo import EPOCHS, Split, Task, digits_network, divide, train
 from shieldnet.demo import digits as task_of_digits
+
+RECIPE = Recipe(digits_network, epochs=EPOCHS)
+"""How the model was trained: for the audit's shadow models."""
 
 
 @cache

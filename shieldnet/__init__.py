@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from shieldnet.auditing.policy import Policy
     from shieldnet.auditing.report import Report
     from shieldnet.auditing.suite import audit
+    from shieldnet.auditing.tiers import Tier
+    from shieldnet.canaries import plant_canaries
     from shieldnet.certificate import Certificate
     from shieldnet.config import dump_shield, load_shield
     from shieldnet.defenses import (
@@ -44,12 +46,15 @@ if TYPE_CHECKING:
     from shieldnet.presets import harden
     from shieldnet.price import Price
     from shieldnet.shield import Shield
+    from shieldnet.training.together import Recipe
 
 _ROOMS = {
     "answers": ("ZERO_LOGIT",),
     "auditing.policy": ("Policy",),
     "auditing.report": ("Report",),
     "auditing.suite": ("audit",),
+    "auditing.tiers": ("Tier",),
+    "canaries": ("plant_canaries",),
     "certificate": ("Certificate",),
     "config": ("dump_shield", "load_shield"),
     "accounting": ("composed_epsilon",),
@@ -86,6 +91,7 @@ _ROOMS = {
     "presets": ("harden",),
     "price": ("Price",),
     "shield": ("Shield",),
+    "training.together": ("Recipe",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -115,6 +121,7 @@ __all__ = [
     "PolicyInconclusive",
     "Price",
     "RandomizedResponse",
+    "Recipe",
     "Report",
     "Round",
     "RoundTo",
@@ -123,12 +130,14 @@ __all__ = [
     "Sign",
     "Temperature",
     "Threat",
+    "Tier",
     "TopK",
     "audit",
     "composed_epsilon",
     "dump_shield",
     "harden",
     "load_shield",
+    "plant_canaries",
 ]
 
 

@@ -43,6 +43,13 @@ Axis = Annotated[
     int | None,
     typer.Option(help="where the classes are, if not last: 1 for a segmentation, -1 for text"),
 ]
+TierName = Annotated[
+    str, typer.Option(help="quick (about 10 s), standard (about 1 min), full (minutes to hours)")
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="inline, processes, ray or dask", show_default="processes, where they pay"),
+]
 Seed = Annotated[int, typer.Option(help="the same seed gives the same report")]
 DATA = "an .npz file with arrays x and y, or package.module:factory"
 
@@ -99,6 +106,27 @@ def audit(
     shield_file: ShieldFile = None,
     outputs: Outputs = None,
     axis: Axis = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            help="package.module:name of train((inputs, labels), seed) -> model or of a Recipe, "
+            "by which shadow models are trained; without it small networks stand for them"
+        ),
+    ] = None,
+    sensitive: Annotated[
+        list[str] | None, typer.Option(help="a column that somebody may want to learn; repeatable")
+    ] = None,
+    canaries: Annotated[
+        str | None, typer.Option(help="package.module:factory that returns planted canaries")
+    ] = None,
+    tier: TierName = "standard",
+    shadows: Annotated[
+        int | None, typer.Option(help="shadow models; 0 for none", show_default="the tier's")
+    ] = None,
+    engine: Engine = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="keep results here, to go on after a stop")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="TOML file of limits")] = None,
     html: Annotated[Path | None, typer.Option(help="write the page here")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the data here")] = None,
@@ -113,8 +141,9 @@ def audit(
     """
     from shieldnet.auditing.policy import Policy
     from shieldnet.auditing.suite import audit as run
-    from shieldnet.loading import load_examples
+    from shieldnet.loading import load_examples, load_object
 
+    _tell_how_long()
     limits = Policy.load(policy) if policy else Policy()
     for target, suffix in ((html, ".html"), (json_file, ".json")):
         _check_target(target, suffix)
@@ -133,6 +162,13 @@ def audit(
         members=sets["members"],
         nonmembers=sets["nonmembers"],
         auxiliary=sets.get("auxiliary"),
+        train=None if train is None else load_object(train, "train"),
+        sensitive=sensitive or (),
+        canaries=None if canaries is None else load_object(canaries, "canaries", call=True),
+        tier=tier,
+        shadows=shadows,
+        engine=engine,
+        cache=cache,
         title=f"Audit of {model}",
         seed=seed,
         with_examples=with_examples,
@@ -207,6 +243,16 @@ def _shield(
         return shield_file.stem, load_shield(loaded, shield_file)
     preset = preset or "balanced"
     return preset, harden(loaded, preset, outputs=outputs, axis=axis)  # type: ignore[arg-type]  # checked
+
+
+def _tell_how_long() -> None:
+    """Shows on stderr what an audit says of itself before it starts."""
+    import logging
+
+    log = logging.getLogger("shieldnet")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
 
 
 def _positions(text: str | None) -> tuple[int, ...] | None:

@@ -67,6 +67,32 @@ class Examples:
         return self.labels
 
 
+@dataclass(frozen=True)
+class Group:
+    """Names a subgroup of the members and of the nonmembers.
+
+    Shapes: members and nonmembers (rows,) bool, of the audit's sets in their order.
+    """
+
+    name: str
+    members: Tensor
+    nonmembers: Tensor
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Holds records made to be memorized: a coin decided which of them trained the model.
+
+    kind: what makes them odd. planted trained the model, held_out did not. copies: how often each
+    planted record stands in the training data.
+    """
+
+    kind: str
+    planted: Examples
+    held_out: Examples
+    copies: int = 1
+
+
 def as_examples(value: object, name: str) -> Examples:
     """Reads examples from (inputs, labels), from inputs alone, or from a torch Dataset.
 

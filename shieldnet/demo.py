@@ -11,6 +11,9 @@ from shieldnet._validate import optional
 from shieldnet.auditing.report import Report, save
 from shieldnet.auditing.suite import audit
 from shieldnet.presets import harden
+from shieldnet.training.together import Recipe
+
+EPOCHS = 100
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Split:
     nonmembers: tuple[Tensor, Tensor]
 
 
+def digits_network() -> nn.Module:
+    """Makes the network of the digits task."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
 def digits() -> Task:
     """Returns scikit-learn's handwritten digits: 1797 pictures of 8 x 8, ten classes."""
     data = optional("sklearn.datasets", extra="demo").load_digits()
@@ -46,7 +54,7 @@ def digits() -> Task:
         "Handwritten digits (image classification)",
         torch.tensor(data.images / 16, dtype=torch.float32).unsqueeze(1),
         torch.tensor(data.target),
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)),
+        digits_network,
         members=500,
         auxiliary=850,
     )
@@ -78,21 +86,9 @@ def divide(task: Task, seed: int = 0) -> Split:
     return Split(*((task.inputs[part], task.labels[part]) for part in parts))
 
 
-def train(task: Task, split: Split, seed: int = 0, epochs: int = 100) -> nn.Module:
+def train(task: Task, split: Split, seed: int = 0, epochs: int = EPOCHS) -> nn.Module:
     """Trains the task's model on the members until it has learned them by heart."""
-    inputs, labels = split.members
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = task.make_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(inputs), generator=generator).split(32):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
-            optimizer.step()
-    model.zero_grad()
-    return model.eval()
+    return Recipe(task.make_model, epochs=epochs)(split.members, seed)
 
 
 def run(folder: Path, seed: int = 0, progress: bool | None = None) -> list[Report]:
@@ -112,6 +108,8 @@ def run(folder: Path, seed: int = 0, progress: bool | None = None) -> list[Repor
                 nonmembers=split.nonmembers,
                 auxiliary=split.auxiliary,
                 columns=task.columns,
+                train=Recipe(task.make_model, epochs=EPOCHS),
+                tier="quick",
                 title=task.title,
                 seed=seed,
                 with_examples=8,
@@ -124,4 +122,15 @@ def run(folder: Path, seed: int = 0, progress: bool | None = None) -> list[Repor
     return reports
 
 
-__all__ = ["TASKS", "Split", "Task", "breast_cancer", "digits", "divide", "run", "train"]
+__all__ = [
+    "EPOCHS",
+    "TASKS",
+    "Split",
+    "Task",
+    "breast_cancer",
+    "digits",
+    "digits_network",
+    "divide",
+    "run",
+    "train",
+]

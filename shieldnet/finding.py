@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from shieldnet._validate import flag, whole
 from shieldnet.errors import ConfigError, ShieldnetError
 from shieldnet.statistics import Interval
 
@@ -15,20 +16,34 @@ class NotApplicable(ShieldnetError):
 
 @dataclass(frozen=True)
 class Threat:
-    """States what the adversary sees, owns and may ask. It always knows the shield.
+    """States what the adversary sees, knows, owns and may ask.
 
     queries: answers it gets about each example. auxiliary: rows of its own, of the same kind.
-    white_box: whether it also holds the model.
+    white_box: whether it also holds the model. shadows: models of its own that it trained to learn
+    what membership does to an answer. sees: what it sees; ``answers`` is what the shield releases
+    and nothing else. knows_shield: whether it knows every defense and setting; ours always do.
     """
 
     queries: int = 1
     auxiliary: int = 0
     white_box: bool = False
+    shadows: int = 0
+    sees: str = "answers"
+    knows_shield: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "auxiliary", "shadows"):
+            whole(name, getattr(self, name), low=0)
+        for name in ("white_box", "knows_shield"):
+            flag(name, getattr(self, name))
 
     def __str__(self) -> str:
         asks = "1 answer" if self.queries == 1 else f"{self.queries} answers"
+        sees = f"sees {asks} per example" if self.sees == "answers" else f"sees {self.sees}"
         owns = f", owns {self.auxiliary} rows" if self.auxiliary else ""
-        return f"sees {asks} per example{owns}" + (", holds the model" if self.white_box else "")
+        trains = f", trains {self.shadows} shadows" if self.shadows else ""
+        holds = ", holds the model" if self.white_box else ""
+        return sees + owns + trains + holds + ("" if self.knows_shield else ", knows no defense")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,12 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
     return model.eval()
 
 
+def load_object(name: str, role: str, *, call: bool = False) -> Any:
+    """Returns what ``package.module:name`` names, or with ``call`` what it returns."""
+    expected = f"Expected {role} as package.module:name"
+    return _call(name, expected) if call else _named(name, expected)
+
+
 def load_examples(name: str, role: str) -> Examples:
     """Reads examples from an .npz file with arrays x and y, or from ``package.module:factory``.
 
@@ -62,18 +68,29 @@ def load_examples(name: str, role: str) -> Examples:
 
 
 def _call(name: str, expected: str) -> Any:
+    factory = _named(name, expected)
+    try:  # the user's own code: whatever it raises is theirs to mend
+        return factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as failed:
+        raise _unloadable(name, expected, failed) from failed
+
+
+def _named(name: str, expected: str) -> Any:
     module_name, _, attribute = name.partition(":")
     if not (module_name and attribute):
         raise DataError(f"{expected}; got {name!r}.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:  # the user's own code: whatever it raises is theirs to mend
-        factory = getattr(importlib.import_module(module_name), attribute)
-        return factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    try:  # importing runs the user's own code
+        return getattr(importlib.import_module(module_name), attribute)
     except Exception as failed:
-        reason = f"{type(failed).__name__}: {failed}"
-        raise DataError(f"{expected}; cannot load {name!r}: {reason}") from failed
+        raise _unloadable(name, expected, failed) from failed
+
+
+def _unloadable(name: str, expected: str, failed: Exception) -> DataError:
+    reason = f"{type(failed).__name__}: {failed}"
+    return DataError(f"{expected}; cannot load {name!r}: {reason}")
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

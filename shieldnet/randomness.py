@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ _CHUNK = 2**16  # draws that a constant-time scan holds in memory at once
 _FEW = 4096  # draws below which one binary search is quicker than three lookups
 
 _source: ContextVar[Source] = ContextVar("_source", default=os.urandom)
+_replayed: ContextVar[int | None] = ContextVar("_replayed", default=None)
 
 
 @contextmanager
@@ -41,11 +43,34 @@ def replayed_noise(seed: int) -> Iterator[None]:
 
     Not for serving: whoever knows the seed knows the noise. Other threads are not affected.
     """
-    token = _source.set(np.random.default_rng(seed).bytes)
+    with _drawn_from(seed, np.random.default_rng(seed).bytes):
+        yield
+
+
+@contextmanager
+def noise_about(*about: object) -> Iterator[None]:
+    """Where noise is replayed, draws that of this context from the seed and what it is about.
+
+    The same question gets the same noise, whoever asked something else before. Elsewhere noise
+    comes from the operating system as always.
+    """
+    seed = _replayed.get()
+    if seed is None:
+        yield
+        return
+    word = int.from_bytes(sha256(repr(about).encode()).digest()[:8], "little")
+    with _drawn_from(seed, np.random.default_rng([seed, word]).bytes):
+        yield
+
+
+@contextmanager
+def _drawn_from(seed: int, source: Source) -> Iterator[None]:
+    token, replayed = _source.set(source), _replayed.set(seed)
     try:
         yield
     finally:
         _source.reset(token)
+        _replayed.reset(replayed)
 
 
 @opaque(lambda count: torch.empty(count, dtype=torch.int64))

@@ -281,6 +281,24 @@ class Shield(nn.Module):
             drop=(*self.others, *self.drop),
         )
 
+    def settings(self) -> tuple[Any, ...]:
+        """Lists all that decides on an answer: two shields of equal settings answer alike."""
+        own = (self.outputs, self.release, self.axis, self.also, self.drop)
+        return (self.model, self.defenses, *own)
+
+    def with_model(self, model: nn.Module) -> "Shield":
+        """Returns a shield with the same settings around another model."""
+        return Shield(
+            model,
+            *self.defenses,
+            outputs=self.outputs,
+            release=self.release,
+            axis=self.axis,
+            also=self.also,
+            drop=self.drop,
+            micro_batch=self.micro_batch,
+        )
+
     def distribution(self, answers: Any) -> Tensor:
         """Reads released answers as the distributions that they state.
 

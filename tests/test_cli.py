@@ -13,6 +13,11 @@ import torch
 from torch import nn
 
 def model():
+    torch.manual_seed(0)
+    return nn.Linear(6, 3)
+
+def train(data, seed):
+    torch.manual_seed(seed)
     return nn.Linear(6, 3)
 
 def raises():
@@ -62,7 +67,18 @@ def shieldnet(project: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 def audit(project: Path, *extra: str, model: str = "served:model") -> subprocess.CompletedProcess:
     sets = [f"--{name}={name}.npz" for name in ("members", "nonmembers", "auxiliary")]
-    return shieldnet(project, "audit", model, *sets, *extra)
+    tier = [] if any(one.startswith("--tier") for one in extra) else ["--tier=quick"]
+    return shieldnet(project, "audit", model, *sets, *tier, *extra)
+
+
+def test_shadows_are_trained_by_the_users_own_function_and_kept(project) -> None:
+    given = ("--train=served:train", "--shadows=4", "--cache=kept", "--policy=lenient.toml")
+    result = audit(project, *given)
+    assert result.returncode == 0, result.stderr
+    assert "quick audit: 7 attacks on 2 shields, 4 shadows" in result.stderr
+    kept = set((project / "kept").iterdir())
+    assert audit(project, *given).returncode == 0
+    assert set((project / "kept").iterdir()) == kept
 
 
 def test_a_model_that_meets_the_policy_exits_with_0(project) -> None:
@@ -107,6 +123,12 @@ def test_a_measurement_too_small_to_tell_exits_with_3(project) -> None:
         (["--members=served:raises"], "cannot load 'served:raises'"),
         (["--nonmembers=narrow.npz"], "of one shape"),
         (["--colour"], "No such option"),
+        (["--tier=huge"], "Expected tier to be one of quick"),
+        (["--shadows=2"], "at least 4 shadows"),
+        (["--train=served:nothing"], "Expected train as package.module:name; cannot load"),
+        (["--train=served:raises"], "ConfigError: train((inputs, labels), seed) failed"),
+        (["--sensitive=age"], "no column age"),
+        (["--canaries=served:model"], "as plant_canaries returns them"),
     ],
 )
 def test_bad_input_exits_with_2_and_one_clear_line(project, extra, words) -> None:

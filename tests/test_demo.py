@@ -6,11 +6,13 @@ import torch
 from shieldnet import demo
 from shieldnet.attacks import Inversion, Membership
 from shieldnet.attacks.decoders import Ridge
-from shieldnet.auditing import suite
+from shieldnet.auditing import tiers
+from shieldnet.auditing.tiers import Tier
 
 
 def test_the_demo_writes_one_page_and_one_file_for_both_tasks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(suite, "ATTACKS", (Inversion(decoders=(Ridge(),)), Membership()))
+    fast = Tier("quick", (Inversion(decoders=(Ridge(),)), Membership()))
+    monkeypatch.setattr(tiers, "TIERS", {"quick": fast})
     reports = demo.run(tmp_path / "new folder", progress=False)
     assert [len(report.subjects) for report in reports] == [4, 4]
     page = (tmp_path / "new folder" / "report.html").read_text()

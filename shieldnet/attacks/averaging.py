@@ -12,12 +12,16 @@ from shieldnet.finding import NotApplicable, Outcome
 class Averaging(Attack):
     """Inverts, and tells members by, the mean of many answers; a ledger stops it, not noise."""
 
+    needs_shadows = True
     queries: tuple[int, ...] = (16, MANY)
 
     def __call__(self, game: Game) -> Outcome:
         if game.shield.deterministic:
             raise NotApplicable("the shield gives the same answer every time")
-        attacks: list[Attack] = [Membership(queries=self.queries[-1])]
+        is_labeled = game.members.labels is not None and game.nonmembers.labels is not None
+        attacks: list[Attack] = []
+        if is_labeled and not game.is_vector:
+            attacks.append(Membership(queries=self.queries[-1]))
         untested: tuple[str, ...] = ("averaging: inverting needs auxiliary data",)
         if game.auxiliary is not None:
             attacks += [Inversion(queries=count) for count in self.queries]

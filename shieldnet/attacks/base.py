@@ -3,13 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from shieldnet.data import Examples
-from shieldnet.finding import NotApplicable, Outcome
+from shieldnet.data import Canaries, Examples, Group
+from shieldnet.defenses.base import dense
+from shieldnet.finding import Finding, NotApplicable, Outcome
+from shieldnet.randomness import noise_about
 from shieldnet.shield import Shield
+from shieldnet.training.shadow import Shadows
 
 _BATCH = 1024
 MANY = 256
@@ -20,8 +24,9 @@ MANY = 256
 class Answers:
     """Holds what the shield released about some rows, averaged over the queries.
 
-    Shapes: distribution (rows, classes) that sums to 1; logits (rows, classes) where the shield
-    releases logits, else None; mean_log, the mean of log p, where several answers were averaged.
+    Shapes: distribution (rows, classes) that sums to 1, or the numbers themselves of values and
+    embeddings; logits (rows, classes) where the shield releases logits, else None; mean_log, the
+    mean of log p, where several answers were averaged.
     """
 
     distribution: Tensor
@@ -30,8 +35,12 @@ class Answers:
 
     def first(self, rows: int) -> "Answers":
         """Keeps the first rows."""
+        return self.at(torch.arange(min(rows, len(self.distribution))))
+
+    def at(self, rows: Tensor) -> "Answers":
+        """Keeps the rows of these numbers."""
         parts = (self.distribution, self.logits, self.mean_log)
-        return Answers(*(None if part is None else part[:rows] for part in parts))  # type: ignore[arg-type]  # the distribution is never None
+        return Answers(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]  # the distribution is never None
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,10 @@ class Game:
 
     members trained the model, nonmembers did not; auxiliary is what the adversary owns. Answers
     are asked for once and kept, so that attacks share them.
+
+    sensitive: columns of a table that somebody may want to learn. groups: subgroups whose members
+    may be worse off. canaries: records planted to be found. shadows: answers of models that the
+    adversary trained itself. blind: how well members are told from nonmembers without the model.
     """
 
     shield: Shield
@@ -48,6 +61,11 @@ class Game:
     auxiliary: Examples | None = None
     seed: int = 0
     columns: tuple[str, ...] = ()
+    sensitive: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+    canaries: Canaries | None = None
+    shadows: Shadows | None = None
+    blind: Finding | None = None
     # Not copied by dataclasses.replace: another game has other rows under the same names.
     _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
     _labels: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -56,7 +74,9 @@ class Game:
         """Asks the shield ``queries`` times about each row and averages the answers."""
         key = (examples.name, queries)
         if key not in self._kept:
-            self._kept[key] = _ask(self.shield, examples.inputs, queries)
+            # Replayed noise depends on the question, not on who asked before.
+            with noise_about(*key):
+                self._kept[key] = _ask(self.shield, examples.inputs, queries)
         return self._kept[key]
 
     def own_answers(self, examples: Examples) -> Answers:
@@ -68,6 +88,8 @@ class Game:
 
         Shapes: -> each map (rows, features).
         """
+        if self.is_vector:
+            return vector_views(answers.distribution)
         logits = answers.logits if self.shield.releases_scores else None
         views = self.shield.adversary_view(answers.distribution, logits)
         return views if answers.mean_log is None else {**views, "mean log p": answers.mean_log}
@@ -75,8 +97,12 @@ class Game:
     def model_labels(self, examples: Examples) -> Tensor:
         """Returns the labels that the bare model gives: what the user agreed to release.
 
+        Values and embeddings have no labels: all rows get the same, whose mean is the baseline.
+
         Shapes: -> (rows,) int64.
         """
+        if self.is_vector:
+            return torch.zeros(len(examples), dtype=torch.int64)
         if examples.name not in self._labels:
             scores = in_batches(Behind(self.shield), examples.inputs)
             self._labels[examples.name] = scores.argmax(-1)
@@ -84,8 +110,25 @@ class Game:
 
     @property
     def classes(self) -> int:
-        """Counts the classes of an answer."""
-        return self.ask(self.nonmembers).distribution.shape[-1]
+        """Counts the classes of an answer; values and embeddings count as one class."""
+        return 1 if self.is_vector else self.ask(self.nonmembers).distribution.shape[-1]
+
+    @property
+    def is_vector(self) -> bool:
+        """Says whether answers are values or embeddings, not scores of classes."""
+        return self.shield.chain.layout.kind in ("values", "embeddings")
+
+    def require_classes(self) -> None:
+        """Raises NotApplicable where answers are no scores of classes."""
+        if self.is_vector:
+            kind = self.shield.chain.layout.kind
+            raise NotApplicable(f"it reads scores of classes, the model gives {kind}")
+
+    def labels(self, examples: Examples) -> Tensor:
+        """Returns true labels, or raises NotApplicable where the examples have none."""
+        if examples.labels is None:
+            raise NotApplicable(f"it needs labels: pass {examples.name}=(inputs, labels)")
+        return examples.require_labels(self.classes)
 
     def owned(self) -> Examples:
         """Returns the auxiliary data, or raises NotApplicable where there is none."""
@@ -116,8 +159,11 @@ def one_row_each(rows: Tensor) -> Tensor:
 class Attack(ABC):
     """What an adversary does. Called with a game, it returns what it found.
 
+    needs_shadows: whether it looks at the game's shadows.
     Errors: NotApplicable, with the reason, where it does not fit the shield or the data.
     """
+
+    needs_shadows: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, game: Game) -> Outcome:
@@ -143,20 +189,57 @@ def _same(answers: Tensor) -> Tensor:
     return answers
 
 
+def vector_views(numbers: Tensor) -> dict[str, Tensor]:
+    """Lists the readings of released values or embeddings. Shapes: (n, d) -> each (n, d)."""
+    length = numbers.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    views = {"numbers": numbers}
+    return views if numbers.shape[-1] == 1 else {**views, "direction": numbers / length}
+
+
+def defended(shield: Shield, scores: Tensor, inputs: Tensor, queries: int = 1) -> Answers:
+    """Passes true scores, of this model or of another, through the shield's defenses.
+
+    inputs: what the scores are about, for noise that is keyed on them.
+    Shapes: scores (rows, classes).
+    """
+    chain = shield.chain
+    places = 1 if chain.layout.axis is None else max(1, abs(chain.layout.axis))
+    rows = scores.reshape(len(scores), *[1] * (places - 1), scores.shape[-1])
+
+    def ask() -> Tensor:
+        answers = dense(chain.defended(rows, (inputs,)))
+        return chain.layout.closed(answers, rows.shape, chain.release)
+
+    with torch.no_grad():
+        return _averaged(shield, ask, queries, scores.shape[-1])
+
+
 def _ask(shield: Shield, inputs: Tensor, queries: int) -> Answers:
+    return _averaged(shield, lambda: in_batches(shield, inputs), queries)
+
+
+def _averaged(
+    shield: Shield, ask: Callable[[], Tensor], queries: int, classes: int | None = None
+) -> Answers:
+    """Asks ``queries`` times and takes the mean of every part of the answers."""
+    chain = shield.chain
+    is_vector = chain.layout.kind in ("values", "embeddings")
     sums: list[Tensor] = []
     for _ in range(queries):
-        answers = in_batches(shield, inputs)
-        stated = one_row_each(shield.distribution(answers))
-        parts = [stated]
-        if queries > 1:
-            parts.append(stated.clamp_min(1e-30).log())
-        if shield.chain.releases_logits:
-            parts.append(one_row_each(shield.chain.rows(answers)))
+        answers = ask()
+        if is_vector:
+            parts = [one_row_each(chain.rows(answers)).float()]
+        else:
+            stated = one_row_each(chain.distribution(answers, classes or shield.classes or 0))
+            parts = [stated]
+            if queries > 1:
+                parts.append(stated.clamp_min(1e-30).log())
+            if chain.releases_logits:
+                parts.append(one_row_each(chain.rows(answers)))
         sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
     means = [total / queries for total in sums]
     return Answers(
         means[0],
-        logits=means[-1] if shield.chain.releases_logits else None,
-        mean_log=means[1] if queries > 1 else None,
+        logits=means[-1] if chain.releases_logits else None,
+        mean_log=means[1] if queries > 1 and not is_vector else None,
     )

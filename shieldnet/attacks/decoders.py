@@ -1,6 +1,7 @@
 """Decoders that an adversary trains to turn answers back into inputs."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -98,24 +99,89 @@ class Network(Decoder):
     ) -> Tensor:
         hidden, steps = int(setting[0]), int(setting[1])
         generator = torch.Generator().manual_seed(self.seed)
-        center = targets.mean(0)
         sizes = (features.shape[1], hidden), (hidden, targets.shape[1])
-        # Layers start from our own generator: their usual start would move the global seed.
         layers = [nn.utils.skip_init(nn.Linear, *size) for size in sizes]
+        _start(layers, generator)
         net = nn.Sequential(layers[0], nn.GELU(), layers[1])
-        with torch.no_grad():
-            for layer in layers:
-                nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
-                nn.init.zeros_(layer.bias)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            batch = torch.randint(len(features), (256,), generator=generator)
-            optimizer.zero_grad()
-            loss = (net(features[batch]) - (targets[batch] - center)).square().mean()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        with torch.no_grad():
-            guess: Tensor = net(asked) + center
-        return guess
+        return _learned(net, features, targets, asked, steps, 256, generator)
+
+
+@dataclass(frozen=True)
+class Convolutional(Decoder):
+    """Draws a picture: a small map, twice as large with every layer; setting: (channels, steps).
+
+    shape: (channels, height, width) of a picture.
+    """
+
+    settings = ((32.0, 300.0),)
+    shape: tuple[int, ...] = (1, 28, 28)
+    seed: int = 0
+
+    def predict(
+        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+    ) -> Tensor:
+        width, steps = int(setting[0]), int(setting[1])
+        generator = torch.Generator().manual_seed(self.seed)
+        colors, height, breadth = self.shape
+        rows, columns = -(-height // 4), -(-breadth // 4)
+        layers: list[nn.Module] = [
+            nn.utils.skip_init(nn.Linear, features.shape[1], 2 * width * rows * columns),
+            nn.utils.skip_init(nn.ConvTranspose2d, 2 * width, width, 4, stride=2, padding=1),
+            nn.utils.skip_init(nn.ConvTranspose2d, width, colors, 4, stride=2, padding=1),
+        ]
+        _start(layers, generator)
+        net = nn.Sequential(
+            layers[0],
+            nn.GELU(),
+            nn.Unflatten(1, (2 * width, rows, columns)),
+            layers[1],
+            nn.GELU(),
+            layers[2],
+            _Cut(height, breadth),
+            nn.Flatten(),
+        )
+        return _learned(net, features, targets, asked, steps, 64, generator)
+
+
+class _Cut(nn.Module):
+    """Cuts a map to the size of a picture."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps[..., : self.height, : self.width]
+
+
+def _start(layers: Sequence[nn.Module], generator: torch.Generator) -> None:
+    """Starts layers from a generator of our own: their usual start would move the global seed."""
+    with torch.no_grad():
+        for layer in layers:
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)  # type: ignore[arg-type]  # they have weights
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # and biases
+
+
+def _learned(
+    net: nn.Module,
+    features: Tensor,
+    targets: Tensor,
+    asked: Tensor,
+    steps: int,
+    batch: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Trains a network to give targets, and returns what it gives for ``asked``."""
+    center = targets.mean(0)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        picked = torch.randint(len(features), (batch,), generator=generator)
+        optimizer.zero_grad()
+        loss = (net(features[picked]) - (targets[picked] - center)).square().mean()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        guess: Tensor = net(asked) + center
+    return guess

@@ -6,16 +6,25 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.base import Attack, Game
-from shieldnet.attacks.decoders import Decoder, KernelRidge, NearestNeighbors, Network, Ridge
+from shieldnet.attacks.decoders import (
+    Convolutional,
+    Decoder,
+    KernelRidge,
+    NearestNeighbors,
+    Network,
+    Ridge,
+)
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
-from shieldnet.finding import Finding, Outcome, Threat
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.statistics import proportion, saved_share
 
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
 
 _MAX_GALLERY = 1000
+_MOST_WORDS = 500
+_SMALLEST_PICTURE = 16
 
 
 @dataclass(frozen=True)
@@ -28,14 +37,17 @@ class Inversion(Attack):
     decoder that sees the model's label alone: 0 means that the answer gives no more away than its
     label, 1 that it gives everything, below 0 that not even the label comes through.
 
-    ``r2.inversion`` is the same over the mean input instead of the label's.
+    ``r2.inversion`` is the same over the mean input instead of the label's. Values and embeddings
+    have no label: the mean is the baseline.
 
     queries: answers about each row, averaged. Pictures are scored in one unit for all pixels,
-    tables in standard deviations of each column.
+    tables in standard deviations of each column, texts by the words that occur in them.
+    pictures: also tries a decoder that draws, for pictures of 16 x 16 pixels and more.
     """
 
     queries: int = 1
     decoders: tuple[Decoder, ...] = (Ridge(), KernelRidge(), NearestNeighbors(), Network())
+    pictures: bool = True
 
     def __call__(self, game: Game) -> Outcome:
         auxiliary, targets = game.owned(), game.nonmembers
@@ -45,10 +57,13 @@ class Inversion(Attack):
                     f"Inversion expects at least {MIN_ROWS} rows of {examples.name}, "
                     f"got {len(examples)}."
                 )
-        secret = Scale.of(auxiliary.inputs)
+        secret = secret_of(auxiliary.inputs)
         known, sought = secret.apply(auxiliary.inputs), secret.apply(targets.inputs)
+        if known.shape[1] == 0:
+            raise NotApplicable("no word tells one text from another")
         learned = game.views(game.ask(auxiliary, self.queries))
-        chosen = choose(self.decoders, learned, known, seed=game.seed)
+        decoders = (*self.decoders, *self._drawing(auxiliary.inputs.shape[1:]))
+        chosen = choose(decoders, learned, known, seed=game.seed)
         asked = game.views(game.ask(targets, self.queries))
         guess = chosen.predict(learned, known, asked)
         errors = (guess - sought).square()
@@ -66,7 +81,7 @@ class Inversion(Attack):
             )
 
         name = "inversion" if self.queries == 1 else f"averaging.{self.queries}"
-        columns = game.columns if self.queries == 1 else ()
+        columns = game.columns if self.queries == 1 and isinstance(secret, Scale) else ()
         return Outcome(
             findings=(
                 finding(name, errors.sum(1), baseline.sum(1)),
@@ -77,8 +92,16 @@ class Inversion(Attack):
                 ),
             ),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
-            reconstructions=secret.undo(guess).reshape(targets.inputs.shape),
+            reconstructions=(
+                secret.undo(guess).reshape(targets.inputs.shape)
+                if isinstance(secret, Scale)
+                else None
+            ),
         )
+
+    def _drawing(self, shape: torch.Size) -> tuple[Decoder, ...]:
+        is_picture = len(shape) == 3 and min(shape[1:]) >= _SMALLEST_PICTURE
+        return (Convolutional(shape=tuple(shape)),) if self.pictures and is_picture else ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +164,52 @@ class Scale:
     def shaped(self, per_feature: Tensor) -> Tensor:
         """Returns a number per feature in the shape of one input."""
         return per_feature.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Reads a text as the words that occur in it: what is secret, whatever their order.
+
+    Shapes: tokens (rows, length) whole numbers; words (words,) the most frequent ones, sorted.
+    """
+
+    words: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> "Words":
+        """Keeps the most frequent words, but for those that stand in every text or in one alone."""
+        every, counts = tokens.flatten().unique(return_counts=True)
+        frequent = every[counts.argsort(descending=True, stable=True)[: 4 * _MOST_WORDS]]
+        found = cls(frequent.sort().values).apply(tokens).sum(0)
+        telling = (found > 1) & (found < len(tokens))
+        kept = found.where(telling, -1.0).argsort(descending=True, stable=True)
+        kept = kept[: min(_MOST_WORDS, int(telling.sum()))]
+        return cls(frequent.sort().values[kept].sort().values)
+
+    def apply(self, tokens: Tensor) -> Tensor:
+        """Says which words occur. Shapes: -> (rows, words) float32, 0 or 1."""
+        place = torch.searchsorted(self.words, tokens.flatten(1).to(self.words.dtype))
+        place = place.clamp_max(max(len(self.words) - 1, 0))
+        known = self.words[place] == tokens.flatten(1)
+        marks = torch.zeros(len(tokens), len(self.words))
+        return marks.scatter_reduce_(1, place, known.float(), reduce="amax")
+
+    def undo(self, features: Tensor) -> Tensor:
+        """Returns what was guessed of each word."""
+        return features
+
+    def shaped(self, per_feature: Tensor) -> Tensor:
+        """Returns a number per word."""
+        return per_feature
+
+
+def secret_of(inputs: Tensor) -> Scale | Words:
+    """Returns the units in which inputs are guessed: words for whole numbers, else features.
+
+    Whole numbers in rows (batch, length) are taken for the tokens of a text.
+    """
+    whole = not (inputs.is_floating_point() or inputs.dtype in (torch.bool, torch.uint8))
+    return Words.of(inputs) if whole and inputs.dim() == 2 else Scale.of(inputs)
 
 
 @dataclass(frozen=True)

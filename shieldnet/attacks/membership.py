@@ -1,116 +1,165 @@
-"""Was this record in the training data? Attacks that need no shadow models."""
+"""Was this record in the training data? The worst of many attacks, with an interval for all."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.base import Answers, Attack, Game
-from shieldnet.data import Examples
+from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.scores import (
+    Scored,
+    all_scores,
+    log_probabilities,
+    membership_scores,
+    pooled_scores,
+)
+from shieldnet.data import Group
 from shieldnet.errors import DataError
-from shieldnet.finding import Finding, Outcome, Threat
-from shieldnet.statistics import CONFIDENCE, auc, rows_needed, tpr_at_fpr
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.statistics import CONFIDENCE, Interval, auc, rows_needed, tpr_at_fpr
 
 MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
 
-_SURE = 3.0  # log odds of p = .95, which one decimal rounds to 1
+__all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
 
 
 @dataclass(frozen=True)
 class Membership(Attack):
-    """Scores every record by the answer about it and its true label; members score higher.
+    """Scores every record by the answers about it and its true label; members score higher.
 
-    loss: log p_y - log of the sum of the others (Yeom 2018; unclipped as in Carlini 2022).
-    entropy: minus the answer's entropy (Salem 2019). modified entropy: entropy that knows the
-    label (Song and Mittal 2021). correctness gap: whether the label is right (Yeom 2018).
-    capped loss: loss that calls all sure answers equal: the surest are not the members.
-    All are reported, and the worst as ``membership.auc`` and ``membership.tpr_at_fpr_...``:
-    its intervals are widened to hold for all at once (Bonferroni), because it was chosen.
+    What runs is told by ``scores``: thresholds on loss and entropy, label-only answers to moved
+    copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols and
+    an ensemble. Shadows' scores pass through the same defenses with as many queries. All are
+    reported, and the worst as ``membership.auc`` and ``membership.tpr_at_fpr_...``: its intervals
+    are widened to hold for all at once (Bonferroni), because it was chosen.
+
+    ``membership.worst_group.auc``: the class or given group with the highest lower bound, among
+    all attacks and groups at once. ``membership.canaries...``: the same attacks on records planted
+    to be found. ``membership.pooled...``: on shadows set aside as further targets, where they were
+    trained like the target: what the training does, beyond this one model.
 
     queries: answers about each record, averaged; more than one is reported as
     ``membership.averaged.N``.
-    NOT promised: that nobody does better. Shadow models do (LiRA, RMIA); these are lower bounds.
+    Errors: NotApplicable without labels, or where members can be told without the model.
+    NOT promised: that nobody does better; these are lower bounds.
     """
 
+    needs_shadows = True
     fprs: tuple[float, ...] = (1e-2, 1e-3)
     queries: int = 1
 
     def __call__(self, game: Game) -> Outcome:
-        members = _scores(game, game.members, self.queries)
-        nonmembers = _scores(game, game.nonmembers, self.queries)
-        confidence = 1 - (1 - CONFIDENCE) / len(members)
-        samples = len(game.members) + len(game.nonmembers)
-        ranked = {
-            name: Finding.of(
-                f"membership.{name}.auc",
-                auc(members[name], nonmembers[name], confidence),
-                samples=samples,
-                baseline=0.5,
-                threat=Threat(),
-                source=name,
+        game.require_classes()
+        for examples in (game.members, game.nonmembers):
+            game.labels(examples)
+            if len(examples) < MIN_ROWS:
+                raise DataError(
+                    f"Membership expects at least {MIN_ROWS} {examples.name}, got {len(examples)}."
+                )
+        if game.blind is not None and game.blind.low > 0.5:
+            raise NotApplicable(
+                f"void, members can be told from nonmembers without the model (AUC {game.blind}): "
+                "draw both at random from one pool"
             )
-            for name in members
-        }
-        worst = max(ranked.values(), key=lambda finding: finding.value)
+        scored = all_scores(game, game.members, game.nonmembers, self.queries)
         if self.queries > 1:
             name = f"membership.averaged.{self.queries}"
-            return Outcome(findings=(replace(worst, name=name, threat=Threat(self.queries)),))
-        findings = [replace(worst, name="membership.auc"), *ranked.values()]
-        untested = []
-        for fpr in self.fprs:
-            name = f"membership.tpr_at_fpr_{fpr:.0e}".replace("e-0", "e-")
-            rates = {
-                source: tpr_at_fpr(members[source], nonmembers[source], fpr, confidence)
-                for source in members
-            }
-            told = {source: rate for source, rate in rates.items() if rate is not None}
-            if not told:
-                untested.append(
-                    f"{name}: it takes {rows_needed(fpr)} nonmembers, "
-                    f"there are {len(game.nonmembers)}"
-                )
-                continue
-            source, rate = max(told.items(), key=lambda item: item[1].value)
-            findings.append(
-                Finding.of(
-                    name, rate, samples=samples, baseline=fpr, threat=Threat(), source=source
-                )
-            )
+            worst = _worst(_ranked("membership", scored), name)
+            return Outcome(findings=(worst,))
+        findings, untested = self._found("membership", scored)
+        findings += list(_worst_group(game, scored))
+        pooled = pooled_scores(game)
+        if pooled:
+            more, missing = self._found("membership.pooled", pooled)
+            findings, untested = findings + more, untested + missing
+        if game.canaries is not None:
+            found = all_scores(game, game.canaries.planted, game.canaries.held_out, 1)
+            more, missing = self._found("membership.canaries", found)
+            findings, untested = findings + more, untested + missing
         return Outcome(findings=tuple(findings), untested=tuple(untested))
 
+    def _found(self, prefix: str, scored: Mapping[str, Scored]) -> tuple[list[Finding], list[str]]:
+        """Reports every attack's AUC, the worst one, and the worst rates at low FPR."""
+        ranked = _ranked(prefix, scored)
+        findings, untested = [_worst(ranked, f"{prefix}.auc"), *ranked.values()], []
+        for fpr in self.fprs:
+            name = f"{prefix}.tpr_at_fpr_{fpr:.0e}".replace("e-0", "e-")
+            rates = {
+                source: rate
+                for source, one in scored.items()
+                if (rate := tpr_at_fpr(one.members, one.nonmembers, fpr, _shared(len(scored))))
+            }
+            if not rates:
+                most = max(len(one.nonmembers) for one in scored.values())
+                untested.append(f"{name}: it takes {rows_needed(fpr)} nonmembers, there are {most}")
+                continue
+            source, rate = max(rates.items(), key=lambda item: item[1].value)
+            findings.append(_finding(name, source, scored[source], rate, baseline=fpr))
+        return findings, untested
 
-def log_probabilities(answers: Answers) -> Tensor:
-    """Returns log p without clipping, from the logits where they were released.
 
-    Shapes: -> (rows, classes) float64; a zero reads as log(1e-300).
-    """
-    if answers.logits is not None:
-        return answers.logits.double().log_softmax(-1)
-    return answers.distribution.double().clamp_min(1e-300).log()
-
-
-def membership_scores(log_p: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Scores each row; a higher score says member. Shapes: (n, K), (n,) -> each (n,)."""
-    own = labels.unsqueeze(-1)
-    true = log_p.gather(-1, own).squeeze(-1)
-    others = log_p.scatter(-1, own, -torch.inf).logsumexp(-1)
-    p = log_p.exp()
-    # log(1 - p) of every class but the true one, whose p stays below 1 where others have mass.
-    log_rest = torch.log1p(-p.clamp_max(1 - 1e-16)).scatter(-1, own, 0.0)
+def _ranked(prefix: str, scored: Mapping[str, Scored]) -> dict[str, Finding]:
+    confidence = _shared(len(scored))
     return {
-        "loss": true - others,
-        "capped loss": (true - others).clamp_max(_SURE),
-        "entropy": (p * log_p).sum(-1),
-        "modified entropy": others.exp() * true + (p * log_rest).sum(-1),
-        "correctness gap": (log_p.argmax(-1) == labels).double(),
+        name: _finding(
+            f"{prefix}.{name}.auc", name, one, auc(one.members, one.nonmembers, confidence)
+        )
+        for name, one in scored.items()
     }
 
 
-def _scores(game: Game, examples: Examples, queries: int) -> dict[str, Tensor]:
-    if len(examples) < MIN_ROWS:
-        raise DataError(
-            f"Membership expects at least {MIN_ROWS} {examples.name}, got {len(examples)}."
-        )
-    labels = examples.require_labels(game.classes)
-    return membership_scores(log_probabilities(game.ask(examples, queries)), labels)
+def _worst(ranked: Mapping[str, Finding], name: str) -> Finding:
+    return replace(max(ranked.values(), key=lambda finding: finding.value), name=name)
+
+
+def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
+    """Reports the subgroup with the highest lower bound; all groups and attacks share the error."""
+    tried: list[tuple[str, str, Scored, Tensor, Tensor]] = []
+    for group in (*_classes(game), *game.groups):
+        for name, one in scored.items():
+            members = one.members[group.members[one.places[0]]]
+            nonmembers = one.nonmembers[group.nonmembers[one.places[1]]]
+            if min(len(members), len(nonmembers)) >= MIN_ROWS:
+                tried.append((group.name, name, one, members, nonmembers))
+    if not tried:
+        return
+    confidence = _shared(len(tried))
+    found = [
+        (auc(members, nonmembers, confidence), group, name, one, len(members) + len(nonmembers))
+        for group, name, one, members, nonmembers in tried
+    ]
+    interval, where, name, one, samples = max(found, key=lambda item: item[0].low)
+    yield Finding.of(
+        "membership.worst_group.auc",
+        interval,
+        samples=samples,
+        baseline=0.5,
+        threat=Threat(one.queries, shadows=one.shadows),
+        source=f"{name} on {where}, of {len({line[0] for line in tried})} groups",
+    )
+
+
+def _classes(game: Game) -> Iterator[Group]:
+    members, nonmembers = game.labels(game.members), game.labels(game.nonmembers)
+    for label in torch.cat([members, nonmembers]).unique().tolist():
+        yield Group(f"class {label}", members == label, nonmembers == label)
+
+
+def _finding(
+    name: str, source: str, one: Scored, interval: Interval, baseline: float = 0.5
+) -> Finding:
+    return Finding.of(
+        name,
+        interval,
+        samples=len(one.members) + len(one.nonmembers),
+        baseline=baseline,
+        threat=Threat(one.queries, shadows=one.shadows),
+        source=source,
+    )
+
+
+def _shared(attacks: int) -> float:
+    """Returns the confidence at which each of so many intervals is taken, to hold all at once."""
+    return 1 - (1 - CONFIDENCE) / attacks

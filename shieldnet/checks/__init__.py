@@ -2,5 +2,6 @@
 
 from shieldnet.checks.attribution import Attribution
 from shieldnet.checks.masking import Masking
+from shieldnet.checks.memorization import Memorization
 
-__all__ = ["Attribution", "Masking"]
+__all__ = ["Attribution", "Masking", "Memorization"]

@@ -38,6 +38,7 @@ class Attribution(Attack):
     """
 
     def __call__(self, game: Game) -> Outcome:
+        game.require_classes()
         auxiliary = game.owned()
         require_gradient(game, auxiliary.inputs)
         model = _Linearized.of(game)

@@ -32,6 +32,7 @@ class Masking(Attack):
     """
 
     def __call__(self, game: Game) -> Outcome:
+        game.require_classes()
         if not game.shield.defenses:
             raise NotApplicable("there is no defense that could mask a gradient")
         require_gradient(game, game.nonmembers.inputs)

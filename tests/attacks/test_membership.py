@@ -7,11 +7,16 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.attacks import Game, Membership
 from shieldnet.attacks.base import Answers
+from shieldnet.attacks.blind import blind_finding
 from shieldnet.attacks.membership import log_probabilities, membership_scores
-from shieldnet.data import Examples
+from shieldnet.attacks.shadows import Order, trained
+from shieldnet.data import Examples, Group
 from shieldnet.errors import DataError
+from shieldnet.finding import NotApplicable
 from shieldnet.randomness import replayed_noise
 from shieldnet.shield import Shield
+from shieldnet.statistics import auc
+from shieldnet.training.shadow import Shadows
 
 
 def random_labels(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,8 +82,12 @@ def test_true_positives_at_one_percent_are_found_bare(learned_by_heart) -> None:
 
 def test_the_worst_attack_is_the_headline_with_an_interval_for_all(learned_by_heart) -> None:
     found = play(learned_by_heart)
-    each = [one for name, one in found.items() if name.endswith(".auc") and name.count(".") == 2]
-    assert len(each) == 5
+    each = [
+        one
+        for name, one in found.items()
+        if name.endswith(".auc") and name.count(".") == 2 and "group" not in name
+    ]
+    assert len(each) == 6  # five thresholds and labels of moved copies
     assert found["membership.auc"].value == max(one.value for one in each)
 
 
@@ -135,3 +144,120 @@ def test_noise_does_not_hide_members_from_whoever_asks_often(learned_by_heart) -
         (often,) = Membership(queries=64)(game).findings
     assert often.name == "membership.averaged.64"
     assert often.low > once.high
+
+
+RECIPE = sn.Recipe(
+    lambda: nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5)), epochs=30, lr=0.05
+)
+OWNED = random_labels(400, 7)
+SETS = {
+    "members": Examples("members", *MEMBERS),
+    "nonmembers": Examples("nonmembers", *NONMEMBERS),
+    "auxiliary": Examples("auxiliary", *OWNED),
+}
+
+
+@pytest.fixture(scope="module")
+def own_shadows() -> Shadows:
+    order = Order(RECIPE, 16, Shield(RECIPE(MEMBERS, 99)), **SETS)
+    return trained(order, engine="inline")
+
+
+def by_shadows(model: nn.Module, shadows: Shadows, *defenses, members=MEMBERS, **more) -> dict:
+    sets = {**SETS, "members": Examples("members", *members)}
+    game = Game(Shield(model, *defenses), **sets, shadows=shadows, **more)
+    return {finding.name: finding for finding in Membership()(game).findings}
+
+
+@pytest.mark.parametrize(
+    "chain", [(), (sn.TopK(3), sn.Round(1)), (sn.Confidence(4),), (sn.Label(),)], ids=str
+)
+def test_shadows_find_members_behind_every_shield(own_shadows, chain) -> None:
+    found = by_shadows(RECIPE(MEMBERS, 99), own_shadows, *chain)
+    for name in ("LiRA", "LiRA offline", "ensemble", "label only against shadows"):
+        assert found[f"membership.{name}.auc"].low > 0.6, name
+    assert found["membership.auc"].threat.shadows in (0, 16)
+    assert found["membership.pooled.LiRA.auc"].low > 0.6
+    assert found["membership.pooled.LiRA.auc"].threat.shadows == 12
+
+
+@pytest.mark.parametrize("chain", [(), (sn.Confidence(4),)], ids=str)
+def test_shadows_find_nobody_in_a_model_that_never_saw_either_set(own_shadows, chain) -> None:
+    """The shadows were trained on the records; the target was trained on strangers."""
+    found = by_shadows(RECIPE(STRANGERS, 99), own_shadows, *chain)
+    for name, finding in found.items():
+        if name.endswith("auc") and "pooled" not in name:
+            assert finding.low <= 0.5 <= finding.high, name
+
+
+def test_symbols_are_compared_where_answers_are_few(own_shadows) -> None:
+    assert "membership.symbols.auc" not in by_shadows(RECIPE(MEMBERS, 99), own_shadows)
+    assert "membership.symbols.auc" in by_shadows(RECIPE(MEMBERS, 99), own_shadows, sn.Label())
+
+
+def test_the_worst_group_is_named_with_an_interval_for_all_groups(own_shadows) -> None:
+    marked = torch.arange(300) < 40
+    group = Group("new customers = 1", marked, marked)
+    found = by_shadows(RECIPE(MEMBERS, 99), own_shadows, groups=(group,))
+    worst = found["membership.worst_group.auc"]
+    assert "of 6 groups" in worst.source
+    assert worst.samples < 600
+    assert worst.low > 0.6
+
+
+def test_noise_is_averaged_for_the_target_and_its_shadows_alike(own_shadows) -> None:
+    game = Game(Shield(RECIPE(MEMBERS, 99), sn.GaussianNoise(8.0)), **SETS, shadows=own_shadows)
+    with replayed_noise(0):
+        once = {one.name: one for one in Membership()(game).findings}["membership.auc"]
+        (often,) = Membership(queries=64)(game).findings
+    assert often.low > 0.6
+    assert often.value > once.value
+    assert often.threat.queries == 64
+
+
+def test_members_that_can_be_told_without_the_model_void_the_finding(learned_by_heart) -> None:
+    shifted = MEMBERS[0] + 0.7, MEMBERS[1]
+    blind = blind_finding(Examples("members", *shifted), Examples("nonmembers", *NONMEMBERS), 0)
+    assert blind.low > 0.5
+    game = Game(
+        Shield(learned_by_heart),
+        Examples("members", *shifted),
+        Examples("nonmembers", *NONMEMBERS),
+        blind=blind,
+    )
+    with pytest.raises(NotApplicable, match="void, members can be told .* without the model"):
+        Membership()(game)
+
+
+def test_a_fair_split_is_not_void() -> None:
+    hits = 0
+    for seed in range(20):
+        sets = [Examples(str(place), *random_labels(150, 100 * seed + place)) for place in (1, 2)]
+        hits += blind_finding(*sets, seed).low > 0.5
+    assert hits <= 1
+
+
+def test_labels_that_are_missing_are_a_reason_not_an_error(learned_by_heart) -> None:
+    game = Game(
+        Shield(learned_by_heart),
+        Examples("members", MEMBERS[0]),
+        Examples("nonmembers", *NONMEMBERS),
+    )
+    with pytest.raises(NotApplicable, match=r"needs labels: pass members=\(inputs, labels\)"):
+        Membership()(game)
+
+
+def test_a_quantile_is_never_learned_from_what_is_scored(learned_by_heart) -> None:
+    """A peer scores its own training rows: 14 % true at 6 % false positives without any signal."""
+    sets = {**SETS, "members": Examples("members", *STRANGERS)}
+    game = Game(Shield(learned_by_heart), **sets)
+    found = {finding.name: finding for finding in Membership()(game).findings}
+    quantile = found["membership.quantile.auc"]
+    assert quantile.low <= 0.5 <= quantile.high
+
+
+def test_ties_are_counted_as_halves_wherever_they_lie() -> None:
+    """A peer's AUC is wrong when the lowest scores tie, as rounded answers do."""
+    positives = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    negatives = torch.tensor([0.0, 0.0, 0.0, 0.0])
+    assert auc(positives, negatives).value == pytest.approx(0.5 * 3 / 4 + 1 / 4)

@@ -8,25 +8,28 @@ from torch import nn
 
 import shieldnet as sn
 from shieldnet.attacks import Averaging, Inversion, Membership, Reidentification
-from shieldnet.attacks.decoders import Ridge
-from shieldnet.auditing import suite
+from shieldnet.attacks.decoders import Convolutional, Ridge
+from shieldnet.auditing import tiers
 from shieldnet.auditing.report import SCHEMA, save
-from shieldnet.checks import Attribution
-from shieldnet.demo import breast_cancer, divide, train
+from shieldnet.checks import Attribution, Memorization
+from shieldnet.demo import breast_cancer, digits, divide, train
 
-QUICK = (
-    Inversion(decoders=(Ridge(),)),
-    Averaging(queries=(2,)),
-    Reidentification(),
-    Membership(),
-    Attribution(),
+QUICK = sn.Tier(
+    "quick",
+    (
+        Inversion(decoders=(Ridge(),)),
+        Averaging(queries=(2,)),
+        Reidentification(),
+        Membership(),
+        Attribution(),
+    ),
 )
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the suite with one decoder: what is tested here is the bookkeeping."""
-    monkeypatch.setattr(suite, "ATTACKS", QUICK)
+    monkeypatch.setattr(tiers, "TIERS", {"standard": QUICK})
 
 
 @pytest.fixture
@@ -179,9 +182,167 @@ class TestAudit:
         assert "<img" not in page
 
 
+SMALL = sn.Tier("small", (Inversion(decoders=(Ridge(),)), Membership(), Attribution()), shadows=8)
+
+
+def small_sets(sets: dict) -> dict:
+    return {name: (inputs[:150], labels[:150]) for name, (inputs, labels) in sets.items()}
+
+
+def test_every_engine_gives_the_same_report(digits_model, sets) -> None:
+    shield = sn.Shield(digits_model, sn.ClipNorm(10.0), sn.GaussianNoise(2.0))
+    given = {**small_sets(sets), "tier": SMALL}
+    here = sn.audit(shield, **given, engine="inline")
+    there = sn.audit(shield, **given, engine="processes", workers=2)
+    assert [subject.findings for subject in here.subjects] == [
+        subject.findings for subject in there.subjects
+    ]
+
+
+def test_a_stopped_audit_goes_on_where_it_was(digits_model, sets, tmp_path) -> None:
+    shield = sn.Shield(digits_model, sn.ClipNorm(10.0), sn.GaussianNoise(2.0))
+    given = {**small_sets(sets), "engine": "inline", "cache": tmp_path / "cache"}
+
+    class Stops(Membership):
+        def __call__(self, game):
+            raise KeyboardInterrupt
+
+    first = sn.Tier("first", (Inversion(decoders=(Ridge(),)), Stops()), shadows=8)
+    with pytest.raises(KeyboardInterrupt):
+        sn.audit(shield, **given, tier=first)
+    kept = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert len(kept) == 2  # the shadows, and the bare model's inversion
+    resumed = sn.audit(shield, **given, tier=SMALL)
+    assert kept < {path.name for path in (tmp_path / "cache").iterdir()}
+    fresh = sn.audit(shield, **{**given, "cache": None}, tier=SMALL)
+    assert resumed.findings == fresh.findings
+    again = sn.audit(shield, **given, tier=SMALL)
+    assert again.findings == fresh.findings
+    assert torch.equal(
+        again.subjects[-1].features["leak map"], fresh.subjects[-1].features["leak map"]
+    )
+
+
+def test_another_target_is_never_answered_from_the_cache(digits_model, sets, tmp_path) -> None:
+    """A peer's shadow cache has no fingerprint: another target reads as chance."""
+    given = {**small_sets(sets), "engine": "inline", "cache": tmp_path, "tier": SMALL}
+    other = train(digits(), divide(digits(), seed=1), seed=1)
+    sn.audit(sn.harden(digits_model), **given)
+    cached = sn.audit(sn.harden(other), **given)
+    fresh = sn.audit(sn.harden(other), **{**given, "cache": None})
+    assert cached.findings == fresh.findings
+
+
+def test_how_long_it_takes_is_told_before_it_starts(digits_model, sets, caplog) -> None:
+    with caplog.at_level("INFO", logger="shieldnet"):
+        sn.audit(sn.harden(digits_model), **small_sets(sets), tier=SMALL, shadows=0)
+    assert re.search(r"small audit: 3 attacks on 2 shields; about \d+ (s|min)", caplog.text)
+
+
+def test_sets_without_labels_are_audited_for_what_needs_none(digits_model, sets) -> None:
+    bare = {name: inputs for name, (inputs, _) in small_sets(sets).items()}
+    report = sn.audit(sn.harden(digits_model), **bare, tier=SMALL)
+    assert report["bare"]["inversion"].value > 0.3
+    assert "membership: it needs labels: pass members=(inputs, labels)" in report.untested
+    assert any(line.startswith("accuracy: it needs labels") for line in report.untested)
+    assert any(line.startswith("membership with shadow models") for line in report.untested)
+    with pytest.raises(sn.PolicyFailed, match="membership.auc was not measured"):
+        report.require()
+
+
+def test_a_biased_split_voids_membership_and_fails_a_policy_that_asks_for_it(
+    digits_model, sets
+) -> None:
+    given = small_sets(sets)
+    given["members"] = given["members"][0] * 0.9, given["members"][1]
+    report = sn.audit(sn.harden(digits_model), **given, tier=SMALL)
+    assert report["shield"]["membership.blind"].low > 0.5
+    assert any("void" in line for line in report.untested)
+    with pytest.raises(sn.PolicyFailed, match="membership.auc was not measured"):
+        report.require(sn.Policy({"max_membership_auc": 1.0}))
+
+
+def test_canaries_and_groups_are_found_where_they_are_given(sets) -> None:
+    planted = sn.plant_canaries(sets["members"], count=120, seed=0)
+    recipe = sn.Recipe(digits().make_model, epochs=60)
+    model = recipe(planted.data, 0)
+    given = {**sets, "members": planted.members, "canaries": planted, "train": recipe}
+    rows = len(planted.members[0]), len(sets["nonmembers"][0])
+    groups = {"half": tuple([place % 2 for place in range(count)] for count in rows)}
+    tier = sn.Tier("small", (Membership(), Memorization()), shadows=16)
+    report = sn.audit(sn.Shield(model, sn.Round(4)), **given, groups=groups, tier=tier)
+    found = report.subjects[-1]
+    assert found["membership.canaries.auc"].low > found["membership.auc"].value
+    assert "of 12 groups" in found["membership.worst_group.auc"].source
+    assert found["memorization.canaries"].low > 0.7
+
+
+class Reads(nn.Module):
+    """Embeds texts as the mean of random word vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = nn.Parameter(torch.randn(60, 24, generator=generator))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.table[tokens].mean(1)
+
+
+def texts(rows: int, seed: int) -> torch.Tensor:
+    return torch.randint(0, 60, (rows, 6), generator=torch.Generator().manual_seed(seed))
+
+
+def test_embeddings_of_texts_give_their_words_away() -> None:
+    sets = {name: texts(rows, seed) for seed, (name, rows) in enumerate(
+        (("members", 60), ("nonmembers", 200), ("auxiliary", 600))
+    )}  # fmt: skip
+    coarse = sn.Shield(Reads(), sn.ClipNorm(1.0), sn.Sign(), outputs="embeddings", axis=-1)
+    tier = sn.Tier("small", (Inversion(decoders=(Ridge(),)), Averaging(), Reidentification()))
+    report = sn.audit(coarse, **sets, tier=tier)
+    assert report["bare"]["inversion"].low > 0.25
+    assert report["shield"]["inversion"].value < report["bare"]["inversion"].low
+    assert report["bare"]["reidentification"].value == 1
+    assert report["bare"]["agreement"].value == 1
+    assert report["shield"]["agreement"].value < 0.9
+
+
+def test_values_of_a_regression_are_inverted_over_the_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(500, 4, generator=generator)
+    model = nn.Linear(4, 1, bias=False)
+    model.weight.data = torch.ones(1, 4)
+    shield = sn.Shield(model, sn.ClipRange(-3, 3), sn.RoundTo(1.0), outputs="values")
+    sets = {"members": rows[:100], "nonmembers": rows[100:250], "auxiliary": rows[250:]}
+    report = sn.audit(shield, **sets, tier="quick")
+    assert report["bare"]["inversion"].value == pytest.approx(0.25, abs=0.05)  # 1 of 4 directions
+    assert report["shield"]["inversion"].value < report["bare"]["inversion"].value
+    assert any("reads scores of classes, the model gives values" in x for x in report.untested)
+
+
+def test_a_decoder_that_draws_is_tried_on_pictures() -> None:
+    rows = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    attack = Inversion(decoders=(Ridge(),))
+    assert [type(one).__name__ for one in attack._drawing(rows.shape[1:])] == ["Convolutional"]
+    decoder = Convolutional(shape=(1, 16, 16))
+    answers = rows.flatten(1)[:, :20]
+    guess = decoder.predict(answers, rows.flatten(1), answers[:7], (4.0, 3.0))
+    assert guess.shape == (7, 256)
+    assert torch.equal(guess, decoder.predict(answers, rows.flatten(1), answers[:7], (4.0, 3.0)))
+    odd = Convolutional(shape=(3, 17, 18))
+    assert odd.predict(answers, torch.zeros(60, 918), answers[:2], (4.0, 1.0)).shape == (2, 918)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"shadows": 3}, "at least 4 shadows, or 0 for none; got 3"),
+        ({"tier": "huge"}, "Expected tier to be one of quick, standard, full"),
+        ({"engine": "cloud"}, "Expected engine to be one of"),
+        ({"canaries": 3}, "as plant_canaries returns them"),
+        ({"groups": {"sex": [1]}}, "Expected groups as"),
+        ({"groups": {"sex": ([1], [1])}}, "the group sex of the members as 500 values"),
+        ({"train": 3}, "Expected train as a function"),
         ({"members": None}, r"Expected members as \(inputs, labels\), got None"),
         ({"members": (torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))}, "at least one"),
         (
@@ -199,11 +360,10 @@ def test_what_cannot_be_audited_is_refused(digits_model, sets, change, words) ->
 
 
 def test_an_audit_of_what_it_cannot_measure_says_so_first(digits_model, sets) -> None:
-    values = sn.Shield(digits_model, sn.RoundTo(1.0), outputs="values")
-    with pytest.raises(sn.ConfigError, match="one row of classes, the model gives values"):
-        sn.audit(values, **sets)
     several = sn.harden(digits_model, outputs="binary_logits")
-    with pytest.raises(sn.ConfigError, match="the model gives binary_logits at 10 positions"):
+    with pytest.raises(
+        sn.ConfigError, match="one row of numbers an answer, the model gives binary_logits at 10"
+    ):
         sn.audit(several, **sets)
 
 

@@ -1,0 +1,244 @@
+"""Copying the model: a student learns from the shield's answers to say what the model says."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from shieldnet._validate import whole
+from shieldnet.attacks.base import Answers, Attack, Game
+from shieldnet.attacks.decoders import Decoder, KernelRidge, Network, Ridge
+from shieldnet.attacks.inversion import MIN_ROWS, Scale
+from shieldnet.data import Examples
+from shieldnet.errors import DataError
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.statistics import proportion
+
+_LONG = (256.0, 600.0)  # hidden units and steps of a network that is trained longer
+_READ_AS = ("p", "log p above 1e-3", "log p above 1e-8", "logits")
+_MADE = 3  # inputs of the adversary's own making for each row that it owns
+_JITTER = 0.5  # standard deviations that half of them lie off a row
+
+
+@dataclass(frozen=True)
+class Extraction(Attack):
+    """Trains students on the shield's answers about the adversary's own rows and keeps the best.
+
+    Every student learns every reading of the answers from which a label can be told. The best is
+    chosen by how often it names the released winner of rows held back (a fifth), trained again
+    with them, and scored once on the nonmembers. With its largest budget the adversary asks about
+    all its rows; and about three times as many inputs of its own making (mixes of two rows, rows
+    moved a little) unless that is worse on the rows held back.
+
+    ``extraction.fidelity`` is the share of nonmembers of which the student says what the bare
+    model says, ``extraction.accuracy`` the share of which it is right. The baseline is what the
+    same students reach with the true labels of the auxiliary rows and no query; without labels,
+    what naming the commonest label reaches. Fidelity at the baseline: the answers were no help.
+    ``extraction.fidelity.<budget>`` is the same after fewer queries.
+
+    budgets: numbers of queries; those from the number of auxiliary rows up are passed over.
+    NOT promised: that a student of the model's own kind, or more queries, come no closer.
+    Source: Tramèr et al. 2016; Orekondy, Schiele, Fritz 2019.
+    """
+
+    budgets: tuple[int, ...] = (100,)
+    students: tuple[Decoder, ...] = (Ridge(), KernelRidge(), Network())
+
+    def __post_init__(self) -> None:
+        for budget in self.budgets:
+            whole("budget", budget, low=MIN_ROWS)
+
+    def __call__(self, game: Game) -> Outcome:
+        game.require_classes()
+        owned, targets = game.owned(), game.nonmembers
+        if owned.inputs.dim() == 2 and not owned.inputs.is_floating_point():
+            raise NotApplicable(
+                f"inputs of {owned.inputs.dtype} may be tokens, which no student reads"
+            )
+        if len(owned) < MIN_ROWS:
+            raise DataError(
+                f"Extraction expects at least {MIN_ROWS} rows of {owned.name}, got {len(owned)}."
+            )
+        generator = torch.Generator().manual_seed(game.seed)
+        order = torch.randperm(len(owned), generator=generator)
+        scale = Scale.of(owned.inputs)
+        asked = scale.apply(targets.inputs)
+        answered = Lesson.of(game, owned, scale)
+        model_says = game.model_labels(targets)
+        blind = self._without_queries(game, answered.features[order], order, asked)
+
+        def scored(name: str, says: Tensor, truth: Tensor, queries: int, source: str) -> Finding:
+            return Finding.of(
+                name,
+                proportion(int((says == truth).sum()), len(truth)),
+                samples=len(truth),
+                baseline=float((blind == truth).double().mean()),
+                threat=Threat(
+                    1, len(owned), sees=f"{queries} answers about inputs of its own choice"
+                ),
+                source=f"{source}, {queries} queries",
+            )
+
+        findings = []
+        for budget in sorted({few for few in self.budgets if few < len(owned)}):
+            lesson = answered.at(order[:budget])
+            fit, check = lesson.divided()
+            best = max(self._trials(fit, check), key=lambda one: one.agreement)
+            says = best.says(lesson, asked)
+            name = f"extraction.fidelity.{budget}"
+            findings.append(scored(name, says, model_says, budget, str(best)))
+        best, lesson = self._with_everything(game, answered.at(order), order, scale)
+        says, queries = best.says(lesson, asked), len(lesson.winners)
+        whole_copy = [scored("extraction.fidelity", says, model_says, queries, str(best))]
+        if targets.labels is not None:
+            truth = game.labels(targets)
+            whole_copy.append(scored("extraction.accuracy", says, truth, queries, str(best)))
+        return Outcome(findings=(*whole_copy, *findings))
+
+    def _with_everything(
+        self, game: Game, lesson: "Lesson", order: Tensor, scale: Scale
+    ) -> tuple["Student", "Lesson"]:
+        """Chooses the best student, and whether it learns from inputs of its own making too."""
+        fit, check = lesson.divided()
+        plain = list(self._trials(fit, check))
+        best = max(plain, key=lambda one: one.agreement)
+        rows = game.owned().inputs[order]
+        if not rows.is_floating_point():
+            return best, lesson
+        more = fit.beside(Lesson.of(game, made(rows[-len(fit.winners) :], game.seed), scale))
+        # The finalists only: a kernel over four times the rows costs more than all other trials.
+        finalists = {}
+        for trial in sorted(plain, key=lambda one: one.agreement):
+            finalists[type(trial.decoder)] = trial
+        again = [
+            rival
+            for one in finalists.values()
+            for rival in _compared(one.decoder, one.setting, more, check)
+        ]
+        rival = max(again, key=lambda one: one.agreement)
+        if rival.agreement < best.agreement:
+            return best, lesson
+        return rival, lesson.beside(Lesson.of(game, made(rows, game.seed), scale))
+
+    def _without_queries(
+        self, game: Game, features: Tensor, order: Tensor, asked: Tensor
+    ) -> Tensor:
+        """Says of the nonmembers what can be said without a query. Shapes: -> (rows,)."""
+        owned = game.owned()
+        if owned.labels is None:
+            return game.model_labels(owned).mode().values.expand(len(asked))
+        labels = game.labels(owned)[order]
+        truth = one_hot(labels, game.classes).float()
+        lesson = Lesson(features, {"true label": truth}, labels)
+        best = max(self._trials(*lesson.divided()), key=lambda one: one.agreement)
+        return best.says(lesson, asked)
+
+    def _trials(self, fit: "Lesson", check: "Lesson") -> Iterator["Student"]:
+        for decoder in self.students:
+            longer = (_LONG,) if isinstance(decoder, Network) else ()
+            for setting in (*decoder.settings, *longer):
+                yield from _compared(decoder, setting, fit, check)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Holds what a student learns from: inputs, and the answers about them in every reading.
+
+    Shapes: features (rows, f) standardized; readings, each (rows, classes), whose largest score
+    names the label; winners (rows,) the labels that were released.
+    """
+
+    features: Tensor
+    readings: dict[str, Tensor]
+    winners: Tensor
+
+    @classmethod
+    def of(cls, game: Game, examples: Examples, scale: Scale) -> "Lesson":
+        """Asks the shield once about each of the examples."""
+        answers = game.ask(examples)
+        winners = answers.distribution.argmax(-1)
+        return cls(scale.apply(examples.inputs), _readings(game, answers, winners), winners)
+
+    def at(self, rows: Tensor) -> "Lesson":
+        """Keeps the rows at these places, in this order."""
+        readings = {name: one[rows] for name, one in self.readings.items()}
+        return Lesson(self.features[rows], readings, self.winners[rows])
+
+    def divided(self) -> tuple["Lesson", "Lesson"]:
+        """Holds back the first fifth: what to learn from, and what to choose by."""
+        rows = torch.arange(len(self.winners))
+        return self.at(rows[len(rows) // 5 :]), self.at(rows[: len(rows) // 5])
+
+    def beside(self, other: "Lesson") -> "Lesson":
+        """Returns both, this one first."""
+        readings = {
+            name: torch.cat([one, other.readings[name]]) for name, one in self.readings.items()
+        }
+        return Lesson(
+            torch.cat([self.features, other.features]),
+            readings,
+            torch.cat([self.winners, other.winners]),
+        )
+
+
+@dataclass(frozen=True)
+class Student:
+    """A decoder with a setting and a reading, and how often it named the winner held back."""
+
+    decoder: Decoder
+    setting: tuple[float, ...]
+    reading: str
+    agreement: float
+
+    def says(self, lesson: Lesson, asked: Tensor) -> Tensor:
+        """Learns the lesson and names labels. Shapes: asked (rows, f) -> (rows,)."""
+        return _taught(self.decoder, self.setting, lesson, asked)[self.reading]
+
+    def __str__(self) -> str:
+        longer = ", trained longer" if self.setting == _LONG else ""
+        return f"{type(self.decoder).__name__}{longer} on {self.reading}"
+
+
+def made(rows: Tensor, seed: int) -> Examples:
+    """Makes inputs to ask about: mixes of two rows, and rows moved a little, half of each.
+
+    They stay within the range of every feature. Shapes: rows (n, ...) -> (3 n, ...).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count, places = len(rows) * _MADE, (-1, *[1] * (rows.dim() - 1))
+    one, other = (rows[torch.randint(len(rows), (count,), generator=generator)] for _ in range(2))
+    share = torch.rand(count, generator=generator).reshape(places).to(rows.dtype)
+    share[count // 2 :] = 1
+    off = torch.randn(rows.shape[1:].numel() * count, generator=generator).reshape(one.shape)
+    units = Scale.of(rows).deviation.reshape(rows.shape[1:]) * _JITTER
+    moved = share * one + (1 - share) * other + (share == 1) * (off * units).to(rows.dtype)
+    return Examples(f"{count} inputs made of rows", moved.clamp(rows.amin(0), rows.amax(0)))
+
+
+def _readings(game: Game, answers: Answers, winners: Tensor) -> dict[str, Tensor]:
+    views = game.views(answers)
+    known = {name: views[name] for name in _READ_AS if name in views}
+    return {**known, "winner": one_hot(winners, game.classes).float()}
+
+
+def _compared(
+    decoder: Decoder, setting: tuple[float, ...], fit: Lesson, check: Lesson
+) -> Iterator[Student]:
+    for reading, says in _taught(decoder, setting, fit, check.features).items():
+        agreement = float((says == check.winners).double().mean())
+        yield Student(decoder, setting, reading, agreement)
+
+
+def _taught(
+    decoder: Decoder, setting: tuple[float, ...], lesson: Lesson, asked: Tensor
+) -> dict[str, Tensor]:
+    """Learns all readings at once, in units of their own, and names labels by each.
+
+    Shapes: asked (rows, f) -> each (rows,).
+    """
+    parts = [one / one.std().clamp_min(1e-6) for one in lesson.readings.values()]
+    guess = decoder.predict(lesson.features, torch.cat(parts, 1).float(), asked, setting)
+    scores = guess.chunk(len(parts), 1)
+    return {name: one.argmax(1) for name, one in zip(lesson.readings, scores, strict=True)}

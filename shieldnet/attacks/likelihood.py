@@ -1,0 +1,116 @@
+"""Was this record in the training data? The arithmetic of attacks that compare with shadows.
+
+Shapes: target (rows,) what the target's answers say; shadows (shadows, rows) what the shadows'
+say; inside (shadows, rows) bool, whether a record trained a shadow. Everything is float64, and a
+higher score says member.
+"""
+
+import torch
+from torch import Tensor
+
+SHRINK = 16.0
+"""Rows' worth of the pooled variance in each record's own: few shadows tell no variance."""
+
+GAMMA = 2.0
+OFFLINE = 0.3
+
+
+def lira(target: Tensor, shadows: Tensor, inside: Tensor, shrink: float = SHRINK) -> Tensor:
+    """Scores by the log ratio of two Gaussians, fitted to the shadows with and without the record.
+
+    Each variance is the record's own, drawn towards the pooled one as if that had been seen in
+    ``shrink`` more shadows; ``shrink`` 0 is the textbook's, infinity its global variance. Where all
+    shadows say the same, as behind discrete answers, the pooled variance keeps the ratio finite.
+    A record that no shadow (or every one) was trained on gets the mean of all records' means.
+
+    Source: Carlini et al. 2022 (arXiv:2112.03570), Algorithm 1, online.
+    """
+    with_it = _log_normal(target, *_moments(shadows, inside, shrink))
+    without = _log_normal(target, *_moments(shadows, ~inside, shrink))
+    return with_it - without
+
+
+def lira_offline(target: Tensor, shadows: Tensor, inside: Tensor, shrink: float = SHRINK) -> Tensor:
+    """Scores by how far the answer lies above those of shadows without the record, in deviations.
+
+    Source: Carlini et al. 2022, section VI, offline; the deviations order as the tail chances do.
+    """
+    center, variance = _moments(shadows, ~inside, shrink)
+    return (target - center) / variance.sqrt()
+
+
+def symbol_ratio(target: Tensor, shadows: Tensor, inside: Tensor, weight: float = 4.0) -> Tensor:
+    """Scores discrete answers by the log ratio of how often shadows gave them, with and without.
+
+    A record's own counts are smoothed by those of all records, worth ``weight`` shadows.
+    Cost: grows with the number of different answers; meant for a few hundred at most.
+    """
+    symbols, said = torch.cat([target.unsqueeze(0), shadows]).unique(return_inverse=True)
+    heard, asked = said[1:], said[0]
+    ratios: list[Tensor] = []
+    for trained in (inside, ~inside):
+        everyone = torch.bincount(heard[trained], minlength=len(symbols)).double() + 0.5
+        everyone /= everyone.sum()
+        own = ((heard == asked) & trained).sum(0)
+        total = trained.sum(0)
+        ratios.append(((own + weight * everyone[asked]) / (total + weight)).log())
+    return ratios[0] - ratios[1]
+
+
+def rmia(
+    target: Tensor,
+    shadows: Tensor,
+    inside: Tensor,
+    population: tuple[Tensor, Tensor, Tensor],
+    *,
+    gamma: float = GAMMA,
+    offline: float | None = None,
+) -> Tensor:
+    """Scores by the share of a population whose likelihood ratio the record's beats by ``gamma``.
+
+    target and shadows are probabilities of the true label here. population: target (m,), shadows
+    (shadows, m) and inside (shadows, m) of other records. offline: the constant a that stands for
+    the shadows trained on the record, as p(x) = ((1 + a) p_out + 1 - a) / 2; None uses them.
+
+    Source: Zarifzadeh, Liu, Shokri 2024 (arXiv:2312.03262), equations 2 to 4 and section 3.
+    """
+    own = _ratio(target, shadows, inside, offline)
+    others = _ratio(*population, offline).sort().values
+    beaten = torch.searchsorted(others, (own / gamma).contiguous(), right=True)
+    return beaten.double() / len(others)
+
+
+def _ratio(target: Tensor, shadows: Tensor, inside: Tensor, offline: float | None) -> Tensor:
+    """Returns p(x | target) / p(x)."""
+    out = _mean(shadows, ~inside)
+    if offline is None:
+        usual = (_mean(shadows, inside) + out) / 2
+    else:
+        usual = ((1 + offline) * out + 1 - offline) / 2
+    return target.double() / usual.clamp_min(1e-300)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Returns each record's mean over the chosen shadows, all records' where it has none."""
+    values = values.double()
+    counts = chosen.sum(0)
+    everyone = values[chosen].mean() if chosen.any() else values.mean()
+    means = (values * chosen).sum(0) / counts.clamp_min(1)
+    return torch.where(counts > 0, means, everyone)
+
+
+def _moments(values: Tensor, chosen: Tensor, shrink: float) -> tuple[Tensor, Tensor]:
+    center = _mean(values, chosen)
+    squares = ((values.double() - center).square() * chosen).sum(0)
+    freedom = (chosen.sum(0) - 1).clamp_min(0).double()
+    pooled = squares.sum() / freedom.sum().clamp_min(1)
+    least = 1e-12 + 1e-6 * pooled
+    if shrink == float("inf"):
+        return center, pooled.clamp_min(least).expand_as(center)
+    variance = (squares + shrink * pooled) / (freedom + shrink).clamp_min(1)
+    return center, variance.clamp_min(least)
+
+
+def _log_normal(value: Tensor, center: Tensor, variance: Tensor) -> Tensor:
+    """Returns the logarithm of a normal density, but for a constant."""
+    return -((value.double() - center).square() / variance + variance.log()) / 2

@@ -1,0 +1,206 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+import shieldnet as sn
+from shieldnet.attacks.shadows import COPIES, Order, moved, trained
+from shieldnet.cache import Cache
+from shieldnet.data import Canaries, Examples
+from shieldnet.finding import NotApplicable
+
+
+def examples(name: str, rows: int, seed: int) -> Examples:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(rows, 6, generator=generator)
+    return Examples(name, inputs, torch.randint(0, 3, (rows,), generator=generator))
+
+
+SETS = {
+    "members": examples("members", 60, 1),
+    "nonmembers": examples("nonmembers", 40, 2),
+    "auxiliary": examples("auxiliary", 50, 3),
+}
+
+
+def make() -> nn.Module:
+    return nn.Linear(6, 3)
+
+
+def train(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+        optimizer.step()
+    return model
+
+
+def order(train=train, count: int = 4, **more) -> Order:
+    return Order(train, count, sn.Shield(make()), **{**SETS, **more})
+
+
+def test_shadows_answer_about_every_set_and_know_what_trained_them() -> None:
+    found = trained(order(), engine="inline")
+    assert found.scores["members"].shape == (4, 60, 3)
+    assert found.moved["nonmembers"].shape == (4, COPIES, 40, 3)
+    assert found.inside["members"].float().mean() == pytest.approx(0.6, abs=0.1)
+    assert not found.inside["auxiliary"].any()
+    assert not found.weaker
+    assert found.how == "4 shadows trained by train"
+
+
+def test_a_shadow_is_what_train_makes_of_its_records() -> None:
+    found = trained(order(), engine="inline")
+    pool = [SETS["members"], SETS["nonmembers"]]
+    inputs = torch.cat([one.inputs[found.inside[one.name][2]] for one in pool])
+    labels = torch.cat([one.labels[found.inside[one.name][2]] for one in pool])
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.enable_grad():
+            model = train((inputs, labels), 2)
+        assert torch.allclose(model(pool[0].inputs), found.scores["members"][2], atol=1e-5)
+
+
+def test_every_engine_trains_the_same_shadows() -> None:
+    here = trained(order(sn.Recipe(make, epochs=3), 16), engine="inline")
+    there = trained(order(sn.Recipe(make, epochs=3), 16), engine="processes", workers=2)
+    for name in here.scores:
+        assert torch.equal(here.scores[name], there.scores[name])
+
+
+def test_without_train_small_networks_stand_for_the_target_and_say_so() -> None:
+    found = trained(order(None), engine="inline")
+    assert found.weaker
+    assert "reference networks, the weaker form" in found.how
+    assert found.scores["members"].shape == (4, 60, 3)
+
+
+def test_reference_networks_speak_as_the_target_does() -> None:
+    class Says(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :3].softmax(-1)
+
+    shield = sn.Shield(Says(), outputs="probabilities")
+    found = trained(Order(None, 4, shield, **SETS), engine="inline")
+    assert torch.allclose(found.scores["members"].sum(-1), torch.ones(4, 60))
+
+
+def test_planted_duplicates_train_a_shadow_as_often_as_the_target() -> None:
+    counts = []
+
+    def counting(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+        counts.append(int((data[0][:, 0] == 7).sum()))
+        return train(data, seed)
+
+    planted, held_out = (
+        Examples(name, torch.full((3, 6), 7.0), torch.zeros(3, dtype=torch.int64))
+        for name in ("canaries", "held-out canaries")
+    )
+    canaries = Canaries("duplicated", planted, held_out, copies=5)
+    found = trained(order(counting, canaries=canaries), engine="inline")
+    inside = torch.cat([found.inside["canaries"], found.inside["held-out canaries"]], 1)
+    assert counts[-4:] == (5 * inside.sum(1)).tolist()
+
+
+def test_moved_copies_are_the_same_for_every_asker_and_further_off_each_time() -> None:
+    inputs = SETS["members"].inputs
+    copies = moved(inputs, 0)
+    assert torch.equal(copies, moved(inputs, 0))
+    distances = (copies - inputs).flatten(1).norm(dim=1)
+    assert distances[-1] > 5 * distances[0]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path) -> None:
+    cache = Cache(tmp_path)
+    log: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        trained(order(Counting(log, limit=6)), engine="inline", cache=cache)
+    done = len(list(tmp_path.glob("*.npz")))
+    assert 0 < done < 4
+    log.clear()
+    found = trained(order(Counting(log, limit=99)), engine="inline", cache=cache)
+    assert len(log) == 3 + 4 - done  # three probes, and the shadows that were not there yet
+    fresh = trained(order(Counting([], limit=99)), engine="inline")
+    assert torch.equal(found.scores["members"], fresh.scores["members"])
+
+
+class Counting:
+    """Trains, counts outside of itself, and stops as if it had been killed."""
+
+    def __init__(self, log: list[int], limit: int) -> None:
+        type(self).log, type(self).limit = log, limit
+
+    def __call__(self, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+        self.log.append(seed)
+        if len(self.log) > self.limit:
+            raise KeyboardInterrupt
+        return train(data, seed)
+
+
+def test_another_recipe_or_seed_is_never_answered_from_the_cache(tmp_path) -> None:
+    cache = Cache(tmp_path)
+    one = trained(order(sn.Recipe(make, epochs=3)), engine="inline", cache=cache)
+    two = trained(order(sn.Recipe(make, epochs=4)), engine="inline", cache=cache)
+    three = trained(order(sn.Recipe(make, epochs=3), seed=1), engine="inline", cache=cache)
+    scores = [found.scores["members"] for found in (one, two, three)]
+    assert not torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
+    again = trained(order(sn.Recipe(make, epochs=3)), engine="inline", cache=cache)
+    assert torch.equal(scores[0], again.scores["members"])
+
+
+def ignores_its_seed(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    return train(data, int(torch.randint(0, 10**6, ())))
+
+
+def always_the_same(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    return train(data, 0)
+
+
+def too_wide(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Linear(6, 4)
+
+
+def breaks(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    raise ValueError("no such layer")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (ignores_its_seed, "ignores its seed: the same data and seed gave two different models"),
+        (always_the_same, "ignores its seed: two seeds gave the same model"),
+        (too_wide, "a model of 3 classes like the target, got 4"),
+        (breaks, "failed on 100 rows: ValueError: no such layer"),
+        (lambda data, seed: 3, "to return an nn.Module, got int"),
+        (lambda data, seed: nn.Linear(7, 3), "cannot read the members: RuntimeError"),
+        (7, "Expected train as a function"),
+    ],
+)
+def test_a_train_function_that_is_wrong_is_named(wrong, words) -> None:
+    with pytest.raises(sn.ConfigError, match=words):
+        trained(order(wrong), engine="inline")
+
+
+def test_too_few_shadows_and_missing_labels_are_said() -> None:
+    with pytest.raises(sn.ConfigError, match="at least 4 shadows, got 3"):
+        order(count=3)
+    bare = Examples("members", SETS["members"].inputs)
+    with pytest.raises(NotApplicable, match="needs labels: pass members="):
+        trained(order(members=bare), engine="inline")
+
+
+def test_tokens_need_a_train_function() -> None:
+    sets = {
+        name: Examples(name, (one.inputs * 10).long(), one.labels) for name, one in SETS.items()
+    }
+    embed = nn.Sequential(nn.Embedding(100, 2), nn.Flatten(), nn.Linear(12, 3))
+
+    class Reads(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return embed(x.clamp(0, 99))
+
+    with pytest.raises(NotApplicable, match="read no torch.int64 inputs: pass train="):
+        trained(Order(None, 4, sn.Shield(Reads()), **sets), engine="inline")

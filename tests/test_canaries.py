@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+import shieldnet as sn
+
+
+def records(rows: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rows, 5, generator=generator), torch.arange(rows) % 4
+
+
+def row_set(inputs: torch.Tensor) -> set[bytes]:
+    return {row.numpy().tobytes() for row in inputs}
+
+
+@pytest.mark.parametrize("kind", ["mislabeled", "out_of_distribution", "duplicated"])
+def test_a_coin_decides_which_canaries_are_trained_on(kind) -> None:
+    planted = sn.plant_canaries(records(), count=200, kind=kind, copies=3)
+    canaries = planted.canaries
+    assert len(canaries.planted) + len(canaries.held_out) == 200
+    assert 60 < len(canaries.planted) < 140
+    times = 3 if kind == "duplicated" else 1
+    assert canaries.copies == times
+    inputs, labels = planted.data
+    assert len(inputs) == len(labels) == 200 + times * len(canaries.planted)
+    assert row_set(canaries.planted.inputs) <= row_set(inputs)
+    assert not row_set(canaries.held_out.inputs) & row_set(inputs)
+    assert not row_set(planted.members[0]) & row_set(canaries.planted.inputs)
+
+
+def test_mislabeled_canaries_are_real_records_with_another_label() -> None:
+    inputs, labels = records()
+    known = {row.numpy().tobytes(): int(label) for row, label in zip(inputs, labels, strict=True)}
+    canaries = sn.plant_canaries((inputs, labels), count=100).canaries
+    for one in (canaries.planted, canaries.held_out):
+        for row, label in zip(one.inputs, one.labels, strict=True):
+            assert known[row.numpy().tobytes()] != int(label)
+
+
+def test_records_out_of_distribution_keep_each_columns_values() -> None:
+    inputs, labels = records()
+    canaries = sn.plant_canaries((inputs, labels), count=100, kind="out_of_distribution").canaries
+    made = torch.cat([canaries.planted.inputs, canaries.held_out.inputs])
+    assert not row_set(made) & row_set(inputs)
+    for column in range(5):
+        assert torch.isin(made[:, column], inputs[:, column]).all()
+
+
+def test_the_same_seed_plants_the_same_canaries() -> None:
+    one, two, other = (sn.plant_canaries(records(), count=50, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.data[0], two.data[0])
+    assert not torch.equal(one.data[0], other.data[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"count": 300}, "at least 600 records for 300 canaries, got 400"),
+        ({"kind": "odd"}, "Expected kind to be one of mislabeled"),
+        ({"count": 1}, "Expected count >= 2"),
+        ({"data": records()[0]}, "Canaries need labels"),
+        ({"data": (records()[0], torch.zeros(400, dtype=torch.int64))}, "two classes or more"),
+    ],
+)
+def test_canaries_that_cannot_be_planted_are_refused(settings, words) -> None:
+    given = {"data": records(), "count": 100, **settings}
+    with pytest.raises(sn.ShieldnetError, match=words):
+        sn.plant_canaries(given.pop("data"), **given)
