@@ -62,6 +62,7 @@ def _section(report: dict[str, Any]) -> dict[str, Any]:
             if "masking" in subject["by_name"]
         ],
         "pictures": [] if is_table else _pictures(report),
+        "class_pictures": [] if is_table else _class_pictures(subjects),
         "leak_maps": [] if is_table else _leak_maps(subjects),
         "tradeoff": _tradeoff(subjects),
         "columns_chart": _columns_chart(subjects) if is_table else "",
@@ -101,6 +102,29 @@ def _pictures(report: dict[str, Any]) -> list[dict[str, Any]]:
         {"title": title, "color": color, "images": [_png(image, low, high) for image in images]}
         for title, color, images in rows
     ]
+
+
+def _class_pictures(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lists what the best search drew of each class, a row of pictures for each shield."""
+    prefix = "class image "
+    rows = []
+    for subject in subjects:
+        images = [
+            np.asarray(values, dtype=float)
+            for name, values in subject["features"].items()
+            if name.startswith(prefix)
+        ]
+        if images:
+            low, high = float(np.min(images)), float(np.max(images))
+            found = subject["by_name"]["class_inversion"]
+            rows.append(
+                {
+                    "title": f"{subject['name']}, by {found['source'].split(' ')[0]}",
+                    "color": subject["color"],
+                    "images": [_png(image, low, high) for image in images],
+                }
+            )
+    return rows
 
 
 def _leak_maps(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

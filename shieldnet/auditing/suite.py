@@ -3,43 +3,40 @@
 import logging
 import math
 import platform
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shieldnet._validate import choice, whole
-from shieldnet.attacks import Attack, Game
+from shieldnet.attacks import Game
 from shieldnet.attacks.attribute import places_of
-from shieldnet.attacks.base import Behind, in_batches
+from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.blind import blind_finding
 from shieldnet.attacks.shadows import FEWEST, Order, Train, trained
-from shieldnet.auditing.report import BARE, Report, Subject
-from shieldnet.auditing.tiers import Tier, as_tier, estimate_s, told
-from shieldnet.cache import Cache, cache_in, fingerprint, read_text_array, text_array
-from shieldnet.canaries import Planted
-from shieldnet.data import Canaries, Examples, Group, as_examples, raw_bytes, require_disjoint
-from shieldnet.engine import ENGINES, run
-from shieldnet.errors import ConfigError, DataError, ShieldnetError
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.randomness import noise_about, replayed_noise
-from shieldnet.shield import Shield
-from shieldnet.statistics import Interval, proportion, rank_correlation, saved_share
-
-ALWAYS_UNTESTED = (
-    "timing and other side channels",
-    "callers who pool their answers over time, and attacks that nobody here has thought of",
+from shieldnet.auditing.given import (
+    canaries_of,
+    checked_sets,
+    column_names,
+    groups_of,
+    require_auditable,
+    try_once,
+    with_bare,
 )
-"""What this version cannot test; every report says so."""
-
-_MOST_VALUES = 20  # of a grouping: more are no groups
+from shieldnet.auditing.playing import played
+from shieldnet.auditing.report import BARE, Report
+from shieldnet.auditing.tiers import Tier, as_tier, estimate_s, told
+from shieldnet.cache import cache_in
+from shieldnet.canaries import Planted
+from shieldnet.data import Canaries, Examples, raw_bytes
+from shieldnet.engine import ENGINES, run
+from shieldnet.errors import ConfigError
+from shieldnet.finding import NotApplicable
+from shieldnet.shield import Shield
 
 _log = logging.getLogger("shieldnet")
 
@@ -99,18 +96,18 @@ def audit(
     whole("with_examples", with_examples, low=0)
     chosen = as_tier(tier)
     count = _shadow_count(chosen, shadows)
-    shields = _with_bare(shield)
+    shields = with_bare(shield)
     bare = shields[BARE]
-    _require_auditable(bare)
-    sets = _checked_sets(members, nonmembers, auxiliary)
-    names = _column_names(columns, sets["nonmembers"].inputs)
+    require_auditable(bare)
+    sets = checked_sets(members, nonmembers, auxiliary)
+    names = column_names(columns, sets["nonmembers"].inputs)
     if isinstance(sensitive, str):
         raise ConfigError(f"Expected sensitive as names of columns: sensitive=({sensitive!r},).")
     for name in sensitive:
         places_of(names, name)
-    planted = _canaries(canaries, sets)
-    _try_once(bare, sets["nonmembers"])
-    _require_auditable(bare)
+    planted = canaries_of(canaries, sets)
+    try_once(bare, sets["nonmembers"])
+    require_auditable(bare)
     where = _engine(engine, chosen, bare)
     kept = cache_in(cache)
     pieces = math.ceil(count / 8) if train is None else count
@@ -125,7 +122,7 @@ def audit(
             seed=seed,
             columns=names,
             sensitive=tuple(sensitive),
-            groups=_groups(groups, sets),
+            groups=groups_of(groups, sets),
             canaries=planted,
             blind=blind_finding(sets["members"], sets["nonmembers"], seed),
         )
@@ -153,7 +150,7 @@ def audit(
         tell: Callable[[str], object] = bar.step if where == "inline" else _silent
         jobs = [
             (
-                _subject,
+                played,
                 (name, replace(game, shield=one), chosen.attacks, kept, with_examples, tell),
             )
             for name, one in shields.items()
@@ -170,109 +167,6 @@ def audit(
         hashes={"model": _model_hash(bare.model)}
         | {name: examples.fingerprint() for name, examples in sets.items()},
         inputs=sets["nonmembers"].inputs[:with_examples].float() if with_examples else None,
-    )
-
-
-def _subject(
-    name: str,
-    game: Game,
-    attacks: Sequence[Attack],
-    cache: Cache | None,
-    with_examples: int,
-    tell: Callable[[str], object],
-) -> Subject:
-    """Plays all attacks against one shield."""
-    findings: list[Finding] = [] if game.blind is None else [game.blind]
-    features: dict[str, Tensor] = {}
-    reconstructions: Tensor | None = None
-    untested: list[str] = []
-    with replayed_noise(game.seed):
-        findings += list(_utility(game, untested))
-        for attack in attacks:
-            words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
-            tell(f"{name}: {words}")
-            outcome = _outcome(attack, game, words, cache)
-            findings += outcome.findings
-            features |= outcome.features
-            untested += outcome.untested
-            if outcome.reconstructions is not None and with_examples:
-                reconstructions = outcome.reconstructions[:with_examples].float()
-        if name == BARE and {"recovered", "leak map", "null map"} <= features.keys():
-            try:
-                findings.append(_agreement(features, game))
-            except NotApplicable as reason:
-                untested.append(f"attribution.rank_correlation: {reason}")
-    return Subject(
-        name=name,
-        certificate=game.shield.certificate(),
-        findings=tuple(findings),
-        untested=(*untested, *ALWAYS_UNTESTED),
-        features=features,
-        reconstructions=reconstructions,
-    )
-
-
-def _outcome(attack: Attack, game: Game, words: str, cache: Cache | None) -> Outcome:
-    """Plays one attack, or reads what it found when it was played before."""
-    seen = game if attack.needs_shadows else replace_keeping(game, shadows=None)
-    key = "" if cache is None else _key(attack, seen)
-    if cache is not None and (kept := cache.get(key)) is not None:
-        return _unpacked(kept)
-    try:
-        with noise_about(repr(attack)):
-            outcome = attack(seen)
-    except NotApplicable as reason:
-        outcome = Outcome(untested=(f"{words}: {reason}",))
-    if cache is not None:
-        cache.put(key, _packed(outcome))
-    return outcome
-
-
-def replace_keeping(game: Game, shadows: None) -> Game:
-    """Returns the game without shadows, with the answers that were asked for so far."""
-    bare = replace(game, shadows=shadows)
-    bare._kept.update(game._kept)
-    bare._labels.update(game._labels)
-    return bare
-
-
-def _key(attack: Attack, game: Game) -> str:
-    sets = (game.members, game.nonmembers, game.auxiliary)
-    return fingerprint(
-        attack,
-        game.shield,
-        sets,
-        (game.seed, game.columns, game.sensitive, game.groups, game.canaries),
-        game.shadows,
-        None if game.blind is None else asdict(game.blind),
-    )
-
-
-def _packed(outcome: Outcome) -> dict[str, np.ndarray]:
-    arrays = {f"feature {name}": values.numpy() for name, values in outcome.features.items()}
-    if outcome.reconstructions is not None:
-        arrays["reconstructions"] = outcome.reconstructions.numpy()
-    document = {
-        "findings": [asdict(finding) for finding in outcome.findings],
-        "untested": outcome.untested,
-    }
-    return {**arrays, "document": text_array(document)}
-
-
-def _unpacked(arrays: Mapping[str, np.ndarray]) -> Outcome:
-    document = read_text_array(arrays["document"])
-    shown = arrays.get("reconstructions")
-    return Outcome(
-        findings=tuple(
-            Finding(**{**one, "threat": Threat(**one["threat"])}) for one in document["findings"]
-        ),
-        features={
-            name.removeprefix("feature "): torch.from_numpy(values)
-            for name, values in arrays.items()
-            if name.startswith("feature ")
-        },
-        reconstructions=None if shown is None else torch.from_numpy(shown),
-        untested=tuple(document["untested"]),
     )
 
 
@@ -335,176 +229,6 @@ def _announce(
         words,
     )
     return words
-
-
-def _canaries(given: object, sets: Mapping[str, Examples]) -> Canaries | None:
-    if given is None:
-        return None
-    canaries = given.canaries if isinstance(given, Planted) else given
-    if not isinstance(canaries, Canaries):
-        raise ConfigError(
-            f"Expected canaries as plant_canaries returns them, got {type(given).__name__}."
-        )
-    for one in (canaries.planted, canaries.held_out):
-        for name in ("members", "nonmembers"):
-            require_disjoint(sets[name], one)
-    return canaries
-
-
-def _groups(
-    given: Mapping[str, tuple[object, object]] | None, sets: Mapping[str, Examples]
-) -> tuple[Group, ...]:
-    """Makes a group of every value of every grouping."""
-    groups: list[Group] = []
-    for name, pair in (given or {}).items():
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            raise ConfigError(
-                f"Expected groups as {{name: (of the members, of the nonmembers)}}, got {name!r}: "
-                f"{type(pair).__name__}."
-            )
-        values = [np.asarray(one) for one in pair]
-        for part, role in zip(values, ("members", "nonmembers"), strict=True):
-            if part.shape != (len(sets[role]),):
-                raise DataError(
-                    f"Expected the group {name} of the {role} as {len(sets[role])} values, got "
-                    f"shape {part.shape}."
-                )
-        every = np.unique(np.concatenate(values))
-        if len(every) > _MOST_VALUES:
-            raise DataError(
-                f"Expected at most {_MOST_VALUES} values of the group {name}, got {len(every)}."
-            )
-        groups += [
-            Group(f"{name} = {value}", *(torch.from_numpy(part == value) for part in values))
-            for value in every.tolist()
-        ]
-    return tuple(groups)
-
-
-def _utility(game: Game, untested: list[str]) -> Iterator[Finding]:
-    """Counts how often the released winner is right, and how often it is the model's."""
-    if game.is_vector:
-        yield _closeness(game)
-        return
-    given = game.ask(game.nonmembers).distribution.argmax(-1)
-    truths = {"agreement": game.model_labels(game.nonmembers)}
-    try:
-        truths = {"accuracy": game.labels(game.nonmembers), **truths}
-    except NotApplicable as reason:
-        untested.append(f"accuracy: {reason}")
-    count = len(given)
-    for name, truth in truths.items():
-        yield Finding.of(
-            name,
-            proportion(int((given == truth).sum()), count),
-            samples=count,
-            baseline=float(truth.bincount().max()) / count,
-            threat=Threat(),
-            source="the released winner on nonmembers",
-        )
-
-
-def _closeness(game: Game) -> Finding:
-    """Measures what share of the model's variance is still in the values that are released."""
-    clean = in_batches(Behind(game.shield), game.nonmembers.inputs).double()
-    given = game.ask(game.nonmembers).distribution.double()
-    missed = (given - clean).square().sum(1)
-    return Finding.of(
-        "agreement",
-        saved_share(missed, (clean - clean.mean(0)).square().sum(1), seed=game.seed),
-        samples=len(clean),
-        baseline=0.0,
-        threat=Threat(),
-        source="share of the model's own variance that is released, on nonmembers",
-    )
-
-
-def _agreement(features: dict[str, Tensor], game: Game) -> Finding:
-    """Compares the leak map with what the best decoder recovered, feature by feature."""
-    varies = features["null map"].flatten() > 1e-3 * features["null map"].max()
-    maps = {name: values.flatten()[varies].double() for name, values in features.items()}
-    value = rank_correlation(maps["recovered"], maps["leak map"])
-    count = int(varies.sum())
-    if count < 4 or not math.isfinite(value):
-        raise NotApplicable("it takes four features that vary, and maps that do")
-    # Fisher's transform; 1.06 is the variance factor for ranks (Fieller, Hartley, Pearson 1957).
-    center, reach = np.arctanh(min(value, 1 - 1e-9)), 1.96 * np.sqrt(1.06 / max(count - 3, 1))
-    return Finding.of(
-        "attribution.rank_correlation",
-        Interval(value, float(np.tanh(center - reach)), float(np.tanh(center + reach))),
-        samples=count,
-        baseline=rank_correlation(maps["recovered"], maps["null map"]),
-        threat=Threat(auxiliary=len(game.owned()), white_box=True),
-        source="Spearman of leak map and recovered share; baseline: plain variance",
-    )
-
-
-def _with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
-    shields = {"shield": shield} if isinstance(shield, Shield) else shield
-    named = isinstance(shields, Mapping) and all(
-        isinstance(one, Shield) for one in shields.values()
-    )
-    if not (named and shields):
-        raise ConfigError("Expected a Shield, or a dict of Shields by name.")
-    first = next(iter(shields.values()))
-    if any(one.model is not first.model for one in shields.values()):
-        raise ConfigError("Expected shields around one model; audit another model by itself.")
-    if BARE in shields:
-        raise ConfigError(f"The name {BARE} is kept for the undefended model.")
-    bare = {BARE: first.bare()}
-    # The bare model audited alone is not measured twice; among others it keeps its name, so that
-    # the gate sees it.
-    alone = len(shields) == 1 and not first.chain.stages
-    return bare if alone else bare | dict(shields)
-
-
-def _try_once(bare: Shield, examples: Examples) -> None:
-    """Answers one row, so that a model that cannot read the data is told from a defect of ours."""
-    try:
-        in_batches(bare, examples.inputs[:1])
-    except ShieldnetError:
-        raise
-    except Exception as unreadable:
-        raise DataError(
-            f"The model cannot read the {examples.name} ({examples.inputs.dtype}, shape "
-            f"{tuple(examples.inputs.shape)}): {type(unreadable).__name__}: {unreadable}"
-        ) from unreadable
-
-
-def _require_auditable(bare: Shield) -> None:
-    kind = bare.chain.layout.kind
-    _, positions = bare.sizes or (0, ())  # asked again with the first answer
-    if math.prod(positions) > 1:
-        raise ConfigError(
-            f"An audit measures one row of numbers an answer, the model gives {kind} at "
-            f"{math.prod(positions)} positions. Its certificate is proven all the same: "
-            "shield.certificate()."
-        )
-
-
-def _checked_sets(members: object, nonmembers: object, auxiliary: object) -> dict[str, Examples]:
-    given = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
-    sets = {name: as_examples(value, name) for name, value in given.items() if value is not None}
-    for name in ("members", "nonmembers"):
-        if name not in sets:
-            raise DataError(f"Expected {name} as (inputs, labels), got None.")
-    pairs = [("members", "nonmembers"), ("auxiliary", "nonmembers"), ("auxiliary", "members")]
-    for one, other in pairs:
-        if one in sets:
-            require_disjoint(sets[one], sets[other])
-    return sets
-
-
-def _column_names(columns: Sequence[str], inputs: Tensor) -> tuple[str, ...]:
-    if inputs.dim() != 2:
-        if columns:
-            shape = tuple(inputs.shape)
-            raise ConfigError(f"Only a table has columns; the inputs have shape {shape}.")
-        return ()
-    width = inputs.shape[1]
-    if columns and len(columns) != width:
-        raise ConfigError(f"Expected {width} column names, got {len(columns)}.")
-    return tuple(columns) or tuple(f"column {place}" for place in range(width))
 
 
 def _model_hash(model: nn.Module) -> str:

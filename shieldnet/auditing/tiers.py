@@ -46,6 +46,19 @@ class Tier:
 
 
 _CHECKS = (Attribution(), Masking())
+_ALSO = (
+    TableLearning(),
+    StraightThrough(),
+    Reidentification(),
+    Membership(),
+    AttributeRecovery(),
+    AttributeInference(),
+    Extraction(),
+    ClassInversion(),
+    Memorization(),
+    *_CHECKS,
+)
+_MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))
 
 TIERS = MappingProxyType(
     {
@@ -65,21 +78,7 @@ TIERS = MappingProxyType(
         ),
         "standard": Tier(
             "standard",
-            (
-                Inversion(),
-                Averaging(),
-                JitterAveraging(),
-                TableLearning(),
-                StraightThrough(),
-                Reidentification(),
-                Membership(),
-                AttributeRecovery(),
-                AttributeInference(),
-                Extraction(),
-                ClassInversion(),
-                Memorization(),
-                *_CHECKS,
-            ),
+            (Inversion(), Averaging(), JitterAveraging(), *_ALSO),
             shadows=16,
             base_s=20.0,
             asks=1100,
@@ -87,27 +86,10 @@ TIERS = MappingProxyType(
         "full": Tier(
             "full",
             (
-                Inversion(
-                    decoders=(
-                        Ridge(),
-                        KernelRidge(),
-                        NearestNeighbors(),
-                        Network(),
-                        Network(seed=1),
-                    )
-                ),
+                Inversion(decoders=_MORE_DECODERS),
                 Averaging(queries=(16, 256, 1024)),
                 JitterAveraging(queries=1024),
-                TableLearning(),
-                StraightThrough(),
-                Reidentification(),
-                Membership(),
-                AttributeRecovery(),
-                AttributeInference(),
-                Extraction(),
-                ClassInversion(),
-                Memorization(),
-                *_CHECKS,
+                *_ALSO,
             ),
             shadows=64,
             base_s=60.0,

@@ -1,0 +1,134 @@
+"""What an audit is given: checked once, before any attack."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shieldnet.attacks.base import in_batches
+from shieldnet.auditing.report import BARE
+from shieldnet.canaries import Planted
+from shieldnet.data import Canaries, Examples, Group, as_examples, require_disjoint
+from shieldnet.errors import ConfigError, DataError, ShieldnetError
+from shieldnet.shield import Shield
+
+_MOST_VALUES = 20  # of a grouping: more are no groups
+
+
+def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
+    """Returns the undefended model by its name, and every shield by its own."""
+    shields = {"shield": shield} if isinstance(shield, Shield) else shield
+    named = isinstance(shields, Mapping) and all(
+        isinstance(one, Shield) for one in shields.values()
+    )
+    if not (named and shields):
+        raise ConfigError("Expected a Shield, or a dict of Shields by name.")
+    first = next(iter(shields.values()))
+    if any(one.model is not first.model for one in shields.values()):
+        raise ConfigError("Expected shields around one model; audit another model by itself.")
+    if BARE in shields:
+        raise ConfigError(f"The name {BARE} is kept for the undefended model.")
+    bare = {BARE: first.bare()}
+    # The bare model audited alone is not measured twice; among others it keeps its name, so that
+    # the gate sees it.
+    alone = len(shields) == 1 and not first.chain.stages
+    return bare if alone else bare | dict(shields)
+
+
+def try_once(bare: Shield, examples: Examples) -> None:
+    """Answers one row, so that a model that cannot read the data is told from a defect of ours."""
+    try:
+        in_batches(bare, examples.inputs[:1])
+    except ShieldnetError:
+        raise
+    except Exception as unreadable:
+        raise DataError(
+            f"The model cannot read the {examples.name} ({examples.inputs.dtype}, shape "
+            f"{tuple(examples.inputs.shape)}): {type(unreadable).__name__}: {unreadable}"
+        ) from unreadable
+
+
+def require_auditable(bare: Shield) -> None:
+    """Raises ConfigError for answers of several positions, which no attack here reads."""
+    kind = bare.chain.layout.kind
+    _, positions = bare.sizes or (0, ())  # asked again with the first answer
+    if math.prod(positions) > 1:
+        raise ConfigError(
+            f"An audit measures one row of numbers an answer, the model gives {kind} at "
+            f"{math.prod(positions)} positions. Its certificate is proven all the same: "
+            "shield.certificate()."
+        )
+
+
+def checked_sets(members: object, nonmembers: object, auxiliary: object) -> dict[str, Examples]:
+    """Returns the sets by name; raises DataError where they are missing, unlike or overlap."""
+    given = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
+    sets = {name: as_examples(value, name) for name, value in given.items() if value is not None}
+    for name in ("members", "nonmembers"):
+        if name not in sets:
+            raise DataError(f"Expected {name} as (inputs, labels), got None.")
+    pairs = [("members", "nonmembers"), ("auxiliary", "nonmembers"), ("auxiliary", "members")]
+    for one, other in pairs:
+        if one in sets:
+            require_disjoint(sets[one], sets[other])
+    return sets
+
+
+def column_names(columns: Sequence[str], inputs: Tensor) -> tuple[str, ...]:
+    """Returns a name for every column of a table, none for anything else."""
+    if inputs.dim() != 2:
+        if columns:
+            shape = tuple(inputs.shape)
+            raise ConfigError(f"Only a table has columns; the inputs have shape {shape}.")
+        return ()
+    width = inputs.shape[1]
+    if columns and len(columns) != width:
+        raise ConfigError(f"Expected {width} column names, got {len(columns)}.")
+    return tuple(columns) or tuple(f"column {place}" for place in range(width))
+
+
+def canaries_of(given: object, sets: Mapping[str, Examples]) -> Canaries | None:
+    """Returns canaries that are neither members nor nonmembers, or raises an error."""
+    if given is None:
+        return None
+    canaries = given.canaries if isinstance(given, Planted) else given
+    if not isinstance(canaries, Canaries):
+        raise ConfigError(
+            f"Expected canaries as plant_canaries returns them, got {type(given).__name__}."
+        )
+    for one in (canaries.planted, canaries.held_out):
+        for name in ("members", "nonmembers"):
+            require_disjoint(sets[name], one)
+    return canaries
+
+
+def groups_of(
+    given: Mapping[str, tuple[object, object]] | None, sets: Mapping[str, Examples]
+) -> tuple[Group, ...]:
+    """Makes a group of every value of every grouping."""
+    groups: list[Group] = []
+    for name, pair in (given or {}).items():
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise ConfigError(
+                f"Expected groups as {{name: (of the members, of the nonmembers)}}, got {name!r}: "
+                f"{type(pair).__name__}."
+            )
+        values = [np.asarray(one) for one in pair]
+        for part, role in zip(values, ("members", "nonmembers"), strict=True):
+            if part.shape != (len(sets[role]),):
+                raise DataError(
+                    f"Expected the group {name} of the {role} as {len(sets[role])} values, got "
+                    f"shape {part.shape}."
+                )
+        every = np.unique(np.concatenate(values))
+        if len(every) > _MOST_VALUES:
+            raise DataError(
+                f"Expected at most {_MOST_VALUES} values of the group {name}, got {len(every)}."
+            )
+        groups += [
+            Group(f"{name} = {value}", *(torch.from_numpy(part == value) for part in values))
+            for value in every.tolist()
+        ]
+    return tuple(groups)

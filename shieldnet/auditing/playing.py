@@ -1,0 +1,130 @@
+"""Plays every attack against one shield, or reads what it found when it was played before."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shieldnet.attacks import Attack, Game
+from shieldnet.auditing.report import BARE, Subject
+from shieldnet.auditing.utility import agreement, utility
+from shieldnet.cache import Cache, fingerprint, read_text_array, text_array
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.randomness import noise_about, replayed_noise
+
+ALWAYS_UNTESTED = (
+    "timing and other side channels",
+    "callers who pool their answers over time, and attacks that nobody here has thought of",
+)
+"""What this version cannot test; every report says so."""
+
+
+def played(
+    name: str,
+    game: Game,
+    attacks: Sequence[Attack],
+    cache: Cache | None,
+    with_examples: int,
+    tell: Callable[[str], object],
+) -> Subject:
+    """Plays all attacks against one shield."""
+    findings: list[Finding] = [] if game.blind is None else [game.blind]
+    features: dict[str, Tensor] = {}
+    reconstructions: Tensor | None = None
+    untested: list[str] = []
+    with replayed_noise(game.seed):
+        findings += list(utility(game, untested))
+        for attack in attacks:
+            words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
+            tell(f"{name}: {words}")
+            outcome = _outcome(attack, game, words, cache)
+            findings += outcome.findings
+            features |= {
+                feature: values
+                for feature, values in outcome.features.items()
+                if with_examples or not feature.startswith("class image ")
+            }
+            untested += outcome.untested
+            if outcome.reconstructions is not None and with_examples:
+                reconstructions = outcome.reconstructions[:with_examples].float()
+        if name == BARE and {"recovered", "leak map", "null map"} <= features.keys():
+            try:
+                findings.append(agreement(features, game))
+            except NotApplicable as reason:
+                untested.append(f"attribution.rank_correlation: {reason}")
+    return Subject(
+        name=name,
+        certificate=game.shield.certificate(),
+        findings=tuple(findings),
+        untested=(*untested, *ALWAYS_UNTESTED),
+        features=features,
+        reconstructions=reconstructions,
+    )
+
+
+def _outcome(attack: Attack, game: Game, words: str, cache: Cache | None) -> Outcome:
+    """Plays one attack, or reads what it found when it was played before."""
+    seen = game if attack.needs_shadows else _without_shadows(game)
+    key = "" if cache is None else _key(attack, seen)
+    if cache is not None and (kept := cache.get(key)) is not None:
+        return _unpacked(kept)
+    try:
+        with noise_about(repr(attack)):
+            outcome = attack(seen)
+    except NotApplicable as reason:
+        outcome = Outcome(untested=(f"{words}: {reason}",))
+    if cache is not None:
+        cache.put(key, _packed(outcome))
+    return outcome
+
+
+def _without_shadows(game: Game) -> Game:
+    """Returns the game without shadows, with the answers that were asked for so far."""
+    bare = replace(game, shadows=None)
+    bare._kept.update(game._kept)
+    bare._labels.update(game._labels)
+    return bare
+
+
+def _key(attack: Attack, game: Game) -> str:
+    sets = (game.members, game.nonmembers, game.auxiliary)
+    return fingerprint(
+        attack,
+        game.shield,
+        sets,
+        (game.seed, game.columns, game.sensitive, game.groups, game.canaries),
+        game.shadows,
+        None if game.blind is None else asdict(game.blind),
+    )
+
+
+def _packed(outcome: Outcome) -> dict[str, NDArray[Any]]:
+    arrays = {f"feature {name}": values.numpy() for name, values in outcome.features.items()}
+    if outcome.reconstructions is not None:
+        arrays["reconstructions"] = outcome.reconstructions.numpy()
+    document = {
+        "findings": [asdict(finding) for finding in outcome.findings],
+        "untested": outcome.untested,
+    }
+    return {**arrays, "document": text_array(document)}
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> Outcome:
+    document = read_text_array(arrays["document"])
+    shown = arrays.get("reconstructions")
+    return Outcome(
+        findings=tuple(
+            Finding(**{**one, "threat": Threat(**one["threat"])}) for one in document["findings"]
+        ),
+        features={
+            name.removeprefix("feature "): torch.from_numpy(values)
+            for name, values in arrays.items()
+            if name.startswith("feature ")
+        },
+        reconstructions=None if shown is None else torch.from_numpy(shown),
+        untested=tuple(document["untested"]),
+    )
