@@ -15,7 +15,8 @@ from shieldnet.data import Examples
 from shieldnet.training.shadow import Shadows
 
 SYMBOLS = 512
-"""Up to so many different answers are symbols, whose frequencies can be compared."""
+"""Up to so many different answers, a quarter of the records at most, are symbols: what hardly ever
+comes again has no frequency to compare."""
 
 _SURE = 3.0  # log odds of p = .95, which one decimal rounds to 1
 _MOST_MOVED = 1000
@@ -343,9 +344,8 @@ def _compare(
         "RMIA": rmia(said["p"], heard["p"], inside, population),
         "RMIA offline": rmia(said["p"], heard["p"], inside, population, offline=OFFLINE),
     }
-    # What a record's loss differs by from the average of shadows that never saw it.
     rounded = said["loss"].float().round(decimals=4)
-    if len(rounded.unique()) <= SYMBOLS:
+    if len(rounded.unique()) <= min(SYMBOLS, len(rounded) // 4):
         found["symbols"] = symbol_ratio(
             rounded, heard["loss"].float().round(decimals=4), inside
         ).double()

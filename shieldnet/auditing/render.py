@@ -116,10 +116,10 @@ def _class_pictures(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ]
         if images:
             low, high = float(np.min(images)), float(np.max(images))
-            found = subject["by_name"]["class_inversion"]
+            way = subject["by_name"]["class_inversion"]["source"].split(" ")[0].replace("_", " ")
             rows.append(
                 {
-                    "title": f"{subject['name']}, by {found['source'].split(' ')[0]}",
+                    "title": f"{subject['name']}, by {way}",
                     "color": subject["color"],
                     "images": [_png(image, low, high) for image in images],
                 }
