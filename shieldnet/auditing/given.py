@@ -62,6 +62,15 @@ def require_auditable(bare: Shield) -> None:
         )
 
 
+def require_classes(bare: Shield, sets: Mapping[str, Examples]) -> None:
+    """Raises DataError for labels that are no classes of the model, which has answered once."""
+    if bare.chain.layout.kind in ("values", "embeddings"):
+        return
+    for examples in sets.values():
+        if examples.labels is not None:
+            examples.require_labels(bare.classes or 0)
+
+
 def checked_sets(members: object, nonmembers: object, auxiliary: object) -> dict[str, Examples]:
     """Returns the sets by name; raises DataError where they are missing, unlike or overlap."""
     given = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}

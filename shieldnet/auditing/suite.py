@@ -24,6 +24,7 @@ from shieldnet.auditing.given import (
     column_names,
     groups_of,
     require_auditable,
+    require_classes,
     try_once,
     with_bare,
 )
@@ -108,6 +109,7 @@ def audit(
     planted = canaries_of(canaries, sets)
     try_once(bare, sets["nonmembers"])
     require_auditable(bare)
+    require_classes(bare, sets)
     where = _engine(engine, chosen, bare)
     kept = cache_in(cache)
     pieces = math.ceil(count / 8) if train is None else count

@@ -176,6 +176,8 @@ def breaks(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
         (breaks, "failed on 100 rows: ValueError: no such layer"),
         (lambda data, seed: 3, "to return an nn.Module, got int"),
         (lambda data, seed: nn.Linear(7, 3), "cannot read the members: RuntimeError"),
+        (sn.Recipe(lambda: nn.Linear(6, 4)), "a model of 3 classes like the target, got 4"),
+        (sn.Recipe(lambda: nn.Linear(7, 3)), "failed on 100 rows: RuntimeError"),
         (7, "Expected train as a function"),
     ],
 )
