@@ -42,7 +42,7 @@ class ClassInversion(Attack):
     ``class_inversion.gradient`` and so on are the shares of reconstructions, of classes times
     restarts, in which a judge that learned the true labels recognizes the class; the baseline is
     its share at the starts. ``class_inversion`` is the worst; all intervals are widened to hold at
-    once (Bonferroni). Restarts of one class resemble each other: intervals are rather too narrow.
+    once (Bonferroni). Restarts of one class resemble each other: the samples are the classes.
 
     What is found is a class, not a record. Whoever may ask for labels learns what they mean, if
     only from the mean of its own rows that get the label: no shaping of answers stops that.
@@ -75,14 +75,15 @@ class ClassInversion(Attack):
         judge = _Judge.of(search.space.scale.apply(auxiliary.inputs), labels, game)
         ends = {way.name: self._climbed(search, way.direction) for way in ways}
         wanted, starts = search.wanted, search.starts
-        baseline = judge.recognized(search.features(starts), wanted) / len(wanted)
+        count = len(wanted) // self.restarts
+        baseline = judge.recognized(search.features(starts), wanted) / self.restarts / count
 
         def finding(way: _Way) -> Finding:
-            right = judge.recognized(search.features(ends[way.name]), wanted)
+            right = judge.recognized(search.features(ends[way.name]), wanted) / self.restarts
             return Finding.of(
                 f"class_inversion.{way.name}",
-                proportion(right, len(wanted), 1 - (1 - CONFIDENCE) / len(ways)),
-                samples=len(wanted),
+                proportion(right, count, 1 - (1 - CONFIDENCE) / len(ways)),
+                samples=count,
                 baseline=baseline,
                 threat=way.threat,
                 source=f"{way.name} search, {self.restarts} restarts a class; judged by {judge}",

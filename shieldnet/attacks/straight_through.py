@@ -7,7 +7,7 @@ from torch import Tensor
 
 from shieldnet.attacks.base import Answers, Attack, Behind, Game, defended
 from shieldnet.attacks.decoders import Decoder, KernelRidge, Ridge
-from shieldnet.attacks.inversion import MIN_ROWS, Scale, choose, label_means
+from shieldnet.attacks.inversion import MIN_ROWS, Scale, choose, label_baseline
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
@@ -67,7 +67,7 @@ class StraightThrough(Attack):
         if pull is not None:
             match = _Match(game, chosen.view, learned[chosen.view], asked[chosen.view])
             guess = self._refined(match, space, guess, pull)
-        means = label_means(game.model_labels(auxiliary), known, game.classes)
+        means = label_baseline(game.model_labels(auxiliary), known, game.classes)
         baseline = (means[game.model_labels(game.nonmembers)[: len(targets)]] - sought).square()
         moved = "not moved" if pull is None else f"moved with pull {pull:g}"
         return Outcome(

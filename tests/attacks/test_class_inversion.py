@@ -71,7 +71,7 @@ def by_name(game: Game, attack: ClassInversion | None = None) -> dict[str, Findi
 def test_every_search_finds_the_classes_of_a_bare_model(make_game) -> None:
     found = by_name(make_game())
     for way in WAYS:
-        assert found[way].low > 0.7
+        assert found[way].low > 0.5
         assert found[way].baseline < 0.3
         assert not found[way].note
 
@@ -81,18 +81,18 @@ def test_rounding_stops_the_gradient_and_queries_revive_the_search(make_game, ch
     found = by_name(make_game(*chain))
     assert found["gradient"].value == found["gradient"].baseline
     assert "a masked gradient, not privacy" in found["gradient"].note
-    assert found["straight_through"].low > 0.7
-    assert found["queries"].low > 0.7
+    assert found["straight_through"].low > 0.5
+    assert found["queries"].low > 0.5
 
 
 def test_labels_alone_are_enough_for_queries(make_game) -> None:
-    assert by_name(make_game(sn.Label(), release="labels"))["queries"].low > 0.7
+    assert by_name(make_game(sn.Label(), release="labels"))["queries"].low > 0.5
 
 
 def test_noise_is_averaged_by_the_population(make_game) -> None:
     with replayed_noise(0):
         found = by_name(make_game(sn.ClipNorm(10.0), sn.GaussianNoise(2.0)))
-    assert found["queries"].low > 0.7
+    assert found["queries"].low > 0.5
 
 
 def test_a_constant_model_tells_nothing_of_its_classes(make_game) -> None:
@@ -134,7 +134,7 @@ def test_without_a_gradient_only_queries_are_made_and_the_reason_is_given(
     outcome = ClassInversion()(make_game(model=WithoutGraph(digits_model)))
     names = [one.name for one in outcome.findings]
     assert names == ["class_inversion", "class_inversion.queries"]
-    assert outcome.findings[0].low > 0.7
+    assert outcome.findings[0].low > 0.5
     (reason,) = outcome.untested
     assert "no gradient with respect to its input" in reason
 
@@ -142,8 +142,8 @@ def test_without_a_gradient_only_queries_are_made_and_the_reason_is_given(
 def test_the_worst_is_the_headline_with_an_interval_for_all(make_game) -> None:
     found = by_name(make_game(sn.Round(1)), ClassInversion(steps=8))
     assert found[""].value == max(found[way].value for way in WAYS)
-    assert found[""].samples == 30
-    alone = sn.statistics.proportion(round(found[""].value * 30), 30)
+    assert found[""].samples == 10
+    alone = sn.statistics.proportion(found[""].value * 10, 10)
     assert found[""].low < alone.low
 
 
@@ -165,7 +165,7 @@ def test_classes_of_a_table_are_found_and_drawn_in_its_shape() -> None:
 
 def test_of_many_classes_some_are_searched_and_the_rest_is_said() -> None:
     outcome = ClassInversion(steps=2)(blobs(25))
-    assert outcome.findings[0].samples == 60
+    assert outcome.findings[0].samples == 20
     assert len(outcome.features) == 10
     assert outcome.untested == ("class_inversion: 20 of 25 classes were searched",)
 
