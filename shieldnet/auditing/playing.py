@@ -77,6 +77,8 @@ def _outcome(attack: Attack, game: Game, words: str, cache: Cache | None) -> Out
             outcome = attack(seen)
     except NotApplicable as reason:
         outcome = Outcome(untested=(f"{words}: {reason}",))
+    game._kept.update(seen._kept)  # answers are asked for once, whoever asked
+    game._labels.update(seen._labels)
     if cache is not None:
         cache.put(key, _packed(outcome))
     return outcome
