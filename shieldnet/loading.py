@@ -80,7 +80,7 @@ def _named(name: str, expected: str) -> Any:
     if not (module_name and attribute):
         raise DataError(f"{expected}; got {name!r}.")
     here = str(Path.cwd())
-    if here not in sys.path:
+    if sys.path[:1] != [here]:  # before an installed package of the same name
         sys.path.insert(0, here)
     try:  # importing runs the user's own code
         return getattr(importlib.import_module(module_name), attribute)

@@ -116,3 +116,16 @@ def test_files_without_inputs_and_other_names_are_refused(project) -> None:
         load_examples("data.npz", "members")
     with pytest.raises(DataError, match="as an .npz file with arrays x and y.*got 'data.xls'"):
         load_examples("data.xls", "members")
+
+
+def test_the_working_folder_comes_before_an_installed_package(project, monkeypatch) -> None:
+    """Opacus installs a package that is called examples."""
+    (project / "examples").mkdir()
+    (project / "examples" / "__init__.py").write_text("")
+    (project / "examples" / "mine.py").write_text("from users_model import make\n")
+    for name in [one for one in sys.modules if one.split(".")[0] == "examples"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(project)])
+    assert isinstance(load_model("examples.mine:make"), nn.Module)
+    for name in ("examples", "examples.mine"):
+        monkeypatch.delitem(sys.modules, name)
