@@ -1,7 +1,7 @@
 """Examples that an audit works on: checked once, when they come in."""
 
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
@@ -46,6 +46,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def shuffled(self, order: Tensor) -> "Examples":
+        """Returns the rows in another order. Shapes: order (rows,)."""
+        labels = None if self.labels is None else self.labels[order]
+        return Examples(self.name, self.inputs[order], labels)
 
     def fingerprint(self) -> str:
         """Returns a hash of inputs and labels that names the data without holding any."""
@@ -100,7 +105,7 @@ def as_examples(value: object, name: str) -> Examples:
     Errors: DataError for anything else, for no rows, NaN, or labels that do not fit.
     """
     if isinstance(value, Examples):
-        return value
+        return replace(value, name=name)  # answers are kept by name: two sets must not share one
     if isinstance(value, tuple | list) and len(value) == 2:
         return Examples(name, _tensor(value[0], name), _labels(value[1], name))
     if isinstance(value, Tensor | np.ndarray):

@@ -25,8 +25,8 @@ class Answers:
     """Holds what the shield released about some rows, averaged over the queries.
 
     Shapes: distribution (rows, classes) that sums to 1, or the numbers themselves of values and
-    embeddings; logits (rows, classes) where the shield releases logits, else None; mean_log, the
-    mean of log p, where several answers were averaged.
+    embeddings; logits (rows, classes) where the shield releases scores that say more than their
+    softmax, else None; mean_log, the mean of log p, where several answers were averaged.
     """
 
     distribution: Tensor
@@ -90,8 +90,7 @@ class Game:
         """
         if self.is_vector:
             return vector_views(answers.distribution)
-        logits = answers.logits if self.shield.releases_scores else None
-        views = self.shield.adversary_view(answers.distribution, logits)
+        views = self.shield.adversary_view(answers.distribution, answers.logits)
         return views if answers.mean_log is None else {**views, "mean log p": answers.mean_log}
 
     def model_labels(self, examples: Examples) -> Tensor:
@@ -234,12 +233,12 @@ def _averaged(
             parts = [stated]
             if queries > 1:
                 parts.append(stated.clamp_min(1e-30).log())
-            if chain.releases_logits:
+            if chain.releases_scores:
                 parts.append(one_row_each(chain.rows(answers)))
         sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
     means = [total / queries for total in sums]
     return Answers(
         means[0],
-        logits=means[-1] if chain.releases_logits else None,
+        logits=means[-1] if chain.releases_scores else None,
         mean_log=means[1] if queries > 1 and not is_vector else None,
     )

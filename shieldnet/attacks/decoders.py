@@ -46,6 +46,15 @@ class Ridge(Decoder):
         return guess.to(targets.dtype)
 
 
+def _some(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws at most ``MAX_KERNEL_ROWS`` rows: the first of sorted data are of one kind only."""
+    if len(features) <= MAX_KERNEL_ROWS:
+        return features, targets
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    rows = order[:MAX_KERNEL_ROWS]
+    return features[rows], targets[rows]
+
+
 @dataclass(frozen=True)
 class KernelRidge(Decoder):
     """Ridge in the space of a Gaussian kernel; setting: (width in median distances, penalty)."""
@@ -57,7 +66,7 @@ class KernelRidge(Decoder):
     def predict(
         self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
-        features, targets = features[:MAX_KERNEL_ROWS], targets[:MAX_KERNEL_ROWS]
+        features, targets = _some(features, targets)
         distances = torch.cdist(features, features)
         spread = setting[0] * distances[distances > 0].median() if distances.any() else 1.0
         center = targets.mean(0)
@@ -78,7 +87,7 @@ class NearestNeighbors(Decoder):
     def predict(
         self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
-        features, targets = features[:MAX_KERNEL_ROWS], targets[:MAX_KERNEL_ROWS]
+        features, targets = _some(features, targets)
         k = min(int(setting[0]), len(features))
         nearest = torch.cdist(asked, features).topk(k, largest=False).indices
         total = torch.zeros(len(asked), targets.shape[1])

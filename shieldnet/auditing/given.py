@@ -141,3 +141,20 @@ def groups_of(
             for value in every.tolist()
         ]
     return tuple(groups)
+
+
+def shuffled(
+    sets: Mapping[str, Examples], groups: tuple[Group, ...], seed: int
+) -> tuple[dict[str, Examples], tuple[Group, ...]]:
+    """Puts every set into a random order, groups with it.
+
+    Attacks that cannot afford all rows take the first: of data sorted by class, or by anything
+    else, these would be of one kind, and a leak or a safety would be seen that is none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    orders = {name: torch.randperm(len(one), generator=generator) for name, one in sets.items()}
+    moved = tuple(
+        Group(one.name, one.members[orders["members"]], one.nonmembers[orders["nonmembers"]])
+        for one in groups
+    )
+    return {name: one.shuffled(orders[name]) for name, one in sets.items()}, moved

@@ -25,6 +25,7 @@ from shieldnet.auditing.given import (
     groups_of,
     require_auditable,
     require_classes,
+    shuffled,
     try_once,
     with_bare,
 )
@@ -112,6 +113,9 @@ def audit(
     require_classes(bare, sets)
     where = _engine(engine, chosen, bare)
     kept = cache_in(cache)
+    hashes = {name: examples.fingerprint() for name, examples in sets.items()}
+    given_groups = groups_of(groups, sets)
+    sets, given_groups = shuffled(sets, given_groups, seed)
     pieces = math.ceil(count / 8) if train is None else count
     with _Bar(len(shields) * len(chosen.attacks) + pieces, progress) as bar:
         expected = _announce(chosen, shields, sets, count)
@@ -124,7 +128,7 @@ def audit(
             seed=seed,
             columns=names,
             sensitive=tuple(sensitive),
-            groups=groups_of(groups, sets),
+            groups=given_groups,
             canaries=planted,
             blind=blind_finding(sets["members"], sets["nonmembers"], seed),
         )
@@ -166,8 +170,7 @@ def audit(
         duration_s=time.monotonic() - start,
         columns=names,
         environment=_environment() | {"tier": chosen.name, "engine": where},
-        hashes={"model": _model_hash(bare.model)}
-        | {name: examples.fingerprint() for name, examples in sets.items()},
+        hashes={"model": _model_hash(bare.model)} | hashes,
         inputs=sets["nonmembers"].inputs[:with_examples].float() if with_examples else None,
     )
 

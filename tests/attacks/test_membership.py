@@ -9,6 +9,7 @@ from shieldnet.attacks import Game, Membership
 from shieldnet.attacks.base import Answers
 from shieldnet.attacks.blind import blind_finding
 from shieldnet.attacks.membership import log_probabilities, membership_scores
+from shieldnet.attacks.scores import _floor
 from shieldnet.attacks.shadows import Order, trained
 from shieldnet.data import Examples, Group
 from shieldnet.errors import DataError
@@ -261,3 +262,18 @@ def test_ties_are_counted_as_halves_wherever_they_lie() -> None:
     positives = torch.tensor([0.0, 0.0, 0.0, 1.0])
     negatives = torch.tensor([0.0, 0.0, 0.0, 0.0])
     assert auc(positives, negatives).value == pytest.approx(0.5 * 3 / 4 + 1 / 4)
+
+
+def test_a_released_zero_reads_as_half_the_least_that_is_released(own_shadows) -> None:
+    """As logits it is -1024, and a handful of those would drown what all other shadows say."""
+    model = RECIPE(MEMBERS, 99)
+    game = Game(Shield(model, sn.TopK(3), sn.Round(1)), **SETS, shadows=own_shadows)
+    answers = game.ask(game.members)
+    assert answers.logits is None
+    assert (answers.distribution == 0).any()
+    floor = _floor(game, (game.members, game.nonmembers), 1)
+    least = float(answers.distribution[answers.distribution > 0].min())
+    assert floor == pytest.approx(least / 2, rel=0.3)
+    assert float(log_probabilities(answers, floor).min()) == pytest.approx(math.log(floor))
+    found = by_shadows(model, own_shadows, sn.TopK(3), sn.Round(1))
+    assert found["membership.LiRA.auc"].value > found["membership.loss.auc"].value - 0.02

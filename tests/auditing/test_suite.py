@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 import shieldnet as sn
-from shieldnet.attacks import Averaging, Inversion, Membership, Reidentification
-from shieldnet.attacks.decoders import Convolutional, Ridge
+from shieldnet.attacks import Averaging, Game, Inversion, Membership, Reidentification
+from shieldnet.attacks.decoders import Convolutional, KernelRidge, Ridge
 from shieldnet.auditing import tiers
 from shieldnet.auditing.report import SCHEMA, save
 from shieldnet.checks import Attribution, Memorization
+from shieldnet.data import Examples
 from shieldnet.demo import breast_cancer, digits, divide, train
 
 QUICK = sn.Tier(
@@ -455,3 +456,61 @@ def test_dollars_in_a_columns_name_are_drawn_as_they_are(tmp_path) -> None:
     )
     report.save(tmp_path / "report.html")
     assert "bad{$" in (tmp_path / "report.html").read_text()
+
+
+class Tells(nn.Module):
+    """Gives away on which side of each axis an input lies."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :4] * 3
+
+
+def by_class(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    labels = rows[:, :4].argmax(1)
+    order = labels.argsort()
+    return rows[order], labels[order]
+
+
+def test_sorted_auxiliary_rows_do_not_hide_a_leak() -> None:
+    """Decoders that keep the first 4,000 rows would learn few classes, and the gate would pass."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(6700, 8, generator=generator)
+    sets = {
+        "members": by_class(rows[:100]),
+        "nonmembers": by_class(rows[100:300]),
+        "auxiliary": by_class(rows[300:]),
+    }
+    tier = sn.Tier("small", (Inversion(decoders=(KernelRidge(),)),))
+    report = sn.audit(sn.Shield(Tells()), **sets, tier=tier, engine="inline")
+    assert report["bare"]["inversion"].low > 0.2
+    with pytest.raises(sn.PolicyFailed, match="bare: inversion"):
+        report.require(sn.Policy({"max_leakage": 0.1}))
+    game = Game(sn.Shield(Tells()), **{name: Examples(name, *pair) for name, pair in sets.items()})
+    assert tier.attacks[0](game).findings[0].low > 0.2
+
+
+def test_a_set_that_is_sorted_alone_raises_no_alarm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(5000, 8, generator=generator)
+    labels = torch.randint(0, 4, (5000,), generator=generator)
+    order = labels[:2500].argsort()
+    sets = {
+        "members": (rows[:2500][order], labels[:2500][order]),
+        "nonmembers": (rows[2500:], labels[2500:]),
+    }
+    tier = sn.Tier("small", (Membership(),))
+    report = sn.audit(sn.Shield(Tells(), sn.Label()), **sets, tier=tier, engine="inline")
+    for name in ("membership.auc", "membership.label only.auc", "membership.worst_group.auc"):
+        finding = report["shield"][name]
+        assert finding.low <= 0.5 <= finding.high, name
+
+
+def test_examples_with_a_name_of_their_own_get_their_roles() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(300, 8, generator=generator)
+    same = [Examples("rows", *by_class(part)) for part in rows.split(100)]
+    given = dict(zip(("members", "nonmembers", "auxiliary"), same, strict=True))
+    plain = {name: (one.inputs, one.labels) for name, one in given.items()}
+    tier = sn.Tier("small", (Membership(),))
+    one, two = (sn.audit(sn.Shield(Tells()), **sets, tier=tier) for sets in (given, plain))
+    assert one.findings == two.findings
