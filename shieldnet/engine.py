@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from shieldnet.errors import ConfigError
 ENGINES = ("inline", "processes", "dask", "ray")
 """inline: in this process. The others are joblib's backends, loky for processes."""
 
+_alone = threading.RLock()
 _BACKENDS = {"inline": "sequential", "processes": "loky", "dask": "dask", "ray": "ray"}
 
 
@@ -37,7 +39,7 @@ def run(
     from joblib import Parallel, delayed, parallel_config
 
     choice("engine", engine, ENGINES)
-    count = whole("workers", workers or os.cpu_count() or 1, low=1)
+    count = whole("workers", (os.cpu_count() or 1) if workers is None else workers, low=1)
     if len(jobs) <= 1 or (count == 1 and engine == "processes"):
         engine = "inline"
     if engine != "inline":
@@ -55,8 +57,18 @@ def run(
 
 
 def alone(function: Callable[..., Any], *given: Any) -> Any:
-    """Calls a function with one torch thread, and puts every global random state back after it."""
-    with one_thread(), kept_random_states():
+    """Calls a function with one torch thread, and puts every global random state back after it.
+
+    One at a time in a process: threads (a Dask worker's) share torch's and numpy's random states.
+    Gradients can be taken, whatever mode the caller is in.
+    """
+    with (
+        _alone,
+        one_thread(),
+        kept_random_states(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         return function(*given)
 
 
@@ -98,14 +110,20 @@ def _register(engine: str) -> None:
             ) from nobody
 
 
-def _require_sendable(jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
+def why_unsendable(*values: object) -> str:
+    """Returns why values cannot be sent to another process, nothing where they can."""
     import cloudpickle
 
-    for function, given in jobs[:1]:
-        try:
-            cloudpickle.dumps((function, given))
-        except Exception as unsendable:  # whatever an object's own reduction raises
-            raise ConfigError(
-                f"The work cannot be sent to another process ({unsendable}). "
-                "Use engine='inline', or a model that can be pickled."
-            ) from unsendable
+    try:
+        cloudpickle.dumps(values)
+    except Exception as unsendable:  # whatever an object's own reduction raises
+        return str(unsendable)
+    return ""
+
+
+def _require_sendable(jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
+    if reason := why_unsendable(*jobs[:1]):
+        raise ConfigError(
+            f"The work cannot be sent to another process ({reason}). Use engine='inline', or a "
+            "model, a train function and attacks that can be pickled."
+        )

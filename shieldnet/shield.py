@@ -281,7 +281,7 @@ class Shield(nn.Module):
             drop=(*self.others, *self.drop),
         )
 
-    def settings(self) -> tuple[Any, ...]:
+    def _fingerprinted(self) -> tuple[Any, ...]:
         """Lists all that decides on an answer: two shields of equal settings answer alike."""
         own = (self.outputs, self.release, self.axis, self.also, self.drop)
         return (self.model, self.defenses, *own)

@@ -1,8 +1,11 @@
 import functools
+import importlib
+import logging
 import os
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -154,3 +157,106 @@ def test_objects_that_contain_each_other_end() -> None:
     ring: list[object] = [1]
     ring.append(ring)
     assert fingerprint(ring) == fingerprint(ring)
+
+
+class Base:
+    rate = 0.1
+
+
+class Child(Base):
+    @staticmethod
+    def made() -> int:
+        return FACTOR
+
+
+class Stored(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.tensor(value), persistent=False)
+
+
+def reads_a_class() -> float:
+    return Child.rate
+
+
+def module(name: str, **names: object) -> types.ModuleType:
+    made = types.ModuleType(name)
+    made.__file__ = f"/nowhere/{name}.py"
+    vars(made).update(names)
+    return made
+
+
+def differ(*values: object) -> bool:
+    return len({fingerprint(value) for value in values}) == len(values)
+
+
+def test_what_is_nested_is_told_from_what_follows() -> None:
+    assert differ([[1], 2], [[1, 2]], [[], [1, 2]])
+    assert differ({"a": {"b": 1}, "c": 2}, {"a": {"b": 1, "c": 2}})
+
+
+def test_what_comes_again_is_named() -> None:
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    assert differ({"a": one, "b": two, "c": one}, {"a": one, "b": two, "c": two})
+
+
+def test_buffers_that_are_not_saved_and_modes_count() -> None:
+    assert differ(Stored(1.0), Stored(2.0), Stored(1.0).eval())
+
+
+def test_attributes_of_classes_and_bases_count(monkeypatch) -> None:
+    before = [fingerprint(reads_a_class), fingerprint(Child), fingerprint(Child())]
+    monkeypatch.setattr(Base, "rate", 0.2)
+    after = [fingerprint(reads_a_class), fingerprint(Child), fingerprint(Child())]
+    assert all(one != other for one, other in zip(before, after, strict=True))
+
+
+def test_what_a_static_method_names_and_what_hangs_on_a_function_count(monkeypatch) -> None:
+    before = fingerprint(Child)
+    monkeypatch.setitem(globals(), "FACTOR", 5)
+    assert fingerprint(Child) != before
+    before = fingerprint(helper)
+    monkeypatch.setattr(helper, "epochs", 5, raising=False)
+    assert fingerprint(helper) != before
+
+
+def test_numbers_of_numpy_and_constants_of_modules_count() -> None:
+    text = "def train(): return K"
+    numbers = (np.float32(0.1), np.float32(0.9), np.int64(3), np.int64(30), 3)
+    assert differ(*(code(text, K=number) for number in numbers))
+    text = "def train(): return conf.LR"
+    assert differ(*(code(text, conf=module("conf", LR=rate)) for rate in (0.1, 0.5)))
+
+
+def test_what_is_imported_inside_of_a_function_counts(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prints = set()
+    for width in (3, 4):
+        (tmp_path / "their_net.py").write_text(f"WIDTH = {width}\ndef make(): return WIDTH * 1\n")
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "their_net", raising=False)
+        prints.add(fingerprint(code("def train():\n from their_net import make\n return make()")))
+    monkeypatch.delitem(sys.modules, "their_net", raising=False)
+    assert len(prints) == 2
+    with pytest.raises(sn.ConfigError, match="Cannot find the module nowhere_at_all"):
+        fingerprint(code("def train():\n import nowhere_at_all.part\n return 1"))
+
+
+def test_a_global_that_cannot_be_told_is_refused_too() -> None:
+    with pytest.raises(sn.ConfigError, match="Cannot tell what is in a generator"):
+        fingerprint(code("def train(): return next(K)", K=(x for x in range(3))))
+    assert fingerprint(code("def train(): log.info('x')", log=logging.getLogger("theirs")))
+
+
+def test_many_may_write_one_file_at_once_and_leave_nothing_behind(tmp_path) -> None:
+    cache = Cache(tmp_path / "new")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda place: cache.put("key", {"x": np.full(50, place)}), range(60)))
+    assert [path.name for path in cache.folder.iterdir()] == ["key.npz"]
+    assert len(set(cache.get("key")["x"].tolist())) == 1
+    assert cache.folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_relative_folder_is_the_callers(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cache_in("kept").folder == tmp_path / "kept"

@@ -1,4 +1,5 @@
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 import shieldnet as sn
-from shieldnet.engine import run
+from shieldnet.engine import alone, run
 
 
 def noisy(seed: int) -> tuple[float, int]:
@@ -78,3 +79,21 @@ def test_unknown_engines_and_what_cannot_be_sent_are_refused() -> None:
 def test_dask_without_its_package_or_a_client_says_what_to_do() -> None:
     with pytest.raises(sn.ShieldnetError, match=r"shieldnet\[dask\]|needs a client"):
         run(JOBS, engine="dask")
+
+
+def draws(seed: int) -> float:
+    torch.manual_seed(seed)
+    drawn = [float(torch.rand(()) + np.random.RandomState(seed).rand()) for _ in range(200)]
+    return sum(drawn)
+
+
+def test_jobs_in_threads_of_one_process_do_not_disturb_each_other() -> None:
+    """A Dask worker runs several jobs in threads, which share torch's random state."""
+    here = [alone(draws, seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda seed: alone(draws, seed), range(8))) == here
+
+
+def test_no_workers_are_refused() -> None:
+    with pytest.raises(sn.ConfigError, match="Expected workers >= 1"):
+        run(JOBS, engine="processes", workers=0)

@@ -21,6 +21,8 @@ from shieldnet.statistics import CONFIDENCE, Interval, auc, rows_needed, tpr_at_
 
 MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
+GROUP_ROWS = 30
+"""Groups with fewer members or nonmembers are not judged: their intervals would be too sure."""
 
 __all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
 
@@ -70,6 +72,12 @@ class Membership(Attack):
             return Outcome(findings=(worst,))
         findings, untested = self._found("membership", scored)
         findings += list(_worst_group(game, scored))
+        untested += [
+            f"membership of {group.name}: it takes {GROUP_ROWS} members and nonmembers, there are "
+            f"{int(group.members.sum())} and {int(group.nonmembers.sum())}"
+            for group in game.groups
+            if min(int(group.members.sum()), int(group.nonmembers.sum())) < GROUP_ROWS
+        ]
         pooled = pooled_scores(game)
         if pooled:
             more, missing = self._found("membership.pooled", pooled)
@@ -121,7 +129,7 @@ def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
         for name, one in scored.items():
             members = one.members[group.members[one.places[0]]]
             nonmembers = one.nonmembers[group.nonmembers[one.places[1]]]
-            if min(len(members), len(nonmembers)) >= MIN_ROWS:
+            if min(len(members), len(nonmembers)) >= GROUP_ROWS:
                 tried.append((group.name, name, one, members, nonmembers))
     if not tried:
         return

@@ -14,7 +14,7 @@ from shieldnet.attacks.inversion import Scale
 from shieldnet.cache import Cache, fingerprint
 from shieldnet.data import Canaries, Examples
 from shieldnet.engine import alone, run
-from shieldnet.errors import ConfigError, DataError, ShieldnetError
+from shieldnet.errors import AnswerError, ConfigError, DataError, ShieldnetError
 from shieldnet.finding import NotApplicable
 from shieldnet.shield import Shield
 from shieldnet.training.shadow import Shadows, drawn, share_of_members
@@ -109,7 +109,9 @@ def trained(
     if order.train is not None:
         alone(_probe, train, answer, inputs, labels, order)
     size = _CHUNK if isinstance(train, Recipe) else 1
-    seeds = [order.seed * 1_000_003 + place for place in range(order.count)]
+    # Of 31 bits: what numpy's, torch's and Python's generators all take.
+    words = np.random.SeedSequence(order.seed).generate_state(order.count)
+    seeds = [int(word) >> 1 for word in words]
     jobs = [
         (
             _piece,
@@ -182,10 +184,17 @@ def _piece(
             _called(train, (inputs[chosen], labels[chosen]), seed)
             for chosen, seed in zip(rows, seeds, strict=True)
         ]
-    scores = {
-        name: torch.stack([in_batches(answer(model), part).float() for model in models]).numpy()
-        for name, part in asked.items()
-    }
+    try:
+        scores = {
+            name: torch.stack([in_batches(answer(model), part).float() for model in models]).numpy()
+            for name, part in asked.items()
+        }
+    except AnswerError as refused:
+        raise ConfigError(
+            f"A shadow model gives answers that cannot be used; did its training diverge? {refused}"
+        ) from refused
+    if not all(np.isfinite(one).all() for one in scores.values()):
+        raise ConfigError("A shadow model gives NaN or Inf: its training diverged.")
     if cache is not None:
         cache.put(key, scores)
     return scores
@@ -278,8 +287,10 @@ def _probe(
         model = _called(train, (inputs[few], labels[few]), seed)
         try:
             said.append(in_batches(answer(model), inputs[few]))
-        except ShieldnetError:
-            raise
+        except AnswerError as refused:
+            raise ConfigError(
+                f"The model that train returned gives answers that cannot be used: {refused}"
+            ) from refused
         except Exception as unlike:
             raise ConfigError(
                 f"The model that train returned cannot read the members: "

@@ -1,7 +1,7 @@
 """What an audit is given: checked once, before any attack."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -62,11 +62,11 @@ def require_auditable(bare: Shield) -> None:
         )
 
 
-def require_classes(bare: Shield, sets: Mapping[str, Examples]) -> None:
+def require_classes(bare: Shield, sets: Iterable[Examples]) -> None:
     """Raises DataError for labels that are no classes of the model, which has answered once."""
     if bare.chain.layout.kind in ("values", "embeddings"):
         return
-    for examples in sets.values():
+    for examples in sets:
         if examples.labels is not None:
             examples.require_labels(bare.classes or 0)
 
@@ -113,6 +113,11 @@ def canaries_of(given: object, sets: Mapping[str, Examples]) -> Canaries | None:
     return canaries
 
 
+def canary_sets(canaries: Canaries | None) -> tuple[Examples, ...]:
+    """Lists the sets of canaries, none where there are none."""
+    return () if canaries is None else (canaries.planted, canaries.held_out)
+
+
 def groups_of(
     given: Mapping[str, tuple[object, object]] | None, sets: Mapping[str, Examples]
 ) -> tuple[Group, ...]:
@@ -131,7 +136,12 @@ def groups_of(
                     f"Expected the group {name} of the {role} as {len(sets[role])} values, got "
                     f"shape {part.shape}."
                 )
-        every = np.unique(np.concatenate(values))
+        try:
+            every = np.unique(np.concatenate(values))
+        except TypeError as mixed:
+            raise DataError(
+                f"Expected the group {name} as values of one kind, none of them missing: {mixed}."
+            ) from mixed
         if len(every) > _MOST_VALUES:
             raise DataError(
                 f"Expected at most {_MOST_VALUES} values of the group {name}, got {len(every)}."

@@ -41,7 +41,7 @@ def played(
         for attack in attacks:
             words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
             tell(f"{name}: {words}")
-            outcome = _outcome(attack, game, words, cache)
+            outcome = _outcome(attack, game, words, cache, with_examples)
             findings += outcome.findings
             features |= {
                 feature: values
@@ -49,8 +49,8 @@ def played(
                 if with_examples or not feature.startswith("class image ")
             }
             untested += outcome.untested
-            if outcome.reconstructions is not None and with_examples:
-                reconstructions = outcome.reconstructions[:with_examples].float()
+            if outcome.reconstructions is not None:
+                reconstructions = outcome.reconstructions
         if name == BARE and {"recovered", "leak map", "null map"} <= features.keys():
             try:
                 findings.append(agreement(features, game))
@@ -66,10 +66,15 @@ def played(
     )
 
 
-def _outcome(attack: Attack, game: Game, words: str, cache: Cache | None) -> Outcome:
-    """Plays one attack, or reads what it found when it was played before."""
+def _outcome(
+    attack: Attack, game: Game, words: str, cache: Cache | None, with_examples: int
+) -> Outcome:
+    """Plays one attack, or reads what it found when it was played before.
+
+    Nothing is kept of a record that the report does not show.
+    """
     seen = game if attack.needs_shadows else _without_shadows(game)
-    key = "" if cache is None else _key(attack, seen)
+    key = "" if cache is None else _key(attack, seen, with_examples)
     if cache is not None and (kept := cache.get(key)) is not None:
         return _unpacked(kept)
     try:
@@ -79,6 +84,9 @@ def _outcome(attack: Attack, game: Game, words: str, cache: Cache | None) -> Out
         outcome = Outcome(untested=(f"{words}: {reason}",))
     game._kept.update(seen._kept)  # answers are asked for once, whoever asked
     game._labels.update(seen._labels)
+    drawn = outcome.reconstructions
+    shown = None if drawn is None or not with_examples else drawn[:with_examples].float()
+    outcome = replace(outcome, reconstructions=shown)
     if cache is not None:
         cache.put(key, _packed(outcome))
     return outcome
@@ -92,7 +100,7 @@ def _without_shadows(game: Game) -> Game:
     return bare
 
 
-def _key(attack: Attack, game: Game) -> str:
+def _key(attack: Attack, game: Game, with_examples: int) -> str:
     sets = (game.members, game.nonmembers, game.auxiliary)
     return fingerprint(
         attack,
@@ -100,6 +108,7 @@ def _key(attack: Attack, game: Game) -> str:
         sets,
         (game.seed, game.columns, game.sensitive, game.groups, game.canaries),
         game.shadows,
+        with_examples,
         None if game.blind is None else asdict(game.blind),
     )
 

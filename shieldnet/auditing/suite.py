@@ -10,6 +10,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from shieldnet._validate import choice, whole
@@ -20,6 +21,7 @@ from shieldnet.attacks.blind import blind_finding
 from shieldnet.attacks.shadows import FEWEST, Order, Train, trained
 from shieldnet.auditing.given import (
     canaries_of,
+    canary_sets,
     checked_sets,
     column_names,
     groups_of,
@@ -35,7 +37,7 @@ from shieldnet.auditing.tiers import Tier, as_tier, estimate_s, told
 from shieldnet.cache import cache_in
 from shieldnet.canaries import Planted
 from shieldnet.data import Canaries, Examples, raw_bytes
-from shieldnet.engine import ENGINES, run
+from shieldnet.engine import ENGINES, run, why_unsendable
 from shieldnet.errors import ConfigError
 from shieldnet.finding import NotApplicable
 from shieldnet.shield import Shield
@@ -43,6 +45,8 @@ from shieldnet.shield import Shield
 _log = logging.getLogger("shieldnet")
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def audit(
     shield: Shield | Mapping[str, Shield],
     *,
@@ -110,8 +114,8 @@ def audit(
     planted = canaries_of(canaries, sets)
     try_once(bare, sets["nonmembers"])
     require_auditable(bare)
-    require_classes(bare, sets)
-    where = _engine(engine, chosen, bare)
+    require_classes(bare, [*sets.values(), *canary_sets(planted)])
+    where = _engine(engine, chosen, shields, train)
     kept = cache_in(cache)
     hashes = {name: examples.fingerprint() for name, examples in sets.items()}
     given_groups = groups_of(groups, sets)
@@ -191,20 +195,17 @@ def _shadow_count(tier: Tier, given: int | None) -> int:
     return count
 
 
-def _engine(engine: str | None, tier: Tier, bare: Shield) -> str:
-    """Returns where the work runs: processes where they pay and where the model can be sent."""
+def _engine(
+    engine: str | None, tier: Tier, shields: Mapping[str, Shield], train: Train | None
+) -> str:
+    """Returns where the work runs: processes where they pay and where the work can be sent."""
     if engine is not None:
         return choice("engine", engine, ENGINES)
-    tensors = (*bare.model.parameters(), *bare.model.buffers())
+    model = shields[BARE].model
+    tensors = (*model.parameters(), *model.buffers())
     if tier.name == "quick" or any(one.device.type != "cpu" for one in tensors):
         return "inline"
-    import cloudpickle
-
-    try:
-        cloudpickle.dumps(bare.model)
-    except Exception:  # whatever an object's own reduction raises: it stays here
-        return "inline"
-    return "processes"
+    return "inline" if why_unsendable(dict(shields), train, tier.attacks) else "processes"
 
 
 def _announce(

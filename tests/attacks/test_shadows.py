@@ -1,3 +1,7 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,9 +60,10 @@ def test_a_shadow_is_what_train_makes_of_its_records() -> None:
     pool = [SETS["members"], SETS["nonmembers"]]
     inputs = torch.cat([one.inputs[found.inside[one.name][2]] for one in pool])
     labels = torch.cat([one.labels[found.inside[one.name][2]] for one in pool])
+    seed = int(np.random.SeedSequence(0).generate_state(4)[2]) >> 1
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         with torch.enable_grad():
-            model = train((inputs, labels), 2)
+            model = train((inputs, labels), seed)
         assert torch.allclose(model(pool[0].inputs), found.scores["members"][2], atol=1e-5)
 
 
@@ -111,31 +116,37 @@ def test_moved_copies_are_the_same_for_every_asker_and_further_off_each_time() -
     assert distances[-1] > 5 * distances[0]
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path) -> None:
-    cache = Cache(tmp_path)
-    log: list[int] = []
-    with pytest.raises(KeyboardInterrupt):
-        trained(order(Counting(log, limit=6)), engine="inline", cache=cache)
-    done = len(list(tmp_path.glob("*.npz")))
-    assert 0 < done < 4
-    log.clear()
-    found = trained(order(Counting(log, limit=99)), engine="inline", cache=cache)
-    assert len(log) == 3 + 4 - done  # three probes, and the shadows that were not there yet
-    fresh = trained(order(Counting([], limit=99)), engine="inline")
-    assert torch.equal(found.scores["members"], fresh.scores["members"])
-
-
+@dataclass(frozen=True)
 class Counting:
-    """Trains, counts outside of itself, and stops as if it had been killed."""
+    """Trains, counts in a file, and stops as if it had been killed where a second file says so."""
 
-    def __init__(self, log: list[int], limit: int) -> None:
-        type(self).log, type(self).limit = log, limit
+    folder: Path
 
     def __call__(self, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-        self.log.append(seed)
-        if len(self.log) > self.limit:
+        with (self.folder / "log").open("a") as log:
+            log.write(f"{seed}\n")
+        if self.calls() > int((self.folder / "limit").read_text()):
             raise KeyboardInterrupt
         return train(data, seed)
+
+    def calls(self) -> int:
+        return len((self.folder / "log").read_text().splitlines())
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path) -> None:
+    cache, counting = Cache(tmp_path / "cache"), Counting(tmp_path)
+    (tmp_path / "limit").write_text("6")
+    with pytest.raises(KeyboardInterrupt):
+        trained(order(counting), engine="inline", cache=cache)
+    done = len(list(cache.folder.iterdir()))
+    assert 0 < done < 4
+    (tmp_path / "limit").write_text("99")
+    before = counting.calls()
+    found = trained(order(counting), engine="inline", cache=cache)
+    # Three probes, and the shadows that were not there yet.
+    assert counting.calls() - before == 3 + 4 - done
+    fresh = trained(order(counting), engine="inline")
+    assert torch.equal(found.scores["members"], fresh.scores["members"])
 
 
 def test_another_recipe_or_seed_is_never_answered_from_the_cache(tmp_path) -> None:
@@ -163,6 +174,12 @@ def too_wide(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
     return nn.Linear(6, 4)
 
 
+def diverges(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    model = train(data, seed)
+    model.weight.data.fill_(float("nan"))
+    return model
+
+
 def breaks(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
     raise ValueError("no such layer")
 
@@ -173,6 +190,7 @@ def breaks(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
         (ignores_its_seed, "ignores its seed: the same data and seed gave two different models"),
         (always_the_same, "ignores its seed: two seeds gave the same model"),
         (too_wide, "a model of 3 classes like the target, got 4"),
+        (diverges, "answers that cannot be used: The model gave NaN"),
         (breaks, "failed on 100 rows: ValueError: no such layer"),
         (lambda data, seed: 3, "to return an nn.Module, got int"),
         (lambda data, seed: nn.Linear(7, 3), "cannot read the members: RuntimeError"),
@@ -206,3 +224,13 @@ def test_tokens_need_a_train_function() -> None:
 
     with pytest.raises(NotApplicable, match="read no torch.int64 inputs: pass train="):
         trained(Order(None, 4, sn.Shield(Reads()), **sets), engine="inline")
+
+
+@pytest.mark.parametrize("seed", [0, 20240601, 2**45, 2**63 - 1])
+def test_every_generator_takes_a_shadows_seed(seed) -> None:
+    def seeded(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+        np.random.seed(seed)
+        return train(data, seed)
+
+    trained(order(seeded, seed=seed), engine="inline")
+    trained(order(sn.Recipe(make, epochs=1), seed=seed), engine="inline")

@@ -1,7 +1,10 @@
 import json
 import math
 import re
+import threading
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -344,6 +347,11 @@ def test_a_decoder_that_draws_is_tried_on_pictures() -> None:
         ({"groups": {"sex": [1]}}, "Expected groups as"),
         ({"groups": {"sex": ([1], [1])}}, "the group sex of the members as 500 values"),
         ({"train": 3}, "Expected train as a function"),
+        ({"workers": 0, "engine": "processes"}, "Expected workers >= 1"),
+        (
+            {"groups": {"sex": (["a", None] * 250, ["a"] * 447)}},
+            "the group sex as values of one kind, none of them missing",
+        ),
         ({"members": None}, r"Expected members as \(inputs, labels\), got None"),
         ({"members": (torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))}, "at least one"),
         (
@@ -514,3 +522,55 @@ def test_examples_with_a_name_of_their_own_get_their_roles() -> None:
     tier = sn.Tier("small", (Membership(),))
     one, two = (sn.audit(sn.Shield(Tells()), **sets, tier=tier) for sets in (given, plain))
     assert one.findings == two.findings
+
+
+def test_an_audit_takes_gradients_whatever_mode_it_is_called_in(digits_model, sets) -> None:
+    given = {**small_sets(sets), "tier": SMALL, "engine": "inline"}
+    recipe = sn.Recipe(digits().make_model, epochs=3)
+    plain = sn.audit(sn.harden(digits_model), **given, train=recipe)
+    with torch.inference_mode():
+        inside = {name: (x.clone(), y.clone()) for name, (x, y) in small_sets(sets).items()}
+        there = sn.audit(sn.harden(digits_model), **{**given, **inside}, train=recipe)
+    with torch.no_grad():
+        again = sn.audit(sn.harden(digits_model), **given, train=recipe)
+    assert plain.findings == there.findings == again.findings
+
+
+def test_what_cannot_be_sent_stays_here(digits_model, sets) -> None:
+    lock = threading.Lock()
+
+    def holds_a_lock(data, seed):
+        with lock:
+            return sn.Recipe(digits().make_model, epochs=1)(data, seed)
+
+    given = {**small_sets(sets), "tier": sn.Tier("small", (Membership(),)), "shadows": 4}
+    report = sn.audit(sn.harden(digits_model), **given, train=holds_a_lock)
+    assert report.environment["engine"] == "inline"
+
+
+def test_a_group_too_small_is_listed_and_a_canary_of_no_class_refused(digits_model, sets) -> None:
+    given = {**small_sets(sets), "tier": sn.Tier("small", (Membership(),))}
+    rare = [1, *[0] * 149]
+    report = sn.audit(sn.harden(digits_model), **given, groups={"rare": (rare, rare)})
+    assert (
+        "membership of rare = 1: it takes 30 members and nonmembers, there are 1 and 1"
+        in report.untested
+    )
+    planted = sn.plant_canaries(sets["auxiliary"], count=40).canaries
+    wrong = Examples("canaries", planted.planted.inputs, planted.planted.labels + 9)
+    canaries = replace(planted, planted=wrong)
+    with pytest.raises(sn.DataError, match="labels of the canaries from 0 to 9"):
+        sn.audit(sn.harden(digits_model), **given, canaries=canaries)
+
+
+def test_nothing_redrawn_is_kept_unless_the_report_shows_it(digits_model, sets, tmp_path) -> None:
+    given = {**small_sets(sets), "tier": SMALL, "engine": "inline", "shadows": 0}
+    sn.audit(sn.harden(digits_model), **given, cache=tmp_path / "none")
+    sn.audit(sn.harden(digits_model), **given, cache=tmp_path / "two", with_examples=2)
+
+    def redrawn(folder) -> list[int]:
+        archives = [np.load(path) for path in folder.iterdir()]
+        return [len(one["reconstructions"]) for one in archives if "reconstructions" in one]
+
+    assert redrawn(tmp_path / "none") == []
+    assert set(redrawn(tmp_path / "two")) == {2}
