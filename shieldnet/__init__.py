@@ -39,13 +39,31 @@ if TYPE_CHECKING:
         MissingDependency,
         PolicyFailed,
         PolicyInconclusive,
+        PreflightFailed,
         ShieldnetError,
+        TrainingFailed,
     )
     from shieldnet.finding import Finding, Threat
     from shieldnet.language import LogitsProcessor
     from shieldnet.presets import harden
     from shieldnet.price import Price
     from shieldnet.shield import Shield
+    from shieldnet.training.accountant import Guarantee
+    from shieldnet.training.class_defenses import (
+        MID,
+        AntiAdversarial,
+        BiDO,
+        TransferFreeze,
+    )
+    from shieldnet.training.countermeasures import (
+        Adversarial,
+        Augment,
+        Countermeasure,
+        LabelSmoothing,
+        WeightDecay,
+    )
+    from shieldnet.training.finetuning import Finetuned, finetune
+    from shieldnet.training.private import DPSGD
     from shieldnet.training.together import Recipe
 
 _ROOMS = {
@@ -84,21 +102,40 @@ _ROOMS = {
         "MissingDependency",
         "PolicyFailed",
         "PolicyInconclusive",
+        "PreflightFailed",
         "ShieldnetError",
+        "TrainingFailed",
     ),
     "finding": ("Finding", "Threat"),
     "language": ("LogitsProcessor",),
     "presets": ("harden",),
     "price": ("Price",),
     "shield": ("Shield",),
+    "training.accountant": ("Guarantee",),
+    "training.class_defenses": ("MID", "AntiAdversarial", "BiDO", "TransferFreeze"),
+    "training.countermeasures": (
+        "Adversarial",
+        "Augment",
+        "Countermeasure",
+        "LabelSmoothing",
+        "WeightDecay",
+    ),
+    "training.finetuning": ("Finetuned", "finetune"),
+    "training.private": ("DPSGD",),
     "training.together": ("Recipe",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
+    "DPSGD",
+    "MID",
     "ZERO_LOGIT",
+    "Adversarial",
     "AnswerError",
+    "AntiAdversarial",
+    "Augment",
+    "BiDO",
     "BypassError",
     "Certificate",
     "ClipNorm",
@@ -106,12 +143,16 @@ __all__ = [
     "Coarsen",
     "Confidence",
     "ConfigError",
+    "Countermeasure",
     "DataError",
     "Defense",
     "Finding",
+    "Finetuned",
     "GaussianNoise",
+    "Guarantee",
     "KeyedNoise",
     "Label",
+    "LabelSmoothing",
     "LaplaceNoise",
     "LogitsProcessor",
     "MissingDependency",
@@ -119,6 +160,7 @@ __all__ = [
     "Policy",
     "PolicyFailed",
     "PolicyInconclusive",
+    "PreflightFailed",
     "Price",
     "RandomizedResponse",
     "Recipe",
@@ -132,9 +174,13 @@ __all__ = [
     "Threat",
     "Tier",
     "TopK",
+    "TrainingFailed",
+    "TransferFreeze",
+    "WeightDecay",
     "audit",
     "composed_epsilon",
     "dump_shield",
+    "finetune",
     "harden",
     "load_shield",
     "plant_canaries",

@@ -29,6 +29,14 @@ class MissingDependency(ShieldnetError, ImportError):
     """An optional package that this room needs and that is not installed."""
 
 
+class PreflightFailed(ShieldnetError, ValueError):
+    """A model, loss or data with which private training would not be private."""
+
+
+class TrainingFailed(ShieldnetError, RuntimeError):
+    """A training that went where no model is, or a checkpoint that belongs to another."""
+
+
 class PolicyFailed(ShieldnetError):
     """A measured bound that breaks the policy, or its own proven limit."""
 

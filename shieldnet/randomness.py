@@ -84,6 +84,46 @@ def random_words(count: int) -> Tensor:
     return torch.frombuffer(bytearray(_source.get()(8 * count)), dtype=torch.int64)
 
 
+def heads(count: int, chance: float) -> Tensor:
+    """Flips ``count`` coins that show heads with ``chance``.
+
+    Shapes: -> (count,) bool on the CPU. Guarantee: every chance is exact to 2^-64, and 1 is sure.
+    """
+    words = random_words(count)
+    limit = int(chance * 2**64)  # exact: a float times a power of two
+    if limit >= 2**64:
+        return torch.ones(count, dtype=torch.bool)
+    return words < limit - 2**63
+
+
+def random_seed() -> int:
+    """Draws a seed for a generator of torch or numpy: what it shuffles must not be secret."""
+    return int(random_words(1)) & (2**63 - 1)
+
+
+def normals(count: int) -> Tensor:
+    """Draws standard normals, in single precision, for the noise of training.
+
+    Shapes: -> (count,) float32 on the CPU; beyond 6.7 deviations there is nothing.
+    Not promised: exactness. Nobody can predict a draw, but each is a float near the real number,
+    where ``rounded_gaussian`` is exact; sums of gradients are floats in any case.
+    Source: Box and Muller 1958.
+    """
+    pairs = -(-count // 2)
+    drawn = torch.empty(2 * pairs)
+    words = _half_words(2 * pairs)
+    for start in range(0, 2 * pairs, 2 * _CHUNK):  # pieces that stay in the cache
+        into = drawn[start : start + 2 * _CHUNK]
+        half = len(into) // 2
+        piece = words[start : start + 2 * _CHUNK]
+        # The sign bit is dropped: what is left keeps its precision near 0, where the tail is.
+        radius = (piece[:half] & 0x7FFFFFFF).float().add_(0.5).mul_(2**-31).log_().mul_(-2).sqrt_()
+        angle = piece[half:].float().mul_(math.pi * 2**-31)
+        torch.mul(radius, angle.cos(), out=into[:half])
+        torch.mul(radius, angle.sin_(), out=into[half:])
+    return drawn[:count]
+
+
 @opaque(lambda shape, deviation, constant_time=False: torch.empty(shape, dtype=torch.int64))
 def rounded_gaussian(shape: Sequence[int], deviation: float, constant_time: bool = False) -> Tensor:
     """Draws integers distributed as round(deviation * Z) with Z a standard normal.

@@ -1,0 +1,445 @@
+"""Trains a copy of a model: privately, against attacks, or both."""
+
+import copy
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet._validate import choice, finite, flag, positive, whole
+from shieldnet.cache import fingerprint
+from shieldnet.errors import ConfigError
+from shieldnet.finding import Finding, Threat
+from shieldnet.one_run import best_guesses, epsilon_interval, guessed, mu_interval
+from shieldnet.randomness import random_seed, replayed_noise
+from shieldnet.training.accountant import Guarantee, noise_for
+from shieldnet.training.checkpoint import State
+from shieldnet.training.countermeasures import Countermeasure, LabelSmoothing, WeightDecay
+from shieldnet.training.gradients import WAYS
+from shieldnet.training.losses import as_loss, weighted_mean
+from shieldnet.training.parts import PARTS, choose_part, last_layer, merge
+from shieldnet.training.preflight import Hazard, Preflight, examine, hazards_of, mended
+from shieldnet.training.private import DPSGD
+from shieldnet.training.ranks import Ranks
+from shieldnet.training.records import Records, as_records
+from shieldnet.training.stepping import Course, Keeper, Plain, Private, train
+
+OPTIMIZERS = ("sgd", "adam")
+_FEATURE_ROWS = 512
+_TOLD = 10  # times that epsilon so far is told in a run
+_WEIGHTED = Hazard(
+    "weighted loss",
+    "the loss",
+    "its mean divides by the weights of the whole batch, so that one record scales all others",
+    "Sum it instead (reduction='none'): a record's weight is then its own",
+    mends=True,
+)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """Holds a trained model and what is claimed, and known, of it.
+
+    model: in evaluation mode, with the keys of the model that was given. guarantee: what is proven;
+    None without DPSGD, or in its empirical mode. findings: of the audit of the run itself.
+    preflight: what was measured before. steps, seconds: what it took.
+    """
+
+    model: nn.Module
+    guarantee: Guarantee | None
+    findings: tuple[Finding, ...]
+    preflight: Preflight | None
+    steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        claimed = "No guarantee is stated." if self.guarantee is None else str(self.guarantee)
+        audited = [f"  {one.name} measured {one}, {one.samples} canaries" for one in self.findings]
+        head = ["Measured in the run itself:"] if audited else []
+        return "\n".join([f"{self.steps} steps in {self.seconds:.1f} s", claimed, *head, *audited])
+
+
+@dataclass(frozen=True)
+class _Settings:
+    epochs: float
+    batch: int | None
+    lr: float
+    momentum: float
+    optimizer: str
+    part: str
+    rank: int
+    outputs: str
+    axis: int | None
+    mend: bool
+    seed: int | None
+    checkpoint_every_s: float
+
+    def __post_init__(self) -> None:
+        positive("epochs", self.epochs)
+        positive("lr", self.lr)
+        positive("checkpoint_every_s", self.checkpoint_every_s)
+        if not 0 <= finite("momentum", self.momentum) < 1:
+            raise ConfigError(f"Expected momentum from 0 to below 1, got {self.momentum!r}.")
+        choice("optimizer", self.optimizer, OPTIMIZERS)
+        choice("part", self.part, PARTS)
+        whole("rank", self.rank, low=1)
+        flag("mend", self.mend)
+        if self.batch is not None:
+            whole("batch", self.batch, low=1)
+        if self.seed is not None:
+            whole("seed", self.seed, low=0, high=2**63 - 1)
+
+
+def finetune(
+    model: nn.Module,
+    data: object,
+    *countermeasures: Countermeasure,
+    epochs: float = 10,
+    batch: int | None = None,
+    lr: float = 0.1,
+    momentum: float = 0.9,
+    optimizer: str = "sgd",
+    part: str = "full",
+    rank: int = 4,
+    loss: Callable[..., Tensor] | None = None,
+    outputs: str = "logits",
+    axis: int | None = None,
+    mend: bool = False,
+    seed: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every_s: float = 30.0,
+    progress: bool | None = None,
+) -> Finetuned:
+    """Trains a copy of a model on some data, with countermeasures; the model is left alone.
+
+    data: (inputs, labels) with a row for each record, a Dataset, or a plain DataLoader. Labels may
+    have positions, such as pixels or tokens; -100 counts for nothing.
+    countermeasures: ``DPSGD`` for a guarantee; ``Augment``, ``WeightDecay``, ``LabelSmoothing``,
+    ``Adversarial`` and others, in the order in which they act.
+    batch: records of a step, on average where coins draw them; by default the loader's, else 64,
+    with DPSGD all records (few steps on all have the simplest proof, and often win).
+    epochs: how often each record is used, on average. lr, momentum, optimizer: ``sgd`` or ``adam``
+    (decoupled weight decay). part: ``full``, ``last`` (layer; what goes into it is computed once),
+    ``bias``, or ``lora`` of ``rank``, merged into the weights afterwards.
+    loss: loss(output, labels) -> one number a record, or a criterion of torch; by default what
+    ``outputs`` (logits, probabilities, binary_logits, values) and ``axis`` ask for.
+    mend: accepts what preflight offers to mend. seed: for the same model again; without it all
+    draws come from the operating system, as a guarantee wants it.
+    checkpoint: a folder where the training is kept every so many seconds; it goes on from there
+    after a stop. progress: shows a bar; by default on a terminal.
+
+    Where a process group is set up (``torchrun``), the ranks share every batch and end with the
+    same weights and the same guarantee.
+    Errors: PreflightFailed names what would break the guarantee, and the mend; ConfigError and
+    DataError; TrainingFailed where weights stop being finite, or for another's checkpoint.
+    """
+    began = time.monotonic()
+    settings = _Settings(
+        epochs,
+        batch,
+        lr,
+        momentum,
+        optimizer,
+        part,
+        rank,
+        outputs,
+        axis,
+        mend,
+        seed,
+        checkpoint_every_s,
+    )
+    records = as_records(data)
+    private = _private_of(countermeasures)
+    size = _size(settings, records, private)
+    rate = size / len(records)
+    steps = _steps(settings, len(records), size, private)
+    ranks = Ranks.here()
+    criterion = as_loss(loss, outputs, axis)
+    for one in countermeasures:
+        criterion = one.criterion(criterion)
+    course = Course(criterion, countermeasures)
+    claimed = None if private is None else _claimed(private, rate, steps, len(records), seed)
+    with _drawing(seed):
+        working, finished = _prepared(model, records, countermeasures, private, settings, loss)
+        ranks.agree(working)
+        trained, learned = _what_is_learned(working, records, countermeasures, settings)
+        preflight = None
+        learn: Plain | Private = Plain(trained, learned, course, size, ranks)
+        if private is not None:
+            preflight = _examined(trained, learned, course, private, settings)
+            way = WAYS[ranks.same(preflight.way)]
+            learn = Private(
+                way(trained, course.losses, private.clip, private.views),
+                learned,
+                course,
+                private,
+                float((claimed or private).noise or 0),
+                rate,
+                ranks,
+            )
+        about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count)
+        folder = None if checkpoint is None else Path(checkpoint)
+        keeper = Keeper(folder, fingerprint(*about) if folder else "", checkpoint_every_s, ranks)
+        ema = 0.0 if private is None else private.ema
+        try:
+            with _told(steps, claimed, progress, ranks) as tell:
+                with_optimizer = _optimizer(trained, settings, countermeasures)
+                state = train(trained, learn, steps, with_optimizer, keeper, ema, tell)
+        finally:
+            learn.release()
+    merge(working)
+    finished.load_state_dict(working.state_dict())
+    return Finetuned(
+        finished.eval(),
+        claimed,
+        _audited(claimed, state),
+        preflight,
+        steps,
+        time.monotonic() - began,
+    )
+
+
+def _private_of(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
+    for one in countermeasures:
+        if not isinstance(one, Countermeasure):
+            raise ConfigError(
+                f"Expected countermeasures such as DPSGD(...) or WeightDecay(...), got {one!r}."
+            )
+    found = [one for one in countermeasures if isinstance(one, DPSGD)]
+    if len(found) > 1:
+        raise ConfigError("Expected DPSGD once at most.")
+    if not found:
+        return None
+    mixing = [one for one in countermeasures if not one.private]
+    if mixing and found[0].is_certified:
+        raise ConfigError(
+            f"{type(mixing[0]).__name__} compares the records of a batch with each other or reads "
+            "the model's inside: it does not compose with DPSGD."
+        )
+    if found[0].views > 1 and len(countermeasures) == 1:
+        raise ConfigError("Views of a record are all the same without Augment.")
+    return found[0]
+
+
+def _size(settings: _Settings, records: Records, private: DPSGD | None) -> int:
+    usual = len(records) if private is not None else 64
+    return min(len(records), settings.batch or records.batch or usual)
+
+
+def _steps(settings: _Settings, records: int, size: int, private: DPSGD | None) -> int:
+    """Counts the steps: exactly those that are taken, whatever a loader's length would say."""
+    if private is None:
+        return max(1, round(settings.epochs * -(-records // size)))
+    return max(1, math.ceil(settings.epochs * records / size - 1e-9))
+
+
+def _claimed(
+    private: DPSGD, rate: float, steps: int, records: int, seed: int | None
+) -> Guarantee | None:
+    if not private.is_certified:
+        return None
+    delta = float(private.delta or 0)
+    if delta >= 1 / records:
+        raise ConfigError(
+            f"Expected delta below 1 / {records} records, got {delta:g}: it would allow to publish "
+            "one of them whole."
+        )
+    noise = private.noise
+    if private.epsilon is not None:
+        noise = noise_for(private.epsilon, delta, rate, steps)
+    caveats = (
+        ()
+        if seed is None
+        else ("whoever knows the seed knows the noise: seeded runs are for tests",)
+    )
+    guarantee = Guarantee(float(noise or 0), rate, steps, records, delta, caveats)
+    looser = guarantee.cross_check()
+    if looser < 0.98 * guarantee.epsilon:
+        raise ConfigError(
+            f"Two accountants disagree: {guarantee.epsilon:.4g} by privacy losses, {looser:.4g} by "
+            "Renyi divergences, which cannot be less. Please report this; nothing was trained."
+        )
+    return guarantee
+
+
+def _prepared(
+    model: nn.Module,
+    records: Records,
+    countermeasures: Sequence[Countermeasure],
+    private: DPSGD | None,
+    settings: _Settings,
+    loss: object,
+) -> tuple[nn.Module, nn.Module]:
+    """Returns the copy that is trained, and the form of what is given back."""
+    finished = copy.deepcopy(model)
+
+    def ready(whole_model: nn.Module) -> nn.Module:
+        working = copy.deepcopy(whole_model)
+        choose_part(working, settings.part, settings.rank)
+        for one in countermeasures:
+            one.prepare(working)
+        return _in_mode(working, settings.part)
+
+    working = ready(finished)
+    if private is None or not private.is_certified:
+        return working, finished
+    weighted = (_WEIGHTED,) if weighted_mean(loss) else ()
+    hazards = hazards_of(working, records)
+    if settings.mend:
+        weighted = ()
+        if any(one.mends for one in hazards):
+            finished = mended(finished, working, hazards)
+            working = mended(working, working, hazards)
+            hazards = hazards_of(working, records)
+    Preflight((*weighted, *hazards)).require()
+    return working, finished
+
+
+def _in_mode(model: nn.Module, part: str) -> nn.Module:
+    """Puts a model into training mode; with the last layer alone, the others only compute."""
+    if part != "last":
+        return model.train()
+    model.eval()
+    last_layer(model).train()
+    return model
+
+
+def _what_is_learned(
+    working: nn.Module,
+    records: Records,
+    countermeasures: Sequence[Countermeasure],
+    settings: _Settings,
+) -> tuple[nn.Module, Records]:
+    """Returns the last layer and what goes into it, where that is all that is trained."""
+    simple = all(isinstance(one, DPSGD | WeightDecay | LabelSmoothing) for one in countermeasures)
+    if settings.part != "last" or not simple:
+        return working, records
+    last = last_layer(working)
+    device = next(working.parameters()).device
+    kept: list[Tensor] = []
+    handle = last.register_forward_hook(lambda _, given, output: kept.extend((*given, output)))
+    found = []
+    try:
+        for part in records.inputs.split(_FEATURE_ROWS):
+            kept.clear()
+            with torch.no_grad():
+                output = working(part.to(device))
+            if len(kept) != 2 or output is not kept[1]:
+                return working, records  # it is called otherwise: train it where it is
+            found.append(kept[0].cpu())
+    finally:
+        handle.remove()
+    return last, Records(torch.cat(found), records.labels)
+
+
+def _examined(
+    trained: nn.Module,
+    learned: Records,
+    course: Course,
+    private: DPSGD,
+    settings: _Settings,
+) -> Preflight:
+    """Chooses how gradients are computed, or raises PreflightFailed."""
+    device = next(trained.parameters()).device
+    few = Records(learned.inputs[:256].to(device), learned.labels[:256].to(device))
+
+    def measured() -> Preflight:
+        return examine(
+            trained,
+            few,
+            course.losses,
+            clip=private.clip,
+            views=private.views,
+            way=private.way,
+            move=course.move,
+        )
+
+    found = measured()
+    if settings.mend and any(one.mends for one in found.hazards):
+        for one in found.hazards:
+            trained.get_parameter(one.where).requires_grad_(False)
+        found = measured()
+    if private.is_certified:
+        found.require()
+    elif not found.way:
+        found = replace(found, way="hooks")
+    return found
+
+
+def _optimizer(
+    model: nn.Module, settings: _Settings, countermeasures: Sequence[Countermeasure]
+) -> torch.optim.Optimizer:
+    weights = [one for one in model.parameters() if one.requires_grad]
+    decay = sum(one.weight_decay for one in countermeasures)
+    if settings.optimizer == "adam":
+        return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=decay)
+    return torch.optim.SGD(weights, lr=settings.lr, momentum=settings.momentum, weight_decay=decay)
+
+
+def _audited(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:
+    """Judges the run by its canaries, where there are any: guesses chosen before the scores."""
+    count = len(state.coins)
+    if claimed is None or not count:
+        return ()
+    guesses = best_guesses(claimed.mu, count, claimed.delta)
+    right = guessed(state.scores, state.coins, guesses)
+    threat = Threat(white_box=True, sees="every noisy gradient")
+    return (
+        Finding.of(
+            "one_run.epsilon",
+            epsilon_interval(right, guesses, count, claimed.delta),
+            samples=count,
+            baseline=0.0,
+            threat=threat,
+            source="Steinke et al. 2023, Theorem 5.2; gradient canaries",
+            ceiling=claimed.epsilon,
+            note=f"{right} of {guesses} guesses right; the low end is the lower bound",
+        ),
+        Finding.of(
+            "one_run.mu",
+            mu_interval(right, guesses, count),
+            samples=count,
+            baseline=0.0,
+            threat=threat,
+            source="Mahloujifar et al. 2024, Algorithm 3; gradient canaries",
+            ceiling=claimed.mu,
+            note="of Gaussian differential privacy; no bound on epsilon",
+        ),
+    )
+
+
+@contextmanager
+def _drawing(seed: int | None) -> Iterator[None]:
+    """Draws from a seed where there is one, and leaves the global random states alone."""
+    with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        if seed is None:
+            torch.manual_seed(random_seed())
+            yield
+        else:
+            with replayed_noise(seed):
+                torch.manual_seed(random_seed())
+                yield
+
+
+@contextmanager
+def _told(
+    steps: int, claimed: Guarantee | None, progress: bool | None, ranks: Ranks
+) -> Iterator[Callable[[int], None]]:
+    """Shows a bar, with the epsilon that is spent so far."""
+    from tqdm import tqdm
+
+    shown = (sys.stderr.isatty() if progress is None else progress) and ranks.is_first
+    with tqdm(total=steps, unit="step", disable=not shown, leave=False) as bar:
+
+        def tell(step: int) -> None:
+            bar.update(step - bar.n)
+            if shown and claimed is not None and step % max(1, steps // _TOLD) == 0:
+                bar.set_postfix(epsilon=f"{replace(claimed, steps=step).epsilon:.3f}")
+
+        yield tell

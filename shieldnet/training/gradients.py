@@ -1,0 +1,231 @@
+"""What each record asks of the weights, clipped and summed: three ways to the same sum."""
+
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+Predict = Callable[[Tensor], Any]
+Losses = Callable[[Predict, Tensor, Tensor], Tensor]
+"""Takes a model as a function, inputs and labels; returns (records,), one loss for each."""
+
+_GHOST = "opacus.grad_sample.grad_sample_module_fast_gradient_clipping"
+
+
+def clip_factors(norms: Tensor, clip: float) -> Tensor:
+    """Returns what a gradient of each norm is multiplied by: never more than ``clip`` is left.
+
+    Shapes: norms (records,) finite -> (records,). The margin covers the rounding of the sums.
+    Source: Abadi et al. 2016, Algorithm 1 (arXiv:1607.00133).
+    """
+    return (clip * (1 - 1e-6) / norms.clamp_min(1e-30)).clamp_max(1.0)
+
+
+def clipped_sum(each: Sequence[Tensor], clip: float) -> list[Tensor]:
+    """Clips each record's gradient to an L2 norm of ``clip``, over all weights, and sums them.
+
+    Shapes: each of (records, *weight) -> one sum of the shape of every weight.
+    Guarantee: one record moves the sum by at most ``clip``, whatever it is: a gradient that is not
+    finite, or too large to have a finite norm, counts as 0. To report it would betray its record.
+    """
+    norms = torch.stack([one.flatten(1).norm(dim=1) for one in each]).norm(dim=0)
+    sound = torch.isfinite(norms)
+    if not sound.all():
+        each, norms = [one[sound] for one in each], norms[sound]
+    factors = clip_factors(norms, clip)
+    return [torch.einsum("n,n...->...", factors.to(one.dtype), one) for one in each]
+
+
+class Gradients(ABC):
+    """Computes the clipped sum of a batch, for the trainable weights of one model, in place.
+
+    views: copies of each record that follow one another in a batch; their gradients are averaged
+    before they are clipped (De et al. 2022). The model is used until ``release``.
+    """
+
+    name: ClassVar[str]
+    takes_views: ClassVar[bool] = True
+
+    def __init__(self, model: nn.Module, losses: Losses, clip: float, views: int = 1) -> None:
+        self.model, self.losses, self.clip, self.views = model, losses, clip, views
+        self.weights = [one for one in model.parameters() if one.requires_grad]
+
+    @abstractmethod
+    def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        """Returns the sum of clipped gradients. Shapes: (records * views, ...) each."""
+
+    @contextmanager
+    def quiet(self) -> Iterator[Predict]:
+        """Lends the model for other uses in between, such as to look for adversarial examples."""
+        yield self.model
+
+    def release(self) -> None:
+        """Takes everything off the model that was put on it."""
+        return
+
+
+class Recorded(Gradients):
+    """Holds every record's gradient at once."""
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        return clipped_sum(self.each(inputs, labels), self.clip)
+
+    @abstractmethod
+    def each(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        """Returns (records, *weight) gradients for every trainable weight."""
+
+
+class Hooks(Recorded):
+    """Asks Opacus's hooks on every layer: quick for layers with few weights.
+
+    functorch: whether torch.func computes within each layer, instead of Opacus's own formulas.
+    """
+
+    name = "hooks"
+    functorch: ClassVar[bool] = False
+
+    def __init__(self, model: nn.Module, losses: Losses, clip: float, views: int = 1) -> None:
+        super().__init__(model, losses, clip, views)
+        # Not strict: what it would refuse, and more, was looked for by preflight.
+        self.hooked = _opacus("opacus.grad_sample").GradSampleModule(
+            model, loss_reduction="sum", strict=False, force_functorch=self.functorch
+        )
+
+    def each(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        self.hooked.zero_grad()
+        with _inputs_without_gradients():
+            self.losses(self.hooked, inputs, labels).sum().backward()
+        found = [one.grad_sample for one in self.weights]  # type: ignore[attr-defined]  # Opacus put it there
+        self.hooked.zero_grad()
+        if self.views == 1:
+            return found
+        return [one.unflatten(0, (-1, self.views)).mean(1) for one in found]
+
+    @contextmanager
+    def quiet(self) -> Iterator[Predict]:
+        self.hooked.disable_hooks()
+        try:
+            yield self.model
+        finally:
+            self.hooked.enable_hooks()
+
+    def release(self) -> None:
+        self.hooked.to_standard_module()
+
+
+class Functorch(Hooks):
+    """Asks Opacus's hooks, with torch.func inside every layer."""
+
+    name = "functorch"
+    functorch = True
+
+
+class Functional(Recorded):
+    """Differentiates the whole model for each record by itself, by ``torch.func``.
+
+    Right for whatever can be mapped over records: weights that are shared, tied or used outside of
+    their layer. Each record is a batch of its own, with its views.
+    """
+
+    name = "functional"
+
+    def __init__(self, model: nn.Module, losses: Losses, clip: float, views: int = 1) -> None:
+        super().__init__(model, losses, clip, views)
+        self.names = [name for name, one in model.named_parameters() if one.requires_grad]
+
+        def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            def predict(given: Tensor) -> Any:
+                return torch.func.functional_call(model, weights, (given,))
+
+            return losses(predict, x, y).mean()
+
+        self.map = torch.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")
+
+    def each(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        weights = {name: one.detach() for name, one in zip(self.names, self.weights, strict=True)}
+        groups = (-1, self.views)
+        found = self.map(weights, inputs.unflatten(0, groups), labels.unflatten(0, groups))
+        return [found[name] for name in self.names]
+
+
+class Ghost(Gradients):
+    """Computes norms alone, by Opacus, then one more backward pass with each loss scaled.
+
+    Quick and small for layers with many weights. Source: Li et al. 2022; Bu et al. 2022.
+    """
+
+    name = "ghost"
+    takes_views = False
+
+    def __init__(self, model: nn.Module, losses: Losses, clip: float, views: int = 1) -> None:
+        super().__init__(model, losses, clip, views)
+        self.hooked = _opacus(_GHOST).GradSampleModuleFastGradientClipping(
+            model, loss_reduction="sum", strict=False, max_grad_norm=clip
+        )
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        self.hooked.zero_grad()
+        losses = self.losses(self.hooked, inputs, labels)
+        with _inputs_without_gradients():
+            losses.sum().backward(retain_graph=True)
+        norms = self.hooked.get_norm_sample()
+        sound = torch.isfinite(norms)
+        if not sound.all():
+            if not sound.any():
+                self._forget()
+                return [torch.zeros_like(one) for one in self.weights]
+            return self(inputs[sound], labels[sound])
+        self._forget()
+        with self.quiet(), _inputs_without_gradients():
+            found = torch.autograd.grad(
+                losses @ clip_factors(norms, self.clip).to(losses.dtype),
+                self.weights,
+                allow_unused=True,
+            )
+        return [
+            torch.zeros_like(weight) if one is None else one
+            for weight, one in zip(self.weights, found, strict=True)
+        ]
+
+    def _forget(self) -> None:
+        self.hooked.zero_grad()
+        for one in self.weights:
+            one.grad = None
+
+    @contextmanager
+    def quiet(self) -> Iterator[Predict]:
+        self.hooked.disable_hooks()
+        try:
+            yield self.model
+        finally:
+            self.hooked.enable_hooks()
+
+    def release(self) -> None:
+        self.hooked.to_standard_module()
+
+
+WAYS: dict[str, type[Gradients]] = {one.name: one for one in (Hooks, Ghost, Functional, Functorch)}
+"""In the order in which they are tried."""
+
+
+def _opacus(room: str) -> ModuleType:
+    """Imports a room of Opacus, which adds a handler to the root logger: that one is taken off."""
+    handlers = logging.root.handlers[:]
+    found = import_module(room)
+    logging.root.handlers[:] = handlers
+    return found
+
+
+@contextmanager
+def _inputs_without_gradients() -> Iterator[None]:
+    """Silences what torch says of Opacus's hooks on a first layer; they are right there."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        yield

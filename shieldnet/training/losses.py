@@ -1,0 +1,144 @@
+"""One loss for every record: a loss that mixes records cannot be clipped record by record."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shieldnet._validate import choice
+from shieldnet.errors import AnswerError, ConfigError
+from shieldnet.structure import leaves
+
+Loss = Callable[[object, Tensor], Tensor]
+"""Takes a model's output and labels; returns (records,), one loss for each."""
+
+KINDS = ("logits", "probabilities", "binary_logits", "values")
+IGNORED = -100
+"""The label of a position that counts for nothing, such as the padding of a text."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Judges an output by its kind: cross-entropy of classes, of yes or no, or squared errors.
+
+    What has positions (pixels, tokens) is averaged over them within its record; positions
+    labeled -100 count for nothing. axis: of the classes; by default the one that labels lack.
+    smoothing: the share of a label that is spread over all classes; it may be negative.
+    Shapes: scores (records, classes) or with positions, labels the same without classes.
+    """
+
+    outputs: str = "logits"
+    axis: int | None = None
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        choice("outputs", self.outputs, KINDS)
+
+    def __call__(self, output: object, labels: Tensor) -> Tensor:
+        scores = scores_of(output)
+        if self.outputs == "values":
+            return _mean((scores.reshape(labels.shape) - labels).square())
+        if self.outputs == "binary_logits":
+            wanted = labels.to(scores.dtype) * (1 - self.smoothing) + self.smoothing / 2
+            each = F.binary_cross_entropy_with_logits(
+                scores.reshape(labels.shape), wanted, reduction="none"
+            )
+            return _mean(each)
+        scores = scores.movedim(self._axis_of(scores, labels), 1)
+        log_p = scores.log_softmax(1)
+        if self.outputs == "probabilities":
+            log_p = scores.clamp_min(1e-12).log()
+        each = F.nll_loss(log_p, labels, reduction="none", ignore_index=IGNORED)
+        counted = labels != IGNORED
+        if self.smoothing:
+            spread = -log_p.mean(1) * counted
+            each = (1 - self.smoothing) * each + self.smoothing * spread
+        if labels.dim() == 1:
+            return each
+        return each.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)
+
+    def _axis_of(self, scores: Tensor, labels: Tensor) -> int:
+        if labels.is_floating_point():
+            raise ConfigError(
+                f"Expected whole-number labels for {self.outputs}, got {labels.dtype}. For a "
+                "regression say outputs='values'."
+            )
+        if self.axis is not None:
+            return self.axis
+        if scores.dim() == 2:
+            return 1
+        shape = tuple(scores.shape)
+        fits = [
+            axis
+            for axis in range(1, len(shape))
+            if shape[:axis] + shape[axis + 1 :] == tuple(labels.shape)
+        ]
+        if len(fits) != 1:
+            raise ConfigError(
+                f"Scores of shape {shape} and labels of shape {tuple(labels.shape)} do not say "
+                "where the classes are: pass axis=1 for a segmentation, axis=-1 for a language "
+                "model."
+            )
+        return fits[0]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Judges by a loss of the user's, and holds it to one number a record."""
+
+    loss: Callable[..., Tensor]
+
+    def __call__(self, output: object, labels: Tensor) -> Tensor:
+        given = output if isinstance(self.loss, nn.Module) is False else scores_of(output)
+        each = self.loss(given, labels)
+        if not isinstance(each, Tensor) or each.dim() == 0 or len(each) != len(labels):
+            shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+            raise ConfigError(
+                f"Expected a loss for each of {len(labels)} records, got {shape}. A loss that is "
+                "summed or averaged over a batch mixes its records: return one number a record "
+                "(reduction='none')."
+            )
+        return _mean(each)
+
+
+def weighted_mean(loss: object) -> bool:
+    """Says whether a loss averages with weights: its weights' sum depends on the whole batch."""
+    return getattr(loss, "reduction", None) == "mean" and getattr(loss, "weight", None) is not None
+
+
+def as_loss(loss: Callable[..., Tensor] | None, outputs: str, axis: int | None) -> Loss:
+    """Returns one loss a record; a torch criterion is copied and asked not to join them."""
+    if loss is None:
+        return Criterion(outputs, axis)
+    if not callable(loss):
+        raise ConfigError(f"Expected loss(output, labels), got {type(loss).__name__}.")
+    if getattr(loss, "reduction", "none") != "none":
+        loss = copy.deepcopy(loss)
+        loss.reduction = "none"  # type: ignore[attr-defined]  # a criterion of torch has it
+    return Given(loss)
+
+
+def scores_of(output: object) -> Tensor:
+    """Finds the scores in an output: a tensor, the field ``logits``, or the one float tensor."""
+    if isinstance(output, Tensor):
+        return output
+    found = {
+        path: leaf
+        for path, leaf in leaves(output)
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    }
+    if ("logits",) in found:
+        return found["logits",]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    raise AnswerError(
+        f"Expected an output with a tensor, or with a field named logits; got "
+        f"{type(output).__name__} with {len(found)} tensors. Pass loss=, which is given the "
+        "output as it is."
+    )
+
+
+def _mean(each: Tensor) -> Tensor:
+    return each if each.dim() == 1 else each.flatten(1).mean(1)

@@ -1,0 +1,471 @@
+"""Before a step is taken: how far can one record move the clipped sum, and who is to blame."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from shieldnet.errors import PreflightFailed
+from shieldnet.structure import leaves
+from shieldnet.training.gradients import WAYS, Gradients, Losses, Predict, Recorded
+from shieldnet.training.records import Records
+
+Move = Callable[[Tensor, Tensor, Predict], Tensor]
+"""Takes inputs, labels and a model as a function; returns what to learn from, row by row."""
+
+MOST = 1.01
+"""Times the clip norm: what one record may move the sum, rounding included."""
+_ROWS = 6
+_TIMED = 64
+_CLIPS = (1.0, 1e-3)  # at the second, every gradient is clipped
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """Names one thing that would break the proof.
+
+    where: the module, weight or loss to blame. why: what was seen. mend: what to do about it.
+    mends: whether ``mend=True`` does it.
+    """
+
+    kind: str
+    where: str
+    why: str
+    mend: str
+    mends: bool = False
+
+    def __str__(self) -> str:
+        accept = " (mend=True does it)" if self.mends else ""
+        return f"{self.kind} in {self.where}: {self.why}. {self.mend}{accept}"
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Holds what was found before training.
+
+    hazards: none, or nothing is trained. sensitivity: for each way to compute gradients, how far
+    the worst of the tried records moved the clipped sum, in clip norms. seconds: of a step each.
+    refused: ways that are wrong for this model, with the reason. way: the quickest that is right.
+    """
+
+    hazards: tuple[Hazard, ...]
+    sensitivity: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    way: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"hazard: {one}" for one in self.hazards]
+        for way, moved in self.sensitivity.items():
+            took = f", {self.seconds[way] * 1e3:.0f} ms a step" if way in self.seconds else ""
+            lines.append(f"{way}: one record moved the sum by {moved:.3f} clip norms{took}")
+        lines += [f"{way}: not used: {why}" for way, why in self.refused.items()]
+        return "\n".join([*lines, f"chosen: {self.way or 'none'}"])
+
+    def require(self) -> None:
+        """Raises PreflightFailed with every hazard and its mend."""
+        if not self.hazards:
+            return
+        raise PreflightFailed(
+            "Nothing was trained: one record could move the sum of clipped gradients by more than "
+            "the clip norm, and epsilon would be wrong.\n"
+            + "\n".join(f"- {one}" for one in self.hazards)
+        )
+
+
+def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
+    """Looks for whatever makes records see each other, or leaves their traces, in any way.
+
+    model: in the modes in which it will be trained; it is as it was afterwards.
+    """
+    inputs, _ = _few(records)
+    model = copy.deepcopy(model)
+    named = tuple(_batch_statistics(model))
+    if named:  # these would be found twice
+        return named
+    return (*_mixed_rows(model, inputs), *_moving(model, inputs))
+
+
+def examine(
+    model: nn.Module,
+    records: Records,
+    losses: Losses,
+    *,
+    clip: float,
+    views: int = 1,
+    way: str = "auto",
+    move: Move = lambda inputs, labels, predict: inputs,
+) -> Preflight:
+    """Measures every way to compute gradients on a copy of the model, and times the right ones.
+
+    model: as for ``hazards_of``, and without such hazards. way: one of ``WAYS``, or ``auto`` for
+    the quickest that is right. move: what is done to inputs before a step.
+    """
+    model = copy.deepcopy(model)
+    inputs, labels = _few(records)
+    truth, unseen = _autograd(model, losses, move, inputs, labels)
+    if unseen:
+        return Preflight(tuple(unseen))
+    sensitivity: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    for name, kind in WAYS.items():
+        if way not in ("auto", name) or (views > 1 and not kind.takes_views):
+            continue
+        if name == "functorch" and sensitivity:
+            continue  # never quicker than both of the others; kept for what they cannot take
+        try:
+            moved, wrong = _tried(kind, model, losses, move, (inputs, labels), truth, views)
+            sensitivity[name] = moved
+            if wrong:
+                refused[name] = wrong
+            else:
+                seconds[name] = _timed(kind, model, losses, move, records, clip, views)
+        except _UNSUITED as unsuited:
+            refused[name] = f"{type(unsuited).__name__}: {str(unsuited).splitlines()[0][:200]}"
+    if not seconds:
+        return Preflight((_unsafe(sensitivity, refused, way),), sensitivity, {}, refused)
+    quickest = min(seconds, key=seconds.__getitem__)
+    return Preflight((), sensitivity, seconds, refused, quickest)
+
+
+def mended(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Module:
+    """Returns a copy of the model with the offered mends of batch statistics.
+
+    seen: the model in which they were found, which knows what is frozen.
+    """
+    model = copy.deepcopy(model)
+    for hazard in hazards:
+        if not hazard.mends:
+            continue
+        layer = model.get_submodule(hazard.where)
+        if _is_frozen(seen.get_submodule(hazard.where)):
+            layer.eval()
+        elif isinstance(layer, _BatchNorm):
+            holder, _, name = hazard.where.rpartition(".")
+            setattr(model.get_submodule(holder), name, _group_norm(layer))
+    return model
+
+
+_UNSUITED = (
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    AssertionError,
+)
+"""What Opacus and torch.func raise for a model that they cannot take."""
+
+
+def _few(records: Records) -> tuple[Tensor, Tensor]:
+    """Picks rows from all over the data, of different labels where there are."""
+    step = max(1, len(records) // _ROWS)
+    return records.inputs[::step][:_ROWS], records.labels[::step][:_ROWS]
+
+
+def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
+    for name, layer in model.named_modules():
+        if not (isinstance(layer, _BatchNorm) and layer.training):
+            continue
+        if _is_frozen(layer):
+            mend = "Keep it in evaluation mode: its statistics must come from public data"
+        else:
+            mend = (
+                "Put nn.GroupNorm with its weights in its place, or freeze it and keep it in "
+                "evaluation mode"
+            )
+        yield Hazard(
+            "batch statistics",
+            name,
+            f"{type(layer).__name__} in training mode takes mean and variance over the records of "
+            "a batch",
+            mend,
+            mends=True,
+        )
+
+
+def _is_frozen(layer: nn.Module) -> bool:
+    return not any(one.requires_grad for one in layer.parameters())
+
+
+def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
+    """Makes a GroupNorm with the scale and shift of a BatchNorm; its statistics are dropped."""
+    channels = layer.num_features
+    sizes = range(min(32, max(1, channels // 2)), 0, -1)
+    groups = next(count for count in sizes if channels % count == 0)
+    made = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
+    if layer.affine:
+        made.to(layer.weight.device, layer.weight.dtype)
+        made.weight.data.copy_(layer.weight.data)
+        made.bias.data.copy_(layer.bias.data)
+    return made.train(layer.training)
+
+
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """Turns off what is random in training: modules without weights or buffers of their own."""
+    modes = {one: one.training for one in model.modules()}
+    for one in modes:
+        holds = [*one.parameters(recurse=False), *one.buffers(recurse=False)]
+        if not holds and not isinstance(one, _BatchNorm):
+            one.training = False
+    try:
+        yield
+    finally:
+        for one, mode in modes.items():
+            one.training = mode
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
+    """Changes the first record and looks for the module in which others change with it."""
+    moved = inputs.clone()
+    moved[0] = 10 * inputs[0] + 1 if inputs.is_floating_point() else inputs[-1]
+    before, after = (_seen(model, given) for given in (inputs, moved))
+    blamed = next(
+        (
+            name
+            for name in before
+            if name in after
+            and _differ(before[name][1], after[name][1], len(inputs))
+            and not _differ(before[name][0], after[name][0], len(inputs))
+        ),
+        None,
+    )
+    if blamed is not None:
+        where = blamed or "the model's own forward"
+        yield Hazard(
+            "batch statistics",
+            where,
+            f"when one record changes, what {type(model.get_submodule(blamed)).__name__} says of "
+            "the others changes too",
+            "Compute from each record alone; statistics of a batch belong into constants, taken "
+            "from public data",
+        )
+
+
+def _seen(model: nn.Module, inputs: Tensor) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    """Runs the model in training mode and keeps what went into and came out of every module."""
+    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    handles = []
+    for name, module in model.named_modules():
+
+        def keep(_: nn.Module, given: Any, kwargs: Any, output: Any, name: str = name) -> None:
+            inside = [*_tensors(given), *_tensors(kwargs)]
+            found.setdefault(name, (inside, list(_tensors(output))))
+
+        handles.append(module.register_forward_hook(keep, with_kwargs=True))
+    try:
+        with _same_draws(), _kept_buffers(model), torch.no_grad(), _still(model):
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    for _, leaf in leaves(value):
+        if isinstance(leaf, Tensor) and leaf.dim() > 0:
+            yield leaf.detach().clone()
+
+
+def _differ(ones: list[Tensor], others: list[Tensor], rows: int) -> bool:
+    """Says whether anything but the first record's part differs."""
+    for one, other in zip(ones, others, strict=False):
+        if one.shape != other.shape or one.shape[0] % rows:
+            continue
+        start = len(one) // rows
+        left, right = one[start:].double(), other[start:].double()
+        if not torch.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True):
+            return True
+    return False
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    kept = {name: one.clone() for name, one in model.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, one in model.named_buffers():
+                one.copy_(kept[name])
+
+
+def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
+    """Looks for buffers that a forward pass in training mode changes: published without noise."""
+    kept = {name: one.clone() for name, one in model.named_buffers()}
+    with _same_draws(), torch.no_grad():
+        model(inputs)
+    moved = [name for name, one in model.named_buffers() if not torch.equal(one, kept[name])]
+    with torch.no_grad():
+        for name, one in model.named_buffers():
+            one.copy_(kept[name])
+    for name in moved:
+        yield Hazard(
+            "moving buffer",
+            name,
+            "a forward pass in training mode writes into it, and what it holds gets no noise",
+            "Keep its module in evaluation mode, or use one that keeps no statistics",
+        )
+
+
+def _autograd(
+    model: nn.Module, losses: Losses, move: Move, inputs: Tensor, labels: Tensor
+) -> tuple[list[Tensor], list[Hazard]]:
+    """Returns autograd's gradient of the summed loss, and the weights that it does not reach."""
+    named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    with _same_draws(), _still(model):
+        total = losses(model, move(inputs, labels, model), labels).sum()
+        found = torch.autograd.grad(total, [one for _, one in named], allow_unused=True)
+    unseen = [
+        Hazard(
+            "unseen weight",
+            name,
+            "the loss does not depend on it, so that it would be trained on noise alone",
+            "Freeze it (requires_grad_(False))",
+            mends=True,
+        )
+        for (name, _), one in zip(named, found, strict=True)
+        if one is None
+    ]
+    return [one for one in found if one is not None], unseen
+
+
+def _tried(
+    kind: type[Gradients],
+    model: nn.Module,
+    losses: Losses,
+    move: Move,
+    few: tuple[Tensor, Tensor],
+    truth: list[Tensor],
+    views: int,
+) -> tuple[float, str]:
+    """Returns how far one record moved the sum, and what is wrong with this way, if anything."""
+    model = copy.deepcopy(model)
+    worst = 0.0
+    with _same_draws(), _still(model):
+        for clip in _CLIPS:
+            way = kind(model, losses, clip, views)
+            try:
+                if isinstance(way, Recorded) and (missed := _missed(way, move, few, truth)):
+                    return float("inf"), missed
+                for x, y in _batches(*few):
+                    worst = max(worst, _moved_by_last(way, move, x, y) / clip)
+            finally:
+                way.release()
+    if not worst <= MOST:
+        return worst, f"one record moved the clipped sum by {worst:.3g} clip norms"
+    return worst, ""
+
+
+def _missed(way: Recorded, move: Move, few: tuple[Tensor, Tensor], truth: list[Tensor]) -> str:
+    """Says which weight's gradients do not add up to autograd's."""
+    with _same_draws():
+        inputs, labels = few
+        with way.quiet() as predict:
+            moved = move(inputs, labels, predict)
+        each = way.each(_repeated(moved, way.views), _repeated(labels, way.views))
+    scale = max(float(one.norm()) for one in truth)
+    names = [name for name, one in way.model.named_parameters() if one.requires_grad]
+    for name, one, right in zip(names, each, truth, strict=True):
+        if float((one.sum(0) - right).norm()) > 1e-3 * scale:
+            return f"the gradients of {name} do not add up to autograd's: it is used elsewhere too"
+    return ""
+
+
+def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields small batches whose last record is ordinary, huge, or made to stand out."""
+    mislabeled = torch.cat([labels[:-1], labels[:1]])
+    yield inputs, labels
+    yield inputs, mislabeled
+    yield inputs[-2:], labels[-2:]
+    yield torch.cat([inputs[:1].expand(len(inputs) - 1, *inputs.shape[1:]), inputs[-1:]]), labels
+    if inputs.is_floating_point():
+        noise = torch.randn(inputs[:1].shape, generator=torch.Generator().manual_seed(1))
+        noise = noise.to(inputs.device, inputs.dtype)
+        for last in (100 * inputs[-1:] + 10, -10 * inputs[-1:], 10 * noise, 1e30 * noise):
+            yield torch.cat([inputs[:-1], last]), labels
+            yield torch.cat([inputs[:-1], last]), mislabeled
+
+
+def _moved_by_last(way: Gradients, move: Move, inputs: Tensor, labels: Tensor) -> float:
+    """Returns the distance between the clipped sums with and without the last record.
+
+    The last, because what is drawn for the others is then the same with it and without it.
+    """
+    sums = []
+    for rows in (len(inputs), len(inputs) - 1):
+        with _same_draws():
+            y = _repeated(labels[:rows], way.views)
+            with way.quiet() as predict:
+                x = move(_repeated(inputs[:rows], way.views), y, predict)
+            sums.append(way(x, y))
+    squares: float = sum(
+        float((one.double() - other.double()).square().sum())
+        for one, other in zip(*sums, strict=True)
+    )
+    return math.sqrt(squares)
+
+
+def _repeated(rows: Tensor, views: int) -> Tensor:
+    return rows.repeat_interleave(views, 0) if views > 1 else rows
+
+
+def _timed(
+    kind: type[Gradients],
+    model: nn.Module,
+    losses: Losses,
+    move: Move,
+    records: Records,
+    clip: float,
+    views: int,
+) -> float:
+    """Times one step after another that warms up."""
+    count = max(1, _TIMED // views)
+    x, y = (_repeated(one[:count], views) for one in (records.inputs, records.labels))
+    way = kind(copy.deepcopy(model), losses, clip, views)
+    try:
+        with _same_draws():
+            with way.quiet() as predict:
+                x = move(x, y, predict)
+            way(x, y)
+            took = []
+            for _ in range(2):
+                start = time.perf_counter()
+                way(x, y)
+                took.append(time.perf_counter() - start)
+                if took[-1] > 1:
+                    break
+        return min(took)
+    finally:
+        way.release()
+
+
+def _unsafe(sensitivity: dict[str, float], refused: dict[str, str], way: str) -> Hazard:
+    tried = "; ".join(f"{name}: {why}" for name, why in refused.items())
+    mend = (
+        "Let way='auto' choose another"
+        if way != "auto"
+        else "Move the weight into one layer that is called with it, or freeze it"
+    )
+    return Hazard(
+        "wrong gradients", "the model", f"no way to compute gradients is right ({tried})", mend
+    )

@@ -1,0 +1,114 @@
+"""The records that a model is trained on: checked once, when they come in."""
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+from shieldnet.data import raw_bytes
+from shieldnet.errors import DataError
+
+
+@dataclass(frozen=True)
+class Records:
+    """Holds inputs and labels of any shape, one of each for a record.
+
+    Shapes: inputs (records, ...), labels (records, ...). batch: of the loader that they came from.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, one in (("inputs", self.inputs), ("labels", self.labels)):
+            if one.dim() == 0 or len(one) == 0:
+                raise DataError(f"Expected {name} with a row for every record, got none.")
+            if one.is_floating_point() and not torch.isfinite(one).all():
+                row = (
+                    int((~torch.isfinite(one)).flatten(1).any(1).nonzero()[0])
+                    if one.dim() > 1
+                    else 0
+                )
+                raise DataError(
+                    f"Expected finite {name}, got NaN or Inf (first: record {row}). Drop such "
+                    "records, or fill what is missing."
+                )
+        if len(self.inputs) != len(self.labels):
+            raise DataError(
+                f"Expected as many labels as inputs, got {len(self.labels)} and {len(self.inputs)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def fingerprint(self) -> str:
+        """Returns a hash that names the data without holding any."""
+        digest = sha256(str((self.inputs.dtype, tuple(self.inputs.shape))).encode())
+        for one in (self.inputs, self.labels):
+            digest.update(raw_bytes(one))
+        return digest.hexdigest()
+
+
+def as_records(data: object) -> Records:
+    """Makes records of (inputs, labels), of a Dataset of such pairs, or of a DataLoader of them.
+
+    Of a DataLoader the dataset is read, and its batch size: which records make a batch is drawn
+    anew. Errors: DataError for a loader whose own way of drawing or joining would be lost.
+    """
+    if isinstance(data, Records):
+        return data
+    if isinstance(data, DataLoader):
+        _require_plain(data)
+        found = as_records(data.dataset)
+        return Records(found.inputs, found.labels, data.batch_size)
+    if isinstance(data, tuple | list) and len(data) == 2:
+        inputs, labels = data
+        return Records(_tensor(inputs), _tensor(labels))
+    if isinstance(data, Sized) and hasattr(data, "__getitem__"):
+        rows = [data[place] for place in range(len(data))]
+        if not rows or not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+            raise DataError("Expected a Dataset of (input, label) pairs.")
+        columns = zip(*rows, strict=True)
+        inputs, labels = (torch.stack([_tensor(one) for one in part]) for part in columns)
+        return Records(inputs, labels)
+    raise DataError(
+        f"Expected (inputs, labels), a Dataset with a length or a DataLoader, got "
+        f"{type(data).__name__}."
+    )
+
+
+def _require_plain(loader: DataLoader) -> None:  # type: ignore[type-arg]  # of anything
+    sampler = loader.sampler
+    is_plain = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler)
+        and not sampler.replacement
+        and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]  # it has a length
+    )
+    if not is_plain or loader.batch_size is None:
+        raise DataError(
+            f"Batches are drawn anew, so that how the loader draws them "
+            f"({type(sampler).__name__}) would be lost: its weights would be dropped, and the proof "
+            "needs independent draws. Pass the dataset; to weigh records, pass a loss that does."
+        )
+    if loader.collate_fn is not torch.utils.data.default_collate:
+        raise DataError(
+            "How the loader joins records (collate_fn) would be lost. Pass (inputs, labels) as "
+            "tensors with a row for every record."
+        )
+
+
+def _tensor(value: object) -> Tensor:
+    try:
+        made = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as unreadable:
+        raise DataError(f"Expected numbers, got {type(value).__name__}.") from unreadable
+    if made.is_complex():
+        raise DataError("Expected real numbers, got complex ones.")
+    if made.dtype == torch.float64:
+        return made.float()
+    is_whole = not made.is_floating_point() and made.dtype != torch.bool
+    return made.to(torch.int64) if is_whole else made
