@@ -86,7 +86,7 @@ def best_guesses(mu: float, canaries: int, delta: float) -> int:
 
     grid = np.linspace(-8, 8 + mu, 4001)
     above_in, above_out = norm.sf(grid - mu), norm.sf(grid)
-    best, found = canaries, -1.0
+    best, found = canaries, 0.0
     for share in (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0):
         guesses = max(2, 2 * round(share * canaries / 2))
         at = int(np.argmin(np.abs((above_in + above_out) / 2 - share / 2)))

@@ -122,13 +122,15 @@ class MID(Countermeasure):
         def through_noise(predict: Predict, inputs: Tensor, labels: Tensor) -> Tensor:
             with _hidden(predict, (self.layer,), lambda h: h + torch.randn_like(h)) as seen:
                 each = loss(predict(inputs), labels)
-            return each + self.beta * seen[0].flatten(1).square().sum(1) / 2
+            spent: Tensor = seen[0].flatten(1).square().sum(1) / 2
+            return each + self.beta * spent
 
         return through_noise
 
 
 def _names(layers: Sequence[str]) -> None:
-    if not layers or isinstance(layers, str) or not all(isinstance(one, str) for one in layers):
+    named = all(isinstance(one, str) and one for one in layers)
+    if not layers or isinstance(layers, str) or not named:
         raise ConfigError(f"Expected the names of hidden modules, got {layers!r}.")
 
 
@@ -168,5 +170,5 @@ def _kernel(rows: Tensor) -> Tensor:
 def _hsic(one: Tensor, other: Tensor) -> Tensor:
     """Returns the Hilbert-Schmidt independence criterion of two kernels."""
     count = len(one)
-    centered = one - one.mean(0) - one.mean(1, keepdim=True) + one.mean()
-    return (centered * other).sum() / max(1, count - 1) ** 2
+    centered: Tensor = one - one.mean(0) - one.mean(1, keepdim=True) + one.mean()
+    return torch.sum(centered * other) / max(1, count - 1) ** 2

@@ -183,7 +183,8 @@ def finetune(
                 rate,
                 ranks,
             )
-        about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count)
+        course_of = replace(settings, checkpoint_every_s=1.0)  # how often it is kept is no matter
+        about = (model, records.fingerprint(), countermeasures, course_of, loss, ranks.count)
         folder = None if checkpoint is None else Path(checkpoint)
         keeper = Keeper(folder, fingerprint(*about) if folder else "", checkpoint_every_s, ranks)
         ema = 0.0 if private is None else private.ema

@@ -16,6 +16,9 @@ Predict = Callable[[Tensor], Any]
 Losses = Callable[[Predict, Tensor, Tensor], Tensor]
 """Takes a model as a function, inputs and labels; returns (records,), one loss for each."""
 
+_KNOWN = ("Full backward hook is firing", "There is a performance drop")
+"""What torch says of Opacus's hooks on a first layer, where they are right, and of layers that it
+maps one by one, which preflight times."""
 _GHOST = "opacus.grad_sample.grad_sample_module_fast_gradient_clipping"
 
 
@@ -100,9 +103,14 @@ class Hooks(Recorded):
 
     def each(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         self.hooked.zero_grad()
-        with _inputs_without_gradients():
+        with _quietly():
             self.losses(self.hooked, inputs, labels).sum().backward()
-        found = [one.grad_sample for one in self.weights]  # type: ignore[attr-defined]  # Opacus put it there
+        found = [
+            torch.zeros(len(inputs), *one.shape).to(one)
+            if one.grad_sample is None  # type: ignore[attr-defined]  # Opacus put it there
+            else one.grad_sample  # type: ignore[attr-defined]
+            for one in self.weights
+        ]
         self.hooked.zero_grad()
         if self.views == 1:
             return found
@@ -151,7 +159,8 @@ class Functional(Recorded):
     def each(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         weights = {name: one.detach() for name, one in zip(self.names, self.weights, strict=True)}
         groups = (-1, self.views)
-        found = self.map(weights, inputs.unflatten(0, groups), labels.unflatten(0, groups))
+        with _quietly():
+            found = self.map(weights, inputs.unflatten(0, groups), labels.unflatten(0, groups))
         return [found[name] for name in self.names]
 
 
@@ -173,7 +182,7 @@ class Ghost(Gradients):
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         self.hooked.zero_grad()
         losses = self.losses(self.hooked, inputs, labels)
-        with _inputs_without_gradients():
+        with _quietly():
             losses.sum().backward(retain_graph=True)
         norms = self.hooked.get_norm_sample()
         sound = torch.isfinite(norms)
@@ -183,7 +192,7 @@ class Ghost(Gradients):
                 return [torch.zeros_like(one) for one in self.weights]
             return self(inputs[sound], labels[sound])
         self._forget()
-        with self.quiet(), _inputs_without_gradients():
+        with self.quiet(), _quietly():
             found = torch.autograd.grad(
                 losses @ clip_factors(norms, self.clip).to(losses.dtype),
                 self.weights,
@@ -224,8 +233,9 @@ def _opacus(room: str) -> ModuleType:
 
 
 @contextmanager
-def _inputs_without_gradients() -> Iterator[None]:
-    """Silences what torch says of Opacus's hooks on a first layer; they are right there."""
+def _quietly() -> Iterator[None]:
+    """Silences two of torch's warnings."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        for words in _KNOWN:
+            warnings.filterwarnings("ignore", message=words)
         yield

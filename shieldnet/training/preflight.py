@@ -110,6 +110,9 @@ def examine(
     """
     model = copy.deepcopy(model)
     inputs, labels = _few(records)
+    mixed = tuple(_mixed_moves(model, move, inputs, labels))
+    if mixed:
+        return Preflight(mixed)
     truth, unseen = _autograd(model, losses, move, inputs, labels)
     if unseen:
         return Preflight(tuple(unseen))
@@ -327,6 +330,23 @@ def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
         )
 
 
+def _mixed_moves(model: nn.Module, move: Move, inputs: Tensor, labels: Tensor) -> Iterator[Hazard]:
+    """Changes the last record and looks whether what is done to the others changes with it."""
+    other = torch.cat([inputs[:-1], inputs[:1]])
+
+    def moved(given: Tensor) -> Tensor:
+        with _same_draws(), _still(model):
+            return move(given, labels, model)[:-1]
+
+    if not torch.allclose(moved(inputs), moved(other), rtol=1e-4, atol=1e-5, equal_nan=True):
+        yield Hazard(
+            "mixed records",
+            "the countermeasures",
+            "when one record changes, what is made of the others changes too",
+            "Augment every record by itself, without looking at its batch",
+        )
+
+
 def _autograd(
     model: nn.Module, losses: Losses, move: Move, inputs: Tensor, labels: Tensor
 ) -> tuple[list[Tensor], list[Hazard]]:
@@ -407,17 +427,14 @@ def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _moved_by_last(way: Gradients, move: Move, inputs: Tensor, labels: Tensor) -> float:
-    """Returns the distance between the clipped sums with and without the last record.
-
-    The last, because what is drawn for the others is then the same with it and without it.
-    """
+    """Returns the distance between the clipped sums with and without the last record."""
+    x, y = (_repeated(one, way.views) for one in (inputs, labels))
+    with _same_draws(), way.quiet() as predict:
+        x = move(x, y, predict)
     sums = []
-    for rows in (len(inputs), len(inputs) - 1):
+    for rows in (len(x), len(x) - way.views):
         with _same_draws():
-            y = _repeated(labels[:rows], way.views)
-            with way.quiet() as predict:
-                x = move(_repeated(inputs[:rows], way.views), y, predict)
-            sums.append(way(x, y))
+            sums.append(way(x[:rows], y[:rows]))
     squares: float = sum(
         float((one.double() - other.double()).square().sum())
         for one, other in zip(*sums, strict=True)

@@ -91,7 +91,7 @@ def _require_plain(loader: DataLoader) -> None:  # type: ignore[type-arg]  # of 
     if not is_plain or loader.batch_size is None:
         raise DataError(
             f"Batches are drawn anew, so that how the loader draws them "
-            f"({type(sampler).__name__}) would be lost: its weights would be dropped, and the proof "
+            f"({type(sampler).__name__}) would be lost: its weights are dropped, and the proof "
             "needs independent draws. Pass the dataset; to weigh records, pass a loss that does."
         )
     if loader.collate_fn is not torch.utils.data.default_collate:

@@ -1,0 +1,379 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import shieldnet as sn
+
+
+def accuracy(model, data) -> float:
+    inputs, labels = data
+    return float((model(inputs).argmax(-1) == labels).double().mean())
+
+
+def same(one, other) -> bool:
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def test_private_training_learns_within_its_epsilon(table, mlp) -> None:
+    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=60, lr=0.5, seed=0)
+    assert accuracy(found.model, table) > 0.75
+    assert 7.9 < found.guarantee.epsilon <= 8
+    assert (found.guarantee.rate, found.guarantee.steps, found.steps) == (1.0, 60, 60)
+    assert not found.model.training
+
+
+@pytest.mark.parametrize(("batch", "epochs"), [(16, 3), (7, 2), (50, 2.5), (120, 4)])
+def test_steps_are_counted_exactly(batch, epochs, table, mlp, monkeypatch) -> None:
+    taken = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self))[1])
+    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), batch=batch, epochs=epochs, seed=0)
+    assert len(taken) == found.steps == found.guarantee.steps
+    assert found.guarantee.rate == batch / 120
+
+
+def test_the_model_the_global_seed_and_the_loggers_are_left_alone(table, mlp) -> None:
+    before = {name: one.clone() for name, one in mlp.state_dict().items()}
+    mlp.train()
+    state, handlers = torch.get_rng_state(), list(logging.root.handlers)
+    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3, canaries=20), epochs=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert logging.root.handlers == handlers
+    assert all(torch.equal(one, before[name]) for name, one in mlp.state_dict().items())
+    assert mlp.training
+    assert all(one.grad is None for one in (*mlp.parameters(), *found.model.parameters()))
+    assert list(found.model.state_dict()) == list(mlp.state_dict())
+    for one in found.model.modules():
+        assert not one._forward_hooks
+        assert not one._backward_hooks
+        assert not hasattr(one, "activations")
+    for one in found.model.parameters():
+        assert not hasattr(one, "grad_sample")
+
+
+def test_a_seed_gives_the_same_model_and_no_seed_another(table, mlp) -> None:
+    def train(seed):
+        return sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=2, batch=30, seed=seed)
+
+    assert same(train(1).model, train(1).model)
+    assert not same(train(1).model, train(2).model)
+    assert not same(train(None).model, train(None).model)
+    assert any("seed" in one for one in train(1).guarantee.caveats)
+    assert train(None).guarantee.caveats == ()
+
+
+def test_physical_batches_change_nothing(table, mlp) -> None:
+    for way in ("hooks", "ghost", "functional"):
+        models = [
+            sn.finetune(
+                mlp,
+                table,
+                sn.DPSGD(8.0, 1e-3, way=way, max_physical_batch=rows),
+                epochs=2,
+                seed=0,
+            ).model
+            for rows in (7, 120)
+        ]
+        for one, other in zip(*(each.parameters() for each in models), strict=True):
+            assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_sum_gets_the_noise_that_is_claimed(table) -> None:
+    """A loss without a slope leaves nothing but the noise in the weights."""
+    model = nn.Linear(12, 500)
+    private = sn.DPSGD(noise=3.0, delta=1e-3, clip=0.5)
+    found = sn.finetune(
+        model,
+        table,
+        private,
+        epochs=1,
+        lr=1.0,
+        momentum=0.0,
+        loss=lambda o, y: 0 * o.sum(1),
+        seed=0,
+    )
+    moved = (found.model.weight - model.weight).detach() * 120
+    assert float(moved.std()) == pytest.approx(3.0 * 0.5, rel=0.03)
+    assert abs(float(moved.mean())) < 0.1
+
+
+@pytest.mark.parametrize("part", ["last", "bias", "lora"])
+def test_a_part_is_trained_and_the_rest_stays(part, table, mlp) -> None:
+    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=5, part=part, seed=0).model
+    moved = {
+        name
+        for name, one in found.state_dict().items()
+        if not torch.equal(one, mlp.state_dict()[name])
+    }
+    wanted = {
+        "last": {"2.weight", "2.bias"},
+        "bias": {"0.bias", "2.bias"},
+        "lora": {"0.weight", "2.weight"},
+    }
+    assert moved == wanted[part]
+    assert list(found.state_dict()) == list(mlp.state_dict())
+    assert all(one.requires_grad for one in found.parameters())
+
+
+def test_a_low_rank_change_has_low_rank(table, mlp) -> None:
+    found = sn.finetune(mlp, table, epochs=3, part="lora", rank=2, seed=0).model
+    change = (found[0].weight - mlp[0].weight).detach()
+    assert int(torch.linalg.matrix_rank(change, rtol=1e-4)) == 2
+
+
+def test_the_last_layer_is_trained_on_what_goes_into_it(table, mlp) -> None:
+    private = sn.DPSGD(8.0, 1e-3)
+    quick = sn.finetune(mlp, table, private, epochs=3, part="last", seed=0).model
+    slow = sn.finetune(mlp, table, private, sn.Augment(noise=1e-9), epochs=3, part="last", seed=0)
+    for one, other in zip(quick.parameters(), slow.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_ema_releases_the_mean_of_the_weights(table, mlp) -> None:
+    models = [
+        sn.finetune(mlp, table, sn.DPSGD(0.5, 1e-3, ema=ema), epochs=30, lr=1.0, seed=0).model
+        for ema in (0.0, 0.9)
+    ]
+    away = [float((one[0].weight - mlp[0].weight).detach().norm()) for one in models]
+    assert away[1] < away[0]
+
+
+def test_regressions_yes_or_no_and_segmentations_are_trained(table, pictures, make_model) -> None:
+    inputs, labels = table
+    private = sn.DPSGD(8.0, 1e-3)
+    line = make_model(lambda: nn.Linear(12, 1))
+    found = sn.finetune(
+        line, (inputs, inputs[:, 0]), private, outputs="values", epochs=40, lr=0.2, seed=0
+    )
+    error = (found.model(inputs)[:, 0] - inputs[:, 0]).square().mean()
+    assert error < 0.8 * (line(inputs)[:, 0] - inputs[:, 0]).square().mean()
+    yes = (labels == 0).long()
+    found = sn.finetune(
+        line, (inputs, yes), private, outputs="binary_logits", epochs=40, lr=0.5, seed=0
+    )
+    assert ((found.model(inputs)[:, 0] > 0) == yes).double().mean() > 0.7
+    images = pictures[0]
+    pixels = (images[:, 0] > 0).long()
+    found = sn.finetune(
+        make_model(lambda: nn.Conv2d(3, 2, 1)), (images, pixels), private, epochs=40, lr=0.5, seed=0
+    )
+    assert (found.model(images).argmax(1) == pixels).double().mean() > 0.8
+
+
+def test_datasets_are_read(table, mlp) -> None:
+    assert same(
+        sn.finetune(mlp, TensorDataset(*table), epochs=1, seed=0).model,
+        sn.finetune(mlp, table, epochs=1, seed=0).model,
+    )
+
+
+def causal(**settings):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=20,
+            n_positions=8,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+    )
+
+
+def classifier():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=20,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=16,
+            num_labels=3,
+        )
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [causal, classifier])
+def test_hugging_face_models_are_trained_privately(make, make_model) -> None:
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(0, 20, (40, 7), generator=generator)
+    data = (words[:, :-1], words[:, 1:]) if make is causal else (words, words[:, 0] % 3)
+    model = make_model(make)
+    for part in ("full", "lora"):
+        found = sn.finetune(model, data, sn.DPSGD(8.0, 1e-3), epochs=1, part=part, axis=-1, seed=0)
+        assert found.preflight.sensitivity[found.preflight.way] <= 1.01
+        assert list(found.model.state_dict()) == list(model.state_dict())
+
+
+def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
+    for batch in (None, 24):
+        found = sn.finetune(
+            mlp, table, sn.DPSGD(4.0, 1e-3, canaries=400), batch=batch, epochs=4, seed=0
+        )
+        epsilon, mu = found.findings
+        assert 0.5 < epsilon.low < epsilon.ceiling == found.guarantee.epsilon
+        assert 0.2 < mu.low < mu.ceiling == found.guarantee.mu
+        assert not epsilon.crosses_proof
+        assert not mu.crosses_proof
+
+
+def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
+    from shieldnet.training import stepping
+
+    right = stepping.with_noise
+    monkeypatch.setattr(stepping, "with_noise", lambda sums, deviation: right(sums, deviation / 4))
+    found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
+    assert any(one.crosses_proof for one in found.findings)
+
+
+def test_clipping_per_batch_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
+    from shieldnet.training import stepping
+
+    def per_batch(each, clip):
+        mean = each[0].sum(0) / max(1, len(each[0]))
+        return [len(each[0]) * mean * (clip / mean.norm().clamp_min(1e-12)).clamp(max=1)]
+
+    monkeypatch.setattr(stepping, "clipped_sum", per_batch)
+    found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
+    assert any(one.crosses_proof for one in found.findings)
+
+
+def test_a_training_goes_on_where_it_was_stopped(table, mlp, tmp_path) -> None:
+    settings = {"epochs": 6, "batch": 30, "seed": 3, "progress": False}
+    private = sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30)
+    whole = sn.finetune(mlp, table, private, **settings)
+    script = f"""
+import os, sys
+import torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import shieldnet as sn
+from shieldnet.training import stepping
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(0)
+inputs = torch.randn(120, 12, generator=generator)
+table = inputs, inputs[:, :3].argmax(1)
+torch.manual_seed(0)
+mlp = torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+kept = stepping.save
+def save(folder, key, state):
+    kept(folder, key, state)
+    if state.step == 11:
+        os._exit(7)  # as if it was killed
+stepping.save = save
+sn.finetune(
+    mlp, table, sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30), checkpoint={str(tmp_path)!r},
+    checkpoint_every_s=1e-9, **{settings!r},
+)
+"""
+    stopped = subprocess.run([sys.executable, "-c", script], check=False, env=os.environ)
+    assert stopped.returncode == 7
+    found = sn.finetune(mlp, table, private, checkpoint=tmp_path, **settings)
+    for one, other in zip(whole.model.parameters(), found.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert found.guarantee == whole.guarantee
+    assert [one.value for one in found.findings] == [one.value for one in whole.findings]
+
+
+def test_a_checkpoint_of_another_training_or_a_broken_one_is_refused(table, mlp, tmp_path) -> None:
+    settings = {"epochs": 2, "seed": 3, "checkpoint": tmp_path}
+    sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), **settings)
+    with pytest.raises(sn.TrainingFailed, match="belongs to another training"):
+        sn.finetune(mlp, table, sn.DPSGD(2.0, 1e-3), **settings)
+    (tmp_path / "finetune.pt").write_bytes(b"nonsense")
+    with pytest.raises(sn.TrainingFailed, match="cannot be read"):
+        sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), **settings)
+
+
+def test_a_checkpoint_is_never_unpickled(table, mlp, tmp_path) -> None:
+    import pickle
+
+    (tmp_path / "finetune.pt").write_bytes(pickle.dumps(subprocess.Popen))
+    with pytest.raises(sn.TrainingFailed, match="cannot be read"):
+        sn.finetune(mlp, table, epochs=1, checkpoint=tmp_path)
+
+
+def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
+    with pytest.raises(sn.TrainingFailed, match="Take a smaller lr"):
+        sn.finetune(
+            mlp,
+            (table[0] * 100, table[0].sum(1)),
+            outputs="values",
+            lr=1e12,
+            loss=lambda o, y: (o.sum(1) - y) ** 2,
+            epochs=30,
+            seed=0,
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 0}, "Expected a finite epochs > 0"),
+        ({"lr": float("nan")}, "Expected a finite lr > 0"),
+        ({"batch": 0}, "Expected batch >= 1"),
+        ({"momentum": 1.0}, "Expected momentum from 0 to below 1"),
+        ({"optimizer": "lion"}, "Expected optimizer to be one of"),
+        ({"part": "half"}, "Expected part to be one of"),
+        ({"outputs": "labels"}, "Expected outputs to be one of"),
+        ({"mend": "yes"}, "Expected mend to be true or false"),
+        ({"seed": -1}, "Expected seed from 0"),
+        ({"loss": 3}, r"Expected loss\(output, labels\)"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, words, table, mlp) -> None:
+    with pytest.raises(sn.ConfigError, match=words):
+        sn.finetune(mlp, table, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "Expected either epsilon or noise"),
+        ({"epsilon": 1.0, "noise": 1.0, "delta": 1e-3}, "Expected either epsilon or noise"),
+        ({"epsilon": 1.0}, "Expected delta"),
+        ({"epsilon": -1.0, "delta": 1e-3}, "Expected a finite epsilon > 0"),
+        ({"epsilon": 1.0, "delta": 1e-3, "clip": 0.0}, "Expected a finite clip > 0"),
+        ({"epsilon": 1.0, "delta": 1e-3, "way": "magic"}, "Expected way to be one of"),
+        ({"epsilon": 1.0, "delta": 1e-3, "canaries": 5}, "Expected at least 20 canaries"),
+        ({"epsilon": 1.0, "mode": "empirical"}, "takes noise, and neither"),
+    ],
+)
+def test_private_settings_that_make_no_sense_are_refused(settings, words) -> None:
+    with pytest.raises(sn.ConfigError, match=words):
+        sn.DPSGD(**settings)
+
+
+def test_a_delta_that_allows_a_record_to_be_published_is_refused(table, mlp) -> None:
+    with pytest.raises(sn.ConfigError, match="Expected delta below 1 / 120 records"):
+        sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-2))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ((torch.zeros(0, 3), torch.zeros(0)), "Expected inputs with a row"),
+        ((torch.zeros(4, 3), torch.zeros(3)), "Expected as many labels"),
+        ("nothing", "pairs"),
+        (7, "Expected \\(inputs, labels\\)"),
+    ],
+)
+def test_data_that_is_none_is_refused(data, words, mlp) -> None:
+    with pytest.raises(sn.DataError, match=words):
+        sn.finetune(mlp, data)
