@@ -8,6 +8,7 @@ from shieldnet.attacks.denoising import JitterAveraging, TableLearning
 from shieldnet.attacks.extraction import Extraction
 from shieldnet.attacks.inversion import Inversion, Reidentification
 from shieldnet.attacks.membership import Membership
+from shieldnet.attacks.one_run import OneRun
 from shieldnet.attacks.straight_through import StraightThrough
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Inversion",
     "JitterAveraging",
     "Membership",
+    "OneRun",
     "Reidentification",
     "StraightThrough",
     "TableLearning",

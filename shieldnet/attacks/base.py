@@ -13,6 +13,7 @@ from shieldnet.defenses.base import dense
 from shieldnet.finding import Finding, NotApplicable, Outcome
 from shieldnet.randomness import noise_about
 from shieldnet.shield import Shield
+from shieldnet.training.accountant import Guarantee
 from shieldnet.training.shadow import Shadows
 
 _BATCH = 1024
@@ -53,6 +54,7 @@ class Game:
     sensitive: columns of a table that somebody may want to learn. groups: subgroups whose members
     may be worse off. canaries: records planted to be found. shadows: answers of models that the
     adversary trained itself. blind: how well members are told from nonmembers without the model.
+    guarantee: what is claimed of the model's training.
     """
 
     shield: Shield
@@ -66,6 +68,7 @@ class Game:
     canaries: Canaries | None = None
     shadows: Shadows | None = None
     blind: Finding | None = None
+    guarantee: Guarantee | None = None
     # Not copied by dataclasses.replace: another game has other rows under the same names.
     _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
     _labels: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)

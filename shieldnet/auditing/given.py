@@ -12,7 +12,10 @@ from shieldnet.auditing.report import BARE
 from shieldnet.canaries import Planted
 from shieldnet.data import Canaries, Examples, Group, as_examples, require_disjoint
 from shieldnet.errors import ConfigError, DataError, ShieldnetError
+from shieldnet.finding import Finding
 from shieldnet.shield import Shield
+from shieldnet.training.accountant import Guarantee
+from shieldnet.training.finetuning import Finetuned
 
 _MOST_VALUES = 20  # of a grouping: more are no groups
 
@@ -111,6 +114,18 @@ def canaries_of(given: object, sets: Mapping[str, Examples]) -> Canaries | None:
         for name in ("members", "nonmembers"):
             require_disjoint(sets[name], one)
     return canaries
+
+
+def claimed_by(finetuned: object) -> tuple[Guarantee | None, tuple[Finding, ...]]:
+    """Returns what a training claims of its model, and what its own audit found."""
+    if finetuned is None or isinstance(finetuned, Guarantee):
+        return finetuned, ()
+    if not isinstance(finetuned, Finetuned):
+        raise ConfigError(
+            f"Expected finetuned as finetune returns it, or a Guarantee; got "
+            f"{type(finetuned).__name__}."
+        )
+    return finetuned.guarantee, finetuned.findings
 
 
 def canary_sets(canaries: Canaries | None) -> tuple[Examples, ...]:

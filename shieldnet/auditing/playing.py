@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shieldnet.attacks import Attack, Game
+from shieldnet.auditing.claims import with_ceilings
 from shieldnet.auditing.report import BARE, Subject
 from shieldnet.auditing.utility import agreement, utility
 from shieldnet.cache import Cache, fingerprint, read_text_array, text_array
@@ -56,10 +57,11 @@ def played(
                 findings.append(agreement(features, game))
             except NotApplicable as reason:
                 untested.append(f"attribution.rank_correlation: {reason}")
+    copies = 1 if game.canaries is None else game.canaries.copies
     return Subject(
         name=name,
         certificate=game.shield.certificate(),
-        findings=tuple(findings),
+        findings=with_ceilings(findings, game.guarantee, copies),
         untested=(*untested, *ALWAYS_UNTESTED),
         features=features,
         reconstructions=reconstructions,
@@ -110,6 +112,7 @@ def _key(attack: Attack, game: Game, with_examples: int) -> str:
         game.shadows,
         with_examples,
         None if game.blind is None else asdict(game.blind),
+        game.guarantee,
     )
 
 

@@ -11,6 +11,7 @@ from shieldnet._validate import read_toml
 from shieldnet.errors import ConfigError
 from shieldnet.finding import Finding, goes_by
 from shieldnet.price import Price
+from shieldnet.training.accountant import Guarantee
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -26,8 +27,8 @@ FINDINGS = MappingProxyType(
 )
 """Which findings each limit judges: by name, or by all names that begin so (ending in a dot)."""
 
-PROVEN = ("max_bits_per_answer", "max_mu_per_answer")
-"""Limits on the certificate."""
+PROVEN = ("max_bits_per_answer", "max_mu_per_answer", "max_epsilon")
+"""Limits on the certificate, and on the guarantee of the training."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,15 @@ class Policy:
         """Reads a TOML file with one line for each limit."""
         return cls(read_toml(path))
 
-    def judge(self, findings: Iterable[Finding], price: Price) -> Verdict:
-        """Compares findings and price with every limit."""
+    def judge(
+        self, findings: Iterable[Finding], price: Price, guarantee: Guarantee | None = None
+    ) -> Verdict:
+        """Compares findings, the price and the guarantee of the training with every limit."""
         measured = tuple(findings)
         judgments = [_crossed(one) for one in measured if one.crosses_proof]
         for name, limit in self.limits.items():
             if name in PROVEN:
-                judgments.append(_proven(name, limit, price))
+                judgments.append(_proven(name, limit, price, guarantee))
                 continue
             prefixes = FINDINGS[name]
             concerned = [
@@ -117,10 +120,16 @@ def _judge(name: str, limit: float, finding: Finding) -> Judgment:
     return Judgment(name, outcome, f"{finding.name} {finding}, {name} = {limit:g}")
 
 
-def _proven(name: str, limit: float, price: Price) -> Judgment:
-    value = price.bits if name == "max_bits_per_answer" else price.mu
+def _proven(name: str, limit: float, price: Price, guarantee: Guarantee | None) -> Judgment:
+    if name == "max_epsilon":
+        if guarantee is None:
+            return Judgment(name, "fail", f"{name} = {limit:g}, but nothing is proven of training")
+        value, claims = guarantee.epsilon, "the guarantee"
+    else:
+        value = price.bits if name == "max_bits_per_answer" else price.mu
+        claims = "the certificate"
     outcome: Outcome = "pass" if value <= limit else "fail"
-    return Judgment(name, outcome, f"{name} = {limit:g}, the certificate says {value:.2f}")
+    return Judgment(name, outcome, f"{name} = {limit:g}, {claims} says {value:.2f}")
 
 
 def _crossed(finding: Finding) -> Judgment:

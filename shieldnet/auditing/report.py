@@ -15,6 +15,7 @@ from shieldnet.certificate import Certificate
 from shieldnet.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.finding import Finding, Threat, goes_by
 from shieldnet.price import Price, rounded_up
+from shieldnet.training.accountant import Guarantee
 
 SCHEMA = "shieldnet.report/1"
 BARE = "bare"
@@ -49,7 +50,8 @@ class Report:
 
     ``findings``, ``certificate`` and ``untested`` are the last shield's, the one that is to be
     released; ``report["name"]`` gives any other. environment: versions; hashes: of model and data;
-    inputs: rows for the pictures, left out unless asked for.
+    inputs: rows for the pictures, left out unless asked for. guarantee: what is proven of the
+    model's training.
     """
 
     title: str
@@ -60,6 +62,7 @@ class Report:
     environment: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     inputs: Tensor | None = None
+    guarantee: Guarantee | None = None
 
     def __getitem__(self, name: str) -> Subject:
         for subject in self.subjects:
@@ -88,7 +91,8 @@ class Report:
     ) -> Verdict:
         """Judges one shield, by default the one to be released, by a policy or the default one."""
         subject = self.subjects[-1] if name is None else self[name]
-        return as_policy(policy).judge(subject.findings, subject.certificate.price)
+        limits = as_policy(policy)
+        return limits.judge(subject.findings, subject.certificate.price, self.guarantee)
 
     def require(self, policy: Policy | str | Path | None = None) -> None:
         """Returns if every shield but the bare model passes the policy.
@@ -150,7 +154,12 @@ class Report:
 
     def notes(self) -> list[str]:
         """Returns what the table needs said under it: how to read it, and what nobody tested."""
-        return [*_READING, *(f"not tested: {line}" for line in untested_lines(self.subjects))]
+        claimed = [] if self.guarantee is None else [f"training: {self.guarantee.words}, proven."]
+        return [
+            *_READING,
+            *claimed,
+            *(f"not tested: {line}" for line in untested_lines(self.subjects)),
+        ]
 
     def __str__(self) -> str:
         from tabulate import tabulate
@@ -234,6 +243,7 @@ def _to_json(report: Report, policy: Policy) -> dict[str, Any]:
         "environment": report.environment,
         "hashes": report.hashes,
         "inputs": _numbers(report.inputs),
+        "guarantee": _guarantee_json(report.guarantee),
         "policy": dict(policy.limits),
         "untested": untested_lines(report.subjects),
         "subjects": [_subject_json(report, subject, policy) for subject in report.subjects],
@@ -275,6 +285,7 @@ def _from_json(document: dict[str, Any]) -> Report:
         environment=document["environment"],
         hashes=document["hashes"],
         inputs=_tensor(document["inputs"]),
+        guarantee=_guarantee(document.get("guarantee")),
     )
 
 
@@ -293,6 +304,27 @@ def _subject(document: dict[str, Any]) -> Subject:
         features={name: torch.tensor(values) for name, values in document["features"].items()},
         reconstructions=_tensor(document["reconstructions"]),
     )
+
+
+def _guarantee_json(guarantee: Guarantee | None) -> dict[str, Any] | None:
+    if guarantee is None:
+        return None
+    fields = {**asdict(guarantee), "caveats": list(guarantee.caveats)}
+    return {
+        **fields,
+        "epsilon": guarantee.epsilon,
+        "mu": guarantee.mu,
+        "words": guarantee.words,
+        "text": str(guarantee),
+    }
+
+
+def _guarantee(document: dict[str, Any] | None) -> Guarantee | None:
+    if document is None:
+        return None
+    names = ("noise", "rate", "steps", "records", "delta")
+    fields = {name: document[name] for name in names}
+    return Guarantee(**fields, caveats=tuple(document["caveats"]))
 
 
 def _bound(value: float) -> float | str:

@@ -23,6 +23,7 @@ from shieldnet.auditing.given import (
     canaries_of,
     canary_sets,
     checked_sets,
+    claimed_by,
     column_names,
     groups_of,
     require_auditable,
@@ -41,6 +42,8 @@ from shieldnet.engine import ENGINES, run, why_unsendable
 from shieldnet.errors import ConfigError
 from shieldnet.finding import NotApplicable
 from shieldnet.shield import Shield
+from shieldnet.training.accountant import Guarantee
+from shieldnet.training.finetuning import Finetuned
 
 _log = logging.getLogger("shieldnet")
 
@@ -63,6 +66,7 @@ def audit(
     engine: str | None = None,
     workers: int | None = None,
     cache: str | Path | None = None,
+    finetuned: Finetuned | Guarantee | None = None,
     title: str = "",
     seed: int = 0,
     with_examples: int = 0,
@@ -85,7 +89,9 @@ def audit(
     engine: ``"inline"``, ``"processes"``, ``"ray"`` or ``"dask"``; by default processes, but inline
     for the quick tier and for what cannot be sent. workers: by default one for each core. cache: a
     folder where results are kept under a fingerprint of all that they depend on: the same audit
-    goes on where it was stopped. with_examples: how many nonmembers the report shows as pictures,
+    goes on where it was stopped. finetuned: what ``finetune`` returned for this model, or its
+    guarantee: its upper bounds then stand beside every finding of membership, and a measured bound
+    above them fails every policy. with_examples: how many nonmembers the report shows as pictures,
     next to what the adversary makes of them; 0 keeps every record out. progress: show a bar; by
     default only on a terminal.
 
@@ -112,6 +118,7 @@ def audit(
     for name in sensitive:
         places_of(names, name)
     planted = canaries_of(canaries, sets)
+    claimed, of_the_run = claimed_by(finetuned)
     try_once(bare, sets["nonmembers"])
     require_auditable(bare)
     require_classes(bare, [*sets.values(), *canary_sets(planted)])
@@ -134,6 +141,7 @@ def audit(
             sensitive=tuple(sensitive),
             groups=given_groups,
             canaries=planted,
+            guarantee=claimed,
             blind=blind_finding(sets["members"], sets["nonmembers"], seed),
         )
         skipped: list[str] = []
@@ -169,7 +177,15 @@ def audit(
         subjects = run(jobs, engine=where, workers=workers, done=lambda: bar.advance(per_subject))
     return Report(
         title=title or f"Audit of {type(bare.model).__name__}",
-        subjects=tuple(replace(one, untested=(*skipped, *one.untested)) for one in subjects),
+        subjects=tuple(
+            replace(
+                one,
+                findings=(*one.findings, *of_the_run),
+                untested=(*skipped, *one.untested),
+            )
+            for one in subjects
+        ),
+        guarantee=claimed,
         seed=seed,
         duration_s=time.monotonic() - start,
         columns=names,

@@ -131,13 +131,18 @@ class Guarantee:
         accountant.history = [(self.noise, self.rate, self.steps)]
         return float(accountant.get_epsilon(self.delta))
 
+    @property
+    def words(self) -> str:
+        """Says epsilon and delta in a few words."""
+        return f"epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}"
+
     def __str__(self) -> str:
         drawn = "all records" if self.rate == 1 else f"each record with chance {self.rate:.4g}"
         return "\n".join(
             [
                 f"Guarantee for each of {self.records} training records",
                 f"Proven for {self.steps} steps on {drawn}, noise {self.noise:.4g} x clip norm:",
-                f"  epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}",
+                f"  {self.words}",
                 f"  mu      {rounded_up(self.mu)}",
                 f"  membership: TPR <= {rounded_up(self.distinguish(0.01))} at 1 % FPR",
                 "  reconstruction of a record guessed with chance .001: <= "

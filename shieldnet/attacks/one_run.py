@@ -1,0 +1,58 @@
+"""Is the trained model as private as it claims? Canaries by coin flip, and guesses."""
+
+from dataclasses import dataclass
+
+import torch
+
+from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.scores import all_scores
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.one_run import best_guesses, epsilon_interval, guessed
+
+
+@dataclass(frozen=True)
+class OneRun(Attack):
+    """Guesses which canaries trained the model, and bounds its epsilon from below by the guesses.
+
+    How a canary is scored, and how many are guessed, is settled before the scores are seen: by
+    offline LiRA where there are shadows, else by the loss; as many as the claimed mu would show
+    most with. Records behind a shield show little: a bound near 0 is what a sound training gives,
+    and most unsound ones too. ``DPSGD(canaries=...)`` is the sharper test.
+    Errors: NotApplicable without a guarantee or canaries, and for canaries planted several times.
+    Source: Steinke, Nasr, Jagielski 2023 (arXiv:2305.08846).
+    """
+
+    needs_shadows = True
+
+    def __call__(self, game: Game) -> Outcome:
+        if game.guarantee is None:
+            raise NotApplicable("the model comes without a guarantee of its training (finetuned=)")
+        if game.canaries is None:
+            raise NotApplicable("it takes canaries planted in the training data (canaries=)")
+        if game.canaries.copies > 1:
+            raise NotApplicable("a guarantee is for one record, not for copies of it")
+        game.require_classes()
+        planted, held_out = game.canaries.planted, game.canaries.held_out
+        scored = all_scores(game, planted, held_out, 1)
+        way = "LiRA offline" if "LiRA offline" in scored else "loss"
+        found = scored[way]
+        scores = torch.cat([found.members, found.nonmembers])
+        coins = torch.arange(len(scores)) < len(found.members)
+        # Ties are broken by place, which must not know the coins.
+        order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(game.seed))
+        guesses = best_guesses(game.guarantee.mu, len(scores), game.guarantee.delta)
+        right = guessed(scores[order], coins[order], guesses)
+        return Outcome(
+            findings=(
+                Finding.of(
+                    "one_run.records.epsilon",
+                    epsilon_interval(right, guesses, len(scores), game.guarantee.delta),
+                    samples=len(scores),
+                    baseline=0.0,
+                    threat=Threat(shadows=found.shadows),
+                    source=f"Steinke et al. 2023, Theorem 5.2; {way}",
+                    ceiling=game.guarantee.epsilon,
+                    note=f"{right} of {guesses} guesses right; the low end is the lower bound",
+                ),
+            )
+        )
