@@ -30,6 +30,7 @@ MAX_LAPLACE_STEPS = 64
 FLIP_TICKS = 1024
 """Grid of the scores between which ``coins`` decides."""
 
+_PIECE = 2**22  # normals that are made at once: fewer cost threads more than they save
 _CHUNK = 2**16  # draws that a constant-time scan holds in memory at once
 _FEW = 4096  # draws below which one binary search is quicker than three lookups
 
@@ -105,17 +106,21 @@ def normals(count: int) -> Tensor:
     """Draws standard normals, in single precision, for the noise of training.
 
     Shapes: -> (count,) float32 on the CPU; beyond 6.7 deviations there is nothing.
+    Bytes come from OpenSSL's generator, which the operating system seeds and which seeds itself
+    anew after a fork: four times as quick as asking the system for all of them.
     Not promised: exactness. Nobody can predict a draw, but each is a float near the real number,
     where ``rounded_gaussian`` is exact; sums of gradients are floats in any case.
     Source: Box and Muller 1958.
     """
     pairs = -(-count // 2)
     drawn = torch.empty(2 * pairs)
-    words = _half_words(2 * pairs)
-    for start in range(0, 2 * pairs, 2 * _CHUNK):  # pieces that stay in the cache
-        into = drawn[start : start + 2 * _CHUNK]
+    source = _source.get()
+    if source is os.urandom:
+        from ssl import RAND_bytes as source
+    words = _half_words(2 * pairs, source)
+    for start in range(0, 2 * pairs, _PIECE):
+        into, piece = drawn[start : start + _PIECE], words[start : start + _PIECE]
         half = len(into) // 2
-        piece = words[start : start + 2 * _CHUNK]
         # The sign bit is dropped: what is left keeps its precision near 0, where the tail is.
         radius = (piece[:half] & 0x7FFFFFFF).float().add_(0.5).mul_(2**-31).log_().mul_(-2).sqrt_()
         angle = piece[half:].float().mul_(math.pi * 2**-31)
@@ -216,10 +221,11 @@ def _scanned(words: Tensor, table: Table, relation: Callable[..., Tensor]) -> Te
     return torch.cat([relation(part.unsqueeze(1), table.leading).sum(1) for part in parts])
 
 
-def _half_words(count: int) -> Tensor:
+def _half_words(count: int, source: Source | None = None) -> Tensor:
     if count == 0:
         return torch.empty(0, dtype=torch.int32)
-    return torch.frombuffer(bytearray(_source.get()(4 * count)), dtype=torch.int32)
+    drawn = (source or _source.get())(4 * count)
+    return torch.frombuffer(bytearray(drawn), dtype=torch.int32)
 
 
 def _full(word: Tensor) -> int:

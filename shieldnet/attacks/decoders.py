@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 MAX_KERNEL_ROWS = 4000
-_FOR_MEDIAN = 1000  # rows whose distances have their median taken
 """Kernel ridge and k-NN learn from at most this many auxiliary rows: their cost grows fast."""
+_FOR_MEDIAN = 1000  # rows whose distances have their median taken
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ Move = Callable[[Tensor, Tensor, Predict], Tensor]
 
 MOST = 1.01
 """Times the clip norm: what one record may move the sum, rounding included."""
-_ROWS = 6
+_ROWS = 4
 _TIMED = 64
-_CLIPS = (1.0, 1e-3)  # at the second, every gradient is clipped
+_TIMED_BYTES = 2**26  # of gradients, record by record, while a step is timed
+_SMALL_CLIP = 1e-3  # at which every gradient is clipped
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,8 @@ _UNSUITED = (
 
 def _few(records: Records) -> tuple[Tensor, Tensor]:
     """Picks rows from all over the data, of different labels where there are."""
-    step = max(1, len(records) // _ROWS)
-    return records.inputs[::step][:_ROWS], records.labels[::step][:_ROWS]
+    rows = torch.arange(0, len(records), max(1, len(records) // _ROWS))[:_ROWS]
+    return records.inputs[rows], records.labels[rows]  # in memory of their own, in order
 
 
 def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
@@ -382,12 +384,14 @@ def _tried(
     model = copy.deepcopy(model)
     worst = 0.0
     with _same_draws(), _still(model):
-        for clip in _CLIPS:
+        for clip, most in ((1.0, None), (_SMALL_CLIP, 3)):
             way = kind(model, losses, clip, views)
             try:
-                if isinstance(way, Recorded) and (missed := _missed(way, move, few, truth)):
-                    return float("inf"), missed
-                for x, y in _batches(*few):
+                if most is None and isinstance(way, Recorded):
+                    missed = _missed(way, move, few, truth)
+                    if missed:
+                        return math.inf, missed
+                for x, y in islice(_batches(*few), most):
                     worst = max(worst, _moved_by_last(way, move, x, y) / clip)
             finally:
                 way.release()
@@ -455,23 +459,29 @@ def _timed(
     clip: float,
     views: int,
 ) -> float:
-    """Times one step after another that warms up."""
-    count = max(1, _TIMED // views)
-    x, y = (_repeated(one[:count], views) for one in (records.inputs, records.labels))
+    """Times one step after another that warms up, of as many records as memory allows.
+
+    Returns seconds for ``_TIMED`` rows.
+    """
     way = kind(copy.deepcopy(model), losses, clip, views)
+    count = max(1, _TIMED // views)
+    if isinstance(way, Recorded):
+        held = 4 * views * sum(one.numel() for one in way.weights)
+        count = max(1, min(count, _TIMED_BYTES // held))
+    x, y = (_repeated(one[:count], views) for one in (records.inputs, records.labels))
     try:
         with _same_draws():
             with way.quiet() as predict:
                 x = move(x, y, predict)
             way(x, y)
             took = []
-            for _ in range(2):
+            for _ in range(4):
                 start = time.perf_counter()
                 way(x, y)
                 took.append(time.perf_counter() - start)
-                if took[-1] > 1:
+                if took[-1] > 0.2:
                     break
-        return min(took)
+        return min(took) * _TIMED / len(x)
     finally:
         way.release()
 

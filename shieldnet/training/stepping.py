@@ -124,15 +124,14 @@ class Private:
         rows = self.ranks.told(heads(len(self.records), self.rate)).nonzero()[:, 0]
         totals = [torch.zeros_like(one) for one in self.way.weights]
         for part in self.ranks.share(rows).split(self._physical):
-            for total, one in zip(totals, self._clipped(part), strict=True):
-                total += one
-        canaries = self._canaries(state)
+            torch._foreach_add_(totals, self._clipped(part))
         if self.ranks.is_first:
-            noisy = with_noise([*totals, canaries], self.noise * self.settings.clip)
-            totals, canaries = noisy[:-1], noisy[-1]
+            canaries = self._canaries(state)
+            add_noise([*totals, canaries], self.noise * self.settings.clip)
             state.scores += _surprise(canaries / self.settings.clip, self.noise, self.rate)
-        expected = self.rate * len(self.records)
-        return [one / expected for one in self.ranks.summed(totals)]
+        self.ranks.summed(totals)
+        torch._foreach_div_(totals, self.rate * len(self.records))
+        return totals
 
     def release(self) -> None:
         """Takes hooks off the model."""
@@ -165,13 +164,11 @@ class Private:
         return max(1, min(_MOST_ROWS, _MEMORY // held))
 
 
-def with_noise(sums: Sequence[Tensor], deviation: float) -> list[Tensor]:
-    """Adds a normal of ``deviation`` to every number, drawn from the operating system."""
-    noise = normals(sum(one.numel() for one in sums)).split([one.numel() for one in sums])
-    return [
-        one + deviation * drawn.reshape(one.shape).to(one)
-        for one, drawn in zip(sums, noise, strict=True)
-    ]
+def add_noise(sums: Sequence[Tensor], deviation: float) -> None:
+    """Adds a normal of ``deviation`` to every number, in place, from secure randomness."""
+    noise = normals(sum(one.numel() for one in sums)).mul_(deviation)
+    for one, drawn in zip(sums, noise.split([one.numel() for one in sums]), strict=True):
+        one.add_(drawn.view(one.shape).to(one))
 
 
 def _surprise(seen: Tensor, noise: float, rate: float) -> Tensor:

@@ -237,8 +237,8 @@ def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
 def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
     from shieldnet.training import stepping
 
-    right = stepping.with_noise
-    monkeypatch.setattr(stepping, "with_noise", lambda sums, deviation: right(sums, deviation / 4))
+    right = stepping.add_noise
+    monkeypatch.setattr(stepping, "add_noise", lambda sums, deviation: right(sums, deviation / 4))
     found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
     assert any(one.crosses_proof for one in found.findings)
 
