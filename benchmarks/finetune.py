@@ -278,7 +278,7 @@ def timed(name: str, way: str) -> None:
 def speed() -> str:
     """Compares one epoch of ours with each of Opacus's modes."""
     lines = [
-        "| model | who | seconds an epoch | to Opacus's best | peak MiB | preflight and first step, s |",
+        "| model | who | s an epoch | to Opacus's best | peak MiB | preflight and first step, s |",
         "|---|---|---|---|---|---|",
     ]
     for name in WORKLOADS:

@@ -1,4 +1,4 @@
-"""The command line: demo, audit, harden."""
+"""The command line: demo, audit, finetune, harden."""
 
 import json
 import sys
@@ -127,6 +127,9 @@ def audit(
     cache: Annotated[
         Path | None, typer.Option(help="keep results here, to go on after a stop")
     ] = None,
+    guarantee: Annotated[
+        Path | None, typer.Option(help="guarantee.json of the training, as finetune writes it")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="TOML file of limits")] = None,
     html: Annotated[Path | None, typer.Option(help="write the page here")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the data here")] = None,
@@ -141,7 +144,7 @@ def audit(
     """
     from shieldnet.auditing.policy import Policy
     from shieldnet.auditing.suite import audit as run
-    from shieldnet.loading import load_examples, load_object
+    from shieldnet.loading import load_examples, load_guarantee, load_object
 
     _tell_how_long()
     limits = Policy.load(policy) if policy else Policy()
@@ -169,6 +172,7 @@ def audit(
         shadows=shadows,
         engine=engine,
         cache=cache,
+        finetuned=None if guarantee is None else load_guarantee(guarantee),
         title=f"Audit of {model}",
         seed=seed,
         with_examples=with_examples,
@@ -179,6 +183,84 @@ def audit(
             report.save(target, limits)
             typer.echo(f"Wrote {target}.")
     report.require(limits)
+
+
+@app.command()
+@_guarded
+def finetune(
+    model: Model,
+    data: Annotated[str, typer.Option(help=f"what to train on: {DATA}")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write into")],
+    epsilon: Annotated[
+        float | None, typer.Option(help="to keep to; without it nothing is proven")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="of epsilon; below 1 / records")] = None,
+    epochs: Annotated[float, typer.Option(help="how often each record is used, on average")] = 10,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="records of a step", show_default="all with --epsilon, else 64"),
+    ] = None,
+    lr: Annotated[float, typer.Option(help="learning rate")] = 0.1,
+    part: Annotated[str, typer.Option(help="full, last, bias or lora")] = "full",
+    clip: Annotated[float, typer.Option(help="norm that a record's gradient is clipped to")] = 1.0,
+    canaries: Annotated[int, typer.Option(help="that audit the run itself")] = 0,
+    weight_decay: Annotated[float, typer.Option(help="L2 on the weights")] = 0.0,
+    mend: Annotated[bool, typer.Option("--mend", help="accept what preflight offers")] = False,
+    weights: Weights = None,
+    outputs: Annotated[
+        str, typer.Option(help="logits, probabilities, binary_logits or values")
+    ] = "logits",
+    axis: Axis = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="keep the training here, to go on after a stop")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="for tests only: who knows it knows the noise")
+    ] = None,
+) -> None:
+    """Trains a copy of a model, within epsilon where one is given, and writes its weights.
+
+    Writes model.safetensors and, with --epsilon, guarantee.json for audit --guarantee.
+    """
+    from shieldnet._validate import optional
+    from shieldnet.errors import ConfigError, PolicyFailed
+    from shieldnet.loading import load_model, load_training
+    from shieldnet.training.countermeasures import Countermeasure, WeightDecay
+    from shieldnet.training.finetuning import finetune as run
+    from shieldnet.training.private import DPSGD
+
+    tensors = optional("safetensors.torch", extra="cli")
+    chosen: list[Countermeasure] = []
+    if epsilon is not None:
+        chosen.append(DPSGD(epsilon, delta, clip=clip, canaries=canaries))
+    elif delta is not None or canaries:
+        raise ConfigError("Expected --epsilon with --delta and --canaries, got none.")
+    if weight_decay:
+        chosen.append(WeightDecay(weight_decay))
+    found = run(
+        load_model(model, weights),
+        load_training(data),
+        *chosen,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        part=part,
+        outputs=outputs,
+        axis=axis,
+        mend=mend,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    tensors.save_model(found.model, str(output / "model.safetensors"))
+    typer.echo(str(found))
+    typer.echo(f"Wrote {output / 'model.safetensors'}.")
+    if found.guarantee is not None:
+        text = json.dumps(found.guarantee.document(), indent=1)
+        (output / "guarantee.json").write_text(text, encoding="utf-8")
+        typer.echo(f"Wrote {output / 'guarantee.json'}.")
+    if any(one.crosses_proof for one in found.findings):
+        raise PolicyFailed("The run's own audit found more than is proven: do not release it.")
 
 
 @app.command()

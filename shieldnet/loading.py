@@ -1,6 +1,7 @@
 """Models and data from the names that a command line gets; nothing is ever unpickled."""
 
 import importlib
+import json
 import sys
 import zipfile
 import zlib
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shieldnet._validate import optional
 from shieldnet.data import Examples, as_examples
 from shieldnet.errors import DataError
+from shieldnet.training.accountant import Guarantee
 
 # A lone .npy array under another name has no ``files`` and is no context: the last two.
 _UNREADABLE = (
@@ -67,6 +70,27 @@ def load_examples(name: str, role: str) -> Examples:
     )
 
 
+def load_training(name: str) -> Any:
+    """Reads what to train on: an .npz file with arrays x and y, or ``package.module:factory``."""
+    if not name.endswith(".npz"):
+        return _call(name, "Expected the data as an .npz file or as package.module:factory")
+    found = _arrays(Path(name), "data")
+    if "y" not in found:
+        raise DataError(f"Expected arrays x and y in {name}, got x alone.")
+    return found["x"], found["y"]
+
+
+def load_guarantee(path: Path) -> Guarantee:
+    """Reads a guarantee that ``finetune`` wrote; its epsilon is computed anew, not believed."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Guarantee.read(document)
+    except OSError as missing:
+        raise DataError(f"Cannot read {path}: {missing.strerror}.") from missing
+    except (ValueError, KeyError, TypeError) as broken:
+        raise DataError(f"{path} is no guarantee as finetune writes it: {broken!r}") from broken
+
+
 def _call(name: str, expected: str) -> Any:
     factory = _named(name, expected)
     try:  # the user's own code: whatever it raises is theirs to mend
@@ -116,6 +140,14 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_npz(path: Path, role: str) -> Examples:
+    arrays = _arrays(path, role)
+    if "y" in arrays:
+        return as_examples((arrays["x"], arrays["y"]), role)
+    return as_examples(arrays["x"], role)
+
+
+def _arrays(path: Path, role: str) -> dict[str, NDArray[Any]]:
+    """Reads the arrays x and, if there is one, y."""
     if not path.is_file():
         raise DataError(f"Cannot read the {role} from {path}: there is no such file.")
     try:
@@ -129,6 +161,4 @@ def _read_npz(path: Path, role: str) -> Examples:
         raise DataError(f"Expected arrays x and y in {path}.")
     if arrays["x"].dtype == np.float64:  # numpy's default; models are float32 by theirs
         arrays["x"] = arrays["x"].astype(np.float32)
-    if "y" in arrays:
-        return as_examples((arrays["x"], arrays["y"]), role)
-    return as_examples(arrays["x"], role)
+    return arrays

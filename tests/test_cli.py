@@ -49,6 +49,7 @@ def project(tmp_path_factory) -> Path:
         np.savez(folder / f"{name}.npz", x=inputs.astype(float), y=rng.integers(0, 3, rows))
     np.savez(folder / "narrow.npz", x=np.ones((30, 2)), y=np.zeros(30, int))
     (folder / "lenient.toml").write_text("max_leakage = 0.9\nmax_membership_auc = 1.0\n")
+    (folder / "private.toml").write_text("max_epsilon = 4.0\n")
     (folder / "harsh.toml").write_text("min_accuracy = 0.99\n")
     (folder / "unsure.toml").write_text("max_membership_auc = 0.52\n")
     return folder
@@ -75,7 +76,7 @@ def test_shadows_are_trained_by_the_users_own_function_and_kept(project) -> None
     given = ("--train=served:train", "--shadows=4", "--cache=kept", "--policy=lenient.toml")
     result = audit(project, *given)
     assert result.returncode == 0, result.stderr
-    assert "quick audit: 7 attacks on 2 shields, 4 shadows" in result.stderr
+    assert "quick audit: 8 attacks on 2 shields, 4 shadows" in result.stderr
     kept = set((project / "kept").iterdir())
     assert audit(project, *given).returncode == 0
     assert set((project / "kept").iterdir()) == kept
@@ -202,3 +203,47 @@ def test_harden_writes_down_where_the_classes_are_and_counts_positions(project) 
     result = shieldnet(project, "harden", "served:model", "--positions=wide", "-o", "wrong")
     assert result.returncode == 2
     assert "Expected --positions as whole numbers such as 480,640; got 'wide'" in result.stderr
+
+
+def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path) -> None:
+    trained = shieldnet(
+        project, "finetune", "served:model", "--data", "members.npz", "-o", "private",
+        "--epsilon", "4", "--delta", "1e-3", "--epochs", "5", "--canaries", "50",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert "epsilon 4.00 at delta 0.001" in trained.stdout
+    audited = shieldnet(
+        project, "audit", "served:model", "--weights", "private/model.safetensors",
+        "--members", "members.npz", "--nonmembers", "nonmembers.npz", "--tier", "quick",
+        "--shadows", "0", "--guarantee", "private/guarantee.json", "--policy", "private.toml",
+    )  # fmt: skip
+    assert "training: epsilon 4.00 at delta 0.001, proven." in audited.stdout
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--delta", "1e-3"), "Expected --epsilon"),
+        (("--epsilon", "4"), "Expected delta"),
+        (("--epsilon", "4", "--delta", "0.5"), "Expected delta below 1 / 100 records"),
+        (("--part", "most"), "Expected part to be one of"),
+    ],
+)
+def test_finetune_says_what_is_missing(project: Path, arguments, words) -> None:
+    done = shieldnet(
+        project, "finetune", "served:model", "--data", "members.npz", "-o", "no", *arguments
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not (project / "no").exists()
+
+
+def test_a_guarantee_that_is_none_is_refused(project: Path) -> None:
+    (project / "forged.json").write_text('{"epsilon": 0.1}')
+    done = shieldnet(
+        project, "audit", "served:model", "--members", "members.npz",
+        "--nonmembers", "nonmembers.npz", "--guarantee", "forged.json",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "is no guarantee as finetune writes it" in done.stderr

@@ -25,7 +25,7 @@ FLOORS = {
     "engine": 0.3,
     "one_run": 1.1,
     "certificate": 2.0,
-    "loading": 2.0,
+    "loading": 3.1,
     "callables": 2.0,
     "pieces": 2.0,
     "layers": 2.0,

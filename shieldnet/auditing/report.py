@@ -243,7 +243,7 @@ def _to_json(report: Report, policy: Policy) -> dict[str, Any]:
         "environment": report.environment,
         "hashes": report.hashes,
         "inputs": _numbers(report.inputs),
-        "guarantee": _guarantee_json(report.guarantee),
+        "guarantee": None if report.guarantee is None else report.guarantee.document(),
         "policy": dict(policy.limits),
         "untested": untested_lines(report.subjects),
         "subjects": [_subject_json(report, subject, policy) for subject in report.subjects],
@@ -276,6 +276,7 @@ def _subject_json(report: Report, subject: Subject, policy: Policy) -> dict[str,
 
 
 def _from_json(document: dict[str, Any]) -> Report:
+    claimed = document.get("guarantee")
     return Report(
         title=document["title"],
         subjects=tuple(_subject(one) for one in document["subjects"]),
@@ -285,7 +286,7 @@ def _from_json(document: dict[str, Any]) -> Report:
         environment=document["environment"],
         hashes=document["hashes"],
         inputs=_tensor(document["inputs"]),
-        guarantee=_guarantee(document.get("guarantee")),
+        guarantee=None if claimed is None else Guarantee.read(claimed),
     )
 
 
@@ -304,27 +305,6 @@ def _subject(document: dict[str, Any]) -> Subject:
         features={name: torch.tensor(values) for name, values in document["features"].items()},
         reconstructions=_tensor(document["reconstructions"]),
     )
-
-
-def _guarantee_json(guarantee: Guarantee | None) -> dict[str, Any] | None:
-    if guarantee is None:
-        return None
-    fields = {**asdict(guarantee), "caveats": list(guarantee.caveats)}
-    return {
-        **fields,
-        "epsilon": guarantee.epsilon,
-        "mu": guarantee.mu,
-        "words": guarantee.words,
-        "text": str(guarantee),
-    }
-
-
-def _guarantee(document: dict[str, Any] | None) -> Guarantee | None:
-    if document is None:
-        return None
-    names = ("noise", "rate", "steps", "records", "delta")
-    fields = {name: document[name] for name in names}
-    return Guarantee(**fields, caveats=tuple(document["caveats"]))
 
 
 def _bound(value: float) -> float | str:

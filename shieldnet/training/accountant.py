@@ -1,8 +1,8 @@
 """From noise to epsilon and back: what private training proves, counted step by step."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -130,6 +130,21 @@ class Guarantee:
         accountant = RDPAccountant()
         accountant.history = [(self.noise, self.rate, self.steps)]
         return float(accountant.get_epsilon(self.delta))
+
+    def document(self) -> dict[str, Any]:
+        """Returns all of it as JSON takes it: what ``read`` needs, and what people look for."""
+        said = {"epsilon": self.epsilon, "mu": self.mu, "words": self.words, "text": str(self)}
+        return {**asdict(self), "caveats": list(self.caveats), **said}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "Guarantee":
+        """Makes the guarantee of a document; epsilon is computed anew, not believed.
+
+        Errors: KeyError, TypeError or ConfigError for what is no such document.
+        """
+        names = ("noise", "rate", "steps", "records", "delta")
+        fields = {name: document[name] for name in names}
+        return cls(**fields, caveats=tuple(document["caveats"]))
 
     @property
     def words(self) -> str:

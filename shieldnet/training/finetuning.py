@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shieldnet._validate import choice, finite, flag, positive, whole
 from shieldnet.cache import fingerprint
 from shieldnet.errors import ConfigError
-from shieldnet.finding import Finding, Threat
+from shieldnet.finding import Finding, Threat, decimals
 from shieldnet.one_run import best_guesses, epsilon_interval, guessed, mu_interval
 from shieldnet.randomness import random_seed, replayed_noise
 from shieldnet.training.accountant import Guarantee, noise_for
@@ -31,6 +31,8 @@ from shieldnet.training.records import Records, as_records
 from shieldnet.training.stepping import Course, Keeper, Plain, Private, train
 
 OPTIMIZERS = ("sgd", "adam")
+_MOMENTUM = 0.9
+_RANK = 4
 _FEATURE_ROWS = 512
 _TOLD = 10  # times that epsilon so far is told in a run
 _WEIGHTED = Hazard(
@@ -60,7 +62,11 @@ class Finetuned:
 
     def __str__(self) -> str:
         claimed = "No guarantee is stated." if self.guarantee is None else str(self.guarantee)
-        audited = [f"  {one.name} measured {one}, {one.samples} canaries" for one in self.findings]
+        audited = [
+            f"  {one.name.removeprefix('one_run.')} at least {decimals(one.low)} "
+            f"(95 %, {one.samples} canaries)"
+            for one in self.findings
+        ]
         head = ["Measured in the run itself:"] if audited else []
         return "\n".join([f"{self.steps} steps in {self.seconds:.1f} s", claimed, *head, *audited])
 
@@ -70,10 +76,10 @@ class _Settings:
     epochs: float
     batch: int | None
     lr: float
-    momentum: float
+    momentum: float | None
     optimizer: str
     part: str
-    rank: int
+    rank: int | None
     outputs: str
     axis: int | None
     mend: bool
@@ -84,11 +90,17 @@ class _Settings:
         positive("epochs", self.epochs)
         positive("lr", self.lr)
         positive("checkpoint_every_s", self.checkpoint_every_s)
-        if not 0 <= finite("momentum", self.momentum) < 1:
-            raise ConfigError(f"Expected momentum from 0 to below 1, got {self.momentum!r}.")
         choice("optimizer", self.optimizer, OPTIMIZERS)
         choice("part", self.part, PARTS)
-        whole("rank", self.rank, low=1)
+        if self.momentum is not None:
+            if not 0 <= finite("momentum", self.momentum) < 1:
+                raise ConfigError(f"Expected momentum from 0 to below 1, got {self.momentum!r}.")
+            if self.optimizer != "sgd":
+                raise ConfigError(f"The optimizer {self.optimizer} has no momentum: leave it out.")
+        if self.rank is not None:
+            whole("rank", self.rank, low=1)
+            if self.part != "lora":
+                raise ConfigError(f"Only part='lora' has a rank, part is {self.part!r}.")
         flag("mend", self.mend)
         if self.batch is not None:
             whole("batch", self.batch, low=1)
@@ -103,10 +115,10 @@ def finetune(
     epochs: float = 10,
     batch: int | None = None,
     lr: float = 0.1,
-    momentum: float = 0.9,
+    momentum: float | None = None,
     optimizer: str = "sgd",
     part: str = "full",
-    rank: int = 4,
+    rank: int | None = None,
     loss: Callable[..., Tensor] | None = None,
     outputs: str = "logits",
     axis: int | None = None,
@@ -124,15 +136,16 @@ def finetune(
     ``Adversarial`` and others, in the order in which they act.
     batch: records of a step, on average where coins draw them; by default the loader's, else 64,
     with DPSGD all records (few steps on all have the simplest proof, and often win).
-    epochs: how often each record is used, on average. lr, momentum, optimizer: ``sgd`` or ``adam``
-    (decoupled weight decay). part: ``full``, ``last`` (layer; what goes into it is computed once),
-    ``bias``, or ``lora`` of ``rank``, merged into the weights afterwards.
+    epochs: how often each record is used, on average. lr, optimizer: ``sgd`` (momentum .9 unless
+    given) or ``adam`` (decoupled weight decay). part: ``full``, ``last`` (layer; what goes into it
+    is computed once), ``bias``, or ``lora`` of ``rank`` 4 unless given, merged into the weights
+    afterwards.
     loss: loss(output, labels) -> one number a record, or a criterion of torch; by default what
     ``outputs`` (logits, probabilities, binary_logits, values) and ``axis`` ask for.
     mend: accepts what preflight offers to mend. seed: for the same model again; without it all
     draws come from the operating system, as a guarantee wants it.
-    checkpoint: a folder where the training is kept every so many seconds; it goes on from there
-    after a stop. progress: shows a bar; by default on a terminal.
+    checkpoint: a folder, seen by all ranks, where the training is kept every so many seconds; it
+    goes on from there after a stop. progress: shows a bar; by default on a terminal.
 
     Where a process group is set up (``torchrun``), the ranks share every batch and end with the
     same weights and the same guarantee.
@@ -282,7 +295,7 @@ def _prepared(
 
     def ready(whole_model: nn.Module) -> nn.Module:
         working = copy.deepcopy(whole_model)
-        choose_part(working, settings.part, settings.rank)
+        choose_part(working, settings.part, settings.rank or _RANK)
         for one in countermeasures:
             one.prepare(working)
         return _in_mode(working, settings.part)
@@ -380,7 +393,8 @@ def _optimizer(
     decay = sum(one.weight_decay for one in countermeasures)
     if settings.optimizer == "adam":
         return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=decay)
-    return torch.optim.SGD(weights, lr=settings.lr, momentum=settings.momentum, weight_decay=decay)
+    momentum = _MOMENTUM if settings.momentum is None else settings.momentum
+    return torch.optim.SGD(weights, lr=settings.lr, momentum=momentum, weight_decay=decay)
 
 
 def _audited(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:

@@ -112,6 +112,10 @@ def as_loss(loss: Callable[..., Tensor] | None, outputs: str, axis: int | None) 
     """Returns one loss a record; a torch criterion is copied and asked not to join them."""
     if loss is None:
         return Criterion(outputs, axis)
+    if outputs != "logits" or axis is not None:
+        raise ConfigError(
+            "A loss of your own reads the output as it likes: leave outputs and axis out."
+        )
     if not callable(loss):
         raise ConfigError(f"Expected loss(output, labels), got {type(loss).__name__}.")
     if getattr(loss, "reduction", "none") != "none":

@@ -314,7 +314,6 @@ def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
         sn.finetune(
             mlp,
             (table[0] * 100, table[0].sum(1)),
-            outputs="values",
             lr=1e12,
             loss=lambda o, y: (o.sum(1) - y) ** 2,
             epochs=30,
@@ -335,6 +334,9 @@ def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
         ({"mend": "yes"}, "Expected mend to be true or false"),
         ({"seed": -1}, "Expected seed from 0"),
         ({"loss": 3}, r"Expected loss\(output, labels\)"),
+        ({"momentum": 0.5, "optimizer": "adam"}, "adam has no momentum"),
+        ({"rank": 2}, "Only part='lora' has a rank"),
+        ({"loss": nn.MSELoss(), "outputs": "values"}, "leave outputs and axis out"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, words, table, mlp) -> None:
