@@ -24,7 +24,8 @@ class AntiAdversarial(Countermeasure):
     """Learns from inputs moved toward their class within a linf ball: training made easier.
 
     It leaves the loss steep beside the data, so that gradients mislead who draws a class by them.
-    Queries do not follow gradients. epsilon, steps, low, high: as of ``Adversarial``.
+    Queries do not follow gradients: classes are drawn all the same, and accuracy falls (digits, .91
+    to .79; benchmarks/RESULTS.md). epsilon, steps, low, high: as of ``Adversarial``.
     """
 
     epsilon: float = 0.1
@@ -70,7 +71,8 @@ class BiDO(Countermeasure):
     """Makes hidden layers depend less on the input and more on the label, by HSIC.
 
     layers: names of the hidden modules. to_input, to_label: weights of the two dependencies.
-    It compares records of a batch with each other, so it does not compose with DP-SGD.
+    It compares records of a batch with each other, so it does not compose with DP-SGD. With these
+    weights nothing was measured to change (benchmarks/RESULTS.md); the paper tunes them by hand.
     Source: Peng et al. 2022 (arXiv:2206.05483); HSIC: Gretton et al. 2005.
     """
 
@@ -106,7 +108,9 @@ class MID(Countermeasure):
 
     layer: name of the hidden module. beta: the price of a nat. The noise is a standard normal, so
     that the layer's squared norm over 2 is the divergence from no information at all; the answer
-    later has no noise. Source: Wang, Zhang, Jia 2021 (arXiv:2009.05241), with a fixed variance.
+    later has no noise. Measured (benchmarks/RESULTS.md): a regularizer of membership (digits, AUC
+    of canaries .99 to .91), nothing against inversion.
+    Source: Wang, Zhang, Jia 2021 (arXiv:2009.05241), with a fixed variance.
     """
 
     layer: str
