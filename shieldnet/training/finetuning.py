@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shieldnet._validate import choice, finite, flag, positive, whole
 from shieldnet.cache import fingerprint
-from shieldnet.errors import ConfigError
+from shieldnet.errors import ConfigError, DataError
 from shieldnet.finding import Finding, Threat, decimals
 from shieldnet.one_run import best_guesses, epsilon_interval, guessed, mu_interval
 from shieldnet.randomness import random_seed, replayed_noise
@@ -22,7 +22,7 @@ from shieldnet.training.accountant import Guarantee, noise_for
 from shieldnet.training.checkpoint import State
 from shieldnet.training.countermeasures import Countermeasure, LabelSmoothing, WeightDecay
 from shieldnet.training.gradients import WAYS
-from shieldnet.training.losses import as_loss, weighted_mean
+from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
 from shieldnet.training.parts import PARTS, choose_part, last_layer, merge
 from shieldnet.training.preflight import Hazard, Preflight, examine, hazards_of, mended
 from shieldnet.training.private import DPSGD
@@ -167,7 +167,7 @@ def finetune(
         seed,
         checkpoint_every_s,
     )
-    records = as_records(data)
+    records = _as_read(model, as_records(data))
     private = _private_of(countermeasures)
     size = _size(settings, records, private)
     rate = size / len(records)
@@ -176,6 +176,7 @@ def finetune(
     criterion = as_loss(loss, outputs, axis)
     for one in countermeasures:
         criterion = one.criterion(criterion)
+    _try_once(model, records, criterion)
     course = Course(criterion, countermeasures)
     claimed = None if private is None else _claimed(private, rate, steps, len(records), seed)
     with _drawing(seed):
@@ -217,6 +218,34 @@ def finetune(
         steps,
         time.monotonic() - began,
     )
+
+
+def _as_read(model: nn.Module, records: Records) -> Records:
+    """Returns real numbers in the type of the model's weights."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"Expected an nn.Module, got {type(model).__name__}.")
+    kinds = [one.dtype for one in model.parameters() if one.is_floating_point()]
+    if not kinds:
+        raise ConfigError("Expected a model with weights, got one without.")
+    return records.of_type(kinds[0])
+
+
+def _try_once(model: nn.Module, records: Records, criterion: Loss) -> None:
+    """Asks a copy of the model about two records, so that what does not fit is said at once."""
+    copied = copy.deepcopy(model).eval()
+    device = next(copied.parameters()).device
+    inputs, labels = (one[:2].to(device) for one in (records.inputs, records.labels))
+    try:
+        with torch.no_grad():
+            output = copied(inputs)
+    except Exception as unread:  # the user's own code: whatever it raises is theirs to mend
+        raise DataError(
+            f"The model cannot read inputs of shape {tuple(inputs.shape)} and type "
+            f"{inputs.dtype}: {type(unread).__name__}: {unread}"
+        ) from unread
+    if isinstance(criterion, Criterion):
+        criterion.require_fit(scores_of(output), labels, records.labels)
+    criterion(output, labels)
 
 
 def _private_of(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:

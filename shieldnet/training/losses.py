@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shieldnet._validate import choice
-from shieldnet.errors import AnswerError, ConfigError
+from shieldnet.errors import AnswerError, ConfigError, DataError
 from shieldnet.structure import leaves
 
 Loss = Callable[[object, Tensor], Tensor]
@@ -58,6 +58,26 @@ class Criterion:
         if labels.dim() == 1:
             return each
         return each.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)
+
+    def require_fit(self, scores: Tensor, labels: Tensor, every: Tensor) -> None:
+        """Raises DataError where labels do not fit the scores of the same records.
+
+        every: the labels of all records, whose range is looked at.
+        """
+        if self.outputs in ("values", "binary_logits"):
+            if scores.numel() != labels.numel():
+                raise DataError(
+                    f"Expected a label for each of the {self.outputs} {tuple(scores.shape)}, got "
+                    f"labels of shape {tuple(labels.shape)}."
+                )
+            return
+        classes = scores.shape[self._axis_of(scores, labels)]
+        counted = every[every != IGNORED]
+        if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
+            raise DataError(
+                f"Expected labels from 0 to {classes - 1}, or {IGNORED} for what counts for "
+                f"nothing; got {int(counted.min())} to {int(counted.max())}."
+            )
 
     def _axis_of(self, scores: Tensor, labels: Tensor) -> int:
         if labels.is_floating_point():

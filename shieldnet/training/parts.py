@@ -30,6 +30,16 @@ class LowRank(nn.Module):
         said: Tensor = self.base(x) + self.up(self.down(x))
         return said
 
+    @property
+    def weight(self) -> Tensor:
+        """Returns the changed weight, for models that read it past the layer."""
+        return self.base.weight + self.up.weight @ self.down.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Returns the layer's own bias."""
+        return self.base.bias
+
     def merged(self) -> nn.Linear:
         """Returns the layer with the change in its weights."""
         with torch.no_grad():

@@ -89,8 +89,8 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
     """
     inputs, _ = _few(records)
     model = copy.deepcopy(model)
-    named = tuple(_batch_statistics(model))
-    if named:  # these would be found twice
+    named = (*_batch_statistics(model), *_half_precision(model))
+    if named:  # these would be found twice, or hide others
         return named
     return (*_mixed_rows(model, inputs), *_moving(model, inputs))
 
@@ -197,6 +197,19 @@ def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
             mend,
             mends=True,
         )
+
+
+def _half_precision(model: nn.Module) -> Iterator[Hazard]:
+    for name, one in model.named_parameters():
+        if one.requires_grad and one.dtype not in (torch.float32, torch.float64):
+            yield Hazard(
+                "half precision",
+                name,
+                f"sums of gradients are rounded to {one.dtype}, and what one record adds is rounded "
+                "by what the others are",
+                "Train in float32 (model.float()) and cast afterwards",
+            )
+            return
 
 
 def _is_frozen(layer: nn.Module) -> bool:

@@ -45,6 +45,13 @@ class Records:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def of_type(self, kind: torch.dtype) -> "Records":
+        """Returns the records with their real numbers in another type: the model's."""
+        inputs, labels = (
+            one.to(kind) if one.is_floating_point() else one for one in (self.inputs, self.labels)
+        )
+        return Records(inputs, labels, self.batch)
+
     def fingerprint(self) -> str:
         """Returns a hash that names the data without holding any."""
         digest = sha256(str((self.inputs.dtype, tuple(self.inputs.shape))).encode())
@@ -108,7 +115,5 @@ def _tensor(value: object) -> Tensor:
         raise DataError(f"Expected numbers, got {type(value).__name__}.") from unreadable
     if made.is_complex():
         raise DataError("Expected real numbers, got complex ones.")
-    if made.dtype == torch.float64:
-        return made.float()
     is_whole = not made.is_floating_point() and made.dtype != torch.bool
     return made.to(torch.int64) if is_whole else made

@@ -1,3 +1,4 @@
+import copy
 import logging
 import os
 import subprocess
@@ -379,3 +380,48 @@ def test_a_delta_that_allows_a_record_to_be_published_is_refused(table, mlp) -> 
 def test_data_that_is_none_is_refused(data, words, mlp) -> None:
     with pytest.raises(sn.DataError, match=words):
         sn.finetune(mlp, data)
+
+
+def test_records_are_read_in_the_type_of_the_model(table, make_model) -> None:
+    model = make_model(lambda: nn.Linear(12, 3))
+    data = table[0].double().numpy(), table[1].numpy()
+    for one in (model, copy.deepcopy(model).double()):
+        found = sn.finetune(one, data, sn.DPSGD(8.0, 1e-3), epochs=1, seed=0).model
+        assert found.weight.dtype == one.weight.dtype
+
+
+def test_half_precision_is_refused_where_a_guarantee_is_stated(table, make_model) -> None:
+    model = make_model(lambda: nn.Linear(12, 3)).bfloat16()
+    with pytest.raises(sn.PreflightFailed, match=r"half precision in weight.*model.float\(\)"):
+        sn.finetune(model, table, sn.DPSGD(8.0, 1e-3))
+    assert sn.finetune(model, table, epochs=1, seed=0).model.weight.dtype == torch.bfloat16
+
+
+def test_low_rank_changes_reach_layers_whose_weights_are_read_past_them(table, make_model) -> None:
+    def attending() -> nn.Module:
+        class Attending(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True)
+                self.head = nn.Linear(12, 3)
+
+            def forward(self, x):
+                return self.head(self.layer(x.unsqueeze(1).expand(-1, 3, 12))[:, 0])
+
+        return Attending()
+
+    model = make_model(attending)
+    found = sn.finetune(model, table, sn.DPSGD(8.0, 1e-3), epochs=2, part="lora", seed=0).model
+    assert list(found.state_dict()) == list(model.state_dict())
+
+
+def test_what_does_not_fit_is_said_before_anything_is_trained(table, mlp) -> None:
+    inputs, labels = table
+    with pytest.raises(sn.DataError, match="Expected labels from 0 to 2.*got 5 to 7"):
+        sn.finetune(mlp, (inputs, labels + 5))
+    with pytest.raises(sn.DataError, match=r"cannot read inputs of shape \(2, 5\)"):
+        sn.finetune(mlp, (inputs[:, :5], labels))
+    with pytest.raises(sn.DataError, match="Expected a label for each of the values"):
+        sn.finetune(mlp, (inputs, labels.float()), outputs="values")
+    with pytest.raises(sn.ConfigError, match="Expected an nn.Module"):
+        sn.finetune("model", table)
