@@ -229,30 +229,27 @@ def _morlet(x: Tensor, y: Tensor, scale: int, angle: float) -> Tensor:
 
 def scratch() -> str:
     """Trains on MNIST at epsilon 3 without anything public."""
+    body = nn.Sequential(Scattering(), nn.GroupNorm(27, 81, affine=False), nn.Flatten())
     head = nn.Linear(81 * 49, 10)
     nn.init.zeros_(head.weight)
-    model = nn.Sequential(Scattering(), nn.GroupNorm(27, 81, affine=False), nn.Flatten(), head)
+    start = time.perf_counter()
+    features = {}
+    with torch.no_grad():
+        for part in ("tr", "te"):
+            inputs, labels = mnist(part)
+            features[part] = torch.cat([body(some) for some in inputs.split(500)]), labels
+    took = time.perf_counter() - start
     lines = ["| MNIST, epsilon 3 | accuracy | seconds |", "|---|---|---|"]
-    tested = mnist("te")
     for seed in SEEDS[:3]:
         start = time.perf_counter()
+        private = sn.DPSGD(3.0, 1e-5, clip=0.1, ema=0.9)
         found = sn.finetune(
-            model,
-            mnist("tr"),
-            sn.DPSGD(3.0, 1e-5, clip=0.1, ema=0.9),
-            epochs=30,
-            batch=4096,
-            lr=4.0,
-            part="last",
-            seed=seed,
+            head, features["tr"], private, epochs=30, batch=4096, lr=4.0, seed=seed, progress=False
         )
-        took = time.perf_counter() - start
-        parts = zip(tested[0].split(500), tested[1].split(500), strict=True)
-        share = statistics.mean(right(found.model, *part) for part in parts)
-        lines.append(
-            f"| seed {seed}, epsilon {found.guarantee.epsilon:.3f} | {share:.4f} | {took:.0f} |"
-        )
-    return "\n".join(lines)
+        seconds = time.perf_counter() - start
+        name = f"seed {seed}, epsilon {found.guarantee.epsilon:.3f}"
+        lines.append(f"| {name} | {right(found.model, *features['te']):.4f} | {seconds:.0f} |")
+    return "\n".join([*lines, f"| scattering of all pictures, once | | {took:.0f} |"])
 
 
 class Words(nn.Module):
@@ -383,7 +380,7 @@ def main() -> None:
     if arguments.cell:
         timed(*arguments.cell)
         return
-    parts = {"digits": digits, "canaries": canaries, "speed": speed, "scratch": scratch}
+    parts = {"speed": speed, "digits": digits, "canaries": canaries, "scratch": scratch}
     if arguments.only:
         print(parts[arguments.only]())
         return

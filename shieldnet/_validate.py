@@ -76,6 +76,16 @@ def optional(module: str, *, extra: str) -> ModuleType:
         ) from missing
 
 
+def quietly(module: str) -> ModuleType:
+    """Imports a module and takes off the handlers that it put on the root logger (Opacus does)."""
+    import logging
+
+    handlers = logging.root.handlers[:]
+    found = import_module(module)
+    logging.root.handlers[:] = handlers
+    return found
+
+
 def _number(value: object) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     try:

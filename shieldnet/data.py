@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shieldnet.errors import DataError
 
@@ -124,6 +124,15 @@ def raw_bytes(tensor: Tensor) -> bytes:
     """Returns a tensor's content, of any type and on any device, for a hash."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Returns a hash that names a model's weights and buffers without holding any."""
+    digest = sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(raw_bytes(value))
+    return digest.hexdigest()
 
 
 def require_disjoint(one: Examples, other: Examples) -> None:

@@ -117,10 +117,9 @@ def normals(count: int) -> Tensor:
     source = _source.get()
     if source is os.urandom:
         from ssl import RAND_bytes as source
-    words = _half_words(2 * pairs, source)
     for start in range(0, 2 * pairs, _PIECE):
-        into, piece = drawn[start : start + _PIECE], words[start : start + _PIECE]
-        half = len(into) // 2
+        into = drawn[start : start + _PIECE]
+        half, piece = len(into) // 2, _half_words(len(into), source)
         # The sign bit is dropped: what is left keeps its precision near 0, where the tail is.
         radius = (piece[:half] & 0x7FFFFFFF).float().add_(0.5).mul_(2**-31).log_().mul_(-2).sqrt_()
         angle = piece[half:].float().mul_(math.pi * 2**-31)

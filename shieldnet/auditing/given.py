@@ -116,9 +116,20 @@ def canaries_of(given: object, sets: Mapping[str, Examples]) -> Canaries | None:
     return canaries
 
 
-def claimed_by(finetuned: object) -> tuple[Guarantee | None, tuple[Finding, ...]]:
-    """Returns what a training claims of its model, and what its own audit found."""
-    if finetuned is None or isinstance(finetuned, Guarantee):
+def claimed_by(finetuned: object, weights: str) -> tuple[Guarantee | None, tuple[Finding, ...]]:
+    """Returns what a training claims of its model, and what its own audit found.
+
+    weights: the hash of those that are audited. A guarantee is about the weights it was stated for.
+    """
+    if finetuned is None:
+        return None, ()
+    claimed = finetuned.guarantee if isinstance(finetuned, Finetuned) else finetuned
+    if isinstance(claimed, Guarantee) and claimed.weights not in ("", weights):
+        raise ConfigError(
+            "The guarantee is of other weights than those of the model that is audited: nothing is "
+            "proven of these. Audit the model that finetune returned."
+        )
+    if isinstance(finetuned, Guarantee):
         return finetuned, ()
     if not isinstance(finetuned, Finetuned):
         raise ConfigError(

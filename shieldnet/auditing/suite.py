@@ -6,12 +6,10 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from shieldnet._validate import choice, whole
 from shieldnet.attacks import Game
@@ -37,7 +35,7 @@ from shieldnet.auditing.report import BARE, Report
 from shieldnet.auditing.tiers import Tier, as_tier, estimate_s, told
 from shieldnet.cache import cache_in
 from shieldnet.canaries import Planted
-from shieldnet.data import Canaries, Examples, raw_bytes
+from shieldnet.data import Canaries, Examples, weights_hash
 from shieldnet.engine import ENGINES, run, why_unsendable
 from shieldnet.errors import ConfigError
 from shieldnet.finding import NotApplicable
@@ -118,7 +116,7 @@ def audit(
     for name in sensitive:
         places_of(names, name)
     planted = canaries_of(canaries, sets)
-    claimed, of_the_run = claimed_by(finetuned)
+    claimed, of_the_run = claimed_by(finetuned, weights_hash(bare.model))
     try_once(bare, sets["nonmembers"])
     require_auditable(bare)
     require_classes(bare, [*sets.values(), *canary_sets(planted)])
@@ -190,7 +188,7 @@ def audit(
         duration_s=time.monotonic() - start,
         columns=names,
         environment=_environment() | {"tier": chosen.name, "engine": where},
-        hashes={"model": _model_hash(bare.model)} | hashes,
+        hashes={"model": weights_hash(bare.model)} | hashes,
         inputs=sets["nonmembers"].inputs[:with_examples].float() if with_examples else None,
     )
 
@@ -251,14 +249,6 @@ def _announce(
         words,
     )
     return words
-
-
-def _model_hash(model: nn.Module) -> str:
-    digest = sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(raw_bytes(value))
-    return digest.hexdigest()
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """From noise to epsilon and back: what private training proves, counted step by step."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet._validate import fraction, optional, positive, whole
+from shieldnet._validate import fraction, optional, positive, quietly, whole
 from shieldnet.errors import ConfigError
 from shieldnet.price import Price, rounded_up
 
@@ -23,6 +24,7 @@ NOT_COVERED = (
     "what many records say together: each record alone is protected",
     "records that stand in the data more than once: epsilon grows with every copy",
     "choices made by looking at the data before, such as the learning rate",
+    "what preflight prints: measured on a few records, without noise",
 )
 """Limits that every guarantee prints."""
 
@@ -34,7 +36,8 @@ class Guarantee:
     noise: deviation of the noise, as a multiple of the clip norm, so of what one record moves a
     sum. rate: the chance with which a record is drawn, independently, in every step (1: always).
     steps: that were taken. records: of the training data; their number is taken to be public.
-    delta: at which ``epsilon`` is stated. caveats: what else limits the claim.
+    delta: at which ``epsilon`` is stated. caveats: what else limits the claim. weights: the hash of
+    the weights that it is about, "" where it is about none yet.
     Neighbors: two sets of training data of which one has one record more.
 
     Guarantee: with rate 1 the Gaussian mechanism, composed exactly. Below it, the privacy losses of
@@ -49,6 +52,7 @@ class Guarantee:
     records: int
     delta: float
     caveats: tuple[str, ...] = ()
+    weights: str = ""
 
     def __post_init__(self) -> None:
         positive("noise", self.noise)
@@ -125,11 +129,13 @@ class Guarantee:
 
     def cross_check(self) -> float:
         """Returns epsilon by Opacus's Renyi accountant: another proof, from further above."""
-        from opacus.accountants import RDPAccountant
-
-        accountant = RDPAccountant()
+        accountant = quietly("opacus.accountants").RDPAccountant()
         accountant.history = [(self.noise, self.rate, self.steps)]
-        return float(accountant.get_epsilon(self.delta))
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Optimal order is"
+            )  # it is above all the same
+            return float(accountant.get_epsilon(self.delta))
 
     def document(self) -> dict[str, Any]:
         """Returns all of it as JSON takes it: what ``read`` needs, and what people look for."""
@@ -144,7 +150,7 @@ class Guarantee:
         """
         names = ("noise", "rate", "steps", "records", "delta")
         fields = {name: document[name] for name in names}
-        return cls(**fields, caveats=tuple(document["caveats"]))
+        return cls(**fields, caveats=tuple(document["caveats"]), weights=document["weights"])
 
     @property
     def words(self) -> str:
@@ -187,7 +193,7 @@ class Guarantee:
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """Returns the noise, as a multiple of the clip norm, that keeps to epsilon at delta.
 
-    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .3 %.
+    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .5 %.
     """
     positive("epsilon", epsilon)
     if rate == 1:
@@ -208,8 +214,10 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
 @lru_cache(maxsize=16)
 def _composed(noise: float, rate: float, steps: int, interval: float) -> Any:
     pld = optional(_LOSSES, extra="accounting")
+    # A step's own loss is about rate / noise: a grid coarser than that adds up over many steps.
+    fine = min(interval, 0.2 * rate / noise)
     one = pld.from_gaussian_mechanism(
-        noise, sampling_prob=rate, value_discretization_interval=interval, use_connect_dots=True
+        noise, sampling_prob=rate, value_discretization_interval=fine, use_connect_dots=True
     )
     return one.self_compose(steps)
 

@@ -62,8 +62,9 @@ class TransferFreeze(Countermeasure):
                 f"Expected layers below {len(holders)}, the model's modules with weights, got "
                 f"{self.layers}: nothing would be trained."
             )
-        for one in holders[: self.layers]:
-            one.requires_grad_(False)
+        for module in holders[: self.layers]:
+            for one in module.parameters(recurse=False):
+                one.requires_grad_(False)
 
 
 @dataclass(frozen=True)

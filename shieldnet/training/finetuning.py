@@ -14,16 +14,22 @@ from torch import Tensor, nn
 
 from shieldnet._validate import choice, finite, flag, positive, whole
 from shieldnet.cache import fingerprint
+from shieldnet.data import weights_hash
 from shieldnet.errors import ConfigError, DataError
 from shieldnet.finding import Finding, Threat, decimals
 from shieldnet.one_run import best_guesses, epsilon_interval, guessed, mu_interval
 from shieldnet.randomness import random_seed, replayed_noise
 from shieldnet.training.accountant import Guarantee, noise_for
 from shieldnet.training.checkpoint import State
-from shieldnet.training.countermeasures import Countermeasure, LabelSmoothing, WeightDecay
+from shieldnet.training.countermeasures import (
+    Augment,
+    Countermeasure,
+    LabelSmoothing,
+    WeightDecay,
+)
 from shieldnet.training.gradients import WAYS
 from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
-from shieldnet.training.parts import PARTS, choose_part, last_layer, merge
+from shieldnet.training.parts import PARTS, choose_part, last_layer, merge, shared_weights
 from shieldnet.training.preflight import Hazard, Preflight, examine, hazards_of, mended
 from shieldnet.training.private import DPSGD
 from shieldnet.training.ranks import Ranks
@@ -208,8 +214,16 @@ def finetune(
                 state = train(trained, learn, steps, with_optimizer, keeper, ema, tell)
         finally:
             learn.release()
-    merge(working)
-    finished.load_state_dict(working.state_dict())
+        ranks.agree(working)
+    named = [name for name, one in working.named_parameters() if one.requires_grad]
+    named = merge(working) or named
+    state_of = working.state_dict()
+    if private is not None and private.is_certified:
+        # Nothing is published but what got noise: buffers and frozen weights stay as they came.
+        state_of = {**finished.state_dict(), **{name: state_of[name] for name in named}}
+    finished.load_state_dict(state_of)
+    if claimed is not None:
+        claimed = replace(claimed, weights=weights_hash(finished))
     return Finetuned(
         finished.eval(),
         claimed,
@@ -265,7 +279,7 @@ def _private_of(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
             f"{type(mixing[0]).__name__} compares the records of a batch with each other or reads "
             "the model's inside: it does not compose with DPSGD."
         )
-    if found[0].views > 1 and len(countermeasures) == 1:
+    if found[0].views > 1 and not any(isinstance(one, Augment) for one in countermeasures):
         raise ConfigError("Views of a record are all the same without Augment.")
     return found[0]
 
@@ -361,9 +375,10 @@ def _what_is_learned(
 ) -> tuple[nn.Module, Records]:
     """Returns the last layer and what goes into it, where that is all that is trained."""
     simple = all(isinstance(one, DPSGD | WeightDecay | LabelSmoothing) for one in countermeasures)
-    if settings.part != "last" or not simple:
-        return working, records
     last = last_layer(working)
+    tied = any(id(one) in shared_weights(working) for one in last.parameters(recurse=False))
+    if settings.part != "last" or not simple or tied:
+        return working, records
     device = next(working.parameters()).device
     kept: list[Tensor] = []
     handle = last.register_forward_hook(lambda _, given, output: kept.extend((*given, output)))
@@ -378,7 +393,10 @@ def _what_is_learned(
             found.append(kept[0].cpu())
     finally:
         handle.remove()
-    return last, Records(torch.cat(found), records.labels)
+    features = torch.cat(found)
+    if len(features) != len(records):
+        return working, records
+    return last, Records(features, records.labels)
 
 
 def _examined(
@@ -400,6 +418,7 @@ def _examined(
             clip=private.clip,
             views=private.views,
             way=private.way,
+            by_time=settings.seed is None,
             move=course.move,
         )
 

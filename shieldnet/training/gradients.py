@@ -1,16 +1,15 @@
 """What each record asks of the weights, clipped and summed: three ways to the same sum."""
 
-import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from shieldnet._validate import quietly
 
 Predict = Callable[[Tensor], Any]
 Losses = Callable[[Predict, Tensor, Tensor], Tensor]
@@ -19,6 +18,8 @@ Losses = Callable[[Predict, Tensor, Tensor], Tensor]
 _KNOWN = ("Full backward hook is firing", "There is a performance drop")
 """What torch says of Opacus's hooks on a first layer, where they are right, and of layers that it
 maps one by one, which preflight times."""
+_ROWS_ARE_NOT_RECORDS = "a layer was called with another number of rows than there are records"
+_AT_ONCE = 2**24  # numbers
 _GHOST = "opacus.grad_sample.grad_sample_module_fast_gradient_clipping"
 
 
@@ -78,7 +79,12 @@ class Recorded(Gradients):
     """Holds every record's gradient at once."""
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
-        return clipped_sum(self.each(inputs, labels), self.clip)
+        each = self.each(inputs, labels)
+        if any(len(one) * self.views != len(inputs) for one in each):
+            raise RuntimeError(
+                "a layer was called with another number of rows than there are records"
+            )
+        return clipped_sum(each, self.clip)
 
     @abstractmethod
     def each(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
@@ -97,7 +103,7 @@ class Hooks(Recorded):
     def __init__(self, model: nn.Module, losses: Losses, clip: float, views: int = 1) -> None:
         super().__init__(model, losses, clip, views)
         # Not strict: what it would refuse, and more, was looked for by preflight.
-        self.hooked = _opacus("opacus.grad_sample").GradSampleModule(
+        self.hooked = quietly("opacus.grad_sample").GradSampleModule(
             model, loss_reduction="sum", strict=False, force_functorch=self.functorch
         )
 
@@ -175,16 +181,31 @@ class Ghost(Gradients):
 
     def __init__(self, model: nn.Module, losses: Losses, clip: float, views: int = 1) -> None:
         super().__init__(model, losses, clip, views)
-        self.hooked = _opacus(_GHOST).GradSampleModuleFastGradientClipping(
-            model, loss_reduction="sum", strict=False, max_grad_norm=clip
-        )
+        kind = quietly(_GHOST).GradSampleModuleFastGradientClipping
+        self.hooked = kind(model, loss_reduction="sum", strict=False, max_grad_norm=clip)
+        # Of this one alone: Opacus's formula for sequences cancels, and clips too little.
+        self.hooked.NORM_SAMPLERS = {**kind.NORM_SAMPLERS, nn.Linear: _linear_norms}
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+    def norms(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Returns the norm of every record's gradient. Shapes: (records, ...) -> (records,)."""
+        _, norms = self._measured(inputs, labels)
+        self._forget()
+        return norms
+
+    def _measured(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         self.hooked.zero_grad()
         losses = self.losses(self.hooked, inputs, labels)
         with _quietly():
             losses.sum().backward(retain_graph=True)
-        norms = self.hooked.get_norm_sample()
+        norms: Tensor = self.hooked.get_norm_sample()
+        if len(norms) != len(inputs):
+            raise RuntimeError(
+                "a layer was called with another number of rows than there are records"
+            )
+        return losses, norms
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        losses, norms = self._measured(inputs, labels)
         sound = torch.isfinite(norms)
         if not sound.all():
             if not sound.any():
@@ -224,11 +245,32 @@ WAYS: dict[str, type[Gradients]] = {one.name: one for one in (Hooks, Ghost, Func
 """In the order in which they are tried."""
 
 
-def _opacus(room: str) -> ModuleType:
-    """Imports a room of Opacus, which adds a handler to the root logger: that one is taken off."""
-    handlers = logging.root.handlers[:]
-    found = import_module(room)
-    logging.root.handlers[:] = handlers
+def _linear_norms(
+    layer: nn.Linear, activations: Sequence[Tensor], backprops: Tensor
+) -> dict[Tensor, Tensor]:
+    """Returns the norm of every record's gradient of a linear layer, by weight.
+
+    Over positions the gradients themselves are added up, some records at a time: products of
+    products would cancel where inputs have an offset, and a norm of nothing is not clipped.
+    """
+    given = activations[0].to(backprops.dtype)
+    found: dict[Tensor, Tensor] = {}
+    rows = len(backprops)
+    if backprops.dim() == 2:
+        if layer.weight.requires_grad:
+            found[layer.weight] = backprops.norm(dim=1) * given.norm(dim=1)
+        if layer.bias is not None and layer.bias.requires_grad:
+            found[layer.bias] = backprops.norm(dim=1)
+        return found
+    back, given = (one.reshape(rows, -1, one.shape[-1]) for one in (backprops, given))
+    if layer.weight.requires_grad:
+        some = max(1, _AT_ONCE // layer.weight.numel())
+        parts = zip(back.split(some), given.split(some), strict=True)
+        found[layer.weight] = torch.cat(
+            [torch.einsum("nik,nij->nkj", *part).flatten(1).norm(dim=1) for part in parts]
+        )
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = back.sum(1).norm(dim=1)
     return found
 
 

@@ -24,8 +24,9 @@ class Criterion:
     """Judges an output by its kind: cross-entropy of classes, of yes or no, or squared errors.
 
     What has positions (pixels, tokens) is averaged over them within its record; positions
-    labeled -100 count for nothing. axis: of the classes; by default the one that labels lack.
-    smoothing: the share of a label that is spread over all classes; it may be negative.
+    labeled -100 count for nothing, but for values. axis: of the classes; by default the one that
+    labels lack. smoothing: the share of a label that is spread over all classes; it may be
+    negative.
     Shapes: scores (records, classes) or with positions, labels the same without classes.
     """
 
@@ -40,24 +41,23 @@ class Criterion:
         scores = scores_of(output)
         if self.outputs == "values":
             return _mean((scores.reshape(labels.shape) - labels).square())
+        counted = labels != IGNORED
         if self.outputs == "binary_logits":
-            wanted = labels.to(scores.dtype) * (1 - self.smoothing) + self.smoothing / 2
+            said = labels.clamp_min(0).to(scores.dtype)
+            wanted = said * (1 - self.smoothing) + self.smoothing / 2
             each = F.binary_cross_entropy_with_logits(
                 scores.reshape(labels.shape), wanted, reduction="none"
             )
-            return _mean(each)
+            return _mean_of(each * counted, counted)
         scores = scores.movedim(self._axis_of(scores, labels), 1)
         log_p = scores.log_softmax(1)
         if self.outputs == "probabilities":
             log_p = scores.clamp_min(1e-12).log()
         each = F.nll_loss(log_p, labels, reduction="none", ignore_index=IGNORED)
-        counted = labels != IGNORED
         if self.smoothing:
             spread = -log_p.mean(1) * counted
             each = (1 - self.smoothing) * each + self.smoothing * spread
-        if labels.dim() == 1:
-            return each
-        return each.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)
+        return _mean_of(each, counted)
 
     def require_fit(self, scores: Tensor, labels: Tensor, every: Tensor) -> None:
         """Raises DataError where labels do not fit the scores of the same records.
@@ -71,7 +71,18 @@ class Criterion:
                     f"labels of shape {tuple(labels.shape)}."
                 )
             return
+        if scores.dim() != labels.dim() + 1:
+            raise DataError(
+                f"Expected labels of one axis less than scores of shape {tuple(scores.shape)}, got "
+                f"shape {tuple(labels.shape)}. Labels (records, 1) must be flattened; a regression "
+                "needs outputs='values', yes or no outputs='binary_logits'."
+            )
         classes = scores.shape[self._axis_of(scores, labels)]
+        if classes < 2:
+            raise DataError(
+                "Expected scores of two classes or more, got one number a record: say "
+                "outputs='binary_logits' or 'values'."
+            )
         counted = every[every != IGNORED]
         if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
             raise DataError(
@@ -129,7 +140,10 @@ def weighted_mean(loss: object) -> bool:
 
 
 def as_loss(loss: Callable[..., Tensor] | None, outputs: str, axis: int | None) -> Loss:
-    """Returns one loss a record; a torch criterion is copied and asked not to join them."""
+    """Returns one loss a record; a torch criterion is copied and asked not to join them.
+
+    Weights of classes that it averaged with are divided by their mean, so that lr means the same.
+    """
     if loss is None:
         return Criterion(outputs, axis)
     if outputs != "logits" or axis is not None:
@@ -139,7 +153,10 @@ def as_loss(loss: Callable[..., Tensor] | None, outputs: str, axis: int | None) 
     if not callable(loss):
         raise ConfigError(f"Expected loss(output, labels), got {type(loss).__name__}.")
     if getattr(loss, "reduction", "none") != "none":
+        averaged = weighted_mean(loss)
         loss = copy.deepcopy(loss)
+        if averaged:
+            loss.weight = loss.weight / loss.weight.mean()  # type: ignore[attr-defined]  # it has one
         loss.reduction = "none"  # type: ignore[attr-defined]  # a criterion of torch has it
     return Given(loss)
 
@@ -162,6 +179,13 @@ def scores_of(output: object) -> Tensor:
         f"{type(output).__name__} with {len(found)} tensors. Pass loss=, which is given the "
         "output as it is."
     )
+
+
+def _mean_of(each: Tensor, counted: Tensor) -> Tensor:
+    """Averages over the positions that count; a record without positions is as it is."""
+    if each.dim() == 1:
+        return each
+    return each.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)
 
 
 def _mean(each: Tensor) -> Tensor:

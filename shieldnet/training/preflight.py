@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from shieldnet.errors import PreflightFailed
 from shieldnet.structure import leaves
-from shieldnet.training.gradients import WAYS, Gradients, Losses, Predict, Recorded
+from shieldnet.training.gradients import WAYS, Ghost, Gradients, Losses, Predict, Recorded
 from shieldnet.training.records import Records
 
 Move = Callable[[Tensor, Tensor, Predict], Tensor]
@@ -23,7 +23,10 @@ Move = Callable[[Tensor, Tensor, Predict], Tensor]
 
 MOST = 1.01
 """Times the clip norm: what one record may move the sum, rounding included."""
-_ROWS = 4
+_ROWS = 5  # a number that few other axes have
+_CHANNELS = 8  # of a group: of two numbers, normalizing leaves nothing but a sign
+_MANY_WEIGHTS = 200_000  # above, norms alone are usually quicker than gradients
+_SEEDS = 16  # draws of what is done to inputs: some of it is done only now and then
 _TIMED = 64
 _TIMED_BYTES = 2**26  # of gradients, record by record, while a step is timed
 _SMALL_CLIP = 1e-3  # at which every gradient is clipped
@@ -92,7 +95,8 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
     named = (*_batch_statistics(model), *_half_precision(model))
     if named:  # these would be found twice, or hide others
         return named
-    return (*_mixed_rows(model, inputs), *_moving(model, inputs))
+    moving = tuple(_moving(model, inputs))  # first: what writes into weights may do so only once
+    return (*_mixed_rows(model, inputs), *moving)
 
 
 def examine(
@@ -103,19 +107,21 @@ def examine(
     clip: float,
     views: int = 1,
     way: str = "auto",
+    by_time: bool = True,
     move: Move = lambda inputs, labels, predict: inputs,
 ) -> Preflight:
     """Measures every way to compute gradients on a copy of the model, and times the right ones.
 
     model: as for ``hazards_of``, and without such hazards. way: one of ``WAYS``, or ``auto`` for
-    the quickest that is right. move: what is done to inputs before a step.
+    the quickest that is right; without by_time, one that is right whatever the machine is at.
+    move: what is done to inputs before a step.
     """
     model = copy.deepcopy(model)
     inputs, labels = _few(records)
     mixed = tuple(_mixed_moves(model, move, inputs, labels))
     if mixed:
         return Preflight(mixed)
-    truth, unseen = _autograd(model, losses, move, inputs, labels)
+    unseen = _autograd(model, losses, move, inputs, labels)
     if unseen:
         return Preflight(tuple(unseen))
     sensitivity: dict[str, float] = {}
@@ -127,7 +133,7 @@ def examine(
         if name == "functorch" and sensitivity:
             continue  # never quicker than both of the others; kept for what they cannot take
         try:
-            moved, wrong = _tried(kind, model, losses, move, (inputs, labels), truth, views)
+            moved, wrong = _tried(kind, model, losses, move, (inputs, labels), views)
             sensitivity[name] = moved
             if wrong:
                 refused[name] = wrong
@@ -137,7 +143,10 @@ def examine(
             refused[name] = f"{type(unsuited).__name__}: {str(unsuited).splitlines()[0][:200]}"
     if not seconds:
         return Preflight((_unsafe(sensitivity, refused, way),), sensitivity, {}, refused)
-    quickest = min(seconds, key=seconds.__getitem__)
+    weights = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    usual = ("ghost", *WAYS) if weights > _MANY_WEIGHTS else tuple(WAYS)
+    first = next(name for name in usual if name in seconds)
+    quickest = min(seconds, key=seconds.__getitem__) if by_time else first
     return Preflight((), sensitivity, seconds, refused, quickest)
 
 
@@ -173,7 +182,7 @@ _UNSUITED = (
 
 
 def _few(records: Records) -> tuple[Tensor, Tensor]:
-    """Picks rows from all over the data, of different labels where there are."""
+    """Picks rows from all over the data."""
     rows = torch.arange(0, len(records), max(1, len(records) // _ROWS))[:_ROWS]
     return records.inputs[rows], records.labels[rows]  # in memory of their own, in order
 
@@ -205,8 +214,8 @@ def _half_precision(model: nn.Module) -> Iterator[Hazard]:
             yield Hazard(
                 "half precision",
                 name,
-                f"sums of gradients are rounded to {one.dtype}, and what one record adds is rounded "
-                "by what the others are",
+                f"sums of gradients are rounded to {one.dtype}: what one record adds depends on "
+                "what the others are",
                 "Train in float32 (model.float()) and cast afterwards",
             )
             return
@@ -219,23 +228,29 @@ def _is_frozen(layer: nn.Module) -> bool:
 def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
     """Makes a GroupNorm with the scale and shift of a BatchNorm; its statistics are dropped."""
     channels = layer.num_features
-    sizes = range(min(32, max(1, channels // 2)), 0, -1)
-    groups = next(count for count in sizes if channels % count == 0)
+    most = 1 if isinstance(layer, nn.BatchNorm1d) else max(1, min(32, channels // _CHANNELS))
+    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
     made = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
     if layer.affine:
         made.to(layer.weight.device, layer.weight.dtype)
         made.weight.data.copy_(layer.weight.data)
         made.bias.data.copy_(layer.bias.data)
+        made.weight.requires_grad_(layer.weight.requires_grad)
+        made.bias.requires_grad_(layer.bias.requires_grad)
     return made.train(layer.training)
 
 
 @contextmanager
 def _still(model: nn.Module) -> Iterator[None]:
-    """Turns off what is random in training: modules without weights or buffers of their own."""
+    """Turns off what is random in training: attention, and modules without weights of their own.
+
+    Whether records see each other is looked for with everything on, under equal draws.
+    """
     modes = {one: one.training for one in model.modules()}
     for one in modes:
         holds = [*one.parameters(recurse=False), *one.buffers(recurse=False)]
-        if not holds and not isinstance(one, _BatchNorm):
+        plain = not holds and not isinstance(one, _BatchNorm)
+        if plain or isinstance(one, nn.MultiheadAttention):
             one.training = False
     try:
         yield
@@ -256,6 +271,8 @@ def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
     moved = inputs.clone()
     moved[0] = 10 * inputs[0] + 1 if inputs.is_floating_point() else inputs[-1]
     before, after = (_seen(model, given) for given in (inputs, moved))
+    if not _differ(before[""][1], after[""][1], len(inputs)):
+        return
     blamed = next(
         (
             name
@@ -290,7 +307,7 @@ def _seen(model: nn.Module, inputs: Tensor) -> dict[str, tuple[list[Tensor], lis
 
         handles.append(module.register_forward_hook(keep, with_kwargs=True))
     try:
-        with _same_draws(), _kept_buffers(model), torch.no_grad(), _still(model):
+        with _same_draws(), _kept_buffers(model), torch.no_grad():
             model(inputs)
     finally:
         for handle in handles:
@@ -328,20 +345,22 @@ def _kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
-    """Looks for buffers that a forward pass in training mode changes: published without noise."""
-    kept = {name: one.clone() for name, one in model.named_buffers()}
+    """Looks for whatever a forward pass in training mode changes: published without noise."""
+    held = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    kept = {name: one.detach().clone() for name, one in held.items()}
     with _same_draws(), torch.no_grad():
         model(inputs)
-    moved = [name for name, one in model.named_buffers() if not torch.equal(one, kept[name])]
+    moved = [name for name, one in held.items() if not torch.equal(one, kept[name])]
     with torch.no_grad():
-        for name, one in model.named_buffers():
+        for name, one in held.items():
             one.copy_(kept[name])
     for name in moved:
         yield Hazard(
-            "moving buffer",
+            "moving buffer" if name in dict(model.named_buffers()) else "moving weight",
             name,
             "a forward pass in training mode writes into it, and what it holds gets no noise",
-            "Keep its module in evaluation mode, or use one that keeps no statistics",
+            "Keep its module in evaluation mode, or use one that keeps no statistics (of an "
+            "embedding: no max_norm)",
         )
 
 
@@ -350,10 +369,18 @@ def _mixed_moves(model: nn.Module, move: Move, inputs: Tensor, labels: Tensor) -
     other = torch.cat([inputs[:-1], inputs[:1]])
 
     def moved(given: Tensor) -> Tensor:
-        with _same_draws(), _still(model):
-            return move(given, labels, model)[:-1]
+        return move(given, labels, model)[:-1]
 
-    if not torch.allclose(moved(inputs), moved(other), rtol=1e-4, atol=1e-5, equal_nan=True):
+    def _drawn_from(seed: int, given: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return moved(given)
+
+    def mixed(seed: int) -> bool:
+        one, two = (_drawn_from(seed, given) for given in (inputs, other))
+        return not torch.allclose(one, two, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+    if any(mixed(seed) for seed in range(_SEEDS)):
         yield Hazard(
             "mixed records",
             "the countermeasures",
@@ -364,13 +391,13 @@ def _mixed_moves(model: nn.Module, move: Move, inputs: Tensor, labels: Tensor) -
 
 def _autograd(
     model: nn.Module, losses: Losses, move: Move, inputs: Tensor, labels: Tensor
-) -> tuple[list[Tensor], list[Hazard]]:
-    """Returns autograd's gradient of the summed loss, and the weights that it does not reach."""
+) -> list[Hazard]:
+    """Returns the weights that autograd's gradient does not reach."""
     named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
     with _same_draws(), _still(model):
         total = losses(model, move(inputs, labels, model), labels).sum()
         found = torch.autograd.grad(total, [one for _, one in named], allow_unused=True)
-    unseen = [
+    return [
         Hazard(
             "unseen weight",
             name,
@@ -381,7 +408,6 @@ def _autograd(
         for (name, _), one in zip(named, found, strict=True)
         if one is None
     ]
-    return [one for one in found if one is not None], unseen
 
 
 def _tried(
@@ -390,20 +416,18 @@ def _tried(
     losses: Losses,
     move: Move,
     few: tuple[Tensor, Tensor],
-    truth: list[Tensor],
     views: int,
 ) -> tuple[float, str]:
     """Returns how far one record moved the sum, and what is wrong with this way, if anything."""
-    model = copy.deepcopy(model)
+    bare, model = copy.deepcopy(model), copy.deepcopy(model)
     worst = 0.0
-    with _same_draws(), _still(model):
+    with _same_draws(), _still(model), _still(bare):
         for clip, most in ((1.0, None), (_SMALL_CLIP, 3)):
             way = kind(model, losses, clip, views)
             try:
-                if most is None and isinstance(way, Recorded):
-                    missed = _missed(way, move, few, truth)
-                    if missed:
-                        return math.inf, missed
+                missed = _missed(way, bare, losses, move, few) if most is None else ""
+                if missed:
+                    return math.inf, missed
                 for x, y in islice(_batches(*few), most):
                     worst = max(worst, _moved_by_last(way, move, x, y) / clip)
             finally:
@@ -413,19 +437,59 @@ def _tried(
     return worst, ""
 
 
-def _missed(way: Recorded, move: Move, few: tuple[Tensor, Tensor], truth: list[Tensor]) -> str:
-    """Says which weight's gradients do not add up to autograd's."""
-    with _same_draws():
-        inputs, labels = few
-        with way.quiet() as predict:
-            moved = move(inputs, labels, predict)
-        each = way.each(_repeated(moved, way.views), _repeated(labels, way.views))
-    scale = max(float(one.norm()) for one in truth)
+def _missed(
+    way: Gradients,
+    bare: nn.Module,
+    losses: Losses,
+    move: Move,
+    few: tuple[Tensor, Tensor],
+) -> str:
+    """Says which weight's gradients are not those of each record alone, by autograd.
+
+    Also of records in another order and, where they are words, of other lengths.
+    """
+    inputs, labels = few
+    shorter = inputs.flip(0)
+    if not inputs.is_floating_point() and inputs.dim() > 1:
+        shorter = shorter.clone()
+        for place in range(len(shorter)):
+            shorter[place, inputs.shape[1] - place % inputs.shape[1] :] = 0
     names = [name for name, one in way.model.named_parameters() if one.requires_grad]
-    for name, one, right in zip(names, each, truth, strict=True):
-        if float((one.sum(0) - right).norm()) > 1e-3 * scale:
-            return f"the gradients of {name} do not add up to autograd's: it is used elsewhere too"
+    for x, y in ((inputs, labels), (shorter, labels.flip(0))):
+        with _same_draws():
+            moved = move(x, y, bare)
+            alone = [_alone(bare, losses, moved[i : i + 1], y[i : i + 1]) for i in range(len(x))]
+        norms = torch.stack([_norm(one) for one in alone])
+        scale = 1e-3 * float(norms.max())
+        x, y = _repeated(moved, way.views), _repeated(y, way.views)
+        if isinstance(way, Ghost):
+            if float((way.norms(x, y) - norms).abs().max()) > scale:
+                return "its norms are not those of each record's gradient: a weight is used twice"
+        elif isinstance(way, Recorded):
+            each = way.each(x, y)
+            for place, name in enumerate(names):
+                right = torch.stack([one[place] for one in alone])
+                if each[place].shape != right.shape or _norm([each[place] - right]) > scale:
+                    return (
+                        f"the gradients of {name} are not those of each record alone: it is used "
+                        "elsewhere too, or rows are not records"
+                    )
     return ""
+
+
+def _alone(model: nn.Module, losses: Losses, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+    """Returns autograd's gradient of one record's loss."""
+    weights = [one for one in model.parameters() if one.requires_grad]
+    found = torch.autograd.grad(losses(model, inputs, labels).sum(), weights, allow_unused=True)
+    return [
+        torch.zeros_like(weight) if one is None else one
+        for weight, one in zip(weights, found, strict=True)
+    ]
+
+
+def _norm(parts: Sequence[Tensor]) -> Tensor:
+    found: Tensor = torch.stack([one.norm() for one in parts]).norm()
+    return found
 
 
 def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -438,7 +502,8 @@ def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     if inputs.is_floating_point():
         noise = torch.randn(inputs[:1].shape, generator=torch.Generator().manual_seed(1))
         noise = noise.to(inputs.device, inputs.dtype)
-        for last in (100 * inputs[-1:] + 10, -10 * inputs[-1:], 10 * noise, 1e30 * noise):
+        usual = inputs[-1:]
+        for last in (100 * usual + 10, usual + 3000, -10 * usual, 10 * noise, 1e30 * noise):
             yield torch.cat([inputs[:-1], last]), labels
             yield torch.cat([inputs[:-1], last]), mislabeled
 
@@ -451,7 +516,8 @@ def _moved_by_last(way: Gradients, move: Move, inputs: Tensor, labels: Tensor) -
     sums = []
     for rows in (len(x), len(x) - way.views):
         with _same_draws():
-            sums.append(way(x[:rows], y[:rows]))
+            kept = [torch.zeros_like(one) for one in way.weights]
+            sums.append(way(x[:rows], y[:rows]) if rows else kept)
     squares: float = sum(
         float((one.double() - other.double()).square().sum())
         for one, other in zip(*sums, strict=True)

@@ -25,9 +25,10 @@ class DPSGD(Countermeasure):
     default the quickest that preflight finds right. views: augmented copies of each record whose
     gradients are averaged before they are clipped (De et al. 2022). ema: the decay of a running
     mean of the weights, which is released in their place; it costs no privacy.
-    max_physical_batch: records whose gradients are in memory at once; by default a quarter of a
-    gigabyte's worth. canaries: that audit the run itself: gradients of their own, along weights
-    that no model reads, planted by a coin each; how many are found bounds epsilon from below.
+    max_physical_batch: records whose gradients are in memory at once; by default 256, or fewer
+    where their gradients (activations not counted) would take more than a quarter of a gigabyte.
+    canaries: that audit the run itself: gradients of their own, along weights that no model reads,
+    planted by a coin each; how many are found bounds epsilon from below.
 
     Guarantee: of the trained model, by ``Guarantee``. Batches are drawn by independent coins
     (Poisson sampling), noise and coins come from the operating system.
@@ -53,6 +54,8 @@ class DPSGD(Countermeasure):
         positive("clip", self.clip)
         whole("views", self.views, low=1)
         whole("canaries", self.canaries, low=0)
+        if self.views > 1 and not (self.way == "auto" or WAYS[self.way].takes_views):
+            raise ConfigError(f"The way {self.way} takes no views: leave one of them out.")
         if not 0 <= fraction("ema", self.ema) < 1:
             raise ConfigError(f"Expected ema from 0 to below 1, got {self.ema!r}.")
         if self.max_physical_batch is not None:

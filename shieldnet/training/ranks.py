@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from shieldnet._validate import quietly
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -34,9 +36,8 @@ class Ranks:
     def agree(self, model: nn.Module) -> None:
         """Gives every process the first one's weights and buffers."""
         if self.count > 1:
-            from opacus.distributed import DifferentiallyPrivateDistributedDataParallel
-
-            DifferentiallyPrivateDistributedDataParallel(model)  # it sends them when it is made
+            opacus = quietly("opacus.distributed")
+            opacus.DifferentiallyPrivateDistributedDataParallel(model)  # it sends them when made
             for one in model.buffers():
                 torch.distributed.broadcast(one, 0)
 

@@ -64,7 +64,8 @@ def as_records(data: object) -> Records:
     """Makes records of (inputs, labels), of a Dataset of such pairs, or of a DataLoader of them.
 
     Of a DataLoader the dataset is read, and its batch size: which records make a batch is drawn
-    anew. Errors: DataError for a loader whose own way of drawing or joining would be lost.
+    anew. A Dataset is read once: what it draws at random is drawn once (use ``Augment``).
+    Errors: DataError for a loader whose own way of drawing or joining would be lost.
     """
     if isinstance(data, Records):
         return data
@@ -72,16 +73,20 @@ def as_records(data: object) -> Records:
         _require_plain(data)
         found = as_records(data.dataset)
         return Records(found.inputs, found.labels, data.batch_size)
-    if isinstance(data, tuple | list) and len(data) == 2:
+    if (
+        isinstance(data, tuple | list)
+        and len(data) == 2
+        and not any(isinstance(one, tuple) for one in data)
+    ):
         inputs, labels = data
-        return Records(_tensor(inputs), _tensor(labels))
+        return Records(_tensor(inputs), _whole_if_yes_or_no(_tensor(labels)))
     if isinstance(data, Sized) and hasattr(data, "__getitem__"):
         rows = [data[place] for place in range(len(data))]
         if not rows or not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
             raise DataError("Expected a Dataset of (input, label) pairs.")
         columns = zip(*rows, strict=True)
         inputs, labels = (torch.stack([_tensor(one) for one in part]) for part in columns)
-        return Records(inputs, labels)
+        return Records(inputs, _whole_if_yes_or_no(labels))
     raise DataError(
         f"Expected (inputs, labels), a Dataset with a length or a DataLoader, got "
         f"{type(data).__name__}."
@@ -117,3 +122,7 @@ def _tensor(value: object) -> Tensor:
         raise DataError("Expected real numbers, got complex ones.")
     is_whole = not made.is_floating_point() and made.dtype != torch.bool
     return made.to(torch.int64) if is_whole else made
+
+
+def _whole_if_yes_or_no(labels: Tensor) -> Tensor:
+    return labels.long() if labels.dtype == torch.bool else labels

@@ -19,7 +19,7 @@ from shieldnet.training.ranks import Ranks
 from shieldnet.training.records import Records
 
 _MEMORY = 2**28
-_MOST_ROWS = 1024
+_MOST_ROWS = 256
 _HUGE = 1e3
 _LOOKED_AT = 50  # steps after which weights are looked at, whether they are finite
 
@@ -93,7 +93,8 @@ class Plain:
                 generator = torch.Generator().manual_seed(random_seed())
             order = torch.randperm(len(self.records), generator=generator)
             self._order = (epoch, self.ranks.told(order))
-        return self._order[1][place * self.size : (place + 1) * self.size]
+        # Parts as even as they can be: one record alone has no batch statistics.
+        return self._order[1].tensor_split(each)[place]
 
 
 @dataclass
@@ -124,7 +125,8 @@ class Private:
         rows = self.ranks.told(heads(len(self.records), self.rate)).nonzero()[:, 0]
         totals = [torch.zeros_like(one) for one in self.way.weights]
         for part in self.ranks.share(rows).split(self._physical):
-            torch._foreach_add_(totals, self._clipped(part))
+            if len(part):  # coins may have drawn nobody
+                torch._foreach_add_(totals, self._clipped(part))
         if self.ranks.is_first:
             canaries = self._canaries(state)
             add_noise([*totals, canaries], self.noise * self.settings.clip)
@@ -159,7 +161,7 @@ class Private:
             return self.settings.max_physical_batch
         views = self.way.views
         if not isinstance(self.way, Recorded):
-            return max(1, _MOST_ROWS // 2 // views)
+            return max(1, _MOST_ROWS // views)
         held = 4 * views * sum(one.numel() for one in self.way.weights)
         return max(1, min(_MOST_ROWS, _MEMORY // held))
 
@@ -201,14 +203,15 @@ class Keeper:
         state = None if self.folder is None else load(self.folder, self.key)
         return state or State()
 
-    def keep(self, state: State, since: float, *, last: bool) -> float:
-        """Writes the state if it is time; returns when that was."""
-        now = time.monotonic()
-        if self.folder is None or not (last or now - since > self.every_s):
-            return since
-        if self.ranks.is_first:
+    def is_time(self, since: float, *, last: bool) -> bool:
+        """Says whether the state is to be written."""
+        return self.folder is not None and (last or time.monotonic() - since > self.every_s)
+
+    def keep(self, state: State) -> float:
+        """Writes the state; returns when that was."""
+        if self.folder is not None and self.ranks.is_first:
             save(self.folder, self.key, state)
-        return now
+        return time.monotonic()
 
 
 def train(
@@ -224,11 +227,13 @@ def train(
     state = keeper.found()
     named = {name: one for name, one in model.named_parameters() if one.requires_grad}
     buffers = dict(model.named_buffers())
+    given = {name: one.clone() for name, one in buffers.items()}
     if state.step:
         with torch.no_grad():
             for name, one in (*named.items(), *buffers.items()):
                 one.copy_(state.weights[name])
         optimizer.load_state_dict(state.optimizer)
+        state.mean = {name: one.to(named[name].device) for name, one in state.mean.items()}
     elif ema:
         state.mean = {name: one.detach().clone() for name, one in named.items()}
     learn.start(state)
@@ -247,10 +252,13 @@ def train(
         last = state.step == steps
         if last or state.step % _LOOKED_AT == 0:
             _require_finite(named, state.step)
-        if keeper.folder is not None:
+        if isinstance(learn, Private):  # what a forward pass left in them has no noise
+            for name, one in buffers.items():
+                one.copy_(given[name])
+        if keeper.is_time(since, last=last):
             state.weights = {k: v.detach().clone() for k, v in (*named.items(), *buffers.items())}
             state.optimizer = optimizer.state_dict()
-            since = keeper.keep(state, since, last=last)
+            since = keeper.keep(state)
         tell(state.step)
     with torch.no_grad():
         for name, one in named.items():

@@ -98,3 +98,12 @@ def test_what_is_no_training_is_refused(linear) -> None:
     other = torch.randn(30, 6), torch.arange(30) % 4
     with pytest.raises(sn.ConfigError, match="Expected finetuned as finetune returns it"):
         sn.audit(sn.harden(linear), members=data, nonmembers=other, finetuned=3)
+
+
+def test_a_guarantee_is_about_its_own_weights(audited, linear) -> None:
+    found, _ = audited
+    data = torch.randn(30, 6), torch.arange(30) % 4
+    other = torch.randn(30, 6), torch.arange(30) % 4
+    for claimed in (found, found.guarantee):
+        with pytest.raises(sn.ConfigError, match="The guarantee is of other weights"):
+            sn.audit(sn.harden(linear), members=data, nonmembers=other, finetuned=claimed)
