@@ -57,6 +57,7 @@ FLOORS = {
     "training.gradients": 3.0,
     "training.countermeasures": 3.1,
     "training.class_defenses": 3.2,
+    "training.hazards": 3.1,
     "training.preflight": 3.2,
     "training.private": 3.2,
     "training.stepping": 3.3,

@@ -28,9 +28,10 @@ from shieldnet.training.countermeasures import (
     WeightDecay,
 )
 from shieldnet.training.gradients import WAYS
+from shieldnet.training.hazards import Hazard, hazards_of, mended
 from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
 from shieldnet.training.parts import PARTS, choose_part, last_layer, merge, shared_weights
-from shieldnet.training.preflight import Hazard, Preflight, examine, hazards_of, mended
+from shieldnet.training.preflight import Preflight, examine
 from shieldnet.training.private import DPSGD
 from shieldnet.training.ranks import Ranks
 from shieldnet.training.records import Records, as_records
@@ -215,7 +216,8 @@ def finetune(
         finally:
             learn.release()
         ranks.agree(working)
-    named = [name for name, one in working.named_parameters() if one.requires_grad]
+    every = working.named_parameters(remove_duplicate=False)  # tied weights by all their names
+    named = [name for name, one in every if one.requires_grad]
     named = merge(working) or named
     state_of = working.state_dict()
     if private is not None and private.is_certified:

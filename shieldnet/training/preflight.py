@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from shieldnet.errors import PreflightFailed
-from shieldnet.structure import leaves
 from shieldnet.training.gradients import WAYS, Ghost, Gradients, Losses, Predict, Recorded
+from shieldnet.training.hazards import Hazard, few_of, same_draws
 from shieldnet.training.records import Records
 
 Move = Callable[[Tensor, Tensor, Predict], Tensor]
@@ -23,32 +22,11 @@ Move = Callable[[Tensor, Tensor, Predict], Tensor]
 
 MOST = 1.01
 """Times the clip norm: what one record may move the sum, rounding included."""
-_ROWS = 5  # a number that few other axes have
-_CHANNELS = 8  # of a group: of two numbers, normalizing leaves nothing but a sign
 _MANY_WEIGHTS = 200_000  # above, norms alone are usually quicker than gradients
 _SEEDS = 16  # draws of what is done to inputs: some of it is done only now and then
 _TIMED = 64
 _TIMED_BYTES = 2**26  # of gradients, record by record, while a step is timed
 _SMALL_CLIP = 1e-3  # at which every gradient is clipped
-
-
-@dataclass(frozen=True)
-class Hazard:
-    """Names one thing that would break the proof.
-
-    where: the module, weight or loss to blame. why: what was seen. mend: what to do about it.
-    mends: whether ``mend=True`` does it.
-    """
-
-    kind: str
-    where: str
-    why: str
-    mend: str
-    mends: bool = False
-
-    def __str__(self) -> str:
-        accept = " (mend=True does it)" if self.mends else ""
-        return f"{self.kind} in {self.where}: {self.why}. {self.mend}{accept}"
 
 
 @dataclass(frozen=True)
@@ -85,20 +63,6 @@ class Preflight:
         )
 
 
-def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
-    """Looks for whatever makes records see each other, or leaves their traces, in any way.
-
-    model: in the modes in which it will be trained; it is as it was afterwards.
-    """
-    inputs, _ = _few(records)
-    model = copy.deepcopy(model)
-    named = (*_batch_statistics(model), *_half_precision(model))
-    if named:  # these would be found twice, or hide others
-        return named
-    moving = tuple(_moving(model, inputs))  # first: what writes into weights may do so only once
-    return (*_mixed_rows(model, inputs), *moving)
-
-
 def examine(
     model: nn.Module,
     records: Records,
@@ -117,7 +81,7 @@ def examine(
     move: what is done to inputs before a step.
     """
     model = copy.deepcopy(model)
-    inputs, labels = _few(records)
+    inputs, labels = few_of(records)
     mixed = tuple(_mixed_moves(model, move, inputs, labels))
     if mixed:
         return Preflight(mixed)
@@ -150,24 +114,6 @@ def examine(
     return Preflight((), sensitivity, seconds, refused, quickest)
 
 
-def mended(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Module:
-    """Returns a copy of the model with the offered mends of batch statistics.
-
-    seen: the model in which they were found, which knows what is frozen.
-    """
-    model = copy.deepcopy(model)
-    for hazard in hazards:
-        if not hazard.mends:
-            continue
-        layer = model.get_submodule(hazard.where)
-        if _is_frozen(seen.get_submodule(hazard.where)):
-            layer.eval()
-        elif isinstance(layer, _BatchNorm):
-            holder, _, name = hazard.where.rpartition(".")
-            setattr(model.get_submodule(holder), name, _group_norm(layer))
-    return model
-
-
 _UNSUITED = (
     RuntimeError,
     NotImplementedError,
@@ -179,65 +125,6 @@ _UNSUITED = (
     AssertionError,
 )
 """What Opacus and torch.func raise for a model that they cannot take."""
-
-
-def _few(records: Records) -> tuple[Tensor, Tensor]:
-    """Picks rows from all over the data."""
-    rows = torch.arange(0, len(records), max(1, len(records) // _ROWS))[:_ROWS]
-    return records.inputs[rows], records.labels[rows]  # in memory of their own, in order
-
-
-def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
-    for name, layer in model.named_modules():
-        if not (isinstance(layer, _BatchNorm) and layer.training):
-            continue
-        if _is_frozen(layer):
-            mend = "Keep it in evaluation mode: its statistics must come from public data"
-        else:
-            mend = (
-                "Put nn.GroupNorm with its weights in its place, or freeze it and keep it in "
-                "evaluation mode"
-            )
-        yield Hazard(
-            "batch statistics",
-            name,
-            f"{type(layer).__name__} in training mode takes mean and variance over the records of "
-            "a batch",
-            mend,
-            mends=True,
-        )
-
-
-def _half_precision(model: nn.Module) -> Iterator[Hazard]:
-    for name, one in model.named_parameters():
-        if one.requires_grad and one.dtype not in (torch.float32, torch.float64):
-            yield Hazard(
-                "half precision",
-                name,
-                f"sums of gradients are rounded to {one.dtype}: what one record adds depends on "
-                "what the others are",
-                "Train in float32 (model.float()) and cast afterwards",
-            )
-            return
-
-
-def _is_frozen(layer: nn.Module) -> bool:
-    return not any(one.requires_grad for one in layer.parameters())
-
-
-def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
-    """Makes a GroupNorm with the scale and shift of a BatchNorm; its statistics are dropped."""
-    channels = layer.num_features
-    most = 1 if isinstance(layer, nn.BatchNorm1d) else max(1, min(32, channels // _CHANNELS))
-    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
-    made = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
-    if layer.affine:
-        made.to(layer.weight.device, layer.weight.dtype)
-        made.weight.data.copy_(layer.weight.data)
-        made.bias.data.copy_(layer.bias.data)
-        made.weight.requires_grad_(layer.weight.requires_grad)
-        made.bias.requires_grad_(layer.bias.requires_grad)
-    return made.train(layer.training)
 
 
 @contextmanager
@@ -257,111 +144,6 @@ def _still(model: nn.Module) -> Iterator[None]:
     finally:
         for one, mode in modes.items():
             one.training = mode
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
-def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
-    """Changes the first record and looks for the module in which others change with it."""
-    moved = inputs.clone()
-    moved[0] = 10 * inputs[0] + 1 if inputs.is_floating_point() else inputs[-1]
-    before, after = (_seen(model, given) for given in (inputs, moved))
-    if not _differ(before[""][1], after[""][1], len(inputs)):
-        return
-    blamed = next(
-        (
-            name
-            for name in before
-            if name in after
-            and _differ(before[name][1], after[name][1], len(inputs))
-            and not _differ(before[name][0], after[name][0], len(inputs))
-        ),
-        None,
-    )
-    if blamed is not None:
-        where = blamed or "the model's own forward"
-        yield Hazard(
-            "batch statistics",
-            where,
-            f"when one record changes, what {type(model.get_submodule(blamed)).__name__} says of "
-            "the others changes too",
-            "Compute from each record alone; statistics of a batch belong into constants, taken "
-            "from public data",
-        )
-
-
-def _seen(model: nn.Module, inputs: Tensor) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """Runs the model in training mode and keeps what went into and came out of every module."""
-    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
-    handles = []
-    for name, module in model.named_modules():
-
-        def keep(_: nn.Module, given: Any, kwargs: Any, output: Any, name: str = name) -> None:
-            inside = [*_tensors(given), *_tensors(kwargs)]
-            found.setdefault(name, (inside, list(_tensors(output))))
-
-        handles.append(module.register_forward_hook(keep, with_kwargs=True))
-    try:
-        with _same_draws(), _kept_buffers(model), torch.no_grad():
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    for _, leaf in leaves(value):
-        if isinstance(leaf, Tensor) and leaf.dim() > 0:
-            yield leaf.detach().clone()
-
-
-def _differ(ones: list[Tensor], others: list[Tensor], rows: int) -> bool:
-    """Says whether anything but the first record's part differs."""
-    for one, other in zip(ones, others, strict=False):
-        if one.shape != other.shape or one.shape[0] % rows:
-            continue
-        start = len(one) // rows
-        left, right = one[start:].double(), other[start:].double()
-        if not torch.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True):
-            return True
-    return False
-
-
-@contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    kept = {name: one.clone() for name, one in model.named_buffers()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, one in model.named_buffers():
-                one.copy_(kept[name])
-
-
-def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
-    """Looks for whatever a forward pass in training mode changes: published without noise."""
-    held = {**dict(model.named_buffers()), **dict(model.named_parameters())}
-    kept = {name: one.detach().clone() for name, one in held.items()}
-    with _same_draws(), torch.no_grad():
-        model(inputs)
-    moved = [name for name, one in held.items() if not torch.equal(one, kept[name])]
-    with torch.no_grad():
-        for name, one in held.items():
-            one.copy_(kept[name])
-    for name in moved:
-        yield Hazard(
-            "moving buffer" if name in dict(model.named_buffers()) else "moving weight",
-            name,
-            "a forward pass in training mode writes into it, and what it holds gets no noise",
-            "Keep its module in evaluation mode, or use one that keeps no statistics (of an "
-            "embedding: no max_norm)",
-        )
 
 
 def _mixed_moves(model: nn.Module, move: Move, inputs: Tensor, labels: Tensor) -> Iterator[Hazard]:
@@ -394,7 +176,7 @@ def _autograd(
 ) -> list[Hazard]:
     """Returns the weights that autograd's gradient does not reach."""
     named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
-    with _same_draws(), _still(model):
+    with same_draws(), _still(model):
         total = losses(model, move(inputs, labels, model), labels).sum()
         found = torch.autograd.grad(total, [one for _, one in named], allow_unused=True)
     return [
@@ -421,7 +203,7 @@ def _tried(
     """Returns how far one record moved the sum, and what is wrong with this way, if anything."""
     bare, model = copy.deepcopy(model), copy.deepcopy(model)
     worst = 0.0
-    with _same_draws(), _still(model), _still(bare):
+    with same_draws(), _still(model), _still(bare):
         for clip, most in ((1.0, None), (_SMALL_CLIP, 3)):
             way = kind(model, losses, clip, views)
             try:
@@ -456,7 +238,7 @@ def _missed(
             shorter[place, inputs.shape[1] - place % inputs.shape[1] :] = 0
     names = [name for name, one in way.model.named_parameters() if one.requires_grad]
     for x, y in ((inputs, labels), (shorter, labels.flip(0))):
-        with _same_draws():
+        with same_draws():
             moved = move(x, y, bare)
             alone = [_alone(bare, losses, moved[i : i + 1], y[i : i + 1]) for i in range(len(x))]
         norms = torch.stack([_norm(one) for one in alone])
@@ -511,11 +293,11 @@ def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _moved_by_last(way: Gradients, move: Move, inputs: Tensor, labels: Tensor) -> float:
     """Returns the distance between the clipped sums with and without the last record."""
     x, y = (_repeated(one, way.views) for one in (inputs, labels))
-    with _same_draws(), way.quiet() as predict:
+    with same_draws(), way.quiet() as predict:
         x = move(x, y, predict)
     sums = []
     for rows in (len(x), len(x) - way.views):
-        with _same_draws():
+        with same_draws():
             kept = [torch.zeros_like(one) for one in way.weights]
             sums.append(way(x[:rows], y[:rows]) if rows else kept)
     squares: float = sum(
@@ -549,7 +331,7 @@ def _timed(
         count = max(1, min(count, _TIMED_BYTES // held))
     x, y = (_repeated(one[:count], views) for one in (records.inputs, records.labels))
     try:
-        with _same_draws():
+        with same_draws():
             with way.quiet() as predict:
                 x = move(x, y, predict)
             way(x, y)

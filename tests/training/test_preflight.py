@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import shieldnet as sn
 from shieldnet.training.gradients import WAYS, clipped_sum
+from shieldnet.training.hazards import hazards_of
 from shieldnet.training.losses import Criterion
-from shieldnet.training.preflight import examine, hazards_of
+from shieldnet.training.preflight import examine
 from shieldnet.training.records import Records
 
 PRIVATE = sn.DPSGD(epsilon=8.0, delta=1e-3)
@@ -209,6 +210,12 @@ def test_weights_used_twice_are_trained_in_a_way_that_is_right(
     model, data = make_model(make), table if data is None else data()
     found = train(model, data, loss=loss)
     assert found.preflight.sensitivity[found.preflight.way] <= 1.01
+    moved = [
+        not torch.equal(one, other)
+        for one, other in zip(found.model.parameters(), model.parameters(), strict=True)
+        if other.requires_grad
+    ]
+    assert all(moved)
     for way in WAYS:
         if way in found.preflight.seconds or way not in found.preflight.refused:
             continue
