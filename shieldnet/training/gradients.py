@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -65,10 +65,9 @@ class Gradients(ABC):
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         """Returns the sum of clipped gradients. Shapes: (records * views, ...) each."""
 
-    @contextmanager
-    def quiet(self) -> Iterator[Predict]:
+    def quiet(self) -> AbstractContextManager[Predict]:
         """Lends the model for other uses in between, such as to look for adversarial examples."""
-        yield self.model
+        return nullcontext(self.model)
 
     def release(self) -> None:
         """Takes everything off the model that was put on it."""
@@ -122,13 +121,8 @@ class Hooks(Recorded):
             return found
         return [one.unflatten(0, (-1, self.views)).mean(1) for one in found]
 
-    @contextmanager
-    def quiet(self) -> Iterator[Predict]:
-        self.hooked.disable_hooks()
-        try:
-            yield self.model
-        finally:
-            self.hooked.enable_hooks()
+    def quiet(self) -> AbstractContextManager[Predict]:
+        return _hooks_off(self.hooked, self.model)
 
     def release(self) -> None:
         self.hooked.to_standard_module()
@@ -229,13 +223,8 @@ class Ghost(Gradients):
         for one in self.weights:
             one.grad = None
 
-    @contextmanager
-    def quiet(self) -> Iterator[Predict]:
-        self.hooked.disable_hooks()
-        try:
-            yield self.model
-        finally:
-            self.hooked.enable_hooks()
+    def quiet(self) -> AbstractContextManager[Predict]:
+        return _hooks_off(self.hooked, self.model)
 
     def release(self) -> None:
         self.hooked.to_standard_module()
@@ -272,6 +261,15 @@ def _linear_norms(
     if layer.bias is not None and layer.bias.requires_grad:
         found[layer.bias] = back.sum(1).norm(dim=1)
     return found
+
+
+@contextmanager
+def _hooks_off(hooked: Any, model: nn.Module) -> Iterator[Predict]:
+    hooked.disable_hooks()
+    try:
+        yield model
+    finally:
+        hooked.enable_hooks()
 
 
 @contextmanager
