@@ -51,8 +51,10 @@ each line; intervals know of the estimated threshold.
 Speed: one epoch of 512 records in batches of 64 on average, the same model, noise and clip norm;
 Opacus by PrivacyEngine in each of its modes (Poisson sampling). Each cell is a process of its own,
 the best of three epochs after one that warms up; memory is the process's peak above its start.
-shieldnet chooses its way by preflight, which is timed alone. Its noise comes from the operating
-system's randomness, Opacus's from torch's generator.
+shieldnet chooses its way by preflight; the last column is all that comes before the second step,
+accounting included. Its noise comes from the operating system's randomness, Opacus's from torch's
+generator. Steps of some milliseconds vary: repeated runs of the small models gave .97 to 1.38. The
+table is of `python benchmarks/finetune.py --only speed`, on a quiet machine.
 """
 
 

@@ -128,9 +128,10 @@ class Private:
             if len(part):  # coins may have drawn nobody
                 torch._foreach_add_(totals, self._clipped(part))
         if self.ranks.is_first:
-            canaries = self._canaries(state)
-            add_noise([*totals, canaries], self.noise * self.settings.clip)
-            state.scores += _surprise(canaries / self.settings.clip, self.noise, self.rate)
+            canaries = [self._canaries(state)] if len(state.coins) else []
+            add_noise([*totals, *canaries], self.noise * self.settings.clip)
+            for one in canaries:
+                state.scores += _surprise(one / self.settings.clip, self.noise, self.rate)
         self.ranks.summed(totals)
         torch._foreach_div_(totals, self.rate * len(self.records))
         return totals
