@@ -53,8 +53,9 @@ Opacus by PrivacyEngine in each of its modes (Poisson sampling). Each cell is a 
 the best of three epochs after one that warms up; memory is the process's peak above its start.
 shieldnet chooses its way by preflight; the last column is all that comes before the second step,
 accounting included. Its noise comes from the operating system's randomness, Opacus's from torch's
-generator. Steps of some milliseconds vary: repeated runs of the small models gave .97 to 1.38. The
-table is of `python benchmarks/finetune.py --only speed`, on a quiet machine.
+generator. The table is the second of two runs of `python benchmarks/finetune.py --only speed` on a
+quiet machine (the first: .82, .88, .97). With OMP_WAIT_POLICY=PASSIVE, or beside other work, steps
+of some milliseconds vary: four such runs gave .92 to 1.22, .77 to .93 and 1.01 to 1.38.
 """
 
 
