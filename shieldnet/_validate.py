@@ -2,6 +2,9 @@
 
 import math
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -84,6 +87,15 @@ def quietly(module: str) -> ModuleType:
     found = import_module(module)
     logging.root.handlers[:] = handlers
     return found
+
+
+@contextmanager
+def unwarned(*beginnings: str) -> Iterator[None]:
+    """Silences the warnings whose messages begin so."""
+    with warnings.catch_warnings():
+        for words in beginnings:
+            warnings.filterwarnings("ignore", message=words)
+        yield
 
 
 def _number(value: object) -> float:

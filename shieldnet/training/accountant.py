@@ -1,7 +1,6 @@
 """From noise to epsilon and back: what private training proves, counted step by step."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet._validate import fraction, optional, positive, quietly, whole
+from shieldnet._validate import fraction, optional, positive, quietly, unwarned, whole
 from shieldnet.errors import ConfigError
 from shieldnet.price import Price, rounded_up
 
@@ -131,10 +130,7 @@ class Guarantee:
         """Returns epsilon by Opacus's Renyi accountant: another proof, from further above."""
         accountant = quietly("opacus.accountants").RDPAccountant()
         accountant.history = [(self.noise, self.rate, self.steps)]
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Optimal order is"
-            )  # it is above all the same
+        with unwarned("Optimal order is"):  # it is above all the same
             return float(accountant.get_epsilon(self.delta))
 
     def document(self) -> dict[str, Any]:

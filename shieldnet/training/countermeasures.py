@@ -1,6 +1,5 @@
 """What is done in training against attacks: the classic four, and what each is measured to do."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shieldnet._validate import finite, flag, positive, whole
+from shieldnet._validate import finite, flag, positive, unwarned, whole
 from shieldnet.errors import ConfigError
 from shieldnet.training.gradients import Losses, Predict
 from shieldnet.training.losses import Criterion, Loss, scores_of
@@ -218,8 +217,7 @@ class Adversarial(Countermeasure):
             return each[:, 0]
 
         attack = PGD(forward, loss_func=summed, lower_bound=self.low, upper_bound=self.high)
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Input Tensor 0 did not already require")
+        with torch.enable_grad(), unwarned("Input Tensor 0 did not already require"):
             moved: Tensor = attack.perturb(
                 inputs.detach().clone(),
                 radius=self.epsilon,

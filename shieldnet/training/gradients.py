@@ -1,6 +1,5 @@
 """What each record asks of the weights, clipped and summed: three ways to the same sum."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,11 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from shieldnet._validate import quietly
+from shieldnet._validate import quietly, unwarned
 
 Predict = Callable[[Tensor], Any]
 Losses = Callable[[Predict, Tensor, Tensor], Tensor]
 """Takes a model as a function, inputs and labels; returns (records,), one loss for each."""
+Move = Callable[[Tensor, Tensor, Predict], Tensor]
+"""Takes inputs, labels and a model as a function; returns what to learn from, row by row."""
 
 _KNOWN = ("Full backward hook is firing", "There is a performance drop")
 """What torch says of Opacus's hooks on a first layer, where they are right, and of layers that it
@@ -65,6 +66,16 @@ class Gradients(ABC):
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         """Returns the sum of clipped gradients. Shapes: (records * views, ...) each."""
 
+    def viewed(self, rows: Tensor) -> Tensor:
+        """Returns each row as often as there are views. Shapes: (n, ...) -> (n * views, ...)."""
+        return rows.repeat_interleave(self.views, 0) if self.views > 1 else rows
+
+    def prepared(self, inputs: Tensor, labels: Tensor, move: Move) -> tuple[Tensor, Tensor]:
+        """Returns what is learned from views of the records, and their labels."""
+        inputs, labels = self.viewed(inputs), self.viewed(labels)
+        with self.quiet() as predict:
+            return move(inputs, labels, predict), labels
+
     def quiet(self) -> AbstractContextManager[Predict]:
         """Lends the model for other uses in between, such as to look for adversarial examples."""
         return nullcontext(self.model)
@@ -77,12 +88,15 @@ class Gradients(ABC):
 class Recorded(Gradients):
     """Holds every record's gradient at once."""
 
+    @property
+    def held(self) -> int:
+        """Returns the bytes of one record's gradients, of all its views."""
+        return 4 * self.views * sum(one.numel() for one in self.weights)
+
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         each = self.each(inputs, labels)
         if any(len(one) * self.views != len(inputs) for one in each):
-            raise RuntimeError(
-                "a layer was called with another number of rows than there are records"
-            )
+            raise RuntimeError(_ROWS_ARE_NOT_RECORDS)
         return clipped_sum(each, self.clip)
 
     @abstractmethod
@@ -108,7 +122,7 @@ class Hooks(Recorded):
 
     def each(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         self.hooked.zero_grad()
-        with _quietly():
+        with unwarned(*_KNOWN):
             self.losses(self.hooked, inputs, labels).sum().backward()
         found = [
             torch.zeros(len(inputs), *one.shape).to(one)
@@ -159,7 +173,7 @@ class Functional(Recorded):
     def each(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         weights = {name: one.detach() for name, one in zip(self.names, self.weights, strict=True)}
         groups = (-1, self.views)
-        with _quietly():
+        with unwarned(*_KNOWN):
             found = self.map(weights, inputs.unflatten(0, groups), labels.unflatten(0, groups))
         return [found[name] for name in self.names]
 
@@ -189,13 +203,11 @@ class Ghost(Gradients):
     def _measured(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         self.hooked.zero_grad()
         losses = self.losses(self.hooked, inputs, labels)
-        with _quietly():
+        with unwarned(*_KNOWN):
             losses.sum().backward(retain_graph=True)
         norms: Tensor = self.hooked.get_norm_sample()
         if len(norms) != len(inputs):
-            raise RuntimeError(
-                "a layer was called with another number of rows than there are records"
-            )
+            raise RuntimeError(_ROWS_ARE_NOT_RECORDS)
         return losses, norms
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
@@ -207,16 +219,9 @@ class Ghost(Gradients):
                 return [torch.zeros_like(one) for one in self.weights]
             return self(inputs[sound], labels[sound])
         self._forget()
-        with self.quiet(), _quietly():
-            found = torch.autograd.grad(
-                losses @ clip_factors(norms, self.clip).to(losses.dtype),
-                self.weights,
-                allow_unused=True,
-            )
-        return [
-            torch.zeros_like(weight) if one is None else one
-            for weight, one in zip(self.weights, found, strict=True)
-        ]
+        with self.quiet(), unwarned(*_KNOWN):
+            total = losses @ clip_factors(norms, self.clip).to(losses.dtype)
+            return list(torch.autograd.grad(total, self.weights, materialize_grads=True))
 
     def _forget(self) -> None:
         self.hooked.zero_grad()
@@ -270,12 +275,3 @@ def _hooks_off(hooked: Any, model: nn.Module) -> Iterator[Predict]:
         yield model
     finally:
         hooked.enable_hooks()
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Silences two of torch's warnings."""
-    with warnings.catch_warnings():
-        for words in _KNOWN:
-            warnings.filterwarnings("ignore", message=words)
-        yield

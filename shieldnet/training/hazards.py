@@ -1,7 +1,7 @@
 """What makes records see each other in training, or leaves their traces, and the mends."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -129,10 +129,10 @@ def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
 
 
 @contextmanager
-def same_draws() -> Iterator[None]:
+def same_draws(seed: int = 0) -> Iterator[None]:
     """Draws the same numbers every time, and leaves the global random states alone."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         yield
 
 
@@ -177,7 +177,7 @@ def _seen(model: nn.Module, inputs: Tensor) -> dict[str, tuple[list[Tensor], lis
 
         handles.append(module.register_forward_hook(keep, with_kwargs=True))
     try:
-        with same_draws(), _kept_buffers(model), torch.no_grad():
+        with same_draws(), _kept(dict(model.named_buffers())), torch.no_grad():
             model(inputs)
     finally:
         for handle in handles:
@@ -204,29 +204,28 @@ def _differ(ones: list[Tensor], others: list[Tensor], rows: int) -> bool:
 
 
 @contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    kept = {name: one.clone() for name, one in model.named_buffers()}
+def _kept(held: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Lends what the tensors hold, and puts it back into them afterwards."""
+    kept = {name: one.detach().clone() for name, one in held.items()}
     try:
-        yield
+        yield kept
     finally:
         with torch.no_grad():
-            for name, one in model.named_buffers():
+            for name, one in held.items():
                 one.copy_(kept[name])
 
 
 def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
     """Looks for whatever a forward pass in training mode changes: published without noise."""
-    held = {**dict(model.named_buffers()), **dict(model.named_parameters())}
-    kept = {name: one.detach().clone() for name, one in held.items()}
-    with same_draws(), torch.no_grad():
-        model(inputs)
-    moved = [name for name, one in held.items() if not torch.equal(one, kept[name])]
-    with torch.no_grad():
-        for name, one in held.items():
-            one.copy_(kept[name])
+    buffers, weights = dict(model.named_buffers()), dict(model.named_parameters())
+    held = {**buffers, **weights}
+    with _kept(held) as kept:
+        with same_draws(), torch.no_grad():
+            model(inputs)
+        moved = [name for name, one in held.items() if not torch.equal(one, kept[name])]
     for name in moved:
         yield Hazard(
-            "moving buffer" if name in dict(model.named_buffers()) else "moving weight",
+            "moving buffer" if name in buffers else "moving weight",
             name,
             "a forward pass in training mode writes into it, and what it holds gets no noise",
             "Keep its module in evaluation mode, or use one that keeps no statistics (of an "

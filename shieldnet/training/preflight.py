@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,12 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from shieldnet.errors import PreflightFailed
-from shieldnet.training.gradients import WAYS, Ghost, Gradients, Losses, Predict, Recorded
+from shieldnet.training.gradients import WAYS, Ghost, Gradients, Losses, Move, Recorded
 from shieldnet.training.hazards import Hazard, few_of, same_draws
 from shieldnet.training.records import Records
-
-Move = Callable[[Tensor, Tensor, Predict], Tensor]
-"""Takes inputs, labels and a model as a function; returns what to learn from, row by row."""
 
 MOST = 1.01
 """Times the clip norm: what one record may move the sum, rounding included."""
@@ -150,16 +147,12 @@ def _mixed_moves(model: nn.Module, move: Move, inputs: Tensor, labels: Tensor) -
     """Changes the last record and looks whether what is done to the others changes with it."""
     other = torch.cat([inputs[:-1], inputs[:1]])
 
-    def moved(given: Tensor) -> Tensor:
-        return move(given, labels, model)[:-1]
-
-    def _drawn_from(seed: int, given: Tensor) -> Tensor:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return moved(given)
+    def moved(seed: int, given: Tensor) -> Tensor:
+        with same_draws(seed):
+            return move(given, labels, model)[:-1]
 
     def mixed(seed: int) -> bool:
-        one, two = (_drawn_from(seed, given) for given in (inputs, other))
+        one, two = (moved(seed, given) for given in (inputs, other))
         return not torch.allclose(one, two, rtol=1e-4, atol=1e-5, equal_nan=True)
 
     if any(mixed(seed) for seed in range(_SEEDS)):
@@ -243,7 +236,7 @@ def _missed(
             alone = [_alone(bare, losses, moved[i : i + 1], y[i : i + 1]) for i in range(len(x))]
         norms = torch.stack([_norm(one) for one in alone])
         scale = 1e-3 * float(norms.max())
-        x, y = _repeated(moved, way.views), _repeated(y, way.views)
+        x, y = way.viewed(moved), way.viewed(y)
         if isinstance(way, Ghost):
             if float((way.norms(x, y) - norms).abs().max()) > scale:
                 return "its norms are not those of each record's gradient: a weight is used twice"
@@ -262,11 +255,8 @@ def _missed(
 def _alone(model: nn.Module, losses: Losses, inputs: Tensor, labels: Tensor) -> list[Tensor]:
     """Returns autograd's gradient of one record's loss."""
     weights = [one for one in model.parameters() if one.requires_grad]
-    found = torch.autograd.grad(losses(model, inputs, labels).sum(), weights, allow_unused=True)
-    return [
-        torch.zeros_like(weight) if one is None else one
-        for weight, one in zip(weights, found, strict=True)
-    ]
+    total = losses(model, inputs, labels).sum()
+    return list(torch.autograd.grad(total, weights, materialize_grads=True))
 
 
 def _norm(parts: Sequence[Tensor]) -> Tensor:
@@ -292,9 +282,8 @@ def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _moved_by_last(way: Gradients, move: Move, inputs: Tensor, labels: Tensor) -> float:
     """Returns the distance between the clipped sums with and without the last record."""
-    x, y = (_repeated(one, way.views) for one in (inputs, labels))
-    with same_draws(), way.quiet() as predict:
-        x = move(x, y, predict)
+    with same_draws():
+        x, y = way.prepared(inputs, labels, move)
     sums = []
     for rows in (len(x), len(x) - way.views):
         with same_draws():
@@ -305,10 +294,6 @@ def _moved_by_last(way: Gradients, move: Move, inputs: Tensor, labels: Tensor) -
         for one, other in zip(*sums, strict=True)
     )
     return math.sqrt(squares)
-
-
-def _repeated(rows: Tensor, views: int) -> Tensor:
-    return rows.repeat_interleave(views, 0) if views > 1 else rows
 
 
 def _timed(
@@ -327,13 +312,10 @@ def _timed(
     way = kind(copy.deepcopy(model), losses, clip, views)
     count = max(1, _TIMED // views)
     if isinstance(way, Recorded):
-        held = 4 * views * sum(one.numel() for one in way.weights)
-        count = max(1, min(count, _TIMED_BYTES // held))
-    x, y = (_repeated(one[:count], views) for one in (records.inputs, records.labels))
+        count = max(1, min(count, _TIMED_BYTES // way.held))
     try:
         with same_draws():
-            with way.quiet() as predict:
-                x = move(x, y, predict)
+            x, y = way.prepared(records.inputs[:count], records.labels[:count], move)
             way(x, y)
             took = []
             for _ in range(4):

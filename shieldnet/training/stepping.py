@@ -74,13 +74,8 @@ class Plain:
         inputs, labels = _at(self.records, mine, weights[0].device)
         moved = self.course.move(inputs, labels, self.model)
         loss = self.course.losses(self.model, moved, labels).sum() / len(rows)
-        found = torch.autograd.grad(loss, weights, allow_unused=True)
-        return self.ranks.summed(
-            [
-                torch.zeros_like(weight) if one is None else one.contiguous()
-                for weight, one in zip(weights, found, strict=True)
-            ]
-        )
+        found = torch.autograd.grad(loss, weights, materialize_grads=True)
+        return self.ranks.summed([one.contiguous() for one in found])
 
     def release(self) -> None:
         """Has nothing on the model."""
@@ -142,11 +137,7 @@ class Private:
 
     def _clipped(self, rows: Tensor) -> list[Tensor]:
         inputs, labels = _at(self.records, rows, self.way.weights[0].device)
-        if self.way.views > 1:
-            inputs, labels = (one.repeat_interleave(self.way.views, 0) for one in (inputs, labels))
-        with self.way.quiet() as predict:
-            moved = self.course.move(inputs, labels, predict)
-        return self.way(moved, labels)
+        return self.way(*self.way.prepared(inputs, labels, self.course.move))
 
     def _canaries(self, state: State) -> Tensor:
         """Sums the gradients of the canaries that are in and drawn: huge, one weight for each."""
@@ -160,11 +151,9 @@ class Private:
     def _physical(self) -> int:
         if self.settings.max_physical_batch is not None:
             return self.settings.max_physical_batch
-        views = self.way.views
         if not isinstance(self.way, Recorded):
-            return max(1, _MOST_ROWS // views)
-        held = 4 * views * sum(one.numel() for one in self.way.weights)
-        return max(1, min(_MOST_ROWS, _MEMORY // held))
+            return max(1, _MOST_ROWS // self.way.views)
+        return max(1, min(_MOST_ROWS, _MEMORY // self.way.held))
 
 
 def add_noise(sums: Sequence[Tensor], deviation: float) -> None:
