@@ -54,11 +54,7 @@ class Examples:
 
     def fingerprint(self) -> str:
         """Returns a hash of inputs and labels that names the data without holding any."""
-        digest = sha256(str((self.inputs.dtype, tuple(self.inputs.shape))).encode())
-        for tensor in (self.inputs, self.labels):
-            if tensor is not None:
-                digest.update(raw_bytes(tensor))
-        return digest.hexdigest()
+        return rows_hash(self.inputs, self.labels)
 
     def require_labels(self, classes: int) -> Tensor:
         """Returns the labels, or raises DataError where they are missing or out of range."""
@@ -107,13 +103,14 @@ def as_examples(value: object, name: str) -> Examples:
     if isinstance(value, Examples):
         return replace(value, name=name)  # answers are kept by name: two sets must not share one
     if isinstance(value, tuple | list) and len(value) == 2:
-        return Examples(name, _tensor(value[0], name), _labels(value[1], name))
+        return Examples(name, as_tensor(value[0], name), _labels(value[1], name))
     if isinstance(value, Tensor | np.ndarray):
-        return Examples(name, _tensor(value, name))
+        return Examples(name, as_tensor(value, name))
     if isinstance(value, Mapping):
         raise DataError(f"Expected {name} as (inputs, labels), got a mapping.")
     if isinstance(value, Sized) and hasattr(value, "__getitem__"):
-        return _from_dataset(value, name)
+        inputs, labels = pairs_of(value, name)
+        return Examples(name, inputs, _labels(labels, name))
     raise DataError(
         f"Expected {name} as (inputs, labels), as inputs or as a Dataset with a length; "
         f"got {type(value).__name__}."
@@ -124,6 +121,15 @@ def raw_bytes(tensor: Tensor) -> bytes:
     """Returns a tensor's content, of any type and on any device, for a hash."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes()
+
+
+def rows_hash(inputs: Tensor, labels: Tensor | None) -> str:
+    """Returns a hash of inputs and labels that names the data without holding any."""
+    digest = sha256(str((inputs.dtype, tuple(inputs.shape))).encode())
+    for tensor in (inputs, labels):
+        if tensor is not None:
+            digest.update(raw_bytes(tensor))
+    return digest.hexdigest()
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -156,28 +162,27 @@ def _row_bytes(examples: Examples) -> list[bytes]:
     return [row.tobytes() for row in rows + 0.0]  # + 0.0: -0.0 and 0.0 are one value
 
 
-def _from_dataset(dataset: object, name: str) -> Examples:
+def pairs_of(dataset: object, name: str) -> tuple[Tensor, Tensor]:
+    """Reads a Dataset of (input, label) pairs once, row by row; raises DataError for any other."""
     rows = [dataset[index] for index in range(len(dataset))]  # type: ignore[index,arg-type]  # a Dataset
     if not rows:
         raise DataError(f"Expected at least one row of {name}, got none.")
     if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         raise DataError(f"Expected a Dataset of (input, label) pairs for the {name}.")
-    inputs, labels = zip(*rows, strict=True)
-    return Examples(
-        name,
-        torch.stack([_tensor(one, name) for one in inputs]),
-        _labels(torch.stack([_tensor(one, name) for one in labels]), name),
-    )
+    columns = zip(*rows, strict=True)
+    inputs, labels = (torch.stack([as_tensor(one, name) for one in part]) for part in columns)
+    return inputs, labels
 
 
 def _labels(value: object, name: str) -> Tensor:
     """Widens whole numbers, of which torch can hardly compare the unsigned kinds."""
-    labels = _tensor(value, name)
+    labels = as_tensor(value, name)
     whole = not (labels.is_floating_point() or labels.is_complex())
     return labels.to(torch.int64) if whole else labels
 
 
-def _tensor(value: object, name: str) -> Tensor:
+def as_tensor(value: object, name: str) -> Tensor:
+    """Returns numbers as a tensor without a graph, or raises DataError."""
     try:
         return torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError) as unreadable:

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from shieldnet.errors import ConfigError
+from shieldnet.finding import Finding, Threat
 from shieldnet.statistics import Interval
 
 _CAP = 64.0
@@ -42,6 +43,33 @@ def epsilon_interval(
         return _largest(lambda e: _chance(right, guesses, canaries, e, delta) <= level)
 
     return Interval(least(0.5), least(tail), max(least(0.5), least(1 - tail)))
+
+
+def epsilon_finding(
+    name: str,
+    right: int,
+    guesses: int,
+    canaries: int,
+    delta: float,
+    *,
+    claimed: float,
+    threat: Threat,
+    way: str,
+) -> Finding:
+    """Makes a finding of ``epsilon_interval``, beside the epsilon that is claimed.
+
+    way: how records were scored.
+    """
+    return Finding.of(
+        name,
+        epsilon_interval(right, guesses, canaries, delta),
+        samples=canaries,
+        baseline=0.0,
+        threat=threat,
+        source=f"Steinke et al. 2023, Theorem 5.2; {way}",
+        ceiling=claimed,
+        note=f"{right} of {guesses} guesses right; the low end is the lower bound",
+    )
 
 
 def mu_interval(right: int, guesses: int, canaries: int, confidence: float = 0.95) -> Interval:

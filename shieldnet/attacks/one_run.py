@@ -6,8 +6,8 @@ import torch
 
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.scores import all_scores
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.one_run import best_guesses, epsilon_interval, guessed
+from shieldnet.finding import NotApplicable, Outcome, Threat
+from shieldnet.one_run import best_guesses, epsilon_finding, guessed
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,16 @@ class OneRun(Attack):
         coins = torch.arange(len(scores)) < len(found.members)
         # Ties are broken by place, which must not know the coins.
         order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(game.seed))
-        guesses = best_guesses(game.guarantee.mu, len(scores), game.guarantee.delta)
-        right = guessed(scores[order], coins[order], guesses)
-        return Outcome(
-            findings=(
-                Finding.of(
-                    "one_run.records.epsilon",
-                    epsilon_interval(right, guesses, len(scores), game.guarantee.delta),
-                    samples=len(scores),
-                    baseline=0.0,
-                    threat=Threat(shadows=found.shadows),
-                    source=f"Steinke et al. 2023, Theorem 5.2; {way}",
-                    ceiling=game.guarantee.epsilon,
-                    note=f"{right} of {guesses} guesses right; the low end is the lower bound",
-                ),
-            )
+        claimed, count = game.guarantee, len(scores)
+        guesses = best_guesses(claimed.mu, count, claimed.delta)
+        finding = epsilon_finding(
+            "one_run.records.epsilon",
+            guessed(scores[order], coins[order], guesses),
+            guesses,
+            count,
+            claimed.delta,
+            claimed=claimed.epsilon,
+            threat=Threat(shadows=found.shadows),
+            way=way,
         )
+        return Outcome(findings=(finding,))

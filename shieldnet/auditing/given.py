@@ -123,20 +123,21 @@ def claimed_by(finetuned: object, weights: str) -> tuple[Guarantee | None, tuple
     """
     if finetuned is None:
         return None, ()
-    claimed = finetuned.guarantee if isinstance(finetuned, Finetuned) else finetuned
-    if isinstance(claimed, Guarantee) and claimed.weights not in ("", weights):
-        raise ConfigError(
-            "The guarantee is of other weights than those of the model that is audited: nothing is "
-            "proven of these. Audit the model that finetune returned."
-        )
-    if isinstance(finetuned, Guarantee):
-        return finetuned, ()
-    if not isinstance(finetuned, Finetuned):
+    if isinstance(finetuned, Finetuned):
+        claimed, found = finetuned.guarantee, finetuned.findings
+    elif isinstance(finetuned, Guarantee):
+        claimed, found = finetuned, ()
+    else:
         raise ConfigError(
             f"Expected finetuned as finetune returns it, or a Guarantee; got "
             f"{type(finetuned).__name__}."
         )
-    return finetuned.guarantee, finetuned.findings
+    if claimed is not None and claimed.weights not in ("", weights):
+        raise ConfigError(
+            "The guarantee is of other weights than those of the model that is audited: nothing is "
+            "proven of these. Audit the model that finetune returned."
+        )
+    return claimed, found
 
 
 def canary_sets(canaries: Canaries | None) -> tuple[Examples, ...]:

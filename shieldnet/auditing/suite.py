@@ -116,7 +116,8 @@ def audit(
     for name in sensitive:
         places_of(names, name)
     planted = canaries_of(canaries, sets)
-    claimed, of_the_run = claimed_by(finetuned, weights_hash(bare.model))
+    weights = weights_hash(bare.model)
+    claimed, of_the_run = claimed_by(finetuned, weights)
     try_once(bare, sets["nonmembers"])
     require_auditable(bare)
     require_classes(bare, [*sets.values(), *canary_sets(planted)])
@@ -188,7 +189,7 @@ def audit(
         duration_s=time.monotonic() - start,
         columns=names,
         environment=_environment() | {"tier": chosen.name, "engine": where},
-        hashes={"model": weights_hash(bare.model)} | hashes,
+        hashes={"model": weights} | hashes,
         inputs=sets["nonmembers"].inputs[:with_examples].float() if with_examples else None,
     )
 

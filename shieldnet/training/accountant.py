@@ -69,17 +69,13 @@ class Guarantee:
 
     def epsilon_at(self, delta: float) -> float:
         """Returns epsilon at another delta."""
-        if self.steps == 0:
-            return 0.0
-        if self.rate == 1:
+        if self._is_gaussian:
             return self._gaussian.epsilon(delta)
         return float(self._losses.get_epsilon_for_delta(delta))
 
     def delta_at(self, epsilon: float) -> float:
         """Returns the least delta with (epsilon, delta)-differential privacy."""
-        if self.steps == 0:
-            return 0.0
-        if self.rate == 1:
+        if self._is_gaussian:
             return self._gaussian.delta(epsilon)
         return float(self._losses.get_delta_for_epsilon(epsilon))
 
@@ -90,7 +86,7 @@ class Guarantee:
         Subsampled steps are not Gaussian: theirs is the least mu that allows whatever they do, down
         to a delta of 1e-10.
         """
-        if self.steps == 0 or self.rate == 1:
+        if self._is_gaussian:
             return self._gaussian.mu
         epsilons, deltas = self._curve
         return float(_mu_of(epsilons, deltas).max())
@@ -98,7 +94,7 @@ class Guarantee:
     def distinguish(self, fpr: float) -> float:
         """Bounds any adversary's true-positive rate at ``fpr``: was this record trained on?"""
         rate = fraction("fpr", fpr)
-        if self.steps == 0 or self.rate == 1:
+        if self._is_gaussian:
             return self._gaussian.distinguish(rate)
         epsilons, deltas = self._curve
         odds = np.exp(epsilons)
@@ -106,7 +102,7 @@ class Guarantee:
 
     def least_fpr(self, tpr: float) -> float:
         """Bounds any adversary's false-positive rate at a true-positive rate from below."""
-        if self.steps == 0 or self.rate == 1:
+        if self._is_gaussian:
             return 1 - self._gaussian.distinguish(min(1.0, 1 - tpr))
         epsilons, deltas = self._curve
         odds = np.exp(epsilons)
@@ -168,6 +164,11 @@ class Guarantee:
                 *(f"  - {limit}" for limit in (*self.caveats, *NOT_COVERED)),
             ]
         )
+
+    @property
+    def _is_gaussian(self) -> bool:
+        """Says whether the closed form is exact: all records in every step, or no step at all."""
+        return self.rate == 1 or self.steps == 0
 
     @property
     def _gaussian(self) -> Price:

@@ -17,6 +17,7 @@ from shieldnet.errors import ConfigError
 from shieldnet.training.countermeasures import Adversarial, Countermeasure
 from shieldnet.training.gradients import Losses, Predict
 from shieldnet.training.losses import Loss
+from shieldnet.training.parts import weight_holders
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class AntiAdversarial(Countermeasure):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        Adversarial(self.epsilon, self.steps, low=self.low, high=self.high)
+        self._search()  # checks the settings
 
     def move(self, inputs: Tensor, labels: Tensor, predict: Predict, loss: Loss) -> Tensor:
-        search = Adversarial(self.epsilon, self.steps, low=self.low, high=self.high)
-        return search.worst(inputs, predict, lambda output: loss(output, labels), easier=True)
+        return self._search().worst(
+            inputs, predict, lambda output: loss(output, labels), easier=True
+        )
+
+    def _search(self) -> Adversarial:
+        return Adversarial(self.epsilon, self.steps, low=self.low, high=self.high)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class TransferFreeze(Countermeasure):
         whole("layers", self.layers, low=1)
 
     def prepare(self, model: nn.Module) -> None:
-        holders = [one for one in model.modules() if list(one.parameters(recurse=False))]
+        holders = weight_holders(model)
         if self.layers >= len(holders):
             raise ConfigError(
                 f"Expected layers below {len(holders)}, the model's modules with weights, got "

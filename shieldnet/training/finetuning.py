@@ -2,7 +2,6 @@
 
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from shieldnet.cache import fingerprint
 from shieldnet.data import weights_hash
 from shieldnet.errors import ConfigError, DataError
 from shieldnet.finding import Finding, Threat, decimals
-from shieldnet.one_run import best_guesses, epsilon_interval, guessed, mu_interval
+from shieldnet.one_run import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.randomness import random_seed, replayed_noise
 from shieldnet.training.accountant import Guarantee, noise_for
 from shieldnet.training.checkpoint import State
@@ -91,12 +90,10 @@ class _Settings:
     axis: int | None
     mend: bool
     seed: int | None
-    checkpoint_every_s: float
 
     def __post_init__(self) -> None:
         positive("epochs", self.epochs)
         positive("lr", self.lr)
-        positive("checkpoint_every_s", self.checkpoint_every_s)
         choice("optimizer", self.optimizer, OPTIMIZERS)
         choice("part", self.part, PARTS)
         if self.momentum is not None:
@@ -172,8 +169,8 @@ def finetune(
         axis,
         mend,
         seed,
-        checkpoint_every_s,
     )
+    positive("checkpoint_every_s", checkpoint_every_s)
     records = _as_read(model, as_records(data))
     private = _private_of(countermeasures)
     size = _size(settings, records, private)
@@ -204,8 +201,7 @@ def finetune(
                 rate,
                 ranks,
             )
-        course_of = replace(settings, checkpoint_every_s=1.0)  # how often it is kept is no matter
-        about = (model, records.fingerprint(), countermeasures, course_of, loss, ranks.count)
+        about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count)
         folder = None if checkpoint is None else Path(checkpoint)
         keeper = Keeper(folder, fingerprint(*about) if folder else "", checkpoint_every_s, ranks)
         ema = 0.0 if private is None else private.ema
@@ -216,14 +212,7 @@ def finetune(
         finally:
             learn.release()
         ranks.agree(working)
-    every = working.named_parameters(remove_duplicate=False)  # tied weights by all their names
-    named = [name for name, one in every if one.requires_grad]
-    named = merge(working) or named
-    state_of = working.state_dict()
-    if private is not None and private.is_certified:
-        # Nothing is published but what got noise: buffers and frozen weights stay as they came.
-        state_of = {**finished.state_dict(), **{name: state_of[name] for name in named}}
-    finished.load_state_dict(state_of)
+    _publish(working, finished, everything=claimed is None)
     if claimed is not None:
         claimed = replace(claimed, weights=weights_hash(finished))
     return Finetuned(
@@ -234,6 +223,20 @@ def finetune(
         steps,
         time.monotonic() - began,
     )
+
+
+def _publish(working: nn.Module, finished: nn.Module, *, everything: bool) -> None:
+    """Puts what was trained into the form that is given back.
+
+    everything: or nothing but what got noise: buffers and frozen weights then stay as they came.
+    """
+    every = working.named_parameters(remove_duplicate=False)  # tied weights by all their names
+    named = [name for name, one in every if one.requires_grad]
+    named = merge(working) or named
+    state = working.state_dict()
+    if not everything:
+        state = {**finished.state_dict(), **{name: state[name] for name in named}}
+    finished.load_state_dict(state)
 
 
 def _as_read(model: nn.Module, records: Records) -> Records:
@@ -336,37 +339,27 @@ def _prepared(
     loss: object,
 ) -> tuple[nn.Module, nn.Module]:
     """Returns the copy that is trained, and the form of what is given back."""
-    finished = copy.deepcopy(model)
-
-    def ready(whole_model: nn.Module) -> nn.Module:
-        working = copy.deepcopy(whole_model)
-        choose_part(working, settings.part, settings.rank or _RANK)
-        for one in countermeasures:
-            one.prepare(working)
-        return _in_mode(working, settings.part)
-
-    working = ready(finished)
+    finished, working = copy.deepcopy(model), copy.deepcopy(model)
+    choose_part(working, settings.part, settings.rank or _RANK)
+    for one in countermeasures:
+        one.prepare(working)
+    _set_mode(working, settings.part)
     if private is None or not private.is_certified:
         return working, finished
-    weighted = (_WEIGHTED,) if weighted_mean(loss) else ()
+    weighted = (_WEIGHTED,) if weighted_mean(loss) and not settings.mend else ()
     hazards = hazards_of(working, records)
-    if settings.mend:
-        weighted = ()
-        if any(one.mends for one in hazards):
-            finished = mended(finished, working, hazards)
-            working = mended(working, working, hazards)
-            hazards = hazards_of(working, records)
+    if settings.mend and any(one.mends for one in hazards):
+        finished = mended(finished, working, hazards)
+        working = mended(working, working, hazards)
+        hazards = hazards_of(working, records)
     Preflight((*weighted, *hazards)).require()
     return working, finished
 
 
-def _in_mode(model: nn.Module, part: str) -> nn.Module:
+def _set_mode(model: nn.Module, part: str) -> None:
     """Puts a model into training mode; with the last layer alone, the others only compute."""
-    if part != "last":
-        return model.train()
-    model.eval()
+    model.train(part != "last")
     last_layer(model).train()
-    return model
 
 
 def _what_is_learned(
@@ -377,9 +370,10 @@ def _what_is_learned(
 ) -> tuple[nn.Module, Records]:
     """Returns the last layer and what goes into it, where that is all that is trained."""
     simple = all(isinstance(one, DPSGD | WeightDecay | LabelSmoothing) for one in countermeasures)
-    last = last_layer(working)
-    tied = any(id(one) in shared_weights(working) for one in last.parameters(recurse=False))
-    if settings.part != "last" or not simple or tied:
+    if settings.part != "last" or not simple:
+        return working, records
+    last, tied = last_layer(working), shared_weights(working)
+    if any(id(one) in tied for one in last.parameters(recurse=False)):
         return working, records
     device = next(working.parameters()).device
     kept: list[Tensor] = []
@@ -456,15 +450,15 @@ def _audited(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:
     right = guessed(state.scores, state.coins, guesses)
     threat = Threat(white_box=True, sees="every noisy gradient")
     return (
-        Finding.of(
+        epsilon_finding(
             "one_run.epsilon",
-            epsilon_interval(right, guesses, count, claimed.delta),
-            samples=count,
-            baseline=0.0,
+            right,
+            guesses,
+            count,
+            claimed.delta,
+            claimed=claimed.epsilon,
             threat=threat,
-            source="Steinke et al. 2023, Theorem 5.2; gradient canaries",
-            ceiling=claimed.epsilon,
-            note=f"{right} of {guesses} guesses right; the low end is the lower bound",
+            way="gradient canaries",
         ),
         Finding.of(
             "one_run.mu",
@@ -499,12 +493,14 @@ def _told(
     """Shows a bar, with the epsilon that is spent so far."""
     from tqdm import tqdm
 
-    shown = (sys.stderr.isatty() if progress is None else progress) and ranks.is_first
-    with tqdm(total=steps, unit="step", disable=not shown, leave=False) as bar:
+    hidden = None if progress is None else not progress  # by default shown on a terminal
+    with tqdm(
+        total=steps, unit="step", disable=hidden if ranks.is_first else True, leave=False
+    ) as bar:
 
         def tell(step: int) -> None:
             bar.update(step - bar.n)
-            if shown and claimed is not None and step % max(1, steps // _TOLD) == 0:
+            if not bar.disable and claimed is not None and step % max(1, steps // _TOLD) == 0:
                 bar.set_postfix(epsilon=f"{replace(claimed, steps=step).epsilon:.3f}")
 
         yield tell

@@ -48,16 +48,15 @@ class Criterion:
             each = F.binary_cross_entropy_with_logits(
                 scores.reshape(labels.shape), wanted, reduction="none"
             )
-            return _mean_of(each * counted, counted)
+            return _mean(each * counted, counted)
         scores = scores.movedim(self._axis_of(scores, labels), 1)
-        log_p = scores.log_softmax(1)
-        if self.outputs == "probabilities":
-            log_p = scores.clamp_min(1e-12).log()
+        given = self.outputs == "probabilities"
+        log_p = scores.clamp_min(1e-12).log() if given else scores.log_softmax(1)
         each = F.nll_loss(log_p, labels, reduction="none", ignore_index=IGNORED)
         if self.smoothing:
             spread = -log_p.mean(1) * counted
             each = (1 - self.smoothing) * each + self.smoothing * spread
-        return _mean_of(each, counted)
+        return _mean(each, counted)
 
     def require_fit(self, scores: Tensor, labels: Tensor, every: Tensor) -> None:
         """Raises DataError where labels do not fit the scores of the same records.
@@ -122,8 +121,7 @@ class Given:
     loss: Callable[..., Tensor]
 
     def __call__(self, output: object, labels: Tensor) -> Tensor:
-        given = output if isinstance(self.loss, nn.Module) is False else scores_of(output)
-        each = self.loss(given, labels)
+        each = self.loss(scores_of(output) if isinstance(self.loss, nn.Module) else output, labels)
         if not isinstance(each, Tensor) or each.dim() == 0 or len(each) != len(labels):
             shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
             raise ConfigError(
@@ -181,12 +179,10 @@ def scores_of(output: object) -> Tensor:
     )
 
 
-def _mean_of(each: Tensor, counted: Tensor) -> Tensor:
-    """Averages over the positions that count; a record without positions is as it is."""
+def _mean(each: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Averages over the positions, or those that count; a record without any is as it is."""
     if each.dim() == 1:
         return each
+    if counted is None:
+        return each.flatten(1).mean(1)
     return each.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)
-
-
-def _mean(each: Tensor) -> Tensor:
-    return each if each.dim() == 1 else each.flatten(1).mean(1)

@@ -97,10 +97,15 @@ def merge(model: nn.Module) -> list[str]:
 
 def last_layer(model: nn.Module) -> nn.Module:
     """Returns the last module that holds weights of its own."""
-    holders = [one for one in model.modules() if list(one.parameters(recurse=False))]
+    holders = weight_holders(model)
     if not holders:
         raise ConfigError("Expected a model with weights, got one without.")
     return holders[-1]
+
+
+def weight_holders(model: nn.Module) -> list[nn.Module]:
+    """Lists the modules that hold weights of their own, in the model's order."""
+    return [one for one in model.modules() if list(one.parameters(recurse=False))]
 
 
 def shared_weights(model: nn.Module) -> set[int]:

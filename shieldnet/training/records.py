@@ -2,13 +2,12 @@
 
 from collections.abc import Sized
 from dataclasses import dataclass
-from hashlib import sha256
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from shieldnet.data import raw_bytes
+from shieldnet.data import as_tensor, pairs_of, rows_hash
 from shieldnet.errors import DataError
 
 
@@ -27,12 +26,9 @@ class Records:
         for name, one in (("inputs", self.inputs), ("labels", self.labels)):
             if one.dim() == 0 or len(one) == 0:
                 raise DataError(f"Expected {name} with a row for every record, got none.")
-            if one.is_floating_point() and not torch.isfinite(one).all():
-                row = (
-                    int((~torch.isfinite(one)).flatten(1).any(1).nonzero()[0])
-                    if one.dim() > 1
-                    else 0
-                )
+            broken = ~torch.isfinite(one)
+            if broken.any():
+                row = int(broken.nonzero()[0, 0])
                 raise DataError(
                     f"Expected finite {name}, got NaN or Inf (first: record {row}). Drop such "
                     "records, or fill what is missing."
@@ -47,17 +43,15 @@ class Records:
 
     def of_type(self, kind: torch.dtype) -> "Records":
         """Returns the records with their real numbers in another type: the model's."""
-        inputs, labels = (
-            one.to(kind) if one.is_floating_point() else one for one in (self.inputs, self.labels)
-        )
+        parts = (self.inputs, self.labels)
+        if all(one.dtype == kind or not one.is_floating_point() for one in parts):
+            return self
+        inputs, labels = (one.to(kind) if one.is_floating_point() else one for one in parts)
         return Records(inputs, labels, self.batch)
 
     def fingerprint(self) -> str:
         """Returns a hash that names the data without holding any."""
-        digest = sha256(str((self.inputs.dtype, tuple(self.inputs.shape))).encode())
-        for one in (self.inputs, self.labels):
-            digest.update(raw_bytes(one))
-        return digest.hexdigest()
+        return rows_hash(self.inputs, self.labels)
 
 
 def as_records(data: object) -> Records:
@@ -78,19 +72,16 @@ def as_records(data: object) -> Records:
         and len(data) == 2
         and not any(isinstance(one, tuple) for one in data)
     ):
-        inputs, labels = data
-        return Records(_tensor(inputs), _whole_if_yes_or_no(_tensor(labels)))
-    if isinstance(data, Sized) and hasattr(data, "__getitem__"):
-        rows = [data[place] for place in range(len(data))]
-        if not rows or not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
-            raise DataError("Expected a Dataset of (input, label) pairs.")
-        columns = zip(*rows, strict=True)
-        inputs, labels = (torch.stack([_tensor(one) for one in part]) for part in columns)
-        return Records(inputs, _whole_if_yes_or_no(labels))
-    raise DataError(
-        f"Expected (inputs, labels), a Dataset with a length or a DataLoader, got "
-        f"{type(data).__name__}."
-    )
+        inputs, labels = (as_tensor(one, "records") for one in data)
+    elif isinstance(data, Sized) and hasattr(data, "__getitem__"):
+        inputs, labels = pairs_of(data, "records")
+    else:
+        raise DataError(
+            f"Expected (inputs, labels), a Dataset with a length or a DataLoader, got "
+            f"{type(data).__name__}."
+        )
+    is_yes_or_no = labels.dtype == torch.bool
+    return Records(_numbers(inputs), labels.long() if is_yes_or_no else _numbers(labels))
 
 
 def _require_plain(loader: DataLoader) -> None:  # type: ignore[type-arg]  # of anything
@@ -113,16 +104,9 @@ def _require_plain(loader: DataLoader) -> None:  # type: ignore[type-arg]  # of 
         )
 
 
-def _tensor(value: object) -> Tensor:
-    try:
-        made = torch.as_tensor(value).detach()
-    except (TypeError, ValueError, RuntimeError) as unreadable:
-        raise DataError(f"Expected numbers, got {type(value).__name__}.") from unreadable
+def _numbers(made: Tensor) -> Tensor:
+    """Widens whole numbers; raises DataError for complex ones."""
     if made.is_complex():
         raise DataError("Expected real numbers, got complex ones.")
     is_whole = not made.is_floating_point() and made.dtype != torch.bool
     return made.to(torch.int64) if is_whole else made
-
-
-def _whole_if_yes_or_no(labels: Tensor) -> Tensor:
-    return labels.long() if labels.dtype == torch.bool else labels
