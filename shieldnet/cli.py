@@ -1,18 +1,14 @@
-"""The command line: demo, audit, finetune, harden."""
+"""The command line: demo, audit, report, compare, policy, finetune, harden."""
 
 import json
 import sys
-import traceback
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from shieldnet.commands import gate
+from shieldnet.commands.shared import PolicyFile, Targets, guarded, print_report, publish
 
 app = typer.Typer(
     help="Hardens a trained model before it answers strangers, and audits what it still tells.",
@@ -20,8 +16,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-INTERNAL_ERROR = 4
 
 Model = Annotated[str, typer.Argument(help="package.module:factory, a function that returns it")]
 Weights = Annotated[str | None, typer.Option(help=".safetensors, or .pt holding weights alone")]
@@ -54,33 +48,8 @@ Seed = Annotated[int, typer.Option(help="the same seed gives the same report")]
 DATA = "an .npz file with arrays x and y, or package.module:factory"
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns our own errors into one line and their exit code, anything else into exit 4."""
-
-    @wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        from shieldnet.errors import ShieldnetError
-
-        try:
-            command(*args, **kwargs)
-        except ShieldnetError as error:
-            Console(stderr=True).print(f"{type(error).__name__}: {error}", markup=False)
-            raise typer.Exit(error.exit_code) from error
-        except OSError as unwritable:
-            Console(stderr=True).print(f"{type(unwritable).__name__}: {unwritable}", markup=False)
-            raise typer.Exit(2) from unwritable
-        except (typer.Exit, typer.Abort, KeyboardInterrupt):
-            raise
-        except Exception as bug:
-            traceback.print_exc()
-            Console(stderr=True).print("This is a defect of shieldnet: please report it.")
-            raise typer.Exit(INTERNAL_ERROR) from bug
-
-    return guarded
-
-
 @app.command()
-@_guarded
+@guarded
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the report")] = Path(),
     seed: Seed = 0,
@@ -90,12 +59,12 @@ def demo(
 
     reports = run(output, seed)
     for report in reports:
-        _print_report(report)
+        print_report(report)
     typer.echo(f"Open {output / 'report.html'} in a browser; {output / 'report.json'} has it all.")
 
 
 @app.command()
-@_guarded
+@guarded
 def audit(
     model: Model,
     members: Annotated[str, typer.Option(help=f"what trained the model: {DATA}")],
@@ -130,9 +99,8 @@ def audit(
     guarantee: Annotated[
         Path | None, typer.Option(help="guarantee.json of the training, as finetune writes it")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="TOML file of limits")] = None,
-    html: Annotated[Path | None, typer.Option(help="write the page here")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the data here")] = None,
+    policy: PolicyFile = None,
+    targets: Targets = None,
     with_examples: Annotated[
         int, typer.Option(help="show this many nonmembers as pictures; 0 keeps records out")
     ] = 0,
@@ -142,14 +110,14 @@ def audit(
 
     2 is a usage error or bad input, 3 a measurement too small to tell, 4 an internal error.
     """
+    from shieldnet.auditing.formats import check_target
     from shieldnet.auditing.policy import Policy
     from shieldnet.auditing.suite import audit as run
     from shieldnet.loading import load_examples, load_guarantee, load_object
 
     _tell_how_long()
     limits = Policy.load(policy) if policy else Policy()
-    for target, suffix in ((html, ".html"), (json_file, ".json")):
-        _check_target(target, suffix)
+    chosen = [check_target(target) for target in targets or ()]
     sets = {
         role: load_examples(name, role)
         for role, name in (
@@ -177,16 +145,11 @@ def audit(
         seed=seed,
         with_examples=with_examples,
     )
-    _print_report(report, limits)
-    for target in (html, json_file):
-        if target is not None:
-            report.save(target, limits)
-            typer.echo(f"Wrote {target}.")
-    report.require(limits)
+    publish(report, limits, chosen)
 
 
 @app.command()
-@_guarded
+@guarded
 def finetune(
     model: Model,
     data: Annotated[str, typer.Option(help=f"what to train on: {DATA}")],
@@ -264,7 +227,7 @@ def finetune(
 
 
 @app.command()
-@_guarded
+@guarded
 def harden(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder to write into")],
@@ -296,6 +259,11 @@ def harden(
         typer.echo(certificate)
     path = json.dumps(str(output / "shield.toml"))
     typer.echo(f"Serve it with: shield = shieldnet.load_shield(model, {path})")
+
+
+app.add_typer(gate.policy_app, name="policy")
+app.command("report")(gate.report)
+app.command("compare")(gate.compare)
 
 
 def _shield(
@@ -348,40 +316,6 @@ def _positions(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(
             f"Expected --positions as whole numbers such as 480,640; got {text!r}."
         ) from None
-
-
-def _check_target(target: Path | None, suffix: str) -> None:
-    from shieldnet.errors import ConfigError
-
-    if target is not None and target.suffix != suffix:
-        raise ConfigError(f"Expected a file name that ends in {suffix}, got {target}.")
-    if target is not None and not target.parent.is_dir():
-        raise ConfigError(f"Cannot write {target}: there is no folder {target.parent}.")
-
-
-def _print_report(report: Any, policy: Any = None) -> None:
-    console = Console()
-    table = Table(
-        title=report.title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    headers, rows = report.rows()
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="left" if place == 0 else "right", no_wrap=place == 0)
-    colors = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
-    table.add_column("policy")
-    for row in rows:
-        outcome = report.verdict(policy, row[0]).outcome
-        # Two lines a cell, so that the table fits 80 columns: the value, and its interval.
-        cells = (Text(cell.replace(" [", "\n").replace(", ", "–").rstrip("]")) for cell in row)
-        table.add_row(*cells, Text(outcome, style=colors[outcome]))
-    console.print(table)
-    for note in report.notes():
-        console.print(note, style="dim", markup=False, highlight=False)
 
 
 def main() -> None:

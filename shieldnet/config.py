@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def dump_shield(shield: Shield) -> str:
         for defense in defenses:
             lines += _table(f"also.{_toml(field)}", defense)
     return "\n".join(lines) + "\n"
+
+
+def shield_hash(shield: Shield) -> str:
+    """Returns a hash that names a shield's settings, without its model; keys are left out."""
+    said = (shield.outputs, shield.release, shield.axis, shield.drop, shield.defenses, shield.also)
+    return sha256(repr(said).encode()).hexdigest()
 
 
 def _table(name: str, defense: Defense) -> list[str]:

@@ -1,13 +1,17 @@
 """One measured line: what was found, how sure that is, and against whom."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from shieldnet._validate import flag, whole
 from shieldnet.errors import ConfigError, ShieldnetError
-from shieldnet.statistics import Interval
+from shieldnet.statistics import Curve, Interval
+
+_MOST_EXPOSED = 10
 
 
 class NotApplicable(ShieldnetError):
@@ -70,6 +74,10 @@ class Finding:
     def __post_init__(self) -> None:
         if not all(math.isfinite(number) for number in (self.value, self.low, self.high)):
             raise ConfigError(f"Expected a finite {self.name}, got {self.value}.")
+        if self.low > self.high:
+            raise ConfigError(
+                f"Expected {self.name} between its bounds, got {self.low} above {self.high}."
+            )
 
     def __str__(self) -> str:
         return f"{decimals(self.value)} [{decimals(self.low)}, {decimals(self.high)}]"
@@ -78,6 +86,11 @@ class Finding:
     def crosses_proof(self) -> bool:
         """Says whether the measured lower bound lies above the proven upper bound."""
         return self.ceiling is not None and self.low > self.ceiling
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "Finding":
+        """Makes the finding of a document as ``dataclasses.asdict`` writes it."""
+        return cls(**{**document, "threat": Threat(**document["threat"])})
 
     @classmethod
     def of(
@@ -118,11 +131,43 @@ def decimals(value: float) -> str:
 
 
 @dataclass(frozen=True)
+class Exposed:
+    """Names the records of a set that an attack reads best, worst first: places, never contents.
+
+    name: of the finding that they stand out in. role: ``members``, ``nonmembers``. rows: places in
+    the set as it was given. values: how far each is read; words: in which unit.
+    NOT promised: that these are the worst for another attack, or that their order is not luck.
+    """
+
+    name: str
+    role: str
+    rows: tuple[int, ...]
+    values: tuple[float, ...]
+    words: str
+
+    @classmethod
+    def of(
+        cls, name: str, role: str, rows: Tensor, values: Tensor, words: str, *, least: bool = False
+    ) -> "Exposed":
+        """Keeps the ten records with the greatest values, or the least. Shapes: (n,) and (n,)."""
+        order = values.argsort(descending=not least, stable=True)[:_MOST_EXPOSED]
+        kept = (round(value, 6) for value in values[order].tolist())
+        return cls(name, role, tuple(rows[order].tolist()), tuple(kept), words)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "Exposed":
+        """Makes the list of a document as ``dataclasses.asdict`` writes it."""
+        places, values = tuple(document["rows"]), tuple(document["values"])
+        return cls(document["name"], document["role"], places, values, document["words"])
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Holds what an attack or check returns: findings, and what a page can draw.
 
     features: a number per input feature, by name, each of the shape of one input.
     reconstructions: what the adversary expects for the targets, of the shape of the inputs.
+    curves: ROC curves by the name of what they are about. exposed: the worst records.
     untested: what could not be measured, with the reason.
     """
 
@@ -130,3 +175,5 @@ class Outcome:
     features: dict[str, Tensor] = field(default_factory=dict)
     reconstructions: Tensor | None = None
     untested: tuple[str, ...] = ()
+    curves: dict[str, Curve] = field(default_factory=dict)
+    exposed: tuple[Exposed, ...] = ()

@@ -1,6 +1,7 @@
 """Intervals and ranks: every measurement carries its uncertainty."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +87,7 @@ def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) ->
         smaller = min(len(wins), len(losses))
         exact = proportion(round(value * smaller), smaller, confidence)
         return Interval(value, min(value, exact.low), max(value, exact.high))
-    reach = _normal_quantile(confidence) * math.sqrt(variance)
+    reach = normal_quantile(confidence) * math.sqrt(variance)
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
@@ -133,6 +134,47 @@ def tpr_at_fpr(
     return Interval(value, min(low, value), max(rate(lenient).high, value))
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Holds a receiver operating curve with a band: what was found at each false-positive rate."""
+
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def read(cls, document: Mapping[str, Sequence[float]]) -> "Curve":
+        """Makes the curve of a document as ``dataclasses.asdict`` writes it."""
+        return cls(*(tuple(document[part]) for part in ("fpr", "tpr", "low", "high")))
+
+
+def roc(
+    positives: Tensor, negatives: Tensor, *, points: int = 40, confidence: float = CONFIDENCE
+) -> Curve:
+    """Estimates the true-positive rate at rates from the least that n can tell up to 1.
+
+    Each point is a ``tpr_at_fpr`` with its own interval: the band holds for one rate that was
+    chosen beforehand, not for the whole curve at once.
+
+    Shapes: positives (m,), negatives (n,); n >= 3.
+    """
+    least = min(1.0, 3 / len(negatives))
+    rates = sorted({round(float(rate), 9) for rate in np.geomspace(least, 1, points)})
+    found = [
+        (rate, one)
+        for rate in (*rates[:-1], 1.0)
+        if (one := tpr_at_fpr(positives, negatives, rate, confidence)) is not None
+    ]
+    return Curve(
+        tuple(rate for rate, _ in found),
+        *(
+            tuple(round(getattr(one, part), 6) for _, one in found)
+            for part in ("value", "low", "high")
+        ),
+    )
+
+
 def rank_correlation(one: Tensor, other: Tensor) -> float:
     """Returns Spearman's rank correlation, NaN where a side is constant. Shapes: (n,), (n,)."""
     ranks = torch.stack([_midranks(one), _midranks(other)])
@@ -151,5 +193,6 @@ def _midranks(values: Tensor) -> Tensor:
     return _placements(values, values)
 
 
-def _normal_quantile(confidence: float) -> float:
+def normal_quantile(confidence: float) -> float:
+    """Returns how many deviations from its mean a normal number stays with this chance."""
     return math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))

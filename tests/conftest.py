@@ -4,7 +4,10 @@ import os
 
 # Read when torch loads: without it a busy neighbor makes every test many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: their threads would only meet
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 from torch import nn
@@ -13,6 +16,10 @@ from shieldnet.attacks import Game
 from shieldnet.data import Examples
 from shieldnet.demo import Split, digits, divide, train
 from shieldnet.shield import Shield
+
+hypothesis.settings.register_profile("quick", max_examples=100, deadline=None)
+hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None)
+hypothesis.settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

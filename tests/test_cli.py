@@ -114,7 +114,7 @@ def test_a_measurement_too_small_to_tell_exits_with_3(project) -> None:
         (["--policy=nowhere.toml"], "Cannot read nowhere.toml"),
         (["--members=nowhere.npz"], "Cannot read the members"),
         (["--nonmembers=members.npz"], "are also members"),
-        (["--html=report.pdf"], "ends in .html"),
+        (["--html=report.pdf"], "ends in .json, .html, .md, .xml, .sarif"),
         (["--html=nowhere/report.html"], "there is no folder nowhere"),
         (
             ["--shield=shield.toml", "--outputs=probabilities"],

@@ -16,7 +16,7 @@ from shieldnet.attacks.decoders import (
 )
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 from shieldnet.statistics import proportion, saved_share
 
 MIN_ROWS = 40
@@ -92,6 +92,15 @@ class Inversion(Attack):
                 ),
             ),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
+            exposed=(
+                Exposed.of(
+                    name,
+                    "nonmembers",
+                    torch.arange(len(targets)),
+                    1 - errors.sum(1) / baseline.sum(1).clamp_min(1e-30),
+                    "share of the record that its answer gives away beyond its label",
+                ),
+            ),
             reconstructions=(
                 secret.undo(guess).reshape(targets.inputs.shape)
                 if isinstance(secret, Scale)

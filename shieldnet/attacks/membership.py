@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.scores import (
@@ -16,8 +15,8 @@ from shieldnet.attacks.scores import (
 )
 from shieldnet.data import Group
 from shieldnet.errors import DataError
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.statistics import CONFIDENCE, Interval, auc, rows_needed, tpr_at_fpr
+from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
+from shieldnet.statistics import CONFIDENCE, Curve, Interval, auc, roc, rows_needed, tpr_at_fpr
 
 MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
@@ -38,9 +37,14 @@ class Membership(Attack):
     are widened to hold for all at once (Bonferroni), because it was chosen.
 
     ``membership.worst_group.auc``: the class or given group with the highest lower bound, among
-    all attacks and groups at once. ``membership.canaries...``: the same attacks on records planted
-    to be found. ``membership.pooled...``: on shadows set aside as further targets, where they were
-    trained like the target: what the training does, beyond this one model.
+    all attacks and groups at once. ``membership.group.<name>...``: the worst attack on each given
+    group, whose interval holds for all attacks at once. ``membership.canaries...``: the same
+    attacks on records planted to be found. ``membership.pooled...``: on shadows set aside as
+    further targets, where they were trained like the target: what the training does, beyond this
+    one model.
+
+    Curves: of the attack with the greatest AUC, on records, pooled and canaries. Exposed: the
+    members that it finds at the lowest false-positive rate.
 
     queries: answers about each record, averaged; more than one is reported as
     ``membership.averaged.N``.
@@ -70,28 +74,54 @@ class Membership(Attack):
             name = f"membership.averaged.{self.queries}"
             worst = _worst(_ranked("membership", scored), name)
             return Outcome(findings=(worst,))
-        findings, untested = self._found("membership", scored)
-        findings += list(_worst_group(game, scored))
-        untested += [
-            f"membership of {group.name}: it takes {GROUP_ROWS} members and nonmembers, there are "
-            f"{int(group.members.sum())} and {int(group.nonmembers.sum())}"
-            for group in game.groups
-            if min(int(group.members.sum()), int(group.nonmembers.sum())) < GROUP_ROWS
-        ]
-        pooled = pooled_scores(game)
-        if pooled:
-            more, missing = self._found("membership.pooled", pooled)
-            findings, untested = findings + more, untested + missing
+        parts = {"membership": scored, "membership.pooled": pooled_scores(game)}
         if game.canaries is not None:
-            found = all_scores(game, game.canaries.planted, game.canaries.held_out, 1)
-            more, missing = self._found("membership.canaries", found)
-            findings, untested = findings + more, untested + missing
-        return Outcome(findings=tuple(findings), untested=tuple(untested))
+            canaries = game.canaries
+            parts["membership.canaries"] = all_scores(game, canaries.planted, canaries.held_out, 1)
+        findings: list[Finding] = []
+        untested: list[str] = []
+        curves: dict[str, Curve] = {}
+        for prefix, one in parts.items():
+            if one:
+                found, missing = self._found(prefix, one)
+                findings, untested = findings + found, untested + missing
+                strongest = one[found[0].source]
+                curves[prefix] = roc(strongest.members, strongest.nonmembers)
+        for group in game.groups:
+            found, missing = self._of_group(group, scored)
+            findings, untested = findings + found, untested + missing
+        worst = next(one for one in findings if one.name == "membership.auc")
+        return Outcome(
+            findings=(*findings, *_worst_group(game, scored)),
+            untested=tuple(untested),
+            curves=curves,
+            exposed=(_exposed(worst.name, scored[worst.source]),),
+        )
+
+    def _of_group(
+        self, group: Group, scored: Mapping[str, Scored]
+    ) -> tuple[list[Finding], list[str]]:
+        """Reports the worst attack on one group."""
+        parts = {name: _within(group, one) for name, one in scored.items()}
+        rows = {name: min(len(one.members), len(one.nonmembers)) for name, one in parts.items()}
+        enough = {name: one for name, one in parts.items() if rows[name] >= GROUP_ROWS}
+        if not enough:
+            counts = f"{int(group.members.sum())} and {int(group.nonmembers.sum())}"
+            words = f"it takes {GROUP_ROWS} members and nonmembers, there are {counts}"
+            return [], [f"membership of {group.name}: {words}"]
+        name = f"membership.group.{group.name}"
+        rates, _ = self._rates(name, enough)
+        return [_worst(_ranked(name, enough), f"{name}.auc"), *rates], []
 
     def _found(self, prefix: str, scored: Mapping[str, Scored]) -> tuple[list[Finding], list[str]]:
-        """Reports every attack's AUC, the worst one, and the worst rates at low FPR."""
+        """Reports every attack's AUC, the worst one first, and the worst rates at low FPR."""
         ranked = _ranked(prefix, scored)
-        findings, untested = [_worst(ranked, f"{prefix}.auc"), *ranked.values()], []
+        rates, untested = self._rates(prefix, scored)
+        return [_worst(ranked, f"{prefix}.auc"), *ranked.values(), *rates], untested
+
+    def _rates(self, prefix: str, scored: Mapping[str, Scored]) -> tuple[list[Finding], list[str]]:
+        findings: list[Finding] = []
+        untested: list[str] = []
         for fpr in self.fprs:
             name = f"{prefix}.tpr_at_fpr_{fpr:.0e}".replace("e-0", "e-")
             rates = {
@@ -124,29 +154,45 @@ def _worst(ranked: Mapping[str, Finding], name: str) -> Finding:
 
 def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
     """Reports the subgroup with the highest lower bound; all groups and attacks share the error."""
-    tried: list[tuple[str, str, Scored, Tensor, Tensor]] = []
-    for group in (*_classes(game), *game.groups):
-        for name, one in scored.items():
-            members = one.members[group.members[one.places[0]]]
-            nonmembers = one.nonmembers[group.nonmembers[one.places[1]]]
-            if min(len(members), len(nonmembers)) >= GROUP_ROWS:
-                tried.append((group.name, name, one, members, nonmembers))
+    tried = [
+        (group.name, name, part)
+        for group in (*_classes(game), *game.groups)
+        for name, one in scored.items()
+        if min(len((part := _within(group, one)).members), len(part.nonmembers)) >= GROUP_ROWS
+    ]
     if not tried:
         return
     confidence = _shared(len(tried))
     found = [
-        (auc(members, nonmembers, confidence), group, name, one, len(members) + len(nonmembers))
-        for group, name, one, members, nonmembers in tried
+        (auc(part.members, part.nonmembers, confidence), group, name, part)
+        for group, name, part in tried
     ]
-    interval, where, name, one, samples = max(found, key=lambda item: item[0].low)
-    yield Finding.of(
-        "membership.worst_group.auc",
-        interval,
-        samples=samples,
-        baseline=0.5,
-        threat=Threat(one.queries, shadows=one.shadows),
-        source=f"{name} on {where}, of {len({line[0] for line in tried})} groups",
+    interval, where, name, part = max(found, key=lambda item: item[0].low)
+    source = f"{name} on {where}, of {len({line[0] for line in tried})} groups"
+    yield _finding("membership.worst_group.auc", source, part, interval)
+
+
+def _within(group: Group, scored: Scored) -> Scored:
+    """Keeps the scores of one group."""
+    members, nonmembers = (
+        inside[places]
+        for inside, places in zip((group.members, group.nonmembers), scored.places, strict=True)
     )
+    return replace(
+        scored,
+        members=scored.members[members],
+        nonmembers=scored.nonmembers[nonmembers],
+        places=(scored.places[0][members], scored.places[1][nonmembers]),
+    )
+
+
+def _exposed(name: str, scored: Scored) -> Exposed:
+    """Lists the members that are found at the lowest false-positive rate."""
+    ordered = scored.nonmembers.sort().values
+    below = torch.searchsorted(ordered, scored.members.contiguous(), right=False)
+    rates = 1 - below.double() / len(ordered)
+    words = f"share of {len(ordered)} nonmembers that score as high"
+    return Exposed.of(name, "members", scored.places[0], rates, words, least=True)
 
 
 def _classes(game: Game) -> Iterator[Group]:

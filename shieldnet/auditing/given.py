@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from shieldnet.attacks.base import in_batches
 from shieldnet.auditing.report import BARE
+from shieldnet.auditing.subject import Subject
 from shieldnet.canaries import Planted
 from shieldnet.data import Canaries, Examples, Group, as_examples, require_disjoint
 from shieldnet.errors import ConfigError, DataError, ShieldnetError
@@ -182,8 +184,8 @@ def groups_of(
 
 def shuffled(
     sets: Mapping[str, Examples], groups: tuple[Group, ...], seed: int
-) -> tuple[dict[str, Examples], tuple[Group, ...]]:
-    """Puts every set into a random order, groups with it.
+) -> tuple[dict[str, Examples], tuple[Group, ...], dict[str, Tensor]]:
+    """Puts every set into a random order, groups with it; returns the orders too.
 
     Attacks that cannot afford all rows take the first: of data sorted by class, or by anything
     else, these would be of one kind, and a leak or a safety would be seen that is none.
@@ -194,4 +196,13 @@ def shuffled(
         Group(one.name, one.members[orders["members"]], one.nonmembers[orders["nonmembers"]])
         for one in groups
     )
-    return {name: one.shuffled(orders[name]) for name, one in sets.items()}, moved
+    return {name: one.shuffled(orders[name]) for name, one in sets.items()}, moved, orders
+
+
+def as_given(subject: Subject, orders: Mapping[str, Tensor]) -> Subject:
+    """Names exposed records by their places in the sets as they were given, before ``shuffled``."""
+    exposed = tuple(
+        replace(one, rows=tuple(orders[one.role][list(one.rows)].tolist()))
+        for one in subject.exposed
+    )
+    return replace(subject, exposed=exposed)

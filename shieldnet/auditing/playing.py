@@ -1,6 +1,7 @@
 """Plays every attack against one shield, or reads what it found when it was played before."""
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from shieldnet.attacks import Attack, Game
 from shieldnet.auditing.claims import with_ceilings
-from shieldnet.auditing.report import BARE, Subject
+from shieldnet.auditing.report import BARE
+from shieldnet.auditing.subject import Subject
 from shieldnet.auditing.utility import agreement, utility
 from shieldnet.cache import Cache, fingerprint, read_text_array, text_array
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.config import shield_hash
+from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome
 from shieldnet.randomness import noise_about, replayed_noise
+from shieldnet.statistics import Curve
 
 ALWAYS_UNTESTED = (
     "timing and other side channels",
@@ -37,12 +41,17 @@ def played(
     features: dict[str, Tensor] = {}
     reconstructions: Tensor | None = None
     untested: list[str] = []
+    curves: dict[str, Curve] = {}
+    exposed: list[Exposed] = []
+    durations_s: dict[str, float] = {}
     with replayed_noise(game.seed):
         findings += list(utility(game, untested))
         for attack in attacks:
             words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
             tell(f"{name}: {words}")
+            begun = time.monotonic()
             outcome = _outcome(attack, game, words, cache, with_examples)
+            durations_s[words] = durations_s.get(words, 0.0) + time.monotonic() - begun
             findings += outcome.findings
             features |= {
                 feature: values
@@ -50,6 +59,8 @@ def played(
                 if with_examples or not feature.startswith("class image ")
             }
             untested += outcome.untested
+            curves |= outcome.curves
+            exposed += outcome.exposed
             if outcome.reconstructions is not None:
                 reconstructions = outcome.reconstructions
         if name == BARE and {"recovered", "leak map", "null map"} <= features.keys():
@@ -65,6 +76,10 @@ def played(
         untested=(*untested, *ALWAYS_UNTESTED),
         features=features,
         reconstructions=reconstructions,
+        curves=curves,
+        exposed=tuple(exposed),
+        durations_s=durations_s,
+        configuration=shield_hash(game.shield),
     )
 
 
@@ -123,6 +138,8 @@ def _packed(outcome: Outcome) -> dict[str, NDArray[Any]]:
     document = {
         "findings": [asdict(finding) for finding in outcome.findings],
         "untested": outcome.untested,
+        "curves": {name: asdict(curve) for name, curve in outcome.curves.items()},
+        "exposed": [asdict(one) for one in outcome.exposed],
     }
     return {**arrays, "document": text_array(document)}
 
@@ -131,9 +148,7 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> Outcome:
     document = read_text_array(arrays["document"])
     shown = arrays.get("reconstructions")
     return Outcome(
-        findings=tuple(
-            Finding(**{**one, "threat": Threat(**one["threat"])}) for one in document["findings"]
-        ),
+        findings=tuple(Finding.read(one) for one in document["findings"]),
         features={
             name.removeprefix("feature "): torch.from_numpy(values)
             for name, values in arrays.items()
@@ -141,4 +156,6 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> Outcome:
         },
         reconstructions=None if shown is None else torch.from_numpy(shown),
         untested=tuple(document["untested"]),
+        curves={name: Curve.read(one) for name, one in document["curves"].items()},
+        exposed=tuple(Exposed.read(one) for one in document["exposed"]),
     )

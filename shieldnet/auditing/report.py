@@ -1,47 +1,26 @@
 """What was measured and what is proven, side by side, with what nobody looked at."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from shieldnet.auditing.policy import Policy, Verdict
-from shieldnet.auditing.render import page
+from shieldnet.auditing.evidence import Evidence, evidence
+from shieldnet.auditing.formats import write
+from shieldnet.auditing.markdown import as_markdown
+from shieldnet.auditing.policy import Judgment, Policy, Verdict
+from shieldnet.auditing.schema import SCHEMA, parsed
+from shieldnet.auditing.subject import Subject, numbers, optional_tensor
 from shieldnet.certificate import Certificate
-from shieldnet.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
-from shieldnet.finding import Finding, Threat, goes_by
-from shieldnet.price import Price, rounded_up
+from shieldnet.errors import DataError, PolicyFailed, PolicyInconclusive
+from shieldnet.finding import Finding, goes_by
+from shieldnet.price import rounded_up
 from shieldnet.training.accountant import Guarantee
 
-SCHEMA = "shieldnet.report/1"
 BARE = "bare"
 """The name of the undefended model, which every report measures first."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Holds everything that is known of one shield.
-
-    features: numbers per input feature, by name. reconstructions: (rows, ...) for the pictures.
-    """
-
-    name: str
-    certificate: Certificate
-    findings: tuple[Finding, ...]
-    untested: tuple[str, ...] = ()
-    features: dict[str, Tensor] = field(default_factory=dict)
-    reconstructions: Tensor | None = None
-
-    def __getitem__(self, name: str) -> Finding:
-        for finding in self.findings:
-            if finding.name == name:
-                return finding
-        names = ", ".join(finding.name for finding in self.findings)
-        raise KeyError(f"{self.name} has no finding {name}. It has: {names}.")
 
 
 @dataclass(frozen=True)
@@ -51,7 +30,7 @@ class Report:
     ``findings``, ``certificate`` and ``untested`` are the last shield's, the one that is to be
     released; ``report["name"]`` gives any other. environment: versions; hashes: of model and data;
     inputs: rows for the pictures, left out unless asked for. guarantee: what is proven of the
-    model's training.
+    model's training. groups: the subgroups that were given. kind: of the model's answers.
     """
 
     title: str
@@ -63,6 +42,8 @@ class Report:
     hashes: dict[str, str] = field(default_factory=dict)
     inputs: Tensor | None = None
     guarantee: Guarantee | None = None
+    groups: tuple[str, ...] = ()
+    kind: str = ""
 
     def __getitem__(self, name: str) -> Subject:
         for subject in self.subjects:
@@ -70,6 +51,9 @@ class Report:
                 return subject
         names = ", ".join(subject.name for subject in self.subjects)
         raise KeyError(f"The report has no shield {name}. It has: {names}.")
+
+    def __repr__(self) -> str:
+        return f"<{self.title}: {', '.join(subject.name for subject in self.subjects)}>"
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -86,57 +70,123 @@ class Report:
         """Returns what was not measured on the shield to be released, with the reasons."""
         return self.subjects[-1].untested
 
+    @property
+    def released(self) -> tuple[Subject, ...]:
+        """Returns what a policy judges: every shield, and the bare model only where it is alone."""
+        alone = len(self.subjects) == 1
+        return tuple(subject for subject in self.subjects if alone or subject.name != BARE)
+
     def verdict(
         self, policy: Policy | str | Path | None = None, name: str | None = None
     ) -> Verdict:
         """Judges one shield, by default the one to be released, by a policy or the default one."""
         subject = self.subjects[-1] if name is None else self[name]
+        price = subject.certificate.price
+        return as_policy(policy).judge(subject.findings, price, self.guarantee, self.groups)
+
+    def passes(self, policy: Policy | str | Path | None = None) -> Verdict:
+        """Judges every shield but the bare model; true only where all of them pass.
+
+        For a test of your own: ``assert report.passes("policy.toml")`` says what broke it.
+        """
         limits = as_policy(policy)
-        return limits.judge(subject.findings, subject.certificate.price, self.guarantee)
+        return Verdict(
+            tuple(
+                Judgment(one.limit, one.outcome, f"{subject.name}: {one.words}")
+                for subject in self.released
+                for one in self.verdict(limits, subject.name).judgments
+            )
+        )
 
     def require(self, policy: Policy | str | Path | None = None) -> None:
         """Returns if every shield but the bare model passes the policy.
 
         Errors: PolicyFailed or PolicyInconclusive, with finding, bound and limit.
         """
-        limits = as_policy(policy)
-        verdicts = {
-            subject.name: self.verdict(limits, subject.name)
-            for subject in self.subjects
-            if subject.name != BARE or len(self.subjects) == 1
-        }
-        for outcome, error in (("fail", PolicyFailed), ("inconclusive", PolicyInconclusive)):
-            lines = [
-                f"  {name}: {judgment.words}"
-                for name, verdict in verdicts.items()
-                for judgment in verdict.judgments
-                if judgment.outcome == outcome
-            ]
-            if lines:
-                raise error(f"The policy's outcome is {outcome}:\n" + "\n".join(lines))
+        verdict = self.passes(policy)
+        if verdict:
+            return
+        error = PolicyFailed if verdict.outcome == "fail" else PolicyInconclusive
+        lines = (one.words for one in verdict.judgments if one.outcome == verdict.outcome)
+        said = "".join(f"\n  {line}" for line in lines)
+        raise error(f"The policy's outcome is {verdict.outcome}:{said}")
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Says what the report has to say on the items of OWASP AISVS and MITRE ATLAS."""
+        return evidence(
+            self.findings,
+            self.certificate.price,
+            self.guarantee,
+            is_table=bool(self.columns),
+            has_classes=self.kind not in ("values", "embeddings"),
+        )
 
     def save(self, path: str | Path, policy: Policy | str | Path | None = None) -> None:
-        """Writes the report as .json (versioned) or .html (one self-contained page)."""
+        """Writes the report in the form that the file's name asks for.
+
+        .json (versioned, all of it), .html (one self-contained page), .md (Markdown; a README.md is
+        a model card, of which a section is written and the rest is kept), .xml (JUnit), .sarif.
+        """
         save([self], path, policy)
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":
         """Reads a report that ``save`` wrote as .json; raises DataError for anything else."""
+        reports = parsed(path)["reports"]
+        if len(reports) != 1:
+            raise DataError(f"Expected exactly one report in {path}, got {len(reports)}.")
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as missing:
-            raise DataError(f"Cannot read {path}: {missing.strerror}.") from missing
-        except (json.JSONDecodeError, UnicodeDecodeError) as broken:
-            raise DataError(f"{path} is no JSON report: {broken}") from broken
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise DataError(f"Expected a report of schema {SCHEMA} in {path}.")
-        reports = document.get("reports")
-        if not isinstance(reports, list) or len(reports) != 1:
-            raise DataError(f"Expected exactly one report in {path}.")
-        try:
-            return _from_json(reports[0])
-        except (KeyError, TypeError, ValueError, ConfigError) as damaged:
-            raise DataError(f"The report in {path} is damaged: {damaged!r}") from damaged
+            return cls._read(reports[0])
+        except (KeyError, TypeError, ValueError, OverflowError) as damaged:
+            raise DataError(f"The report in {path} is damaged: {damaged}") from damaged
+
+    @classmethod
+    def _read(cls, document: dict[str, Any]) -> "Report":
+        claimed = document.get("guarantee")
+        return cls(
+            title=document["title"],
+            subjects=tuple(Subject.read(one) for one in document["subjects"]),
+            seed=document["seed"],
+            duration_s=document["duration_s"],
+            columns=tuple(document["columns"]),
+            environment=document["environment"],
+            hashes=document["hashes"],
+            inputs=optional_tensor(document["inputs"]),
+            guarantee=None if claimed is None else Guarantee.read(claimed),
+            groups=tuple(document.get("groups", ())),
+            kind=document.get("kind", ""),
+        )
+
+    def document(self, policy: Policy) -> dict[str, Any]:
+        """Returns all of it as JSON takes it, with the policy's verdict."""
+        return {
+            "title": self.title,
+            "seed": self.seed,
+            "duration_s": round(self.duration_s, 1),
+            "kind": self.kind,
+            "columns": list(self.columns),
+            "groups": list(self.groups),
+            "environment": self.environment,
+            "hashes": self.hashes | {"policy": policy.hash()},
+            "inputs": numbers(self.inputs),
+            "guarantee": None if self.guarantee is None else self.guarantee.document(),
+            "policy": dict(policy.limits),
+            "policy_required": list(policy.required),
+            "policy_groups": {name: dict(limits) for name, limits in policy.groups.items()},
+            "policy_source": policy.source,
+            "outcome": self.passes(policy).outcome,
+            "untested": untested_lines(self.subjects),
+            "evidence": [asdict(one) for one in self.evidence()],
+            "subjects": [
+                {**subject.document(), "verdict": self._verdict_document(subject.name, policy)}
+                for subject in self.subjects
+            ],
+        }
+
+    def _verdict_document(self, name: str, policy: Policy) -> dict[str, Any]:
+        verdict = self.verdict(policy, name)
+        judgments = [asdict(judgment) for judgment in verdict.judgments]
+        return {"outcome": verdict.outcome, "judgments": judgments}
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Returns the headline table: its headers, and a row for each shield.
@@ -180,17 +230,15 @@ def as_policy(policy: Policy | str | Path | None) -> Policy:
 def save(
     reports: Sequence[Report], path: str | Path, policy: Policy | str | Path | None = None
 ) -> None:
-    """Writes several reports into one .json or .html file."""
-    target = Path(path)
+    """Writes several reports into one file, in the form that its name asks for."""
     limits = as_policy(policy)
-    document = {"schema": SCHEMA, "reports": [_to_json(report, limits) for report in reports]}
-    if target.suffix == ".json":
-        text = json.dumps(document, indent=1, allow_nan=False)
-    elif target.suffix == ".html":
-        text = page(document)
-    else:
-        raise ConfigError(f"Expected a file name that ends in .json or .html, got {target.name}.")
-    target.write_text(text, encoding="utf-8")
+    document = {"schema": SCHEMA, "reports": [report.document(limits) for report in reports]}
+    write(document, Path(path))
+
+
+def summary(report: Report, policy: Policy) -> str:
+    """Returns the report as Markdown, for the summary of a run."""
+    return as_markdown({"schema": SCHEMA, "reports": [report.document(policy)]})
 
 
 _HEADLINES = (
@@ -232,94 +280,3 @@ def _cell(subject: Subject, name: str) -> str:
         return "-"
     worst = max(found, key=lambda finding: finding.value)
     return str(worst)
-
-
-def _to_json(report: Report, policy: Policy) -> dict[str, Any]:
-    return {
-        "title": report.title,
-        "seed": report.seed,
-        "duration_s": round(report.duration_s, 1),
-        "columns": list(report.columns),
-        "environment": report.environment,
-        "hashes": report.hashes,
-        "inputs": _numbers(report.inputs),
-        "guarantee": None if report.guarantee is None else report.guarantee.document(),
-        "policy": dict(policy.limits),
-        "untested": untested_lines(report.subjects),
-        "subjects": [_subject_json(report, subject, policy) for subject in report.subjects],
-    }
-
-
-def _subject_json(report: Report, subject: Subject, policy: Policy) -> dict[str, Any]:
-    verdict = report.verdict(policy, subject.name)
-    certificate = subject.certificate
-    return {
-        "name": subject.name,
-        "verdict": {
-            "outcome": verdict.outcome,
-            "judgments": [asdict(judgment) for judgment in verdict.judgments],
-        },
-        "certificate": {
-            "shield": certificate.shield,
-            "classes": certificate.classes,
-            "bits": _bound(certificate.price.bits),
-            "mu": _bound(certificate.price.mu),
-            "pure": _bound(certificate.price.pure),
-            "center": _bound(certificate.price.center),
-            "text": str(certificate),
-        },
-        "findings": [asdict(finding) for finding in subject.findings],
-        "untested": list(subject.untested),
-        "features": {name: _numbers(values) for name, values in subject.features.items()},
-        "reconstructions": _numbers(subject.reconstructions),
-    }
-
-
-def _from_json(document: dict[str, Any]) -> Report:
-    claimed = document.get("guarantee")
-    return Report(
-        title=document["title"],
-        subjects=tuple(_subject(one) for one in document["subjects"]),
-        seed=document["seed"],
-        duration_s=document["duration_s"],
-        columns=tuple(document["columns"]),
-        environment=document["environment"],
-        hashes=document["hashes"],
-        inputs=_tensor(document["inputs"]),
-        guarantee=None if claimed is None else Guarantee.read(claimed),
-    )
-
-
-def _subject(document: dict[str, Any]) -> Subject:
-    proven = document["certificate"]
-    price = Price(
-        *(_unbound(proven.get(name, "infinite")) for name in ("bits", "mu", "pure", "center"))
-    )
-    return Subject(
-        name=document["name"],
-        certificate=Certificate(proven["shield"], proven["classes"], price),
-        findings=tuple(
-            Finding(**{**one, "threat": Threat(**one["threat"])}) for one in document["findings"]
-        ),
-        untested=tuple(document["untested"]),
-        features={name: torch.tensor(values) for name, values in document["features"].items()},
-        reconstructions=_tensor(document["reconstructions"]),
-    )
-
-
-def _bound(value: float) -> float | str:
-    return "infinite" if value == float("inf") else value
-
-
-def _unbound(value: float | str) -> float:
-    return float("inf") if value == "infinite" else float(value)
-
-
-def _numbers(values: Tensor | None) -> Any:
-    if values is None:
-        return None
-    return (values.double() * 1e4).round().div(1e4).tolist()
-
-
-def _tensor(values: Any) -> Tensor | None:
-    return None if values is None else torch.tensor(values)

@@ -18,6 +18,7 @@ from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.blind import blind_finding
 from shieldnet.attacks.shadows import FEWEST, Order, Train, trained
 from shieldnet.auditing.given import (
+    as_given,
     canaries_of,
     canary_sets,
     checked_sets,
@@ -90,7 +91,8 @@ def audit(
     goes on where it was stopped. finetuned: what ``finetune`` returned for this model, or its
     guarantee: its upper bounds then stand beside every finding of membership, and a measured bound
     above them fails every policy. with_examples: how many nonmembers the report shows as pictures,
-    next to what the adversary makes of them; 0 keeps every record out. progress: show a bar; by
+    next to what the adversary makes of them; 0 keeps every record out (the report then names the
+    records that are read best by their places alone). progress: show a bar; by
     default only on a terminal.
 
     On a machine with busy neighbors, set OMP_WAIT_POLICY=PASSIVE before torch is imported (the
@@ -125,7 +127,7 @@ def audit(
     kept = cache_in(cache)
     hashes = {name: examples.fingerprint() for name, examples in sets.items()}
     given_groups = groups_of(groups, sets)
-    sets, given_groups = shuffled(sets, given_groups, seed)
+    sets, given_groups, orders = shuffled(sets, given_groups, seed)
     pieces = math.ceil(count / 8) if train is None else count
     with _Bar(len(shields) * len(chosen.attacks) + pieces, progress) as bar:
         expected = _announce(chosen, shields, sets, count)
@@ -178,7 +180,7 @@ def audit(
         title=title or f"Audit of {type(bare.model).__name__}",
         subjects=tuple(
             replace(
-                one,
+                as_given(one, orders),
                 findings=(*one.findings, *of_the_run),
                 untested=(*skipped, *one.untested),
             )
@@ -187,7 +189,9 @@ def audit(
         guarantee=claimed,
         seed=seed,
         duration_s=time.monotonic() - start,
+        kind=bare.chain.layout.kind,
         columns=names,
+        groups=tuple(group.name for group in given_groups),
         environment=_environment() | {"tier": chosen.name, "engine": where},
         hashes={"model": weights} | hashes,
         inputs=sets["nonmembers"].inputs[:with_examples].float() if with_examples else None,
@@ -254,7 +258,7 @@ def _announce(
 
 def _environment() -> dict[str, str]:
     versions = {}
-    for package in ("shieldnet", "torch", "numpy", "captum"):
+    for package in ("shieldnet", "torch", "numpy", "scipy", "captum", "opacus"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -13,26 +13,33 @@ from shieldnet.statistics import Interval, proportion, rank_correlation, saved_s
 
 
 def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
-    """Counts how often the released winner is right, and how often it is the model's."""
+    """Counts how often the released winner is right, in each group too, and is the model's."""
     if game.is_vector:
         yield _closeness(game)
         return
     given = game.ask(game.nonmembers).distribution.argmax(-1)
-    truths = {"agreement": game.model_labels(game.nonmembers)}
     try:
-        truths = {"accuracy": game.labels(game.nonmembers), **truths}
+        truth = game.labels(game.nonmembers)
+        yield _share_of_right("accuracy", given, truth)
+        for group in game.groups:
+            if group.nonmembers.any():
+                rows = group.nonmembers
+                yield _share_of_right(f"accuracy.group.{group.name}", given[rows], truth[rows])
     except NotApplicable as reason:
         untested.append(f"accuracy: {reason}")
+    yield _share_of_right("agreement", given, game.model_labels(game.nonmembers))
+
+
+def _share_of_right(name: str, given: Tensor, truth: Tensor) -> Finding:
     count = len(given)
-    for name, truth in truths.items():
-        yield Finding.of(
-            name,
-            proportion(int((given == truth).sum()), count),
-            samples=count,
-            baseline=float(truth.bincount().max()) / count,
-            threat=Threat(),
-            source="the released winner on nonmembers",
-        )
+    return Finding.of(
+        name,
+        proportion(int((given == truth).sum()), count),
+        samples=count,
+        baseline=float(truth.bincount().max()) / count,
+        threat=Threat(),
+        source="the released winner on nonmembers",
+    )
 
 
 def _closeness(game: Game) -> Finding:

@@ -37,7 +37,7 @@ def test_a_zero_is_not_called_masked_where_queries_find_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(60, 6, generator=generator)
     model = nn.Linear(6, 3)
-    model.weight.data *= 1e-3
+    model.weight.data = 1e-3 * torch.randn(3, 6, generator=generator)
     examples = Examples("nonmembers", rows)
     game = Game(Shield(model, sn.ClipNorm(1e-3), sn.GaussianNoise(5.0)), examples, examples)
     with replayed_noise(0):

@@ -1,0 +1,131 @@
+"""Reports for machines: JUnit XML and SARIF, which pipelines show beside their own tests."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any
+from xml.etree import ElementTree
+
+Document = Mapping[str, Any]
+
+_SARIF = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
+_LEVELS = {"fail": ("fail", "error"), "inconclusive": ("fail", "warning"), "pass": ("pass", "none")}
+_PROOF = "a measured lower bound lies above its own proven upper bound"
+# What XML 1.0 cannot hold, even escaped.
+_UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def as_junit(document: Document) -> str:
+    """Writes a test suite for each shield, with a test case for each judgment.
+
+    A limit that fails is a failure, one that cannot be told an error: neither lets a build pass.
+    What was not tested is skipped, with the reason.
+    """
+    root = ElementTree.Element("testsuites", name="shieldnet")
+    for report in document["reports"]:
+        for subject in _judged(report):
+            root.append(_suite(report, subject))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def as_sarif(document: Document) -> str:
+    """Writes a run with a result for each judgment, placed at the policy.
+
+    Source: SARIF 2.1.0 (OASIS, with errata 01).
+    """
+    judgments = [
+        (report, subject, judgment)
+        for report in document["reports"]
+        for subject in _judged(report)
+        for judgment in subject["verdict"]["judgments"]
+    ]
+    rules = sorted({judgment["limit"] for _, _, judgment in judgments})
+    run = {
+        "tool": {
+            "driver": {
+                "name": "shieldnet",
+                "version": version("shieldnet"),
+                "rules": [_rule(name) for name in rules],
+            }
+        },
+        "results": [_result(rules, *one) for one in judgments],
+        "properties": {
+            "untested": sorted({line for one in document["reports"] for line in one["untested"]})
+        },
+    }
+    log = {"$schema": _SARIF, "version": "2.1.0", "runs": [run]}
+    return json.dumps(log, indent=1, allow_nan=False)
+
+
+def _judged(report: Document) -> Iterator[Document]:
+    """Lists the shields that the policy judges: the bare model only where it is alone."""
+    subjects: Sequence[Document] = report["subjects"]
+    return (one for one in subjects if one["name"] != "bare" or len(subjects) == 1)
+
+
+def _suite(report: Document, subject: Document) -> ElementTree.Element:
+    judgments, untested = subject["verdict"]["judgments"], subject["untested"]
+    outcomes = [judgment["outcome"] for judgment in judgments]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_writable(f"{report['title']}: {subject['name']}"),
+        tests=str(len(judgments) + len(untested)),
+        failures=str(outcomes.count("fail")),
+        errors=str(outcomes.count("inconclusive")),
+        skipped=str(len(untested)),
+        time=f"{sum(subject['durations_s'].values()):.2f}",
+    )
+    for judgment in judgments:
+        case = _case(suite, subject, judgment["words"])
+        if judgment["outcome"] != "pass":
+            tag = "failure" if judgment["outcome"] == "fail" else "error"
+            words = _writable(judgment["words"])
+            ElementTree.SubElement(case, tag, type=judgment["limit"], message=words).text = words
+    for line in untested:
+        ElementTree.SubElement(_case(suite, subject, line), "skipped", message=_writable(line))
+    return suite
+
+
+def _case(suite: ElementTree.Element, subject: Document, name: str) -> ElementTree.Element:
+    place = _writable(f"shieldnet.{subject['name']}")
+    return ElementTree.SubElement(suite, "testcase", classname=place, name=_writable(name))
+
+
+def _writable(words: str) -> str:
+    return _UNWRITABLE.sub("\ufffd", words)
+
+
+def _rule(name: str) -> dict[str, Any]:
+    words = _PROOF if name == "proof" else f"the policy's {name}"
+    return {"id": name, "shortDescription": {"text": words}}
+
+
+def _result(
+    rules: Sequence[str], report: Document, subject: Document, judgment: Document
+) -> dict[str, Any]:
+    kind, level = _LEVELS[judgment["outcome"]]
+    place = f"{report['title']}/{subject['name']}"
+    concerns = judgment["words"].split(" ")[0]
+    mark = sha256(f"{place}/{judgment['limit']}/{concerns}".encode()).hexdigest()
+    return {
+        "ruleId": judgment["limit"],
+        "ruleIndex": rules.index(judgment["limit"]),
+        "kind": kind,
+        "level": level,
+        "message": {"text": f"{subject['name']}: {judgment['words']}"},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": {"uri": report["policy_source"] or "policy.toml"},
+                    "region": {"startLine": 1},
+                },
+                "logicalLocations": [{"fullyQualifiedName": place, "kind": "resource"}],
+            }
+        ],
+        "partialFingerprints": {"shieldnet/v1": mark},
+    }

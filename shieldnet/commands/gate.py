@@ -1,0 +1,61 @@
+"""Commands of the release gate: write a policy, judge a saved report, compare two."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shieldnet.commands.shared import PolicyFile, Targets, guarded, publish
+
+policy_app = typer.Typer(help="Writes a policy.", no_args_is_help=True)
+
+
+@policy_app.command("init")
+@guarded
+def init(
+    path: Annotated[Path, typer.Argument(help="where to write it")] = Path("policy.toml"),
+    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+) -> None:
+    """Writes a commented policy with every limit that there is."""
+    from shieldnet.auditing.policy import init_text
+    from shieldnet.errors import ConfigError
+
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already; --force writes over it.")
+    path.write_text(init_text(), encoding="utf-8")
+    typer.echo(f"Wrote {path}. Set its limits, then: shieldnet audit ... --policy {path}")
+
+
+@guarded
+def report(
+    saved: Annotated[Path, typer.Argument(help="report.json of an audit")],
+    policy: PolicyFile = None,
+    targets: Targets = None,
+) -> None:
+    """Judges a saved report by a policy and writes it in other forms; no attack runs again.
+
+    Exit code 0 passes the policy, 1 fails it, 2 is bad input, 3 a measurement too small to tell.
+    """
+    from shieldnet.auditing.formats import check_target
+    from shieldnet.auditing.policy import Policy
+    from shieldnet.auditing.report import Report
+
+    limits = Policy.load(policy) if policy else Policy()
+    chosen = [check_target(target) for target in targets or ()]
+    publish(Report.load(saved), limits, chosen)
+
+
+@guarded
+def compare(
+    before: Annotated[Path, typer.Argument(help="report.json of the last release")],
+    after: Annotated[Path, typer.Argument(help="report.json of this one")],
+) -> None:
+    """Tells whether this release gives more away than the last, beyond chance.
+
+    Exit code 0: nothing is worse. 1: something is. 2: bad input. 3: not measured any more.
+    """
+    from shieldnet.auditing.comparing import compare as run
+
+    found = run(before, after)
+    typer.echo(str(found))
+    found.require()
