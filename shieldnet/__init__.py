@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shieldnet.accounting import composed_epsilon
     from shieldnet.answers import ZERO_LOGIT
-    from shieldnet.auditing.policy import Policy
+    from shieldnet.auditing.comparing import Comparison, compare
+    from shieldnet.auditing.policy import Policy, Verdict
     from shieldnet.auditing.report import Report
     from shieldnet.auditing.suite import audit
     from shieldnet.auditing.tiers import Tier
@@ -68,7 +69,8 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "answers": ("ZERO_LOGIT",),
-    "auditing.policy": ("Policy",),
+    "auditing.comparing": ("Comparison", "compare"),
+    "auditing.policy": ("Policy", "Verdict"),
     "auditing.report": ("Report",),
     "auditing.suite": ("audit",),
     "auditing.tiers": ("Tier",),
@@ -141,6 +143,7 @@ __all__ = [
     "ClipNorm",
     "ClipRange",
     "Coarsen",
+    "Comparison",
     "Confidence",
     "ConfigError",
     "Countermeasure",
@@ -176,8 +179,10 @@ __all__ = [
     "TopK",
     "TrainingFailed",
     "TransferFreeze",
+    "Verdict",
     "WeightDecay",
     "audit",
+    "compare",
     "composed_epsilon",
     "dump_shield",
     "finetune",

@@ -1,0 +1,54 @@
+"""Reports made by hand: what is tested with them is how they are judged, written and read."""
+
+import math
+
+import torch
+
+import shieldnet as sn
+from shieldnet.auditing.report import Report
+from shieldnet.auditing.subject import Subject
+from shieldnet.finding import Exposed, Finding, Threat
+from shieldnet.price import Price
+from shieldnet.statistics import Curve
+
+GUARANTEE = sn.Guarantee(noise=4.0, rate=1.0, steps=16, records=100, delta=1e-5)
+
+
+def finding(name: str, low: float, high: float, **more) -> Finding:
+    settings = {"samples": 400, "baseline": 0.0, "threat": Threat(), "source": "by hand", **more}
+    return Finding(name, (low + high) / 2, low, high, **settings)
+
+
+def subject(name: str, leak: float, bits: float, **more) -> Subject:
+    findings = (
+        finding("accuracy", 0.92, 0.96),
+        finding("inversion", leak - 0.02, leak + 0.02),
+        finding("reidentification", 0.01, 0.02, ceiling=min(1.0, 2**bits / 500)),
+        finding("membership.auc", 0.52, 0.58, baseline=0.5),
+    )
+    settings = {
+        "certificate": sn.Certificate(f"model -> {name}", 10, Price(bits=bits)),
+        "findings": findings,
+        "untested": ("timing and other side channels",),
+        "features": {"leak map": torch.rand(8, 8), "null map": torch.rand(8, 8)},
+        "curves": {
+            "membership": Curve((0.01, 0.1, 1.0), (0.02, 0.2, 1.0), (0, 0.1, 0.9), (0.1, 0.3, 1))
+        },
+        "exposed": (Exposed("membership.auc", "members", (7, 3), (0.01, 0.02), "a share"),),
+        "durations_s": {"inversion": 1.5},
+        "configuration": "abc",
+    }
+    return Subject(name=name, **{**settings, **more})
+
+
+def made(*subjects: Subject, **more) -> Report:
+    every = subjects or (subject("bare", 0.6, math.inf), subject("balanced", 0.03, 5.33))
+    settings = {
+        "title": "Digits",
+        "seed": 0,
+        "duration_s": 2.0,
+        "environment": {"tier": "quick", "shieldnet": "0.1.0"},
+        "hashes": {"model": "m", "members": "a", "nonmembers": "b"},
+        "kind": "logits",
+    }
+    return Report(subjects=every, **{**settings, **more})

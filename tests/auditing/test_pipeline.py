@@ -1,0 +1,103 @@
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import junitparser
+import pytest
+from by_hand import finding, made, subject
+from pydantic_sarif.model import StaticAnalysisResultsFormatSarifVersion210JsonSchema as Sarif
+
+import shieldnet as sn
+
+POLICY = sn.Policy({"max_leakage": 0.1, "max_membership_auc": 0.55, "min_accuracy": 0.99})
+
+
+@pytest.fixture
+def suites(report, tmp_path) -> list[junitparser.TestSuite]:
+    report.save(tmp_path / "audit.xml", POLICY)
+    return list(junitparser.JUnitXml.fromfile(str(tmp_path / "audit.xml")))
+
+
+def test_junit_has_a_suite_for_each_shield_that_is_judged(suites) -> None:
+    assert [suite.name for suite in suites] == ["Digits: balanced"]
+    only = made(subject("bare", 0.6, float("inf")))
+    assert [one.name for one in only.released] == ["bare"]
+
+
+def test_a_broken_limit_is_a_failure_and_one_that_cannot_be_told_an_error(suites) -> None:
+    suite = suites[0]
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (4, 1, 1, 1)
+    found = {case.name.split(" ")[0]: case.result for case in suite}
+    assert isinstance(found["accuracy"][0], junitparser.Failure)
+    assert "min_accuracy = 0.99" in found["accuracy"][0].message
+    assert isinstance(found["membership.auc"][0], junitparser.Error)
+    assert found["inversion"] == []
+    assert isinstance(found["timing"][0], junitparser.Skipped)
+
+
+def test_names_that_no_xml_can_hold_are_written_all_the_same(tmp_path) -> None:
+    nasty = made(subject("a\x00<b>&\ud800", 0.0, 3.0), title="\x0b]]>")
+    nasty = replace(nasty, subjects=tuple(replace(one) for one in nasty.subjects))
+    nasty_file = tmp_path / "audit.xml"
+    nasty.save(nasty_file)
+    root = ElementTree.parse(nasty_file).getroot()  # noqa: S314  # our own file
+    assert root[0].get("name") == "\ufffd]]>: a\ufffd<b>&\ufffd"
+
+
+class TestSarif:
+    @pytest.fixture
+    def log(self, report, tmp_path) -> dict:
+        report.save(tmp_path / "audit.sarif", POLICY)
+        return json.loads((tmp_path / "audit.sarif").read_text())
+
+    def test_it_is_valid(self, log) -> None:
+        """The model is generated from the official schema of SARIF 2.1.0."""
+        Sarif.model_validate(log)
+        assert log["version"] == "2.1.0"
+
+    def test_every_judgment_is_a_result_with_its_level(self, log) -> None:
+        run = log["runs"][0]
+        found = {one["ruleId"]: (one["kind"], one["level"]) for one in run["results"]}
+        assert found == {
+            "max_leakage": ("pass", "none"),
+            "max_membership_auc": ("fail", "warning"),
+            "min_accuracy": ("fail", "error"),
+        }
+        rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+        assert all(rules[one["ruleIndex"]] == one["ruleId"] for one in run["results"])
+        assert run["properties"]["untested"] == ["timing and other side channels"]
+
+    def test_a_result_points_to_the_policys_file(self, report, log, tmp_path) -> None:
+        def uris(log: dict) -> set[str]:
+            return {
+                one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+                for one in log["runs"][0]["results"]
+            }
+
+        assert uris(log) == {"policy.toml"}
+        (tmp_path / "gate.toml").write_text("max_leakage = 0.1")
+        report.save(tmp_path / "again.sarif", tmp_path / "gate.toml")
+        assert uris(json.loads((tmp_path / "again.sarif").read_text())) == {
+            (tmp_path / "gate.toml").as_posix()
+        }
+
+    def test_the_same_result_keeps_its_fingerprint_when_numbers_move(self, tmp_path) -> None:
+        marks = []
+        for leak in (0.3, 0.4):
+            made(subject("strict", leak, 3.3)).save(tmp_path / "audit.sarif")
+            log = json.loads((tmp_path / "audit.sarif").read_text())
+            marks.append(
+                {one["partialFingerprints"]["shieldnet/v1"] for one in log["runs"][0]["results"]}
+            )
+        assert marks[0] == marks[1]
+
+    def test_a_crossed_proof_has_a_rule_of_its_own(self, tmp_path) -> None:
+        wrong = replace(
+            subject("strict", 0.0, 3.3),
+            findings=(finding("reidentification", 0.3, 0.4, ceiling=0.2),),
+        )
+        made(wrong).save(tmp_path / "audit.sarif", sn.Policy({"max_bits_per_answer": 9}))
+        log = json.loads((tmp_path / "audit.sarif").read_text())
+        assert {"proof", "max_bits_per_answer"} == {
+            rule["id"] for rule in log["runs"][0]["tool"]["driver"]["rules"]
+        }
