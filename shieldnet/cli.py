@@ -17,7 +17,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Argument(help="package.module:factory, a function that returns it")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="package.module:factory, a function that returns it; or a file: .pt2, .onnx, "
+        "TorchScript as .pt, .ts or .torchscript"
+    ),
+]
 Weights = Annotated[str | None, typer.Option(help=".safetensors, or .pt holding weights alone")]
 Preset = Annotated[
     str | None, typer.Option(help="strict, balanced, open or certified", show_default="balanced")
@@ -45,7 +51,14 @@ Engine = Annotated[
     typer.Option(help="inline, processes, ray or dask", show_default="processes, where they pay"),
 ]
 Seed = Annotated[int, typer.Option(help="the same seed gives the same report")]
-DATA = "an .npz file with arrays x and y, or package.module:factory"
+DATA = (
+    ".npz (arrays x and y), .npy or inputs.npy,labels.npy, .csv, .parquet, a folder of pictures "
+    "in a folder for each class, or package.module:factory"
+)
+Label = Annotated[
+    str | None,
+    typer.Option(help="the label's column in a table", show_default="label, y or target"),
+]
 
 
 @app.command()
@@ -70,6 +83,15 @@ def audit(
     members: Annotated[str, typer.Option(help=f"what trained the model: {DATA}")],
     nonmembers: Annotated[str, typer.Option(help="what it never saw, of the same kind")],
     auxiliary: Annotated[str | None, typer.Option(help="what the adversary owns")] = None,
+    label: Label = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--group",
+            help="a column of a table (or array of an .npz) whose values are subgroups to be "
+            "looked at by themselves; repeatable",
+        ),
+    ] = None,
     weights: Weights = None,
     preset: Preset = None,
     shield_file: ShieldFile = None,
@@ -113,26 +135,31 @@ def audit(
     from shieldnet.auditing.formats import check_target
     from shieldnet.auditing.policy import Policy
     from shieldnet.auditing.suite import audit as run
-    from shieldnet.loading import load_examples, load_guarantee, load_object
+    from shieldnet.loading import (
+        common_columns,
+        common_groups,
+        load_examples,
+        load_guarantee,
+        load_object,
+    )
 
     _tell_how_long()
     limits = Policy.load(policy) if policy else Policy()
     chosen = [check_target(target) for target in targets or ()]
+    given = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
     sets = {
-        role: load_examples(name, role)
-        for role, name in (
-            ("members", members),
-            ("nonmembers", nonmembers),
-            ("auxiliary", auxiliary),
-        )
+        role: load_examples(name, role, label=label, groups=groups or ())
+        for role, name in given.items()
         if name is not None
     }
     name, shield = _shield(model, weights, preset, shield_file, outputs, axis)
     report = run(
         {name: shield},
-        members=sets["members"],
-        nonmembers=sets["nonmembers"],
-        auxiliary=sets.get("auxiliary"),
+        members=sets["members"].examples,
+        nonmembers=sets["nonmembers"].examples,
+        auxiliary=sets["auxiliary"].examples if "auxiliary" in sets else None,
+        columns=common_columns(sets.values()),
+        groups=common_groups(sets["members"], sets["nonmembers"]),
         train=None if train is None else load_object(train, "train"),
         sensitive=sensitive or (),
         canaries=None if canaries is None else load_object(canaries, "canaries", call=True),
@@ -169,6 +196,7 @@ def finetune(
     canaries: Annotated[int, typer.Option(help="that audit the run itself")] = 0,
     weight_decay: Annotated[float, typer.Option(help="L2 on the weights")] = 0.0,
     mend: Annotated[bool, typer.Option("--mend", help="accept what preflight offers")] = False,
+    label: Label = None,
     weights: Weights = None,
     outputs: Annotated[
         str, typer.Option(help="logits, probabilities, binary_logits or values")
@@ -202,7 +230,7 @@ def finetune(
         chosen.append(WeightDecay(weight_decay))
     found = run(
         load_model(model, weights),
-        load_training(data),
+        load_training(data, label=label),
         *chosen,
         epochs=epochs,
         batch=batch,

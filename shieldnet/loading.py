@@ -3,8 +3,8 @@
 import importlib
 import json
 import sys
-import zipfile
-import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,50 @@ from torch import Tensor, nn
 
 from shieldnet._validate import optional
 from shieldnet.data import Examples, as_examples
-from shieldnet.errors import DataError
+from shieldnet.errors import ConfigError, DataError
+from shieldnet.files.arrays import read_npy, read_npz
+from shieldnet.files.onnx_models import load_onnx
+from shieldnet.files.pictures import read_pictures
+from shieldnet.files.programs import load_program, load_script
+from shieldnet.files.tables import divided, read_table
 from shieldnet.training.accountant import Guarantee
 
-# A lone .npy array under another name has no ``files`` and is no context: the last two.
-_UNREADABLE = (
-    ValueError,
-    OSError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    AttributeError,
-    TypeError,
+MODEL_FILES = {
+    ".pt2": load_program,
+    ".onnx": load_onnx,
+    ".pt": load_script,
+    ".ts": load_script,
+    ".torchscript": load_script,
+}
+_MODEL_HELP = (
+    "Expected MODEL as package.module:factory, a function that returns an nn.Module, or as a file "
+    f"ending in {', '.join(MODEL_FILES)}"
 )
-_MODEL_HELP = "Expected MODEL as package.module:factory, a function that returns an nn.Module"
+_DATA_HELP = (
+    "a file ending in .npz (arrays x and y), .npy (or inputs.npy,labels.npy), .csv or .parquet, a "
+    "folder of pictures in a folder for each class, or package.module:factory"
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Holds examples with the names of a table's columns, and the values of subgroups by name."""
+
+    examples: Examples
+    columns: tuple[str, ...] = ()
+    groups: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def load_model(name: str, weights: str | None = None) -> nn.Module:
-    """Makes the model of ``package.module:factory`` and loads its weights, in evaluation mode.
+    """Reads a model's file, or makes the model of ``package.module:factory``, in evaluation mode.
 
-    weights: a .safetensors file, or a .pt file read with ``weights_only=True``. The module is
-    looked for on the path and in the working folder; importing it runs its code.
+    weights: for a factory, a .safetensors file, or a .pt file read with ``weights_only=True``. Its
+    module is looked for on the path and in the working folder; importing it runs its code.
     """
+    if ":" not in name and Path(name).suffix in MODEL_FILES:
+        if weights is not None:
+            raise ConfigError(f"{name} holds its weights: leave --weights out.")
+        return MODEL_FILES[Path(name).suffix](Path(name))
     model = _call(name, _MODEL_HELP)
     if not isinstance(model, nn.Module):
         raise DataError(f"{_MODEL_HELP}; {name} returned {type(model).__name__}.")
@@ -55,29 +76,66 @@ def load_object(name: str, role: str, *, call: bool = False) -> Any:
     return _call(name, expected) if call else _named(name, expected)
 
 
-def load_examples(name: str, role: str) -> Examples:
-    """Reads examples from an .npz file with arrays x and y, or from ``package.module:factory``.
+def load_examples(
+    name: str, role: str, *, label: str | None = None, groups: Sequence[str] = ()
+) -> Loaded:
+    """Reads examples from a file, a folder of pictures, or ``package.module:factory``.
 
-    y may be missing where labels are not needed. role: what the examples are, for messages.
+    role: what the examples are, for messages. label: of a table, its column; by default the one
+    called label, y or target. groups: columns of a table, or arrays of an .npz file, whose values
+    are subgroups. Labels may be missing where they are not needed.
+    Errors: DataError for what cannot be read, ConfigError for a label or groups of what has none.
     """
-    if name.endswith(".npz"):
-        return _read_npz(Path(name), role)
+    path = Path(name)
+    is_table = path.suffix in (".csv", ".parquet")
+    if label is not None and not is_table:
+        raise ConfigError(f"--label names a column of a .csv or .parquet file, not of {name}.")
+    if groups and not (is_table or path.suffix == ".npz"):
+        raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
+    columns: tuple[str, ...] = ()
+    found: dict[str, NDArray[Any]] = {}
+    if is_table:
+        inputs, labels, columns, found = divided(read_table(path, role), label, groups, path)
+    elif path.suffix == ".npz":
+        inputs, labels, found = _npz(path, role, groups)
+    elif name.endswith(".npy"):
+        inputs, labels = _npy(name, role)
+    elif ":" in name:
+        return Loaded(as_examples(_call(name, f"Expected the {role} as a function's result"), role))
+    elif path.is_dir():
+        inputs, labels = read_pictures(path, role)
+    else:
+        raise DataError(f"Expected the {role} as {_DATA_HELP}; got {name!r}.")
+    narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
+    given = narrow if labels is None else (narrow, _whole(labels, role))
+    return Loaded(as_examples(given, role), columns, found)
+
+
+def common_columns(sets: Iterable[Loaded]) -> tuple[str, ...]:
+    """Returns the columns that all tables share, in one order; raises DataError where they differ.
+
+    Sets that are no tables have no names.
+    """
+    names = {one.columns for one in sets}
+    if len(names - {()}) > 1:
+        shown = " and ".join(f"({', '.join(one)})" for one in sorted(names - {()})[:2])
+        raise DataError(f"Expected the same columns in every table, got {shown}.")
+    return max(names, key=len, default=())
+
+
+def common_groups(members: Loaded, nonmembers: Loaded) -> dict[str, tuple[object, object]]:
+    """Pairs the subgroups of members and nonmembers, as ``audit`` takes them."""
+    return {name: (values, nonmembers.groups[name]) for name, values in members.groups.items()}
+
+
+def load_training(name: str, *, label: str | None = None) -> Any:
+    """Reads what to train on from a file with labels, or from ``package.module:factory``."""
     if ":" in name:
-        return as_examples(_call(name, f"Expected the {role} as a function's result"), role)
-    raise DataError(
-        f"Expected the {role} as an .npz file with arrays x and y, or as package.module:factory; "
-        f"got {name!r}."
-    )
-
-
-def load_training(name: str) -> Any:
-    """Reads what to train on: an .npz file with arrays x and y, or ``package.module:factory``."""
-    if not name.endswith(".npz"):
-        return _call(name, "Expected the data as an .npz file or as package.module:factory")
-    found = _arrays(Path(name), "data")
-    if "y" not in found:
-        raise DataError(f"Expected arrays x and y in {name}, got x alone.")
-    return found["x"], found["y"]
+        return _call(name, "Expected the data as a file or as package.module:factory")
+    examples = load_examples(name, "data", label=label).examples
+    if examples.labels is None:
+        raise DataError(f"Expected labels in {name}, got inputs alone.")
+    return examples.inputs, examples.labels
 
 
 def load_guarantee(path: Path) -> Guarantee:
@@ -139,26 +197,30 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _read_npz(path: Path, role: str) -> Examples:
-    arrays = _arrays(path, role)
-    if "y" in arrays:
-        return as_examples((arrays["x"], arrays["y"]), role)
-    return as_examples(arrays["x"], role)
-
-
-def _arrays(path: Path, role: str) -> dict[str, NDArray[Any]]:
-    """Reads the arrays x and, if there is one, y."""
-    if not path.is_file():
-        raise DataError(f"Cannot read the {role} from {path}: there is no such file.")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("x", "y") if name in archive.files}
-    except _UNREADABLE as broken:
-        raise DataError(
-            f"{path} is no plain .npz file (truncated, or pickled, which is never read): {broken}"
-        ) from broken
+def _npz(
+    path: Path, role: str, groups: Sequence[str]
+) -> tuple[NDArray[Any], NDArray[Any] | None, dict[str, NDArray[Any]]]:
+    arrays = read_npz(path, role, ("x", "y", *groups))
     if "x" not in arrays:
         raise DataError(f"Expected arrays x and y in {path}.")
-    if arrays["x"].dtype == np.float64:  # numpy's default; models are float32 by theirs
-        arrays["x"] = arrays["x"].astype(np.float32)
-    return arrays
+    missing = [name for name in groups if name not in arrays]
+    if missing:
+        raise DataError(f"{path} has no array {', '.join(missing)} for --group.")
+    return arrays["x"], arrays.get("y"), {name: arrays[name] for name in groups}
+
+
+def _npy(name: str, role: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    inputs, comma, labels = name.partition(",")
+    return read_npy(Path(inputs), role), read_npy(Path(labels), role) if comma else None
+
+
+def _whole(labels: NDArray[Any], role: str) -> NDArray[Any]:
+    """Takes whole numbers that a table holds as fractions, and says what to do with words."""
+    if labels.dtype.kind == "U":
+        raise DataError(
+            f"Expected whole numbers as labels of the {role}, got words such as "
+            f"{str(labels[0])!r}: number the classes in the model's order."
+        )
+    if labels.dtype.kind == "f" and ((np.abs(labels) < 2**53) & (labels == labels.round())).all():
+        return labels.astype(np.int64)
+    return labels

@@ -7,8 +7,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from shieldnet.errors import DataError
-from shieldnet.loading import load_examples, load_model
+from shieldnet.errors import ConfigError, DataError
+from shieldnet.loading import (
+    common_columns,
+    common_groups,
+    load_examples,
+    load_model,
+    load_training,
+)
 
 
 @pytest.fixture
@@ -80,22 +86,22 @@ def test_weights_of_another_model_are_refused(project) -> None:
 
 def test_examples_come_from_npz_and_from_factories(project) -> None:
     np.savez("data.npz", x=np.ones((4, 3), np.float32), y=np.arange(4))
-    assert len(load_examples("data.npz", "members")) == 4
+    assert len(load_examples("data.npz", "members").examples) == 4
     np.savez("inputs.npz", x=np.ones((4, 3), np.float32))
-    assert load_examples("inputs.npz", "auxiliary").labels is None
-    assert len(load_examples("users_model:data", "members")) == 2
+    assert load_examples("inputs.npz", "auxiliary").examples.labels is None
+    assert len(load_examples("users_model:data", "members").examples) == 2
 
 
 def test_pickled_arrays_are_refused(project) -> None:
     np.savez("data.npz", x=np.array([Bomb()], dtype=object))
-    with pytest.raises(DataError, match="no plain .npz file"):
+    with pytest.raises(DataError, match="Expected numbers in x .* got object .pickles are never"):
         load_examples("data.npz", "members")
     np.save(project / "lone", np.ones(3))
     (project / "lone.npy").rename(project / "lone.npz")
-    with pytest.raises(DataError, match="no plain .npz file"):
+    with pytest.raises(DataError, match="no archive that can be read"):
         load_examples("lone.npz", "members")
     (project / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(DataError, match="no plain .npz file"):
+    with pytest.raises(DataError, match="no archive that can be read"):
         load_examples("pickle.npz", "members")
 
 
@@ -104,7 +110,7 @@ def test_truncated_and_missing_files_are_refused(project) -> None:
     whole = (project / "data.npz").read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 5):
         (project / "cut.npz").write_bytes(whole[:length])
-        with pytest.raises(DataError, match="no plain .npz file"):
+        with pytest.raises(DataError, match="no archive that can be read"):
             load_examples("cut.npz", "members")
     with pytest.raises(DataError, match="Cannot read the members from nowhere.npz"):
         load_examples("nowhere.npz", "members")
@@ -114,8 +120,86 @@ def test_files_without_inputs_and_other_names_are_refused(project) -> None:
     np.savez("data.npz", z=np.ones(3))
     with pytest.raises(DataError, match="Expected arrays x and y in data.npz"):
         load_examples("data.npz", "members")
-    with pytest.raises(DataError, match="as an .npz file with arrays x and y.*got 'data.xls'"):
+    with pytest.raises(DataError, match="as a file ending in .npz .*got 'data.xls'"):
         load_examples("data.xls", "members")
+
+
+def test_fractions_of_a_table_that_are_whole_are_labels_and_words_are_not(project) -> None:
+    np.savez("data.npz", x=np.ones((4, 3)), y=np.arange(4.0))
+    found = load_examples("data.npz", "members").examples
+    assert found.labels.tolist() == [0, 1, 2, 3]
+    assert found.inputs.dtype == torch.float32
+    np.savez("data.npz", x=np.ones((2, 3)), y=np.array(["cat", "dog"]))
+    with pytest.raises(DataError, match="got words such as 'cat': number the classes"):
+        load_examples("data.npz", "members")
+    np.savez("data.npz", x=np.ones((2, 3)), y=np.array([0.5, 1]))
+    with pytest.raises(DataError, match="Expected whole-number labels"):
+        load_examples("data.npz", "members")
+
+
+def test_a_pair_of_npy_files_is_inputs_and_labels(project) -> None:
+    np.save("x.npy", np.ones((4, 3)))
+    np.save("y.npy", np.arange(4))
+    assert load_examples("x.npy", "members").examples.labels is None
+    assert load_examples("x.npy,y.npy", "members").examples.labels.tolist() == [0, 1, 2, 3]
+    with pytest.raises(DataError, match="Cannot read the members from no.npy"):
+        load_examples("x.npy,no.npy", "members")
+
+
+def test_a_table_gives_columns_and_groups(project) -> None:
+    (project / "data.csv").write_text("age,sex,place,label\n1,0,north,2\n3,1,south,0\n")
+    found = load_examples("data.csv", "members", groups=("sex", "place"))
+    assert found.columns == ("age", "sex")
+    assert found.examples.inputs.tolist() == [[1, 0], [3, 1]]
+    assert found.examples.labels.tolist() == [2, 0]
+    assert found.groups["sex"].tolist() == [0, 1]
+    assert found.groups["place"].tolist() == ["north", "south"]
+    assert common_groups(found, found)["sex"][1].tolist() == [0, 1]
+    other = load_examples("data.csv", "members", label="age", groups=("place",))
+    assert other.columns == ("sex", "label")
+    with pytest.raises(DataError, match="Expected the same columns in every table"):
+        common_columns([found, other])
+    assert common_columns([found, found]) == ("age", "sex")
+
+
+def test_groups_of_an_npz_are_arrays_of_it(project) -> None:
+    np.savez("data.npz", x=np.ones((2, 3)), y=np.arange(2), sex=np.array(["f", "m"]))
+    assert load_examples("data.npz", "members", groups=("sex",)).groups["sex"].tolist() == [
+        "f",
+        "m",
+    ]
+    with pytest.raises(DataError, match="has no array age for --group"):
+        load_examples("data.npz", "members", groups=("age",))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("users_model:data", {"label": "y"}, "--label names a column of a .csv or .parquet file"),
+        ("users_model:data", {"groups": ("a",)}, "--group names a column of a table or an array"),
+    ],
+)
+def test_labels_and_groups_of_what_has_none_are_refused(project, name, settings, words) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_examples(name, "members", **settings)
+
+
+def test_training_data_needs_labels(project) -> None:
+    np.savez("data.npz", x=np.ones((4, 3)))
+    with pytest.raises(DataError, match="Expected labels in data.npz, got inputs alone"):
+        load_training("data.npz")
+    (project / "data.csv").write_text("a,target\n1,0\n2,1\n")
+    inputs, labels = load_training("data.csv")
+    assert inputs.shape == (2, 1)
+    assert labels.tolist() == [0, 1]
+
+
+def test_a_models_file_holds_its_own_weights(project) -> None:
+    with pytest.raises(ConfigError, match="model.pt2 holds its weights: leave --weights out"):
+        load_model("model.pt2", "weights.safetensors")
+    for name in ("model.pt2", "model.onnx", "model.pt", "model.ts", "model.torchscript"):
+        with pytest.raises(DataError, match=f"Cannot read the model from {name}"):
+            load_model(name)
 
 
 def test_the_working_folder_comes_before_an_installed_package(project, monkeypatch) -> None:

@@ -1,7 +1,7 @@
 """Limits that a release must meet, and the verdict of a measurement against them."""
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -111,7 +111,7 @@ class Policy:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        _check_limits(self.limits, (*FINDINGS, *PROVEN), "A policy")
+        _check_limits(_mapping("limits", self.limits), (*FINDINGS, *PROVEN), "A policy")
         required: object = self.required
         is_list = isinstance(required, tuple | list)
         if not (is_list and all(isinstance(one, str) and one for one in self.required)):
@@ -196,7 +196,7 @@ def _check_limits(limits: Mapping[str, float], known: Sequence[str], whose: str)
         if name not in known:
             raise ConfigError(f"{whose} has no limit {name}. It has: {', '.join(known)}.")
         is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
-        if not (is_number and 0 <= limit < math.inf):
+        if not (is_number and 0 <= limit <= sys.float_info.max):
             raise ConfigError(f"Expected {name} to be a finite number >= 0, got {limit!r}.")
 
 

@@ -96,8 +96,11 @@ def numbers(values: Tensor | None) -> Any:
 
 
 def tensor(values: Any) -> Tensor:
-    """Returns nested lists as a float tensor; raises ValueError where they are ragged."""
-    return torch.tensor(values, dtype=torch.float32)
+    """Returns nested lists as a float tensor; raises ValueError where ragged or not finite."""
+    found = torch.tensor(values, dtype=torch.float32)
+    if not found.isfinite().all():
+        raise ValueError("a number is too large")
+    return found
 
 
 def optional_tensor(values: Any) -> Tensor | None:

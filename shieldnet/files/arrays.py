@@ -1,0 +1,76 @@
+"""Arrays in .npz and .npy files, checked by their headers before they are read."""
+
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from tokenize import TokenError
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from shieldnet._validate import unwarned
+from shieldnet.errors import DataError
+from shieldnet.files.limits import content, opened_archive, require_bytes, require_file
+
+_NUMBERS = "biuf"
+_HEADER = 10_000  # characters: a header of numbers needs less
+_UNREADABLE = (
+    EOFError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TokenError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_npz(path: Path, role: str, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Reads those of the named arrays that there are.
+
+    Errors: DataError for anything but plain numbers (or, for groups, words), and for sizes that
+        are not what the file holds.
+    """
+    with opened_archive(path, role) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        found = {}
+        for name in names:
+            entry = entries.get(f"{name}.npy")
+            if entry is not None:
+                data = content(archive, entry)
+                found[name] = _array(io.BytesIO(data), len(data), f"{name} in {path}")
+    return found
+
+
+def read_npy(path: Path, role: str) -> NDArray[Any]:
+    """Reads the array of an .npy file."""
+    size = require_file(path, role)
+    require_bytes(size, path, role)
+    with path.open("rb") as file:
+        return _array(file, size, str(path))
+
+
+def _array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
+    """Reads an array whose header says exactly as many bytes as there are."""
+    try:
+        version = npy.read_magic(file)
+        reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        with unwarned("Reading `.npy`"):  # of a header that Python 2 wrote
+            shape, is_fortran, dtype = reader(file, max_header_size=_HEADER)
+    except _UNREADABLE as broken:
+        raise DataError(f"{name} is no array of numpy's: {broken}") from broken
+    if dtype.kind not in f"{_NUMBERS}U" or dtype.itemsize == 0:
+        raise DataError(f"Expected numbers in {name}, got {dtype} (pickles are never read).")
+    held, said = size - file.tell(), math.prod(shape) * dtype.itemsize
+    if any(length < 0 for length in shape) or held != said:
+        raise DataError(f"{name} says {said} bytes of {dtype} in shape {shape}, but holds {held}.")
+    flat = np.frombuffer(bytearray(file.read(held)), dtype).astype(dtype.newbyteorder("="))
+    try:
+        return flat.reshape(shape, order="F" if is_fortran else "C")
+    except (ValueError, OverflowError) as absurd:  # an axis of 0 beside one beyond all memory
+        raise DataError(f"{name} has no possible shape: {shape}.") from absurd

@@ -1,0 +1,109 @@
+"""Pictures in a folder for each class."""
+
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shieldnet._validate import optional
+from shieldnet.errors import DataError
+from shieldnet.files.limits import MOST_FILES, inside, require_bytes
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_GREY = ("1", "L", "I;16")
+_BYTES = 4  # of a float32
+
+
+def read_pictures(folder: Path, role: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Reads ``folder/class/picture.png`` of all classes, which are numbered in alphabetic order.
+
+    Shapes: -> (rows, channels, height, width) from 0 to 1, one channel if all are grey; (rows,).
+    Errors: DataError for a link that leads out of the folder, a file that is no picture, pictures
+        of different sizes, and more than may be read.
+    """
+    files = list(_files(folder, role))
+    if not files:
+        raise DataError(f"Expected {folder}/CLASS/PICTURE.png for the {role}, got no picture.")
+    seen = [_header(path) for path, _ in files]
+    sizes = {size for size, _ in seen}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3])
+        raise DataError(f"Expected pictures of one size in {folder}, got {shown}: resize them.")
+    (width, height), is_grey = seen[0][0], all(grey for _, grey in seen)
+    channels = 1 if is_grey else 3
+    require_bytes(len(files) * channels * width * height * _BYTES, folder, role)
+    inputs = np.empty((len(files), channels, height, width), np.float32)
+    for place, (path, _) in enumerate(files):
+        inputs[place] = _decoded(path, is_grey, (width, height))
+    return inputs, np.asarray([label for _, label in files], np.int64)
+
+
+def _files(folder: Path, role: str) -> Iterator[tuple[Path, int]]:
+    classes = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    count = 0
+    for label, part in enumerate(classes):
+        if not inside(folder, part):
+            raise DataError(f"{part} leads out of {folder}: links that do are not followed.")
+        if not part.is_dir():
+            raise DataError(f"Expected a folder for each class in {folder}, got {part.name}.")
+        for path in sorted(part.iterdir()):
+            if path.name.startswith("."):
+                continue
+            if not inside(folder, path):
+                raise DataError(f"{path} leads out of {folder}: links that do are not followed.")
+            if path.suffix.lower() not in _ENDINGS or not path.is_file():
+                raise DataError(
+                    f"Expected {', '.join(_ENDINGS)} among the {role}, got {part.name}/{path.name}."
+                )
+            count += 1
+            if count > MOST_FILES:
+                raise DataError(f"{folder} has more than {MOST_FILES} pictures.")
+            yield path, label
+
+
+def _header(path: Path) -> tuple[tuple[int, int], bool]:
+    with _opened(path) as image:
+        size: tuple[int, int] = image.size
+        return size, image.mode in _GREY
+
+
+def _decoded(path: Path, is_grey: bool, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Shapes: -> (channels, height, width)."""
+    try:
+        with _opened(path) as image:
+            if image.size != size:
+                raise DataError(f"{path} changed while it was read.")
+            if image.mode == "I;16":
+                return np.asarray(image, np.float32)[None] / np.float32(65535)
+            plain = image.convert("L" if is_grey else "RGB")
+            pixels = np.asarray(plain, np.float32) / np.float32(255)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as broken:
+        if isinstance(broken, DataError):
+            raise
+        raise DataError(f"{path} is a damaged picture: {broken}") from broken
+    return pixels[None] if is_grey else pixels.transpose(2, 0, 1)
+
+
+def _opened(path: Path) -> Any:
+    """Opens a picture of a common format; its pixels are not decoded yet."""
+    images = optional("PIL.Image", extra="data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", images.DecompressionBombWarning)
+        try:
+            return images.open(path, formats=_FORMATS)
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+            struct.error,
+            OverflowError,
+            images.DecompressionBombError,
+            images.DecompressionBombWarning,
+        ) as broken:
+            raise DataError(f"{path} is no picture that can be read: {broken}") from broken

@@ -1,0 +1,105 @@
+"""Tables in .csv and .parquet files: numbers by column, a label, subgroups."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shieldnet._validate import optional
+from shieldnet.errors import DataError
+from shieldnet.files.limits import require_bytes, require_file
+
+LABELS = ("label", "y", "target")
+"""What a label's column is called where nobody says it."""
+
+_BYTES = 8  # of a number in memory
+
+
+def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
+    """Reads every column of a .csv or .parquet file, in the file's order.
+
+    Shapes: -> each column (rows,): numbers, True and False, or words.
+    Errors: DataError for what is no table, for missing values, and for more than may be read.
+    """
+    size = require_file(path, role)
+    require_bytes(size, path, role)
+    arrow = optional("pyarrow", extra="data")
+    try:
+        table = _csv(path) if path.suffix == ".csv" else _parquet(path, role)
+        names = [str(name) for name in table.column_names]
+        if len(set(names)) < len(names):
+            raise DataError(f"{path} has two columns of one name: {', '.join(names)}.")
+        return {
+            name: _column(column, f"the column {name} of {path}")
+            for name, column in zip(names, table.columns, strict=True)
+        }
+    except (arrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as broken:
+        if isinstance(broken, DataError):
+            raise
+        words = str(broken).split("\n")[0]
+        raise DataError(f"{path} is no {path.suffix} table that can be read: {words}") from broken
+
+
+def divided(
+    table: Mapping[str, NDArray[Any]], label: str | None, groups: Sequence[str], path: Path
+) -> tuple[NDArray[np.float32], NDArray[Any] | None, tuple[str, ...], dict[str, NDArray[Any]]]:
+    """Divides a table into inputs, labels, names of the inputs' columns, and groups.
+
+    label: its column; None for one of ``LABELS``, if exactly one is there. A group of words is no
+    input, one of numbers stays among them.
+    Errors: DataError for columns that are not there, and for words among the inputs.
+    """
+    for name in (*([] if label is None else [label]), *groups):
+        if name not in table:
+            raise DataError(f"{path} has no column {name}. It has: {', '.join(table)}.")
+    if label is None:
+        usual = [name for name in LABELS if name in table]
+        label = usual[0] if len(usual) == 1 else None
+    columns = [
+        name
+        for name in table
+        if name != label and not (name in groups and table[name].dtype.kind == "U")
+    ]
+    words = [name for name in columns if table[name].dtype.kind == "U"]
+    if words:
+        raise DataError(
+            f"Expected numbers in {path}, got words in: {', '.join(words)}. Encode them as "
+            "numbers, or name them with --label or --group."
+        )
+    if not columns:
+        raise DataError(f"{path} has no column of inputs.")
+    with np.errstate(over="ignore"):  # what does not fit float32 is Inf, and refused as such
+        inputs = np.stack([table[name].astype(np.float32) for name in columns], 1)
+    labels = None if label is None else table[label]
+    return inputs, labels, tuple(columns), {name: table[name] for name in groups}
+
+
+def _csv(path: Path) -> Any:
+    reader = optional("pyarrow.csv", extra="data")
+    options = reader.ReadOptions(use_threads=False)
+    return reader.read_csv(path, read_options=options)
+
+
+def _parquet(path: Path, role: str) -> Any:
+    file = optional("pyarrow.parquet", extra="data").ParquetFile(path)
+    said = file.metadata
+    groups = (said.row_group(place).total_byte_size for place in range(said.num_row_groups))
+    require_bytes(max(said.num_rows * said.num_columns * _BYTES, *groups, 0), path, role)
+    return file.read(use_threads=False)
+
+
+def _column(column: Any, name: str) -> NDArray[Any]:
+    types = optional("pyarrow.types", extra="data")
+    if column.null_count:
+        raise DataError(f"{name} has {column.null_count} missing values: fill or drop them.")
+    kind = column.type
+    if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
+        found: NDArray[Any] = np.array(column.to_numpy())
+        return found
+    if types.is_decimal(kind):
+        return np.asarray([float(value) for value in column.to_pylist()])
+    if types.is_dictionary(kind) or types.is_string(kind) or types.is_large_string(kind):
+        return np.asarray([str(value) for value in column.to_pylist()])
+    raise DataError(f"Expected numbers or words in {name}, got {kind}.")

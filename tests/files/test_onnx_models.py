@@ -1,0 +1,129 @@
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import shieldnet as sn
+from shieldnet.attacks import ClassInversion, Inversion, Membership, StraightThrough
+from shieldnet.attacks.decoders import Ridge
+from shieldnet.checks import Attribution, Masking, Memorization
+from shieldnet.errors import DataError
+from shieldnet.files.onnx_models import load_onnx
+from shieldnet.loading import load_model
+
+
+def saved(model: torch.nn.Module, path):
+    """Writes a digits network by hand: torch's exporter needs a package of its own."""
+    _, first, _, second = model
+    weights = {
+        "a": first.weight.detach().numpy(),
+        "b": first.bias.detach().numpy(),
+        "c": second.weight.detach().numpy(),
+        "d": second.bias.detach().numpy(),
+    }
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "a", "b"], ["hidden"], transB=1),
+        helper.make_node("Relu", ["hidden"], ["active"]),
+        helper.make_node("Gemm", ["active", "c", "d"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "digits",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 10])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(made, path)
+    return made
+
+
+@pytest.fixture
+def path(digits_model, tmp_path):
+    saved(digits_model, tmp_path / "digits.onnx")
+    return tmp_path / "digits.onnx"
+
+
+def test_it_answers_as_its_model_and_has_no_gradients(path, digits_model) -> None:
+    loaded = load_onnx(path)
+    inputs = torch.rand(5, 1, 8, 8)
+    assert torch.allclose(loaded(inputs), digits_model(inputs), atol=1e-5)
+    assert not loaded(inputs.requires_grad_()).requires_grad
+    assert torch.allclose(loaded(inputs.double()), digits_model(inputs), atol=1e-5)
+
+
+def test_it_can_be_sent_to_other_processes(path) -> None:
+    loaded = load_onnx(path)
+    inputs = torch.rand(3, 1, 8, 8)
+    assert torch.equal(pickle.loads(pickle.dumps(loaded))(inputs), loaded(inputs))  # noqa: S301
+
+
+def test_inputs_of_another_shape_are_refused(path) -> None:
+    with pytest.raises(DataError, match=r"refuses inputs of shape \(2, 3\) \(it takes \['batch'"):
+        load_onnx(path)(torch.rand(2, 3))
+
+
+def test_data_in_other_files_is_not_followed(digits_model, tmp_path) -> None:
+    made = saved(digits_model, tmp_path / "whole.onnx")
+    onnx.save(
+        made,
+        tmp_path / "parts.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    with pytest.raises(DataError, match="keeps data in other files, which are not followed"):
+        load_onnx(tmp_path / "parts.onnx")
+
+
+def test_data_of_a_nodes_own_in_other_files_is_not_followed_either(tmp_path) -> None:
+    tensor = numpy_helper.from_array(np.ones(3, np.float32), "secret")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], ["y"], value=tensor)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])],
+    )
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(DataError, match="keeps data in other files"):
+        load_onnx(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"no", b"\x08\x09" * 20])
+def test_what_is_no_onnx_is_refused(tmp_path, content) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(DataError, match="no ONNX model"):
+        load_onnx(tmp_path / "m.onnx")
+
+
+def test_an_audit_takes_the_black_box_and_says_what_it_could_not_do(
+    path, digits_model, digits_split
+) -> None:
+    tier = sn.Tier(
+        "tiny",
+        (
+            Inversion(decoders=(Ridge(),)),
+            Membership(),
+            StraightThrough(),
+            ClassInversion(),
+            Attribution(),
+            Masking(),
+            Memorization(),
+        ),
+    )
+    sets = {name: getattr(digits_split, name) for name in ("members", "nonmembers", "auxiliary")}
+    few = {name: (inputs[:200], labels[:200]) for name, (inputs, labels) in sets.items()}
+    black, white = (
+        sn.audit(sn.harden(model), **few, tier=tier, shadows=0)
+        for model in (load_model(str(path)), digits_model)
+    )
+    for name in ("inversion", "membership.auc", "accuracy"):
+        assert black["shield"][name].value == pytest.approx(white["shield"][name].value, abs=1e-3)
+    assert any("gradient" in line for line in black.untested)
+    assert black["bare"].certificate.bits == float("inf")

@@ -1,0 +1,303 @@
+"""Programs of torch's own: what a plain one needs is read, and nothing else runs."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import shieldnet as sn
+from shieldnet._validate import unwarned
+from shieldnet.attacks import Inversion, Membership
+from shieldnet.attacks.decoders import Ridge
+from shieldnet.errors import DataError
+from shieldnet.files.programs import load_program, load_script
+from shieldnet.loading import load_model
+
+
+class Mixed(nn.Module):
+    """Holds most of what a classifier is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.attention = nn.TransformerEncoderLayer(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 10)
+        self.register_buffer("shift", torch.ones(1))
+
+    def forward(self, pictures):
+        found = self.norm(self.convolution(pictures)).relu().flatten(2)[:, :, :16]
+        return self.head(self.attention(found).mean(1)) + self.shift
+
+
+def exported(model: nn.Module, path: Path, batch: int | None = None) -> Path:
+    size = None if batch else ({0: torch.export.Dim("batch", min=1)},)
+    example = torch.randn(batch or 4, 1, 8, 8)
+    torch.export.save(torch.export.export(model.eval(), (example,), dynamic_shapes=size), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    return exported(model, tmp_path_factory.mktemp("programs") / "plain.pt2")
+
+
+def rewritten(path: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """Writes an archive whose parts were changed."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    change(parts)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(f"{target.stem}/{name}", data)
+    return target
+
+
+def in_program(change: Callable[[dict], object]) -> Callable[[dict[str, bytes]], None]:
+    def changed(parts: dict[str, bytes]) -> None:
+        program = json.loads(parts["models/model.json"])
+        change(program)
+        parts["models/model.json"] = json.dumps(program).encode()
+
+    return changed
+
+
+@pytest.mark.parametrize("make", [Mixed, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3))])
+def test_an_exported_program_answers_as_its_model(tmp_path, make) -> None:
+    model = make().eval()
+    loaded = load_program(exported(model, tmp_path / "model.pt2"))
+    for rows in (1, 2, 7):
+        inputs = torch.randn(rows, 1, 8, 8)
+        assert torch.allclose(loaded(inputs), model(inputs), atol=1e-5)
+    assert loaded.train() is loaded
+    assert not loaded.eval().training
+    assert sum(one.numel() for one in loaded.parameters()) == sum(
+        one.numel() for one in model.parameters()
+    )
+
+
+def test_one_of_a_fixed_batch_says_how_to_export_it(tmp_path) -> None:
+    loaded = load_program(exported(Mixed(), tmp_path / "model.pt2", batch=4))
+    assert loaded(torch.randn(4, 1, 8, 8)).shape == (4, 10)
+    with pytest.raises(DataError, match=r"equal to 4, but got 3.* it for any: torch\.export"):
+        loaded(torch.randn(3, 1, 8, 8))
+
+
+def test_it_still_has_gradients(plain) -> None:
+    inputs = torch.randn(2, 1, 8, 8, requires_grad=True)
+    load_program(plain)(inputs).sum().backward()
+    assert inputs.grad.abs().sum() > 0
+
+
+RAN: list[str] = []
+
+
+def ran() -> str:
+    """What a hostile archive would have run."""
+    RAN.append("ran")
+    return "ran"
+
+
+class Bomb:
+    def __reduce__(self):
+        return ran, ()
+
+
+def bomb() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save((Bomb(), {}), buffer)
+    return buffer.getvalue()
+
+
+def set_first(field: str, value: object):
+    def change(program: dict) -> None:
+        program["graph_module"]["graph"]["nodes"][0][field] = value
+
+    return in_program(change)
+
+
+def set_size(words: str):
+    def change(program: dict) -> None:
+        for value in program["graph_module"]["graph"]["tensor_values"].values():
+            value["sizes"][0] = {"as_expr": {"expr_str": words, "hint": None}}
+
+    return in_program(change)
+
+
+def set_tree(kind: str, context: str):
+    def change(program: dict) -> None:
+        signature = program["graph_module"]["module_call_graph"][0]["signature"]
+        leaf = {"type": None, "context": None, "children_spec": []}
+        tree = {"type": kind, "context": context, "children_spec": [leaf]}
+        signature["out_spec"] = json.dumps([1, tree])
+
+    return in_program(change)
+
+
+def set_argument_name(words: str):
+    def change(program: dict) -> None:
+        program["graph_module"]["module_call_graph"][0]["signature"]["forward_arg_names"] = [words]
+
+    return in_program(change)
+
+
+def pickle_weight(parts: dict[str, bytes]) -> None:
+    name = "data/weights/model_weights_config.json"
+    config = json.loads(parts[name])
+    payload = next(iter(config["config"].values()))
+    payload["use_pickle"] = True
+    parts[f"data/weights/{payload['path_name']}"] = bomb()
+    parts[name] = json.dumps(config).encode()
+
+
+def hostile_constant(prefix: str):
+    def change(parts: dict[str, bytes]) -> None:
+        payload = {
+            "path_name": f"{prefix}0",
+            "is_param": False,
+            "use_pickle": True,
+            "tensor_meta": None,
+        }
+        parts["data/constants/model_constants_config.json"] = json.dumps(
+            {"config": {"thing": payload}}
+        ).encode()
+        parts[f"data/constants/{prefix}0"] = pickle.dumps(Bomb())
+
+    return change
+
+
+HOME = f"{__name__}.ran"
+FACTORY = json.dumps(
+    {"default_factory_module": __name__, "default_factory_name": "ran", "dict_context": "[]"}
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (pickle_weight, "is pickled, and is never unpickled"),
+        (hostile_constant("opaque_obj_"), "is no plain tensor, and objects are never unpickled"),
+        (hostile_constant("custom_obj_"), "is no plain tensor, and objects are never unpickled"),
+        (hostile_constant("tensor_"), "is pickled, and is never unpickled"),
+        (set_first("target", "torch.os.system"), "calls 'torch.os.system': only plain operators"),
+        (set_first("target", "torch.hub.load"), "calls 'torch.hub.load'"),
+        (set_first("target", "_operator.methodcaller"), "calls '_operator.methodcaller'"),
+        (set_first("target", "#ns:op"), "calls '#ns:op'"),
+        (set_first("target", "torch.ops.aten.from_file.default"), "calls 'torch.ops.aten.from_f"),
+        (set_first("target", "torch.ops.mine.op.default"), "calls 'torch.ops.mine.op.default'"),
+        (set_first("target", "torch.ops.aten.add.Tensor\n"), "calls"),
+        (set_size("__import__('os').getpid()"), "has a size that is no arithmetic"),
+        (set_size("exec(chr(49)+chr(50))"), "has a size that is no arithmetic"),
+        (set_size("(lambda: 1)()"), "has a size that is no arithmetic"),
+        (set_size("Pow(Integer(9), Pow(Integer(9), Integer(9)))"), "a size that is no arithmetic"),
+        (set_size("Symbol('s0', __import__('os'))"), "a size that is no arithmetic"),
+        (set_size("Integer(" * 500 + "1" + ")" * 500), "has a size that is no arithmetic"),
+        (set_tree("collections.defaultdict", FACTORY), "nests its inputs or outputs in"),
+        (set_tree("enum.Enum", "null"), "nests its inputs or outputs in 'enum.Enum'"),
+        (set_argument_name("x=print(1)"), "has a name that is none: 'x=print"),
+        (set_first("name", "a\nimport os"), "has a name that is none"),
+        (in_program(lambda p: p.update(guards_code=["print(1)"])), "guards or objects that are"),
+        (in_program(lambda p: p.pop("graph_module")), "is damaged, or of another version"),
+        (in_program(lambda p: p["schema_version"].update(major=99)), "of another version of torch"),
+        (lambda parts: parts.pop("models/model.json"), "it has no models/model.json"),
+        (lambda parts: parts.update({"archive_format": b"pt3"}), "is no exported program"),
+        (lambda parts: parts.update({"models/model.json": b"[" * 9999}), "is damaged"),
+        (lambda parts: parts.update({"models/model.json": b"[]"}), "expected an object, got list"),
+        (lambda parts: parts.update({"../x": b""}), "an entry that leads out of it"),
+        (lambda parts: parts.update({"data/weights/weight_0": b"short"}), "is damaged"),
+    ],
+)
+def test_what_is_more_than_a_plain_program_is_refused_and_never_run(
+    plain, tmp_path, change, words
+) -> None:
+    RAN.clear()
+    path = rewritten(plain, tmp_path / "hostile.pt2", change)
+    with pytest.raises(DataError, match=words):
+        load_program(path)(torch.randn(2, 1, 8, 8))
+    assert RAN == []
+
+
+def test_torch_itself_would_have_run_some_of_these(plain, tmp_path) -> None:
+    """The traps are real: this is what the checks are for."""
+    RAN.clear()
+    path = rewritten(plain, tmp_path / "hostile.pt2", pickle_weight)
+    with pytest.raises(Exception, match="."):
+        torch.export.load(path)
+    assert RAN == ["ran"]
+
+
+def test_sample_inputs_are_never_looked_at(plain, tmp_path) -> None:
+    RAN.clear()
+    change = lambda parts: parts.update({"data/sample_inputs/model.pt": bomb()})  # noqa: E731
+    path = rewritten(plain, tmp_path / "hostile.pt2", change)
+    assert load_program(path)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+    assert RAN == []
+
+
+class TestScript:
+    @pytest.fixture
+    def scripted(self, tmp_path) -> Path:
+        layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+        with unwarned("`torch.jit"):
+            traced = torch.jit.trace(nn.Sequential(*layers).eval(), torch.randn(3, 1, 8, 8))
+            torch.jit.save(traced, tmp_path / "m.ts")
+        return tmp_path / "m.ts"
+
+    def test_it_answers_as_its_model(self, scripted) -> None:
+        with unwarned("`torch.jit"):
+            wanted = torch.jit.load(scripted)
+        inputs = torch.randn(5, 1, 8, 8)
+        loaded = load_script(scripted)
+        assert torch.equal(loaded(inputs), wanted(inputs))
+        assert not loaded.training
+
+    def test_one_that_touches_files_is_refused(self, tmp_path) -> None:
+        class Reads(nn.Module):
+            def forward(self, x):
+                return x + torch.from_file("/etc/hostname", False, 1)
+
+        with unwarned("`torch.jit"):
+            torch.jit.save(torch.jit.script(Reads()), tmp_path / "m.ts")
+        with pytest.raises(DataError, match="uses torch.from_file in .*: operators that touch"):
+            load_script(tmp_path / "m.ts")
+
+    def test_pickles_and_state_dicts_are_no_models(self, tmp_path) -> None:
+        RAN.clear()
+        torch.save(Bomb(), tmp_path / "a.pt")
+        torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "b.pt")
+        (tmp_path / "c.pt").write_bytes(pickle.dumps(Bomb()))
+        for name in ("a.pt", "b.pt", "c.pt"):
+            with pytest.raises(DataError, match="m|is no|damaged"):
+                load_script(tmp_path / name)
+        assert RAN == []
+
+
+TINY = sn.Tier("tiny", (Inversion(decoders=(Ridge(),)), Membership()))
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".ts"])
+def test_an_audit_of_the_file_finds_what_an_audit_of_the_model_finds(
+    digits_model, digits_split, tmp_path, suffix
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".pt2":
+        exported(digits_model, path)
+    else:
+        with unwarned("`torch.jit"):
+            torch.jit.save(torch.jit.trace(digits_model, digits_split.members[0][:2]), path)
+    sets = {name: getattr(digits_split, name) for name in ("members", "nonmembers", "auxiliary")}
+    reports = [
+        sn.audit(sn.harden(model), **sets, tier=TINY, shadows=0)
+        for model in (digits_model, load_model(str(path)))
+    ]
+    for one, other in zip(reports[0]["bare"].findings, reports[1]["bare"].findings, strict=True):
+        assert one.name == other.name
+        assert other.value == pytest.approx(one.value, abs=1e-3)

@@ -1,0 +1,98 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import shieldnet.files.limits as limits
+from shieldnet.errors import DataError
+from shieldnet.files.tables import divided, read_table
+
+
+def write(path, columns: dict):
+    table = pa.table(columns)
+    if path.suffix == ".csv":
+        import pyarrow.csv as pc
+
+        pc.write_csv(table, path)
+    else:
+        pq.write_table(table, path)
+    return path
+
+
+@pytest.fixture(params=[".csv", ".parquet"])
+def path(request, tmp_path):
+    return tmp_path / f"data{request.param}"
+
+
+def test_numbers_truths_and_words_come_back_in_the_files_order(path) -> None:
+    columns = {
+        "b": [1, 2, 3],
+        "a": [0.5, -1.0, 2.0],
+        "c": [True, False, True],
+        "w": ["x", "y", "x"],
+    }
+    found = read_table(write(path, columns), "members")
+    assert list(found) == list(columns)
+    for name, values in columns.items():
+        assert found[name].tolist() == values
+
+
+def test_a_label_has_one_of_three_names_or_the_given_one(path) -> None:
+    table = read_table(write(path, {"a": [1.0, 2.0], "target": [0, 1]}), "members")
+    inputs, labels, columns, groups = divided(table, None, (), path)
+    assert inputs.dtype == np.float32
+    assert (inputs.tolist(), labels.tolist(), columns, groups) == ([[1], [2]], [0, 1], ("a",), {})
+    assert divided(table, "a", (), path)[2] == ("target",)
+    both = read_table(write(path, {"y": [1, 2], "target": [0, 1]}), "members")
+    assert divided(both, None, (), path)[1] is None, "which of two is meant cannot be told"
+
+
+@pytest.mark.parametrize(
+    ("columns", "label", "groups", "words"),
+    [
+        ({"a": [1, 2]}, "y", (), "has no column y. It has: a"),
+        ({"a": [1, 2]}, None, ("sex",), "has no column sex. It has: a"),
+        ({"a": [1, 2], "job": ["x", "y"]}, None, (), "got words in: job. Encode them as numbers"),
+        ({"y": [1, 2]}, None, (), "has no column of inputs"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(path, columns, label, groups, words) -> None:
+    table = read_table(write(path, columns), "members")
+    with pytest.raises(DataError, match=words):
+        divided(table, label, groups, path)
+
+
+def test_missing_values_are_refused_by_their_column(path) -> None:
+    with pytest.raises(DataError, match="the column a of .* has 1 missing values"):
+        read_table(write(path, {"a": [1, None], "b": [1, 2]}), "members")
+
+
+def test_other_kinds_are_refused_by_their_column(tmp_path) -> None:
+    path = write(tmp_path / "a.parquet", {"when": pa.array([0], pa.timestamp("s"))})
+    with pytest.raises(DataError, match="Expected numbers or words in the column when"):
+        read_table(path, "members")
+    path = write(tmp_path / "b.parquet", {"many": [[1, 2]]})
+    with pytest.raises(DataError, match="Expected numbers or words in the column many"):
+        read_table(path, "members")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("a,a\n1,2\n")
+    with pytest.raises(DataError, match="two columns of one name"):
+        read_table(tmp_path / "a.csv", "members")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a,b\n1\n", b"PAR1", b"\xff\xfe\x00", b"a\n" + b"\x00" * 9]
+)
+def test_what_is_no_table_is_refused(path, content) -> None:
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="table that can be read|Expected numbers|missing values"):
+        divided(read_table(path, "members"), None, (), path)
+
+
+def test_a_table_larger_than_memory_allows_is_refused_before_it_is_read(path, monkeypatch) -> None:
+    write(path, {"a": np.zeros(10_000)})
+    monkeypatch.setattr(limits, "MOST_BYTES", 3_000)
+    with pytest.raises(DataError, match="bytes, more than the 3000"):
+        read_table(path, "members")
