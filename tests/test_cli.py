@@ -247,3 +247,69 @@ def test_a_guarantee_that_is_none_is_refused(project: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "is no guarantee as finetune writes it" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def files(project) -> Path:
+    import torch
+    from torch import nn
+
+    size = ({0: torch.export.Dim("batch", min=1)},)
+    torch.manual_seed(0)
+    program = torch.export.export(nn.Linear(3, 2).eval(), (torch.randn(4, 3),), dynamic_shapes=size)
+    torch.export.save(program, project / "model.pt2")
+    rng = np.random.default_rng(1)
+    for name, rows in (("members", 120), ("nonmembers", 120), ("auxiliary", 120)):
+        lines = ["age,income,sex,place,label"]
+        lines += [
+            f"{rng.normal():.6f},{rng.normal():.6f},{rng.integers(2)},"
+            f"{rng.choice(['north', 'south'])},{rng.integers(2)}"
+            for _ in range(rows)
+        ]
+        (project / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    (project / "groups.toml").write_text('[groups."*"]\nmax_membership_auc = 1.0\n')
+    return project
+
+
+class TestFiles:
+    """Models and data that come as files, from the shell to the exit code."""
+
+    def run(self, files: Path, *extra: str, model: str = "model.pt2"):
+        sets = [f"--{name}={name}.csv" for name in ("members", "nonmembers", "auxiliary")]
+        given = ("--tier=quick", "--shadows=0", *sets, *extra)
+        return shieldnet(files, "audit", model, *given)
+
+    def test_a_table_and_an_exported_program_are_audited_by_groups(self, files) -> None:
+        result = self.run(
+            files,
+            "--group=sex",
+            "--group=place",
+            "--sensitive=sex",
+            "--policy=groups.toml",
+            "--json=table.json",
+        )
+        assert result.returncode == 0, result.stderr
+        import shieldnet as sn
+
+        report = sn.Report.load(files / "table.json")
+        assert report.columns == ("age", "income", "sex")
+        assert report.groups == ("sex = 0", "sex = 1", "place = north", "place = south")
+        assert report["balanced"]["membership.group.place = north.auc"].samples > 60
+        assert report["balanced"]["accuracy.group.sex = 1"].samples < 120
+
+    @pytest.mark.parametrize(
+        ("extra", "model", "words"),
+        [
+            (("--label=job",), "model.pt2", "has no column job. It has: age, income, sex, place"),
+            ((), "model.pt2", "got words in: place. Encode them as numbers"),
+            (("--group=job",), "model.pt2", "has no column job"),
+            (("--group=place",), "nowhere.pt2", "Cannot read the model from nowhere.pt2"),
+            (("--group=place",), "members.csv", "Expected MODEL as package.module:factory"),
+            (("--group=place", "--weights=w.pt"), "model.pt2", "holds its weights: leave"),
+        ],
+    )
+    def test_what_does_not_fit_exits_with_2(self, files, extra, model, words) -> None:
+        result = self.run(files, *extra, model=model)
+        assert result.returncode == 2
+        assert words in result.stderr.replace("\n", " ")
+        assert "Traceback" not in result.stderr

@@ -7,7 +7,7 @@ import typer
 
 from shieldnet.commands.shared import PolicyFile, Targets, guarded, publish
 
-policy_app = typer.Typer(help="Writes a policy.", no_args_is_help=True)
+policy_app = typer.Typer(help="Writes a policy, or checks one.", no_args_is_help=True)
 
 
 @policy_app.command("init")
@@ -24,6 +24,18 @@ def init(
         raise ConfigError(f"{path} is there already; --force writes over it.")
     path.write_text(init_text(), encoding="utf-8")
     typer.echo(f"Wrote {path}. Set its limits, then: shieldnet audit ... --policy {path}")
+
+
+@policy_app.command("check")
+@guarded
+def check(paths: Annotated[list[Path], typer.Argument(help="TOML files")]) -> None:
+    """Tells whether files are policies; the first that is none ends with exit code 2."""
+    from shieldnet.auditing.policy import Policy
+
+    for path in paths:
+        limits = Policy.load(path)
+        count = len(limits.limits) + len(limits.required) + sum(map(len, limits.groups.values()))
+        typer.echo(f"{path} is a policy of {count} limits.")
 
 
 @guarded

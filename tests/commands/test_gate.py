@@ -121,6 +121,15 @@ def test_a_written_policy_judges_at_once(project) -> None:
     assert shieldnet(project, "policy", "init", "--force").returncode == 0
 
 
+def test_files_are_checked_for_being_policies(project) -> None:
+    result = shieldnet(project, "policy", "check", "pass.toml", "groups.toml")
+    assert result.returncode == 0
+    assert "pass.toml is a policy of 2 limits." in result.stdout
+    result = shieldnet(project, "policy", "check", "pass.toml", "typo.toml")
+    assert result.returncode == 2
+    assert "A policy has no limit max_leek" in result.stderr
+
+
 class TestCompare:
     def changed(self, project: Path, **moved: float) -> None:
         document = json.loads((project / "report.json").read_text())
