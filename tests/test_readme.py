@@ -63,7 +63,7 @@ def test_the_examples_audit_passes_its_policy(tmp_path) -> None:
         [
             *(sys.executable, "-m", "shieldnet", "audit", "examples.digits:model", *parts),
             "--policy=examples/policy.toml",
-            f"--html={tmp_path / 'report.html'}",
+            *("-o", str(tmp_path / "report.html"), "-o", str(tmp_path / "audit.sarif")),
         ],
         cwd=ROOT,
         capture_output=True,
