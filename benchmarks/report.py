@@ -97,7 +97,7 @@ def opened_s(browser: Browser, page: Path, **settings: object) -> list[float]:
 def pictured(browser: Browser, folder: Path) -> None:
     """Makes the picture of the documentation from the demo's report."""
     run_demo(folder)
-    tab = browser.new_context(viewport={"width": 1180, "height": 1720}).new_page()
+    tab = browser.new_context(viewport={"width": 1180, "height": 2050}).new_page()
     tab.goto((folder / "report.html").as_uri())
     tab.evaluate(DRAWN)
     tab.get_by_role("radio", name="every shield").first.check()

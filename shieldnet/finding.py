@@ -147,10 +147,17 @@ class Exposed:
 
     @classmethod
     def of(
-        cls, name: str, role: str, rows: Tensor, values: Tensor, words: str, *, least: bool = False
+        cls, name: str, role: str, rows: Tensor, scores: Tensor, values: Tensor, words: str
     ) -> "Exposed":
-        """Keeps the ten records with the greatest values, or the least. Shapes: (n,) and (n,)."""
-        order = values.argsort(descending=not least, stable=True)[:_MOST_EXPOSED]
+        """Keeps the ten records with the greatest scores; which of equals comes first is no news.
+
+        Records that score no more than the eleventh are left out: they stand out from nobody.
+        Shapes: rows, scores, values (n,).
+        """
+        ranked = scores.argsort(descending=True, stable=True)
+        order = ranked[:_MOST_EXPOSED]
+        if len(ranked) > _MOST_EXPOSED:
+            order = order[scores[order] > scores[ranked[_MOST_EXPOSED]]]
         kept = (round(value, 6) for value in values[order].tolist())
         return cls(name, role, tuple(rows[order].tolist()), tuple(kept), words)
 

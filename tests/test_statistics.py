@@ -8,6 +8,7 @@ from shieldnet.statistics import (
     mean,
     proportion,
     rank_correlation,
+    roc,
     rows_needed,
     saved_share,
     tpr_at_fpr,
@@ -125,3 +126,27 @@ def test_resamples_without_any_baseline_do_not_spoil_the_interval() -> None:
     errors[0], baseline[0] = 1.0, 2.0
     found = saved_share(errors, baseline, seed=0)
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_a_curve_is_the_rate_at_each_false_positive_rate() -> None:
+    generator = torch.Generator().manual_seed(0)
+    members, others = torch.randn(2, 400, generator=generator)
+    curve = roc(members + 1, others)
+    assert curve.fpr[0] == pytest.approx(3 / 400)
+    assert curve.fpr[-1] == curve.tpr[-1] == 1
+    for fpr, tpr, low, high in zip(curve.fpr, curve.tpr, curve.low, curve.high, strict=True):
+        found = tpr_at_fpr(members + 1, others, fpr)
+        assert (tpr, low, high) == pytest.approx((found.value, found.low, found.high), abs=1e-6)
+
+
+def test_a_band_holds_chance_at_most_rates_in_most_null_runs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    held = total = 0
+    for _ in range(100):
+        curve = roc(*torch.randn(2, 300, generator=generator), points=8)
+        inside = [
+            low <= fpr <= high
+            for fpr, low, high in zip(curve.fpr, curve.low, curve.high, strict=True)
+        ]
+        held, total = held + sum(inside), total + len(inside)
+    assert held >= 0.95 * total

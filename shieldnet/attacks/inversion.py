@@ -92,15 +92,7 @@ class Inversion(Attack):
                 ),
             ),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
-            exposed=(
-                Exposed.of(
-                    name,
-                    "nonmembers",
-                    torch.arange(len(targets)),
-                    1 - errors.sum(1) / baseline.sum(1).clamp_min(1e-30),
-                    "share of the record that its answer gives away beyond its label",
-                ),
-            ),
+            exposed=(_exposed(name, errors.sum(1), baseline.sum(1)),),
             reconstructions=(
                 secret.undo(guess).reshape(targets.inputs.shape)
                 if isinstance(secret, Scale)
@@ -313,6 +305,13 @@ def share_per_feature(errors: Tensor, baseline: Tensor) -> Tensor:
     """
     total = baseline.sum(0)
     return torch.where(total > 0, 1 - errors.sum(0) / total.clamp_min(1e-30), 0.0)
+
+
+def _exposed(name: str, errors: Tensor, baseline: Tensor) -> Exposed:
+    """Lists the targets of which an answer gives the most away. Shapes: (n,), (n,)."""
+    shares = 1 - errors / baseline.clamp_min(1e-30)
+    words = "share of the record that its answer gives away beyond its label"
+    return Exposed.of(name, "nonmembers", torch.arange(len(shares)), shares, shares, words)
 
 
 def _chances_of_self(game: Game, examples: Examples, size: int) -> dict[str, Tensor]:

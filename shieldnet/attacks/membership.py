@@ -95,7 +95,7 @@ class Membership(Attack):
             findings=(*findings, *_worst_group(game, scored)),
             untested=tuple(untested),
             curves=curves,
-            exposed=(_exposed(worst.name, scored[worst.source]),),
+            exposed=tuple(_exposed(worst.name, scored[worst.source])),
         )
 
     def _of_group(
@@ -186,13 +186,15 @@ def _within(group: Group, scored: Scored) -> Scored:
     )
 
 
-def _exposed(name: str, scored: Scored) -> Exposed:
-    """Lists the members that are found at the lowest false-positive rate."""
+def _exposed(name: str, scored: Scored) -> Iterator[Exposed]:
+    """Lists the members that are found at the lowest false-positive rate, if any stand out."""
     ordered = scored.nonmembers.sort().values
     below = torch.searchsorted(ordered, scored.members.contiguous(), right=False)
     rates = 1 - below.double() / len(ordered)
     words = f"share of {len(ordered)} nonmembers that score as high"
-    return Exposed.of(name, "members", scored.places[0], rates, words, least=True)
+    found = Exposed.of(name, "members", scored.places[0], scored.members, rates, words)
+    if found.rows:
+        yield found
 
 
 def _classes(game: Game) -> Iterator[Group]:

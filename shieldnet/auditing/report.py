@@ -14,7 +14,7 @@ from shieldnet.auditing.policy import Judgment, Policy, Verdict
 from shieldnet.auditing.schema import SCHEMA, parsed
 from shieldnet.auditing.subject import Subject, numbers, optional_tensor
 from shieldnet.certificate import Certificate
-from shieldnet.errors import DataError, PolicyFailed, PolicyInconclusive
+from shieldnet.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.finding import Finding, goes_by
 from shieldnet.price import rounded_up
 from shieldnet.training.accountant import Guarantee
@@ -44,6 +44,11 @@ class Report:
     guarantee: Guarantee | None = None
     groups: tuple[str, ...] = ()
     kind: str = ""
+
+    def __post_init__(self) -> None:
+        names = [subject.name for subject in self.subjects]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"Expected shields of different names, got {names}.")
 
     def __getitem__(self, name: str) -> Subject:
         for subject in self.subjects:

@@ -90,6 +90,10 @@ def test_no_record_and_no_answer_is_in_it_unless_pictures_were_asked_for(
             "The report in .* is damaged",
         ),
         (lambda d: d["reports"][0].update(subjects=[]), r"reports/0/subjects: \[\]"),
+        (
+            lambda d: d["reports"][0].update(subjects=d["reports"][0]["subjects"][:1] * 2),
+            r"Expected shields of different names, got \['bare', 'bare'\]",
+        ),
     ],
 )
 def test_a_damaged_report_is_refused_at_its_place(report, tmp_path, damage, words) -> None:

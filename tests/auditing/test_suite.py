@@ -137,6 +137,56 @@ class TestAudit:
         places = [page.index(title) for title in order]
         assert places == sorted(places)
 
+    def test_exposed_records_are_named_by_their_places_in_the_sets_as_given(
+        self, digits_model, sets
+    ) -> None:
+        inputs, labels = sets["nonmembers"]
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(1))
+        given = sets | {"nonmembers": (inputs[order], labels[order])}
+        plain, moved = (
+            {one.name: one for one in sn.audit(sn.harden(digits_model), **each)["bare"].exposed}
+            for each in (sets, given)
+        )
+        found, again = plain["inversion"], moved["inversion"]
+        assert found.role == "nonmembers"
+        assert order[list(again.rows)].tolist() == list(found.rows)
+        assert again.values == pytest.approx(found.values, abs=1e-3)
+        assert list(found.values) == sorted(found.values, reverse=True)
+
+    def test_given_groups_are_measured_one_by_one(self, digits_model, sets) -> None:
+        halves = [
+            np.where(sets[name][1].numpy() < 5, "low", "high") for name in ("members", "nonmembers")
+        ]
+        rare = [np.arange(len(half)) < 5 for half in halves]
+        report = sn.audit(
+            sn.harden(digits_model), **sets, groups={"half": tuple(halves), "rare": tuple(rare)}
+        )
+        assert report.groups == ("half = high", "half = low", "rare = False", "rare = True")
+        inputs, labels = sets["nonmembers"]
+        right = (digits_model(inputs).argmax(-1) == labels)[torch.from_numpy(halves[1] == "low")]
+        found = report["shield"]["accuracy.group.half = low"]
+        assert found.value == pytest.approx(float(right.double().mean()))
+        assert found.samples == len(right)
+        one = report["shield"]["membership.group.half = low.auc"]
+        assert one.samples == sum(int((half == "low").sum()) for half in halves)
+        assert one.low < report["shield"]["membership.auc"].high
+        untested = (
+            "membership of rare = True: it takes 30 members and nonmembers, there are 5 and 5"
+        )
+        assert untested in report.untested
+        policy = sn.Policy({}, groups={"*": {"max_membership_auc": 1.0}})
+        with pytest.raises(sn.PolicyFailed, match="membership.group.rare = True.auc was not meas"):
+            report.require(policy)
+
+    def test_curves_and_durations_come_with_the_findings(self, digits_model, sets) -> None:
+        subject = sn.audit(sn.harden(digits_model), **sets)["shield"]
+        curve = subject.curves["membership"]
+        assert curve.fpr[-1] == curve.tpr[-1] == 1
+        assert list(curve.fpr) == sorted(curve.fpr)
+        rows = zip(curve.low, curve.tpr, curve.high, strict=True)
+        assert all(low <= tpr <= high for low, tpr, high in rows)
+        assert set(subject.durations_s) >= {"inversion", "membership", "attribution"}
+
     def test_the_gate_raises_with_finding_bound_and_limit(self, digits_model, sets) -> None:
         report = sn.audit(sn.harden(digits_model, "strict"), **sets)
         report.require(sn.Policy({"max_leakage": 0.1, "min_accuracy": 0.9}))
