@@ -42,7 +42,8 @@ _LONGEST = 2000  # characters of a size
 _MOST = 2**53  # in a size
 _MOST_INTEGER = 2**64
 
-_SCRIPT = re.compile(rb"torch\.(save|from_file)|ops\.(?!aten\b|prim\b|prims\b|quantized\b)")
+_TEXT = re.compile(r"[\w.,+\-> *]*")  # of an argument, such as einsum's
+_SCRIPT = re.compile(rb"\b(save|from_file)\b|\bops\s*\.\s*(?!aten\b|prims?\b|quantized\b)\w+")
 
 
 class Program(nn.Module):
@@ -244,7 +245,9 @@ def _check_word(key: str, word: str, path: Path) -> None:
     elif key == "expr_str":
         if not _is_size(word):
             raise DataError(f"{path} has a size that is no arithmetic: {word!r:.80}.")
-    elif key not in ("in_spec", "out_spec") and not _NAME.fullmatch(word):
+    elif key in ("in_spec", "out_spec"):
+        return  # trees, which _check_tree has seen
+    elif not (_TEXT if key == "as_string" else _NAME).fullmatch(word):
         raise DataError(f"{path} has a name that is none: {word!r:.80}.")
 
 

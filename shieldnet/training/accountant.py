@@ -15,6 +15,7 @@ from shieldnet.price import Price, rounded_up
 
 _LOSSES = "dp_accounting.pld.privacy_loss_distribution"
 _FINE = 1e-4  # the grid of privacy losses
+_MOST_NOISE, _MOST_STEPS, _MOST_LOSS = 1e6, 10**7, 2e4
 _TAIL = 1e-10
 """The least delta down to which mu of subsampled steps is stated."""
 
@@ -198,6 +199,8 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
         return math.sqrt(steps) / mu
 
     def holds(inverse: float, interval: float) -> bool:
+        if not _is_countable(1 / inverse, rate, steps):
+            return False
         losses = _composed(1 / inverse, rate, steps, interval)
         return bool(losses.get_epsilon_for_delta(delta) <= epsilon)
 
@@ -210,6 +213,11 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
 
 @lru_cache(maxsize=16)
 def _composed(noise: float, rate: float, steps: int, interval: float) -> Any:
+    if not _is_countable(noise, rate, steps):
+        raise ConfigError(
+            f"The epsilon of {steps} steps at noise {noise:g} and rate {rate:g} is not computed: it "
+            f"is in the thousands and promises nothing, or beyond {_MOST_STEPS} steps."
+        )
     pld = optional(_LOSSES, extra="accounting")
     # A step's own loss is about rate / noise: a grid coarser than that adds up over many steps.
     fine = min(interval, 0.2 * rate / noise)
@@ -217,6 +225,15 @@ def _composed(noise: float, rate: float, steps: int, interval: float) -> Any:
         noise, sampling_prob=rate, value_discretization_interval=fine, use_connect_dots=True
     )
     return one.self_compose(steps)
+
+
+def _is_countable(noise: float, rate: float, steps: int) -> bool:
+    """Says whether the losses of all steps fit on a grid: their mean is at most this."""
+    return (
+        noise <= _MOST_NOISE
+        and steps <= _MOST_STEPS
+        and (steps * rate / (2 * noise * noise) <= _MOST_LOSS)
+    )
 
 
 def _below(holds: Callable[[float], bool], tolerance: float) -> float:

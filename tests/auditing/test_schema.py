@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from by_hand import GUARANTEE, made
 from jsonschema import Draft202012Validator
 
 import shieldnet as sn
@@ -103,6 +104,17 @@ def test_a_damaged_report_is_refused_at_its_place(report, tmp_path, damage, word
     path.write_text(json.dumps(document))
     with pytest.raises(sn.DataError, match=words):
         sn.Report.load(path)
+
+
+def test_a_forged_guarantee_of_absurd_numbers_is_refused_when_it_is_asked(tmp_path) -> None:
+    """Counting its losses would take more memory than there is."""
+    path = tmp_path / "report.json"
+    document = saved(made(guarantee=GUARANTEE), path)
+    document["reports"][0]["guarantee"].update(noise=0.1, rate=0.5, steps=10**7, epsilon=0.1)
+    path.write_text(json.dumps(document))
+    report = sn.Report.load(path)
+    with pytest.raises(sn.ConfigError, match="is in the thousands and promises nothing"):
+        report.require(sn.Policy({"max_epsilon": 8.0}))
 
 
 @pytest.mark.parametrize(
