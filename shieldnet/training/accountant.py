@@ -215,8 +215,8 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
 def _composed(noise: float, rate: float, steps: int, interval: float) -> Any:
     if not _is_countable(noise, rate, steps):
         raise ConfigError(
-            f"The epsilon of {steps} steps at noise {noise:g} and rate {rate:g} is not computed: it "
-            f"is in the thousands and promises nothing, or beyond {_MOST_STEPS} steps."
+            f"The epsilon of {steps} steps at noise {noise:g} and rate {rate:g} is not computed: "
+            f"it is in the thousands and promises nothing, or beyond {_MOST_STEPS} steps."
         )
     pld = optional(_LOSSES, extra="accounting")
     # A step's own loss is about rate / noise: a grid coarser than that adds up over many steps.
