@@ -12,8 +12,8 @@ from shieldnet.training.accountant import Guarantee
 Document = Mapping[str, Any]
 Spec = dict[str, Any]
 
-EVERY = "every shield"
-"""What the explorer's parameter ``subject`` says where all shields are shown."""
+EVERY = "*"
+"""What the explorer's parameter ``subject`` says where every shield is shown."""
 
 # Told apart by their lightness too, and with three times the contrast of white and of black.
 COLORS = ("#c2410c", "#0d9488", "#4f7cff", "#a855f7", "#b7791f", "#db2777", "#5f8a1f", "#7c8798")

@@ -23,6 +23,7 @@ _HEADLINES = (
     ("extraction.fidelity", "copied, fidelity"),
     ("accuracy", "accuracy"),
 )
+_MOST_NAMED = 6
 _LIBRARY = "window.vegaEmbed = vegaEmbed;"
 
 
@@ -154,7 +155,8 @@ def _headline(subjects: Sequence[Mapping[str, Any]]) -> str:
     if len(leaks) < 2:
         return ""
     (bare, most), *rest = leaks
-    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest)
+    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest[:_MOST_NAMED])
+    left += f", and {len(rest) - _MOST_NAMED} more" if len(rest) > _MOST_NAMED else ""
     return (
         f"Of what the label leaves open about an input, the best attack reads {most:.0%} from "
         f"the {bare} model's answers. Behind the shields it still reads: {left}."

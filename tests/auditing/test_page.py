@@ -13,11 +13,11 @@ from by_hand import made, subject
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import shieldnet as sn
-from shieldnet.auditing.charts import EVERY
 from shieldnet.auditing.report import save
 
 FIRST = Path(__file__).parent / "reports" / "first.json"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+EVERY = "every shield"
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
 
 pytestmark = pytest.mark.skipif(
@@ -116,6 +116,19 @@ def test_the_explorer_goes_by_the_keyboard(browser, page_file) -> None:
     assert page.get_by_role("radio", name="open").is_checked()
     assert page.locator("article.panel:visible").get_attribute("data-subject") == "open"
     assert page.get_by_role("status").text_content() == "Showing open."
+
+
+def test_twenty_shields_of_any_name_can_be_chosen_one_by_one(browser, tmp_path) -> None:
+    names = ["bare", '"quoted"', "a'b", EVERY, "</script>", *(f"number {n}" for n in range(15))]
+    made(*(subject(name, 0.02, 5.0) for name in names)).save(tmp_path / "report.html")
+    visit = Visit(browser, tmp_path / "report.html")
+    buttons = visit.page.get_by_role("radio")
+    assert buttons.count() == len(names) + 1
+    for place, name in enumerate(names):
+        buttons.nth(place).check()
+        shown = visit.page.locator("article.panel:visible")
+        assert [one.get_attribute("data-subject") for one in shown.all()] == [name]
+    assert visit.said == []
 
 
 def test_a_chart_tells_its_numbers_under_the_pointer(browser, page_file) -> None:
