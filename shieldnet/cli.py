@@ -172,7 +172,7 @@ def audit(
         seed=seed,
         with_examples=with_examples,
     )
-    publish(report, limits, chosen)
+    publish([report], limits, chosen)
 
 
 @app.command()

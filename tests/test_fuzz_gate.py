@@ -82,7 +82,7 @@ def report_loaded(path: Path, text: str) -> None:
         return
     assert report.verdict().judgments
     assert str(report)
-    assert summary(report, sn.Policy())
+    assert summary([report], sn.Policy())
     again = path.with_suffix(".json")
     report.save(again)
     assert sn.Report.load(again).findings == report.findings

@@ -4,6 +4,7 @@ Ten thousand cases of each: pytest tests -k fuzz --hypothesis-profile=fuzz
 """
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -142,6 +143,66 @@ def test_fuzz_any_bytes(folder, suffix, content) -> None:
 @relaxed
 def test_fuzz_damaged_files(folder, suffix, data) -> None:
     read(folder / f"damaged{suffix}", data.draw(damaged(VALID[suffix])))
+
+
+HOSTILE = (
+    "torch.os.system",
+    "torch.ops.aten.from_file.default",
+    "torch.ops.higher_order.cond",
+    "__import__('os')._exit(3)",
+    "Symbol('s0', positive=True)",
+    "Mul(Integer(2), Symbol('s0'))",
+    "a = 1; import os",
+)
+
+
+def parts_of(document, path=()):
+    """Lists the places of a document."""
+    yield path
+    pairs = document.items() if isinstance(document, dict) else ()
+    pairs = enumerate(document) if isinstance(document, list) else pairs
+    for key, inner in pairs:
+        yield from parts_of(inner, (*path, key))
+
+
+with zipfile.ZipFile(io.BytesIO(VALID[".pt2"])) as whole:
+    PARTS = {name.partition("/")[2]: whole.read(name) for name in whole.namelist()}
+TEXTS = ("models/model.json", "data/weights/model_weights_config.json")
+PLACES = [
+    (text, place)
+    for text in TEXTS
+    for place in parts_of(json.loads(PARTS[text]))
+    if place and "metadata" not in place
+]
+
+
+@given(
+    where=st.sampled_from(PLACES),
+    value=st.one_of(
+        st.sampled_from(HOSTILE),
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**70), 2**70)
+        | st.floats()
+        | st.text(max_size=4),
+        st.lists(st.integers(0, 3), max_size=2),
+        st.dictionaries(st.sampled_from(("as_int", "as_expr", "as_string")), st.integers(0, 9)),
+    ),
+    drop=st.booleans(),
+)
+@relaxed
+def test_fuzz_programs_with_another_value_somewhere(folder, where, value, drop) -> None:
+    text, place = where
+    document = json.loads(PARTS[text])
+    inner = document
+    for step in place[:-1]:
+        inner = inner[step]
+    if drop:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    changed = PARTS | {text: json.dumps(document).encode()}
+    read(folder / "made.pt2", zipped((f"made/{name}", data) for name, data in changed.items()))
 
 
 names = st.sampled_from(("x.npy", "y.npy", "z.npy", "../x.npy", "/x.npy", "x", "x.npy/", "é.npy"))

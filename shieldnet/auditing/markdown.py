@@ -26,8 +26,8 @@ _READING = (
     "about the input than its label, 1 that it tells everything."
 )
 _CARD = (
-    "The answers of this model were attacked as published by shieldnet: by adversaries who know "
-    "every defense. What follows is evidence, not a claim that the model is private."
+    "The answers of this model were attacked with shieldnet, by adversaries who know every "
+    "defense. What follows is evidence, not a claim that the model is private."
 )
 
 

@@ -108,13 +108,7 @@ class Report:
 
         Errors: PolicyFailed or PolicyInconclusive, with finding, bound and limit.
         """
-        verdict = self.passes(policy)
-        if verdict:
-            return
-        error = PolicyFailed if verdict.outcome == "fail" else PolicyInconclusive
-        lines = (one.words for one in verdict.judgments if one.outcome == verdict.outcome)
-        said = "".join(f"\n  {line}" for line in lines)
-        raise error(f"The policy's outcome is {verdict.outcome}:{said}")
+        require([self], policy)
 
     def evidence(self) -> tuple[Evidence, ...]:
         """Says what the report has to say on the items of OWASP AISVS and MITRE ATLAS."""
@@ -137,16 +131,17 @@ class Report:
     @classmethod
     def load(cls, path: str | Path) -> "Report":
         """Reads a report that ``save`` wrote as .json; raises DataError for anything else."""
-        reports = parsed(path)["reports"]
+        reports = load_all(path)
         if len(reports) != 1:
             raise DataError(f"Expected exactly one report in {path}, got {len(reports)}.")
-        try:
-            return cls._read(reports[0])
-        except (KeyError, TypeError, ValueError, OverflowError) as damaged:
-            raise DataError(f"The report in {path} is damaged: {damaged}") from damaged
+        return reports[0]
 
     @classmethod
-    def _read(cls, document: dict[str, Any]) -> "Report":
+    def read(cls, document: dict[str, Any]) -> "Report":
+        """Makes the report of a document that fits the schema.
+
+        Errors: KeyError, TypeError, ValueError, OverflowError for what contradicts itself.
+        """
         claimed = document.get("guarantee")
         return cls(
             title=document["title"],
@@ -232,18 +227,47 @@ def as_policy(policy: Policy | str | Path | None) -> Policy:
     return policy if isinstance(policy, Policy) else Policy.load(policy)
 
 
+def load_all(path: str | Path) -> list[Report]:
+    """Reads all reports of a .json file; raises DataError for anything else, or for none."""
+    documents = parsed(path)["reports"]
+    if not documents:
+        raise DataError(f"Expected a report in {path}, got none.")
+    try:
+        return [Report.read(one) for one in documents]
+    except (KeyError, TypeError, ValueError, OverflowError) as damaged:
+        raise DataError(f"The report in {path} is damaged: {damaged}") from damaged
+
+
+def require(reports: Sequence[Report], policy: Policy | str | Path | None = None) -> None:
+    """Returns if every shield of every report passes; raises as ``Report.require`` does."""
+    limits = as_policy(policy)
+    judgments = [
+        (f"{report.title}: " if len(reports) > 1 else "", one)
+        for report in reports
+        for one in report.passes(limits).judgments
+    ]
+    outcome = Verdict(tuple(one for _, one in judgments)).outcome
+    if outcome == "pass":
+        return
+    error = PolicyFailed if outcome == "fail" else PolicyInconclusive
+    lines = (f"\n  {where}{one.words}" for where, one in judgments if one.outcome == outcome)
+    raise error(f"The policy's outcome is {outcome}:{''.join(lines)}")
+
+
 def save(
     reports: Sequence[Report], path: str | Path, policy: Policy | str | Path | None = None
 ) -> None:
     """Writes several reports into one file, in the form that its name asks for."""
-    limits = as_policy(policy)
-    document = {"schema": SCHEMA, "reports": [report.document(limits) for report in reports]}
-    write(document, Path(path))
+    write(_document(reports, as_policy(policy)), Path(path))
 
 
-def summary(report: Report, policy: Policy) -> str:
-    """Returns the report as Markdown, for the summary of a run."""
-    return as_markdown({"schema": SCHEMA, "reports": [report.document(policy)]})
+def summary(reports: Sequence[Report], policy: Policy) -> str:
+    """Returns reports as Markdown, for the summary of a run."""
+    return as_markdown(_document(reports, policy))
+
+
+def _document(reports: Sequence[Report], policy: Policy) -> dict[str, Any]:
+    return {"schema": SCHEMA, "reports": [report.document(policy) for report in reports]}
 
 
 _HEADLINES = (

@@ -50,11 +50,11 @@ def report(
     """
     from shieldnet.auditing.formats import check_target
     from shieldnet.auditing.policy import Policy
-    from shieldnet.auditing.report import Report
+    from shieldnet.auditing.report import load_all
 
     limits = Policy.load(policy) if policy else Policy()
     chosen = [check_target(target) for target in targets or ()]
-    publish(Report.load(saved), limits, chosen)
+    publish(load_all(saved), limits, chosen)
 
 
 @guarded

@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,21 +65,22 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def publish(report: Any, policy: Any, targets: Iterable[Path]) -> None:
-    """Prints a report, writes it wherever it is asked for, and raises where the policy is not met.
+def publish(reports: Sequence[Any], policy: Any, targets: Iterable[Path]) -> None:
+    """Prints reports, writes them wherever it is asked for, and raises where the policy is not met.
 
-    On GitHub, a summary of the run gets it too.
+    On GitHub, a summary of the run gets them too.
     """
-    from shieldnet.auditing.report import summary
+    from shieldnet.auditing.report import require, save, summary
 
-    print_report(report, policy)
+    for report in reports:
+        print_report(report, policy)
     for target in targets:
-        report.save(target, policy)
+        save(reports, target, policy)
         typer.echo(f"Wrote {target}.")
     if step := os.environ.get(_SUMMARY):
         with Path(step).open("a", encoding="utf-8") as file:
-            file.write(summary(report, policy))
-    report.require(policy)
+            file.write(summary(reports, policy))
+    require(reports, policy)
 
 
 def print_report(report: Any, policy: Any = None) -> None:

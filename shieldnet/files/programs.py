@@ -66,7 +66,7 @@ class Program(nn.Module):
         """
         try:
             return self.program(*args, **kwargs)
-        except (AssertionError, RuntimeError) as unfit:
+        except Exception as unfit:  # whatever the file's program does is the file's
             words = str(unfit).strip().split("\n")[0]
             raise DataError(
                 f"{self.name} refuses these inputs: {words:.200}. If it was exported for batches "
@@ -300,11 +300,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch.export from logging a traceback for what is raised anyway."""
-    log = logging.getLogger("torch.export")
-    before = log.disabled
-    log.disabled = True
+    """Keeps torch from logging a traceback for what is raised anyway."""
+    logs = [logging.getLogger(name) for name in ("torch.export", "torch._subclasses.fake_tensor")]
+    before = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        log.disabled = before
+        for log, was in zip(logs, before, strict=True):
+            log.disabled = was

@@ -76,7 +76,7 @@ def test_no_record_and_no_answer_is_in_it_unless_pictures_were_asked_for(
         (lambda d: d.update(schema="shieldnet.report/2"), "got 'shieldnet.report/2'. A newer sch"),
         (lambda d: d.pop("schema"), "Expected a report of schema shieldnet.report/1 in .*, got No"),
         (lambda d: d["reports"][0].pop("seed"), "damaged at reports/0: 'seed' is a required prop"),
-        (lambda d: d.update(reports=[]), "Expected exactly one report in .*, got 0"),
+        (lambda d: d.update(reports=[]), "Expected a report in .*, got none"),
         (lambda d: d.update(reports=d["reports"] * 2), "exactly one report in .*, got 2"),
         (
             lambda d: d["reports"][0]["subjects"][0]["findings"][0].update(low=2.0),

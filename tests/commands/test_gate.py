@@ -121,6 +121,20 @@ def test_a_written_policy_judges_at_once(project) -> None:
     assert shieldnet(project, "policy", "init", "--force").returncode == 0
 
 
+def test_every_report_of_a_file_is_judged(project) -> None:
+    """The demo writes two into one file."""
+    document = json.loads((project / "report.json").read_text())
+    document["reports"] *= 2
+    document["reports"][1] = {**document["reports"][1], "title": "The other"}
+    (project / "two.json").write_text(json.dumps(document))
+    given = ("report", "two.json", "-o", "two.html")
+    assert shieldnet(project, *given, "--policy=pass.toml").returncode == 0
+    assert (project / "two.html").read_text().count("<section data-report") == 2
+    result = shieldnet(project, *given, "--policy=fail.toml")
+    assert result.returncode == 1
+    assert "The other: noisy: accuracy" in result.stderr
+
+
 def test_files_are_checked_for_being_policies(project) -> None:
     result = shieldnet(project, "policy", "check", "pass.toml", "groups.toml")
     assert result.returncode == 0
