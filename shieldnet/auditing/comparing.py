@@ -1,7 +1,7 @@
 """Did this release leak more than the last, beyond chance?"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,7 +81,7 @@ class Comparison:
         if self.outcome == "fail":
             raise PolicyFailed(f"This release gives more away than the last:\n{self}")
         if self.outcome == "inconclusive":
-            raise PolicyInconclusive(f"Something is not measured any more:\n{self}")
+            raise PolicyInconclusive(f"Something cannot be compared:\n{self}")
 
     def __str__(self) -> str:
         ranked: tuple[Direction, ...] = ("worse", "not comparable", "better")
@@ -100,8 +100,9 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
 
     Every finding that tells leakage or use is compared, with an interval for the difference; the
     intervals hold for all at once (Bonferroni), so that a long list raises no false alarm. What
-    was measured before and is not any more is not comparable, and never passes. Prices and the
-    training's epsilon are proven: any rise is worse.
+    was measured before and is not any more is not comparable, and neither is a shield that is new:
+    what is not comparable never passes. Prices and the training's epsilon are proven: any rise is
+    worse.
 
     The two audits are taken for independent. Where they share data, as two releases audited on
     the same sets do, the true interval is narrower: real differences may be missed, chance is
@@ -126,6 +127,7 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
     for name, former, latter in pairs:
         differences += _prices(name, former.certificate.price, latter.certificate.price)
     differences += _epsilons(old, new)
+    differences += _newcomers(new, pairs)
     return Comparison(tuple(differences), tuple(_caveats(old, new)))
 
 
@@ -137,6 +139,15 @@ def _pairs(old: Report, new: Report) -> Iterator[tuple[str, Subject, Subject]]:
     elif old.released and new.released:
         one, other = old.released[-1], new.released[-1]
         yield f"{one.name} -> {other.name}", one, other
+
+
+def _newcomers(new: Report, pairs: Sequence[tuple[str, Subject, Subject]]) -> Iterator[Difference]:
+    """Lists shields of the new report that are compared with nothing."""
+    compared = {latter.name for _, _, latter in pairs}
+    for subject in new.released:
+        if subject.name not in compared:
+            absent = "not there", "new", math.nan, math.nan, math.nan
+            yield Difference(subject.name, "the shield", *absent, "not comparable")
 
 
 def _matched(old: Subject, new: Subject) -> Iterator[tuple[Finding, Finding | None]]:

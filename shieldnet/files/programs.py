@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,7 @@ def _rebuilt(path: Path) -> bytes:
             "archive_format": b"pt2",
             "archive_version": part("archive_version"),
             "byteorder": part("byteorder"),
+            ".data/version": part(".data/version"),
             "models/model.json": json.dumps(program).encode(),
             "data/sample_inputs/model.pt": b"",
         }
@@ -149,11 +151,9 @@ def _rebuilt(path: Path) -> bytes:
 
 def _archive(parts: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(buffer)
-    for name, data in parts.items():
-        if name not in ("version", ".data/version", ".data/serialization_id"):  # its own
-            writer.write_record(name, data, len(data))
-    writer.write_end_of_file()
+    with zipfile.ZipFile(buffer, "w") as archive:  # stored, as torch's reader wants it
+        for name, data in parts.items():
+            archive.writestr(f"model/{name}", data)
     return buffer.getvalue()
 
 

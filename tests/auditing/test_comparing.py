@@ -82,6 +82,14 @@ def test_other_data_tiers_and_shields_are_said() -> None:
     assert "tier quick, then full" in said
 
 
+def test_a_new_shield_is_compared_with_nothing_and_never_passes() -> None:
+    old, new = subject("balanced", 0.0, 5.3), subject("open", 0.9, 15.0)
+    found = sn.compare(made(old), made(old, new))
+    assert found.outcome == "inconclusive"
+    assert "open: the shield not there -> new" in str(found)
+    assert sn.compare(made(old, new), made(old))
+
+
 def test_shields_of_other_names_are_compared_as_those_to_be_released() -> None:
     found = sn.compare(made(subject("old", 0.0, 3.3)), made(subject("new", 0.5, 3.3)))
     assert {one.shield for one in found.differences} == {"old -> new"}

@@ -260,6 +260,23 @@ class TestScript:
         assert torch.equal(loaded(inputs), wanted(inputs))
         assert not loaded.training
 
+    def test_the_archives_version_is_kept(self, tmp_path) -> None:
+        """By it torch knows what an operator meant when it was written, such as division."""
+
+        class Divides(nn.Module):
+            def forward(self, x):
+                whole = x.to(torch.int64)
+                return torch.div(whole, 2), torch.full([2], 3), whole / 4
+
+        with unwarned("`torch.jit"):
+            torch.jit.save(torch.jit.script(Divides()), tmp_path / "m.ts")
+        inputs = torch.arange(5.0)
+        for one, other in zip(
+            load_script(tmp_path / "m.ts")(inputs), Divides()(inputs), strict=True
+        ):
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+
     def test_one_that_touches_files_is_refused(self, tmp_path) -> None:
         class Reads(nn.Module):
             def forward(self, x):
