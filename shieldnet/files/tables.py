@@ -47,16 +47,19 @@ def divided(
 ) -> tuple[NDArray[np.float32], NDArray[Any] | None, tuple[str, ...], dict[str, NDArray[Any]]]:
     """Divides a table into inputs, labels, names of the inputs' columns, and groups.
 
-    label: its column; None for one of ``LABELS``, if exactly one is there. A group of words is no
+    label: its column; None for the one of ``LABELS`` that is there, if any. A group of words is no
     input, one of numbers stays among them.
-    Errors: DataError for columns that are not there, and for words among the inputs.
+    Errors: DataError for columns that are not there, for words among the inputs, and where which
+        is the label cannot be told.
     """
     for name in (*([] if label is None else [label]), *groups):
         if name not in table:
             raise DataError(f"{path} has no column {name}. It has: {', '.join(table)}.")
     if label is None:
-        usual = [name for name in LABELS if name in table]
-        label = usual[0] if len(usual) == 1 else None
+        usual = [name for name in LABELS if name in table and name not in groups]
+        if len(usual) > 1:
+            raise DataError(f"{path} has the columns {' and '.join(usual)}: name one with --label.")
+        label = usual[0] if usual else None
     columns = [
         name
         for name in table

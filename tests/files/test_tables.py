@@ -44,7 +44,9 @@ def test_a_label_has_one_of_three_names_or_the_given_one(path) -> None:
     assert (inputs.tolist(), labels.tolist(), columns, groups) == ([[1], [2]], [0, 1], ("a",), {})
     assert divided(table, "a", (), path)[2] == ("target",)
     both = read_table(write(path, {"y": [1, 2], "target": [0, 1]}), "members")
-    assert divided(both, None, (), path)[1] is None, "which of two is meant cannot be told"
+    with pytest.raises(DataError, match="has the columns y and target: name one with --label"):
+        divided(both, None, (), path)
+    assert divided(both, "y", (), path)[2] == ("target",)
 
 
 @pytest.mark.parametrize(
