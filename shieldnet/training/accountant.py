@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet._validate import fraction, optional, positive, quietly, unwarned, whole
+from shieldnet._validate import choice, fraction, optional, positive, quietly, unwarned, whole
 from shieldnet.errors import ConfigError
 from shieldnet.price import Price, rounded_up
 
 _LOSSES = "dp_accounting.pld.privacy_loss_distribution"
+SCOPES = ("steps", "weights")
 _FINE = 1e-4  # the grid of privacy losses
 _MOST_NOISE, _MOST_STEPS, _MOST_LOSS = 1e6, 10**7, 2e4
+
 _TAIL = 1e-10
 """The least delta down to which mu of subsampled steps is stated."""
 
@@ -37,7 +39,11 @@ class Guarantee:
     sum. rate: the chance with which a record is drawn, independently, in every step (1: always).
     steps: that were taken. records: of the training data; their number is taken to be public.
     delta: at which ``epsilon`` is stated. caveats: what else limits the claim. weights: the hash of
-    the weights that it is about, "" where it is about none yet.
+    the weights that it is about, "" where it is about none yet. variation: bounds the total
+    variation between all that was drawn and the ideal law, over all steps and weights; delta counts
+    it. run: names the training, made once for each. start: the hash of the weights it began with.
+    premises: what the claim takes for granted. scope: ``weights`` where what the start knew is
+    stated, else ``steps``: the claim is then of what these steps added, and not of the weights.
     Neighbors: two sets of training data of which one has one record more.
 
     Guarantee: with rate 1 the Gaussian mechanism, composed exactly. Below it, the privacy losses of
@@ -53,6 +59,11 @@ class Guarantee:
     delta: float
     caveats: tuple[str, ...] = ()
     weights: str = ""
+    variation: float = 0.0
+    run: str = ""
+    start: str = ""
+    premises: tuple[str, ...] = ()
+    scope: str = "steps"
 
     def __post_init__(self) -> None:
         positive("noise", self.noise)
@@ -62,6 +73,8 @@ class Guarantee:
             raise ConfigError(f"Expected a rate above 0, got {self.rate}.")
         if not 0 < fraction("delta", self.delta) < 1:
             raise ConfigError(f"Expected delta above 0 and below 1, got {self.delta}.")
+        fraction("variation", self.variation)
+        choice("scope", self.scope, SCOPES)
 
     @cached_property
     def epsilon(self) -> float:
