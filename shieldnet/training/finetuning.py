@@ -26,7 +26,8 @@ from shieldnet.training.countermeasures import (
     LabelSmoothing,
     WeightDecay,
 )
-from shieldnet.training.gradients import WAYS
+from shieldnet.training.features import features
+from shieldnet.training.gradients import RecordGradients
 from shieldnet.training.hazards import Hazard, hazards_of, mended
 from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
 from shieldnet.training.parts import PARTS, choose_part, last_layer, merge, shared_weights
@@ -39,7 +40,6 @@ from shieldnet.training.stepping import Course, Keeper, Plain, Private, train
 OPTIMIZERS = ("sgd", "adam")
 _MOMENTUM = 0.9
 _RANK = 4
-_FEATURE_ROWS = 512
 _TOLD = 10  # times that epsilon so far is told in a run
 _WEIGHTED = Hazard(
     "weighted loss",
@@ -190,27 +190,18 @@ def finetune(
         preflight = None
         learn: Plain | Private = Plain(trained, learned, course, size, ranks)
         if private is not None:
-            preflight = _examined(trained, learned, course, private, settings)
-            way = WAYS[ranks.same(preflight.way)]
-            learn = Private(
-                way(trained, course.losses, private.clip, private.views),
-                learned,
-                course,
-                private,
-                float((claimed or private).noise or 0),
-                rate,
-                ranks,
-            )
+            preflight, gradients = _examined(trained, learned, course, private, settings)
+            noise = float((claimed or private).noise or 0)
+            learn = Private(gradients, learned, private, noise, rate, ranks)
+            if claimed is not None:
+                pass
         about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count)
         folder = None if checkpoint is None else Path(checkpoint)
         keeper = Keeper(folder, fingerprint(*about) if folder else "", checkpoint_every_s, ranks)
         ema = 0.0 if private is None else private.ema
-        try:
-            with _told(steps, claimed, progress, ranks) as tell:
-                with_optimizer = _optimizer(trained, settings, countermeasures)
-                state = train(trained, learn, steps, with_optimizer, keeper, ema, tell)
-        finally:
-            learn.release()
+        with _told(steps, claimed, progress, ranks) as tell:
+            with_optimizer = _optimizer(trained, settings, countermeasures)
+            state = train(trained, learn, steps, with_optimizer, keeper, ema, tell)
         ranks.agree(working)
     _publish(working, finished, everything=claimed is None)
     if claimed is not None:
@@ -343,6 +334,9 @@ def _prepared(
     choose_part(working, settings.part, settings.rank or _RANK)
     for one in countermeasures:
         one.prepare(working)
+    for layer in working.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            layer.sparse = False  # the same gradient, as rows of numbers
     _set_mode(working, settings.part)
     if private is None or not private.is_certified:
         return working, finished
@@ -375,24 +369,8 @@ def _what_is_learned(
     last, tied = last_layer(working), shared_weights(working)
     if any(id(one) in tied for one in last.parameters(recurse=False)):
         return working, records
-    device = next(working.parameters()).device
-    kept: list[Tensor] = []
-    handle = last.register_forward_hook(lambda _, given, output: kept.extend((*given, output)))
-    found = []
-    try:
-        for part in records.inputs.split(_FEATURE_ROWS):
-            kept.clear()
-            with torch.no_grad():
-                output = working(part.to(device))
-            if len(kept) != 2 or output is not kept[1]:
-                return working, records  # it is called otherwise: train it where it is
-            found.append(kept[0].cpu())
-    finally:
-        handle.remove()
-    features = torch.cat(found)
-    if len(features) != len(records):
-        return working, records
-    return last, Records(features, records.labels)
+    found = features(working, last, records.inputs)
+    return (working, records) if found is None else (last, Records(found, records.labels))
 
 
 def _examined(
@@ -401,33 +379,30 @@ def _examined(
     course: Course,
     private: DPSGD,
     settings: _Settings,
-) -> Preflight:
-    """Chooses how gradients are computed, or raises PreflightFailed."""
+) -> tuple[Preflight, RecordGradients]:
+    """Captures what a record asks of the weights, or raises PreflightFailed."""
     device = next(trained.parameters()).device
     few = Records(learned.inputs[:256].to(device), learned.labels[:256].to(device))
 
-    def measured() -> Preflight:
+    def examined() -> tuple[Preflight, RecordGradients | None]:
         return examine(
             trained,
             few,
             course.losses,
             clip=private.clip,
             views=private.views,
-            way=private.way,
-            by_time=settings.seed is None,
             move=course.move,
         )
 
-    found = measured()
-    if settings.mend and any(one.mends for one in found.hazards):
-        for one in found.hazards:
-            trained.get_parameter(one.where).requires_grad_(False)
-        found = measured()
-    if private.is_certified:
-        found.require()
-    elif not found.way:
-        found = replace(found, way="hooks")
-    return found
+    preflight, gradients = examined()
+    if settings.mend and any(hazard.mends for hazard in preflight.hazards):
+        for hazard in preflight.hazards:
+            trained.get_parameter(hazard.where).requires_grad_(False)
+        preflight, gradients = examined()
+    if private.is_certified or gradients is None:
+        preflight.require()
+    assert gradients is not None  # noqa: S101  # beside None stands a hazard
+    return preflight, gradients
 
 
 def _optimizer(

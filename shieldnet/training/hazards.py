@@ -44,9 +44,12 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
     """
     inputs, _ = few_of(records)
     model = copy.deepcopy(model)
-    named = (*_batch_statistics(model), *_half_precision(model))
+    named = tuple(_batch_statistics(model))
     if named:  # these would be found twice, or hide others
         return named
+    squeezed = tuple(_squeezed(model, inputs))
+    if squeezed:
+        return squeezed
     moving = tuple(_moving(model, inputs))  # first: what writes into weights may do so only once
     return (*_mixed_rows(model, inputs), *moving)
 
@@ -96,17 +99,25 @@ def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
         )
 
 
-def _half_precision(model: nn.Module) -> Iterator[Hazard]:
-    for name, one in model.named_parameters():
-        if one.requires_grad and one.dtype not in (torch.float32, torch.float64):
+def _squeezed(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
+    """Looks whether one record gets what a record among others gets: a row of its own."""
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        some, single = model(inputs), model(inputs[:1])
+    shapes = [
+        {path: tuple(leaf.shape) for path, leaf in leaves(output) if isinstance(leaf, Tensor)}
+        for output in (some, single)
+    ]
+    for path, shape in shapes[0].items():
+        got = shapes[1].get(path)
+        if len(shape) and shape[0] == len(inputs) > 1 and got != (1, *shape[1:]):
             yield Hazard(
-                "half precision",
-                name,
-                f"sums of gradients are rounded to {one.dtype}: what one record adds depends on "
-                "what the others are",
-                "Train in float32 (model.float()) and cast afterwards",
+                "lost axis",
+                "the model's own forward",
+                f"for {len(inputs)} records it returns shape {shape}, and {got} for one: it drops "
+                "the axis of the records where there is one",
+                "Name the axis: squeeze(1) or flatten(1), not squeeze()",
             )
-            return
 
 
 def _is_frozen(layer: nn.Module) -> bool:
@@ -140,7 +151,16 @@ def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
     """Changes the first record and looks for the module in which others change with it."""
     moved = inputs.clone()
     moved[0] = 10 * inputs[0] + 1 if inputs.is_floating_point() else inputs[-1]
-    before, after = (_seen(model, given) for given in (inputs, moved))
+    before, again, after = (_seen(model, given) for given in (inputs, inputs, moved))
+    if _differ(before[""][1], again[""][1], len(inputs)):
+        yield Hazard(
+            "kept state",
+            "the model's own forward",
+            "asked twice about the same records, with equal draws, it answers differently: it "
+            "counts its calls, keeps what it saw, or draws with Python's random or numpy",
+            "Compute from the record and the weights alone, and draw with torch",
+        )
+        return
     if not _differ(before[""][1], after[""][1], len(inputs)):
         return
     blamed = next(

@@ -69,6 +69,8 @@ class Criterion:
                     f"Expected a label for each of the {self.outputs} {tuple(scores.shape)}, got "
                     f"labels of shape {tuple(labels.shape)}."
                 )
+            if self.outputs == "binary_logits":
+                _require_yes_or_no(every)
             return
         if scores.dim() != labels.dim() + 1:
             raise DataError(
@@ -130,6 +132,17 @@ class Given:
                 "(reduction='none')."
             )
         return _mean(each)
+
+
+def _require_yes_or_no(labels: Tensor) -> None:
+    counted = labels[labels != IGNORED]
+    wrong = (counted < 0) | (counted > 1)
+    if wrong.any():
+        raise DataError(
+            "Expected labels of binary_logits from 0 to 1, or -100 for what counts for nothing; "
+            f"got {counted[wrong][0].item()!r}. For classes say outputs='logits', for a regression "
+            "outputs='values'."
+        )
 
 
 def weighted_mean(loss: object) -> bool:

@@ -6,10 +6,10 @@ from typing import ClassVar
 from shieldnet._validate import choice, fraction, positive, whole
 from shieldnet.errors import ConfigError
 from shieldnet.training.countermeasures import Countermeasure
-from shieldnet.training.gradients import WAYS
 
 MODES = ("certified", "empirical")
 _NEVER = 1e-12
+_MIN_CLIP = 1e-30
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,10 @@ class DPSGD(Countermeasure):
 
     epsilon, delta: the target; noise follows from it and from the number of steps. noise: instead
     of epsilon, its deviation as a multiple of the clip norm. clip: the L2 norm that a record's
-    gradient is clipped to.
+    gradient is clipped to, from 1e-30 to 1e30.
     mode: ``certified`` states a guarantee and refuses whatever would break it; ``empirical`` is for
     noise too small for any, trains what preflight would refuse, and never states an epsilon.
-    way: how gradients are computed (``hooks``, ``ghost``, ``functional``, ``functorch``); by
-    default the quickest that preflight finds right. views: augmented copies of each record whose
+    views: augmented copies of each record whose
     gradients are averaged before they are clipped (De et al. 2022). ema: the decay of a running
     mean of the weights, which is released in their place; it costs no privacy.
     max_physical_batch: records whose gradients are in memory at once; by default 256, or fewer
@@ -31,7 +30,9 @@ class DPSGD(Countermeasure):
     planted by a coin each; how many are found bounds epsilon from below.
 
     Guarantee: of the trained model, by ``Guarantee``. Batches are drawn by independent coins
-    (Poisson sampling), noise and coins come from the operating system.
+    (Poisson sampling), noise and coins come from the operating system. Each record's gradient is
+    computed by a graph that sees that record alone, and the noisy sum is released on a grid, with
+    every rounding counted: it holds for floats, of any type of the model's.
     Source: Abadi et al. 2016 (arXiv:1607.00133).
     """
 
@@ -40,7 +41,6 @@ class DPSGD(Countermeasure):
     noise: float | None = None
     clip: float = 1.0
     mode: str = "certified"
-    way: str = "auto"
     views: int = 1
     ema: float = 0.0
     max_physical_batch: int | None = None
@@ -50,12 +50,10 @@ class DPSGD(Countermeasure):
 
     def __post_init__(self) -> None:
         choice("mode", self.mode, MODES)
-        choice("way", self.way, ("auto", *WAYS))
-        positive("clip", self.clip)
+        if not _MIN_CLIP <= positive("clip", self.clip) <= 1 / _MIN_CLIP:
+            raise ConfigError(f"Expected clip from 1e-30 to 1e30, got {self.clip!r}.")
         whole("views", self.views, low=1)
         whole("canaries", self.canaries, low=0)
-        if self.views > 1 and not (self.way == "auto" or WAYS[self.way].takes_views):
-            raise ConfigError(f"The way {self.way} takes no views: leave one of them out.")
         if not 0 <= fraction("ema", self.ema) < 1:
             raise ConfigError(f"Expected ema from 0 to below 1, got {self.ema!r}.")
         if self.max_physical_batch is not None:

@@ -41,14 +41,6 @@ class Ranks:
             for one in model.buffers():
                 torch.distributed.broadcast(one, 0)
 
-    def same(self, said: str) -> str:
-        """Returns what the first process says."""
-        if self.count == 1:
-            return said
-        box = [said]
-        torch.distributed.broadcast_object_list(box, 0)
-        return box[0]
-
     def told(self, drawn: Tensor) -> Tensor:
         """Returns what the first process drew: of the same shape everywhere."""
         if self.count > 1:

@@ -3,16 +3,26 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from shieldnet.errors import TrainingFailed
-from shieldnet.randomness import heads, noise_about, normals, random_seed
+from shieldnet.randomness import heads, noise_about, random_seed
 from shieldnet.training.checkpoint import State, load, save
 from shieldnet.training.countermeasures import Countermeasure
-from shieldnet.training.gradients import Gradients, Losses, Predict, Recorded, clipped_sum
+from shieldnet.training.gradients import (
+    Gradient,
+    Losses,
+    Predict,
+    RecordGradients,
+    Whole,
+    clipped_sum,
+    sum_error,
+)
+from shieldnet.training.lattice import Lattice
 from shieldnet.training.losses import Loss
 from shieldnet.training.private import DPSGD
 from shieldnet.training.ranks import Ranks
@@ -77,9 +87,6 @@ class Plain:
         found = torch.autograd.grad(loss, weights, materialize_grads=True)
         return self.ranks.summed([one.contiguous() for one in found])
 
-    def release(self) -> None:
-        """Has nothing on the model."""
-
     def _drawn(self, step: int) -> Tensor:
         each = -(-len(self.records) // self.size)
         epoch, place = divmod(step, each)
@@ -94,14 +101,13 @@ class Plain:
 
 @dataclass
 class Private:
-    """Learns from records drawn by coins: clips each, sums, adds noise.
+    """Learns from records drawn by coins: clips each, sums, adds noise on a grid.
 
-    noise: deviation, in clip norms. rate: the chance of a record to be drawn.
+    noise: deviation, in what one record moves a sum by. rate: the chance of a record to be drawn.
     """
 
-    way: Gradients
+    gradients: RecordGradients
     records: Records
-    course: Course
     settings: DPSGD
     noise: float
     rate: float
@@ -118,26 +124,39 @@ class Private:
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:
         """Returns the noisy sum of a step's clipped gradients, over the size of a batch."""
         rows = self.ranks.told(heads(len(self.records), self.rate)).nonzero()[:, 0]
-        totals = [torch.zeros_like(one) for one in self.way.weights]
-        for part in self.ranks.share(rows).split(self._physical):
+        totals = self.gradients.zeros()
+        for part in self.ranks.share(rows).split(self.physical):
             if len(part):  # coins may have drawn nobody
-                torch._foreach_add_(totals, self._clipped(part))
+                self._add(totals, part)
+        self.ranks.summed(totals)
         if self.ranks.is_first:
             canaries = [self._canaries(state)] if len(state.coins) else []
-            add_noise([*totals, *canaries], self.noise * self.settings.clip)
-            for one in canaries:
-                state.scores += _surprise(one / self.settings.clip, self.noise, self.rate)
-        self.ranks.summed(totals)
-        torch._foreach_div_(totals, self.rate * len(self.records))
-        return totals
+            totals = self.lattice.released([*totals, *canaries])
+            if canaries:
+                seen = totals.pop()
+                deviation = self.lattice.deviation * self.lattice.step / self.settings.clip
+                state.scores += _surprise(seen.cpu() / self.settings.clip, deviation, self.rate)
+        totals = [self.ranks.told(total) for total in totals]
+        size = self.rate * len(self.records)
+        for total, row in zip(totals, self.gradients.silent_rows, strict=True):
+            if row is not None:  # of padding: it has no gradient, so it gets no noise
+                total[row] = 0.0
+        return [
+            total.div_(size).to(weight.dtype)
+            for total, weight in zip(totals, self.gradients.weights, strict=True)
+        ]
 
-    def release(self) -> None:
-        """Takes hooks off the model."""
-        self.way.release()
-
-    def _clipped(self, rows: Tensor) -> list[Tensor]:
-        inputs, labels = _at(self.records, rows, self.way.weights[0].device)
-        return self.way(*self.way.prepared(inputs, labels, self.course.move))
+    def _add(self, totals: Sequence[Tensor], rows: Tensor) -> None:
+        inputs, labels = _at(self.records, rows, self.gradients.weights[0].device)
+        batch = self.gradients.add(totals, inputs, labels)
+        row = int(torch.randint(len(rows), ()))
+        difference = self.gradients.difference(batch, inputs, labels, row)
+        if difference > self.gradients.tolerance:
+            raise TrainingFailed(
+                f"A record's gradient in a batch differs by {difference:.2g} of its norm from the "
+                "one that it has alone. Nothing was published. This should not be possible: please "
+                "report it with the model."
+            )
 
     def _canaries(self, state: State) -> Tensor:
         """Sums the gradients of the canaries that are in and drawn: huge, one weight for each."""
@@ -145,22 +164,29 @@ class Private:
         places = (state.coins & heads(count, self.rate)).nonzero()[:, 0]
         each = torch.zeros(len(places), count)
         each[torch.arange(len(places)), places] = _HUGE * self.settings.clip
-        return clipped_sum([each], self.settings.clip)[0]
+        total = torch.zeros(count, dtype=torch.float64)
+        clipped_sum([Gradient((Whole(each),))], self.settings.clip, [total])
+        return total.to(self.gradients.weights[0].device)
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """Returns the grid on which sums are released."""
+        numbers = sum(weight.numel() for weight in self.gradients.weights)
+        records = len(self.records)
+        return Lattice.of(
+            self.noise,
+            self.settings.clip,
+            numbers=numbers + self.settings.canaries,
+            records=records,
+            error=sum_error(records, self.physical, self.gradients.terms),
+        )
 
     @property
-    def _physical(self) -> int:
+    def physical(self) -> int:
+        """Returns how many records' gradients are in memory at once, at most."""
         if self.settings.max_physical_batch is not None:
             return self.settings.max_physical_batch
-        if not isinstance(self.way, Recorded):
-            return max(1, _MOST_ROWS // self.way.views)
-        return max(1, min(_MOST_ROWS, _MEMORY // self.way.held))
-
-
-def add_noise(sums: Sequence[Tensor], deviation: float) -> None:
-    """Adds a normal of ``deviation`` to every number, in place, from secure randomness."""
-    noise = normals(sum(one.numel() for one in sums)).mul_(deviation)
-    for one, drawn in zip(sums, noise.split([one.numel() for one in sums]), strict=True):
-        one.add_(drawn.view(one.shape).to(one))
+        return max(1, min(_MOST_ROWS, _MEMORY // max(1, self.gradients.bytes_per_record)))
 
 
 def _surprise(seen: Tensor, noise: float, rate: float) -> Tensor:

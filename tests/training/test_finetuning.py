@@ -75,19 +75,14 @@ def test_a_seed_gives_the_same_model_and_no_seed_another(table, mlp) -> None:
 
 
 def test_physical_batches_change_nothing(table, mlp) -> None:
-    for way in ("hooks", "ghost", "functional"):
-        models = [
-            sn.finetune(
-                mlp,
-                table,
-                sn.DPSGD(8.0, 1e-3, way=way, max_physical_batch=rows),
-                epochs=2,
-                seed=0,
-            ).model
-            for rows in (7, 120)
-        ]
-        for one, other in zip(*(each.parameters() for each in models), strict=True):
-            assert torch.allclose(one, other, atol=1e-5)
+    models = [
+        sn.finetune(
+            mlp, table, sn.DPSGD(8.0, 1e-3, max_physical_batch=rows), epochs=2, seed=0
+        ).model
+        for rows in (7, 120)
+    ]
+    for one, other in zip(*(each.parameters() for each in models), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_the_sum_gets_the_noise_that_is_claimed(table) -> None:
@@ -220,7 +215,7 @@ def test_hugging_face_models_are_trained_privately(make, make_model) -> None:
     model = make_model(make)
     for part in ("full", "lora"):
         found = sn.finetune(model, data, sn.DPSGD(8.0, 1e-3), epochs=1, part=part, axis=-1, seed=0)
-        assert found.preflight.sensitivity[found.preflight.way] <= 1.01
+        assert found.preflight.sensitivity <= 1
         assert list(found.model.state_dict()) == list(model.state_dict())
 
 
@@ -237,10 +232,12 @@ def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
 
 
 def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
-    from shieldnet.training import stepping
+    from shieldnet.training import lattice
 
-    right = stepping.add_noise
-    monkeypatch.setattr(stepping, "add_noise", lambda sums, deviation: right(sums, deviation / 4))
+    right = lattice.lattice_gaussian
+    monkeypatch.setattr(
+        lattice, "lattice_gaussian", lambda count, deviation: right(count, deviation) / 4
+    )
     found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
     assert any(one.crosses_proof for one in found.findings)
 
@@ -248,9 +245,10 @@ def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monke
 def test_clipping_per_batch_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
     from shieldnet.training import stepping
 
-    def per_batch(each, clip):
-        mean = each[0].sum(0) / max(1, len(each[0]))
-        return [len(each[0]) * mean * (clip / mean.norm().clamp_min(1e-12)).clamp(max=1)]
+    def per_batch(gradients, clip, totals):
+        each = gradients[0].parts[0].each
+        mean = each.sum(0) / max(1, len(each))
+        totals[0].add_(len(each) * mean * (clip / mean.norm().clamp_min(1e-12)).clamp(max=1))
 
     monkeypatch.setattr(stepping, "clipped_sum", per_batch)
     found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
@@ -354,7 +352,7 @@ def test_settings_that_make_no_sense_are_refused(settings, words, table, mlp) ->
         ({"epsilon": 1.0}, "Expected delta"),
         ({"epsilon": -1.0, "delta": 1e-3}, "Expected a finite epsilon > 0"),
         ({"epsilon": 1.0, "delta": 1e-3, "clip": 0.0}, "Expected a finite clip > 0"),
-        ({"epsilon": 1.0, "delta": 1e-3, "way": "magic"}, "Expected way to be one of"),
+        ({"epsilon": 1.0, "delta": 1e-3, "clip": 1e-31}, "Expected clip from 1e-30 to 1e30"),
         ({"epsilon": 1.0, "delta": 1e-3, "canaries": 5}, "Expected at least 20 canaries"),
         ({"epsilon": 1.0, "mode": "empirical"}, "takes noise, and neither"),
     ],
@@ -391,11 +389,13 @@ def test_records_are_read_in_the_type_of_the_model(table, make_model) -> None:
         assert found.weight.dtype == one.weight.dtype
 
 
-def test_half_precision_is_refused_where_a_guarantee_is_stated(table, make_model) -> None:
-    model = make_model(lambda: nn.Linear(12, 3)).bfloat16()
-    with pytest.raises(sn.PreflightFailed, match=r"half precision in weight.*model.float\(\)"):
-        sn.finetune(model, table, sn.DPSGD(8.0, 1e-3))
-    assert sn.finetune(model, table, epochs=1, seed=0).model.weight.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_guarantee_is_the_same_in_every_type(dtype, table, make_model) -> None:
+    model = make_model(lambda: nn.Linear(12, 3)).to(dtype)
+    found = sn.finetune(model, table, sn.DPSGD(8.0, 1e-3), epochs=2, seed=0)
+    assert found.model.weight.dtype == dtype
+    assert found.guarantee.epsilon == pytest.approx(8, rel=0.01)
+    assert found.guarantee.epsilon <= 8
 
 
 def test_low_rank_changes_reach_layers_whose_weights_are_read_past_them(table, make_model) -> None:
@@ -424,6 +424,10 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(table, mlp) -> Non
         sn.finetune(mlp, (inputs[:, :5], labels))
     with pytest.raises(sn.DataError, match="Expected a label for each of the values"):
         sn.finetune(mlp, (inputs, labels.float()), outputs="values")
+    for wrong in (labels * 290, labels.float() - 0.5):
+        data = inputs, wrong[:, None].expand(-1, 3)
+        with pytest.raises(sn.DataError, match="Expected labels of binary_logits from 0 to 1"):
+            sn.finetune(mlp, data, sn.DPSGD(8.0, 1e-3), outputs="binary_logits")
     with pytest.raises(sn.ConfigError, match="Expected an nn.Module"):
         sn.finetune("model", table)
 

@@ -24,9 +24,9 @@ labels = inputs[:, :3].argmax(1)
 torch.manual_seed(rank)  # the first one's weights are taken
 model = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
 said = {}
-for way, batch in (("hooks", None), ("functional", 20), ("plain", 20)):
-    private = () if way == "plain" else (sn.DPSGD(8.0, 1e-3, way=way, canaries=40),)
-    seed = 5 if way != "functional" or rank == 0 else 6  # draws are the first one's
+for way, batch in (("full", None), ("private", 20), ("plain", 20)):
+    private = () if way == "plain" else (sn.DPSGD(8.0, 1e-3, canaries=40),)
+    seed = 5 if way != "private" or rank == 0 else 6  # draws are the first one's
     found = sn.finetune(model, (inputs, labels), *private, batch=batch, epochs=3, seed=seed)
     weights = torch.cat([one.detach().flatten() for one in found.model.parameters()])
     said[way] = {"weights": weights.tolist(), "findings": [one.value for one in found.findings]}
@@ -54,8 +54,8 @@ def test_two_ranks_end_where_one_process_ends(tmp_path, make_model) -> None:
     model = make_model(
         lambda: torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     )
-    for way, batch in (("hooks", None), ("functional", 20), ("plain", 20)):
-        private = () if way == "plain" else (sn.DPSGD(8.0, 1e-3, way=way, canaries=40),)
+    for way, batch in (("full", None), ("private", 20), ("plain", 20)):
+        private = () if way == "plain" else (sn.DPSGD(8.0, 1e-3, canaries=40),)
         alone = sn.finetune(
             model, (inputs, inputs[:, :3].argmax(1)), *private, batch=batch, epochs=3, seed=5
         )
