@@ -28,7 +28,7 @@ from shieldnet.training.countermeasures import (
 )
 from shieldnet.training.features import features
 from shieldnet.training.gradients import RecordGradients
-from shieldnet.training.hazards import Hazard, hazards_of, mended
+from shieldnet.training.hazards import Hazard, hazards_of, mended, stand_ins
 from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
 from shieldnet.training.parts import PARTS, choose_part, last_layer, merge, shared_weights
 from shieldnet.training.preflight import Preflight, examine
@@ -180,7 +180,7 @@ def finetune(
     criterion = as_loss(loss, outputs, axis)
     for one in countermeasures:
         criterion = one.criterion(criterion)
-    _try_once(model, records, criterion)
+    _try_once(model, records, criterion, private)
     course = Course(criterion, countermeasures)
     claimed = None if private is None else _claimed(private, rate, steps, len(records), seed)
     with _drawing(seed):
@@ -194,7 +194,7 @@ def finetune(
             noise = float((claimed or private).noise or 0)
             learn = Private(gradients, learned, private, noise, rate, ranks)
             if claimed is not None:
-                pass
+                claimed = replace(claimed, variation=steps * learn.lattice.variation)
         about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count)
         folder = None if checkpoint is None else Path(checkpoint)
         keeper = Keeper(folder, fingerprint(*about) if folder else "", checkpoint_every_s, ranks)
@@ -240,11 +240,17 @@ def _as_read(model: nn.Module, records: Records) -> Records:
     return records.of_type(kinds[0])
 
 
-def _try_once(model: nn.Module, records: Records, criterion: Loss) -> None:
-    """Asks a copy of the model about two records, so that what does not fit is said at once."""
+def _try_once(
+    model: nn.Module, records: Records, criterion: Loss, private: DPSGD | None
+) -> None:
+    """Asks a copy of the model about two records, so that what does not fit is said at once.
+
+    With DPSGD it is asked about rows of their shape: what runs in Python never sees a record.
+    """
     copied = copy.deepcopy(model).eval()
     device = next(copied.parameters()).device
-    inputs, labels = (one[:2].to(device) for one in (records.inputs, records.labels))
+    rows = (records.inputs, records.labels) if private is None else stand_ins(records)
+    inputs, labels = (part[:2].to(device) for part in rows)
     try:
         with torch.no_grad():
             output = copied(inputs)
@@ -255,7 +261,8 @@ def _try_once(model: nn.Module, records: Records, criterion: Loss) -> None:
         ) from unread
     if isinstance(criterion, Criterion):
         criterion.require_fit(scores_of(output), labels, records.labels)
-    criterion(output, labels)
+    if private is None:
+        criterion(output, labels)
 
 
 def _private_of(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:

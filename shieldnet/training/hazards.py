@@ -42,7 +42,7 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
 
     model: in the modes in which it will be trained; it is as it was afterwards.
     """
-    inputs, _ = few_of(records)
+    inputs, _ = stand_ins(records)
     model = copy.deepcopy(model)
     named = tuple(_batch_statistics(model))
     if named:  # these would be found twice, or hide others
@@ -70,6 +70,25 @@ def mended(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.M
             holder, _, name = hazard.where.rpartition(".")
             setattr(model.get_submodule(holder), name, _group_norm(layer))
     return model
+
+
+def stand_ins(records: Records) -> tuple[Tensor, Tensor]:
+    """Makes a few rows of the shapes and types of records, with nothing of any record in them.
+
+    Code of the user's may keep what it sees, so no record is ever shown to it: it runs on these, or
+    on tensors without values.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def made(like: Tensor) -> Tensor:
+        shape = (ROWS, *like.shape[1:])
+        if like.is_floating_point():
+            return torch.rand(shape, generator=generator).to(like)
+        rows = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        rows[-1] = 1  # a word, a class or a number that is likely to be allowed
+        return rows
+
+    return made(records.inputs), made(records.labels)
 
 
 def few_of(records: Records) -> tuple[Tensor, Tensor]:

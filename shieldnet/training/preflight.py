@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shieldnet.errors import PreflightFailed
 from shieldnet.training.capture import NotCaptured
 from shieldnet.training.gradients import Losses, Move, RecordGradients, clipped_sum
-from shieldnet.training.hazards import Hazard, few_of, same_draws
+from shieldnet.training.hazards import Hazard, few_of, same_draws, stand_ins
 from shieldnet.training.records import Records
 
 _SEEDS = 4
@@ -57,11 +57,13 @@ def examine(
 ) -> tuple[Preflight, RecordGradients | None]:
     """Captures what a record asks of the weights, and measures how far records move their sum.
 
+    Records reach the graph alone, never code of the user's.
+
     model: as for ``hazards_of``, and without such hazards; it stays as it is. move: what is done to
     inputs before a step. Returns the gradients to train with, or None beside a hazard.
     """
     inputs, labels = few_of(records)
-    if move is not None and _mixes(move, model, inputs, labels):
+    if move is not None and _mixes(move, model, *stand_ins(records)):
         return Preflight((_MIXED,)), None
     try:
         gradients = RecordGradients(model, losses, clip, (inputs, labels), views=views, move=move)
