@@ -83,7 +83,7 @@ def test_no_steps_cost_nothing() -> None:
         ({"noise": 0.0}, "Expected a finite noise > 0"),
         ({"rate": 0.0}, "Expected a rate above 0"),
         ({"rate": 1.5}, "Expected rate from 0 to 1"),
-        ({"steps": -1}, "Expected steps >= 0"),
+        ({"steps": -1}, "Expected steps from 0 to 10000000"),
         ({"delta": 0.0}, "Expected delta above 0"),
     ],
 )
