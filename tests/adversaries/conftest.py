@@ -1,0 +1,17 @@
+"""What the adversaries share."""
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture
+def make_model():
+    """Makes a model from a fixed seed and leaves the global one alone."""
+
+    def made(make) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return make()
+
+    return made
