@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shieldnet.errors import DataError
 
@@ -129,15 +129,6 @@ def rows_hash(inputs: Tensor, labels: Tensor | None) -> str:
     for tensor in (inputs, labels):
         if tensor is not None:
             digest.update(raw_bytes(tensor))
-    return digest.hexdigest()
-
-
-def weights_hash(model: nn.Module) -> str:
-    """Returns a hash that names a model's weights and buffers without holding any."""
-    digest = sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(raw_bytes(value))
     return digest.hexdigest()
 
 

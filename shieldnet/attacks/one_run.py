@@ -18,7 +18,8 @@ class OneRun(Attack):
     offline LiRA where there are shadows, else by the loss; as many as the claimed mu would show
     most with. Records behind a shield show little: a bound near 0 is what a sound training gives,
     and most unsound ones too. ``DPSGD(canaries=...)`` is the sharper test.
-    Errors: NotApplicable without a guarantee or canaries, and for canaries planted several times.
+    Errors: NotApplicable without a guarantee of weights or canaries, and for canaries planted
+    several times.
     Source: Steinke, Nasr, Jagielski 2023 (arXiv:2305.08846).
     """
 
@@ -27,6 +28,10 @@ class OneRun(Attack):
     def __call__(self, game: Game) -> Outcome:
         if game.guarantee is None:
             raise NotApplicable("the model comes without a guarantee of its training (finetuned=)")
+        if game.guarantee.scope == "steps":
+            raise NotApplicable(
+                "the guarantee is of its steps alone, and the start may know the canaries (start=)"
+            )
         if game.canaries is None:
             raise NotApplicable("it takes canaries planted in the training data (canaries=)")
         if game.canaries.copies > 1:

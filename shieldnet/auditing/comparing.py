@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from shieldnet.auditing.policy import concerns
-from shieldnet.auditing.report import Report
+from shieldnet.auditing.report import Report, published_twice
 from shieldnet.auditing.subject import Subject
 from shieldnet.errors import DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.finding import Finding
@@ -127,6 +127,7 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
     for name, former, latter in pairs:
         differences += _prices(name, former.certificate.price, latter.certificate.price)
     differences += _epsilons(old, new)
+    differences += _run_twice(old, new)
     differences += _newcomers(new, pairs)
     return Comparison(tuple(differences), tuple(_caveats(old, new)))
 
@@ -190,8 +191,22 @@ def _prices(shield: str, old: Price, new: Price) -> Iterator[Difference]:
 def _epsilons(old: Report, new: Report) -> Iterator[Difference]:
     if old.guarantee is None and new.guarantee is None:
         return
-    values = [math.inf if one.guarantee is None else one.guarantee.epsilon for one in (old, new)]
+    values = [_epsilon_of_weights(one) for one in (old, new)]
     yield from _proven("training", "epsilon", *values)
+
+
+def _epsilon_of_weights(report: Report) -> float:
+    claimed = report.guarantee
+    return math.inf if claimed is None or claimed.scope == "steps" else claimed.epsilon
+
+
+def _run_twice(old: Report, new: Report) -> Iterator[Difference]:
+    """Yields a difference for the worse where two models come of one run of training."""
+    runs = [one.guarantee.run if one.guarantee is not None else "" for one in (old, new)]
+    models = [one.guarantee.weights if one.guarantee is not None else "" for one in (old, new)]
+    if runs[0] and runs[0] == runs[1] and models[0] != models[1]:
+        shown = "one model", f"two, which {published_twice(runs[0])}"
+        yield Difference("training", "models of one run:", *shown, 1.0, 1.0, 1.0, "worse")
 
 
 def _proven(shield: str, name: str, old: float, new: float) -> Iterator[Difference]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shieldnet.attacks.base import in_batches
 from shieldnet.auditing.report import BARE
@@ -15,6 +15,7 @@ from shieldnet.canaries import Planted
 from shieldnet.data import Canaries, Examples, Group, as_examples, require_disjoint
 from shieldnet.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.finding import Finding
+from shieldnet.identity import state_hash, weights_hash
 from shieldnet.shield import Shield
 from shieldnet.training.accountant import Guarantee
 from shieldnet.training.finetuning import Finetuned
@@ -118,10 +119,10 @@ def canaries_of(given: object, sets: Mapping[str, Examples]) -> Canaries | None:
     return canaries
 
 
-def claimed_by(finetuned: object, weights: str) -> tuple[Guarantee | None, tuple[Finding, ...]]:
+def claimed_by(finetuned: object, model: nn.Module) -> tuple[Guarantee | None, tuple[Finding, ...]]:
     """Returns what a training claims of its model, and what its own audit found.
 
-    weights: the hash of those that are audited. A guarantee is about the weights it was stated for.
+    model: that is audited. A guarantee is about the model it was stated for.
     """
     if finetuned is None:
         return None, ()
@@ -134,12 +135,20 @@ def claimed_by(finetuned: object, weights: str) -> tuple[Guarantee | None, tuple
             f"Expected finetuned as finetune returns it, or a Guarantee; got "
             f"{type(finetuned).__name__}."
         )
-    if claimed is not None and claimed.weights not in ("", weights):
+    if claimed is not None and claimed.weights and not _is_about(claimed, model):
         raise ConfigError(
-            "The guarantee is of other weights than those of the model that is audited: nothing is "
-            "proven of these. Audit the model that finetune returned."
+            "The guarantee is of other weights (or buffers, attributes, layers) than those of the "
+            "model that is audited: nothing is proven of these. Audit the model that finetune "
+            "returned, or that the same factory makes with the weights that it wrote."
         )
     return claimed, found
+
+
+def _is_about(claimed: Guarantee, model: nn.Module) -> bool:
+    if claimed.weights == weights_hash(model):
+        return True
+    # Trainings of version 1 had no run and hashed the state_dict alone.
+    return not claimed.run and claimed.weights == state_hash(model)
 
 
 def canary_sets(canaries: Canaries | None) -> tuple[Examples, ...]:

@@ -1,6 +1,6 @@
 """What was measured and what is proven, side by side, with what nobody looked at."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,7 +204,7 @@ class Report:
 
     def notes(self) -> list[str]:
         """Returns what the table needs said under it: how to read it, and what nobody tested."""
-        claimed = [] if self.guarantee is None else [f"training: {self.guarantee.words}, proven."]
+        claimed = [] if self.guarantee is None else list(_claims(self.guarantee))
         return [
             *_READING,
             *claimed,
@@ -246,12 +246,36 @@ def require(reports: Sequence[Report], policy: Policy | str | Path | None = None
         for report in reports
         for one in report.passes(limits).judgments
     ]
+    judgments += [("", judgment) for judgment in _published_twice(reports)]
     outcome = Verdict(tuple(one for _, one in judgments)).outcome
     if outcome == "pass":
         return
     error = PolicyFailed if outcome == "fail" else PolicyInconclusive
     lines = (f"\n  {where}{one.words}" for where, one in judgments if one.outcome == outcome)
     raise error(f"The policy's outcome is {outcome}:{''.join(lines)}")
+
+
+def _published_twice(reports: Sequence[Report]) -> Iterator[Judgment]:
+    """Yields a failure for every run of which two models are to be released."""
+    weights: dict[str, set[str]] = {}
+    for report in reports:
+        claimed = report.guarantee
+        if claimed is not None and claimed.run:
+            model = claimed.weights or report.hashes.get("model", "")
+            weights.setdefault(claimed.run, set()).add(model)
+    for run, models in weights.items():
+        if len(models) > 1:
+            yield Judgment(
+                "proof", "fail", f"{len(models)} different models {published_twice(run)}"
+            )
+
+
+def published_twice(run: str) -> str:
+    """Says what is wrong with two models of one run."""
+    return (
+        f"name the run {run}: it was continued more than once, and what all of them say together "
+        "is not bounded by the guarantee. Release one of them, or train again"
+    )
 
 
 def save(
@@ -283,6 +307,17 @@ _READING = (
     "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95 % intervals.",
     "leakage: 0 = no more than the label, 1 = the whole input. rank-1: the right record is named.",
 )
+
+
+def _claims(guarantee: Guarantee) -> Iterator[str]:
+    """Says what is proven of the training, of what, and whether anyone could have changed it."""
+    yield f"training: {guarantee.words}, proven."
+    yield from (f"taken for granted: {premise}" for premise in guarantee.premises)
+    if guarantee.seal == "unsigned":
+        yield (
+            "the guarantee is unsigned: whoever held its file could have changed it (set "
+            "SHIELDNET_KEY where it is written and where it is read)."
+        )
 
 
 def untested_lines(subjects: Sequence[Subject]) -> list[str]:

@@ -36,10 +36,11 @@ from shieldnet.auditing.report import BARE, Report
 from shieldnet.auditing.tiers import Tier, as_tier, estimate_s, told
 from shieldnet.cache import cache_in
 from shieldnet.canaries import Planted
-from shieldnet.data import Canaries, Examples, weights_hash
+from shieldnet.data import Canaries, Examples
 from shieldnet.engine import ENGINES, run, why_unsendable
 from shieldnet.errors import ConfigError
 from shieldnet.finding import NotApplicable
+from shieldnet.identity import weights_hash
 from shieldnet.shield import Shield
 from shieldnet.training.accountant import Guarantee
 from shieldnet.training.finetuning import Finetuned
@@ -119,7 +120,7 @@ def audit(
         places_of(names, name)
     planted = canaries_of(canaries, sets)
     weights = weights_hash(bare.model)
-    claimed, of_the_run = claimed_by(finetuned, weights)
+    claimed, of_the_run = claimed_by(finetuned, bare.model)
     try_once(bare, sets["nonmembers"])
     require_auditable(bare)
     require_classes(bare, [*sets.values(), *canary_sets(planted)])

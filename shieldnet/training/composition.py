@@ -64,8 +64,9 @@ class Losses:
     """Bounds epsilon and delta of many steps from above.
 
     A step's privacy loss is cut to a grid so that its mass under both neighbors is kept (that of
-    a cell goes to its two ends), which only raises delta. Losses of steps are added up by a Fourier transform,
-    tilted so that what floats lose is small beside the delta that is asked for, and counted.
+    a cell goes to its two ends), which only raises delta. Losses of steps are added up by a Fourier
+    transform, tilted so that what floats lose is small beside the delta that is asked for, and is
+    counted.
     coarseness: of the grid; a coarser one bounds from further above, and sooner.
     Source: Doroshenko et al. 2022 (connect the dots); Koskela et al. 2020 (Fourier transform).
     """

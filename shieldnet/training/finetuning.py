@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from shieldnet._validate import choice, finite, flag, positive, whole
 from shieldnet.cache import fingerprint
-from shieldnet.data import weights_hash
 from shieldnet.errors import ConfigError, DataError
 from shieldnet.finding import Finding, Threat, decimals
+from shieldnet.identity import weights_hash
 from shieldnet.one_run import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.randomness import random_seed, replayed_noise
 from shieldnet.training.accountant import Guarantee, noise_for

@@ -9,7 +9,7 @@ from typing import Any
 
 from shieldnet.errors import ConfigError
 
-VARIABLE = "SHIELDNET_KEY"
+KEY_VARIABLE = "SHIELDNET_KEY"
 _MIN_BYTES = 16
 
 
@@ -18,7 +18,7 @@ def key_of_environment() -> bytes | None:
 
     Errors: ConfigError for what is no key.
     """
-    text = os.environ.get(VARIABLE)
+    text = os.environ.get(KEY_VARIABLE)
     if not text:
         return None
     try:
@@ -27,8 +27,8 @@ def key_of_environment() -> bytes | None:
         key = b""
     if len(key) < _MIN_BYTES:
         raise ConfigError(
-            f"Expected {VARIABLE} as at least {2 * _MIN_BYTES} hexadecimal digits. Make one with: "
-            'python -c "import secrets; print(secrets.token_hex(32))"'
+            f"Expected {KEY_VARIABLE} as at least {2 * _MIN_BYTES} hexadecimal digits. Make one "
+            'with: python -c "import secrets; print(secrets.token_hex(32))"'
         )
     return key
 
@@ -57,8 +57,8 @@ def verify(claimed: Mapping[str, Any], signature: object) -> str:
         isinstance(signature, str) and hmac.compare_digest(signature.encode(), expected.encode())
     ):
         raise ConfigError(
-            f"The guarantee's signature is not of the key in {VARIABLE}: it was changed after it "
-            "was written, or signed with another key. Take the file that finetune wrote."
+            f"The guarantee's signature is not of the key in {KEY_VARIABLE}: it was changed after "
+            "it was written, or signed with another key. Take the file that finetune wrote."
         )
     return "signed"
 

@@ -11,7 +11,9 @@ from shieldnet.finding import Exposed, Finding, Threat
 from shieldnet.price import Price
 from shieldnet.statistics import Curve
 
-GUARANTEE = sn.Guarantee(noise=4.0, rate=1.0, steps=16, records=100, delta=1e-5)
+GUARANTEE = sn.Guarantee(
+    *(4.0, 1.0, 16, 100, 1e-5), scope="weights", run="0" * 32, premises=("the start is public",)
+)
 
 
 def finding(name: str, low: float, high: float, **more) -> Finding:

@@ -8,7 +8,9 @@ import shieldnet as sn
 from shieldnet.auditing.claims import with_ceilings
 from shieldnet.finding import Finding, Threat
 
-GUARANTEE = sn.Guarantee(noise=4.0, rate=1.0, steps=16, records=100, delta=1e-5)
+GUARANTEE = sn.Guarantee(
+    *(4.0, 1.0, 16, 100, 1e-5), scope="weights", run="0" * 32, premises=("the start is public",)
+)
 
 
 def finding(name: str) -> Finding:
@@ -86,7 +88,7 @@ def test_a_policy_limits_epsilon(audited) -> None:
 
 def test_a_measured_bound_above_the_claim_fails_every_policy(audited) -> None:
     _, report = audited
-    low = sn.Guarantee(noise=1e4, rate=1.0, steps=1, records=100, delta=1e-5)
+    low = replace(GUARANTEE, noise=1e4, steps=1)
     shield = report.subjects[-1]
     wrong = replace(shield, findings=with_ceilings([finding("membership.auc")], low, 1))
     with pytest.raises(sn.PolicyFailed, match="the defense, the accountant or the attack is wrong"):
