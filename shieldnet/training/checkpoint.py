@@ -1,16 +1,25 @@
-"""Where a training stands, in one file that is never half written and never unpickled."""
+"""Where a training stands: never half written, keyed, and continued once."""
 
+import io
+import json
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from hmac import compare_digest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from shieldnet.errors import TrainingFailed
+from shieldnet.training.signing import key_of_environment, mac
 
-_VERSION = 1
+_VERSION = 2
+_SIZE = 32  # bytes of a keyed hash
+STATE, RUN, KEY, LOCK = "finetune.pt", "finetune.run", "finetune.key", "finetune.lock"
 
 
 @dataclass
@@ -18,7 +27,8 @@ class State:
     """Holds all that the next step depends on, and all that a guarantee counts.
 
     step: steps that were taken; a guarantee counts these. weights: of the trained part. mean: their
-    running mean. coins, scores: which canaries are in, and how surely each looks it.
+    running mean. coins, scores: which canaries are in, and how surely each looks it. run: names the
+    training, once and for all. saved: how often it was saved.
     """
 
     step: int = 0
@@ -27,40 +37,155 @@ class State:
     mean: dict[str, Tensor] = field(default_factory=dict)
     coins: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    run: str = ""
+    saved: int = 0
 
 
 def save(folder: Path, key: str, state: State) -> None:
-    """Writes the state beside the last one and then puts it in its place, at once."""
+    """Writes the state beside the last one and then puts it in its place, at once.
+
+    The count in the run's own file follows: a copy of an older state is told by it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "finetune.pt"
-    beside = folder / f"finetune.pt.{os.getpid()}"
-    with beside.open("wb") as file:
-        torch.save({"version": _VERSION, "key": key, **asdict(state)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    secret = _secret(folder, make=True)
+    state.saved += 1
+    content = io.BytesIO()
+    torch.save({"version": _VERSION, "key": key, **asdict(state)}, content)
+    payload = content.getvalue()
+    _replace(folder / STATE, payload + mac(secret, payload))
+    _replace(folder / RUN, _run_document(secret, state))
 
 
-def load(folder: Path, key: str) -> State | None:
+def load(folder: Path, key: str, steps: int) -> State | None:
     """Reads the state of the same training, or returns None where there is none yet.
 
-    Errors: TrainingFailed for a file that is broken, or belongs to another training.
+    Errors: TrainingFailed for a file that is broken, was changed, is of another training, was
+    continued already, or stands beyond the steps that are planned.
     """
-    path = folder / "finetune.pt"
+    path = folder / STATE
     if not path.exists():
+        if (folder / RUN).exists():
+            raise TrainingFailed(
+                f"{path} is gone, but {folder / RUN} names a run that was saved there. Put it "
+                "back, or choose an empty folder to begin anew."
+            )
         return None
-    try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as broken:  # torch raises a dozen kinds
+    raw = path.read_bytes()
+    payload, seal = raw[:-_SIZE], raw[-_SIZE:]
+    secret = _secret(folder, make=False)
+    if not compare_digest(mac(secret, payload), seal):
         raise TrainingFailed(
-            f"{path} cannot be read ({type(broken).__name__}). Nothing was trained: delete it to "
-            "begin anew, or put back a copy of it."
-        ) from broken
-    if not isinstance(found, dict) or found.pop("version", None) != _VERSION:
+            f"{path} is not what was saved with this key: it is damaged, was changed, or is of an "
+            "older version. Nothing was trained: put back a copy of the whole folder (and the "
+            "same SHIELDNET_KEY), or choose an empty one to begin anew."
+        )
+    try:
+        content = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    except Exception as broken:  # torch raises a dozen kinds
+        raise TrainingFailed(f"{path} cannot be read ({type(broken).__name__}).") from broken
+    if content.pop("version", None) != _VERSION:
         raise TrainingFailed(f"{path} is no checkpoint of this version. Choose another folder.")
-    if found.pop("key", None) != key:
+    if content.pop("key", None) != key:
         raise TrainingFailed(
             f"{path} belongs to another training: its model, data or settings differ. Choose "
             "another folder, or delete it to begin anew."
         )
-    return State(**found)
+    state = State(**content)
+    if not 0 <= state.step <= steps:
+        raise TrainingFailed(
+            f"{path} stands at step {state.step}, the training has {steps}: what was taken beyond "
+            "is in no guarantee. Choose another folder."
+        )
+    _require_latest(folder, secret, state)
+    return state
+
+
+@contextmanager
+def only_here(folder: Path | None) -> Iterator[None]:
+    """Keeps a folder to one process: two that continue one training publish two models.
+
+    The system lets go of it where a process ends, however it does.
+    Errors: TrainingFailed where another process has it.
+    """
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        if not _is_locked(file):
+            raise TrainingFailed(
+                f"Another process trains in {folder}: two continuations of one training would each "
+                "state the epsilon of one. Wait for it, or choose another folder."
+            )
+        yield
+
+
+def _is_locked(file: IO[str]) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: the count of saves still tells a second continuation
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _require_latest(folder: Path, secret: bytes, state: State) -> None:
+    """Raises TrainingFailed for a state that its run has left behind."""
+    path = folder / RUN
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        run, saved, seal = str(document["run"]), int(document["saved"]), str(document["seal"])
+    except (OSError, ValueError, KeyError, TypeError) as missing:
+        raise TrainingFailed(
+            f"Cannot read {path}, which tells whether {folder / STATE} was continued already. Put "
+            "it back, or choose an empty folder to begin anew."
+        ) from missing
+    if not compare_digest(seal.encode(), _run_seal(secret, run, saved).encode()):
+        raise TrainingFailed(f"{path} was not written with this key. Choose an empty folder.")
+    # A stop between the two files leaves the state one save ahead.
+    if run != state.run or state.saved not in (saved, saved + 1):
+        raise TrainingFailed(
+            f"{folder / STATE} is an older state of the run {run}, which went on from there: a "
+            "second continuation would be a second model, and the guarantee is of one. Put the "
+            "latest finetune.pt back, or choose an empty folder to begin anew."
+        )
+
+
+def _run_document(secret: bytes, state: State) -> bytes:
+    seal = _run_seal(secret, state.run, state.saved)
+    return json.dumps({"run": state.run, "saved": state.saved, "seal": seal}).encode()
+
+
+def _run_seal(secret: bytes, run: str, saved: int) -> str:
+    return mac(secret, f"shieldnet run {run} {saved}".encode()).hex()
+
+
+def _secret(folder: Path, *, make: bool) -> bytes:
+    """Returns the environment's key, or the folder's own, which only its owner can read."""
+    given = key_of_environment()
+    if given is not None:
+        return given
+    path = folder / KEY
+    if make and not path.exists():
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(_SIZE))
+    try:
+        return path.read_bytes()
+    except OSError as missing:
+        raise TrainingFailed(
+            f"Cannot read {path}, the key that {folder / STATE} was written with. Put it back (or "
+            "set SHIELDNET_KEY, if that was it), or choose an empty folder to begin anew."
+        ) from missing
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

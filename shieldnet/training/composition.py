@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from scipy.special import ndtr, ndtri
 
 from shieldnet.errors import ConfigError
 
-Floats = NDArray[np.float64]
+Floats = NDArray[Any]
 Direction = Literal["added", "removed"]
 DIRECTIONS: tuple[Direction, ...] = ("added", "removed")
 
@@ -28,6 +28,7 @@ _TAIL = 1e-15
 _RAISED = 1e-9
 _LEAST = 1e-10  # delta, of a curve
 _MARGIN = 1e-6  # of a cell's mass, moved up: it covers what floats lose where two masses cancel
+_SLACK = 1e-9  # of delta: what adding up positive numbers loses
 _ROUNDING = 4 * float(np.finfo(np.float64).eps)
 
 
@@ -123,7 +124,8 @@ class _Sum:
         """Returns the least of what a few tilts prove."""
         tilts = (0.0, self._tilt(math.log(1e-4)), self._tilt(math.log(_LEAST)))
         every = [self._at(tilt).deltas(epsilons) for tilt in tilts]
-        return np.min(every, axis=0)
+        least: Floats = np.min(every, axis=0)
+        return least
 
     def log_moment(self, tilt: float) -> tuple[float, float]:
         """Returns log E e^(tilt x loss) over all steps, and the mean loss under the tilt."""
@@ -220,12 +222,14 @@ class _StepLosses:
     @cached_property
     def _logs(self) -> Floats:
         with np.errstate(divide="ignore"):
-            return np.log(self.masses)
+            logs: Floats = np.log(self.masses)
+        return logs
 
     def tilted(self, tilt: float) -> Floats:
         exponents = self._logs + tilt * self.values
         weights = _exp(exponents - exponents.max())
-        return weights / weights.sum()
+        tilted: Floats = weights / weights.sum()
+        return tilted
 
     def log_moment(self, tilt: float) -> tuple[float, float]:
         exponents = self._logs + tilt * self.values
@@ -273,7 +277,8 @@ class _Tail:
         low, high = (totals[np.clip(places + more, 0, len(totals) - 1)] for more in (0, 1))
         into = np.clip((epsilons - points[0]) - places * self.interval, 0.0, self.interval)
         share = np.expm1(into) / math.expm1(self.interval) if self.interval < 30 else 0.0
-        return np.where(places < 0, 1.0, low + share * (high - low))
+        lines: Floats = np.where(places < 0, 1.0, low + share * (high - low))
+        return lines
 
     @cached_property
     def _totals(self) -> tuple[Floats, Floats]:
@@ -287,8 +292,9 @@ class _Tail:
         slopes = lfilter([1.0], [1.0, -decay], higher)[::-1] * math.exp(-self.tilt * self.interval)
         keep = math.exp(-self.tilt * self.interval)
         sums = lfilter([1.0], [1.0, -keep], slopes[::-1])[::-1] * -math.expm1(-self.interval)
-        totals = np.minimum(scale * (sums + self.lost) + self.infinite, 1.0)
-        return epsilons, np.maximum.accumulate(totals[::-1])[::-1]
+        proven = (1 + _SLACK) * scale * (sums + self.lost) + self.infinite
+        totals: Floats = np.maximum.accumulate(np.minimum(proven, 1.0)[::-1])[::-1]
+        return epsilons, totals
 
 
 def _part_of(interval: float, share: float) -> float:
@@ -353,14 +359,16 @@ def _place(losses: Floats, step: Steps) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         near = np.log1p(np.maximum(np.expm1(np.minimum(losses, 500)) / step.rate, -1.0))
     logs = np.where(losses > 500, losses - math.log(step.rate), near)
-    return step.noise**2 * logs + 0.5
+    places: Floats = step.noise**2 * logs + 0.5
+    return places
 
 
 def _between(places: Floats, mean: float, noise: float) -> Floats:
     """Returns the mass of a Gaussian between neighboring places, whichever way they run."""
     scores = (places - mean) / noise
     low, high = np.minimum(scores[:-1], scores[1:]), np.maximum(scores[:-1], scores[1:])
-    return np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
+    masses: Floats = np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
+    return masses
 
 
 def _tails(places: Floats, sign: int, step: Steps, direction: Direction) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ from shieldnet.errors import ConfigError, DataError
 from shieldnet.finding import Finding, Threat, decimals
 from shieldnet.identity import weights_hash
 from shieldnet.one_run import best_guesses, epsilon_finding, guessed, mu_interval
-from shieldnet.randomness import random_seed, replayed_noise
+from shieldnet.randomness import noise_about, random_seed, replayed_noise
 from shieldnet.training.accountant import Guarantee, noise_for
-from shieldnet.training.checkpoint import State
+from shieldnet.training.checkpoint import State, only_here
 from shieldnet.training.countermeasures import (
     Augment,
     Countermeasure,
@@ -32,6 +33,7 @@ from shieldnet.training.hazards import Hazard, hazards_of, mended, stand_ins
 from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
 from shieldnet.training.parts import PARTS, choose_part, last_layer, merge, shared_weights
 from shieldnet.training.preflight import Preflight, examine
+from shieldnet.training.premise import Premise, fit
 from shieldnet.training.private import DPSGD
 from shieldnet.training.ranks import Ranks
 from shieldnet.training.records import Records, as_records
@@ -56,7 +58,8 @@ class Finetuned:
 
     model: in evaluation mode, with the keys of the model that was given. guarantee: what is proven;
     None without DPSGD, or in its empirical mode. findings: of the audit of the run itself.
-    preflight: what was measured before. steps, seconds: what it took.
+    preflight: what was measured before. steps, seconds: what it took. start: what the start is seen
+    to know of the records, "" where there was no heldout: as preflight, measured without noise.
     """
 
     model: nn.Module
@@ -65,6 +68,7 @@ class Finetuned:
     preflight: Preflight | None
     steps: int
     seconds: float
+    start: str = ""
 
     def __str__(self) -> str:
         claimed = "No guarantee is stated." if self.guarantee is None else str(self.guarantee)
@@ -74,7 +78,9 @@ class Finetuned:
             for one in self.findings
         ]
         head = ["Measured in the run itself:"] if audited else []
-        return "\n".join([f"{self.steps} steps in {self.seconds:.1f} s", claimed, *head, *audited])
+        known = [self.start] if self.start else []
+        took = f"{self.steps} steps in {self.seconds:.1f} s"
+        return "\n".join([took, claimed, *known, *head, *audited])
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ def finetune(
     optimizer: str = "sgd",
     part: str = "full",
     rank: int | None = None,
+    start: Literal["public"] | Guarantee | None = None,
+    heldout: object = None,
     loss: Callable[..., Tensor] | None = None,
     outputs: str = "logits",
     axis: int | None = None,
@@ -144,6 +152,11 @@ def finetune(
     given) or ``adam`` (decoupled weight decay). part: ``full``, ``last`` (layer; what goes into it
     is computed once), ``bias``, or ``lora`` of ``rank`` 4 unless given, merged into the weights
     afterwards.
+    start: what the model that is given knows of the records, for the guarantee to be one of the
+    weights: ``"public"`` for nothing (a fresh model, or one of public data), or the ``Guarantee``
+    that it was trained under, which is composed with that of the steps. Without it the guarantee is of the steps alone.
+    heldout: (inputs, labels) of the same kind that the start never saw: whether it fits the records
+    better is tested, and a start that does is not public.
     loss: loss(output, labels) -> one number a record, or a criterion of torch; by default what
     ``outputs`` (logits, probabilities, binary_logits, values) and ``axis`` ask for.
     mend: accepts what preflight offers to mend. seed: for the same model again; without it all
@@ -154,7 +167,8 @@ def finetune(
     Where a process group is set up (``torchrun``), the ranks share every batch and end with the
     same weights and the same guarantee.
     Errors: PreflightFailed names what would break the guarantee, and the mend; ConfigError and
-    DataError; TrainingFailed where weights stop being finite, or for another's checkpoint.
+    DataError; TrainingFailed where weights stop being finite, or for a checkpoint that is another
+    training's, was changed, or was continued already.
     """
     began = time.monotonic()
     settings = _Settings(
@@ -183,6 +197,8 @@ def finetune(
     _try_once(model, records, criterion, private)
     course = Course(criterion, countermeasures)
     claimed = None if private is None else _claimed(private, rate, steps, len(records), seed)
+    premise = Premise.of(model, start)
+    knows = _known(model, premise, records, heldout, as_loss(loss, outputs, axis), claimed)
     with _drawing(seed):
         working, finished = _prepared(model, records, countermeasures, private, settings, loss)
         ranks.agree(working)
@@ -195,25 +211,67 @@ def finetune(
             learn = Private(gradients, learned, private, noise, rate, ranks)
             if claimed is not None:
                 claimed = replace(claimed, variation=steps * learn.lattice.variation)
-        about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count)
+                _require_met(claimed)
+        about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count, start)
         folder = None if checkpoint is None else Path(checkpoint)
-        keeper = Keeper(folder, fingerprint(*about) if folder else "", checkpoint_every_s, ranks)
+        key = fingerprint(*about) if folder else ""
+        keeper = Keeper(folder, key, checkpoint_every_s, ranks, _run(ranks))
         ema = 0.0 if private is None else private.ema
-        with _told(steps, claimed, progress, ranks) as tell:
+        mine = folder if ranks.is_first else None
+        with only_here(mine), _told(steps, claimed, progress, ranks) as tell:
             with_optimizer = _optimizer(trained, settings, countermeasures)
             state = train(trained, learn, steps, with_optimizer, keeper, ema, tell)
         ranks.agree(working)
     _publish(working, finished, everything=claimed is None)
+    audited = _audited(claimed, state)
     if claimed is not None:
-        claimed = replace(claimed, weights=weights_hash(finished))
+        claimed = premise.stated(replace(claimed, weights=weights_hash(finished)), state.run)
     return Finetuned(
-        finished.eval(),
-        claimed,
-        _audited(claimed, state),
-        preflight,
-        steps,
-        time.monotonic() - began,
+        finished.eval(), claimed, audited, preflight, steps, time.monotonic() - began, knows
     )
+
+
+def _require_met(claimed: Guarantee) -> None:
+    if math.isinf(claimed.epsilon):
+        raise ConfigError(
+            f"delta {claimed.delta:g} cannot be met: what is drawn differs from the ideal law by a "
+            f"total variation of up to {claimed.variation:.1g}, which counts 1 + e^epsilon times. "
+            "Take a larger delta, or more noise."
+        )
+
+
+def _run(ranks: Ranks) -> str:
+    """Names this training, the same on every rank."""
+    with noise_about("run"):
+        words = ranks.told(torch.tensor([random_seed(), random_seed()]))
+    return "".join(f"{word:016x}" for word in words.tolist())
+
+
+def _known(
+    model: nn.Module,
+    premise: Premise,
+    records: Records,
+    heldout: object,
+    loss: Loss,
+    claimed: Guarantee | None,
+) -> str:
+    """Says what the start is seen to know of the records, "" where nobody looked."""
+    if claimed is None:
+        if premise.given is not None or heldout is not None:
+            raise ConfigError(
+                "start= and heldout= are about the guarantee of DPSGD(epsilon or noise, delta): "
+                "without it nothing is stated, leave them out."
+            )
+        return ""
+    if heldout is None:
+        return ""
+    rows = _as_read(model, as_records(heldout))
+    if rows.inputs.shape[1:] != records.inputs.shape[1:]:
+        raise DataError(
+            f"Expected heldout rows of shape {tuple(records.inputs.shape[1:])} as the records "
+            f"have, got {tuple(rows.inputs.shape[1:])}."
+        )
+    return premise.check(*fit(model, records, rows, loss))
 
 
 def _publish(working: nn.Module, finished: nn.Module, *, everything: bool) -> None:
@@ -240,9 +298,7 @@ def _as_read(model: nn.Module, records: Records) -> Records:
     return records.of_type(kinds[0])
 
 
-def _try_once(
-    model: nn.Module, records: Records, criterion: Loss, private: DPSGD | None
-) -> None:
+def _try_once(model: nn.Module, records: Records, criterion: Loss, private: DPSGD | None) -> None:
     """Asks a copy of the model about two records, so that what does not fit is said at once.
 
     With DPSGD it is asked about rows of their shape: what runs in Python never sees a record.

@@ -213,11 +213,12 @@ class Keeper:
     key: str
     every_s: float
     ranks: Ranks
+    run: str = ""
 
-    def found(self) -> State:
+    def found(self, steps: int) -> State:
         """Returns where the training stood, the same for all ranks."""
-        state = None if self.folder is None else load(self.folder, self.key)
-        return state or State()
+        state = None if self.folder is None else load(self.folder, self.key, steps)
+        return state or State(run=self.run)
 
     def is_time(self, since: float, *, last: bool) -> bool:
         """Says whether the state is to be written."""
@@ -240,7 +241,7 @@ def train(
     tell: Callable[[int], object],
 ) -> State:
     """Takes all steps that are left and leaves the model with the weights that are released."""
-    state = keeper.found()
+    state = keeper.found(steps)
     named = {name: one for name, one in model.named_parameters() if one.requires_grad}
     buffers = dict(model.named_buffers())
     given = {name: one.clone() for name, one in buffers.items()}

@@ -297,7 +297,7 @@ def test_a_checkpoint_of_another_training_or_a_broken_one_is_refused(table, mlp,
     with pytest.raises(sn.TrainingFailed, match="belongs to another training"):
         sn.finetune(mlp, table, sn.DPSGD(2.0, 1e-3), **settings)
     (tmp_path / "finetune.pt").write_bytes(b"nonsense")
-    with pytest.raises(sn.TrainingFailed, match="cannot be read"):
+    with pytest.raises(sn.TrainingFailed, match="is not what was saved with this key"):
         sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), **settings)
 
 
@@ -305,7 +305,8 @@ def test_a_checkpoint_is_never_unpickled(table, mlp, tmp_path) -> None:
     import pickle
 
     (tmp_path / "finetune.pt").write_bytes(pickle.dumps(subprocess.Popen))
-    with pytest.raises(sn.TrainingFailed, match="cannot be read"):
+    (tmp_path / "finetune.key").write_bytes(bytes(32))
+    with pytest.raises(sn.TrainingFailed, match="is not what was saved with this key"):
         sn.finetune(mlp, table, epochs=1, checkpoint=tmp_path)
 
 
