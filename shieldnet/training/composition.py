@@ -22,7 +22,7 @@ MAX_STEPS = 10**7
 _MAX_LOSS = 2e4
 _POINTS, _MAX_POINTS = 2**13, 2**16  # of one step's losses
 _MAX_SIZE = 2**22  # of the losses of all steps
-_FINENESS = 0.02  # of a step's deviation: rounding then adds at most .01 % to the variance
+_FINENESS = 0.02  # of a step's deviation: rounding adds about .01 % to the variance
 _FINEST = 1e-4  # of the root of the steps: all of their rounding together is finer than that
 _TAIL = 1e-15
 _RAISED = 1e-9
@@ -393,9 +393,10 @@ def _interval(steps: Sequence[Steps], direction: Direction) -> float:
     spread = min(_deviation(step, direction) for step in steps)
     ends = [_ends(step, direction) for step in steps]
     width = max(high - low for low, high in ends)
-    finest = _FINEST / math.sqrt(sum(step.count for step in steps))
-    usual = min(max(_FINENESS * spread, width / _POINTS), 4 * _FINENESS * spread)
-    return max(usual, width / _MAX_POINTS, finest)
+    count = sum(step.count for step in steps)
+    fine = _FINENESS * min(2.5, max(1.0, (count / 1e4) ** 0.25)) * spread
+    usual = min(max(fine, width / _POINTS), max(fine, 4 * _FINENESS * spread))
+    return max(usual, width / _MAX_POINTS, _FINEST / math.sqrt(count))
 
 
 def _deviation(step: Steps, direction: Direction) -> float:
