@@ -1,21 +1,13 @@
 """Settings are checked when a value is made, so that a bad value never exists."""
 
 import math
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from shieldnet.errors import ConfigError, DataError, MissingDependency
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from shieldnet.errors import ConfigError, MissingDependency
 
 
 def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
@@ -104,13 +96,3 @@ def _number(value: object) -> float:
         return float(value) if is_number else math.nan  # type: ignore[arg-type]  # narrowed above
     except OverflowError:
         return math.inf
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """Reads a TOML file, or says what is wrong with it and where."""
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as missing:
-        raise DataError(f"Cannot read {path}: {missing.strerror}.") from missing
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
-        raise ConfigError(f"{path} is no valid TOML: {broken}") from broken

@@ -20,8 +20,8 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Argument(
-        help="package.module:factory, a function that returns it; or a file: .pt2, .onnx, "
-        "TorchScript as .pt, .ts or .torchscript"
+        help="package.module:factory, a function that returns it; or a file ending in .pt2 "
+        "(torch.export.save) or .onnx"
     ),
 ]
 Weights = Annotated[str | None, typer.Option(help=".safetensors, or .pt holding weights alone")]
@@ -215,12 +215,13 @@ def finetune(
     """
     from shieldnet._validate import optional
     from shieldnet.errors import ConfigError, PolicyFailed
+    from shieldnet.files.weights import write_weights
     from shieldnet.loading import load_model, load_training
     from shieldnet.training.countermeasures import Countermeasure, WeightDecay
     from shieldnet.training.finetuning import finetune as run
     from shieldnet.training.private import DPSGD
 
-    tensors = optional("safetensors.torch", extra="cli")
+    optional("safetensors.torch", extra="cli")  # before hours of training, not after
     chosen: list[Countermeasure] = []
     if epsilon is not None:
         chosen.append(DPSGD(epsilon, delta, clip=clip, canaries=canaries))
@@ -243,7 +244,7 @@ def finetune(
         checkpoint=checkpoint,
     )
     output.mkdir(parents=True, exist_ok=True)
-    tensors.save_model(found.model, str(output / "model.safetensors"))
+    write_weights(found.model, output / "model.safetensors")
     typer.echo(str(found))
     typer.echo(f"Wrote {output / 'model.safetensors'}.")
     if found.guarantee is not None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from shieldnet._validate import choice, read_toml
+from shieldnet._validate import choice
 from shieldnet.defenses import DEFENSES, Defense
 from shieldnet.errors import ConfigError
+from shieldnet.files.documents import read_toml
 from shieldnet.presets import PRESETS
 from shieldnet.shield import Shield
 

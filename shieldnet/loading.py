@@ -1,7 +1,6 @@
 """Models and data from the names that a command line gets; nothing is ever unpickled."""
 
 import importlib
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,27 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from shieldnet._validate import optional
 from shieldnet.data import Examples, as_examples
 from shieldnet.errors import ConfigError, DataError
 from shieldnet.files.arrays import read_npy, read_npz
+from shieldnet.files.documents import read_json
+from shieldnet.files.limits import require_file
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.pictures import read_pictures
-from shieldnet.files.programs import load_program, load_script
+from shieldnet.files.programs import load_program
+from shieldnet.files.recognition import advice, recognized
 from shieldnet.files.tables import divided, read_table
+from shieldnet.files.weights import load_weights
 from shieldnet.training.accountant import Guarantee
+from shieldnet.training.signing import KEY_VARIABLE, key_of_environment
 
-MODEL_FILES = {
-    ".pt2": load_program,
-    ".onnx": load_onnx,
-    ".pt": load_script,
-    ".ts": load_script,
-    ".torchscript": load_script,
-}
+MODEL_FILES = {".pt2": load_program, ".onnx": load_onnx}
+_OTHER_FILES = (
+    *(".bin", ".ckpt", ".h5", ".hdf5", ".joblib", ".keras", ".pickle", ".pkl"),
+    *(".pt", ".pth", ".safetensors", ".torchscript", ".ts"),
+)
 _MODEL_HELP = (
     "Expected MODEL as package.module:factory, a function that returns an nn.Module, or as a file "
     f"ending in {', '.join(MODEL_FILES)}"
@@ -54,20 +54,34 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
 
     weights: for a factory, a .safetensors file, or a .pt file read with ``weights_only=True``. Its
     module is looked for on the path and in the working folder; importing it runs its code.
+    Errors: DataError for any other file, with what it is and the way that works for it.
     """
-    if ":" not in name and Path(name).suffix in MODEL_FILES:
+    path = Path(name)
+    if ":" not in name and path.suffix in MODEL_FILES:
         if weights is not None:
             raise ConfigError(f"{name} holds its weights: leave --weights out.")
-        return MODEL_FILES[Path(name).suffix](Path(name))
+        return _file_model(path)
+    if path.exists() or (":" not in name and path.suffix in _OTHER_FILES):
+        if not path.is_dir():
+            require_file(path, "model")
+        raise DataError(f"{name} {advice(recognized(path), path, as_weights=False)}")
     model = _call(name, _MODEL_HELP)
     if not isinstance(model, nn.Module):
         raise DataError(f"{_MODEL_HELP}; {name} returned {type(model).__name__}.")
     if weights is not None:
-        try:
-            model.load_state_dict(_read_weights(Path(weights)))
-        except RuntimeError as unfit:
-            raise DataError(f"{weights} does not fit the model of {name}: {unfit}") from unfit
+        load_weights(model, Path(weights), name)
     return model.eval()
+
+
+def _file_model(path: Path) -> nn.Module:
+    if path.is_dir():
+        raise DataError(f"{path} {advice(recognized(path), path, as_weights=False)}")
+    require_file(path, "model")
+    found = recognized(path)
+    expected = {".pt2": "exported", ".onnx": "onnx"}[path.suffix]
+    if found.kind not in (expected, "unknown"):
+        raise DataError(f"{path} {advice(found, path, as_weights=False)}")
+    return MODEL_FILES[path.suffix](path)
 
 
 def load_object(name: str, role: str, *, call: bool = False) -> Any:
@@ -139,14 +153,26 @@ def load_training(name: str, *, label: str | None = None) -> Any:
 
 
 def load_guarantee(path: Path) -> Guarantee:
-    """Reads a guarantee that ``finetune`` wrote; its epsilon is computed anew, not believed."""
+    """Reads a guarantee that ``finetune`` wrote; its epsilon is computed anew, not believed.
+
+    Where the environment has a key (SHIELDNET_KEY), one that is unsigned is refused.
+    """
+    document = read_json(path, "guarantee")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return Guarantee.read(document)
-    except OSError as missing:
-        raise DataError(f"Cannot read {path}: {missing.strerror}.") from missing
-    except (ValueError, KeyError, TypeError) as broken:
-        raise DataError(f"{path} is no guarantee as finetune writes it: {broken!r}") from broken
+        guarantee = Guarantee.read(document)
+    except KeyError as missing:
+        raise DataError(
+            f"{path} is no guarantee as finetune writes it: it has no {missing}."
+        ) from missing
+    except (ValueError, TypeError) as broken:
+        raise DataError(f"{path} is no guarantee as finetune writes it: {broken}") from broken
+    if guarantee.seal == "unsigned" and key_of_environment() is not None:
+        raise DataError(
+            f"{path} is not signed, and {KEY_VARIABLE} is set: anyone who held the file could have "
+            f"changed it. Write it with the key in the environment, or unset {KEY_VARIABLE} to read "
+            "it as unsigned."
+        )
+    return guarantee
 
 
 def _call(name: str, expected: str) -> Any:
@@ -173,28 +199,6 @@ def _named(name: str, expected: str) -> Any:
 def _unloadable(name: str, expected: str, failed: Exception) -> DataError:
     reason = f"{type(failed).__name__}: {failed}"
     return DataError(f"{expected}; cannot load {name!r}: {reason}")
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise DataError(f"Cannot read {path}: there is no such file.")
-    if path.suffix == ".safetensors":
-        reader = optional("safetensors.torch", extra="cli")
-        try:
-            state: dict[str, Tensor] = reader.load_file(path)
-        except Exception as broken:
-            raise DataError(f"{path} is no valid safetensors file: {broken}") from broken
-        return state
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as refused:
-        raise DataError(
-            f"{path} holds more than weights, or is damaged; it is not unpickled. "
-            "Save model.state_dict() with safetensors."
-        ) from refused
-    if not isinstance(loaded, dict):
-        raise DataError(f"Expected a state_dict in {path}, got {type(loaded).__name__}.")
-    return loaded
 
 
 def _npz(

@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
+from safetensors.torch import save
 from torch import nn
 
-from shieldnet._validate import unwarned
 from shieldnet.errors import ShieldnetError
+from shieldnet.files.weights import load_weights, read_weights
 from shieldnet.loading import load_examples, load_model
 
 relaxed = settings(suppress_health_check=list(HealthCheck))
@@ -63,21 +64,23 @@ def made(suffix: str) -> bytes:
         buffer.write(
             helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
         )
-    elif suffix == ".pt2":
+    elif suffix == ".pt":
+        torch.save({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, buffer)
+    elif suffix == ".safetensors":
+        buffer.write(save({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}))
+    else:
         size = ({0: torch.export.Dim("batch", min=1)},)
         model = nn.Linear(3, 2).eval()
         torch.export.save(
             torch.export.export(model, (torch.randn(4, 3),), dynamic_shapes=size), buffer
         )
-    else:
-        with unwarned("`torch.jit"):
-            torch.jit.save(torch.jit.trace(nn.Linear(3, 2).eval(), torch.randn(4, 3)), buffer)
     return buffer.getvalue()
 
 
 DATA = (".npz", ".npy", ".csv", ".parquet")
-MODELS = (".onnx", ".pt2", ".ts")
-VALID = {suffix: made(suffix) for suffix in (*DATA, *MODELS)}
+MODELS = (".onnx", ".pt2")
+WEIGHTS = (".pt", ".safetensors")
+VALID = {suffix: made(suffix) for suffix in (*DATA, *MODELS, *WEIGHTS)}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,9 @@ def read(path: Path, content: bytes) -> None:
     try:
         if path.suffix in MODELS:
             load_model(str(path))(torch.randn(2, 3))
+            return
+        if path.suffix in WEIGHTS:
+            load_weights(nn.Linear(3, 2), path, "linear")
             return
         found = load_examples(str(path), "members")
     except ShieldnetError:
@@ -125,7 +131,9 @@ def damaged(draw, whole: bytes) -> bytes:
 def test_the_valid_files_are_read(folder, suffix) -> None:
     path = folder / f"valid{suffix}"
     path.write_bytes(VALID[suffix])
-    if suffix in DATA:
+    if suffix in WEIGHTS:
+        assert read_weights(path)["weight"].shape == (2, 3)
+    elif suffix in DATA:
         assert load_examples(str(path), "members").examples.inputs.shape[1] in (2, 3)
     else:
         assert load_model(str(path))(torch.randn(2, 3)).shape[0] == 2

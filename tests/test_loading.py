@@ -1,5 +1,6 @@
 import pickle
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ class Bomb:
 def test_a_pickled_model_is_refused_and_never_run(project, suffix) -> None:
     path = project / f"model{suffix}"
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(DataError, match="not unpickled|no valid safetensors"):
+    with pytest.raises(DataError, match="is not unpickled|no valid safetensors"):
         load_model("users_model:make", str(path))
 
 
@@ -70,7 +71,11 @@ def test_a_pickled_model_is_refused_and_never_run(project, suffix) -> None:
         ("users_model:nothing", None, "cannot load 'users_model:nothing'"),
         ("no_such_module:make", None, "cannot load 'no_such_module:make'"),
         ("users_model:wrong", None, "returned int"),
-        ("users_model:make", "nowhere.pt", "Cannot read nowhere.pt: there is no such file"),
+        (
+            "users_model:make",
+            "nowhere.pt",
+            "Cannot read the weights from nowhere.pt: there is no such",
+        ),
     ],
 )
 def test_what_is_no_model_is_refused(project, name, weights, words) -> None:
@@ -78,10 +83,134 @@ def test_what_is_no_model_is_refused(project, name, weights, words) -> None:
         load_model(name, weights)
 
 
-def test_weights_of_another_model_are_refused(project) -> None:
-    save_file({"other": torch.ones(2)}, project / "weights.safetensors")
-    with pytest.raises(DataError, match="does not fit the model of users_model:make"):
+def test_weights_of_another_model_are_refused_with_what_does_not_fit(project) -> None:
+    state = {"0.weight": torch.ones(3, 3), "2.weight": torch.ones(2)}
+    save_file(state, project / "weights.safetensors")
+    with pytest.raises(
+        DataError,
+        match=r"does not fit the model of users_model:make: it lacks 0.bias; the model has no "
+        r"2.weight; 0.weight has shape \(3, 3\), the model's has \(2, 3\)\.",
+    ):
         load_model("users_model:make", str(project / "weights.safetensors"))
+    state = {"0.weight": torch.full((2, 3), 0.1, dtype=torch.float64), "0.bias": torch.ones(2)}
+    save_file(state, project / "weights.safetensors")
+    with pytest.raises(DataError, match="0.weight is torch.float64, .* which would lose digits"):
+        load_model("users_model:make", str(project / "weights.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "_module.", "module._orig_mod.", "model."]
+)
+def test_prefixes_of_wrappers_are_taken_off_and_named(project, caplog, prefix) -> None:
+    state = {f"{prefix}0.weight": torch.ones(2, 3), f"{prefix}0.bias": torch.zeros(2)}
+    torch.save(state, project / "weights.pt")
+    loaded = load_model("users_model:make", str(project / "weights.pt"))
+    assert torch.equal(loaded[0].weight, torch.ones(2, 3))
+    assert "weights.pt: took the prefix" in caplog.text
+    torch.save(state | {"other": torch.ones(1)}, project / "weights.pt")
+    with pytest.raises(DataError, match="it lacks 0.weight, 0.bias; .* other .* is .*'s: save"):
+        load_model("users_model:make", str(project / "weights.pt"))
+
+
+def test_a_part_that_was_compiled_is_named_too(project, caplog) -> None:
+    state = {"0._orig_mod.weight": torch.ones(2, 3), "0._orig_mod.bias": torch.zeros(2)}
+    torch.save(state, project / "weights.pt")
+    load_model("users_model:make", str(project / "weights.pt"))
+    assert "the prefix _orig_mod. of torch.compile" in caplog.text
+    state["0.extra"] = torch.ones(2)
+    torch.save(state, project / "weights.pt")
+    with pytest.raises(DataError, match=r"\(_orig_mod. is torch.compile's: save the state_dict of"):
+        load_model("users_model:make", str(project / "weights.pt"))
+
+
+class Net(nn.Linear):
+    """A user's class that was pickled whole."""
+
+
+def given(name: str, path) -> None:
+    """Writes what people really give."""
+    state = nn.Linear(3, 2).state_dict()
+    if name == "module":
+        torch.save(Net(3, 2), path)
+    elif name == "legacy module":
+        torch.save(Net(3, 2), path, _use_new_zipfile_serialization=False)
+    elif name == "state_dict":
+        torch.save(state, path)
+    elif name == "legacy state_dict":
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+    elif name == "checkpoint":
+        torch.save({"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {}}, path)
+    elif name == "unnamed checkpoint":
+        torch.save({"epoch": 3, "weights": state}, path)
+    elif name == "lightning":
+        torch.save({"pytorch-lightning_version": "2.5", "state_dict": state}, path)
+    elif name == "safetensors":
+        save_file(state, path)
+    elif name == "keras":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", "{}")
+    elif name == "hdf5":
+        path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(90))
+    elif name == "joblib":
+        path.write_bytes(pickle.dumps(Net(3, 2)))
+    elif name == "exported":
+        torch.export.save(torch.export.export(nn.ReLU(), (torch.ones(3),)), path)
+    elif name == "hugging face":
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+    elif name == "folder":
+        path.mkdir()
+    else:
+        path.write_text("words")
+
+
+FACTORY = "package.module:factory --weights"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "as_model", "as_weights"),
+    [
+        ("module", "m.pt", f"pickled objects of .*test_loading.Net.*{FACTORY} weights.pt", None),
+        ("legacy module", "m.pth", f"holds pickled objects.*{FACTORY} weights.pt", None),
+        ("state_dict", "m.pt", f"holds weights without the model .*{FACTORY} m.pt", ""),
+        ("legacy state_dict", "m.pth", f"holds weights without .*{FACTORY} m.pth", ""),
+        ("state_dict", "m.bin", f"holds weights without the model .*{FACTORY} m.bin", ""),
+        (
+            "checkpoint",
+            "m.pt",
+            r"is a checkpoint with more than weights in it \(epoch, model_state_dict, optimizer_"
+            r"state_dict\). Save .*weights_only=True\)\['model_state_dict'\], 'weights.pt'\)",
+            None,
+        ),
+        ("unnamed checkpoint", "m.pt", r"Save model.state_dict\(\) alone", None),
+        ("lightning", "m.ckpt", r"is a checkpoint of Lightning .*\['state_dict'\]", None),
+        ("safetensors", "m.safetensors", f"holds weights without .*{FACTORY} m.safetensors", ""),
+        ("safetensors", "m.pt", f"holds weights without .*{FACTORY} m.pt", "rename it so that it"),
+        ("keras", "m.keras", "is a model of Keras.*returns keras.saving.load_model", None),
+        ("hdf5", "m.h5", "is a model of Keras", None),
+        ("joblib", "m.joblib", "is a pickle.* it is not unpickled. Export a scikit-learn", None),
+        ("joblib", "m.pkl", "with skl2onnx, or give package.module:factory", None),
+        ("exported", "m.pt", "rename it so that it ends in .pt2", "holds no weights for another"),
+        ("hugging face", "m", "AutoModelForSequenceClassification.from_pretrained", "no such file"),
+        ("folder", "m.pt2", "is a folder. Give a file ending in", "there is no such file"),
+        ("text", "m.pt", "is no model that is read here", None),
+        ("state_dict", "m.pt2", "holds weights without the model", ""),
+        ("state_dict", "m.onnx", "holds weights without the model", ""),
+    ],
+)
+def test_what_people_give_gets_its_own_words_and_the_way_that_works(
+    project, name, file, as_model, as_weights
+) -> None:
+    given(name, project / file)
+    with pytest.raises(DataError, match=as_model):
+        load_model(file)
+    words = as_model if as_weights is None else as_weights
+    if words:
+        with pytest.raises(DataError, match=words):
+            load_model("users_model:make", file)
+    elif file.endswith((".pt", ".safetensors")):
+        with pytest.raises(DataError, match="it lacks 0.weight, 0.bias"):
+            load_model("users_model:make", file)
 
 
 def test_examples_come_from_npz_and_from_factories(project) -> None:
@@ -197,7 +326,7 @@ def test_training_data_needs_labels(project) -> None:
 def test_a_models_file_holds_its_own_weights(project) -> None:
     with pytest.raises(ConfigError, match="model.pt2 holds its weights: leave --weights out"):
         load_model("model.pt2", "weights.safetensors")
-    for name in ("model.pt2", "model.onnx", "model.pt", "model.ts", "model.torchscript"):
+    for name in ("model.pt2", "model.onnx", "model.pt", "model.ts", "model.keras"):
         with pytest.raises(DataError, match=f"Cannot read the model from {name}"):
             load_model(name)
 

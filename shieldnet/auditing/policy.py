@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from shieldnet._validate import read_toml
 from shieldnet.errors import ConfigError
+from shieldnet.files.documents import read_toml
 from shieldnet.finding import Finding, goes_by
 from shieldnet.price import Price
 from shieldnet.training.accountant import Guarantee

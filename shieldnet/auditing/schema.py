@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shieldnet.errors import DataError
+from shieldnet.files.documents import read_json
 
 SCHEMA = "shieldnet.report/1"
 _FILE = Path(__file__).parent / "report-1.schema.json"
@@ -28,15 +29,8 @@ def parsed(path: str | Path) -> dict[str, Any]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    try:
-        document = json.loads(
-            Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant
-        )
-    except OSError as missing:
-        raise DataError(f"Cannot read {path}: {missing.strerror}.") from missing
-    except (ValueError, RecursionError) as broken:
-        raise DataError(f"{path} is no JSON report: {_short(str(broken))}") from broken
-    came = document.get("schema") if isinstance(document, dict) else None
+    document = read_json(path, "report")
+    came = document.get("schema")
     if came != SCHEMA:
         raise DataError(
             f"Expected a report of schema {SCHEMA} in {path}, got {_short(repr(came))}. A newer "
@@ -46,12 +40,7 @@ def parsed(path: str | Path) -> dict[str, Any]:
     if fault is not None:
         place = "/".join(str(step) for step in fault.absolute_path) or "the document"
         raise DataError(f"The report in {path} is damaged at {place}: {_short(fault.message)}")
-    checked: dict[str, Any] = document
-    return checked
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    return document
 
 
 def _short(words: str) -> str:

@@ -1,6 +1,6 @@
 """ONNX models, answered by ONNX Runtime: black boxes without gradients."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from shieldnet._validate import optional
 from shieldnet.errors import AnswerError, DataError
 from shieldnet.files.limits import require_bytes, require_file
+from shieldnet.files.onnx_operators import LOOPS, OPERATORS, RANDOM
 
 _TYPES = {
     "tensor(float)": torch.float32,
@@ -20,6 +21,12 @@ _TYPES = {
     "tensor(uint8)": torch.uint8,
     "tensor(bool)": torch.bool,
 }
+_STANDARD = ("", "ai.onnx")
+_MIN_VERSION = 7  # of ONNX's operators: since then dropout does nothing unless it is told to
+_MODE = 2  # the input of Dropout that says whether it trains
+_BRANCHES = ("then_branch", "else_branch")
+_UNNEEDED = ("metadata_props", "training_info", "doc_string")
+"""Parts of a file that are not given on: metadata can hold settings of ONNX Runtime."""
 
 
 class OnnxModel(nn.Module):
@@ -72,15 +79,16 @@ class OnnxModel(nn.Module):
 
 
 def load_onnx(path: Path) -> nn.Module:
-    """Reads an ONNX model that is whole in its file.
+    """Reads an ONNX model of listed operators that is whole in its file.
 
-    Errors: DataError for what is no ONNX, has data in other files, or takes more than one input.
+    What ONNX Runtime gets is not the file but what was checked of it, written anew; a file that
+    two parsers read in two ways is read in one.
+    Errors: DataError for what is no ONNX, has data in other files, calls what is not on the list,
+        or takes more than one input.
     """
     size = require_file(path, "model")
     require_bytes(size, path, "model")
-    content = path.read_bytes()
-    _require_whole(content, path)
-    model = OnnxModel(path.name, content)
+    model = OnnxModel(path.name, _rebuilt(path.read_bytes(), path))
     inputs = model.session().get_inputs()
     if len(inputs) != 1:
         names = ", ".join(entry.name for entry in inputs)
@@ -88,45 +96,107 @@ def load_onnx(path: Path) -> nn.Module:
     return model
 
 
-def _require_whole(content: bytes, path: Path) -> None:
-    """Raises DataError for data in other files, whose names could lead anywhere."""
+def _rebuilt(content: bytes, path: Path) -> bytes:
+    """Checks every node and tensor and returns the model without what it does not need."""
     onnx = optional("onnx", extra="onnx")
     try:
-        graph = onnx.load_model_from_string(content)
+        model = onnx.load_model_from_string(content)
     except Exception as broken:  # of protobuf
         raise DataError(f"{path} is no ONNX model: {broken}") from broken
-    nodes = [node for function in graph.functions for node in function.node]
-    if _has_external(graph.graph, onnx) or _any_external(nodes, onnx):
+    if model.functions:
+        raise DataError(
+            f"{path} has functions of its own ({model.functions[0].name!r:.60}). Inline them: "
+            "onnx.save(onnx.inliner.inline_local_functions(onnx.load(path)), path)."
+        )
+    version = max((one.version for one in model.opset_import if one.domain in _STANDARD), default=0)
+    if version and version < _MIN_VERSION:
+        raise DataError(
+            f"{path} is of version {version} of ONNX's operators, whose dropout may be random. "
+            f"Export it with opset_version={_MIN_VERSION} or later."
+        )
+    for graph in _graphs(model.graph, path):
+        _check_graph(graph, path, onnx)
+    for field in _UNNEEDED:
+        model.ClearField(field)
+    model.DiscardUnknownFields()  # another version of ONNX may know what they mean
+    rebuilt: bytes = model.SerializeToString()
+    return rebuilt
+
+
+def _graphs(graph: Any, path: Path) -> Iterator[Any]:
+    """Lists a graph and all the graphs in it; raises DataError for one in anything but an If."""
+    waiting = [graph]
+    while waiting:
+        current = waiting.pop()
+        yield current
+        for node in current.node:
+            for attribute in node.attribute:
+                inner = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+                if inner and not (node.op_type == "If" and attribute.name in _BRANCHES):
+                    raise DataError(
+                        f"{path} has a graph inside of {node.op_type!r:.60}: only an If has any. "
+                        "Export the model without control flow."
+                    )
+                waiting += inner
+
+
+def _check_graph(graph: Any, path: Path, onnx: Any) -> None:
+    """Raises DataError for data in other files and for what is no listed operator."""
+    tensors = [*graph.initializer, *_parts(graph.sparse_initializer)]
+    for node in graph.node:
+        _check_node(node, path)
+        for attribute in node.attribute:
+            sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
+            tensors += [attribute.t, *attribute.tensors, *_parts(sparse)]
+    external = onnx.TensorProto.EXTERNAL
+    if any(tensor.data_location == external or tensor.external_data for tensor in tensors):
         raise DataError(
             f"{path} keeps data in other files, which are not followed. Save it in one file: "
             "onnx.save(model, path, save_as_external_data=False)."
         )
 
 
-def _has_external(graph: Any, onnx: Any) -> bool:
-    sparse = [part for one in graph.sparse_initializer for part in (one.values, one.indices)]
-    external = onnx.TensorProto.EXTERNAL
-    if any(tensor.data_location == external for tensor in [*graph.initializer, *sparse]):
-        return True
-    return _any_external(graph.node, onnx)
+def _parts(sparse: Iterable[Any]) -> list[Any]:
+    return [part for tensor in sparse for part in (tensor.values, tensor.indices)]
 
 
-def _any_external(nodes: Iterable[Any], onnx: Any) -> bool:
-    external = onnx.TensorProto.EXTERNAL
-    for attribute in (one for node in nodes for one in node.attribute):
-        sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
-        tensors = [attribute.t, *attribute.tensors, *(one.values for one in sparse)]
-        if any(tensor.data_location == external for tensor in tensors):
-            return True
-        if any(_has_external(graph, onnx) for graph in [attribute.g, *attribute.graphs]):
-            return True
-    return False
+def _check_node(node: Any, path: Path) -> None:
+    if node.domain not in OPERATORS:
+        raise DataError(
+            f"{path} calls {node.domain[:60]}.{node.op_type[:60]}: only operators of ai.onnx and "
+            "ai.onnx.ml are allowed. Export the model without optimizing it for a runtime."
+        )
+    if node.op_type in LOOPS:
+        raise DataError(
+            f"{path} calls {node.op_type}: loops are refused, for they may never end. Export the "
+            "model without control flow."
+        )
+    if node.op_type in RANDOM or _trains(node):
+        raise DataError(
+            f"{path} calls {node.op_type} as in training, so that answers are random or depend on "
+            "their batch. Call model.eval() before exporting it."
+        )
+    if node.op_type not in OPERATORS[node.domain]:
+        raise DataError(
+            f"{path} calls {node.op_type[:60]!r}, which is not on the list of allowed operators. "
+            "Give the model as package.module:factory."
+        )
+
+
+def _trains(node: Any) -> bool:
+    """Says whether dropout or batch normalization may be in training mode."""
+    if node.op_type == "Dropout":
+        return len(node.input) > _MODE and bool(node.input[_MODE])
+    return node.op_type == "BatchNormalization" and any(
+        attribute.name == "training_mode" and attribute.i for attribute in node.attribute
+    )
 
 
 def _session(content: bytes, name: str) -> Any:
     runtime = optional("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as broken:  # ONNX Runtime's errors have no common base that is public

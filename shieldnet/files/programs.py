@@ -1,9 +1,9 @@
-"""Models in files of torch's own: exported programs (.pt2) and TorchScript.
+"""Exported programs (.pt2), torch's own form of a model in a file.
 
 ``torch.export.load`` unpickles parts of an archive, looks functions up by any dotted name under
 ``torch``, evaluates sizes with sympy and runs guards as code. So nothing of an archive is handed to
-it as it came: what a program of plain tensor operators needs is read, checked against a list, and
-written into an archive of our own; anything else is refused.
+it as it came: what a program of listed operators needs is read, checked, and written into an
+archive of our own; anything else is refused.
 """
 
 import ast
@@ -20,17 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from shieldnet._validate import unwarned
 from shieldnet.errors import DataError
+from shieldnet.files.documents import parse_json
 from shieldnet.files.limits import content, opened_archive
+from shieldnet.files.torch_operators import CHECKED, EVALUATE, refusal
 
 _NAME = re.compile(r"[\w.+\-]*")
-_OPERATOR = re.compile(r"torch\.ops\.(aten|prims)\.\w+\.\w+")
-_OUTSIDE = re.compile(r"file|_print|_unsafe")  # operators that touch a disk, or check no bounds
-_ARITHMETIC = re.compile(
-    r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|getitem|eq|ne|lt|le|gt|ge)"
-    r"|math\.(ceil|floor|trunc|sqrt)|torch\.sym_\w+"
-)
 _SYMBOL = re.compile(r"[a-z]{1,4}\d{1,9}")
 _SIZES = re.compile(
     "Integer|Float|Add|Mul|Min|Max|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|ModularIndexing|"
@@ -42,9 +37,10 @@ _TREES = frozenset(
 _LONGEST = 2000  # characters of a size
 _MOST = 2**53  # in a size
 _MOST_INTEGER = 2**64
+_CODE = frozenset(["as_graph", "as_operator", "as_custom_obj", "custom_obj"])
+_INPUTS = frozenset(["parameter", "buffer", "tensor_constant", "user_input"])
 
 _TEXT = re.compile(r"[\w.,+\-> *]*")  # of an argument, such as einsum's
-_SCRIPT = re.compile(rb"\b(save|from_file)\b|\bops\s*\.\s*(?!aten\b|prims?\b|quantized\b)\w+")
 
 
 class Program(nn.Module):
@@ -63,10 +59,14 @@ class Program(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the program returns.
 
-        Errors: DataError for inputs of a shape that it was not exported for.
+        Errors: DataError for inputs of a shape that it was not exported for, and for a program that
+            writes into its own weights: its next answer would depend on this one.
         """
+        before = self._versions()
         try:
-            return self.program(*args, **kwargs)
+            answers = self.program(*args, **kwargs)
+        except DataError:
+            raise
         except Exception as unfit:  # whatever the file's program does is the file's
             words = str(unfit).strip().split("\n")[0]
             raise DataError(
@@ -74,6 +74,14 @@ class Program(nn.Module):
                 "of one size, export it for any: torch.export.export(model, (example,), "
                 'dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)).'
             ) from unfit
+        if self._versions() != before:
+            raise DataError(f"{self.name} changes its own weights when it answers. {EVALUATE}")
+        return answers
+
+    def _versions(self) -> list[int]:
+        """Counts how often each weight was written to."""
+        weights = [*self.parameters(), *self.buffers()]
+        return [tensor._version for tensor in weights if not tensor.is_inference()]
 
     def __repr__(self) -> str:
         return f"Program({self.name})"
@@ -88,32 +96,12 @@ def load_program(path: Path) -> nn.Module:
     clean = io.BytesIO(_rebuilt(path))
     with _reading(path), _quiet():
         program = torch.export.load(clean)
+        _require_truth_values(program, path)
         module = program.module()
+    for node in module.graph.nodes:
+        node.target = CHECKED.get(node.target, node.target)
+    module.recompile()
     return Program(path.name, module)
-
-
-def load_script(path: Path) -> nn.Module:
-    """Reads TorchScript, on the CPU and in evaluation mode.
-
-    Its archive is rebuilt from checked parts. Its own reader makes tensors and TorchScript's types
-    alone; what the program computes runs when it is asked, without Python, and may not touch files.
-    Errors: DataError for what is no TorchScript.
-    """
-    with opened_archive(path, "model") as archive:
-        parts = {entry.filename: content(archive, entry) for entry in archive.infolist()}
-    roots = {name.split("/")[0] for name in parts}
-    if len(roots) != 1 or not any(name.endswith("/data.pkl") for name in parts):
-        raise DataError(f"{path} is no TorchScript: expected torch.jit.save's archive.")
-    for name, data in parts.items():
-        if name.endswith(".py") and (found := _SCRIPT.search(data)):
-            raise DataError(
-                f"{path} uses {found.group().decode()} in {name}: operators that touch files, or "
-                "that are not torch's own, are refused."
-            )
-    written = {name.partition("/")[2]: data for name, data in parts.items()}
-    with _reading(path), unwarned("`torch.jit"):
-        model: nn.Module = torch.jit.load(io.BytesIO(_archive(written)), map_location="cpu")
-    return model.eval()
 
 
 def _rebuilt(path: Path) -> bytes:
@@ -128,9 +116,9 @@ def _rebuilt(path: Path) -> bytes:
 
         if part("archive_format") != b"pt2":
             raise DataError(f"{path} is no exported program: expected torch.export.save's archive.")
-        program = _parsed(part("models/model.json"), path)
+        program = parse_json(part("models/model.json"), path)
         configs = {
-            kind: _parsed(part(f"data/{kind}/model_{kind}_config.json"), path)
+            kind: parse_json(part(f"data/{kind}/model_{kind}_config.json"), path)
             for kind in ("weights", "constants")
         }
         _check_program(program, path)
@@ -155,16 +143,6 @@ def _archive(parts: Mapping[str, bytes]) -> bytes:
         for name, data in parts.items():
             archive.writestr(f"model/{name}", data)
     return buffer.getvalue()
-
-
-def _parsed(text: bytes, path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as broken:
-        raise DataError(f"{path} is damaged: {broken}") from broken
-    if not isinstance(document, dict):
-        raise DataError(f"{path} is damaged: expected an object, got {type(document).__name__}.")
-    return document
 
 
 def _payloads(config: Mapping[str, Any], kind: str, path: Path) -> Iterator[str]:
@@ -192,20 +170,56 @@ def _check_program(program: dict[str, Any], path: Path) -> None:
         nodes, calls = graph_module["graph"]["nodes"], graph_module["module_call_graph"]
         for node in nodes:
             node["metadata"] = {}
+            _check_call(node, path)
         graph_module["metadata"] = {}
+        _check_signature(graph_module["signature"], path)
         if program.get("guards_code") or graph_module["graph"].get("custom_obj_values"):
             raise DataError(f"{path} has guards or objects that are code: they are refused.")
         for call in calls:
             for side in ("in_spec", "out_spec"):
                 if call["signature"]:
-                    _check_tree(json.loads(call["signature"][side]), path)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as damaged:
+                    _check_tree(parse_json(call["signature"][side], path, kind=list), path)
+    except (KeyError, TypeError, AttributeError, ValueError) as damaged:
         if isinstance(damaged, DataError):
             raise
         raise DataError(f"{path} is damaged, or of another version of torch: {damaged!r}") from (
             damaged
         )
     _check_names(program, path)
+
+
+def _check_call(node: dict[str, Any], path: Path) -> None:
+    """Raises DataError for a call of anything but a listed operator with plain arguments."""
+    arguments: dict[str, Any] = {}
+    for place, argument in enumerate(node["inputs"]):
+        name = argument["name"] or str(place)
+        if name in arguments:
+            raise DataError(f"{path} is damaged: {node['target']!r:.80} gets {name!r:.40} twice.")
+        arguments[name] = argument["arg"]
+    if fault := refusal(node["target"], arguments):
+        raise DataError(f"{path} {fault}")
+
+
+def _check_signature(signature: dict[str, Any], path: Path) -> None:
+    """Raises DataError for a program that writes to its weights, or takes more than tensors."""
+    kinds = {kind for spec in signature["input_specs"] for kind in spec}
+    if kinds - _INPUTS:
+        raise DataError(f"{path} takes {', '.join(sorted(kinds - _INPUTS))}: only tensors are.")
+    kinds = {kind for spec in signature["output_specs"] for kind in spec}
+    if kinds - {"user_output"}:
+        raise DataError(
+            f"{path} has {', '.join(sorted(kinds - {'user_output'}))} among its outputs: it "
+            f"changes its own weights or inputs when it answers. {EVALUATE}"
+        )
+
+
+def _require_truth_values(program: Any, path: Path) -> None:
+    """Raises DataError for bytes that are called bool and are neither 0 nor 1."""
+    for tensor in [*program.state_dict.values(), *program.constants.values()]:
+        if not (isinstance(tensor, torch.Tensor) and tensor.dtype == torch.bool):
+            continue
+        if (tensor.contiguous().view(torch.uint8) > 1).any():
+            raise DataError(f"{path} is damaged: it has bytes that are neither true nor false.")
 
 
 def _check_tree(tree: Any, path: Path) -> None:
@@ -227,6 +241,8 @@ def _check_names(document: Any, path: Path) -> None:
     while todo:
         key, value = todo.pop()
         if isinstance(value, dict):
+            if not _CODE.isdisjoint(value):
+                raise DataError(f"{path} holds a graph within its graph, or an object: refused.")
             todo += [("key", name) for name in value]
             todo += list(value.items())
         elif isinstance(value, list):
@@ -238,11 +254,7 @@ def _check_names(document: Any, path: Path) -> None:
 
 
 def _check_word(key: str, word: str, path: Path) -> None:
-    if key in ("target", "as_operator"):
-        is_operator = _OPERATOR.fullmatch(word) and not _OUTSIDE.search(word)
-        if not (is_operator or _ARITHMETIC.fullmatch(word)):
-            raise DataError(f"{path} calls {word!r}: only plain operators of torch are.")
-    elif key == "expr_str":
+    if key == "expr_str":
         if not _is_size(word):
             raise DataError(f"{path} has a size that is no arithmetic: {word!r:.80}.")
     elif key in ("in_spec", "out_spec"):

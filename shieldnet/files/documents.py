@@ -1,0 +1,152 @@
+"""Documents in JSON and TOML, read so that whatever is wrong with them is the file's fault."""
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shieldnet.errors import ConfigError, DataError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_BYTES = 256 * 2**20
+"""A document of more bytes is refused: reports and programs of models are a hundredth of it."""
+MAX_DEPTH = 200
+"""Tables or lists within each other; more are refused before anything recurses over them."""
+MAX_TOML_BYTES = 2**20
+_MAX_DIGITS = 300  # of a whole number: any of these is a float too
+_SHOWN = 160
+_MARKS = re.compile(r"[\[\]{}.,=\n]")
+_JSON_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_TOML_STRINGS = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"|\'[^\'\n]*\'')
+
+_Document = TypeVar("_Document", dict[str, Any], list[Any])
+
+
+def read_json(path: str | Path, what: str) -> dict[str, Any]:
+    """Reads a JSON file whose top is an object.
+
+    what: the file should be, for messages, such as ``report``.
+    Errors: DataError for a file that is missing, and for whatever ``parse_json`` refuses.
+    """
+    return parse_json(_content(Path(path), MAX_BYTES), path, what)
+
+
+def parse_json(
+    text: bytes | str,
+    path: object,
+    what: str = "document",
+    *,
+    kind: type[_Document] = dict,  # type: ignore[assignment]  # the default of a TypeVar
+) -> _Document:
+    """Reads JSON as its standard has it, whose top is an object (or, with ``kind``, a list).
+
+    Errors: DataError for anything else: NaN and Infinity, a name that stands twice in one object,
+        numbers of absurd length, and lists nested beyond ``MAX_DEPTH``.
+    """
+    try:
+        words = _decoded(text)
+        _require_shallow(words, _JSON_STRINGS)
+        document = json.loads(
+            words,
+            parse_constant=_refuse_constant,
+            parse_int=_integer,
+            parse_float=_float,
+            object_pairs_hook=_object,
+        )
+    except (ValueError, RecursionError, MemoryError) as broken:
+        raise DataError(f"{path} is no JSON {what}: {_short(broken)}") from broken
+    if not isinstance(document, kind):
+        expected = "an object" if kind is dict else "a list"
+        raise DataError(f"{path} is no {what}: expected {expected}, got {type(document).__name__}.")
+    return document
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Errors: DataError for a file that is missing, ConfigError for what is no TOML, and where.
+    """
+    content = _content(Path(path), MAX_TOML_BYTES)
+    try:
+        words = _decoded(content)
+        _require_shallow(words, _TOML_STRINGS)
+        return tomllib.loads(words)
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError, MemoryError) as broken:
+        raise ConfigError(f"{path} is no valid TOML: {_short(broken)}") from broken
+
+
+def _content(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as missing:
+        raise DataError(f"Cannot read {path}: {missing.strerror}.") from missing
+    if len(content) > most:
+        raise DataError(f"{path} has more than {most} bytes: it is not read.")
+    return content
+
+
+def _decoded(text: bytes | str) -> str:
+    """Returns text of UTF-8; the mark that some editors write in front of it is left out."""
+    if isinstance(text, str):
+        return text
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as broken:
+        raise ValueError(f"expected UTF-8, got a byte {text[broken.start]:#04x}") from broken
+
+
+def _require_shallow(words: str, strings: re.Pattern[str]) -> None:
+    """Raises ValueError for what nests too deeply: brackets, and the dots of one key of TOML.
+
+    Parsers recurse, and so does who reads what they return. How deep they can depends on Python's
+    version and on the stack that is left; this does not.
+    """
+    depth = dots = 0
+    for mark in _MARKS.finditer(strings.sub("", words)):
+        character = mark.group()
+        depth += (character in "[{") - (character in "]}")
+        dots = dots + 1 if character == "." else 0
+        if max(depth, dots) > MAX_DEPTH:
+            raise ValueError(f"it nests more than {MAX_DEPTH} deep")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"it has a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits:.20} is more than a number can be")
+    return number
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r:.40} stands twice in one object")
+    return document
+
+
+def _short(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return f"it nests more than {MAX_DEPTH} deep"
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    words = str(error)
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."

@@ -1,0 +1,538 @@
+"""The operators of torch that an exported program may call, and with which arguments.
+
+A list of what is allowed, by overload: the core ATen operators that ``torch.export`` decomposes to,
+and those that it leaves in programs of ordinary models before that. Each of them checks its indices
+and shapes on the CPU, or is in ``CHECKED``, whose arguments are checked here before every call.
+Every one was called with hundreds of broken arguments, in tensors that end where memory does.
+
+What is not here, and why:
+- Random operators: answers would be random, by a generator that can be predicted.
+- Uninitialized memory (``empty``) and views of whole storages (``as_strided``): they could answer
+  with what other code left behind.
+- Operators that trust their indices or sizes (``_convert_indices_from_csr_to_coo``,
+  ``segment_reduce``, ``embedding_bag``, ``_fft_c2r``), and the backward operators.
+- Numbers that leave a tensor and become sizes (``item``): a file could build any size of them.
+- Statistics over the batch (``_native_batch_norm_legit``): an example's answer would depend on its
+  neighbors.
+- Sparse, quantized and other rare layouts, files, custom operators, control flow.
+"""
+# ruff: noqa: SIM905  # hundreds of names are easier to read without quotes
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shieldnet.errors import DataError
+
+CORE = frozenset(
+    """
+    _adaptive_avg_pool2d.default _adaptive_avg_pool3d.default _log_softmax.default
+    _native_batch_norm_legit_no_training.default _softmax.default _to_copy.default abs.default
+    acos.default acosh.default adaptive_avg_pool1d.default add.Scalar add.Tensor addmm.default
+    alias.default amax.default amin.default any.default any.dim any.dims arange.start_step
+    argmax.default argmin.default asin.default asinh.default atan.default atan2.default
+    atanh.default avg_pool1d.default avg_pool2d.default avg_pool3d.default bitwise_and.Scalar
+    bitwise_and.Tensor bitwise_not.default bitwise_or.Scalar bitwise_or.Tensor
+    bitwise_xor.Scalar bitwise_xor.Tensor bmm.default cat.default ceil.default clamp.Tensor
+    clamp.default clone.default col2im.default constant_pad_nd.default convolution.default
+    copy.default cos.default cosh.default cumsum.default diagonal.default div.Scalar
+    div.Scalar_mode div.Tensor div.Tensor_mode elu.default embedding.default eq.Scalar eq.Tensor
+    erf.default exp.default expand.default expm1.default fill.Scalar flip.default floor.default
+    fmod.Scalar fmod.Tensor full.default full_like.default gather.default ge.Scalar ge.Tensor
+    gelu.default grid_sampler_2d.default gt.Scalar gt.Tensor hardtanh.default index.Tensor
+    index_put.default index_select.default isinf.default isnan.default le.Scalar le.Tensor
+    leaky_relu.default log.default log10.default log1p.default log2.default logical_and.default
+    logical_not.default logical_or.default logical_xor.default lt.Scalar lt.Tensor max.dim
+    max_pool2d_with_indices.default max_pool3d_with_indices.default maximum.default mean.default
+    mean.dim min.dim minimum.default mm.default mul.Scalar mul.Tensor native_group_norm.default
+    native_layer_norm.default ne.Scalar ne.Tensor neg.default nonzero.default permute.default
+    pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor prod.default prod.dim_int reciprocal.default
+    reflection_pad1d.default reflection_pad2d.default reflection_pad3d.default relu.default
+    remainder.Scalar remainder.Tensor repeat.default replication_pad2d.default
+    replication_pad3d.default round.default rsqrt.default scalar_tensor.default scatter.src
+    scatter.value scatter_add.default scatter_reduce.two select.int select_scatter.default
+    sigmoid.default sign.default sin.default sinh.default slice.Tensor slice_scatter.default
+    sort.default split_with_sizes.default sqrt.default squeeze.dim squeeze.dims sub.Scalar
+    sub.Tensor sum.dim_IntList sym_numel.default sym_size.int sym_stride.int tan.default
+    tanh.default topk.default trunc.default unsqueeze.default upsample_bilinear2d.vec
+    upsample_nearest2d.vec var.correction var.dim view.default where.self
+    """.split()
+)
+"""Core ATen: what ``ExportedProgram.run_decompositions()`` leaves."""
+
+PLAIN = frozenset(
+    """
+    __and__.Scalar __and__.Tensor __or__.Scalar __or__.Tensor _assert_async.msg
+    _assert_scalar.default _assert_tensor_metadata.default _upsample_bilinear2d_aa.vec
+    _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec
+    adaptive_avg_pool2d.default adaptive_avg_pool3d.default adaptive_max_pool1d.default
+    adaptive_max_pool2d.default adaptive_max_pool3d.default addcdiv.default addcmul.default
+    affine_grid_generator.default all.default all.dim all.dims alpha_dropout.default
+    arange.default arange.start baddbmm.default batch_norm.default bilinear.default
+    bucketize.Tensor celu.default channel_shuffle.default chunk.default clamp_max.Tensor
+    clamp_max.default clamp_min.Tensor clamp_min.default clip.default concat.default
+    contiguous.default conv1d.default conv1d.padding conv2d.default conv2d.padding
+    conv3d.default conv3d.padding conv_transpose1d.default conv_transpose2d.input
+    conv_transpose3d.input cosine_similarity.default cummax.default cummin.default
+    cumprod.default detach.default diff.default dot.default dropout.default einsum.default
+    erfc.default exp2.default expand_as.default eye.default eye.m feature_alpha_dropout.default
+    feature_dropout.default fft_fft.default fft_fft2.default fft_fftn.default fft_ifft.default
+    fft_ifft2.default fft_ifftn.default fft_irfft.default fft_irfft2.default fft_rfft.default
+    fft_rfft2.default flatten.using_ints floor_divide.Scalar floor_divide.default frac.default
+    glu.default grid_sampler.default group_norm.default gru.input gru_cell.default
+    hardshrink.default hardsigmoid.default hardswish.default hstack.default hypot.default
+    im2col.default imag.default index_add.default index_fill.int_Scalar instance_norm.default
+    isfinite.default kthvalue.default layer_norm.default lerp.Scalar lerp.Tensor
+    lift_fresh_copy.default linalg_vector_norm.default linear.default linspace.default
+    log_sigmoid.default log_softmax.int logaddexp.default logit.default logsumexp.default
+    lstm.input lstm_cell.default masked_fill.Scalar masked_fill.Tensor matmul.default
+    max.default max.other max_pool1d.default max_pool2d.default max_pool3d.default median.dim
+    meshgrid.default meshgrid.indexing min.default min.other mish.default movedim.int
+    movedim.intlist mv.default nan_to_num.default new_full.default new_ones.default
+    new_zeros.default norm.ScalarOpt_dim numpy_T.default one_hot.default ones.default
+    ones_like.default outer.default pad.default pixel_shuffle.default pixel_unshuffle.default
+    prelu.default quantile.scalar real.default relu6.default repeat_interleave.self_int
+    replication_pad1d.default reshape.default reshape_as.default rms_norm.default rnn_relu.input
+    rnn_relu_cell.default rnn_tanh.input rnn_tanh_cell.default roll.default rrelu.default
+    rsub.Scalar rsub.Tensor scaled_dot_product_attention.default searchsorted.Tensor
+    selu.default silu.default softmax.int softplus.default softshrink.default
+    special_expit.default split.Tensor square.default squeeze.default stack.default
+    std.correction std.dim std_mean.correction std_mean.dim sum.default swapaxes.default
+    t.default take_along_dim.default tensor_split.sections threshold.default tile.default
+    to.device to.dtype to.dtype_layout to.other transpose.int tril.default triu.default
+    true_divide.Tensor type_as.default unbind.int unflatten.int unfold.default
+    upsample_bicubic2d.vec upsample_linear1d.vec upsample_nearest1d.vec upsample_nearest3d.vec
+    upsample_trilinear3d.vec var_mean.correction var_mean.dim vdot.default view_as.default
+    view_as_complex.default view_as_real.default vstack.default where.ScalarOther
+    where.ScalarSelf xlogy.Tensor zeros.default zeros_like.default
+    """.split()
+)
+"""What ``torch.export.export`` writes for ordinary models before it decomposes them."""
+
+IN_PLACE = frozenset(
+    """
+    add_.Scalar add_.Tensor addcmul_.default clamp_.default clamp_max_.default
+    clamp_min_.default copy_.default detach_.default div_.Scalar div_.Tensor dropout_.default
+    elu_.default fill_.Scalar hardsigmoid_.default hardswish_.default hardtanh_.default
+    index_put_.default leaky_relu_.default masked_fill_.Scalar masked_fill_.Tensor mul_.Scalar
+    mul_.Tensor relu6_.default relu_.default sigmoid_.default silu_.default sub_.Scalar
+    sub_.Tensor tanh_.default threshold_.default zero_.default
+    """.split()
+)
+"""What writes into a tensor that the program made; whether it wrote into its weights is seen after
+every answer."""
+
+OPERATORS = CORE | PLAIN | IN_PLACE
+ARITHMETIC = frozenset(
+    """
+    _operator.add _operator.eq _operator.floordiv _operator.ge _operator.getitem _operator.gt
+    _operator.le _operator.lt _operator.mod _operator.mul _operator.ne _operator.neg
+    _operator.sub _operator.truediv math.ceil math.floor math.trunc torch.sym_float
+    torch.sym_int torch.sym_max torch.sym_min torch.sym_not torch.sym_sum
+    """.split()
+)
+"""Arithmetic on sizes."""
+
+_OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+\.\w+)")
+_RANDOM = re.compile(
+    r"rand|bernoulli|dropout|multinomial|normal|poisson|exponential|uniform|rrelu_with"
+)
+_BATCH_STATISTICS = re.compile(r"_?native_batch_norm|_batch_norm_with_update|batch_norm_update")
+EVALUATE = "Call model.eval() before torch.export.export."
+_DECOMPOSE = (
+    "Save the core operators alone: torch.export.save(program.run_decompositions(), path), or "
+    "give the model as package.module:factory."
+)
+
+_OFF = MappingProxyType(
+    {
+        "train": "it answers at random, as in training",
+        "training": "it uses the statistics of each batch, or answers at random, as in training",
+        "sparse": "sparse gradients are not supported: build the layer with sparse=False",
+        "sparse_grad": "sparse gradients are not supported",
+        "scale_grad_by_freq": "build the layer with scale_grad_by_freq=False",
+    }
+)
+"""Arguments that must be false, and what is wrong where they are true."""
+
+_WINDOW = frozenset(
+    """
+    dilation divisor_override downscale_factor group groups kernel_size num_classes num_groups
+    num_layers output_padding padding stride upscale_factor
+    """.split()
+)
+_SIZE = frozenset(["size", "repeats", "dims", "output_size", "n", "m", "steps"])
+_MAX_WINDOW = 2**16
+_MAX_GAP = 4  # stride of a transposed convolution whose kernel is smaller still
+_MAX_ELEMENTS = 2**30  # of a tensor that is made from numbers alone
+_STRIDED = 7  # torch._export.serde.schema.Layout.Strided
+_MAX_MODE = 2  # of a grid sampler: of interpolation and of padding
+_DEVICES = ("cpu", "cuda")
+
+
+def refusal(target: str, arguments: Mapping[str, Any]) -> str | None:
+    """Says why a call is refused, or returns None where it is allowed.
+
+    arguments: by name, as ``model.json`` writes them: ``{"as_int": 3}``.
+    """
+    if target in ARITHMETIC:
+        return None
+    operator = _OPERATOR.fullmatch(target)
+    if operator is None or operator[1] not in OPERATORS:
+        return _unlisted(target, operator[1] if operator else "")
+    for name, argument in arguments.items():
+        if fault := _argument_fault(operator[1], name, argument):
+            return f"calls {target} with {name}={_shown(argument)}: {fault}"
+    return None
+
+
+def _unlisted(target: str, name: str) -> str:
+    if _RANDOM.search(name):
+        return f"calls {target!r}, whose answers are random. {EVALUATE}"
+    if _BATCH_STATISTICS.match(name):
+        return (
+            f"calls {target!r}, by which an answer depends on its batch. {EVALUATE} For layers of "
+            "InstanceNorm, save the program without run_decompositions()."
+        )
+    if target == "torch.ops.aten.item.default" or name.startswith("_local_scalar_dense"):
+        return f"calls {target!r}: numbers of a tensor may not become sizes."
+    return f"calls {target!r}: only plain operators of torch are allowed. {_DECOMPOSE}"
+
+
+def _argument_fault(operator: str, name: str, argument: Any) -> str | None:
+    (kind, value), *rest = argument.items()  # a union of one
+    if rest or kind in ("as_graph", "as_custom_obj", "as_operator"):
+        return "an argument is a tensor, a number, a word or a list of these"
+    if name in _OFF and value is not False and kind != "as_none":
+        return f"{_OFF[name]}. {EVALUATE}"
+    if name == "dropout_p" and value != 0:
+        return f"{_OFF['train']}. {EVALUATE}"
+    if kind == "as_layout" and value != _STRIDED:
+        return "only dense tensors are allowed"
+    if kind == "as_device" and value.get("type") not in _DEVICES:
+        return f"expected a device of {' or '.join(_DEVICES)}"
+    if name in ("interpolation_mode", "padding_mode") and value not in range(_MAX_MODE + 1):
+        return f"expected a whole number from 0 to {_MAX_MODE}"
+    numbers = list(_numbers(argument))
+    if operator.startswith("arange.") and any(abs(number) > _MAX_ELEMENTS for number in numbers):
+        return f"expected at most {_MAX_ELEMENTS} numbers"
+    if name in _WINDOW:
+        if kind in ("as_sym_int", "as_sym_ints") and len(numbers) < _length(value):
+            return "expected plain whole numbers"
+        if any(abs(number) > _MAX_WINDOW for number in numbers):
+            return f"expected numbers of at most {_MAX_WINDOW}"
+    if name in _SIZE and math.prod(abs(number) for number in numbers if number) > _MAX_ELEMENTS:
+        return f"expected a tensor of at most {_MAX_ELEMENTS} numbers"
+    return None
+
+
+def _numbers(argument: Any) -> Iterator[float]:
+    """Lists the numbers of an argument, however they are written."""
+    if isinstance(argument, Mapping):
+        for value in argument.values():
+            yield from _numbers(value)
+    elif isinstance(argument, list):
+        for value in argument:
+            yield from _numbers(value)
+    elif isinstance(argument, int | float) and not isinstance(argument, bool):
+        yield argument
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 1
+
+
+def _shown(argument: Any) -> str:
+    return f"{next(iter(argument.values()), None)!r:.60}"
+
+
+def _require(is_sound: bool, operator: str, expected: str) -> None:
+    """Raises DataError for shapes that torch itself would not check before it reads memory."""
+    if not is_sound:
+        raise DataError(f"The program is damaged: {operator} expects {expected}.")
+
+
+def batch_norm(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Calls batch normalization in evaluation mode, its parameters being one for each channel."""
+    parameters = [weight, bias, running_mean, running_var]
+    _require(
+        input.dim() >= 2
+        and all(tensor is None or tensor.shape == input.shape[1:2] for tensor in parameters),
+        "batch_norm",
+        "one number for each channel",
+    )
+    normalized: tuple[Tensor, Tensor, Tensor] = (
+        torch.ops.aten._native_batch_norm_legit_no_training.default(
+            input, weight, bias, running_mean, running_var, momentum, eps
+        )
+    )
+    return normalized
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Calls attention for as many values as keys, and a mask of their shape."""
+    _require(
+        min(query.dim(), key.dim(), value.dim()) >= 2
+        and query.shape[-1] == key.shape[-1]
+        and key.shape[-2] == value.shape[-2]
+        and 0 not in (*key.shape[1:], *value.shape[1:]),
+        "scaled_dot_product_attention",
+        "as many values as keys, and queries as wide as keys",
+    )
+    if attn_mask is not None:
+        rows, columns = (1, 1, *attn_mask.shape)[-2:]
+        _require(
+            rows in (1, query.shape[-2]) and columns in (1, key.shape[-2]),
+            "scaled_dot_product_attention",
+            "a mask of queries by keys",
+        )
+    answer: Tensor = torch.ops.aten.scaled_dot_product_attention.default(
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        scale=scale,
+        enable_gqa=enable_gqa,
+    )
+    return answer
+
+
+def group_norm(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    weight: Tensor | None,
+    bias: Tensor | None,
+    N: int,  # noqa: N803  # named as torch names it
+    C: int,  # noqa: N803
+    HxW: int,  # noqa: N803
+    group: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Calls group normalization with sizes that are the input's."""
+    _require(
+        input.dim() >= 2 and (N, C, HxW) == (*input.shape[:2], math.prod(input.shape[2:])),
+        "native_group_norm",
+        "the sizes of its input",
+    )
+    normalized: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_group_norm.default(
+        input, weight, bias, N, C, HxW, group, eps
+    )
+    return normalized
+
+
+def _require_layers(
+    name: str,
+    inputs: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    has_biases: bool,
+    layers: int,
+    is_bidirectional: bool,
+    is_batch_first: bool,
+) -> None:
+    """Raises DataError unless each parameter of a recurrent network has its layer's shape."""
+    is_shaped = inputs.dim() == 3 and all(state.dim() == 3 for state in states)
+    _require(is_shaped and min(inputs.shape) > 0, name, "a batch of sequences, and states")
+    directions = 2 if is_bidirectional else 1
+    _require(0 < layers * directions == len(states[0]), name, "a state for each layer")
+    hidden, released = states[-1].shape[-1], states[0].shape[-1]  # they differ in a projected LSTM
+    rows = _GATES[name] * hidden
+    shapes: list[tuple[int, ...]] = []
+    for layer in range(layers):
+        width = inputs.shape[-1] if layer == 0 else released * directions
+        layer_shapes: list[tuple[int, ...]] = [(rows, width), (rows, released)]
+        layer_shapes += [(rows,)] * (2 if has_biases else 0)
+        layer_shapes += [(released, hidden)] if released != hidden else []
+        shapes += layer_shapes * directions
+    batch = inputs.shape[0 if is_batch_first else 1]
+    _require(
+        [tuple(parameter.shape) for parameter in parameters] == shapes
+        and all(state.shape[:2] == (layers * directions, batch) for state in states),
+        name,
+        "parameters and states of the shapes of its layers",
+    )
+
+
+_GATES = MappingProxyType({"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1})
+
+
+def lstm(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    hx: Sequence[Tensor],
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Calls an LSTM whose every parameter has the shape that its layer needs."""
+    _require(len(hx) == 2, "lstm", "two states")
+    _require_layers("lstm", input, hx, params, has_biases, num_layers, bidirectional, batch_first)
+    answer: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.lstm.input(
+        input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first
+    )
+    return answer
+
+
+def _recurrent(
+    name: str,
+    operator: Callable[..., tuple[Tensor, Tensor]],
+    inputs: Tensor,
+    state: Tensor,
+    parameters: Sequence[Tensor],
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    has_biases, layers, _, _, is_bidirectional, is_batch_first = settings
+    _require_layers(
+        name, inputs, [state], parameters, has_biases, layers, is_bidirectional, is_batch_first
+    )
+    return operator(inputs, state, parameters, *settings)
+
+
+def gru(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    hx: Tensor,
+    params: Sequence[Tensor],
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """Calls a GRU whose every parameter has the shape that its layer needs."""
+    return _recurrent("gru", torch.ops.aten.gru.input, input, hx, params, *settings)
+
+
+def rnn_tanh(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    hx: Tensor,
+    params: Sequence[Tensor],
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """Calls a recurrent network whose every parameter has the shape that its layer needs."""
+    return _recurrent("rnn_tanh", torch.ops.aten.rnn_tanh.input, input, hx, params, *settings)
+
+
+def rnn_relu(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    hx: Tensor,
+    params: Sequence[Tensor],
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """Calls a recurrent network whose every parameter has the shape that its layer needs."""
+    return _recurrent("rnn_relu", torch.ops.aten.rnn_relu.input, input, hx, params, *settings)
+
+
+def _require_stride(weight: Tensor, stride: Sequence[int]) -> None:
+    """Raises DataError for gaps between the parts that a transposed convolution puts down.
+
+    With large ones oneDNN reads past the end of long inputs.
+    """
+    kernel = weight.shape[2:]
+    steps = [*stride] * len(kernel) if len(stride) == 1 else stride or [1] * len(kernel)
+    _require(
+        len(steps) == len(kernel)
+        and all(step <= max(size, _MAX_GAP) for step, size in zip(steps, kernel, strict=True)),
+        "a transposed convolution",
+        "strides of at most its kernel's size",
+    )
+
+
+def convolution(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Calls a convolution that, if it is transposed, leaves no large gaps."""
+    if transposed:
+        _require_stride(weight, stride)
+    answer: Tensor = torch.ops.aten.convolution.default(
+        input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    )
+    return answer
+
+
+def conv_transpose1d(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    *settings: Any,
+    **named: Any,
+) -> Tensor:
+    """Calls a transposed convolution that leaves no large gaps."""
+    _require_stride(weight, stride)
+    return torch.conv_transpose1d(input, weight, bias, stride, *settings, **named)
+
+
+def conv_transpose2d(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    *settings: Any,
+    **named: Any,
+) -> Tensor:
+    """Calls a transposed convolution that leaves no large gaps."""
+    _require_stride(weight, stride)
+    return torch.conv_transpose2d(input, weight, bias, stride, *settings, **named)
+
+
+def conv_transpose3d(
+    input: Tensor,  # noqa: A002  # named as torch names it
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    *settings: Any,
+    **named: Any,
+) -> Tensor:
+    """Calls a transposed convolution that leaves no large gaps."""
+    _require_stride(weight, stride)
+    return torch.conv_transpose3d(input, weight, bias, stride, *settings, **named)
+
+
+CHECKED: Mapping[Any, Callable[..., Any]] = MappingProxyType(
+    {
+        torch.ops.aten._native_batch_norm_legit_no_training.default: batch_norm,
+        torch.ops.aten.scaled_dot_product_attention.default: attention,
+        torch.ops.aten.convolution.default: convolution,
+        torch.ops.aten.conv_transpose1d.default: conv_transpose1d,
+        torch.ops.aten.conv_transpose2d.input: conv_transpose2d,
+        torch.ops.aten.conv_transpose3d.input: conv_transpose3d,
+        torch.ops.aten.native_group_norm.default: group_norm,
+        torch.ops.aten.lstm.input: lstm,
+        torch.ops.aten.gru.input: gru,
+        torch.ops.aten.rnn_tanh.input: rnn_tanh,
+        torch.ops.aten.rnn_relu.input: rnn_relu,
+    }
+)
+"""What torch runs without checking all shapes (2.13 on a CPU reads, or writes, past the end), and
+what is called in its place."""

@@ -1,0 +1,179 @@
+"""Weights in files: read without unpickling, written so that they can be read again."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet._validate import optional
+from shieldnet.errors import DataError
+from shieldnet.files.limits import require_bytes, require_file
+from shieldnet.files.recognition import advice, recognized
+
+_log = logging.getLogger(__name__)
+
+_COMPILED = "_orig_mod."
+_WRAPPERS = {
+    _COMPILED: "torch.compile",
+    "_module.": "Opacus",
+    "module.": "DataParallel",
+    "model.": "Lightning",
+}
+"""What wrappers put before the names of weights."""
+_SHOWN = 3  # names in a message
+
+
+def load_weights(model: nn.Module, path: Path, name: str) -> None:
+    """Puts a file's weights into a model.
+
+    Weights that the model ties may stand in the file once or several times. The prefixes of
+    ``torch.compile`` and ``DataParallel`` are taken off where all names have them, and it is said.
+    name: of the model, for messages.
+    Errors: DataError for a file that holds more than weights, and for weights that are not the
+        model's: what is missing, what is too much, what has another shape or loses digits.
+    """
+    own = model.state_dict(keep_vars=True)
+    state = _without_prefix(read_weights(path), own, path)
+    state = _with_tied(state, own, path)
+    if faults := list(_faults(state, own)):
+        raise DataError(f"{path} does not fit the model of {name}: {'; '.join(faults)}.")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as unfit:
+        raise DataError(f"{path} does not fit the model of {name}: {unfit}") from unfit
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads tensors by name from .safetensors, or from a .pt file without unpickling it.
+
+    Errors: DataError for anything else, with what the file is and the way that works.
+    """
+    require_bytes(require_file(path, "weights"), path, "weights")
+    if path.suffix == ".safetensors":
+        reader = optional("safetensors.torch", extra="cli")
+        try:
+            state: dict[str, Tensor] = reader.load_file(path)
+        except Exception as broken:  # its errors have no common base
+            raise DataError(f"{path} is no valid safetensors file: {broken}") from broken
+        return state
+    found = recognized(path)
+    if found.kind != "state_dict":
+        raise DataError(f"{path} {advice(found, path, as_weights=True)}")
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    return {str(key): value.detach() for key, value in loaded.items()}
+
+
+def write_weights(model: nn.Module, path: Path) -> None:
+    """Writes all weights and buffers of a model as .safetensors that ``load_weights`` reads.
+
+    Each name gets its own copy: tied weights stand there as often as the model names them.
+    Errors: DataError for a state that holds more than tensors.
+    """
+    writer = optional("safetensors.torch", extra="cli")
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise DataError(
+                f"The model keeps a {type(tensor).__name__} as {name} in its state_dict, and "
+                ".safetensors holds tensors alone. Register it as a buffer."
+            )
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    writer.save_file(plain, str(path))
+
+
+def _without_prefix(
+    state: dict[str, Tensor], own: Mapping[str, Any], path: Path
+) -> dict[str, Tensor]:
+    """Takes off what wrappers put before names, where that and nothing else makes them fit."""
+    renamed, wrappers = state, list[str]()
+    while not all(key in own for key in renamed):
+        prefix = next((one for one in _WRAPPERS if _is_on(one, renamed)), None)
+        if prefix is None:
+            return state
+        wrappers.append(f"{prefix} of {_WRAPPERS[prefix]}")
+        shorter = {_taken_off(prefix, key): tensor for key, tensor in renamed.items()}
+        if len(shorter) < len(renamed):
+            return state
+        renamed = shorter
+    if wrappers:
+        _log.warning("%s: took the prefix %s off its names.", path, " and ".join(wrappers))
+    return renamed
+
+
+def _is_on(prefix: str, names: Iterable[str]) -> bool:
+    if prefix == _COMPILED:  # a part of the model may have been compiled
+        return any(f".{prefix}" in f".{name}" for name in names)
+    return all(name.startswith(prefix) for name in names)
+
+
+def _taken_off(prefix: str, name: str) -> str:
+    if prefix == _COMPILED:
+        return f".{name}".replace(f".{prefix}", ".")[1:]
+    return name.removeprefix(prefix)
+
+
+def _with_tied(state: dict[str, Tensor], own: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Fills in names that the model ties to others; raises DataError where the two differ."""
+    groups: dict[int, list[str]] = {}
+    for name, tensor in own.items():
+        if isinstance(tensor, Tensor):
+            groups.setdefault(id(tensor), []).append(name)
+    state = dict(state)
+    for names in groups.values():
+        here = [name for name in names if name in state]
+        for name in here[1:]:
+            if not _equal(state[name], state[here[0]]):
+                raise DataError(
+                    f"{path} has different weights as {here[0]} and as {name}, which the model "
+                    "ties: they are weights of another model."
+                )
+        state |= {name: state[here[0]] for name in names if here}
+    return state
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return left.dtype == right.dtype and torch.equal(left.nan_to_num(), right.nan_to_num())
+
+
+def _faults(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> Iterable[str]:
+    """Says what keeps weights from being the model's."""
+    missing = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own]
+    if missing:
+        yield f"it lacks {_listed(missing)}"
+    if unknown:
+        yield f"the model has no {_listed(unknown)}{_hint(unknown)}"
+    for name, tensor in state.items():
+        wanted = own.get(name)
+        if not isinstance(wanted, Tensor) or isinstance(wanted, nn.UninitializedParameter):
+            continue
+        if wanted.shape != tensor.shape:
+            yield f"{name} has shape {tuple(tensor.shape)}, the model's has {tuple(wanted.shape)}"
+        elif not _keeps_digits(tensor, wanted.dtype):
+            yield (
+                f"{name} is {tensor.dtype}, the model's is {wanted.dtype}, which would lose "
+                "digits: make the model of the file's type, or save weights of the model's"
+            )
+
+
+def _keeps_digits(tensor: Tensor, dtype: torch.dtype) -> bool:
+    return tensor.dtype == dtype or _equal(tensor, tensor.to(dtype).to(tensor.dtype))
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{rest}"
+
+
+def _hint(names: Iterable[str]) -> str:
+    """Names the wrapper whose prefix names have."""
+    for prefix, wrapper in _WRAPPERS.items():
+        if any(f".{prefix}" in f".{name}" for name in names):
+            return f" ({prefix} is {wrapper}'s: save the state_dict of the model inside it)"
+    return ""
