@@ -18,6 +18,8 @@ def main() -> None:
         sn.DPSGD(epsilon=4.0, delta=1e-4, canaries=500),
         epochs=20,
         lr=0.5,
+        start="public",
+        heldout=split.nonmembers,
     )
     print(private)
     print(private.preflight)

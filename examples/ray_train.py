@@ -25,6 +25,7 @@ def work(config: dict) -> None:
         sn.DPSGD(epsilon=8.0, delta=1e-4),
         epochs=config["epochs"],
         lr=0.5,
+        start="public",
     )
     inputs, labels = split.nonmembers
     right = (private.model(inputs).argmax(-1) == labels).double().mean()

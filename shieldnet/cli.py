@@ -195,6 +195,18 @@ def finetune(
     clip: Annotated[float, typer.Option(help="norm that a record's gradient is clipped to")] = 1.0,
     canaries: Annotated[int, typer.Option(help="that audit the run itself")] = 0,
     weight_decay: Annotated[float, typer.Option(help="L2 on the weights")] = 0.0,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="public: the model knows nothing of the data yet (fresh, or of public data); or "
+            "the guarantee.json that it was trained under. Without it the guarantee is of the "
+            "steps alone, and no policy takes it"
+        ),
+    ] = None,
+    heldout: Annotated[
+        str | None,
+        typer.Option(help="data of the same kind that the model never saw: tests --start"),
+    ] = None,
     mend: Annotated[bool, typer.Option("--mend", help="accept what preflight offers")] = False,
     label: Label = None,
     weights: Weights = None,
@@ -216,7 +228,7 @@ def finetune(
     from shieldnet._validate import optional
     from shieldnet.errors import ConfigError, PolicyFailed
     from shieldnet.files.weights import write_weights
-    from shieldnet.loading import load_model, load_training
+    from shieldnet.loading import load_guarantee, load_model, load_training
     from shieldnet.training.countermeasures import Countermeasure, WeightDecay
     from shieldnet.training.finetuning import finetune as run
     from shieldnet.training.private import DPSGD
@@ -237,6 +249,8 @@ def finetune(
         batch=batch,
         lr=lr,
         part=part,
+        start=start if start in (None, "public") else load_guarantee(Path(start)),  # type: ignore[arg-type]  # checked
+        heldout=None if heldout is None else load_training(heldout, label=label),
         outputs=outputs,
         axis=axis,
         mend=mend,

@@ -209,6 +209,7 @@ def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path)
     trained = shieldnet(
         project, "finetune", "served:model", "--data", "members.npz", "-o", "private",
         "--epsilon", "4", "--delta", "1e-3", "--epochs", "5", "--canaries", "50",
+        "--start", "public", "--heldout", "nonmembers.npz",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert "epsilon 4.00 at delta 0.001" in trained.stdout

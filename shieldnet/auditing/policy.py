@@ -52,6 +52,11 @@ PROVEN = ("max_bits_per_answer", "max_mu_per_answer", "max_epsilon")
 """Limits on the certificate, and on the guarantee of the training."""
 
 EVERY_GROUP = "*"
+_OF_STEPS = (
+    "the guarantee is of the training's steps alone: what the start already knew of the records is "
+    "not stated. Train with start='public' (--start public) from a fresh or public model, or with "
+    "start=Guarantee"
+)
 
 
 @dataclass(frozen=True)
@@ -239,6 +244,8 @@ def _proven(name: str, limit: float, price: Price, guarantee: Guarantee | None) 
     if name == "max_epsilon":
         if guarantee is None:
             return Judgment(name, "fail", f"{name} = {limit:g}, but nothing is proven of training")
+        if guarantee.scope == "steps":
+            return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}")
         value, claims = guarantee.epsilon, "the guarantee"
     else:
         value = price.bits if name == "max_bits_per_answer" else price.mu

@@ -154,7 +154,8 @@ def finetune(
     afterwards.
     start: what the model that is given knows of the records, for the guarantee to be one of the
     weights: ``"public"`` for nothing (a fresh model, or one of public data), or the ``Guarantee``
-    that it was trained under, which is composed with that of the steps. Without it the guarantee is of the steps alone.
+    that it was trained under, which is composed with the steps'. Without it the guarantee is of
+    the steps alone.
     heldout: (inputs, labels) of the same kind that the start never saw: whether it fits the records
     better is tested, and a start that does is not public.
     loss: loss(output, labels) -> one number a record, or a criterion of torch; by default what

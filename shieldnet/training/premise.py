@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 from shieldnet._validate import unwarned
 from shieldnet.errors import ConfigError, DataError
 from shieldnet.identity import unhashed, weights_hash
-from shieldnet.training.accountant import COMPOSED, ONE_MODEL, PUBLIC, UNSTATED, Guarantee
+from shieldnet.training.accountant import COMPOSED, KERNELS, ONE_MODEL, PUBLIC, UNSTATED, Guarantee
 from shieldnet.training.capture import NotCaptured, capture, is_random
 from shieldnet.training.losses import Loss
 from shieldnet.training.records import Records
@@ -57,12 +57,14 @@ class Premise:
         if isinstance(self.given, Guarantee):
             scope, premises = self.given.scope, (COMPOSED, *self.given.premises)
             before = self.given
+            caveats = tuple(dict.fromkeys((*claimed.caveats, *self.given.caveats)))
+            claimed = replace(claimed, caveats=caveats, seal=self.given.seal)
         else:
             scope = "steps" if self.given is None else "weights"
             premises = (UNSTATED if self.given is None else PUBLIC,)
             before = None
         hidden = [f"what {name} holds says nothing of the records" for name in self.opaque]
-        every = tuple(dict.fromkeys((*premises, ONE_MODEL, *hidden)))
+        every = tuple(dict.fromkeys((*premises, KERNELS, ONE_MODEL, *hidden)))
         return replace(
             claimed,
             run=run,
