@@ -40,7 +40,7 @@ _MOST_INTEGER = 2**64
 _CODE = frozenset(["as_graph", "as_operator", "as_custom_obj", "custom_obj"])
 _INPUTS = frozenset(["parameter", "buffer", "tensor_constant", "user_input"])
 
-_TEXT = re.compile(r"[\w.,+\-> *]*")  # of an argument, such as einsum's
+_TEXT = re.compile(r"[\w.,:+\-> *]*")  # of an argument, such as einsum's
 
 
 class Program(nn.Module):

@@ -145,7 +145,7 @@ _RANDOM = re.compile(
 _BATCH_STATISTICS = re.compile(r"_?native_batch_norm|_batch_norm_with_update|batch_norm_update")
 EVALUATE = "Call model.eval() before torch.export.export."
 _DECOMPOSE = (
-    "Save the core operators alone: torch.export.save(program.run_decompositions(), path), or "
+    "Save program.run_decompositions() in place of program (or program, where that was saved), or "
     "give the model as package.module:factory."
 )
 
@@ -200,7 +200,15 @@ def _unlisted(target: str, name: str) -> str:
             "InstanceNorm, save the program without run_decompositions()."
         )
     if target == "torch.ops.aten.item.default" or name.startswith("_local_scalar_dense"):
-        return f"calls {target!r}: numbers of a tensor may not become sizes."
+        return (
+            f"calls {target!r}: numbers of a tensor may not become sizes. Export the model without "
+            "item(), or give it as package.module:factory."
+        )
+    if name.lstrip("_").startswith("embedding_bag"):
+        return (
+            f"calls {target!r}, which trusts the offsets that it is given. Use nn.Embedding and a "
+            "mean over its rows, or give the model as package.module:factory."
+        )
     return f"calls {target!r}: only plain operators of torch are allowed. {_DECOMPOSE}"
 
 

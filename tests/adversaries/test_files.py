@@ -103,7 +103,7 @@ X = {"as_tensor": {"name": "x"}}
         ("_convert_indices_from_csr_to_coo.default", [("crow_indices", X)], "only plain operators"),
         ("segment_reduce.default", [("data", X), ("unsafe", {"as_bool": True})], "only plain"),
         ("_fft_c2r.default", [("self", X), ("last_dim_size", {"as_int": 2**24})], "only plain"),
-        ("_embedding_bag.default", [("weight", X)], "only plain operators"),
+        ("_embedding_bag.default", [("weight", X)], "trusts the offsets that it is given"),
         ("_unsafe_index.Tensor", [("self", X)], "only plain operators"),
         ("as_strided.default", [("self", X), ("size", {"as_ints": [9]})], "only plain operators"),
         ("resize_.default", [("self", X), ("size", {"as_ints": [9]})], "only plain operators"),

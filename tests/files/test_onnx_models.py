@@ -62,6 +62,39 @@ def test_it_can_be_sent_to_other_processes(path) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(loaded))(inputs), loaded(inputs))  # noqa: S301
 
 
+def test_operators_of_scikit_learn_and_branches_of_listed_ones_are_allowed(tmp_path) -> None:
+    scaler = helper.make_node(
+        "Scaler", ["x"], ["scaled"], domain="ai.onnx.ml", offset=[0.0] * 3, scale=[1.0] * 3
+    )
+    classifier = helper.make_node(
+        "LinearClassifier", ["scaled"], ["label", "y"], domain="ai.onnx.ml",
+        classlabels_ints=[0, 1], coefficients=[1.0, 0, 0, 0, 1, 0], intercepts=[0.0, 0],
+        post_transform="SOFTMAX",
+    )  # fmt: skip
+    choice = helper.make_node("Constant", [], ["c"], value_ints=[1])
+    truth = helper.make_node("Cast", ["c"], ["b"], to=TensorProto.BOOL)
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("Identity", ["y"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2])],
+        )
+        for name in ("then", "else")
+    }
+    graph = helper.make_graph(
+        [scaler, classifier, choice, truth, helper.make_node("If", ["b"], ["z"], **branches)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 2])],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    onnx.save(made, tmp_path / "m.onnx")
+    answers = load_onnx(tmp_path / "m.onnx")(torch.randn(4, 3))
+    assert torch.allclose(answers.sum(1), torch.ones(4))
+
+
 def test_inputs_of_another_shape_are_refused(path) -> None:
     with pytest.raises(DataError, match=r"refuses inputs of shape \(2, 3\) \(it takes \['batch'"):
         load_onnx(path)(torch.rand(2, 3))

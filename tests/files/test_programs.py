@@ -17,6 +17,8 @@ from shieldnet.errors import DataError
 from shieldnet.files.programs import load_program
 from shieldnet.loading import load_model
 
+BATCHES = ({0: torch.export.Dim("batch", min=1)},)
+
 
 class Mixed(nn.Module):
     """Holds most of what a classifier is made of."""
@@ -80,6 +82,68 @@ def test_an_exported_program_answers_as_its_model(tmp_path, make) -> None:
     assert sum(one.numel() for one in loaded.parameters()) == sum(
         one.numel() for one in model.parameters()
     )
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: str, **settings) -> None:
+        super().__init__()
+        self.layers = getattr(nn, kind)(8, 6, 2, batch_first=True, bidirectional=True, **settings)
+
+    def forward(self, pictures):
+        return self.layers(pictures[:, 0])[0].mean(1)
+
+
+class Upsampling(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.GroupNorm(2, 4),
+            nn.MaxPool2d(2),
+            nn.Dropout(),
+            nn.ConvTranspose2d(4, 3, 2, stride=2),
+            nn.ReLU(inplace=True),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+        )
+
+
+class Attending(nn.Module):
+    def forward(self, pictures):
+        mask = torch.ones(8, 8).tril().bool()
+        return nn.functional.scaled_dot_product_attention(pictures, pictures, pictures, mask)
+
+
+class Counting(nn.Module):
+    """Asks for one-hot codes, whose core form checks them with words of its own."""
+
+    def forward(self, pictures):
+        return nn.functional.one_hot(pictures.flatten(1).argmax(-1), 64).float()
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes", "ignore:`isinstance.treespec")
+@pytest.mark.parametrize(
+    ("make", "is_core"),
+    [
+        (lambda: Recurrent("LSTM"), False),
+        (lambda: Recurrent("LSTM", proj_size=3), False),
+        (lambda: Recurrent("GRU", bias=False), False),
+        (lambda: Recurrent("RNN", nonlinearity="relu"), False),
+        (Upsampling, False),
+        (Upsampling, True),
+        (Attending, False),
+        (Counting, True),
+    ],
+)
+def test_operators_that_are_checked_before_every_call_answer_as_they_did(
+    tmp_path, make, is_core
+) -> None:
+    model = make().eval()
+    program = torch.export.export(model, (torch.randn(4, 1, 8, 8),), dynamic_shapes=BATCHES)
+    program = program.run_decompositions() if is_core else program
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = load_program(tmp_path / "model.pt2")
+    for rows in (1, 3):
+        inputs = torch.randn(rows, 1, 8, 8)
+        assert torch.allclose(loaded(inputs), model(inputs), atol=1e-5)
 
 
 def test_one_of_a_fixed_batch_says_how_to_export_it(tmp_path) -> None:

@@ -1,12 +1,18 @@
 """What is written is read, whatever a model ties, keeps or is made of."""
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
+from typer.testing import CliRunner
 
+from shieldnet.cli import app
 from shieldnet.errors import DataError
 from shieldnet.files.weights import load_weights, read_weights, write_weights
+from shieldnet.loading import load_model
 
 
 class Tied(nn.Module):
@@ -63,6 +69,30 @@ def test_nothing_of_a_model_is_changed_by_weights_that_do_not_fit(tmp_path) -> N
     with pytest.raises(DataError, match="it lacks turned, flags, empty and 2 more"):
         load_weights(model, tmp_path / "w.pt", "tied")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_finetune_writes_the_audit_reads_for_tied_weights_too(tmp_path, monkeypatch) -> None:
+    (tmp_path / "users_tied.py").write_text(
+        "from torch import nn\n"
+        "class Tied(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.first, self.last = nn.Linear(6, 6, bias=False), nn.Linear(6, 6)\n"
+        "        self.last.weight = self.first.weight\n"
+        "    def forward(self, x):\n        return self.last(self.first(x).relu())\n"
+    )
+    np.savez(
+        tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(30, 6)), y=np.arange(30) % 6
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    done = CliRunner().invoke(
+        app, ["finetune", "users_tied:Tied", "--data=d.npz", "-o", "out", "--epochs=1"]
+    )
+    assert done.exit_code == 0, done.output
+    model = load_model("users_tied:Tied", "out/model.safetensors")
+    assert model.last.weight is model.first.weight
+    sys.modules.pop("users_tied", None)
 
 
 def test_a_state_that_is_more_than_tensors_is_refused_when_it_is_written(tmp_path) -> None:
