@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from shieldnet._compiled import opaque
+from shieldnet._compiled import is_captured, opaque, refuse_recording
 from shieldnet.errors import AnswerError, ConfigError
 
 Kind = Literal[
@@ -75,7 +75,9 @@ class Layout:
             classes, NaN or Inf in any row, rows that are no distribution though declared so. The
             message names the first bad row and, of a row that is no distribution, the sum, never
             its values.
+            ConfigError inside torch.jit.trace and its like (``refuse_recording``).
         """
+        refuse_recording("what is released")
         tensor = _tensor_of(output)
         if not tensor.is_floating_point():
             raise AnswerError(
@@ -94,7 +96,7 @@ class Layout:
         Taken for logits they would be put through a softmax again. It is asked once, of the first
         answer: every row is positive and sums to 1 to within float rounding.
         """
-        if self.kind != "logits" or torch.compiler.is_compiling():
+        if self.kind != "logits" or is_captured():
             return
         rows = self.opened(output).double()
         is_distribution = ((rows.sum(-1) - 1).abs() < _SURELY) & (rows.amin(-1) >= 0)
@@ -152,7 +154,7 @@ class Layout:
 
 def require_finite(answers: Tensor, stage: object) -> Tensor:
     """Raises AnswerError where a defense ran out of float range; returns the answers."""
-    if torch.compiler.is_compiling():
+    if is_captured():
         checked: Tensor = answers + _zero_unless_overflowing(answers, str(stage))
         return checked
     _refuse_overflow(answers, stage)
@@ -161,7 +163,7 @@ def require_finite(answers: Tensor, stage: object) -> Tensor:
 
 def refuse(tensor: Tensor, kind: str, axis: int) -> Tensor:
     """Raises AnswerError for rows that cannot be defended; returns the tensor."""
-    if torch.compiler.is_compiling():
+    if is_captured():
         checked: Tensor = tensor + _zero_unless_refused(tensor, kind, axis)
         return checked
     _refuse(tensor, kind, axis)
@@ -248,7 +250,7 @@ def _tensor_of(output: object) -> Tensor:
             f"Expected the answer to be a tensor, got {type(output).__name__}. "
             "Name the field that holds it, such as outputs={'logits': 'logits'}."
         )
-    if type(output) is not Tensor and not torch.compiler.is_compiling():
+    if type(output) is not Tensor and not is_captured():
         return output.as_subclass(Tensor)  # a subclass may carry more than numbers
     return output
 

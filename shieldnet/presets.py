@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from torch import nn
 
@@ -33,11 +34,13 @@ def harden(
     also: Mapping[str, Sequence[Defense]] | None = None,
     drop: Sequence[str] = (),
     micro_batch: int | None = None,
+    example: Any = None,
 ) -> Shield:
     """Wraps ``model`` in a preset's shield; but for "certified", the winner never changes.
 
-    preset: "strict", "balanced", "open" or "certified". The settings are those of ``Shield``. For
-    values and embeddings there are no presets, as a range or step has to be chosen.
+    preset: "strict", "balanced", "open" or "certified". The settings are those of ``Shield``;
+    with ``example=x``, a few inputs, it is tried now whether rows change each other. For values
+    and embeddings there are no presets, as a range or step has to be chosen.
     """
     return Shield(
         model,
@@ -48,4 +51,5 @@ def harden(
         also=also,
         drop=drop,
         micro_batch=micro_batch,
+        example=example,
     )

@@ -84,7 +84,7 @@ def _drawn_from(seed: int, source: Source) -> Iterator[None]:
         _replayed.reset(replayed)
 
 
-@opaque(lambda count: torch.empty(count, dtype=torch.int64))
+@opaque(lambda count: torch.empty(count, dtype=torch.int64), draws=True)
 def random_words(count: int) -> Tensor:
     """Draws ``count`` 64-bit words, uniform over the signed integers.
 
@@ -231,7 +231,9 @@ def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.
     return drawn
 
 
-@opaque(lambda shape, deviation, constant_time=False: torch.empty(shape, dtype=torch.int64))
+@opaque(
+    lambda shape, deviation, constant_time=False: torch.empty(shape, dtype=torch.int64), draws=True
+)
 def rounded_gaussian(shape: Sequence[int], deviation: float, constant_time: bool = False) -> Tensor:
     """Draws integers distributed as round(deviation * Z) with Z a standard normal.
 
@@ -245,7 +247,9 @@ def rounded_gaussian(shape: Sequence[int], deviation: float, constant_time: bool
     return _drawn(gaussian_table(deviation), shape, constant_time)
 
 
-@opaque(lambda shape, scale, constant_time=False: torch.empty(shape, dtype=torch.int64))
+@opaque(
+    lambda shape, scale, constant_time=False: torch.empty(shape, dtype=torch.int64), draws=True
+)
 def rounded_laplace(shape: Sequence[int], scale: float, constant_time: bool = False) -> Tensor:
     """Draws integers distributed as round(X) with X a Laplace variable of ``scale``.
 
@@ -254,7 +258,7 @@ def rounded_laplace(shape: Sequence[int], scale: float, constant_time: bool = Fa
     return _drawn(_laplace_table(scale), shape, constant_time)
 
 
-@opaque(lambda ticks, epsilon: torch.empty_like(ticks, dtype=torch.bool))
+@opaque(lambda ticks, epsilon: torch.empty_like(ticks, dtype=torch.bool), draws=True)
 def coins(ticks: Tensor, epsilon: float) -> Tensor:
     """Flips a coin for every entry that shows heads with chance exp(-epsilon t / (2 FLIP_TICKS)).
 

@@ -4,21 +4,31 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shieldnet._compiled import is_captured, refuse_recording
 from shieldnet._validate import whole
 from shieldnet.answers import Kind
 from shieldnet.callables import Around, as_arrays, holds_tensors
 from shieldnet.certificate import Certificate
 from shieldnet.defenses import Chain, Defense
-from shieldnet.defenses.chain import own
 from shieldnet.errors import AnswerError, BypassError, ConfigError
 from shieldnet.language import LogitsProcessor, processor_of
-from shieldnet.layers import explain_devices, refuse_mixing_layers
+from shieldnet.layers import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
 from shieldnet.pieces import arrays, merged, pieces
 from shieldnet.price import Price, rounded_up
-from shieldnet.structure import Path, leaves, replaced, written
+from shieldnet.rows import RowTrial
+from shieldnet.structure import (
+    Path,
+    form_of_call,
+    leaves,
+    named_leaves,
+    outline,
+    replaced,
+    written,
+)
 
 _WAYS = {"generate": ", model.generate(..., logits_processor=[shield.logits_processor()])"}
 """Other ways to what methods do that would bypass a shield."""
@@ -47,11 +57,22 @@ class Shield(nn.Module):
         (N, K, H, W), -1 for a language model (N, T, V). A dict where several fields need one.
     also: defenses of the other fields that are released, ``{"boxes": (RoundTo(4.0),)}``; an empty
         tuple releases a field as it is, for an infinite price. drop: fields that are left out.
-    micro_batch: rows that the model gets at once; large batches can be faster in pieces.
+    micro_batch: rows that the model gets at once; large batches can be faster in pieces. With 1,
+        rows cannot change each other, whatever the model does.
+    example: what the model is asked, at least two different rows: a tensor or an array, a tuple of
+        arguments or a dict of named ones. Rows are then tried now instead of at the first answers.
 
-    Answers are at least float32 and carry no graph. Rows are independent.
-    Errors: ConfigError for an order that makes no sense, when the Shield is made; AnswerError for
-        an output that cannot be defended (NaN and Inf among them): nothing is released.
+    Answers are at least float32, carry no graph, and have memory of their own. That the model
+    answers each row by itself, and the same twice, is tried: on the example, or else on the first
+    call, the first with two different rows, and each with more than twice as many rows as before
+    (``rows``). Such a call asks the model about six times; hooks of the model see that. A compiled
+    shield is not tried while it is compiled: call it once before, or give an example.
+    All answers to one form of call (which arguments, of which types) have the containers, field
+    names and types of the first one.
+    Errors: ConfigError for an order that makes no sense, for a graph that draws or mixes rows, and
+        for rows of the example that do, when the Shield is made; AnswerError for an output that
+        cannot be defended (NaN and Inf among them), and for rows that change each other: nothing
+        is released.
     """
 
     model: nn.Module
@@ -66,6 +87,7 @@ class Shield(nn.Module):
         also: Mapping[str, Sequence[Defense]] | None = None,
         drop: Sequence[str] = (),
         micro_batch: int | None = None,
+        example: Any = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
@@ -95,9 +117,13 @@ class Shield(nn.Module):
         self.reads_inputs = any(chain.reads_inputs for chain in chains)
         self.sizes: Sizes | None = None
         self.other_sizes: dict[str, Sizes] = {}
-        self.given: dict[type, frozenset[str]] = {}
+        self.outlines: dict[object, object] = {}
+        self.trial = RowTrial(self.micro_batch == 1)
         self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]  # torch's
         self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]  # torch's
+        refuse_mixing_graphs(model)
+        if example is not None:
+            self._try(example)
 
     @classmethod
     def around(
@@ -110,6 +136,7 @@ class Shield(nn.Module):
         also: Mapping[str, Sequence[Defense]] | None = None,
         drop: Sequence[str] = (),
         micro_batch: int | None = None,
+        example: Any = None,
     ) -> "Shield":
         """Wraps a function of numpy arrays: ``predict_proba``, an ONNX Runtime session, any other.
 
@@ -125,15 +152,33 @@ class Shield(nn.Module):
             also=also,
             drop=drop,
             micro_batch=micro_batch,
+            example=example,
         )
+
+    def _try(self, example: Any) -> None:
+        """Answers an example, so that rows are tried and sizes are known; nobody sees the answer.
+
+        Errors: ConfigError where it shows nothing of rows.
+        """
+        args = example if isinstance(example, tuple) else (example,)
+        if isinstance(example, Mapping):
+            self(**example)
+        else:
+            self(*args)
+        if self.trial.enough < 2 and self.micro_batch != 1:
+            raise ConfigError(
+                "Expected an example of at least two rows that differ, to try whether rows change "
+                "each other. Give a few real ones: example=inputs[:8]."
+            )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answers like the model, with what the defenses leave of it.
 
         Shapes: the model's arguments -> the model's output; labels have no class axis.
         """
+        refuse_recording("a Shield")
         model = self.model
-        refuse_mixing_layers(model)
+        mode = refuse_mixing_layers(model)
         if kwargs.get("training"):
             raise AnswerError(
                 "training=True would make answers random or let rows of a batch change each "
@@ -141,24 +186,44 @@ class Shield(nn.Module):
             )
         with torch.no_grad():
             if self.micro_batch is None:
-                answers = self._answer(model, args, kwargs)
+                answers = self._answer(model, args, kwargs, mode)
             else:
                 parts, rows = pieces(args, kwargs, self.micro_batch)
-                answers = merged([self._answer(model, *part) for part in parts], rows)
+                answers = merged([self._answer(model, *part, mode) for part in parts], rows)
         if isinstance(model, Around) and not holds_tensors(*args, *kwargs.values()):
             return as_arrays(answers)
         return answers
 
-    def _answer(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _answer(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: object
+    ) -> Any:
+        asked = None if is_captured() else self.trial.due(args, kwargs, mode)
         try:
             output = model(*args, **kwargs)
         except RuntimeError as failed:
             explain_devices(failed, model, (*args, *kwargs.values()))
             raise
-        if not self.reads_inputs:
-            return self._released(output)
-        given = arrays((*args, *kwargs.values()))
-        return self._released(output, tuple(torch.as_tensor(one) for one in given))
+        inputs: tuple[Tensor, ...] = ()
+        if self.reads_inputs:
+            given = arrays((*args, *kwargs.values()))
+            inputs = tuple(torch.as_tensor(value) for value in given)
+        answers = self._released(output, inputs, form_of_call(args, kwargs))
+        if asked is not None and not _has_noise(model):
+            self.trial.run(model, asked, output, self._priced)
+        return answers
+
+    def _priced(self, output: Any) -> list[Tensor]:
+        """Lists the tensors of an output whose every row is priced by itself."""
+        if isinstance(output, Tensor) and self.field is None:
+            return [output]
+        main = self._place(output)
+        priced = {name for name, chain in self.others.items() if chain is not None}
+        return [
+            leaf
+            for path, leaf in leaves(output)
+            if isinstance(leaf, Tensor)
+            and (path == main or (_named_by(path, self.drop) is None and _named_by(path, priced)))
+        ]
 
     def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
         """Turns an output of the model into what is released.
@@ -167,14 +232,29 @@ class Shield(nn.Module):
         Shapes: the model's output -> the same; labels have no class axis.
         """
         with torch.no_grad():
-            return self._released(output, inputs)
+            return self._released(output, inputs, "defend")
 
-    def _released(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
+    def _released(self, output: Any, inputs: tuple[Tensor, ...], form: object) -> Any:
         if output is None or (isinstance(output, Tensor) and self.field is None):
-            return self._main_answer(output, inputs)
+            released = self._main_answer(output, inputs)
+        else:
+            released = self._fields_released(output, inputs)
+        shown = outline(released)
+        first = self.outlines.setdefault(form, shown)
+        if first != shown:
+            raise AnswerError(
+                "Expected an answer of the form of the first one, as types and names of fields "
+                f"are answers too; nothing was released. {_difference(first, shown)} Have the "
+                "model return one form, leave out what comes and goes with drop=(...), or make "
+                "one Shield for each form."
+            )
+        return released
+
+    def _fields_released(self, output: Any, inputs: tuple[Tensor, ...]) -> Any:
+        fields = named_leaves(output)
         main = self._place(output)
         self._refuse_undefended(output, main)
-        answer = dict(leaves(output))[main]
+        answer = fields[main]
         rows = len(answer) if isinstance(answer, Tensor) and answer.dim() else 0
 
         def change(path: Path, leaf: Any) -> Any:
@@ -198,7 +278,7 @@ class Shield(nn.Module):
         chain = self.others[_named_by(path, self.others) or ""]
         if chain is None:
             self.other_sizes[name] = (1, ())
-            return own(leaf.detach()) if isinstance(leaf, Tensor) else leaf
+            return _copy_of(leaf)
         if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != rows):
             raise AnswerError(
                 f"Expected {name} to have a row for each of the {rows} answers, got shape "
@@ -238,11 +318,9 @@ class Shield(nn.Module):
 
     def _refuse_undefended(self, output: Any, main: Path) -> None:
         open_fields: dict[str, list[str]] = {}
-        given: set[str] = set()
         for path, leaf in leaves(output):
             if _named_by(path, self.drop) is not None:
                 continue
-            given.add(written(path))
             if path != main and _named_by(path, self.others) is None:
                 open_fields.setdefault(path[0], []).append(type(leaf).__name__)
         if open_fields:
@@ -254,12 +332,6 @@ class Shield(nn.Module):
                 f"The model also returns {listed}, which no defense covers; nothing was released. "
                 f"Leave them out with drop={tuple(open_fields)!r}, or give each its own defenses "
                 "with also={...}."
-            )
-        first = self.given.setdefault(type(output), frozenset(given))
-        if first != given:  # which fields there are is an answer too
-            raise AnswerError(
-                f"Expected the fields of the first answer, {', '.join(sorted(first))}; got "
-                f"{', '.join(sorted(given))}. Leave out what comes and goes with drop=(...)."
             )
 
     def answer_in(self, released: Any) -> Tensor:
@@ -320,9 +392,12 @@ class Shield(nn.Module):
         """
         return self.chain.views(probabilities, logits)
 
-    def logits_processor(self) -> LogitsProcessor:
-        """Returns the defenses as ``model.generate(..., logits_processor=[...])`` takes them."""
-        return processor_of(self.chain)
+    def logits_processor(self, *, forbidden: Iterable[int] = ()) -> LogitsProcessor:
+        """Returns the defenses as ``model.generate(..., logits_processor=[...])`` takes them.
+
+        forbidden: words that are never said, the same for every text (``LogitsProcessor``).
+        """
+        return processor_of(self.chain, forbidden)
 
     @property
     def defenses(self) -> tuple[Defense, ...]:
@@ -402,6 +477,19 @@ class Shield(nn.Module):
             one = self.price()
             price = f"{rounded_up(one.bits)} bits, mu {rounded_up(one.mu)} an answer"
         return f"Shield({self.describe()}; releases {self.release}; price: {price})"
+
+    def __prepare_scriptable__(self) -> "Shield":
+        """Refuses torch.jit.script, which asks for this before it compiles a module."""
+        raise ConfigError(
+            "torch.jit.script cannot compile a Shield: what it draws and refuses is Python. Use "
+            "torch.compile(shield) or torch.export.export(shield, ...); or script the model alone "
+            "and put the shield around it."
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Shield":
+        self.outlines.clear()  # the owner has moved or cast the model: so are its answers
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        return self
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -500,6 +588,43 @@ def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
 
 def _extent(sizes: Sizes) -> str:
     return f"{sizes[0]} classes" + (f" at {len(sizes[1])} axes of positions" if sizes[1] else "")
+
+
+def _has_noise(model: nn.Module) -> bool:
+    """Says whether a model holds a shield with fresh noise: it tries its own rows."""
+    return any(isinstance(part, Shield) and not part.deterministic for part in model.modules())
+
+
+def _copy_of(leaf: Any) -> Any:
+    """Copies what is released as it is: a view of more, or of what somebody else holds, is more."""
+    if isinstance(leaf, Tensor):
+        plain = leaf.detach().as_subclass(Tensor)
+        is_dense = plain.layout is torch.strided
+        return plain.clone(memory_format=torch.contiguous_format) if is_dense else plain.clone()
+    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def _difference(first: object, shown: object) -> str:
+    """Says in what an answer's form differs from that of the first."""
+    names = [", ".join(sorted(_names(form))) for form in (first, shown)]
+    if names[0] != names[1]:
+        return f"The first had {names[0] or 'no fields'}, this one has {names[1] or 'no fields'}."
+    return f"The first was {_form_words(first)}, this one is {_form_words(shown)}."
+
+
+def _names(form: Any, path: Path = ()) -> list[str]:
+    if isinstance(form, tuple) and len(form) == 2 and isinstance(form[1], tuple):
+        return [name for _, key, inside in form[1] for name in _names(inside, (*path, str(key)))]
+    return [written(path)] if path and form is not type(None) else []
+
+
+def _form_words(form: Any) -> str:
+    if not isinstance(form, tuple):
+        return str(form.__name__)
+    if len(form) == 2 and isinstance(form[1], tuple):
+        inside = ", ".join(f"{key}: {_form_words(child)}" for _, key, child in form[1])
+        return f"{form[0].__name__}({inside})"
+    return f"{form[0].__name__} {form[1]}"
 
 
 def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

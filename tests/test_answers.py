@@ -347,7 +347,9 @@ def test_micro_batches_answer_as_the_whole_batch_does() -> None:
     assert sn.harden(model, micro_batch=16)(rows[:0]).shape == (0, 4)
     seen: list[int] = []
     model.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
-    sn.harden(model, micro_batch=16)(rows)
+    shield = sn.harden(model, micro_batch=16, example=rows[:8])
+    seen.clear()
+    shield(rows)
     assert seen == [16, 16, 16, 2]
 
 

@@ -358,23 +358,26 @@ class TestHuggingFace:
             assert all(int((row > -torch.inf).sum()) == 5 for row in scores)
 
     def test_a_processor_keeps_what_was_forbidden_and_refuses_what_is_broken(self) -> None:
-        process = sn.LogitsProcessor(sn.TopK(2), sn.Round(1))
+        process = sn.LogitsProcessor(sn.TopK(2), sn.Round(1), forbidden=[1])
         scores = torch.tensor([[1.0, -torch.inf, 3.0, 2.0, 0.5]])
         given = process(torch.zeros(1, 1, dtype=torch.long), scores)
         chances = given.softmax(-1)[0]
         assert chances[2] > chances[3] > 0
         assert chances[[0, 1, 4]].tolist() == [0, 0, 0], "neither forbidden nor unnamed words"
-        flat = sn.LogitsProcessor(sn.Round(1))(torch.zeros(1, 1), torch.tensor([[0.0, -torch.inf]]))
+        flat = sn.LogitsProcessor(sn.Round(1), forbidden=[1])(
+            torch.zeros(1, 1), torch.tensor([[0.0, -torch.inf]])
+        )
         assert flat.softmax(-1).tolist() == [[1, 0]]
         for _ in range(20):
-            answers = sn.LogitsProcessor(sn.RandomizedResponse(0.1))(torch.zeros(1, 1), scores)
+            drawn = sn.LogitsProcessor(sn.RandomizedResponse(0.1), forbidden=[1])
+            answers = drawn(torch.zeros(1, 1), scores)
             assert torch.isfinite(answers.softmax(-1)).all(), "a forbidden word was drawn"
             assert answers[0, 1] == -torch.inf
-        noisy = sn.LogitsProcessor(sn.ClipNorm(10.0), sn.GaussianNoise(0.1))
+        noisy = sn.LogitsProcessor(sn.ClipNorm(10.0), sn.GaussianNoise(0.1), forbidden=[3])
         answers = noisy(torch.zeros(1, 1), torch.tensor([[5.0, 3.0, 0.0, -torch.inf]]))
         assert answers[0, 0] > answers[0, 1] + 1 > answers[0, 2] + 2, "forbidden words take no room"
         with pytest.raises(sn.AnswerError, match="NaN or Inf"):
-            process(torch.zeros(1, 1), torch.tensor([[1.0, torch.nan]]))
+            process(torch.zeros(1, 1), torch.tensor([[torch.nan, 1.0]]))
         with pytest.raises(sn.ConfigError, match="Expected a shield of logits"):
             sn.harden(nn.Linear(2, 2), outputs="probabilities").logits_processor()
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from shieldnet._compiled import is_captured
 from shieldnet._validate import choice
 from shieldnet.answers import MODEL_KINDS, ROW_KINDS, Kind, Layout, require_finite
 from shieldnet.defenses.base import (
@@ -68,8 +69,9 @@ class Chain:
         """Defends one output. Shapes: as the model's; labels have no class axis."""
         rows = self.layout.opened(output)
         shape = output.shape if isinstance(output, Tensor) else rows.shape
-        answers = self.layout.closed(dense(self.defended(rows, inputs)), shape, self.release)
-        return answers if answers._base is None else own(answers)
+        # In one order of memory, whatever the model's: strides are an answer too.
+        defended = own(dense(self.defended(rows, inputs)).contiguous(), output)
+        return own(self.layout.closed(defended, shape, self.release))
 
     def defended(self, rows: Tensor, inputs: tuple[Tensor, ...] = ()) -> Tensor | Named:
         """Applies the stages to rows. Shapes: (..., classes) -> the same, or ``Named``."""
@@ -150,12 +152,21 @@ class Chain:
         return " -> ".join(f"[{one}]" if one.conversion else str(one) for one in self.stages)
 
 
-def own(answers: Tensor) -> Tensor:
-    """Copies a tensor whose storage holds more than it shows: views must not carry more out."""
-    if torch.compiler.is_compiling():
-        return answers
-    held = answers.untyped_storage().nbytes()
-    return answers.clone() if held > answers.numel() * answers.element_size() else answers
+def own(answers: Tensor, output: object = None) -> Tensor:
+    """Copies a tensor whose storage holds more than it shows, or is that of ``output``.
+
+    A view would carry more out; and what is released must be nobody else's, such as the caller's
+    input, a weight, or another field, all of which a model's output may be.
+    """
+    if is_captured():  # who owns what is not known yet
+        return answers.clone(memory_format=torch.contiguous_format)
+    storage = answers.untyped_storage()
+    is_more = storage.nbytes() > answers.numel() * answers.element_size()
+    if is_more or (
+        isinstance(output, Tensor) and storage.data_ptr() == output.untyped_storage().data_ptr()
+    ):
+        return answers.clone(memory_format=torch.contiguous_format)
+    return answers
 
 
 def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[Defense, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shieldnet._compiled import is_captured
 from shieldnet._validate import whole
 from shieldnet.defenses.base import (
     UNBOUNDED,
@@ -109,7 +110,7 @@ _made: dict[tuple[int, int, torch.dtype, torch.device], Bins] = {}
 def bins_of(bins: int, like: Tensor) -> Bins:
     """Returns the bins for rows like ``like``; they are made once."""
     key = bins, like.shape[-1], like.dtype, like.device
-    if torch.compiler.is_compiling():  # a traced tensor must not outlive its graph
+    if is_captured():  # a traced tensor must not outlive its graph
         return _bins(*key)
     if key not in _made:
         _made[key] = _bins(*key)

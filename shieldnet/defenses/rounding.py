@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shieldnet._compiled import is_captured
 from shieldnet._validate import positive, whole
 from shieldnet.defenses.base import UNBOUNDED, Defense, Named, dense, top
 from shieldnet.price import Price, Reach, grid_bits
@@ -146,7 +147,7 @@ def crowned(shares: Tensor, others: int = 0) -> Tensor:
     if others:
         below = shares[..., -1:] < first * others
         last = torch.where(below, last, shares.shape[-1] - 1)
-    if not torch.compiler.is_compiling() and not last.any():
+    if not is_captured() and not last.any():
         return shares  # nearly always
     tick = (last > 0).to(shares.dtype)
     shares.scatter_add_(-1, last, -tick)[..., :1].add_(tick)
