@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -140,33 +140,40 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
     Source: Micciancio and Walter 2017 (convolution of discrete Gaussians); docs/certificate.md,
     section 7.
     """
-    deviations = [deviation]
-    for _ in range(lattice_levels(deviation)):
-        rest = math.sqrt(deviations[-1] ** 2 - _TABLE_DEVIATION**2) / _LEVEL
-        deviations[-1:] = [float(_TABLE_DEVIATION), rest]
-    tables = [_lattice_table(one_deviation) for one_deviation in reversed(deviations)]
-    drawn = np.zeros(count)
+    levels = lattice_levels(deviation)
+    top = deviation
+    for _ in range(levels):
+        top = math.sqrt(top**2 - _TABLE_DEVIATION**2) / _LEVEL
+    tables = _lattice_table(top), _lattice_table(float(_TABLE_DEVIATION))
+    drawn = np.empty(count)
     pieces = [drawn[start : start + _PIECE] for start in range(0, count, _PIECE)]
     source = _source.get()
     if source is not os.urandom:  # a seed's numbers come in one order
         for piece in pieces:
-            _add_draws(piece, tables, source)
+            piece[:] = _sum_of_draws(len(piece), tables, levels, source)
         return torch.from_numpy(drawn)
     from concurrent.futures import ThreadPoolExecutor
     from ssl import RAND_bytes
 
+    def fill(piece: NDArray[np.float64]) -> None:
+        piece[:] = _sum_of_draws(len(piece), tables, levels, RAND_bytes)
+
     with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(pieces)))) as pool:
-        list(pool.map(lambda piece: _add_draws(piece, tables, RAND_bytes), pieces))
+        list(pool.map(fill, pieces))
     return torch.from_numpy(drawn)
 
 
-def _add_draws(
-    drawn: NDArray[np.float64], tables: Sequence["_LatticeTable"], source: Source
-) -> None:
-    """Fills ``drawn``, which holds zeros, with the sum of one draw of every table."""
-    for table in tables:
-        drawn *= _LEVEL
-        drawn += _from_table(len(drawn), table, source)
+def _sum_of_draws(
+    count: int, tables: tuple["_LatticeTable", "_LatticeTable"], levels: int, source: Source
+) -> NDArray[Any]:
+    """Returns x_0 + 32 x_1 + ..., of which the last comes from the first table."""
+    top, below = tables
+    # The largest draw is below 2^13: three levels fit into 32 bits.
+    total = _from_table(count, top, source).astype(np.int32 if levels <= 3 else np.int64)
+    for drawn in _from_table(levels * count, below, source).reshape(levels, count):
+        np.multiply(total, _LEVEL, out=total)
+        np.add(total, drawn, out=total)
+    return total
 
 
 class _LatticeTable(NamedTuple):

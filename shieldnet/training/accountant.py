@@ -355,7 +355,7 @@ def _hex(name: str, value: object, length: int) -> str:
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """Returns the noise, as a multiple of the clip norm, that keeps to epsilon at delta.
 
-    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .5 %.
+    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .2 %.
     Errors: ConfigError where that takes more noise than anything learns with, or too many steps.
     """
     positive("epsilon", epsilon)
@@ -370,7 +370,7 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
             return math.inf
 
     least, most = _bracket(spent, epsilon, start=max(0.3, rate * math.sqrt(steps) / epsilon))
-    return _least_noise(spent, epsilon, least, most)
+    return _least_noise(spent, epsilon, least, most, slack=1e-6 if rate == 1 else 2e-3)
 
 
 def _bracket(
@@ -401,12 +401,13 @@ def _least_noise(
     epsilon: float,
     least: tuple[float, float],
     most: tuple[float, float],
+    slack: float,
 ) -> float:
     """Closes in on the noise between two, on a line through the logarithms of what they spend."""
-    aim = 0.998 * epsilon
+    aim = (1 - slack / 4) * epsilon
     for attempt in range(60):
         (low, low_cost), (high, high_cost) = least, most
-        if high_cost > 0.996 * epsilon or high / low < 1 + 1e-6:
+        if high_cost > (1 - slack) * epsilon or high / low < 1 + slack / 1e3:
             break
         is_line = high_cost > 0 and math.isfinite(low_cost) and attempt % 3 < 2
         if is_line:

@@ -144,8 +144,8 @@ def _pure(graph: GraphModule) -> GraphModule:
             _require_argument(node)
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
-    for name, held in list(graph.named_buffers()):
-        setattr(graph, name, held.clone())  # what it computes with is what it was
+    for name, constant in list(graph.named_buffers()):
+        setattr(graph, name, constant.clone())  # what it computes with is what it was
     graph.graph.set_codegen(CodeGen())  # arguments and results in one flat list
     graph.graph.eliminate_dead_code()
     graph.recompile()

@@ -46,12 +46,11 @@ class Part(ABC):
         """Counts the float operations that a squared norm is the sum of, at least."""
 
     @abstractmethod
-    def squares(self) -> Tensor:
-        """Returns the squared norms, as float64 computes them. Shapes: -> (records,) float64."""
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """Returns squared norms, as float64 computes them, and spreads.
 
-    @abstractmethod
-    def spreads(self) -> Tensor:
-        """Bounds the norm of the sum of absolute products. Shapes: -> (records,) float64."""
+        A spread bounds the norm of the sum of absolute products. Shapes: -> (records,) each.
+        """
 
     @abstractmethod
     def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
@@ -72,11 +71,9 @@ class Whole(Part):
     def size(self) -> int:
         return self.each[:1].numel()
 
-    def squares(self) -> Tensor:
-        return _lengths(self.each.flatten(1)).square()
-
-    def spreads(self) -> Tensor:
-        return self.squares().sqrt()
+    def measured(self) -> tuple[Tensor, Tensor]:
+        norms = _lengths(self.each.flatten(1))
+        return norms.square(), norms
 
     def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
         each = self.each[rows].flatten(1)
@@ -101,14 +98,12 @@ class Products(Part):
     def size(self) -> int:
         return self.left.shape[1] ** 2 + self.left.shape[2] + self.right.shape[2]
 
-    def squares(self) -> Tensor:
+    def measured(self) -> tuple[Tensor, Tensor]:
+        spreads = (_lengths(self.left) * _lengths(self.right)).sum(1)
         if self.left.shape[1] == 1:
-            return self._lengths()[:, 0].square()
+            return spreads.square(), spreads
         left, right = self.left.double(), self.right.double()
-        return (left @ left.mT).mul_(right @ right.mT).sum((1, 2))
-
-    def spreads(self) -> Tensor:
-        return self._lengths().sum(1)
+        return (left @ left.mT).mul_(right @ right.mT).sum((1, 2)), spreads
 
     def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
         left = self.left[rows].double() * factors[:, None, None]
@@ -118,9 +113,6 @@ class Products(Part):
         left, right = alone.left[0], alone.right[0]
         moved = _norm(self.left[row] - left) * _norm(right)
         return moved + _norm(self.left[row]) * _norm(self.right[row] - right)
-
-    def _lengths(self) -> Tensor:
-        return _lengths(self.left) * _lengths(self.right)
 
 
 @dataclass(frozen=True)
@@ -138,13 +130,10 @@ class Rows(Part):
     def size(self) -> int:
         return self.each.shape[1] ** 2 + self.each.shape[2]
 
-    def squares(self) -> Tensor:
+    def measured(self) -> tuple[Tensor, Tensor]:
         each = self.used().double()
         same = self.places[:, :, None] == self.places[:, None, :]
-        return (each @ each.mT).mul_(same).sum((1, 2))
-
-    def spreads(self) -> Tensor:
-        return _lengths(self.used()).sum(1)
+        return (each @ each.mT).mul_(same).sum((1, 2)), _lengths(each).sum(1)
 
     def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
         each = self.used()[rows].double() * factors[:, None, None]
@@ -185,21 +174,20 @@ class Gradient:
 
     parts: tuple[Part, ...]
 
-    def squares(self) -> Tensor:
-        """Bounds the squared norms from above. Shapes: -> (records,) float64.
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """Bounds squared norms from above, and returns spreads. Shapes: -> (records,) each.
 
-        What float64 computes is off by at most the operations times 2^-52 of the squared spread.
+        What float64 computes of a squared norm is off by at most the operations times 2^-52 of the
+        squared spread.
         """
         products = [part for part in self.parts if isinstance(part, Products)]
         looked_up = [part for part in self.parts if isinstance(part, Rows)]
-        squares = [part.squares() for part in self.parts]
-        squares += [2 * _inner(pair, rows) for pair in products for rows in looked_up]
-        size = 4 * sum(part.size for part in self.parts)
-        return sum(squares).clamp_min(0) + 2.0**-52 * size * self.spreads().square()  # type: ignore[union-attr]  # tensors
-
-    def spreads(self) -> Tensor:
-        """Bounds the norm of the sum of absolute products. Shapes: -> (records,) float64."""
-        return torch.stack([part.spreads() for part in self.parts]).sum(0)
+        squares, spreads = zip(*(part.measured() for part in self.parts), strict=True)
+        crossed = [2 * _inner(pair, rows) for pair in products for rows in looked_up]
+        spread: Tensor = sum(spreads)
+        rounding = 2.0**-52 * 4 * sum(part.size for part in self.parts)
+        total: Tensor = sum([*squares, *crossed])  # type: ignore[assignment]  # as above
+        return total.clamp_min(0) + rounding * spread.square(), spread
 
 
 def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Tensor]) -> None:
@@ -210,8 +198,9 @@ def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Ten
     by at most ``clip``, whatever it is: a gradient that is not finite, or too large to have a
     finite norm, counts as 0. To report it would betray its record.
     """
-    norms = torch.stack([gradient.squares() for gradient in gradients]).sum(0).sqrt()
-    spreads = torch.stack([gradient.spreads() for gradient in gradients]).square().sum(0).sqrt()
+    measured = [gradient.measured() for gradient in gradients]
+    norms = torch.stack([squares for squares, _ in measured]).sum(0).sqrt()
+    spreads = torch.stack([spread for _, spread in measured]).square().sum(0).sqrt()
     factors = torch.minimum(clip_factors(norms, clip), clip_factors(spreads, MAX_SPREAD * clip))
     rows: Tensor | slice = slice(None)
     sound = torch.isfinite(norms) & torch.isfinite(spreads)
@@ -348,7 +337,7 @@ class RecordGradients:
             pair = torch.tensor([row, (row + 1) % len(inputs)], device=inputs.device)
             batch, row = self.each(inputs[pair], labels[pair], draws), 0
         alone = self.alone(*record, draws)
-        norm = math.sqrt(sum(float(gradient.spreads()) ** 2 for gradient in alone))
+        norm = math.sqrt(sum(float(gradient.measured()[1]) ** 2 for gradient in alone))
         distance = sum(
             part.distance(row, single)
             for gradient, other in zip(batch, alone, strict=True)

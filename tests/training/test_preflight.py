@@ -499,3 +499,109 @@ def test_the_empirical_mode_trains_what_is_refused_and_states_nothing(table, mak
     found = train(make_model(Unseen), table, private=private)
     assert found.guarantee is None
     assert "epsilon" not in str(found)
+
+
+class Sequences(nn.Module):
+    """Reads a row as a sequence, by any recurrent cell."""
+
+    def __init__(self, kind, **settings) -> None:
+        super().__init__()
+        self.cell, self.head = kind(3, 8, batch_first=True, **settings), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.cell(x.unflatten(1, (4, 3)))[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(nn.RNN, {}), (nn.GRU, {}), (nn.LSTM, {"num_layers": 2, "dropout": 0.2})],
+)
+def test_recurrent_layers_are_trained_with_their_dropout(kind, settings, table, make_model) -> None:
+    model = make_model(lambda: Sequences(kind, **settings))
+    found = train(model, table)
+    assert 0.99 < found.preflight.sensitivity <= 1
+    assert list(found.model.state_dict()) == list(model.state_dict())
+
+
+def test_dropout_of_a_users_own_module_is_trained(table, make_model) -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(12, 3)
+
+        def forward(self, x):
+            return F.dropout(self.layer(x), 0.3, self.training)
+
+    assert 0.99 < train(make_model(Dropping), table).preflight.sensitivity <= 1
+
+
+class Packed(Sequences):
+    """Packs its sequences."""
+
+    def forward(self, x):
+        lengths = torch.full((len(x),), 4)
+        packed = nn.utils.rnn.pack_padded_sequence(x.unflatten(1, (4, 3)), lengths, True)
+        return self.head(self.cell(packed)[1][-1])
+
+
+class Squeezed(nn.Module):
+    """Drops every axis of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.layer(x[:, None]).squeeze()
+
+
+class ByValue(nn.Module):
+    """Decides by a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.layer(x if x.sum() > 0 else -x)
+
+
+class Counting(nn.Module):
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(12, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x) * self.calls
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Packed(nn.GRU), "packs sequences.*DPGRU.*says nothing about privacy"),
+        (Squeezed, r"lost axis.*returns shape \(5, 3\), and \(3,\) for one.*squeeze\(1\)"),
+        (ByValue, "asks for the value of a tensor.*torch.where.*says nothing about privacy"),
+        (Counting, "kept state.*counts its calls"),
+    ],
+)
+def test_what_cannot_be_computed_is_not_called_unsafe(make, words, table, make_model) -> None:
+    with pytest.raises(sn.PreflightFailed, match=words) as refused:
+        train(make_model(make), table)
+    assert "moved the clipped sum" not in str(refused.value)
+
+
+def test_padding_gets_no_noise_and_sparse_tables_are_trained(make_model) -> None:
+    for sparse in (False, True):
+        model = make_model(
+            lambda sparse=sparse: nn.Sequential(
+                nn.Embedding(20, 6, padding_idx=3, sparse=sparse), nn.Flatten(), nn.Linear(24, 20)
+            )
+        )
+        found = train(model, words()).model
+        assert torch.equal(found[0].weight[3], model[0].weight[3])
+        moved = (found[0].weight != model[0].weight).any(1)
+        assert int(moved.sum()) == 19  # words that nobody has get noise as well
+        assert model[0].sparse == sparse
