@@ -237,7 +237,7 @@ def _require_met(claimed: Guarantee) -> None:
         raise ConfigError(
             f"delta {claimed.delta:g} cannot be met: what is drawn differs from the ideal law by a "
             f"total variation of up to {claimed.variation:.1g}, which counts 1 + e^epsilon times. "
-            "Take a larger delta, or more noise."
+            "Take more noise, or mode='empirical', which states no guarantee."
         )
 
 

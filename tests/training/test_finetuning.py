@@ -464,7 +464,7 @@ def test_batch_norm_of_numbers_can_be_mended(table, make_model) -> None:
     model = make_model(
         lambda: nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
     )
-    private = sn.DPSGD(noise=0.01, delta=1e-3)
+    private = sn.DPSGD(epsilon=100.0, delta=1e-3)
     found = sn.finetune(model, table, private, epochs=60, lr=0.5, mend=True, seed=0).model
     assert accuracy(found, table) > 0.9
     part = sn.finetune(model, table, sn.DPSGD(8.0, 1e-3), epochs=2, part="bias", mend=True, seed=0)
