@@ -305,7 +305,7 @@ class TestFiles:
             ((), "model.pt2", "got words in: place. Encode them as numbers"),
             (("--group=job",), "model.pt2", "has no column job"),
             (("--group=place",), "nowhere.pt2", "Cannot read the model from nowhere.pt2"),
-            (("--group=place",), "members.csv", "Expected MODEL as package.module:factory"),
+            (("--group=place",), "members.csv", "is no model that is read here. Give a file ending in"),
             (("--group=place", "--weights=w.pt"), "model.pt2", "holds its weights: leave"),
         ],
     )
