@@ -219,7 +219,15 @@ def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path)
         "--shadows", "0", "--guarantee", "private/guarantee.json", "--policy", "private.toml",
     )  # fmt: skip
     assert "training: epsilon 4.00 at delta 0.001, proven." in audited.stdout
+    assert "the guarantee is unsigned" in audited.stdout
     assert audited.returncode == 0, audited.stdout + audited.stderr
+    again = shieldnet(
+        project, "finetune", "served:model", "--weights", "private/model.safetensors",
+        "--data", "members.npz", "-o", "further", "--epsilon", "1", "--delta", "1e-3",
+        "--epochs", "2", "--start", "private/guarantee.json",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "and of 1 trainings before" in again.stdout
 
 
 @pytest.mark.parametrize(
@@ -305,7 +313,11 @@ class TestFiles:
             ((), "model.pt2", "got words in: place. Encode them as numbers"),
             (("--group=job",), "model.pt2", "has no column job"),
             (("--group=place",), "nowhere.pt2", "Cannot read the model from nowhere.pt2"),
-            (("--group=place",), "members.csv", "is no model that is read here. Give a file ending in"),
+            (
+                ("--group=place",),
+                "members.csv",
+                "is no model that is read here. Give a file ending in",
+            ),
             (("--group=place", "--weights=w.pt"), "model.pt2", "holds its weights: leave"),
         ],
     )

@@ -90,10 +90,11 @@ def audit(
     for the quick tier and for what cannot be sent. workers: by default one for each core. cache: a
     folder where results are kept under a fingerprint of all that they depend on: the same audit
     goes on where it was stopped. finetuned: what ``finetune`` returned for this model, or its
-    guarantee: its upper bounds then stand beside every finding of membership, and a measured bound
-    above them fails every policy. with_examples: how many nonmembers the report shows as pictures,
-    next to what the adversary makes of them; 0 keeps every record out (the report then names the
-    records that are read best by their places alone). progress: show a bar; by
+    guarantee: where it is of the weights, its upper bounds then stand beside every finding of
+    membership, and a measured bound above them fails every policy. with_examples: how many
+    nonmembers the report shows as pictures, next to what the adversary makes of them; 0 keeps every
+    record out (the report then names the records that are read best by their places alone).
+    progress: show a bar; by
     default only on a terminal.
 
     On a machine with busy neighbors, set OMP_WAIT_POLICY=PASSIVE before torch is imported (the

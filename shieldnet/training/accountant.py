@@ -236,11 +236,11 @@ class Guarantee:
     @property
     def _steps(self) -> tuple[Steps, ...]:
         own = (Steps(self.noise, self.rate, self.steps),) if self.steps else ()
-        return own + tuple(step for one in self.before for step in one._steps)
+        return own + tuple(step for earlier in self.before for step in earlier._steps)
 
     @property
     def _variation(self) -> float:
-        return min(1.0, self.variation + sum(one._variation for one in self.before))
+        return min(1.0, self.variation + sum(earlier._variation for earlier in self.before))
 
     def _drawn_delta(self, epsilon: float) -> float:
         """Returns what the total variation of draws adds to delta."""
@@ -286,13 +286,13 @@ class Guarantee:
     def _claims(self) -> dict[str, Any]:
         """Returns what is signed: all that is claimed, and nothing that is computed from it."""
         values = {name: value for name, value in _values(self).items() if name != "seal"}
-        values["before"] = [one._claims() for one in self.before]
+        values["before"] = [earlier._claims() for earlier in self.before]
         lists = {name: list(values[name]) for name in ("caveats", "premises")}
         return {"version": _VERSION, **values, **lists}
 
 
 def _values(guarantee: Guarantee) -> dict[str, Any]:
-    return {one.name: getattr(guarantee, one.name) for one in fields(guarantee)}
+    return {entry.name: getattr(guarantee, entry.name) for entry in fields(guarantee)}
 
 
 def _read(document: object, depth: int) -> Guarantee:
@@ -325,7 +325,7 @@ def _read(document: object, depth: int) -> Guarantee:
         start=_hex("start", document.get("start", ""), 64),
         premises=_lines("premises", document.get("premises", [UNSTATED])),
         scope=document.get("scope", "steps"),
-        before=tuple(_read(one, depth + 1) for one in before),
+        before=tuple(_read(earlier, depth + 1) for earlier in before),
     )
     if made.scope == "weights" and not (made.premises and made.run):
         raise ConfigError("Expected a guarantee of weights to name its run and its premises.")
@@ -334,7 +334,7 @@ def _read(document: object, depth: int) -> Guarantee:
 
 def _lines(name: str, value: object) -> tuple[str, ...]:
     is_list = isinstance(value, list) and len(value) <= _MAX_LINES
-    if not (is_list and all(isinstance(one, str) and len(one) <= _MAX_LENGTH for one in value)):  # type: ignore[attr-defined]  # a list
+    if not (is_list and all(isinstance(line, str) and len(line) <= _MAX_LENGTH for line in value)):  # type: ignore[attr-defined]  # a list
         raise ConfigError(
             f"Expected {name} as at most {_MAX_LINES} sentences of at most {_MAX_LENGTH} letters."
         )

@@ -51,13 +51,13 @@ class Steps:
 
 def require_countable(steps: Sequence[Steps]) -> None:
     """Raises ConfigError where epsilon would promise nothing, or takes too many steps to count."""
-    count = sum(one.count for one in steps)
+    count = sum(step.count for step in steps)
     if count > MAX_STEPS:
         raise ConfigError(f"Expected at most {MAX_STEPS} steps in all, got {count}.")
-    if not sum(one.mean_loss for one in steps) <= _MAX_LOSS:
+    if not sum(step.mean_loss for step in steps) <= _MAX_LOSS:
         raise ConfigError(
             f"Epsilon would be in the thousands and promise nothing: {count} steps with noise "
-            f"{min(one.noise for one in steps):g}. Take more noise, or fewer steps."
+            f"{min(step.noise for step in steps):g}. Take more noise, or fewer steps."
         )
 
 
@@ -81,17 +81,17 @@ class Losses:
         """Returns epsilon at a delta; inf where none is small enough for floats."""
         if self.steps and not delta > 0:
             return math.inf
-        return max((one.epsilon(delta) for one in self._sums), default=0.0)
+        return max((total.epsilon(delta) for total in self._sums), default=0.0)
 
     def delta(self, epsilon: float) -> float:
         """Returns delta at an epsilon >= 0."""
-        return max((one.delta(epsilon) for one in self._sums), default=0.0)
+        return max((total.delta(epsilon) for total in self._sums), default=0.0)
 
     def curve(self, points: int = 400) -> tuple[Floats, Floats]:
         """Samples (epsilon, delta) from epsilon 0 to where delta is 1e-10."""
         last = self.epsilon(_LEAST)
         epsilons = np.linspace(0.0, last if math.isfinite(last) else _MAX_LOSS, points)
-        deltas = [one.deltas(epsilons) for one in self._sums] or [np.zeros(points)]
+        deltas = [total.deltas(epsilons) for total in self._sums] or [np.zeros(points)]
         return epsilons, np.max(deltas, axis=0)
 
     @cached_property
@@ -390,13 +390,13 @@ def _tails(places: Floats, sign: int, step: Steps, direction: Direction) -> tupl
 
 def _interval(steps: Sequence[Steps], direction: Direction) -> float:
     """Chooses a grid on which rounding hardly shows beside what the steps lose by chance."""
-    spread = min(_deviation(step, direction) for step in steps)
+    spread: float = min(_deviation(step, direction) for step in steps)
     ends = [_ends(step, direction) for step in steps]
     width = max(high - low for low, high in ends)
     count = sum(step.count for step in steps)
     fine = _FINENESS * min(2.5, max(1.0, (count / 1e4) ** 0.25)) * spread
     usual = min(max(fine, width / _POINTS), max(fine, 4 * _FINENESS * spread))
-    return max(usual, width / _MAX_POINTS, _FINEST / math.sqrt(count))
+    return float(max(usual, width / _MAX_POINTS, _FINEST / math.sqrt(count)))
 
 
 def _deviation(step: Steps, direction: Direction) -> float:

@@ -377,7 +377,7 @@ def _claimed(
     )
     guarantee = Guarantee(float(noise or 0), rate, steps, records, delta, caveats)
     looser = guarantee.cross_check()
-    if looser < 0.98 * guarantee.epsilon:
+    if looser < 0.98 * guarantee.epsilon - 1e-3:  # near 0 the grid of losses is the coarser
         raise ConfigError(
             f"Two accountants disagree: {guarantee.epsilon:.4g} by privacy losses, {looser:.4g} by "
             "Renyi divergences, which cannot be less. Please report this; nothing was trained."

@@ -131,6 +131,13 @@ def test_steps_upon_steps_are_never_of_the_weights(learned) -> None:
     assert second.guarantee.scope == "steps"
 
 
+def test_draws_that_exceed_delta_by_themselves_are_refused(learned) -> None:
+    """What is drawn is off by 2^-215 at most, which counts e^epsilon times."""
+    fresh, _, members, _ = learned
+    with pytest.raises(sn.ConfigError, match="delta 0.0001 cannot be met"):
+        sn.finetune(fresh, members, sn.DPSGD(noise=0.05, delta=1e-4), epochs=9, progress=False)
+
+
 @pytest.mark.parametrize("start", ["Public", "private", True, 3])
 def test_a_start_that_says_nothing_is_refused(learned, start) -> None:
     fresh, _, members, _ = learned

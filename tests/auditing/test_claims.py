@@ -86,6 +86,22 @@ def test_a_policy_limits_epsilon(audited) -> None:
         replace(report, guarantee=None).require(sn.Policy({"max_epsilon": 1.0}))
 
 
+def test_a_guarantee_of_steps_bounds_nothing_that_the_model_says(audited) -> None:
+    _, report = audited
+    steps = replace(GUARANTEE, scope="steps")
+    assert with_ceilings([finding("membership.auc")], steps, 1)[0].ceiling is None
+    with pytest.raises(sn.PolicyFailed, match="steps alone"):
+        replace(report, guarantee=steps).require(sn.Policy({"max_epsilon": 100.0}))
+
+
+def test_a_report_says_what_is_taken_for_granted_and_that_a_file_was_unsigned(audited) -> None:
+    _, report = audited
+    assert "taken for granted: the starting weights" in str(report)
+    assert "unsigned" not in str(report)
+    read = replace(report.guarantee, seal="unsigned")
+    assert "the guarantee is unsigned" in str(replace(report, guarantee=read))
+
+
 def test_a_measured_bound_above_the_claim_fails_every_policy(audited) -> None:
     _, report = audited
     low = replace(GUARANTEE, noise=1e4, steps=1)
