@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ FLIP_TICKS = 1024
 """Grid of the scores between which ``coins`` decides."""
 
 _PIECE = 2**16  # numbers of a lattice that are drawn at once: they stay in the processor's cache
-_TABLE_DEVIATION, _LEVEL = 128, 32
+_TABLE_DEVIATION, _LEVEL, _RUN = 1024, 256, 16
 _TABLE_BITS = 256
 _TAIL_DEVIATIONS = 19  # 2^256 times the mass beyond is below 1
 _OPEN = -(2**15)
@@ -117,8 +117,8 @@ def lattice_levels(deviation: float) -> int:
 
     Errors: ConfigError for a deviation between those that tables make.
     """
-    levels = max(0, math.ceil(math.log(deviation / (2 * _TABLE_DEVIATION), _LEVEL)))
-    least, most = (times * _TABLE_DEVIATION * _LEVEL**levels for times in (0.5, 2))
+    levels = max(0, math.ceil(math.log(deviation / (1.6 * _TABLE_DEVIATION), _LEVEL)))
+    least, most = (times * _TABLE_DEVIATION * _LEVEL**levels for times in (0.4, 1.6))
     if not least < deviation <= most:
         raise ConfigError(
             f"Expected a deviation between {least:g} and {most:g} steps, got {deviation!r}."
@@ -132,7 +132,7 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
     Shapes: -> (count,) float64 on the CPU, whole numbers below 2^53. deviation: one
     that ``lattice_levels`` takes.
     Guarantee: the total variation to the discrete Gaussian is below ``VARIATION`` for each number.
-    A large deviation is the sum of draws x_0 + 32 x_1 + 1024 x_2 + ..., whose sum is a discrete
+    A large deviation is the sum of draws x_0 + 256 x_1 + 65536 x_2 + ..., whose sum is a discrete
     Gaussian but for a relative error below 2^-400; a table of 256 bits decides each draw, of which
     16 are nearly always enough.
     Bytes come from OpenSSL's generator, which the operating system seeds and which seeds itself
@@ -140,101 +140,102 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
     Source: Micciancio and Walter 2017 (convolution of discrete Gaussians); docs/certificate.md,
     section 7.
     """
+    source = _source.get()
+    if source is os.urandom:
+        from ssl import RAND_bytes as source
     levels = lattice_levels(deviation)
     top = deviation
     for _ in range(levels):
         top = math.sqrt(top**2 - _TABLE_DEVIATION**2) / _LEVEL
-    tables = _lattice_table(top), _lattice_table(float(_TABLE_DEVIATION))
+    tables = [_lattice_table(top), *[_lattice_table(float(_TABLE_DEVIATION))] * levels]
     drawn = np.empty(count)
-    pieces = [drawn[start : start + _PIECE] for start in range(0, count, _PIECE)]
-    source = _source.get()
-    if source is not os.urandom:  # a seed's numbers come in one order
-        for piece in pieces:
-            piece[:] = _sum_of_draws(len(piece), tables, levels, source)
-        return torch.from_numpy(drawn)
-    from concurrent.futures import ThreadPoolExecutor
-    from ssl import RAND_bytes
-
-    def fill(piece: NDArray[np.float64]) -> None:
-        piece[:] = _sum_of_draws(len(piece), tables, levels, RAND_bytes)
-
-    with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(pieces)))) as pool:
-        list(pool.map(fill, pieces))
+    for start in range(0, count, _PIECE):
+        piece = drawn[start : start + _PIECE]
+        # The largest draw is below 31200: with two levels below it, it fits into 32 bits.
+        total = np.zeros(len(piece), dtype=np.int32 if levels <= 2 else np.int64)
+        for table in tables:
+            np.multiply(total, _LEVEL, out=total)
+            np.add(total, _from_table(len(piece), table, source), out=total)
+        piece[:] = total
     return torch.from_numpy(drawn)
 
 
-def _sum_of_draws(
-    count: int, tables: tuple["_LatticeTable", "_LatticeTable"], levels: int, source: Source
-) -> NDArray[Any]:
-    """Returns x_0 + 32 x_1 + ..., of which the last comes from the first table."""
-    top, below = tables
-    # The largest draw is below 2^13: three levels fit into 32 bits.
-    total = _from_table(count, top, source).astype(np.int32 if levels <= 3 else np.int64)
-    for drawn in _from_table(levels * count, below, source).reshape(levels, count):
-        np.multiply(total, _LEVEL, out=total)
-        np.add(total, drawn, out=total)
-    return total
-
-
 class _LatticeTable(NamedTuple):
-    """Holds the cumulative probabilities of a discrete Gaussian times 2^256.
+    """Holds a discrete Gaussian as a mixture: of even runs of 16 integers, and of what is left.
 
-    exact: these. leading: their first 32 bits. first: the integer below the first. decided: for the
-    first 16 bits of a draw, the integer, or ``_OPEN`` where more bits are needed. below: for the
-    same, how many of ``leading`` lie below all such draws.
+    Each run begins at a multiple of 16 and has 16 times the mass of its least likely integer; the
+    rest of every integer's mass is an outcome of its own, after all runs. exact: the cumulative
+    masses of the outcomes, times 2^256. leading: their first 32 bits. values: of each outcome, its
+    integer or the first of its run. runs: how many outcomes are runs. decided: for the first 16
+    bits of a draw, the run, or ``_OPEN`` where more bits are needed.
     """
 
     exact: tuple[int, ...]
     leading: NDArray[np.uint32]
-    first: int
+    values: NDArray[np.int16]
+    runs: int
     decided: NDArray[np.int16]
-    below: NDArray[np.int32]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _lattice_table(deviation: float) -> _LatticeTable:
-    import mpmath
-
-    last = math.ceil(_TAIL_DEVIATIONS * deviation) + 1
-    with mpmath.workdps(110):
-        width = 2 * mpmath.mpf(deviation) ** 2
-        half = [int(mpmath.ldexp(mpmath.exp(-mpmath.mpf(k * k) / width), 320)) for k in range(last)]
-    weights = [*reversed(half), *half[1:]]
-    total, below = sum(weights), accumulate(weights[:-1])
-    exact = tuple((mass << _TABLE_BITS) // total for mass in below)
-    leading = np.array([threshold >> (_TABLE_BITS - 32) for threshold in exact], dtype=np.uint32)
+    last = math.ceil(_TAIL_DEVIATIONS * deviation / _RUN) * _RUN
+    half = _gaussian_masses(deviation, last + 1)
+    masses = [half[abs(k)] for k in range(-last, last)]
+    starts = range(0, len(masses), _RUN)
+    least = [min(masses[start : start + _RUN]) for start in starts]
+    rest = [mass - least[place // _RUN] for place, mass in enumerate(masses)]
+    places = [place for place, mass in enumerate(rest) if mass]
+    outcomes = [_RUN * mass for mass in least] + [rest[place] for place in places]
+    total = sum(outcomes)
+    exact = tuple((below << _TABLE_BITS) // total for below in accumulate(outcomes[:-1]))
+    leading = np.array([mass >> (_TABLE_BITS - 32) for mass in exact], dtype=np.uint32)
+    values = (np.array([*starts, *places]) - last).astype(np.int16)
     words = np.arange(2**16, dtype=np.uint32) << 16
     low = np.searchsorted(leading, words, side="left")
     high = np.searchsorted(leading, words | np.uint32(0xFFFF), side="right")
-    first = 1 - last
-    decided = np.where(low == high, low + first, _OPEN).astype(np.int16)
-    return _LatticeTable(exact, leading, first, decided, low.astype(np.int32))
+    is_run = (low == high) & (low < len(starts))
+    decided = np.where(is_run, values[low], _OPEN).astype(np.int16)
+    return _LatticeTable(exact, leading, values, len(starts), decided)
+
+
+def _gaussian_masses(deviation: float, count: int) -> list[int]:
+    """Returns 2^384 exp(-k^2 / 2 deviation^2) for k from 0, each to below 2^-340 of the first.
+
+    Each is the one before times q r^k: two products of integers.
+    """
+    import mpmath
+
+    with mpmath.workdps(130):
+        exponent = 1 / (2 * mpmath.mpf(deviation) ** 2)
+        ratio = int(mpmath.ldexp(mpmath.exp(-exponent), 384))
+        change = int(mpmath.ldexp(mpmath.exp(-2 * exponent), 384))
+    mass, masses = 1 << 384, []
+    for _ in range(count):
+        masses.append(mass)
+        mass = (mass * ratio) >> 384
+        ratio = (ratio * change) >> 384
+    return masses
 
 
 def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.int16]:
     words = np.frombuffer(source(2 * count), dtype=np.uint16)
+    within = np.frombuffer(source(count), dtype=np.uint8) & np.uint8(_RUN - 1)
     drawn = table.decided.take(words)
     is_open = np.flatnonzero(drawn == _OPEN)
+    drawn += within
     if not len(is_open):
         return drawn
     more = np.frombuffer(source(2 * len(is_open)), dtype=np.uint16)
-    leading = words[is_open]
-    longer = (leading.astype(np.uint32) << 16) | more
-    places = table.below[leading]
-    # Most have one threshold to compare with; the others are searched for.
-    places += longer >= table.leading[np.minimum(places, len(table.leading) - 1)]
-    rest = np.flatnonzero(
-        (places < len(table.leading))
-        & (longer >= table.leading[np.minimum(places, len(table.leading) - 1)])
-    )
-    places[rest] = np.searchsorted(table.leading, longer[rest], side="right")
-    drawn[is_open] = places + table.first
+    longer = (words[is_open].astype(np.uint32) << 16) | more
+    places = np.searchsorted(table.leading, longer, side="right")
     # Equal leading bits leave the order open (chance 2^-32 a threshold): all the others decide.
     ties = np.flatnonzero(table.leading[np.maximum(places - 1, 0)] == longer)
     for tie in ties.tolist():
         tail = int.from_bytes(source((_TABLE_BITS - 32) // 8), "little")
         word = (int(longer[tie]) << (_TABLE_BITS - 32)) + tail
-        drawn[is_open[tie]] = bisect_right(table.exact, word) + table.first
+        places[tie] = bisect_right(table.exact, word)
+    drawn[is_open] = table.values[places] + np.where(places < table.runs, within[is_open], 0)
     return drawn
 
 
@@ -254,9 +255,7 @@ def rounded_gaussian(shape: Sequence[int], deviation: float, constant_time: bool
     return _drawn(gaussian_table(deviation), shape, constant_time)
 
 
-@opaque(
-    lambda shape, scale, constant_time=False: torch.empty(shape, dtype=torch.int64), draws=True
-)
+@opaque(lambda shape, scale, constant_time=False: torch.empty(shape, dtype=torch.int64), draws=True)
 def rounded_laplace(shape: Sequence[int], scale: float, constant_time: bool = False) -> Tensor:
     """Draws integers distributed as round(X) with X a Laplace variable of ``scale``.
 

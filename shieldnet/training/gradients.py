@@ -57,6 +57,10 @@ class Part(ABC):
         """Adds the rows' gradients, each times its factor, to a float64 total in place."""
 
     @abstractmethod
+    def length(self) -> float:
+        """Bounds the norm of all gradients together."""
+
+    @abstractmethod
     def distance(self, row: int, alone: Any) -> float:
         """Bounds the distance of a row's gradient from the only one of a part of the same kind."""
 
@@ -78,6 +82,9 @@ class Whole(Part):
     def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
         each = self.each[rows].flatten(1)
         total.view(-1).addmv_(each.double().T, factors)
+
+    def length(self) -> float:
+        return _norm(self.each)
 
     def distance(self, row: int, alone: "Whole") -> float:
         return _norm(self.each[row] - alone.each[0])
@@ -109,6 +116,9 @@ class Products(Part):
         left = self.left[rows].double() * factors[:, None, None]
         total.addmm_(left.flatten(0, 1).T, self.right[rows].double().flatten(0, 1))
 
+    def length(self) -> float:
+        return _norm(self.left) * _norm(self.right)
+
     def distance(self, row: int, alone: "Products") -> float:
         left, right = alone.left[0], alone.right[0]
         moved = _norm(self.left[row] - left) * _norm(right)
@@ -138,6 +148,9 @@ class Rows(Part):
     def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
         each = self.used()[rows].double() * factors[:, None, None]
         total.index_add_(0, self.places[rows].flatten(), each.flatten(0, 1))
+
+    def length(self) -> float:
+        return math.sqrt(self.each.shape[1]) * _norm(self.each)
 
     def distance(self, row: int, alone: "Rows") -> float:
         if not torch.equal(self.places[row], alone.places[0]):
@@ -337,7 +350,7 @@ class RecordGradients:
             pair = torch.tensor([row, (row + 1) % len(inputs)], device=inputs.device)
             batch, row = self.each(inputs[pair], labels[pair], draws), 0
         alone = self.alone(*record, draws)
-        norm = math.sqrt(sum(float(gradient.measured()[1]) ** 2 for gradient in alone))
+        norm = sum(part.length() for gradient in alone for part in gradient.parts)
         distance = sum(
             part.distance(row, single)
             for gradient, other in zip(batch, alone, strict=True)
@@ -345,7 +358,7 @@ class RecordGradients:
         )
         if not math.isfinite(norm):  # it counts as nothing, if it is not finite in the batch either
             return math.inf if math.isfinite(distance) else 0.0
-        return distance / max(norm, self.clip)
+        return distance / max(norm, self.clip) if math.isfinite(distance) else math.inf
 
     @property
     def tolerance(self) -> float:

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_two_sums_a_record_apart_are_never_further_apart_on_the_grid(monkeypatch
         assert float((cut[0] - cut[1]).norm()) <= lattice.sensitivity
 
 
-@pytest.mark.parametrize("deviation", [70.0, 250.0, 2100.0, 90000.0, 3e6])
+@pytest.mark.parametrize("deviation", [420.0, 1600.0, 110_000.0, 3e7, 1e10])
 def test_draws_have_the_moments_of_a_gaussian(deviation) -> None:
     draws = lattice_gaussian(200_000, deviation)
     assert torch.equal(draws, draws.round())
@@ -75,12 +76,12 @@ def test_draws_have_the_chances_of_the_discrete_gaussian() -> None:
     """A table's own chances, and those of a sum of two draws, against the formula."""
     from scipy import stats
 
-    for deviation, width in ((70.0, 1), (2100.0, 50)):
+    for deviation, width in ((420.0, 10), (110_000.0, 2500)):
         draws = (lattice_gaussian(400_000, deviation) / width).round().long()
         last = math.ceil(4 * deviation / width)
         inside = draws[(draws.abs() <= last)] + last
         seen = torch.bincount(inside, minlength=2 * last + 1).double().numpy()
-        places = torch.arange(-25 * int(deviation), 25 * int(deviation) + 1).double()
+        places = torch.arange(-8 * int(deviation), 8 * int(deviation) + 1).double()
         mass = torch.exp(-places.square() / (2 * deviation**2))
         binned = torch.zeros(2 * last + 1, dtype=torch.float64)
         at = (places / width).round().long() + last
@@ -90,31 +91,67 @@ def test_draws_have_the_chances_of_the_discrete_gaussian() -> None:
         assert stats.chisquare(seen, expected).pvalue > 1e-4
 
 
+def chances(table) -> dict[int, int]:
+    """Returns 2^260 times the chance of every integer, exactly."""
+    ends = [0, *table.exact, 2**256]
+    found: dict[int, int] = {}
+    pairs = zip(pairwise(ends), table.values.tolist(), strict=True)
+    for place, ((low, high), value) in enumerate(pairs):
+        run = 16 if place < table.runs else 1
+        for within in range(run):
+            found[value + within] = found.get(value + within, 0) + (high - low) * 16 // run
+    return found
+
+
+@pytest.mark.parametrize("deviation", [1024.0, 517.3])
+def test_a_table_holds_the_law_down_to_its_last_bits(deviation) -> None:
+    import mpmath
+
+    from shieldnet.randomness import _lattice_table
+
+    found = chances(_lattice_table(deviation))
+    with mpmath.workdps(100):
+        width = 2 * mpmath.mpf(deviation) ** 2
+        half = [mpmath.exp(-(mpmath.mpf(k) ** 2) / width) for k in range(int(19.5 * deviation))]
+        total = 2 * sum(half) - 1
+        off = sum(
+            abs(mpmath.mpf(found.get(sign * k, 0)) / 2**260 - mass / total)
+            for k, mass in enumerate(half)
+            for sign in ((1, -1) if k else (1,))
+        )
+    assert off < 2.0**-238
+
+
 def test_tables_decide_every_draw_by_256_bits() -> None:
     """Words on, just below and just above a threshold, where 16 or 32 bits leave it open."""
+    from bisect import bisect_right
+
     from shieldnet.randomness import _from_table, _lattice_table
 
-    table = _lattice_table(128.0)
-    assert len(table.exact) == len(table.leading)
+    table = _lattice_table(1024.0)
     assert list(table.exact) == sorted(table.exact)
-    for place in (0, 1, 700, len(table.exact) // 2, len(table.exact) - 2, len(table.exact) - 1):
-        for offset, above in ((-1, 0), (0, 1), (1, 1)):
+    last = len(table.exact) - 1
+    for place in (0, 1, 900, 1216, table.runs - 1, table.runs, last // 2, last - 1, last):
+        for offset in (-1, 0, 1):
             word = table.exact[place] + offset
             if not 0 <= word < 2**256:
                 continue
-            equal = sum(one <= word for one in table.exact)
-            assert equal >= place + above or offset < 0
-            parts = [(word >> 240) & 0xFFFF, (word >> 224) & 0xFFFF]
+            outcome = bisect_right(table.exact, word)
+            right = int(table.values[outcome]) + (5 if outcome < table.runs else 0)
             chunks = iter(
-                [part.to_bytes(2, "little") for part in parts]
-                + [(word & (2**224 - 1)).to_bytes(28, "little")]
+                [
+                    ((word >> 240) & 0xFFFF).to_bytes(2, "little"),
+                    bytes([0xF5]),  # the place within a run is its low four bits
+                    ((word >> 224) & 0xFFFF).to_bytes(2, "little"),
+                    (word & (2**224 - 1)).to_bytes(28, "little"),
+                ]
             )
             (drawn,) = _from_table(1, table, lambda count, chunks=chunks: next(chunks))
-            assert int(drawn) == table.first + equal
+            assert int(drawn) == right
 
 
 def test_deviations_between_those_of_the_tables_are_refused() -> None:
-    for deviation in (1.0, 60.0, 300.0, 2000.0):
+    for deviation in (1.0, 400.0, 2000.0, 100_000.0):
         with pytest.raises(sn.ConfigError, match="Expected a deviation between"):
             lattice_levels(deviation)
 
@@ -122,7 +159,7 @@ def test_deviations_between_those_of_the_tables_are_refused() -> None:
 def test_a_seed_gives_the_same_draws() -> None:
     def drawn(seed):
         with replayed_noise(seed):
-            return lattice_gaussian(100_000, 70.0)
+            return lattice_gaussian(100_000, 700.0)
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
