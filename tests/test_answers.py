@@ -226,6 +226,35 @@ def test_several_coarser_grids_are_priced_by_each_block_alone() -> None:
     assert shield.price().bits == 20, "the greatest extent along every axis"
 
 
+@pytest.mark.parametrize("block", [2, 3, 5, 50])
+def test_a_coarsened_square_has_one_row_bit_by_bit_and_adds_in_one_order(block) -> None:
+    """On a GPU ``index_add_`` adds in any order: equal rows differed, and one was priced."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Called(TorchDispatchMode):
+        names: set[str] = set()  # noqa: RUF012 - of one test
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.names.add(function.__name__.split(".")[0])
+            return function(*args, **(kwargs or {}))
+
+    rows = torch.randn(2, 17, 11, 7, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    coarsen = sn.Coarsen(block)
+    with Called() as called:
+        coarse = coarsen(rows)
+    adding = ("index_add", "scatter", "index_put", "segment", "bincount", "cumsum")
+    assert not [name for name in called.names if name.startswith(adding)]
+    places = [torch.arange(size) // block * block for size in rows.shape[1:3]]
+    assert torch.equal(coarse, coarse[:, places[0]][:, :, places[1]])
+    assert torch.equal(coarsen(rows[:1].clone())[0], coarse[0]), "in any batch"
+    middle = coarse[0, 0, 0]
+    wanted = rows[0, :block, :block].double().mean((0, 1))
+    assert torch.allclose(middle.double(), wanted, atol=1e-6)
+    chain = (coarsen, sn.TopK(3), sn.Round(2))
+    released = sn.Shield(Says(), *chain, axis=-1, outputs="probabilities")(rows)
+    assert torch.equal(released, released[:, places[0]][:, :, places[1]])
+
+
 def test_a_tensor_of_another_class_leaves_what_it_carries_behind() -> None:
     class Tagged(Tensor):
         pass

@@ -17,6 +17,9 @@ class Coarsen(Defense):
 
     It takes an answer with positions, (rows, height, width, classes) or with one or three such
     axes; squares at the edge may be smaller. Each row of the batch is coarsened by itself.
+
+    Guarantee: the rows of a square are equal bit by bit, so that one is priced; and the same answer
+        is coarsened to the same bits, on any device, in any batch: rows are added in one order.
     """
 
     block: int
@@ -44,10 +47,21 @@ class Coarsen(Defense):
 def _means(answers: Tensor, axis: int, block: int) -> Tensor:
     """Replaces every number by the mean of its block along one axis."""
     size = answers.shape[axis]
-    blocks = torch.arange(size, device=answers.device) // block
-    shape = list(answers.shape)
-    shape[axis] = -(-size // block)
-    sums = answers.new_zeros(shape).index_add_(axis, blocks, answers)
-    counts = torch.bincount(blocks, minlength=shape[axis]).to(answers.dtype)
-    counts = counts.reshape([-1 if place == axis else 1 for place in range(answers.dim())])
-    return (sums / counts).index_select(axis, blocks)
+    rest = size % block
+    full, edge = answers.split([size - rest, rest], axis)
+    means = [
+        _mean(part.unflatten(axis, (-1, length)), axis + 1)
+        for part, length in ((full, block), (edge, rest))
+        if part.shape[axis]
+    ]
+    mean = torch.cat(means, axis)
+    return mean.repeat_interleave(block, axis).narrow(axis, 0, size)
+
+
+def _mean(answers: Tensor, axis: int) -> Tensor:
+    """Averages along an axis in its order: a sum on a GPU may take any order, each time another."""
+    first, *others = answers.unbind(axis)
+    total = first.clone()
+    for position in others:
+        total += position
+    return total / answers.shape[axis]
