@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from shieldnet._compiled import refuse_recording
 from shieldnet._validate import whole
 from shieldnet.answers import ZERO_LOGIT, Kind
 from shieldnet.defenses import Chain, Defense, Softmax
@@ -49,6 +50,7 @@ class LogitsProcessor:
 
         Errors: AnswerError for a forbidden word that the model does not have, or where all are.
         """
+        refuse_recording("a logits processor")
         public = self._mask(scores)
         with torch.no_grad():
             rows = self.chain.layout.opened(self._filled(scores, public))

@@ -15,3 +15,10 @@ def make_model():
             return make()
 
     return made
+
+
+@pytest.fixture(autouse=True)
+def _gradients_stay_on():
+    """Puts the grad mode back: a program of torch.export that refuses a row leaves it off."""
+    yield
+    torch.set_grad_enabled(True)
