@@ -131,13 +131,6 @@ def _distinct(call: Call, draws: int) -> int:
     return len({answer.numpy().tobytes() for answer in answers})
 
 
-@pytest.fixture(autouse=True)
-def _gradients():
-    """A program of torch.export that raises leaves gradients switched off for its thread."""
-    with torch.enable_grad():
-        yield
-
-
 @pytest.fixture
 def noisy() -> sn.Shield:
     """A shield with micro-batches: two draws of one shape in one graph."""
