@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shieldnet.data import raw_bytes
 
 # What torch keeps in every module and says nothing about what it answers; hooks do.
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS)
 _MAX_DEPTH = 50
 _MAX_NAMED = 5
@@ -24,10 +24,11 @@ _MAX_NAMED = 5
 def weights_hash(model: nn.Module) -> str:
     """Returns a hash that names a model without holding any of it.
 
-    It covers the state_dict, buffers that are not in it, the classes of all modules, forward hooks
-    and every plain attribute: tensors, arrays, containers, values, and objects with what they
-    hold. It does not cover code, modes (training, requires_grad) or devices, so that what
-    finetune returned and what a factory with its weights makes are one model.
+    It covers weights, all buffers, what else the state_dict has, the classes of all modules, hooks
+    and every plain attribute: tensors with what is attached to them, arrays, containers, values,
+    and objects with what they hold. It does not cover code and what code holds (class attributes,
+    globals, constants), modes (training, requires_grad) or devices, so that what finetune returned
+    and what a factory with its weights makes are one model.
     """
     return _Digest().of_model(model)
 
@@ -50,7 +51,7 @@ def unhashed(model: nn.Module) -> tuple[str, ...]:
 
 @dataclass
 class _Digest:
-    """Lists what a model consists of, as lines; no two models have the same lines."""
+    """Lists what a model consists of, as lines."""
 
     opaque: list[str] = field(default_factory=list)
     seen: dict[int, tuple[int, object]] = field(default_factory=dict)
@@ -65,16 +66,19 @@ class _Digest:
         return digest.hexdigest()
 
     def _model(self, model: nn.Module) -> Iterator[bytes]:
-        state = model.state_dict(keep_vars=True)
-        for name, value in state.items():
-            yield f"state {name}".encode()
-            yield from self._lines(value, name, 0)
+        state = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        more = model.state_dict(keep_vars=True)  # a model may write its own: it may have less
+        for name, value in (*sorted(state.items()), *sorted(more.items())):
+            if name in state and value is not state[name]:
+                continue
+            if name in more or name in state:
+                yield f"state {name}".encode()
+                yield from self._lines(value, name, 0)
         for name, module in model.named_modules(remove_duplicate=False):
             yield f"module {name} {type(module).__qualname__}".encode()
-            for key, buffer in module.named_buffers(recurse=False):
-                if key in module._non_persistent_buffers_set:
-                    yield f"buffer {key}".encode()
-                    yield from self._lines(buffer, f"{name}.{key}", 0)
             for key, attribute in sorted(vars(module).items()):
                 if key in _MACHINERY:
                     continue
@@ -86,13 +90,24 @@ class _Digest:
     def _lines(self, value: object, place: str, depth: int) -> Iterator[bytes]:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             yield f"{type(value).__name__} {value!r}".encode(errors="surrogatepass")
+            yield from self._attached(value, place, depth)
         elif isinstance(value, Tensor):
-            yield f"tensor {value.dtype} {tuple(value.shape)}".encode()
-            yield raw_bytes(value) if value.layout is torch.strided else repr(value).encode()
+            yield f"tensor {value.dtype} {value.layout} {tuple(value.shape)}".encode()
+            yield from _content(value)
+            for key, held in sorted(vars(value).items()):
+                if not isinstance(held, bool | int | float | None):  # marks that a copy loses
+                    yield f"attached {key}".encode()
+                    yield from self._lines(held, f"{place}.{key}", depth + 1)
+            if value.is_leaf and value.grad is not None:
+                yield from _content(value.grad)
         elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
             yield f"array {value.dtype} {value.shape}".encode()
             yield value.tobytes()
-        elif isinstance(value, Enum | PurePath | torch.dtype | torch.device | torch.Size | range):
+            yield from self._attached(value, place, depth)
+        elif isinstance(value, Enum):
+            yield f"{type(value).__name__} {value.name}".encode()
+            yield from self._lines(value.value, place, depth + 1)
+        elif isinstance(value, PurePath | torch.dtype | torch.device | torch.Size | range):
             yield f"{type(value).__name__} {value!r}".encode()
         elif id(value) in self.seen:
             yield f"again {self.seen[id(value)][0]}".encode()
@@ -102,7 +117,15 @@ class _Digest:
             self.seen[id(value)] = (len(self.seen), value)
             yield f"{type(value).__qualname__} [".encode()
             yield from self._inside(value, place, depth + 1)
+            if isinstance(value, Mapping | list | tuple | set | frozenset | np.ndarray):
+                yield from self._attached(value, place, depth)
             yield b"]"
+
+    def _attached(self, value: object, place: str, depth: int) -> Iterator[bytes]:
+        """Lists attributes of a value of a subclass of a plain type."""
+        held = getattr(value, "__dict__", None)
+        if held and depth <= _MAX_DEPTH:
+            yield from self._lines(dict(sorted(held.items())), place, depth + 1)
 
     def _inside(self, value: object, place: str, depth: int) -> Iterator[bytes]:
         if isinstance(value, nn.Module):
@@ -142,6 +165,21 @@ class _Digest:
         if type(value) is not object:
             self.opaque.append(f"{place} ({type(value).__qualname__})")
         yield f"opaque {type(value).__qualname__}".encode()
+
+
+def _content(value: Tensor) -> Iterator[bytes]:
+    """Returns all that a tensor holds, of any layout."""
+    if value.is_quantized:
+        yield raw_bytes(value.dequantize())
+        yield repr(value.qscheme()).encode()
+    elif value.layout is torch.strided:
+        yield raw_bytes(value.resolve_conj().resolve_neg())
+    elif value.layout is torch.sparse_coo:
+        whole = value.detach().coalesce()
+        yield raw_bytes(whole.indices())
+        yield raw_bytes(whole.values())
+    else:
+        yield raw_bytes(value.detach().to_dense())
 
 
 def _is_full(cell: types.CellType) -> bool:

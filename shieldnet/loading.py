@@ -168,9 +168,9 @@ def load_guarantee(path: Path) -> Guarantee:
         raise DataError(f"{path} is no guarantee as finetune writes it: {broken}") from broken
     if guarantee.seal == "unsigned" and key_of_environment() is not None:
         raise DataError(
-            f"{path} is not signed, and {KEY_VARIABLE} is set: anyone who held the file could have "
-            f"changed it. Write it with the key in the environment, or unset {KEY_VARIABLE} to read "
-            "it as unsigned."
+            f"{path} is not signed, and {KEY_VARIABLE} is set: anyone who held the file could "
+            "have changed it. Write it with the key in the environment, or unset "
+            f"{KEY_VARIABLE} to read it as unsigned."
         )
     return guarantee
 

@@ -131,7 +131,8 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
 
     Shapes: -> (count,) float64 on the CPU, whole numbers below 2^53. deviation: one
     that ``lattice_levels`` takes.
-    Guarantee: the total variation to the discrete Gaussian is below ``VARIATION`` for each number.
+    Guarantee: the total variation to the discrete Gaussian of a deviation that is above the given
+    one, by less than 2^-40 of it, is below ``VARIATION`` for each number.
     A large deviation is the sum of draws x_0 + 256 x_1 + 65536 x_2 + ..., whose sum is a discrete
     Gaussian but for a relative error below 2^-400; a table of 256 bits decides each draw, of which
     16 are nearly always enough.
@@ -146,7 +147,7 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
     levels = lattice_levels(deviation)
     top = deviation
     for _ in range(levels):
-        top = math.sqrt(top**2 - _TABLE_DEVIATION**2) / _LEVEL
+        top = math.sqrt(top**2 - _TABLE_DEVIATION**2) / _LEVEL * (1 + 2.0**-45)
     tables = [_lattice_table(top), *[_lattice_table(float(_TABLE_DEVIATION))] * levels]
     drawn = np.empty(count)
     for start in range(0, count, _PIECE):

@@ -35,7 +35,8 @@ NOT_COVERED = (
 """Limits that every guarantee prints."""
 
 PUBLIC = (
-    "the starting weights, frozen parts and buffers know nothing of the records (start='public')"
+    "the starting weights, frozen parts, buffers, and what the code of model and loss holds know "
+    "nothing of the records (start='public')"
 )
 UNSTATED = (
     "of the steps alone: what the starting weights, frozen parts and buffers already knew of the "

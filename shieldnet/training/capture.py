@@ -5,12 +5,13 @@ graph cannot: it is traced once, on tensors without values, for a batch of one, 
 of a record depends on the arguments of the graph alone.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 
@@ -43,6 +44,7 @@ def capture(function: Callable[..., Any], arguments: Sequence[Any]) -> GraphModu
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.utils import _pytree as pytree
 
+    _require_tensors(arguments)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with _traceable(), mode, torch.enable_grad():
@@ -130,11 +132,11 @@ def _pure(graph: GraphModule) -> GraphModule:
     """Takes out writes into arguments and steps that change nothing."""
     for node in list(graph.graph.nodes):
         target = node.target
-        if isinstance(target, torch._ops.OpOverload) and target.namespace not in _NAMESPACES:
+        if node.op == "call_function" and not _is_plain(target):
             raise NotCaptured(
                 f"it calls {target}, an operator that is not torch's own and may keep what it sees"
             )
-        if node.op == "get_attr" and not isinstance(getattr(graph, node.target), Tensor):
+        if node.op == "get_attr" and not _is_tensor(getattr(graph, node.target)):
             held = type(getattr(graph, node.target)).__name__
             raise NotCaptured(f"it uses a {held} that keeps a state, such as a torch.Generator")
         if target in _IDENTITIES:
@@ -144,12 +146,37 @@ def _pure(graph: GraphModule) -> GraphModule:
             _require_argument(node)
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
-    for name, constant in list(graph.named_buffers()):
-        setattr(graph, name, constant.clone())  # what it computes with is what it was
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":  # what it computes with is what it was
+            constant = getattr(graph, node.target).detach().clone()
+            delattr(graph, node.target)
+            graph.register_buffer(node.target, constant)
     graph.graph.set_codegen(CodeGen())  # arguments and results in one flat list
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _is_plain(target: Any) -> bool:
+    if isinstance(target, torch._ops.OpOverload):
+        return target.namespace in _NAMESPACES
+    return target is operator.getitem
+
+
+def _is_tensor(value: object) -> bool:
+    """Says whether it is a tensor of torch's own: code of a subclass would see every record."""
+    return type(value) in (Tensor, nn.Parameter, nn.Buffer)
+
+
+def _require_tensors(arguments: Sequence[Any]) -> None:
+    from torch.utils import _pytree as pytree
+
+    for value in pytree.tree_leaves(list(arguments)):
+        if isinstance(value, Tensor) and not _is_tensor(value):
+            raise NotCaptured(
+                f"a weight, buffer or record is a {type(value).__name__}, whose own code would see "
+                "every record. Make it a plain tensor"
+            )
 
 
 def _require_argument(node: Node) -> None:

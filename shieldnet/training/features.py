@@ -46,7 +46,7 @@ def features(model: nn.Module, last: nn.Module, inputs: Tensor) -> Tensor | None
         return None
     if is_random(graph):
         return None
-    mapped = vmap(graph, in_dims=(*[None] * len(held), 0))
+    mapped = vmap(graph.forward, in_dims=(*[None] * len(held), 0))
     with torch.no_grad(), unwarned("There is a performance drop"):
         parts = [mapped(*held.values(), rows.to(device))[0] for rows in inputs.split(_ROWS)]
     return torch.cat([part.squeeze(1).cpu() for part in parts])

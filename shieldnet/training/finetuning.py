@@ -186,8 +186,9 @@ def finetune(
         seed,
     )
     positive("checkpoint_every_s", checkpoint_every_s)
-    records = _as_read(model, as_records(data))
     private = _private_of(countermeasures)
+    _require_plain_weights(model, private)
+    records = _as_read(model, as_records(data))
     size = _size(settings, records, private)
     rate = size / len(records)
     steps = _steps(settings, len(records), size, private)
@@ -204,7 +205,7 @@ def finetune(
         working, finished = _prepared(model, records, countermeasures, private, settings, loss)
         ranks.agree(working)
         trained, learned = _what_is_learned(working, records, countermeasures, settings)
-        preflight = None
+        preflight, noise = None, 0.0
         learn: Plain | Private = Plain(trained, learned, course, size, ranks)
         if private is not None:
             preflight, gradients = _examined(trained, learned, course, private, settings)
@@ -213,9 +214,10 @@ def finetune(
             if claimed is not None:
                 claimed = replace(claimed, variation=steps * learn.lattice.variation)
                 _require_met(claimed)
+        drawn = (size, rate, steps, noise)
         about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count, start)
         folder = None if checkpoint is None else Path(checkpoint)
-        key = fingerprint(*about) if folder else ""
+        key = fingerprint(*about, drawn) if folder else ""
         keeper = Keeper(folder, key, checkpoint_every_s, ranks, _run(ranks))
         ema = 0.0 if private is None else private.ema
         mine = folder if ranks.is_first else None
@@ -291,12 +293,33 @@ def _publish(working: nn.Module, finished: nn.Module, *, everything: bool) -> No
 
 def _as_read(model: nn.Module, records: Records) -> Records:
     """Returns real numbers in the type of the model's weights."""
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"Expected an nn.Module, got {type(model).__name__}.")
     kinds = [one.dtype for one in model.parameters() if one.is_floating_point()]
     if not kinds:
         raise ConfigError("Expected a model with weights, got one without.")
     return records.of_type(kinds[0])
+
+
+def _require_plain_weights(model: nn.Module, private: DPSGD | None) -> None:
+    """Raises ConfigError for a model whose weights are not numbers that can be trained."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"Expected an nn.Module, got {type(model).__name__}.")
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        raise ConfigError("Expected the model itself, got torch.compile's: pass model._orig_mod.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError("Expected an nn.Module in Python, got TorchScript: pass the module.")
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(weight):
+            raise ConfigError(f"{name} has no shape yet: ask the model once about a row first.")
+        if private is not None and type(weight) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise ConfigError(
+                f"{name} is a {type(weight).__name__}, whose own code would see every record. Make "
+                "it a plain tensor to train privately."
+            )
+        if weight.is_meta or weight.is_complex():
+            kind = "on the meta device" if weight.is_meta else "complex"
+            raise ConfigError(f"Expected real weights that hold numbers, got {name}, {kind}.")
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise ConfigError(f"Expected finite weights, got NaN or Inf in {name}.")
 
 
 def _try_once(model: nn.Module, records: Records, criterion: Loss, private: DPSGD | None) -> None:

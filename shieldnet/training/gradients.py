@@ -25,6 +25,7 @@ MAX_SPREAD = 256.0
 """A record's gradient is also clipped where the products that it is a sum of are, together, this
 many times the clip norm long: so much the rounding of sums may grow by cancellation."""
 _MARGIN = 1 - 2.0**-20  # of the clip norm: covers the rounding of norms, factors and products
+_MAX_LENGTH = 1e100
 _ATEN = torch.ops.aten
 
 
@@ -167,9 +168,15 @@ def _norm(tensor: Tensor) -> float:
 
 
 def _lengths(tensor: Tensor) -> Tensor:
-    """Returns the norms along the last axis, in float64."""
+    """Returns the norms along the last axis, in float64, and inf above ``_MAX_LENGTH``.
+
+    Only numbers of float64 get so far. Beside a factor below it, what is lost where squares of
+    small numbers are 0 in float64 is below 1e-50: nothing beside the least clip norm, 1e-30.
+    """
     norms: Tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
-    return norms
+    if tensor.dtype != torch.float64:
+        return norms
+    return norms.masked_fill(norms > _MAX_LENGTH, math.inf)
 
 
 def _inner(products: Products, rows: Rows) -> Tensor:
@@ -228,6 +235,7 @@ def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Ten
 def sum_error(records: int, physical: int, terms: int) -> float:
     """Bounds how far ``clipped_sum`` over physical batches is from the true sum, in clip norms.
 
+    Each physical batch is added up by itself, and then to the total.
     terms: the most products that one record's gradient of a weight is a sum of. Every sum of n
     numbers in float64, in any order, is off by at most n 2^-52 of the sum of their absolute values
     (n < 2^51), and over all weights these are at most ``MAX_SPREAD`` clip norms a record, or one
@@ -371,7 +379,7 @@ class RecordGradients:
         if self._drawing is None:
             return []
         with torch.no_grad():
-            drawn: list[Any] = self._drawing(*self._held, inputs[0], labels[0])
+            drawn: list[Any] = self._drawing.forward(*self._held, inputs[0], labels[0])
         return drawn
 
     def each(self, inputs: Tensor, labels: Tensor, draws: Sequence[Any] = ()) -> list[Gradient]:
@@ -381,7 +389,8 @@ class RecordGradients:
         """
         graph = self._given if draws else self.graph
         dims = (*[None] * len(self._held), 0, 0, *[None] * len(draws))
-        mapped = vmap(graph, in_dims=dims, randomness="different")
+        # forward: a call would run global hooks, which may keep what they see.
+        mapped = vmap(graph.forward, in_dims=dims, randomness="different")
         with torch.no_grad(), unwarned("There is a performance drop"):
             return self._gathered(mapped(*self._held, inputs, labels, *draws))
 
@@ -389,7 +398,7 @@ class RecordGradients:
         """Returns the gradients of one record by the graph itself. Shapes: (1, ...)."""
         graph = self._given if draws else self.graph
         with torch.no_grad():
-            outputs = graph(*self._held, inputs[0], labels[0], *draws)
+            outputs = graph.forward(*self._held, inputs[0], labels[0], *draws)
         return self._gathered([output.unsqueeze(0) for output in outputs])
 
     @property

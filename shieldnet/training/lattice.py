@@ -46,7 +46,8 @@ class Lattice:
         step = 2.0 ** math.floor(math.log2(_ROUNDING * clip / math.sqrt(numbers)))
         while True:
             sensitivity = exact + step * math.sqrt(numbers)
-            deviation = math.hypot(noise * sensitivity / step, _SMOOTHING)
+            # Rounded up: what floats lose is less.
+            deviation = math.hypot(noise * sensitivity / step, _SMOOTHING) * (1 + 2.0**-45)
             if _is_drawn(deviation):
                 break
             step /= 2

@@ -127,7 +127,7 @@ def _losses(model: nn.Module, sets: Sequence[Records], loss: Loss) -> list[Tenso
         raise ConfigError(f"The start cannot be compared on heldout rows: {reason}.") from reason
     if is_random(graph):
         raise ConfigError("The start cannot be compared on heldout rows: its answers are random.")
-    mapped = vmap(graph, in_dims=(*[None] * len(held), 0, 0))
+    mapped = vmap(graph.forward, in_dims=(*[None] * len(held), 0, 0))
     results = []
     with torch.no_grad(), unwarned("There is a performance drop"):
         for rows in sets:

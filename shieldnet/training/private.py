@@ -9,7 +9,7 @@ from shieldnet.training.countermeasures import Countermeasure
 
 MODES = ("certified", "empirical")
 _NEVER = 1e-12
-_MIN_CLIP = 1e-30
+_MIN_CLIP, _MAX_CLIP = 1e-30, 1e30
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DPSGD(Countermeasure):
 
     def __post_init__(self) -> None:
         choice("mode", self.mode, MODES)
-        if not _MIN_CLIP <= positive("clip", self.clip) <= 1 / _MIN_CLIP:
+        if not _MIN_CLIP <= positive("clip", self.clip) <= _MAX_CLIP:
             raise ConfigError(f"Expected clip from 1e-30 to 1e30, got {self.clip!r}.")
         whole("views", self.views, low=1)
         whole("canaries", self.canaries, low=0)

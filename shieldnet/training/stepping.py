@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from shieldnet.errors import TrainingFailed
+from shieldnet.errors import DataError, TrainingFailed
 from shieldnet.randomness import heads, noise_about, random_seed
 from shieldnet.training.checkpoint import State, load, save
 from shieldnet.training.countermeasures import Countermeasure
@@ -125,9 +125,13 @@ class Private:
         """Returns the noisy sum of a step's clipped gradients, over the size of a batch."""
         rows = self.ranks.told(heads(len(self.records), self.rate)).nonzero()[:, 0]
         totals = self.gradients.zeros()
-        for part in self.ranks.share(rows).split(self.physical):
+        for number, part in enumerate(self.ranks.share(rows).split(self.physical)):
             if len(part):  # coins may have drawn nobody
-                self._add(totals, part)
+                # A batch's many terms are not rounded at the size of the total.
+                own = self.gradients.zeros() if number else totals
+                self._add(own, part)
+                if number:
+                    torch._foreach_add_(totals, own)
         self.ranks.summed(totals)
         if self.ranks.is_first:
             canaries = [self._canaries(state)] if len(state.coins) else []
@@ -148,7 +152,13 @@ class Private:
 
     def _add(self, totals: Sequence[Tensor], rows: Tensor) -> None:
         inputs, labels = _at(self.records, rows, self.gradients.weights[0].device)
-        batch = self.gradients.add(totals, inputs, labels)
+        try:
+            batch = self.gradients.add(totals, inputs, labels)
+        except IndexError as outside:
+            raise DataError(
+                f"A record holds a number that the model has no place for, such as a word beyond "
+                f"its table: {str(outside).splitlines()[0]:.200}. Nothing was published."
+            ) from outside
         row = int(torch.randint(len(rows), ()))
         difference = self.gradients.difference(batch, inputs, labels, row)
         if difference > self.gradients.tolerance:

@@ -324,3 +324,19 @@ def test_the_folders_own_key_is_its_owners_alone(training, tmp_path) -> None:
 
 def test_a_guarantee_names_the_start_that_it_had() -> None:
     assert replace(GUARANTEE, start="00" * 32) != GUARANTEE
+
+
+def test_a_checkpoint_goes_on_with_the_rate_that_it_was_begun_with(tmp_path) -> None:
+    """Forty steps on all records, continued as if each had been drawn by a rare coin."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    inputs = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(inputs, (inputs[:, 0] > 0).long())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 2)
+    private = sn.DPSGD(noise=1.0, delta=1e-3)
+    settings = {"epochs": 4, "seed": 1, "checkpoint": tmp_path}
+    sn.finetune(model, DataLoader(data, batch_size=100), private, **settings)
+    with pytest.raises(sn.TrainingFailed, match="belongs to another training"):
+        sn.finetune(model, DataLoader(data, batch_size=10), private, **settings)

@@ -366,3 +366,85 @@ def test_code_of_the_users_never_sees_a_record() -> None:
     assert seen
     rows = {tuple(row.tolist()) for row in inputs}
     assert not any(tuple(row.tolist()) in rows for one in seen for row in one.reshape(-1, 8))
+
+
+def test_hooks_on_all_modules_never_see_a_record() -> None:
+    """Logging and profiling set such hooks; they also ran around the captured graph."""
+    inputs, _ = records()
+    kept = []
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, given, output: kept.extend(part for part in given if len(part) > 5)
+    )
+    try:
+        assert is_safe(Net)
+    finally:
+        handle.remove()
+    assert not any(type(part) is torch.Tensor and part.shape == inputs.shape for part in kept)
+
+
+class Watching(torch.Tensor):
+    """A weight whose own code sees whatever is computed with it."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_weights_whose_own_code_would_run_are_refused() -> None:
+    model = Net()
+    model.register_buffer("scale", torch.ones(8).as_subclass(Watching))
+    with pytest.raises(sn.ConfigError, match="is a Watching, whose own code would see"):
+        sn.finetune(model, records(), sn.DPSGD(8.0, 1e-3))
+
+
+@pytest.mark.usefixtures("without_noise")
+def test_numbers_whose_squares_are_nothing_in_float64_are_clipped() -> None:
+    """One factor of 1e-162 has a norm of 0, and times one of 1e154 a product of 1e-8."""
+
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 64, bias=False).double()
+
+        def forward(self, x):
+            return self.layer(x)
+
+    def tiny(output, labels):
+        return output.sum(1) * 1.5e-162
+
+    inputs = torch.zeros(9, 64, dtype=torch.float64)
+    inputs[-1] = 1.3e154
+    sums = []
+    for count in (9, 8):
+        data = inputs[:count], torch.zeros(count, dtype=torch.int64)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = Wide()
+        private = sn.DPSGD(noise=1.0, delta=1e-3, clip=1e-10)
+        result = sn.finetune(model, data, private, loss=tiny, epochs=1, lr=1.0, momentum=0.0)
+        sums.append((model.layer.weight - result.model.layer.weight).detach() * count)
+    assert float((sums[0] - sums[1]).norm()) <= 1.1e-10
+
+
+def test_a_word_beyond_the_table_is_named(make_model) -> None:
+    model = make_model(lambda: nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 2)))
+    words = torch.randint(0, 5, (30, 2))
+    words[7] = 11
+    with pytest.raises(sn.DataError, match="a number that the model has no place for"):
+        sn.finetune(model, (words, words[:, 0] % 2), sn.DPSGD(8.0, 1e-3), epochs=1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_no_trainable_model_is_refused_by_its_own_name() -> None:
+    broken = Net()
+    with torch.no_grad():
+        broken.first.weight[0, 0] = float("nan")
+    for model, words in (
+        (broken, "NaN or Inf in first.weight"),
+        (torch.compile(Net()), "pass model._orig_mod"),
+        (nn.Sequential(nn.LazyLinear(2)), "has no shape yet"),
+        (Net().to("meta"), "on the meta device"),
+        (nn.Linear(8, 2, dtype=torch.complex64), "complex"),
+    ):
+        with pytest.raises(sn.ConfigError, match=words):
+            sn.finetune(model, records(), sn.DPSGD(8.0, 1e-3))
