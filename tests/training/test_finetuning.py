@@ -222,7 +222,7 @@ def test_hugging_face_models_are_trained_privately(make, make_model) -> None:
 def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
     for batch in (None, 24):
         found = sn.finetune(
-            mlp, table, sn.DPSGD(4.0, 1e-3, canaries=400), batch=batch, epochs=4, seed=0
+            mlp, table, sn.DPSGD(4.0, 1e-3, canaries=600), batch=batch, epochs=4, seed=0
         )
         epsilon, mu = found.findings
         assert 0.5 < epsilon.low < epsilon.ceiling == found.guarantee.epsilon
