@@ -206,7 +206,7 @@ class Gradient:
         crossed = [2 * _inner(pair, rows) for pair in products for rows in looked_up]
         spread: Tensor = sum(spreads)
         rounding = 2.0**-52 * 4 * sum(part.size for part in self.parts)
-        total: Tensor = sum([*squares, *crossed])  # type: ignore[assignment]  # as above
+        total: Tensor = sum([*squares, *crossed])  # type: ignore[assignment]  # there is a part
         return total.clamp_min(0) + rounding * spread.square(), spread
 
 
@@ -331,8 +331,11 @@ class RecordGradients:
         return max(sum(plan.terms for plan in plans) for plans in self.plans)
 
     def zeros(self) -> list[Tensor]:
-        """Returns the sums of no records."""
-        return [torch.zeros_like(weight, dtype=torch.float64) for weight in self.weights]
+        """Returns the sums of no records, contiguous whatever the weights are."""
+        return [
+            torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
+            for weight in self.weights
+        ]
 
     def add(self, totals: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> list[Gradient]:
         """Adds the clipped gradients of records to totals; returns the gradients unclipped.
@@ -429,11 +432,8 @@ class _Plan:
     def terms(self) -> int:
         if len(self.outputs) == 1:
             return 1
-        return int(_value(self.outputs[0]).shape[0] if self.unused is None else self._places)
-
-    @property
-    def _places(self) -> int:
-        return int(_value(self.outputs[0]).numel())
+        first = _value(self.outputs[0])  # a side of products, or the places of rows
+        return int(first.shape[0] if self.unused is None else first.numel())
 
     def part(self, outputs: Sequence[Tensor], weight: Tensor) -> Part:
         if len(outputs) == 1:
