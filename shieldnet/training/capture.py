@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functionalize, vmap
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 
@@ -19,6 +20,7 @@ from shieldnet._validate import unwarned
 from shieldnet.errors import ShieldnetError
 
 _ATEN = torch.ops.aten
+_ROWS = 256
 _NAMESPACES = frozenset(["aten", "prims"])
 _IDENTITIES = frozenset([_ATEN.detach.default, _ATEN.alias.default, _ATEN.lift_fresh_copy.default])
 
@@ -40,7 +42,6 @@ def capture(function: Callable[..., Any], arguments: Sequence[Any]) -> GraphModu
     own passes.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.func import functionalize
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.utils import _pytree as pytree
 
@@ -63,6 +64,29 @@ def capture(function: Callable[..., Any], arguments: Sequence[Any]) -> GraphModu
     except Exception as untraceable:  # of the user's code, or of any of torch's tracers
         raise NotCaptured(_reason(untraceable)) from untraceable
     return _pure(graph)
+
+
+def map_records(
+    function: Callable[..., Tensor], held: dict[str, Tensor], *columns: Tensor
+) -> Tensor:
+    """Returns what a function makes of every record alone, by a graph. Shapes: on the CPU.
+
+    function: takes held weights and buffers, and one record's row of each column (records, ...).
+    Errors: NotCaptured as ``capture`` raises it, and where the function draws at random.
+    """
+    device = next(iter(held.values())).device
+    example = [column[0].to(device) for column in columns]
+    graph = capture(lambda *given: [function(*given)], (held, *example))
+    if is_random(graph):
+        raise NotCaptured("its answers are random")
+    # forward: a call would run global hooks, which may keep what they see.
+    mapped = vmap(graph.forward, in_dims=(*[None] * len(held), *[0] * len(columns)))
+    with torch.no_grad(), unwarned("There is a performance drop"):
+        parts = [
+            mapped(*held.values(), *(part.to(device) for part in rows))[0].cpu()
+            for rows in zip(*(column.split(_ROWS) for column in columns), strict=True)
+        ]
+    return torch.cat(parts)
 
 
 def is_random(graph: GraphModule) -> bool:

@@ -3,14 +3,10 @@
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
-from shieldnet._validate import unwarned
-from shieldnet.training.capture import NotCaptured, capture, is_random
-
-_ROWS = 512
+from shieldnet.training.capture import NotCaptured, map_records
 
 
 def features(model: nn.Module, last: nn.Module, inputs: Tensor) -> Tensor | None:
@@ -23,9 +19,8 @@ def features(model: nn.Module, last: nn.Module, inputs: Tensor) -> Tensor | None
     name = next(name for name, layer in model.named_modules() if layer is last)
     traced = copy.deepcopy(model)  # tracing may leave tensors without values in it
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    device = next(iter(held.values())).device
 
-    def of_one(held: dict[str, Tensor], x: Tensor) -> list[Tensor]:
+    def of_one(held: dict[str, Tensor], x: Tensor) -> Tensor:
         calls: list[Any] = []
         layer = traced.get_submodule(name)
         handle = layer.register_forward_hook(lambda _, given, output: calls.append((given, output)))
@@ -38,15 +33,9 @@ def features(model: nn.Module, last: nn.Module, inputs: Tensor) -> Tensor | None
         into: Tensor = calls[0][0][0]
         if len(into) != 1:
             raise NotCaptured("the layer's rows are not records")
-        return [into.detach()]
+        return into.detach().squeeze(0)
 
     try:
-        graph = capture(of_one, (held, inputs[0].to(device)))
+        return map_records(of_one, held, inputs)
     except NotCaptured:
         return None
-    if is_random(graph):
-        return None
-    mapped = vmap(graph.forward, in_dims=(*[None] * len(held), 0))
-    with torch.no_grad(), unwarned("There is a performance drop"):
-        parts = [mapped(*held.values(), rows.to(device))[0] for rows in inputs.split(_ROWS)]
-    return torch.cat([part.squeeze(1).cpu() for part in parts])

@@ -4,20 +4,17 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
-from shieldnet._validate import unwarned
 from shieldnet.errors import ConfigError, DataError
 from shieldnet.identity import unhashed, weights_hash
 from shieldnet.training.accountant import COMPOSED, KERNELS, ONE_MODEL, PUBLIC, UNSTATED, Guarantee
-from shieldnet.training.capture import NotCaptured, capture, is_random
+from shieldnet.training.capture import NotCaptured, map_records
 from shieldnet.training.losses import Loss
 from shieldnet.training.records import Records
 
 _SIGNIFICANT = 1e-3
-_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -115,25 +112,14 @@ def _losses(model: nn.Module, sets: Sequence[Records], loss: Loss) -> list[Tenso
     """Returns the loss of every row alone, by a graph: the model's own code sees no record."""
     traced = copy.deepcopy(model).eval()
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    device = next(model.parameters()).device
 
-    def of_one(held: dict[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
-        return [loss(functional_call(traced, held, (x.unsqueeze(0),)), y.unsqueeze(0)).reshape(())]
+    def of_one(held: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(traced, held, (x.unsqueeze(0),)), y.unsqueeze(0)).reshape(())
 
-    example = (sets[0].inputs[0].to(device), sets[0].labels[0].to(device))
     try:
-        graph = capture(of_one, (held, *example))
+        results = [map_records(of_one, held, rows.inputs, rows.labels).double() for rows in sets]
     except NotCaptured as reason:
         raise ConfigError(f"The start cannot be compared on heldout rows: {reason}.") from reason
-    if is_random(graph):
-        raise ConfigError("The start cannot be compared on heldout rows: its answers are random.")
-    mapped = vmap(graph.forward, in_dims=(*[None] * len(held), 0, 0))
-    results = []
-    with torch.no_grad(), unwarned("There is a performance drop"):
-        for rows in sets:
-            pairs = zip(rows.inputs.split(_ROWS), rows.labels.split(_ROWS), strict=True)
-            parts = [mapped(*held.values(), x.to(device), y.to(device))[0].cpu() for x, y in pairs]
-            results.append(torch.cat(parts).double())
     if not all(values.isfinite().all() for values in results):
         raise DataError("The start's losses are not finite: they cannot be compared.")
     return results
