@@ -13,9 +13,8 @@ from shieldnet.errors import ConfigError
 
 _NORMAL = NormalDist()
 _LN2 = math.log(2)
-_ABOVE = (
-    1 + 1e-12
-)  # wider than the rounding of a few functions of float64, so that bounds stay above
+# Wider than the rounding of a few functions of float64, so that bounds stay above.
+_ABOVE = 1 + 1e-12
 
 
 @dataclass(frozen=True)

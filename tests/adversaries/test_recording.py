@@ -197,7 +197,7 @@ def test_every_use_of_the_source_stands_behind_a_drawing_operator() -> None:
         if isinstance(node, ast.FunctionDef) and "_source.get()" in ast.unparse(node)
     }
     drawn_inside_operators = {"random_words", "_half_words", "_full"}
-    of_training = {name for name in users if "lattice" in name or name == "normals"}
+    of_training = {name for name in users if "lattice" in name}
     assert users <= drawn_inside_operators | of_training
 
 
