@@ -1,10 +1,10 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shell import Finished, shieldnet
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,18 +55,7 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-def shieldnet(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "shieldnet", *arguments],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-def audit(project: Path, *extra: str, model: str = "served:model") -> subprocess.CompletedProcess:
+def audit(project: Path, *extra: str, model: str = "served:model") -> Finished:
     sets = [f"--{name}={name}.npz" for name in ("members", "nonmembers", "auxiliary")]
     tier = [] if any(one.startswith("--tier") for one in extra) else ["--tier=quick"]
     return shieldnet(project, "audit", model, *sets, *tier, *extra)
@@ -179,6 +168,21 @@ def test_help_answers_without_loading_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert "harden" in result.stdout
+    assert result.stdout.strip().endswith("[]")
+
+
+def test_a_process_ends_with_the_commands_code_and_loads_no_more_than_it_needs(project) -> None:
+    code = (
+        "import sys\nfrom shieldnet.__main__ import main\n"
+        "sys.argv = ['shieldnet', 'policy', 'check', 'nowhere.toml']\n"
+        "try: main()\n"
+        "finally: print(sorted({'scipy', 'captum', 'opacus', 'matplotlib'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=project
+    )
+    assert result.returncode == 2
+    assert "Cannot read nowhere.toml" in result.stderr
     assert result.stdout.strip().endswith("[]")
 
 

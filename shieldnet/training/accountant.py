@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from shieldnet._validate import choice, fraction, positive, quietly, unwarned, whole
 from shieldnet.errors import ConfigError
 from shieldnet.price import Price, rounded_up
-from shieldnet.training.composition import MAX_STEPS, Losses, Steps
 from shieldnet.training.signing import signature_of, verify
+from shieldnet.training.steps import MAX_STEPS, Steps
+
+if TYPE_CHECKING:  # scipy takes a second to come
+    from shieldnet.training.composition import Losses
 
 SCOPES = ("steps", "weights")
 MAX_NOISE = 1e4
@@ -276,7 +279,9 @@ class Guarantee:
         return Price(mu=math.sqrt(sum(step.count / step.noise**2 for step in self._steps)))
 
     @cached_property
-    def _losses(self) -> Losses:
+    def _losses(self) -> "Losses":
+        from shieldnet.training.composition import Losses
+
         return Losses(self._steps)
 
     @cached_property
@@ -359,6 +364,8 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .2 %.
     Errors: ConfigError where that takes more noise than anything learns with, or too many steps.
     """
+    from shieldnet.training.composition import Losses
+
     positive("epsilon", epsilon)
     whole("steps", steps, low=1, high=MAX_STEPS)
 

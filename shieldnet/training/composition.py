@@ -13,13 +13,12 @@ from scipy.signal import lfilter
 from scipy.special import ndtr, ndtri
 
 from shieldnet.errors import ConfigError
+from shieldnet.training.steps import MAX_LOSS, Steps, require_countable
 
 Floats = NDArray[Any]
 Direction = Literal["added", "removed"]
 DIRECTIONS: tuple[Direction, ...] = ("added", "removed")
 
-MAX_STEPS = 10**7
-_MAX_LOSS = 2e4
 _POINTS, _MAX_POINTS = 2**13, 2**16  # of one step's losses
 _MAX_SIZE = 2**22  # of the losses of all steps
 _FINENESS = 0.02  # of a step's deviation: rounding adds about .01 % to the variance
@@ -30,35 +29,6 @@ _LEAST = 1e-10  # delta, of a curve
 _MARGIN = 1e-6  # of a cell's mass, moved up: it covers what floats lose where two masses cancel
 _SLACK = 1e-9  # of delta: what adding up positive numbers loses
 _ROUNDING = 4 * float(np.finfo(np.float64).eps)
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Names noisy sums of one kind.
-
-    noise: deviation, in what one record moves a sum by. rate: the chance of a record to be drawn.
-    """
-
-    noise: float
-    rate: float
-    count: int
-
-    @property
-    def mean_loss(self) -> float:
-        """Returns about what all steps lose on average."""
-        return self.count * self.rate / (2 * self.noise**2)
-
-
-def require_countable(steps: Sequence[Steps]) -> None:
-    """Raises ConfigError where epsilon would promise nothing, or takes too many steps to count."""
-    count = sum(step.count for step in steps)
-    if count > MAX_STEPS:
-        raise ConfigError(f"Expected at most {MAX_STEPS} steps in all, got {count}.")
-    if not sum(step.mean_loss for step in steps) <= _MAX_LOSS:
-        raise ConfigError(
-            f"Epsilon would be in the thousands and promise nothing: {count} steps with noise "
-            f"{min(step.noise for step in steps):g}. Take more noise, or fewer steps."
-        )
 
 
 class Losses:
@@ -90,7 +60,7 @@ class Losses:
     def curve(self, points: int = 400) -> tuple[Floats, Floats]:
         """Samples (epsilon, delta) from epsilon 0 to where delta is 1e-10."""
         last = self.epsilon(_LEAST)
-        epsilons = np.linspace(0.0, last if math.isfinite(last) else _MAX_LOSS, points)
+        epsilons = np.linspace(0.0, last if math.isfinite(last) else MAX_LOSS, points)
         deltas = [total.deltas(epsilons) for total in self._sums] or [np.zeros(points)]
         return epsilons, np.max(deltas, axis=0)
 

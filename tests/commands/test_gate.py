@@ -1,12 +1,10 @@
 """The gate from the shell: what a pipeline sees."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from shell import shieldnet
 
 FIRST = Path(__file__).parent.parent / "auditing" / "reports" / "first.json"
 POLICIES = {
@@ -25,17 +23,6 @@ def project(tmp_path) -> Path:
     for name, text in POLICIES.items():
         (tmp_path / f"{name}.toml").write_text(text)
     return tmp_path
-
-
-def shieldnet(folder: Path, *arguments: str, **environment: str):
-    return subprocess.run(
-        [sys.executable, "-m", "shieldnet", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
 
 
 @pytest.mark.parametrize(

@@ -184,12 +184,12 @@ def test_what_promises_nothing_is_refused_before_it_takes_memory(noise, steps) -
 def test_the_noise_for_an_epsilon_takes_a_few_tries(
     monkeypatch, epsilon, delta, rate, steps
 ) -> None:
-    from shieldnet.training import accountant
+    from shieldnet.training import composition
 
     tries = []
-    kept = accountant.Losses
-    monkeypatch.setattr(accountant, "Losses", lambda steps: tries.append(steps) or kept(steps))
-    accountant.noise_for.cache_clear()
+    kept = composition.Losses
+    monkeypatch.setattr(composition, "Losses", lambda steps: tries.append(steps) or kept(steps))
+    noise_for.cache_clear()
     noise = noise_for(epsilon, delta, rate, steps)
     assert len(tries) <= 16
     assert 0.995 * epsilon < sn.Guarantee(noise, rate, steps, 1000, delta).epsilon <= epsilon
