@@ -35,7 +35,7 @@ FLIP_TICKS = 1024
 """Grid of the scores between which ``coins`` decides."""
 
 _PIECE = 2**16  # numbers of a lattice that are drawn at once: they stay in the processor's cache
-_TABLE_DEVIATION, _LEVEL, _RUN = 1024, 256, 16
+_TABLE_DEVIATION, _LEVEL, _RUN = 4096, 1024, 64
 _TABLE_BITS = 256
 _TAIL_DEVIATIONS = 19  # 2^256 times the mass beyond is below 1
 _OPEN = -(2**15)
@@ -118,7 +118,7 @@ def lattice_levels(deviation: float) -> int:
     Errors: ConfigError for a deviation between those that tables make.
     """
     levels = max(0, math.ceil(math.log(deviation / (1.6 * _TABLE_DEVIATION), _LEVEL)))
-    least, most = (times * _TABLE_DEVIATION * _LEVEL**levels for times in (0.4, 1.6))
+    least, most = (times * _TABLE_DEVIATION * _LEVEL**levels for times in (0.1, 1.6))
     if not least < deviation <= most:
         raise ConfigError(
             f"Expected a deviation between {least:g} and {most:g} steps, got {deviation!r}."
@@ -133,7 +133,7 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
     that ``lattice_levels`` takes.
     Guarantee: the total variation to the discrete Gaussian of a deviation that is above the given
     one, by less than 2^-40 of it, is below ``VARIATION`` for each number.
-    A large deviation is the sum of draws x_0 + 256 x_1 + 65536 x_2 + ..., whose sum is a discrete
+    A large deviation is the sum of draws x_0 + 2^10 x_1 + 2^20 x_2 + ..., whose sum is a discrete
     Gaussian but for a relative error below 2^-400; a table of 256 bits decides each draw, of which
     16 are nearly always enough.
     Bytes come from OpenSSL's generator, which the operating system seeds and which seeds itself
@@ -152,8 +152,8 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
     drawn = np.empty(count)
     for start in range(0, count, _PIECE):
         piece = drawn[start : start + _PIECE]
-        # The largest draw is below 31200: with two levels below it, it fits into 32 bits.
-        total = np.zeros(len(piece), dtype=np.int32 if levels <= 2 else np.int64)
+        # The largest draw is below 2^17: with one level below it, it fits into 32 bits.
+        total = np.zeros(len(piece), dtype=np.int32 if levels <= 1 else np.int64)
         for table in tables:
             np.multiply(total, _LEVEL, out=total)
             np.add(total, _from_table(len(piece), table, source), out=total)
@@ -162,9 +162,9 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
 
 
 class _LatticeTable(NamedTuple):
-    """Holds a discrete Gaussian as a mixture: of even runs of 16 integers, and of what is left.
+    """Holds a discrete Gaussian as a mixture: of even runs of 64 integers, and of what is left.
 
-    Each run begins at a multiple of 16 and has 16 times the mass of its least likely integer; the
+    Each run begins at a multiple of 64 and has 64 times the mass of its least likely integer; the
     rest of every integer's mass is an outcome of its own, after all runs. exact: the cumulative
     masses of the outcomes, times 2^256. leading: their first 32 bits. values: of each outcome, its
     integer or the first of its run. runs: how many outcomes are runs. decided: for the first 16
@@ -173,9 +173,9 @@ class _LatticeTable(NamedTuple):
 
     exact: tuple[int, ...]
     leading: NDArray[np.uint32]
-    values: NDArray[np.int16]
+    values: NDArray[np.int32]
     runs: int
-    decided: NDArray[np.int16]
+    decided: NDArray[np.int32]
 
 
 @lru_cache(maxsize=16)
@@ -191,12 +191,12 @@ def _lattice_table(deviation: float) -> _LatticeTable:
     total = sum(outcomes)
     exact = tuple((below << _TABLE_BITS) // total for below in accumulate(outcomes[:-1]))
     leading = np.array([mass >> (_TABLE_BITS - 32) for mass in exact], dtype=np.uint32)
-    values = (np.array([*starts, *places]) - last).astype(np.int16)
+    values = (np.array([*starts, *places]) - last).astype(np.int32)
     words = np.arange(2**16, dtype=np.uint32) << 16
     low = np.searchsorted(leading, words, side="left")
     high = np.searchsorted(leading, words | np.uint32(0xFFFF), side="right")
     is_run = (low == high) & (low < len(starts))
-    decided = np.where(is_run, values[low], _OPEN).astype(np.int16)
+    decided = np.where(is_run, values[low], _OPEN).astype(np.int32)
     return _LatticeTable(exact, leading, values, len(starts), decided)
 
 
@@ -219,7 +219,7 @@ def _gaussian_masses(deviation: float, count: int) -> list[int]:
     return masses
 
 
-def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.int16]:
+def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.int32]:
     words = np.frombuffer(source(2 * count), dtype=np.uint16)
     within = np.frombuffer(source(count), dtype=np.uint8) & np.uint8(_RUN - 1)
     drawn = table.decided.take(words)

@@ -90,20 +90,20 @@ def tails(table) -> dict[int, float]:
     ends = [0, *table.exact, 2**256]
     mass: dict[int, int] = {}
     for place, value in enumerate(table.values.tolist()):
-        run = 16 if place < table.runs else 1
+        run = 64 if place < table.runs else 1
         for within in range(run):
-            more = (ends[place + 1] - ends[place]) * 16 // run
+            more = (ends[place + 1] - ends[place]) * 64 // run
             mass[value + within] = mass.get(value + within, 0) + more
     found, above = {}, 0
     for value in sorted(mass, reverse=True):
         above += mass[value]
-        found[value] = above / 2**260
+        found[value] = above / 2**262
     return found
 
 
 def test_the_tail_of_the_noise_is_the_tail_of_the_law() -> None:
     """Box and Muller's normals from 31 bits ended at 6.66 deviations: beyond, a record was bare."""
-    for deviation in (1024.0, 420.3):
+    for deviation in (4096.0, 420.3):
         found_at = tails(_lattice_table(deviation))
         for far in (3, 6.7, 9, 12, 15, 17):
             first = math.ceil(far * deviation)
@@ -122,7 +122,7 @@ def test_the_event_beyond_the_old_tail_is_within_the_claim() -> None:
     without = stats.norm.sf(far)
     assert with_record > 0.9
     assert with_record <= math.exp(50) * without + 1e-6
-    found = tails(_lattice_table(1024.0))[math.ceil(far * 1024)]
+    found = tails(_lattice_table(4096.0))[math.ceil(far * 4096)]
     assert found == pytest.approx(without, rel=0.02)
 
 
@@ -133,7 +133,7 @@ def events(seen: torch.Tensor, lattice: Lattice) -> dict[str, torch.Tensor]:
         f"above {cut}": seen > cut * lattice.step * lattice.deviation
         for cut in (-3, -1, 0, 1, 3, 4)
     }
-    for modulus in (2, 3, 16, 32, 1024, 4096):
+    for modulus in (2, 3, 64, 128, 1024, 4096):
         for rest in (0, 1):
             found[f"{rest} modulo {modulus}"] = steps % modulus == rest
     found["on the grid"] = seen == steps * lattice.step
@@ -170,7 +170,7 @@ def test_no_event_over_ten_thousand_draws_is_likelier_than_claimed(noise, scale)
 
 def test_a_sum_of_draws_has_no_pattern_of_its_levels() -> None:
     """The lowest draw is smoothed by the next: residues of a draw are even."""
-    draws = lattice_gaussian(200_000, 110_000.0).long()
-    for modulus in (2, 16, 256, 1024):
+    draws = lattice_gaussian(200_000, 1_100_000.0).long()
+    for modulus in (2, 64, 1024, 4096):
         counts = torch.bincount(draws % modulus, minlength=modulus).numpy()
         assert stats.chisquare(counts).pvalue > 1e-5
