@@ -34,7 +34,7 @@ MAX_LAPLACE_STEPS = 64
 FLIP_TICKS = 1024
 """Grid of the scores between which ``coins`` decides."""
 
-_PIECE = 2**16  # numbers of a lattice that are drawn at once: they stay in the processor's cache
+_PIECE = 2**17  # numbers of a lattice that are drawn at once: they stay in the processor's cache
 _TABLE_DEVIATION, _LEVEL, _RUN = 4096, 1024, 64
 _TABLE_BITS = 256
 _TAIL_DEVIATIONS = 19  # 2^256 times the mass beyond is below 1
@@ -229,7 +229,9 @@ def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.
         return drawn
     more = np.frombuffer(source(2 * len(is_open)), dtype=np.uint16)
     longer = (words[is_open].astype(np.uint32) << 16) | more
-    places = np.searchsorted(table.leading, longer, side="right")
+    order = longer.argsort()  # neighbors are found together: the table is larger than the cache
+    places = np.empty(len(longer), dtype=np.int64)
+    places[order] = np.searchsorted(table.leading, longer[order], side="right")
     # Equal leading bits leave the order open (chance 2^-32 a threshold): all the others decide.
     ties = np.flatnonzero(table.leading[np.maximum(places - 1, 0)] == longer)
     for tie in ties.tolist():
