@@ -61,16 +61,17 @@ noise comes from exact tables and OpenSSL's generator, Opacus's are floats from 
 
 Noise: a million numbers, two threads, the best of nine, in one process.
 
-Targets. Noise at most 3 times torch.randn: met at noise multiplier 1 (2.4 to 2.6), not at 20 (3.9
-in the run shown, 2.7 in another). A step at most 1.05 times Opacus's best: on the small CNN .91 and
-1.10 in the last two runs, so undecided; on the wide MLP missed: the .21 below is Opacus beside busy
-neighbors, and the quietest pair of cells had 0.316 s beside 0.236 (1.34), as 1.8 million exact
-draws take longer than the floats of torch.normal; on tokens missed: 1.12, and 1.33 and 2.2 before,
-as vmap dispatches each small operator. At most 2 times where Opacus's ways are wrong: met (1.03,
-1.79). Preflight and first step under 2 s: met in quieter runs (.5 to 1.7 s), not in the one shown.
-Tried: threads for the draws (no gain beside OpenMP's waiting threads), tables of 5 bits a draw (now
-8: 20 to 10 ns of CPU a number). Not tried: mapping the graph once, for a padded batch. The machine
-was shared with other work throughout: read ratios within a table only, and make it anew when quiet.
+Targets. Noise at most 3 times torch.randn: met (1.6 to 2.8 in ten runs, at noise multipliers 1 and
+20). Preflight and first step under 2 s: met (.6 to 1.96 s). At most 2 times Opacus's best where
+Opacus's ways are wrong: met (1.28 to 1.70 in four runs). A step at most 1.05 times Opacus's best:
+on the small CNN .83, .94, 1.27 and 1.37 in four runs, so undecided; on tokens .84, 1.13, 1.25 and
+1.30, so mostly missed; on the wide MLP missed: 1.48, 1.49, 1.82 and 1.85. Its 1.8 million exact
+draws take half of a step, where torch.normal's floats take a fifth. Tried: threads for the draws
+(no gain beside OpenMP's waiting threads), tables of 5 bits a draw (now 16: 20 to 10 ns a number),
+wider tables (two draws a number where three were needed). Measured, not built: tracing the mapped
+graph once saves .6 ms of 8 a step on tokens and 0.3 to 1.3 of 10 to 50 elsewhere, and a batch
+padded to a traced size takes that back. The machine has two cores and neighbors: ratios of one
+cell moved by half from run to run.
 """
 
 

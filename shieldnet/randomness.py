@@ -118,7 +118,7 @@ def lattice_levels(deviation: float) -> int:
     Errors: ConfigError for a deviation between those that tables make.
     """
     levels = max(0, math.ceil(math.log(deviation / (1.6 * _TABLE_DEVIATION), _LEVEL)))
-    least, most = (times * _TABLE_DEVIATION * _LEVEL**levels for times in (0.1, 1.6))
+    least, most = (times * _TABLE_DEVIATION * _LEVEL**levels for times in (0.4, 1.6))
     if not least < deviation <= most:
         raise ConfigError(
             f"Expected a deviation between {least:g} and {most:g} steps, got {deviation!r}."
@@ -168,14 +168,14 @@ class _LatticeTable(NamedTuple):
     rest of every integer's mass is an outcome of its own, after all runs. exact: the cumulative
     masses of the outcomes, times 2^256. leading: their first 32 bits. values: of each outcome, its
     integer or the first of its run. runs: how many outcomes are runs. decided: for the first 16
-    bits of a draw, the run, or ``_OPEN`` where more bits are needed.
+    bits of a draw, the first of the run by its length, or ``_OPEN`` where more bits are needed.
     """
 
     exact: tuple[int, ...]
     leading: NDArray[np.uint32]
     values: NDArray[np.int32]
     runs: int
-    decided: NDArray[np.int32]
+    decided: NDArray[np.int16]
 
 
 @lru_cache(maxsize=16)
@@ -196,7 +196,7 @@ def _lattice_table(deviation: float) -> _LatticeTable:
     low = np.searchsorted(leading, words, side="left")
     high = np.searchsorted(leading, words | np.uint32(0xFFFF), side="right")
     is_run = (low == high) & (low < len(starts))
-    decided = np.where(is_run, values[low], _OPEN).astype(np.int32)
+    decided = np.where(is_run, values[low] // _RUN, _OPEN).astype(np.int16)
     return _LatticeTable(exact, leading, values, len(starts), decided)
 
 
@@ -222,8 +222,9 @@ def _gaussian_masses(deviation: float, count: int) -> list[int]:
 def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.int32]:
     words = np.frombuffer(source(2 * count), dtype=np.uint16)
     within = np.frombuffer(source(count), dtype=np.uint8) & np.uint8(_RUN - 1)
-    drawn = table.decided.take(words)
-    is_open = np.flatnonzero(drawn == _OPEN)
+    decided = table.decided.take(words)
+    is_open = np.flatnonzero(decided == _OPEN)
+    drawn = np.multiply(decided, _RUN, dtype=np.int32)
     drawn += within
     if not len(is_open):
         return drawn

@@ -170,7 +170,7 @@ def test_no_event_over_ten_thousand_draws_is_likelier_than_claimed(noise, scale)
 
 def test_a_sum_of_draws_has_no_pattern_of_its_levels() -> None:
     """The lowest draw is smoothed by the next: residues of a draw are even."""
-    draws = lattice_gaussian(200_000, 1_100_000.0).long()
+    draws = lattice_gaussian(200_000, 2_100_000.0).long()
     for modulus in (2, 64, 1024, 4096):
         counts = torch.bincount(draws % modulus, minlength=modulus).numpy()
         assert stats.chisquare(counts).pvalue > 1e-5
