@@ -66,7 +66,7 @@ Targets. Noise at most 3 times torch.randn: met (1.6 to 2.8 in ten runs, at nois
 Opacus's ways are wrong: met (1.28 to 1.70 in four runs). A step at most 1.05 times Opacus's best:
 on the small CNN .83, .94, 1.27 and 1.37 in four runs, so undecided; on tokens .84, 1.13, 1.25 and
 1.30, so mostly missed; on the wide MLP missed: 1.48, 1.49, 1.82 and 1.85. Its 1.8 million exact
-draws take half of a step, where torch.normal's floats take a fifth. Tried: threads for the draws
+draws take about half of a step. Tried: threads for the draws
 (no gain beside OpenMP's waiting threads), tables of 5 bits a draw (now 16: 20 to 10 ns a number),
 wider tables (two draws a number where three were needed). Measured, not built: tracing the mapped
 graph once saves .6 ms of 8 a step on tokens and 0.3 to 1.3 of 10 to 50 elsewhere, and a batch
