@@ -132,6 +132,17 @@ def rows_hash(inputs: Tensor, labels: Tensor | None) -> str:
     return digest.hexdigest()
 
 
+def reference_rows(members: Examples, nonmembers: Examples, auxiliary: Examples | None) -> Tensor:
+    """Returns the inputs that units are measured on, whichever set a record is in.
+
+    They are the adversary's own, or else both sets together: a unit that is measured on one set
+    tells it from the other.
+    """
+    if auxiliary is not None:
+        return auxiliary.inputs
+    return torch.cat([members.inputs, nonmembers.inputs])
+
+
 def require_disjoint(one: Examples, other: Examples) -> None:
     """Raises DataError where two sets differ in shape or share a row."""
     if one.inputs.shape[1:] != other.inputs.shape[1:]:
@@ -139,8 +150,8 @@ def require_disjoint(one: Examples, other: Examples) -> None:
             f"Expected {one.name} and {other.name} of one shape, got "
             f"{tuple(one.inputs.shape[1:])} and {tuple(other.inputs.shape[1:])}."
         )
-    seen = set(_row_bytes(one))
-    shared = [row for row, content in enumerate(_row_bytes(other)) if content in seen]
+    seen = set(row_bytes(one))
+    shared = [row for row, content in enumerate(row_bytes(other)) if content in seen]
     if shared:
         raise DataError(
             f"{len(shared)} of the {len(other)} {other.name} are also {one.name} (first: row "
@@ -148,7 +159,8 @@ def require_disjoint(one: Examples, other: Examples) -> None:
         )
 
 
-def _row_bytes(examples: Examples) -> list[bytes]:
+def row_bytes(examples: Examples) -> list[bytes]:
+    """Returns the content of every row of inputs: equal for equal rows of any type."""
     rows = examples.inputs.detach().cpu().to(torch.float64).flatten(1).numpy()
     return [row.tobytes() for row in rows + 0.0]  # + 0.0: -0.0 and 0.0 are one value
 

@@ -120,6 +120,11 @@ class Game:
         """Says whether answers are values or embeddings, not scores of classes."""
         return self.shield.chain.layout.kind in ("values", "embeddings")
 
+    @property
+    def reference(self) -> tuple[Examples, ...]:
+        """Returns the rows that units and floors are measured on, whichever set a record is in."""
+        return (self.members, self.nonmembers) if self.auxiliary is None else (self.auxiliary,)
+
     def require_classes(self) -> None:
         """Raises NotApplicable where answers are no scores of classes."""
         if self.is_vector:

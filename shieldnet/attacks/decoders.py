@@ -1,7 +1,7 @@
 """Decoders that an adversary trains to turn answers back into inputs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +28,11 @@ class Decoder(ABC):
         Shapes: features (n, f) standardized, targets (n, d), asked (m, f) -> (m, d); float32.
         """
 
+    def predict_each(self, features: Tensor, targets: Tensor, asked: Tensor) -> Iterator[Tensor]:
+        """Does the same for every setting in turn, sharing what they have in common."""
+        for setting in self.settings:
+            yield self.predict(features, targets, asked, setting)
+
 
 @dataclass(frozen=True)
 class Ridge(Decoder):
@@ -38,13 +43,26 @@ class Ridge(Decoder):
     def predict(
         self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
-        wide = features.double()
-        center = targets.double().mean(0)
-        gram = wide.T @ wide
-        gram.diagonal().add_(setting[0] * len(wide))
-        weights = torch.linalg.solve(gram, wide.T @ (targets.double() - center))
-        guess: Tensor = asked.double() @ weights + center
-        return guess.to(targets.dtype)
+        return next(_ridges(features, targets, asked, (setting,)))
+
+    def predict_each(self, features: Tensor, targets: Tensor, asked: Tensor) -> Iterator[Tensor]:
+        return _ridges(features, targets, asked, self.settings)
+
+
+def _ridges(
+    features: Tensor, targets: Tensor, asked: Tensor, settings: Sequence[tuple[float, ...]]
+) -> Iterator[Tensor]:
+    """Solves for weights of the features, or of the rows where these are fewer."""
+    known, center = features.double(), targets.double().mean(0)
+    moved, across = targets.double() - center, asked.double()
+    if len(known) < known.shape[1]:
+        gram, across = known @ known.T, across @ known.T
+    else:
+        gram, moved = known.T @ known, known.T @ moved
+    for (penalty,) in settings:
+        system = gram.clone()
+        system.diagonal().add_(penalty * len(known))
+        yield (across @ torch.linalg.solve(system, moved) + center).to(targets.dtype)
 
 
 def _some(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,17 +85,28 @@ class KernelRidge(Decoder):
     def predict(
         self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
-        features, targets = _some(features, targets)
-        distances = torch.cdist(features, features)
-        few = distances[:_FOR_MEDIAN]
-        spread = setting[0] * few[few > 0].median() if few.any() else 1.0
-        center = targets.mean(0)
-        gram = torch.exp(-((distances / spread) ** 2) / 2)
-        gram.diagonal().add_(setting[1])
-        factor = torch.linalg.cholesky(gram)
-        weights = torch.cholesky_solve(targets - center, factor)
-        across = torch.cdist(asked, features)
-        return torch.exp(-((across / spread) ** 2) / 2) @ weights + center
+        return next(_kernel_ridges(*_some(features, targets), asked, (setting,)))
+
+    def predict_each(self, features: Tensor, targets: Tensor, asked: Tensor) -> Iterator[Tensor]:
+        return _kernel_ridges(*_some(features, targets), asked, self.settings)
+
+
+def _kernel_ridges(
+    features: Tensor, targets: Tensor, asked: Tensor, settings: Sequence[tuple[float, ...]]
+) -> Iterator[Tensor]:
+    distances, across = torch.cdist(features, features), torch.cdist(asked, features)
+    few = distances[:_FOR_MEDIAN]
+    median = few[few > 0].median() if few.any() else 1.0
+    center = targets.mean(0)
+    for width, penalty in settings:
+        gram, asked_about = (
+            torch.exp(-((part / (width * median)) ** 2) / 2) for part in (distances, across)
+        )
+        gram.diagonal().add_(penalty)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if failed:  # rows so alike that float32 cannot tell
+            factor = torch.linalg.cholesky(gram.double()).float()
+        yield asked_about @ torch.cholesky_solve(targets - center, factor) + center
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Turning answers back into inputs: how much closer does an answer bring than its label alone?"""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,10 @@ from shieldnet.statistics import proportion, saved_share
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
 
+_CUT = 0.005  # of the rows on each side of a column: further out, values count as these
+_DRAWN = 50  # rows
+_MOST_FIT, _MOST_CHECK = 2000, 1000  # rows to learn from and to judge by, while choosing
+_MOST_NAMED = 8
 _MAX_GALLERY = 1000
 _MOST_WORDS = 500
 _SMALLEST_PICTURE = 16
@@ -29,19 +35,21 @@ _SMALLEST_PICTURE = 16
 
 @dataclass(frozen=True)
 class Inversion(Attack):
-    """Trains every decoder on every reading of the answers and keeps the best.
+    """Trains every decoder on every reading of the answers and keeps the best for each feature.
 
-    The adversary asks the shield about its own auxiliary rows, learns inputs from answers, chooses
-    decoder, reading and setting on a fifth of these rows, trains again on all of them and is
-    scored once on the nonmembers. leakage = (MSE_label - MSE) / MSE_label, with MSE_label of a
+    The adversary asks the shield about its own auxiliary rows and learns inputs from answers. On a
+    fifth of these rows it chooses each decoder's reading and setting, and then, column by column
+    (pixel by pixel, word by word), a decoder or the label alone; it trains again on all of them and
+    is scored once on the nonmembers. leakage = (MSE_label - MSE) / MSE_label, with MSE_label of a
     decoder that sees the model's label alone: 0 means that the answer gives no more away than its
-    label, 1 that it gives everything, below 0 that not even the label comes through.
+    label, 1 that it gives everything.
 
     ``r2.inversion`` is the same over the mean input instead of the label's. Values and embeddings
     have no label: the mean is the baseline.
 
     queries: answers about each row, averaged. Pictures are scored in one unit for all pixels,
-    tables in standard deviations of each column, texts by the words that occur in them.
+    tables in the units and weights of ``Columns``, texts by the words that occur in them. Columns
+    that hardly ever vary are listed as not tested.
     pictures: also tries a decoder that draws, for pictures of 16 x 16 pixels and more.
     """
 
@@ -57,18 +65,23 @@ class Inversion(Attack):
                     f"Inversion expects at least {MIN_ROWS} rows of {examples.name}, "
                     f"got {len(examples)}."
                 )
-        secret = secret_of(auxiliary.inputs)
+        secret = units_of(auxiliary.inputs)
         known, sought = secret.apply(auxiliary.inputs), secret.apply(targets.inputs)
         if known.shape[1] == 0:
             raise NotApplicable("no word tells one text from another")
+        if isinstance(secret, Columns) and not secret.weights.any():
+            raise NotApplicable("no column of the auxiliary rows varies")
         learned = game.views(game.ask(auxiliary, self.queries))
         decoders = (*self.decoders, *self._drawing(auxiliary.inputs.shape[1:]))
-        chosen = choose(decoders, learned, known, seed=game.seed)
+        labels = game.model_labels(auxiliary)
+        chosen = choose_each(decoders, learned, known, labels, game.classes, seed=game.seed)
         asked = game.views(game.ask(targets, self.queries))
-        guess = chosen.predict(learned, known, asked)
-        errors = (guess - sought).square()
-        means = label_baseline(game.model_labels(auxiliary), known, game.classes)
-        baseline = (means[game.model_labels(targets)] - sought).square()
+        by_label = label_baseline(labels, known, game.classes)[game.model_labels(targets)]
+        guess = chosen.predict(learned, known, asked, by_label)
+        weights = secret.weights if isinstance(secret, Columns) else torch.ones(known.shape[1])
+        errors = (guess - sought).square() * weights
+        baseline = (by_label - sought).square() * weights
+        by_mean = (known.mean(0) - sought).square() * weights
 
         def finding(name: str, part: Tensor, label_part: Tensor) -> Finding:
             return Finding.of(
@@ -85,12 +98,14 @@ class Inversion(Attack):
         return Outcome(
             findings=(
                 finding(name, errors.sum(1), baseline.sum(1)),
-                finding(f"r2.{name}", errors.sum(1), (known.mean(0) - sought).square().sum(1)),
+                finding(f"r2.{name}", errors.sum(1), by_mean.sum(1)),
                 *(
                     finding(f"inversion.column.{column}", errors[:, place], baseline[:, place])
                     for place, column in enumerate(columns)
+                    if weights[place] > 0
                 ),
             ),
+            untested=_rare(columns, weights),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
             exposed=(_exposed(name, errors.sum(1), baseline.sum(1)),),
             reconstructions=(
@@ -168,6 +183,49 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Columns(Scale):
+    """Maps the columns of a table to units in which no outlier and no rare value counts for all.
+
+    Each column is cut at the least and greatest values but ``_CUT`` of the rows on each side (one
+    at least), and measured in the deviation that is left. weights: of each column in a sum of
+    squared errors: 3 / kurtosis, at most 1, so that a column whose variance lies in few rows counts
+    as far as these are many; 0 where nothing varies after the cut. Multiplying a column, or adding
+    to it, changes nothing.
+    Shapes: low, high and weights (columns,).
+    """
+
+    low: Tensor
+    high: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> "Columns":
+        """Measures a table. Shapes: (rows, columns)."""
+        rows = inputs.double()
+        low, high = _usual(rows)
+        kept = rows.clamp(low, high)
+        center, varies = kept.mean(0), high > low
+        deviation = kept.std(0).where(varies, 1.0)
+        kurtosis = ((kept - center) / deviation).pow(4).mean(0)
+        weights = (3 / kurtosis.clamp_min(3.0)).where(varies, 0.0)
+        return cls(inputs.shape[1:], center, deviation, low, high, weights.float())
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        kept = inputs.double().clamp(self.low, self.high)
+        return ((kept - self.center) / self.deviation).float()
+
+    def undo(self, features: Tensor) -> Tensor:
+        return (features * self.deviation + self.center).float()
+
+
+def _usual(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the ends of each column between which all but a few rows lie."""
+    ordered = rows.sort(0).values
+    cut = min(math.ceil(_CUT * len(rows)), (len(rows) - 1) // 2)
+    return ordered[cut], ordered[-1 - cut]
+
+
+@dataclass(frozen=True)
 class Words:
     """Reads a text as the words that occur in it: what is secret, whatever their order.
 
@@ -213,6 +271,12 @@ def secret_of(inputs: Tensor) -> Scale | Words:
     return Words.of(inputs) if whole and inputs.dim() == 2 else Scale.of(inputs)
 
 
+def units_of(inputs: Tensor) -> Scale | Words:
+    """Returns the units in which guesses are scored: those of ``Columns`` for a table."""
+    secret = secret_of(inputs)
+    return Columns.of(inputs) if isinstance(secret, Scale) and inputs.dim() == 2 else secret
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The decoder, reading and setting that did best on the rows held back for choosing."""
@@ -240,27 +304,118 @@ def choose(
 
     Shapes: views, each (rows, features); known (rows, d).
     """
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
-    check, fit = order[: len(order) // 5], order[len(order) // 5 :]
-    trials: list[Chosen] = []
+    fit, check = _parts(len(known), seed)
+    tried = [trial for trial, _ in _trials(decoders, views, known, fit, check)]
+    return min(tried, key=lambda trial: trial.error)
+
+
+@dataclass(frozen=True)
+class Each:
+    """Holds, for every feature, the decoder that did best on it, or the label alone.
+
+    Shapes: places (features,), numbers of ``chosen``, or their count for the label.
+    """
+
+    chosen: tuple[Chosen, ...]
+    places: Tensor
+
+    def predict(
+        self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor], by_label: Tensor
+    ) -> Tensor:
+        """Learns from all known rows and returns what it expects; by_label: the label's guess."""
+        guess = by_label.clone()
+        for number, one in enumerate(self.chosen):
+            mine = self.places == number
+            if mine.any():
+                guess[:, mine] = one.predict(learned, known, asked)[:, mine]
+        return guess
+
+    def __str__(self) -> str:
+        counts = torch.bincount(self.places, minlength=len(self.chosen) + 1).tolist()
+        named = [*map(str, self.chosen), "the label alone"]
+        used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
+        words = [f"{name} ({count})" for count, name in used if count]
+        return words[0].rpartition(" ")[0] if len(words) == 1 else ", ".join(words)
+
+
+def choose_each(
+    decoders: tuple[Decoder, ...],
+    views: dict[str, Tensor],
+    known: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    seed: int,
+) -> Each:
+    """Chooses every decoder's reading and setting on a fifth of the rows, and one for each feature.
+
+    A feature's own errors, by the label's, are drawn towards the mean over all features as if
+    ``_DRAWN`` more rows had judged: few rows say little of one feature.
+    Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's.
+    """
+    fit, check = _parts(len(known), seed)
+    best: dict[Decoder, tuple[Chosen, Tensor]] = {}
+    for trial, errors in _trials(decoders, views, known, fit, check):
+        if trial.decoder not in best or trial.error < best[trial.decoder][0].error:
+            best[trial.decoder] = trial, errors
+    by_label = label_baseline(labels[fit], known[fit], classes)[labels[check]]
+    baseline = (by_label - known[check]).square().mean(0)
+    shares = torch.stack([errors for _, errors in best.values()] + [baseline])
+    shares = shares / baseline.clamp_min(1e-30)
+    varies = baseline > 0
+    everywhere = shares[:, varies].mean(1, keepdim=True)
+    weight = len(check) / (len(check) + _DRAWN)
+    places = (weight * shares + (1 - weight) * everywhere).argmin(0)
+    return Each(tuple(trial for trial, _ in best.values()), places.where(varies, len(best)))
+
+
+def _parts(rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Divides rows into those to learn from and those to choose by."""
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    check, fit = order[: rows // 5], order[rows // 5 :]
+    return fit[:_MOST_FIT], check[:_MOST_CHECK]
+
+
+def _trials(
+    decoders: tuple[Decoder, ...],
+    views: dict[str, Tensor],
+    known: Tensor,
+    fit: Tensor,
+    check: Tensor,
+) -> Iterator[tuple[Chosen, Tensor]]:
+    """Tries every decoder, reading and setting. Shapes: -> mean squared errors (features,)."""
     for name, view in views.items():
         features, questions = standardize(view[fit], view[check])
         for decoder in decoders:
-            for setting in decoder.settings:
-                guess = decoder.predict(features, known[fit], questions, setting)
-                error = float((guess - known[check]).square().mean())
-                trials.append(Chosen(decoder, name, setting, error))
-    return min(trials, key=lambda trial: trial.error)
+            guesses = decoder.predict_each(features, known[fit], questions)
+            for setting, guess in zip(decoder.settings, guesses, strict=True):
+                errors = (guess - known[check]).square().mean(0)
+                yield Chosen(decoder, name, setting, float(errors.mean())), errors
+
+
+def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
+    """Names the columns that cannot be scored, in one line."""
+    rare = [name for name, weight in zip(columns, weights.tolist(), strict=False) if not weight]
+    if not rare:
+        return ()
+    more = f" and {len(rare) - _MOST_NAMED} more" if len(rare) > _MOST_NAMED else ""
+    named = ", ".join(rare[:_MOST_NAMED]) + more
+    return (f"inversion of {named}: hardly any auxiliary row differs there from the others",)
 
 
 def standardize(learned: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
     """Scales both by the mean and deviation of the first, no further out than ten deviations.
 
-    A feature that hardly ever moves would else throw a linear decoder far off where it does.
-
+    A feature that hardly ever moves would else throw a linear decoder far off where it does, and
+    one answer that is far off would hide what all the others say: a few rows on each side count as
+    the next of them.
     Shapes: (n, f), (m, f).
     """
-    center, deviation = learned.mean(0), learned.std(0)
+    low, high = _usual(learned)
+    kept = learned.clamp(low, high)
+    varies = kept.std(0) > 1e-6
+    center = kept.mean(0).where(varies, learned.mean(0))
+    deviation = kept.std(0).where(varies, learned.std(0))
     deviation = deviation.where(deviation > 1e-6, 1.0)
     scaled = (((part - center) / deviation).clamp(-10, 10).float() for part in (learned, asked))
     known, questions = scaled

@@ -21,12 +21,16 @@ def lira(target: Tensor, shadows: Tensor, inside: Tensor, shrink: float = SHRINK
     Each variance is the record's own, drawn towards the pooled one as if that had been seen in
     ``shrink`` more shadows; ``shrink`` 0 is the textbook's, infinity its global variance. Where all
     shadows say the same, as behind discrete answers, the pooled variance keeps the ratio finite.
-    A record that no shadow (or every one) was trained on gets the mean of all records' means.
+    A record that no shadow was trained on, or every one, borrows what lies between the two means
+    of other records.
 
     Source: Carlini et al. 2022 (arXiv:2112.03570), Algorithm 1, online.
     """
-    with_it = _log_normal(target, *_moments(shadows, inside, shrink))
-    without = _log_normal(target, *_moments(shadows, ~inside, shrink))
+    sides = zip((inside, ~inside), _centers(shadows, inside), strict=True)
+    with_it, without = (
+        _log_normal(target, center, _variance(shadows, chosen, center, shrink))
+        for chosen, center in sides
+    )
     return with_it - without
 
 
@@ -35,8 +39,8 @@ def lira_offline(target: Tensor, shadows: Tensor, inside: Tensor, shrink: float 
 
     Source: Carlini et al. 2022, section VI, offline; the deviations order as the tail chances do.
     """
-    center, variance = _moments(shadows, ~inside, shrink)
-    return (target - center) / variance.sqrt()
+    _, center = _centers(shadows, inside)
+    return (target - center) / _variance(shadows, ~inside, center, shrink).sqrt()
 
 
 def symbol_ratio(target: Tensor, shadows: Tensor, inside: Tensor, weight: float = 4.0) -> Tensor:
@@ -71,6 +75,8 @@ def rmia(
     target and shadows are probabilities of the true label here. population: target (m,), shadows
     (shadows, m) and inside (shadows, m) of other records. offline: the constant a that stands for
     the shadows trained on the record, as p(x) = ((1 + a) p_out + 1 - a) / 2; None uses them.
+    Where p is near 1 few records beat any by gamma 2, and most score the same: no attack here uses
+    it, ``info_rmia`` stands in its place.
 
     Source: Zarifzadeh, Liu, Shokri 2024 (arXiv:2312.03262), equations 2 to 4 and section 3.
     """
@@ -80,35 +86,61 @@ def rmia(
     return beaten.double() / len(others)
 
 
+def info_rmia(
+    target: Tensor,
+    shadows: Tensor,
+    inside: Tensor,
+    population: tuple[Tensor, Tensor, Tensor],
+    *,
+    offline: float | None = None,
+) -> Tensor:
+    """Scores by the log of a record's likelihood ratio, less its mean over a population.
+
+    Takes what ``rmia`` takes but for gamma, and gives different records different scores.
+    Source: InfoRMIA, ICLR 2026.
+    """
+    own = _ratio(target, shadows, inside, offline).log()
+    return own - _ratio(*population, offline).log().mean()
+
+
 def _ratio(target: Tensor, shadows: Tensor, inside: Tensor, offline: float | None) -> Tensor:
-    """Returns p(x | target) / p(x)."""
-    out = _mean(shadows, ~inside)
+    """Returns p(x | target) / p(x), from the side that there is where one is missing."""
+    with_it, without = _mean(shadows, inside), _mean(shadows, ~inside)
+    without = torch.where(without.isnan(), with_it, without)
     if offline is None:
-        usual = (_mean(shadows, inside) + out) / 2
+        usual = (torch.where(with_it.isnan(), without, with_it) + without) / 2
     else:
-        usual = ((1 + offline) * out + 1 - offline) / 2
-    return target.double() / usual.clamp_min(1e-300)
+        usual = ((1 + offline) * without + 1 - offline) / 2
+    return target.double().clamp_min(1e-300) / usual.clamp_min(1e-300)
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """Returns each record's mean over the chosen shadows, all records' where it has none."""
-    values = values.double()
-    counts = chosen.sum(0)
-    everyone = values[chosen].mean() if chosen.any() else values.mean()
-    means = (values * chosen).sum(0) / counts.clamp_min(1)
-    return torch.where(counts > 0, means, everyone)
+    """Returns each record's mean over the chosen shadows, NaN where it has none."""
+    return (values.double() * chosen).sum(0) / chosen.sum(0)
 
 
-def _moments(values: Tensor, chosen: Tensor, shrink: float) -> tuple[Tensor, Tensor]:
-    center = _mean(values, chosen)
+def _centers(values: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns each record's means over the shadows with it and over those without it.
+
+    Where one is missing, it is the other moved by what lies between the two for other records.
+    """
+    with_it, without = _mean(values, inside), _mean(values, ~inside)
+    between = (with_it - without).nanmean().nan_to_num(0.0)
+    return (
+        torch.where(with_it.isnan(), without + between, with_it),
+        torch.where(without.isnan(), with_it - between, without),
+    )
+
+
+def _variance(values: Tensor, chosen: Tensor, center: Tensor, shrink: float) -> Tensor:
     squares = ((values.double() - center).square() * chosen).sum(0)
     freedom = (chosen.sum(0) - 1).clamp_min(0).double()
     pooled = squares.sum() / freedom.sum().clamp_min(1)
     least = 1e-12 + 1e-6 * pooled
     if shrink == float("inf"):
-        return center, pooled.clamp_min(least).expand_as(center)
+        return pooled.clamp_min(least).expand_as(center)
     variance = (squares + shrink * pooled) / (freedom + shrink).clamp_min(1)
-    return center, variance.clamp_min(least)
+    return variance.clamp_min(least)
 
 
 def _log_normal(value: Tensor, center: Tensor, variance: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ class Membership(Attack):
     What runs is told by ``scores``: thresholds on loss and entropy, label-only answers to moved
     copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols and
     an ensemble. Shadows' scores pass through the same defenses with as many queries. All are
-    reported, and the worst as ``membership.auc`` and ``membership.tpr_at_fpr_...``: its intervals
-    are widened to hold for all at once (Bonferroni), because it was chosen.
+    reported, each with how many of its scores differ, and the worst as ``membership.auc`` and
+    ``membership.tpr_at_fpr_...``: its intervals are widened to hold for all at once (Bonferroni),
+    because it was chosen.
 
     ``membership.worst_group.auc``: the class or given group with the highest lower bound, among
     all attacks and groups at once. ``membership.group.<name>...``: the worst attack on each given
@@ -206,13 +207,15 @@ def _classes(game: Game) -> Iterator[Group]:
 def _finding(
     name: str, source: str, one: Scored, interval: Interval, baseline: float = 0.5
 ) -> Finding:
+    scores = torch.cat([one.members, one.nonmembers])
     return Finding.of(
         name,
         interval,
-        samples=len(one.members) + len(one.nonmembers),
+        samples=len(scores),
         baseline=baseline,
         threat=Threat(one.queries, shadows=one.shadows),
         source=source,
+        note=f"{len(scores.unique())} distinct scores of {len(scores)} rows",
     )
 
 

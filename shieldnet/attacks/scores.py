@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.base import Answers, Game, defended
-from shieldnet.attacks.likelihood import OFFLINE, lira, lira_offline, rmia, symbol_ratio
+from shieldnet.attacks.likelihood import OFFLINE, info_rmia, lira, lira_offline, symbol_ratio
 from shieldnet.attacks.quantile import MIN_ROWS as QUANTILE_ROWS
 from shieldnet.attacks.quantile import quantile_scores
 from shieldnet.attacks.shadows import COPIES, moved
-from shieldnet.data import Examples
+from shieldnet.data import Examples, reference_rows
 from shieldnet.training.shadow import Shadows
 
 SYMBOLS = 512
@@ -81,7 +81,7 @@ def all_scores(game: Game, one: Examples, other: Examples, queries: int) -> dict
     offline, on modified entropy), RMIA (online, offline), ratios of symbols, label-only compared
     with shadows, and an ensemble of all.
     """
-    floor = _floor(game, (one, other), queries)
+    floor = _floor(game, queries)
     everywhere = (torch.arange(len(one)), torch.arange(len(other)))
     plain = [
         membership_scores(
@@ -122,7 +122,7 @@ def pooled_scores(game: Game) -> dict[str, Scored]:
     shadows, sets = game.shadows, (game.members, game.nonmembers)
     if shadows is None or shadows.weaker or shadows.count < 2 * _PUPILS:
         return {}
-    compared = _Compared(game, shadows, *sets, 1, _floor(game, sets, 1))
+    compared = _Compared(game, shadows, *sets, 1, _floor(game, 1))
     heard = compared.heard(sets)
     inside = torch.cat([shadows.inside[examples.name] for examples in sets], 1)
     targets = shadows.count // 4
@@ -155,10 +155,10 @@ def pooled_scores(game: Game) -> dict[str, Scored]:
     }
 
 
-def _floor(game: Game, sets: tuple[Examples, ...], queries: int) -> float:
+def _floor(game: Game, queries: int) -> float:
     """Returns half of the least that was released above zero: what a zero may well stand for."""
     least = 1.0
-    for examples in sets:
+    for examples in game.reference:
         stated = game.ask(examples, queries).distribution
         least = min(least, float(stated[stated > 0].min()))
     return max(least / 2, 1e-300)
@@ -170,7 +170,7 @@ def _label_only(game: Game, one: Examples, other: Examples) -> Scored:
     shares = []
     for examples, rows in zip((one, other), places, strict=True):
         inputs, labels = examples.inputs[rows], game.labels(examples)[rows]
-        copies = Examples(f"moved {examples.name}", moved(inputs, game.seed).flatten(0, 1))
+        copies = Examples(f"moved {examples.name}", _moved(game, inputs))
         winners = game.ask(copies).distribution.argmax(-1).unflatten(0, (COPIES, -1))
         first = game.ask(examples).distribution.argmax(-1)[rows]
         shares.append(_share(torch.cat([first.unsqueeze(0), winners]), labels))
@@ -180,6 +180,12 @@ def _label_only(game: Game, one: Examples, other: Examples) -> Scored:
 def _share(winners: Tensor, labels: Tensor) -> Tensor:
     """Shapes: winners (copies, rows), labels (rows,) -> (rows,)."""
     return (winners == labels).double().mean(0)
+
+
+def _moved(game: Game, inputs: Tensor) -> Tensor:
+    """Shapes: (rows, ...) -> (copies * rows, ...)."""
+    reference = reference_rows(game.members, game.nonmembers, game.auxiliary)
+    return moved(inputs, reference, game.seed).flatten(0, 1)
 
 
 def _moved_places(game: Game, examples: Examples) -> Tensor:
@@ -283,7 +289,7 @@ class _Compared:
         heard, inside = [], []
         for examples, rows in zip(sets, plain.places, strict=True):
             inputs, labels = examples.inputs[rows], self.game.labels(examples)[rows]
-            copies = moved(inputs, self.game.seed).flatten(0, 1)
+            copies = _moved(self.game, inputs)
             count = len(rows)
             shares = []
             for first, others in zip(
@@ -341,8 +347,8 @@ def _compare(
         "LiRA": lira(said["loss"], heard["loss"], inside),
         "LiRA offline": lira_offline(said["loss"], heard["loss"], inside),
         "LiRA on entropy": lira(said["modified entropy"], heard["modified entropy"], inside),
-        "RMIA": rmia(said["p"], heard["p"], inside, population),
-        "RMIA offline": rmia(said["p"], heard["p"], inside, population, offline=OFFLINE),
+        "RMIA": info_rmia(said["p"], heard["p"], inside, population),
+        "RMIA offline": info_rmia(said["p"], heard["p"], inside, population, offline=OFFLINE),
     }
     rounded = said["loss"].float().round(decimals=4)
     if len(rounded.unique()) <= min(SYMBOLS, len(rounded) // 4):

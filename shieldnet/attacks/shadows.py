@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shieldnet.attacks.base import Behind, in_batches
 from shieldnet.attacks.inversion import Scale
 from shieldnet.cache import Cache, fingerprint
-from shieldnet.data import Canaries, Examples
+from shieldnet.data import Canaries, Examples, reference_rows
 from shieldnet.engine import alone, run
 from shieldnet.errors import AnswerError, ConfigError, DataError, ShieldnetError
 from shieldnet.finding import NotApplicable
@@ -34,6 +34,9 @@ _MOST_OWNED = 2000
 _PROBE_ROWS = 200
 _REFERENCE_ROWS = 5000  # of each set, for reference models
 _REFERENCE_STEPS = 1500
+_NARROW = 64  # features up to which plain gradient steps learn the most; beyond, they diverge
+_FAR = 10.0  # deviations: no input of a reference model lies further out
+_LEARNED = 0.1  # less often right than the target on their own records, and they are no stand-ins
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ def trained(
         count = len(places["auxiliary"])
         inside["auxiliary"] = torch.zeros(order.count, count, dtype=torch.bool)
     if order.copies and inputs.is_floating_point():
+        reference = reference_rows(order.members, order.nonmembers, order.auxiliary)
         for one in pool:
-            copies = moved(one.inputs[:_MOST_MOVED], order.seed)
+            copies = moved(one.inputs[:_MOST_MOVED], reference, order.seed)
             asked[f"moved {one.name}"] = copies.flatten(0, 1)
     train, answer = _way(order, inputs, labels, rows)
     if order.train is not None:
@@ -128,8 +132,15 @@ def trained(
         )
         for start in range(0, order.count, size)
     ]
-    pieces = run(jobs, engine=engine, workers=workers, done=done)
+    try:
+        pieces = run(jobs, engine=engine, workers=workers, done=done)
+    except ConfigError as failed:
+        if order.train is None:  # ours, not the user's to mend
+            raise NotApplicable(f"reference models fail on these records: {failed}") from failed
+        raise
     scores = {name: torch.from_numpy(np.concatenate([p[name] for p in pieces])) for name in asked}
+    if order.train is None:
+        _require_learned(order, pool[0], scores["members"], inside["members"])
     return Shadows(
         scores={name: value for name, value in scores.items() if not name.startswith("moved ")},
         inside=inside,
@@ -144,21 +155,25 @@ def trained(
     )
 
 
-def moved(inputs: Tensor, seed: int, copies: int = COPIES) -> Tensor:
-    """Returns copies of inputs, moved by normal noise of growing width, the same for every asker.
+def moved(inputs: Tensor, reference: Tensor, seed: int, copies: int = COPIES) -> Tensor:
+    """Returns copies of inputs, moved by normal noise of growing width, the same for every record.
 
     How far a record can be moved before its label changes tells how sure the model is of it, even
     to somebody who sees labels alone (Choquette-Choo et al. 2021). Widths go from .1 to 1 standard
-    deviation of each feature.
+    deviation that each feature has in the reference rows; what is constant there is not moved.
 
-    Shapes: (rows, ...) -> (copies, rows, ...).
+    Shapes: inputs and reference (rows, ...) -> (copies, rows, ...).
     """
     generator = torch.Generator().manual_seed(seed)
-    units = Scale.of(inputs).deviation.reshape(inputs.shape[1:])
-    widths = torch.logspace(-1, 0, copies)
-    steps = torch.randn(copies, *inputs.shape, generator=generator)
-    widths = widths.reshape(-1, *[1] * inputs.dim())
-    return (inputs + steps * widths * units).to(inputs.dtype)
+    widths = torch.logspace(-1, 0, copies).reshape(-1, *[1] * inputs.dim())
+    steps = torch.randn(copies, 1, *inputs.shape[1:], generator=generator)
+    return (inputs + steps * widths * _widths(reference)).to(inputs.dtype)
+
+
+def _widths(reference: Tensor) -> Tensor:
+    """Returns the deviation of every feature, 0 where it is constant. Shapes: -> of one input."""
+    varies = reference.amax(0) > reference.amin(0)
+    return Scale.of(reference).deviation.reshape(reference.shape[1:]) * varies
 
 
 def _piece(
@@ -224,7 +239,8 @@ class _Standardized(nn.Module):
         self.register_buffer("deviation", deviation.clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return (inputs.flatten(1).float() - self.center) / self.deviation  # type: ignore[operator]  # buffers
+        scaled = (inputs.flatten(1).float() - self.center) / self.deviation  # type: ignore[operator]  # buffers
+        return scaled.clamp(-_FAR, _FAR)
 
 
 def reference(scale: Scale, classes: int, probabilities: bool) -> nn.Module:
@@ -249,12 +265,30 @@ def _way(
     classes = max(_classes(order), int(labels.max()) + 1)
     probabilities = layout.row_kind == "probabilities"
     steps = -(-max(len(one) for one in rows) // 32)
+    is_narrow = inputs[0].numel() <= _NARROW
     recipe = Recipe(
         partial(reference, Scale.of(inputs), classes, probabilities),
         epochs=max(5, min(50, _REFERENCE_STEPS // steps)),
         outputs="probabilities" if probabilities else "logits",
+        optimizer="sgd" if is_narrow else "adam",
+        lr=0.05 if is_narrow else 1e-3,
     )
     return recipe, as_it_is
+
+
+def _require_learned(order: Order, members: Examples, said: Tensor, inside: Tensor) -> None:
+    """Raises NotApplicable where reference models know their records less well than the target.
+
+    Shapes: said (shadows, rows, classes), inside (shadows, rows).
+    """
+    labels = _labels(members)
+    target = in_batches(Behind(order.shield), members.inputs).argmax(-1) == labels
+    right = (said.argmax(-1) == labels)[inside].double().mean()
+    if float(right) < float(target.double().mean()) - _LEARNED:
+        raise NotApplicable(
+            f"reference models are right on {right:.2f} of the records that trained them, the "
+            f"target on {target.double().mean():.2f}: they do not stand for it. Pass train=..."
+        )
 
 
 def _empty(shield: Shield) -> Shield:

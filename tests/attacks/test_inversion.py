@@ -10,7 +10,7 @@ from shieldnet.attacks.decoders import Decoder, KernelRidge, NearestNeighbors, N
 from shieldnet.attacks.inversion import Scale, choose, label_means, standardize
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
-from shieldnet.finding import NotApplicable
+from shieldnet.finding import Finding, NotApplicable
 from shieldnet.randomness import replayed_noise
 from shieldnet.shield import Shield
 
@@ -170,7 +170,7 @@ def test_scales_are_undone_exactly() -> None:
     scale = Scale.of(rows)
     assert torch.allclose(scale.undo(scale.apply(rows)), rows, atol=1e-5)
     features, _ = standardize(rows, rows)
-    assert torch.allclose(features.std(0), torch.ones(3))
+    assert torch.allclose(features.std(0), torch.ones(3), atol=0.1)
 
 
 def test_reidentification_is_certain_bare_and_stays_under_its_ceiling(make_game) -> None:
@@ -221,4 +221,98 @@ def test_a_column_that_hardly_ever_varies_spoils_nothing() -> None:
         Examples("auxiliary", rows[150:]),
         columns=("a", "b", "rare"),
     )
-    assert len(Inversion(decoders=(Ridge(),))(game).findings) == 5
+    outcome = Inversion(decoders=(Ridge(),))(game)
+    names = {finding.name.removeprefix("inversion.column.") for finding in outcome.findings}
+    assert names == {"inversion", "r2.inversion", "a", "b"}
+    (line,) = outcome.untested
+    assert line.startswith("inversion of rare: hardly any auxiliary row differs")
+
+
+def table(rows: int, seed: int) -> torch.Tensor:
+    """A table of all that is not tame: dependent, skewed, rare, counted, and two at one value."""
+    generator = torch.Generator().manual_seed(seed)
+    causes = torch.randn(rows, 3, generator=generator)
+    mixed = causes @ torch.randn(3, 6, generator=torch.Generator().manual_seed(9))
+    skewed = (2 * causes[:, :1]).exp()
+    counts = torch.poisson(causes[:, 1:2].exp(), generator=generator)
+    seldom = (torch.rand(rows, 2, generator=generator) < 0.02).float()
+    alone = (torch.arange(rows) == 5).float().unsqueeze(1)
+    return torch.cat([mixed, skewed, counts, seldom, alone, torch.ones(rows, 1)], 1)
+
+
+class Tells(nn.Module):
+    """Says the first three columns of what lies in known units, as scores."""
+
+    def __init__(self, shift: torch.Tensor, times: torch.Tensor) -> None:
+        super().__init__()
+        self.shift, self.times = shift, times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x - self.shift) / self.times)[:, :3]
+
+
+def leakage_of(sets: dict[str, torch.Tensor], shift=0.0, times=1.0) -> Finding:
+    width = next(iter(sets.values())).shape[1]
+    shift, times = torch.zeros(width) + shift, torch.ones(width) * times
+    moved = {name: Examples(name, rows * times + shift) for name, rows in sets.items()}
+    game = Game(Shield(Tells(shift, times), outputs="values"), **moved)
+    return Inversion(decoders=(Ridge(), KernelRidge(), NearestNeighbors()))(game).findings[0]
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, torch.Tensor]:
+    return {name: table(300, seed) for seed, name in enumerate(("members", "nonmembers"), 1)} | {
+        "auxiliary": table(400, 3)
+    }
+
+
+@pytest.fixture(scope="module")
+def plain(tables) -> Finding:
+    return leakage_of(tables)
+
+
+def half_width(finding: Finding) -> float:
+    return (finding.high - finding.low) / 2
+
+
+def test_columns_that_say_nothing_hide_no_leak(plain) -> None:
+    """Of the columns that vary in many rows nearly all is told."""
+    assert plain.value > 0.7
+    assert half_width(plain) < 0.15
+
+
+def test_units_of_columns_move_no_leakage(tables, plain) -> None:
+    generator = torch.Generator().manual_seed(1)
+    times = torch.randn(12, generator=generator).mul(4).exp() * torch.tensor([1.0, -1.0] * 6)
+    found = leakage_of(tables, 5 * torch.randn(12, generator=generator) * times.abs(), times)
+    assert abs(found.value - plain.value) < half_width(plain) / 2
+    found = leakage_of(tables, times=1000.0)
+    assert abs(found.value - plain.value) < half_width(plain) / 2
+
+
+@pytest.mark.parametrize("among", [("nonmembers",), ("auxiliary",), ("nonmembers", "auxiliary")])
+@pytest.mark.parametrize("size", [1e4, 1e8])
+def test_a_row_or_column_of_outliers_moves_no_leakage(tables, plain, among, size) -> None:
+    """Eight capital gains made a whole finding 1e-6, and a bare model passed its policy."""
+    columns = {name: rows.clone() for name, rows in tables.items()}
+    lines = {name: rows.clone() for name, rows in tables.items()}
+    for name in among:
+        columns[name][:8, 11] = size
+        lines[name][3] = size
+    for changed in (columns, lines):
+        found = leakage_of(changed)
+        assert abs(found.value - plain.value) < max(half_width(plain), half_width(found))
+        assert found.low > 0.5
+
+
+def test_no_column_falls_far_below_the_label(tables, plain) -> None:
+    sets = {name: Examples(name, rows) for name, rows in tables.items()}
+    names = tuple(f"c{place}" for place in range(12))
+    game = Game(
+        Shield(Tells(torch.zeros(12), torch.ones(12)), outputs="values"), **sets, columns=names
+    )
+    outcome = Inversion(decoders=(Ridge(), KernelRidge()))(game)
+    found = {one.name: one for one in outcome.findings if one.name.startswith("inversion.column")}
+    assert len(found) == 10
+    assert min(one.value for one in found.values()) > -0.2
+    assert any(line.startswith("inversion of c10, c11: hardly any") for line in outcome.untested)

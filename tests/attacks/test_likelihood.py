@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from shieldnet.attacks.likelihood import lira, lira_offline, rmia, symbol_ratio
+from shieldnet.attacks.likelihood import info_rmia, lira, lira_offline, rmia, symbol_ratio
 from shieldnet.statistics import auc, tpr_at_fpr
 
 RNG = np.random.default_rng(0)
@@ -59,8 +59,7 @@ def test_rmia_agrees_with_its_equations_in_numpy(offline) -> None:
             out = heard[~inside[:, row], row].mean()
             inner = heard[inside[:, row], row] if inside[:, row].any() else None
             if offline is None:
-                usual = (inner.mean() + out) / 2 if inner is not None else None
-                usual = (heard.mean() + out) / 2 if usual is None else usual
+                usual = (inner.mean() + out) / 2 if inner is not None else out
             else:
                 usual = ((1 + offline) * out + 1 - offline) / 2
             found.append(said[row] / usual)
@@ -72,6 +71,54 @@ def test_rmia_agrees_with_its_equations_in_numpy(offline) -> None:
         *tensors(p, q, INSIDE), tuple(tensors(others, answers, never)), gamma=2.0, offline=offline
     )
     assert np.allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_info_rmia_orders_records_that_rmia_takes_for_equal() -> None:
+    """Of a model that is sure, hardly any record's ratio is twice another's."""
+    inside = torch.from_numpy(INSIDE)
+    p = 1 - torch.from_numpy(RNG.random(ROWS)) / 100
+    q = 1 - torch.from_numpy(RNG.random((SHADOWS, ROWS))) / 100
+    population = p, q, inside
+    assert len(rmia(p, q, inside, population).unique()) == 1
+    found = info_rmia(p, q, inside, population)
+    assert len(found.unique()) == ROWS
+    within = torch.where(inside, q, torch.nan).nanmean(0)
+    without = torch.where(inside, torch.nan, q).nanmean(0)
+    ratios = (p / ((within + without) / 2)).log()
+    assert torch.allclose(found, ratios - ratios.mean())
+
+
+def test_what_shadows_do_not_tell_is_never_taken_from_other_records() -> None:
+    """A record in no shadow: the mean of other records says nothing of how hard it is."""
+    inside = torch.from_numpy(INSIDE.copy())
+    inside[:, 0] = False
+    p, q = torch.rand(ROWS, dtype=torch.float64), torch.rand(SHADOWS, ROWS, dtype=torch.float64)
+    population = torch.ones(5), torch.ones(SHADOWS, 5), torch.zeros(SHADOWS, 5, dtype=torch.bool)
+    before = info_rmia(p, q, inside, population)
+    q[:, 1:] = q[:, 1:].square() / 2
+    after = info_rmia(p, q, inside, population)
+    assert (
+        float(before[0]) == float(after[0]) == pytest.approx(float((p[0] / q[:, 0].mean()).log()))
+    )
+    heard = torch.rand(SHADOWS, ROWS, dtype=torch.float64) + 3 * inside
+    assert float(lira(heard[0], heard, inside)[0]) < 0  # as the others do who are not in it
+
+
+def test_the_order_of_records_changes_no_score() -> None:
+    order = torch.from_numpy(RNG.permutation(ROWS))
+    said, heard, inside = tensors(SAID, HEARD, INSIDE)
+    said, heard = said.sigmoid(), heard.sigmoid()
+    others = said[:7], heard[:, :7], inside[:, :7]
+    ways = (
+        lira,
+        lira_offline,
+        lambda *told: symbol_ratio(*(part.round(decimals=1) for part in told[:2]), told[2]),
+        lambda *told: info_rmia(*told, others),
+        lambda *told: info_rmia(*told, others, offline=0.3),
+    )
+    for way in ways:
+        moved = way(said[order], heard[:, order], inside[:, order])
+        assert torch.allclose(way(said, heard, inside)[order], moved)
 
 
 def test_symbol_ratios_count_what_shadows_said() -> None:
