@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shieldnet.canaries import plant_canaries
     from shieldnet.certificate import Certificate
     from shieldnet.config import dump_shield, load_shield
+    from shieldnet.data import split
     from shieldnet.defenses import (
         ClipNorm,
         ClipRange,
@@ -75,6 +76,7 @@ _ROOMS = {
     "auditing.suite": ("audit",),
     "auditing.tiers": ("Tier",),
     "canaries": ("plant_canaries",),
+    "data": ("split",),
     "certificate": ("Certificate",),
     "config": ("dump_shield", "load_shield"),
     "accounting": ("composed_epsilon",),
@@ -189,6 +191,7 @@ __all__ = [
     "harden",
     "load_shield",
     "plant_canaries",
+    "split",
 ]
 
 

@@ -14,7 +14,8 @@ from shieldnet.structure import leaves, replaced
 class Around(nn.Module):
     """Calls a function with numpy arrays, such as scikit-learn's ``predict_proba``.
 
-    Tensors among the arguments become arrays, arrays in the result become tensors.
+    Tensors among the arguments become arrays, arrays in the result become tensors. The function
+    gets copies, which it may write into: many a pipeline scales in place.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -31,8 +32,8 @@ class Around(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the function returns, as tensors."""
-        given = [_as_array(one) for one in args]
-        named = {name: _as_array(one) for name, one in kwargs.items()}
+        given = [_own_array(one) for one in args]
+        named = {name: _own_array(one) for name, one in kwargs.items()}
         return replaced(self.function(*given, **named), lambda _, leaf: _as_tensor(leaf))
 
     def __repr__(self) -> str:
@@ -51,6 +52,13 @@ def holds_tensors(*values: Any) -> bool:
 
 def _as_array(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _own_array(value: Any) -> Any:
+    """Copies arrays and tables; a tensor becomes an array of its own."""
+    if isinstance(value, Tensor):
+        return np.array(_as_array(value))
+    return value.copy() if isinstance(value, np.ndarray) or hasattr(value, "iloc") else value
 
 
 def _as_tensor(value: Any) -> Any:

@@ -123,6 +123,9 @@ def audit(
     ] = None,
     policy: PolicyFile = None,
     targets: Targets = None,
+    duplicates: Annotated[
+        str, typer.Option(help="drop takes records that stand in two sets out of both")
+    ] = "refuse",
     with_examples: Annotated[
         int, typer.Option(help="show this many nonmembers as pictures; 0 keeps records out")
     ] = 0,
@@ -169,6 +172,7 @@ def audit(
         cache=cache,
         finetuned=None if guarantee is None else load_guarantee(guarantee),
         title=f"Audit of {model}",
+        duplicates=duplicates,
         seed=seed,
         with_examples=with_examples,
     )
@@ -329,13 +333,21 @@ def _shield(
     from shieldnet.config import load_shield
     from shieldnet.loading import load_model
     from shieldnet.presets import harden
+    from shieldnet.shield import Shield
 
-    outputs = choice("outputs", outputs or "logits", MODEL_KINDS)
+    kind = choice("outputs", outputs or "logits", MODEL_KINDS)
     loaded = load_model(model, weights)
+    if isinstance(loaded, Shield):
+        if shield_file is not None or preset or outputs or axis is not None:
+            raise ConfigError(
+                f"{model} is a Shield already, which is judged as it is served: leave --preset, "
+                "--shield, --outputs and --axis out, or name a function that returns the model."
+            )
+        return "served", loaded
     if shield_file is not None:
         return shield_file.stem, load_shield(loaded, shield_file)
     preset = preset or "balanced"
-    return preset, harden(loaded, preset, outputs=outputs, axis=axis)  # type: ignore[arg-type]  # checked
+    return preset, harden(loaded, preset, outputs=kind, axis=axis)  # type: ignore[arg-type]  # checked
 
 
 def _tell_how_long() -> None:

@@ -1,6 +1,6 @@
 """Examples that an audit works on: checked once, when they come in."""
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shieldnet.errors import DataError
+from shieldnet.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,45 @@ def require_disjoint(one: Examples, other: Examples) -> None:
     if shared:
         raise DataError(
             f"{len(shared)} of the {len(other)} {other.name} are also {one.name} (first: row "
-            f"{shared[0]}). What is measured between overlapping sets means nothing: drop them."
+            f"{shared[0]}). What is measured between overlapping sets means nothing. Take them out "
+            "of both with duplicates='drop' (--duplicates drop), or divide the data by distinct "
+            "records with shieldnet.split."
         )
+
+
+def split(
+    data: object, shares: Sequence[float] = (0.5, 0.5), *, seed: int = 0
+) -> tuple[tuple[Tensor, Tensor | None], ...]:
+    """Divides data at random into parts that share no record.
+
+    Records whose inputs are equal are drawn together, by one coin: tables have many, and what is
+    measured between parts that share some means nothing.
+
+    data: (inputs, labels), inputs, or a Dataset. shares: of the distinct records, for every part;
+    their sum is 1. The same seed divides the same way.
+    Shapes: -> (inputs, labels) for each share; labels None where there were none.
+    Errors: ConfigError for shares, DataError for data and for a part that would be empty.
+    """
+    if len(shares) < 2 or not all(0 < share < 1 for share in shares):
+        raise ConfigError(f"Expected two or more shares between 0 and 1, got {tuple(shares)}.")
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ConfigError(f"Expected shares whose sum is 1, got {sum(shares):g}.")
+    examples = as_examples(data, "data")
+    numbers: dict[bytes, int] = {}
+    record = torch.tensor([numbers.setdefault(row, len(numbers)) for row in row_bytes(examples)])
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
+    ends = [round(sum(shares[: place + 1]) * len(numbers)) for place in range(len(shares))]
+    place = torch.bucketize(order, torch.tensor(ends), right=True)[record]
+    parts = []
+    for number in range(len(shares)):
+        rows = (place == number).nonzero().flatten()
+        if not len(rows):
+            raise DataError(
+                f"{len(numbers)} distinct records are too few for shares of {tuple(shares)}."
+            )
+        labels = None if examples.labels is None else examples.labels[rows]
+        parts.append((examples.inputs[rows], labels))
+    return tuple(parts)
 
 
 def row_bytes(examples: Examples) -> list[bytes]:

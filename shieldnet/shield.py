@@ -96,6 +96,12 @@ class Shield(nn.Module):
                 "For a function of arrays use Shield.around(function, ...), such as "
                 "Shield.around(estimator.predict_proba, ...)."
             )
+        if any(isinstance(part, Shield) for part in model.modules()):
+            raise ConfigError(
+                "The model is a Shield already, or holds one: its defenses would act before these, "
+                "and no price would count them. Put all defenses into one Shield around the model "
+                "itself, which is shield.model."
+            )
         if not isinstance(outputs, str | Mapping):
             raise ConfigError(f"Expected outputs as a kind, or a dict of kinds, got {outputs!r}.")
         if not isinstance(also or {}, Mapping):

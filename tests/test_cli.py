@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from shell import Finished, shieldnet
 
+import shieldnet as sn
+
 ROOT = Path(__file__).parent.parent
 
 MODULE = """
@@ -19,6 +21,10 @@ def model():
 def train(data, seed):
     torch.manual_seed(seed)
     return nn.Linear(6, 3)
+
+def hardened():
+    import shieldnet as sn
+    return sn.Shield(model(), sn.TopK(2))
 
 def raises():
     raise KeyError("theirs")
@@ -132,6 +138,20 @@ def test_a_model_of_nans_is_bad_input(project) -> None:
     result = audit(project, model="served:nan")
     assert result.returncode == 2
     assert "NaN or Inf in row 0" in result.stderr
+
+
+def test_a_factory_that_returns_a_shield_is_judged_as_it_is_served(project) -> None:
+    """Another preset was put around it and judged: an infinite price passed."""
+    result = audit(project, "--json=served.json", model="served:hardened")
+    assert result.returncode in (0, 1, 3), result.stderr
+    report = sn.Report.load(project / "served.json")
+    assert [one.name for one in report.subjects] == ["bare", "served"]
+    assert "TopK" in report["served"].certificate.shield
+    assert report["served"].certificate.price.bits == float("inf")
+    for extra in ("--preset=strict", "--outputs=logits", "--axis=1", "--shield=shield.toml"):
+        refused = audit(project, extra, model="served:hardened")
+        assert refused.returncode == 2
+        assert "is a Shield already, which is judged as it is served" in refused.stderr
 
 
 def test_a_crash_exits_with_4(project) -> None:
@@ -302,8 +322,6 @@ class TestFiles:
             "--json=table.json",
         )
         assert result.returncode == 0, result.stderr
-        import shieldnet as sn
-
         report = sn.Report.load(files / "table.json")
         assert report.columns == ("age", "income", "sex")
         assert report.groups == ("sex = 0", "sex = 1", "place = north", "place = south")

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+import shieldnet as sn
 from shieldnet.data import Examples, as_examples, require_disjoint
 from shieldnet.errors import DataError
 
@@ -61,6 +62,34 @@ def test_overlapping_sets_are_refused_with_the_first_row() -> None:
     other = torch.cat([torch.full((2, 3), 50.0), X[1:3]])
     with pytest.raises(DataError, match="2 of the 4 nonmembers are also members .first: row 2"):
         require_disjoint(Examples("members", X), Examples("nonmembers", other))
+
+
+def test_a_split_draws_equal_records_together() -> None:
+    """Two of 800 rows of a table came twice: the audit refused every random split of it."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 4, (400, 3), generator=generator).float()  # 64 records at most
+    labels = torch.arange(400)
+    parts = sn.split((inputs, labels), (0.5, 0.3, 0.2), seed=1)
+    assert torch.cat([part[1] for part in parts]).sort().values.equal(labels)
+    distinct = [{tuple(row) for row in part[0].tolist()} for part in parts]
+    assert sum(map(len, distinct)) == len(set().union(*distinct)) == len(inputs.unique(dim=0))
+    assert [len(one) for one in distinct] == [32, 18, 13]
+    for part in parts:
+        assert torch.equal(inputs[part[1]], part[0])
+    again = sn.split((inputs, labels), (0.5, 0.3, 0.2), seed=1)
+    assert all(torch.equal(one[1], other[1]) for one, other in zip(parts, again, strict=True))
+    assert sn.split(inputs)[0][1] is None
+
+
+@pytest.mark.parametrize("shares", [(1.0,), (0.5, 0.6), (0.5, 0.5, 0.0), (-0.5, 1.5)])
+def test_shares_that_divide_nothing_are_refused(shares) -> None:
+    with pytest.raises(sn.ConfigError, match="shares"):
+        sn.split(X, shares)
+
+
+def test_fewer_records_than_parts_are_refused() -> None:
+    with pytest.raises(DataError, match="1 distinct records are too few"):
+        sn.split(torch.ones(50, 3))
 
 
 def test_a_fingerprint_tells_data_apart() -> None:

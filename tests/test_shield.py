@@ -407,3 +407,13 @@ def test_a_certificate_of_other_classes_than_those_answered_is_refused(linear) -
         shield.certificate(classes=2)
     with pytest.raises(sn.ConfigError, match="expects at least 5 classes, the model has 4"):
         sn.Shield(linear, sn.TopK(5), sn.Round(1)).certificate(classes=4)
+
+
+def test_a_shield_goes_around_a_model_and_never_around_a_shield() -> None:
+    """Defenses inside would act before those outside, and no price would count them."""
+    inner = sn.Shield(nn.Linear(3, 4), sn.TopK(2))
+    for model in (inner, nn.Sequential(inner, nn.Identity())):
+        with pytest.raises(sn.ConfigError, match="is a Shield already, or holds one"):
+            sn.harden(model)
+    with pytest.raises(sn.ConfigError, match="A Shield is not trained"):
+        sn.finetune(inner, (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)))

@@ -145,7 +145,10 @@ class Game:
 
 
 class Behind(nn.Module):
-    """The model behind a shield: its true scores as rows, with their graph."""
+    """The model behind a shield: its true scores as rows, with their graph.
+
+    The model gets a copy of the inputs, which it may write into.
+    """
 
     def __init__(self, shield: Shield) -> None:
         super().__init__()
@@ -153,13 +156,16 @@ class Behind(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shapes: inputs -> (rows, classes) logits, or probabilities where the model gives them."""
-        scores = self.shield.answer_in(self.shield.model(inputs))
+        scores = self.shield.answer_in(self.shield.model(inputs.clone()))
         return one_row_each(self.shield.chain.layout.opened(scores))
 
 
 def one_row_each(rows: Tensor) -> Tensor:
-    """Drops positions of size one. Shapes: (n, 1, ..., 1, classes) -> (n, classes)."""
-    return rows.reshape(len(rows), rows.shape[-1])
+    """Drops positions of size one; a number a row becomes a column.
+
+    Shapes: (n, 1, ..., 1, classes) -> (n, classes), (n,) -> (n, 1).
+    """
+    return rows.reshape(len(rows), 1 if rows.dim() == 1 else rows.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -180,13 +186,14 @@ class Attack(ABC):
 def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """Runs a module over all rows, on its own device, without a graph.
 
+    The module gets copies of the rows, which it may write into.
     Shapes: inputs (rows, ...) -> what the module gives, on the CPU.
     """
     parameters = getattr(module, "parameters", None)
     first = next(parameters(), None) if parameters else None
     device = inputs.device if first is None else first.device
     with torch.no_grad():
-        answers = (module(part.to(device)) for part in inputs.split(_BATCH))
+        answers = (module(part.to(device, copy=True)) for part in inputs.split(_BATCH))
         pick = module.answer_in if isinstance(module, Shield) else _same
         parts = [pick(answer).cpu() for answer in answers]
     return torch.cat(parts)

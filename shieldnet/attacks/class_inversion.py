@@ -215,7 +215,7 @@ class _Search:
         shield = self.shield
         parameter = next(shield.model.parameters(), inputs)
         given = inputs.to(parameter.device)
-        scores = shield.answer_in(shield.model(given))
+        scores = shield.answer_in(shield.model(given.clone()))
         stated = one_row_each(shield.distribution(shield.chain(scores, (given,))))
         return stated.cpu().clamp_min(1e-30).log()
 

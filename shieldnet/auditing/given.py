@@ -1,6 +1,7 @@
 """What an audit is given: checked once, before any attack."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -8,11 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shieldnet._validate import choice
 from shieldnet.attacks.base import in_batches
 from shieldnet.auditing.report import BARE
 from shieldnet.auditing.subject import Subject
 from shieldnet.canaries import Planted
-from shieldnet.data import Canaries, Examples, Group, as_examples, require_disjoint
+from shieldnet.data import (
+    Canaries,
+    Examples,
+    Group,
+    as_examples,
+    require_disjoint,
+    row_bytes,
+)
 from shieldnet.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.finding import Finding
 from shieldnet.identity import state_hash, weights_hash
@@ -41,6 +50,18 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     # the gate sees it.
     alone = len(shields) == 1 and not first.chain.stages
     return bare if alone else bare | dict(shields)
+
+
+def as_the_model_reads(sets: Mapping[str, Examples], model: nn.Module) -> dict[str, Examples]:
+    """Returns sets of fractions in the float type of the model's weights, as ``finetune`` does."""
+    kinds = [one.dtype for one in model.parameters() if one.is_floating_point()]
+    own = getattr(model, "dtype", None) if not kinds else kinds[0]  # of an ONNX model, its input's
+    if not (isinstance(own, torch.dtype) and own.is_floating_point):
+        return dict(sets)
+    return {
+        name: replace(one, inputs=one.inputs.to(own)) if one.inputs.is_floating_point() else one
+        for name, one in sets.items()
+    }
 
 
 def try_once(bare: Shield, examples: Examples) -> None:
@@ -77,18 +98,50 @@ def require_classes(bare: Shield, sets: Iterable[Examples]) -> None:
             examples.require_labels(bare.classes or 0)
 
 
-def checked_sets(members: object, nonmembers: object, auxiliary: object) -> dict[str, Examples]:
-    """Returns the sets by name; raises DataError where they are missing, unlike or overlap."""
+def checked_sets(
+    members: object, nonmembers: object, auxiliary: object, duplicates: str
+) -> tuple[dict[str, Examples], dict[str, Tensor], dict[str, int]]:
+    """Returns the sets by name, which of the rows given are in them, and how many were given.
+
+    duplicates: ``"drop"`` takes what stands in two sets out of both.
+    Errors: DataError where sets are missing, unlike, or overlap.
+    """
+    choice("duplicates", duplicates, ("refuse", "drop"))
     given = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
     sets = {name: as_examples(value, name) for name, value in given.items() if value is not None}
     for name in ("members", "nonmembers"):
         if name not in sets:
             raise DataError(f"Expected {name} as (inputs, labels), got None.")
+    counts = {name: len(one) for name, one in sets.items()}
+    kept = {name: torch.arange(count) for name, count in counts.items()}
+    if duplicates == "drop":
+        kept = _in_one_set(sets)
+        sets = {name: one.shuffled(kept[name]) for name, one in sets.items()}
     pairs = [("members", "nonmembers"), ("auxiliary", "nonmembers"), ("auxiliary", "members")]
     for one, other in pairs:
         if one in sets:
             require_disjoint(sets[one], sets[other])
-    return sets
+    return sets, kept, counts
+
+
+def _in_one_set(sets: Mapping[str, Examples]) -> dict[str, Tensor]:
+    """Lists the rows of every set that stand in no other."""
+    content = {name: row_bytes(one) for name, one in sets.items()}
+    times = Counter(row for rows in content.values() for row in set(rows))
+    kept = {}
+    for name, rows in content.items():
+        alone = [place for place, row in enumerate(rows) if times[row] == 1]
+        if not alone:
+            raise DataError(f"Every one of the {len(rows)} {name} stands in another set too.")
+        kept[name] = torch.tensor(alone)
+    return kept
+
+
+def dropped(given: Mapping[str, int], kept: Mapping[str, Tensor]) -> list[str]:
+    """Says in one line what was taken out of the sets. given: how many rows each had."""
+    lost = {name: count - len(kept[name]) for name, count in given.items()}
+    words = [f"{count} of the {given[name]} {name}" for name, count in lost.items() if count]
+    return [f"{', '.join(words)}: they stand in another set too, and were dropped"] if words else []
 
 
 def column_names(columns: Sequence[str], inputs: Tensor) -> tuple[str, ...]:
@@ -157,9 +210,14 @@ def canary_sets(canaries: Canaries | None) -> tuple[Examples, ...]:
 
 
 def groups_of(
-    given: Mapping[str, tuple[object, object]] | None, sets: Mapping[str, Examples]
+    given: Mapping[str, tuple[object, object]] | None,
+    counts: Mapping[str, int],
+    kept: Mapping[str, Tensor],
 ) -> tuple[Group, ...]:
-    """Makes a group of every value of every grouping."""
+    """Makes a group of every value of every grouping, of the rows that were kept.
+
+    counts: of the rows that were given of every set.
+    """
     groups: list[Group] = []
     for name, pair in (given or {}).items():
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
@@ -169,11 +227,13 @@ def groups_of(
             )
         values = [np.asarray(one) for one in pair]
         for part, role in zip(values, ("members", "nonmembers"), strict=True):
-            if part.shape != (len(sets[role]),):
+            if part.shape != (counts[role],):
                 raise DataError(
-                    f"Expected the group {name} of the {role} as {len(sets[role])} values, got "
+                    f"Expected the group {name} of the {role} as {counts[role]} values, got "
                     f"shape {part.shape}."
                 )
+        roles = ("members", "nonmembers")
+        values = [part[kept[role].numpy()] for part, role in zip(values, roles, strict=True)]
         try:
             every = np.unique(np.concatenate(values))
         except TypeError as mixed:
@@ -192,9 +252,9 @@ def groups_of(
 
 
 def shuffled(
-    sets: Mapping[str, Examples], groups: tuple[Group, ...], seed: int
+    sets: Mapping[str, Examples], groups: tuple[Group, ...], kept: Mapping[str, Tensor], seed: int
 ) -> tuple[dict[str, Examples], tuple[Group, ...], dict[str, Tensor]]:
-    """Puts every set into a random order, groups with it; returns the orders too.
+    """Puts every set into a random order, groups with it; returns the rows as given, too.
 
     Attacks that cannot afford all rows take the first: of data sorted by class, or by anything
     else, these would be of one kind, and a leak or a safety would be seen that is none.
@@ -205,7 +265,8 @@ def shuffled(
         Group(one.name, one.members[orders["members"]], one.nonmembers[orders["nonmembers"]])
         for one in groups
     )
-    return {name: one.shuffled(orders[name]) for name, one in sets.items()}, moved, orders
+    places = {name: kept[name][order] for name, order in orders.items()}
+    return {name: one.shuffled(orders[name]) for name, one in sets.items()}, moved, places
 
 
 def as_given(subject: Subject, orders: Mapping[str, Tensor]) -> Subject:

@@ -19,11 +19,13 @@ from shieldnet.attacks.blind import blind_finding
 from shieldnet.attacks.shadows import FEWEST, Order, Train, trained
 from shieldnet.auditing.given import (
     as_given,
+    as_the_model_reads,
     canaries_of,
     canary_sets,
     checked_sets,
     claimed_by,
     column_names,
+    dropped,
     groups_of,
     require_auditable,
     require_classes,
@@ -68,6 +70,7 @@ def audit(
     cache: str | Path | None = None,
     finetuned: Finetuned | Guarantee | None = None,
     title: str = "",
+    duplicates: str = "refuse",
     seed: int = 0,
     with_examples: int = 0,
     progress: bool | None = None,
@@ -91,7 +94,8 @@ def audit(
     folder where results are kept under a fingerprint of all that they depend on: the same audit
     goes on where it was stopped. finetuned: what ``finetune`` returned for this model, or its
     guarantee: where it is of the weights, its upper bounds then stand beside every finding of
-    membership, and a measured bound above them fails every policy. with_examples: how many
+    membership, and a measured bound above them fails every policy. duplicates: ``"drop"`` takes
+    records that stand in two sets out of both, with a count in the report. with_examples: how many
     nonmembers the report shows as pictures, next to what the adversary makes of them; 0 keeps every
     record out (the report then names the records that are read best by their places alone).
     progress: show a bar; by
@@ -113,13 +117,18 @@ def audit(
     shields = with_bare(shield)
     bare = shields[BARE]
     require_auditable(bare)
-    sets = checked_sets(members, nonmembers, auxiliary)
+    sets, kept_rows, counts = checked_sets(members, nonmembers, auxiliary, duplicates)
     names = column_names(columns, sets["nonmembers"].inputs)
     if isinstance(sensitive, str):
         raise ConfigError(f"Expected sensitive as names of columns: sensitive=({sensitive!r},).")
     for name in sensitive:
         places_of(names, name)
     planted = canaries_of(canaries, sets)
+    sets = as_the_model_reads(sets, bare.model)
+    if planted is not None:
+        parts = {"planted": planted.planted, "held_out": planted.held_out}
+        read = as_the_model_reads(parts, bare.model)
+        planted = replace(planted, planted=read["planted"], held_out=read["held_out"])
     weights = weights_hash(bare.model)
     claimed, of_the_run = claimed_by(finetuned, bare.model)
     try_once(bare, sets["nonmembers"])
@@ -128,8 +137,8 @@ def audit(
     where = _engine(engine, chosen, shields, train)
     kept = cache_in(cache)
     hashes = {name: examples.fingerprint() for name, examples in sets.items()}
-    given_groups = groups_of(groups, sets)
-    sets, given_groups, orders = shuffled(sets, given_groups, seed)
+    given_groups = groups_of(groups, counts, kept_rows)
+    sets, given_groups, orders = shuffled(sets, given_groups, kept_rows, seed)
     pieces = math.ceil(count / 8) if train is None else count
     with _Bar(len(shields) * len(chosen.attacks) + pieces, progress) as bar:
         expected = _announce(chosen, shields, sets, count)
@@ -147,7 +156,7 @@ def audit(
             guarantee=claimed,
             blind=blind_finding(sets["members"], sets["nonmembers"], seed),
         )
-        skipped: list[str] = []
+        skipped = dropped(counts, kept_rows)
         if count and any(attack.needs_shadows for attack in chosen.attacks):
             try:
                 order = Order(

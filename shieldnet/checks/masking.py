@@ -83,7 +83,7 @@ class _Through(nn.Module):
         self.shield = shield
 
     def forward(self, inputs: Tensor) -> Tensor:
-        scores = self.shield.answer_in(self.shield.model(inputs))
+        scores = self.shield.answer_in(self.shield.model(inputs.clone()))
         stated = one_row_each(self.shield.distribution(self.shield.chain(scores, (inputs,))))
         # Whole ticks have no graph at all; a zero keeps Captum from stopping there.
         return stated + 0 * inputs.flatten(1).sum(1, keepdim=True)

@@ -52,7 +52,7 @@ class OnnxModel(nn.Module):
         dtype = _TYPES.get(entry.type)
         if dtype is None:
             raise DataError(f"{self.name} takes {entry.type}, which no example here is.")
-        given = inputs.detach().cpu().to(dtype).contiguous().numpy()
+        given = _exactly(inputs.detach().cpu(), dtype, self.name).contiguous().numpy()
         try:
             found = session.run([session.get_outputs()[0].name], {entry.name: given})[0]
         except Exception as unfit:  # ONNX Runtime's errors have no common base that is public
@@ -65,6 +65,11 @@ class OnnxModel(nn.Module):
             raise AnswerError(f"Expected numbers from {self.name}, got {type(found).__name__}.")
         return torch.from_numpy(found.copy())
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Returns the type of its input, None where no tensor of torch's has it."""
+        return _TYPES.get(self.session().get_inputs()[0].type)
+
     def session(self) -> Any:
         """Returns ONNX Runtime's session, made when it is first asked for."""
         if self._session is None:
@@ -76,6 +81,22 @@ class OnnxModel(nn.Module):
 
     def __repr__(self) -> str:
         return f"OnnxModel({self.name})"
+
+
+def _exactly(inputs: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Casts inputs, or raises DataError where that changes one: pictures in 0..1 would be 0."""
+    cast = inputs.to(dtype)
+    changed = cast.to(inputs.dtype) != inputs
+    if changed.any():
+        value = inputs[changed][0].item()
+        kind = str(dtype).removeprefix("torch.")
+        fix = f"inputs.to(torch.{kind})" if dtype.is_floating_point else "whole numbers"
+        raise DataError(
+            f"{name} takes {kind}, and {value:g} of the inputs ({inputs.dtype}) is none. Give "
+            f"{fix}{', 0 to 255 for a picture' if dtype == torch.uint8 else ''}, or export the "
+            f"model for {inputs.dtype}."
+        )
+    return cast
 
 
 def load_onnx(path: Path) -> nn.Module:

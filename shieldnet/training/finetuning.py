@@ -19,6 +19,7 @@ from shieldnet.finding import Finding, Threat, decimals
 from shieldnet.identity import weights_hash
 from shieldnet.one_run import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.randomness import noise_about, random_seed, replayed_noise
+from shieldnet.shield import Shield
 from shieldnet.training.accountant import Guarantee, noise_for
 from shieldnet.training.checkpoint import State, only_here
 from shieldnet.training.countermeasures import (
@@ -301,6 +302,11 @@ def _as_read(model: nn.Module, records: Records) -> Records:
 
 def _require_plain_weights(model: nn.Module, private: DPSGD | None) -> None:
     """Raises ConfigError for a model whose weights are not numbers that can be trained."""
+    if isinstance(model, Shield):
+        raise ConfigError(
+            "A Shield is not trained: train the model itself, shield.model, and harden what "
+            "finetune returns."
+        )
     if not isinstance(model, nn.Module):
         raise ConfigError(f"Expected an nn.Module, got {type(model).__name__}.")
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
@@ -333,7 +339,7 @@ def _try_once(model: nn.Module, records: Records, criterion: Loss, private: DPSG
     inputs, labels = (part[:2].to(device) for part in rows)
     try:
         with torch.no_grad():
-            output = copied(inputs)
+            output = copied(inputs.clone())  # it may write into them
     except Exception as unread:  # the user's own code: whatever it raises is theirs to mend
         raise DataError(
             f"The model cannot read inputs of shape {tuple(inputs.shape)} and type "

@@ -122,7 +122,7 @@ def _squeezed(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
     """Looks whether one record gets what a record among others gets: a row of its own."""
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
-        some, single = model(inputs), model(inputs[:1])
+        some, single = model(inputs.clone()), model(inputs[:1].clone())
     shapes = [
         {path: tuple(leaf.shape) for path, leaf in leaves(output) if isinstance(leaf, Tensor)}
         for output in (some, single)
@@ -217,7 +217,7 @@ def _seen(model: nn.Module, inputs: Tensor) -> dict[str, tuple[list[Tensor], lis
         handles.append(module.register_forward_hook(keep, with_kwargs=True))
     try:
         with same_draws(), _kept(dict(model.named_buffers())), torch.no_grad():
-            model(inputs)
+            model(inputs.clone())
     finally:
         for handle in handles:
             handle.remove()
@@ -260,7 +260,7 @@ def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
     held = {**buffers, **weights}
     with _kept(held) as kept:
         with same_draws(), torch.no_grad():
-            model(inputs)
+            model(inputs.clone())
         moved = [name for name, one in held.items() if not torch.equal(one, kept[name])]
     for name in moved:
         yield Hazard(

@@ -627,3 +627,61 @@ def test_nothing_redrawn_is_kept_unless_the_report_shows_it(digits_model, sets, 
 
     assert redrawn(tmp_path / "none") == []
     assert set(redrawn(tmp_path / "two")) == {2}
+
+
+@pytest.mark.usefixtures("quick")
+def test_records_of_two_sets_are_dropped_from_both_where_it_is_asked_for(
+    digits_model, sets
+) -> None:
+    x, y = sets["members"]
+    others = sets["nonmembers"]
+    nonmembers = torch.cat([others[0], x[:3]]), torch.cat([others[1], y[:3]])
+    halves = {"half": (np.arange(len(x)) < 250, np.arange(len(nonmembers[0])) % 2 == 0)}
+    given = {**sets, "nonmembers": nonmembers, "groups": halves}
+    with pytest.raises(
+        sn.DataError, match=r"duplicates='drop' .--duplicates drop.*shieldnet.split"
+    ):
+        sn.audit(sn.harden(digits_model), **given)
+    report = sn.audit(sn.harden(digits_model), **given, duplicates="drop")
+    (line,) = [one for one in report["shield"].untested if "were dropped" in one]
+    assert line.startswith(f"3 of the {len(x)} members, 3 of the {len(nonmembers[0])} nonmembers:")
+    found = report["shield"]["membership.auc"]
+    assert found.samples == len(x) + len(others[0]) - 3
+    without = {**sets, "members": (x[3:], y[3:])}
+    plain = sn.audit(sn.harden(digits_model), **without)
+    assert report.hashes == plain.hashes
+    assert not [one for one in plain["shield"].untested if "were dropped" in one]
+    exposed = [row for one in report["bare"].exposed if one.role == "members" for row in one.rows]
+    assert all(3 <= row < len(x) for row in exposed)
+    with pytest.raises(sn.DataError, match="Every one of the 500 members stands in another"):
+        sn.audit(
+            sn.harden(digits_model), **{**sets, "nonmembers": sets["members"]}, duplicates="drop"
+        )
+    with pytest.raises(sn.ConfigError, match="Expected duplicates to be one of refuse, drop"):
+        sn.audit(sn.harden(digits_model), **sets, duplicates="keep")
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_model_gets_records_in_the_type_of_its_weights(quick, digits_split, sets, kind) -> None:
+    model = train(digits(), digits_split).to(kind)
+    report = sn.audit(sn.harden(model), **sets)
+    assert report["bare"]["accuracy"].value > 0.9
+    assert report["bare"]["inversion"].low > 0.3
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_regression_of_one_number_a_row_is_audited_like_one_of_a_column(sets) -> None:
+    class Sums(nn.Module):
+        def __init__(self, shape: tuple[int, ...]) -> None:
+            super().__init__()
+            self.shape = shape
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1).sum(1).reshape(len(x), *self.shape)
+
+    values = []
+    for shape in ((), (1,)):
+        report = sn.audit(sn.Shield(Sums(shape), sn.RoundTo(1.0), outputs="values"), **sets)
+        values.append({one.name: one.value for one in report["shield"].findings})
+    assert values[0] == values[1]
+    assert "inversion" in values[0]

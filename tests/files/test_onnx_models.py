@@ -160,3 +160,57 @@ def test_an_audit_takes_the_black_box_and_says_what_it_could_not_do(
         assert black["shield"][name].value == pytest.approx(white["shield"][name].value, abs=1e-3)
     assert any("gradient" in line for line in black.untested)
     assert black["bare"].certificate.bits == float("inf")
+
+
+def of_type(kind: int, path):
+    """Writes a model that takes two columns of a type and scores by them."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Gemm", ["f", "a"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "typed",
+        [helper.make_tensor_value_info("x", kind, ["batch", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.ones((2, 3), np.float32), "a")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(made, path)
+    return load_onnx(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "words"),
+    [
+        (TensorProto.UINT8, torch.tensor([[0.0, 0.5]]), "takes uint8, and 0.5 of the inputs"),
+        (TensorProto.UINT8, torch.tensor([[0, 300]]), "0 to 255 for a picture"),
+        (TensorProto.INT64, torch.tensor([[1.0, 1.5]]), "Give whole numbers, or export"),
+        (TensorProto.FLOAT, torch.tensor([[1.0, 0.1]]).double(), r"Give inputs.to\(torch.float32"),
+        (TensorProto.FLOAT, torch.tensor([[2**24 + 1, 0]]), r"16777217|1.67772e\+07"),
+    ],
+)
+def test_a_cast_that_changes_an_input_is_refused(tmp_path, kind, given, words) -> None:
+    """Pictures in 0..1 became zeros, and a bare model seemed to tell nothing."""
+    given = given + (1e-9 if given.dtype == torch.float64 else 0)
+    with pytest.raises(DataError, match=words):
+        of_type(kind, tmp_path / "typed.onnx")(given)
+
+
+def test_a_cast_that_changes_nothing_is_made(tmp_path) -> None:
+    for kind in (TensorProto.UINT8, TensorProto.INT64, TensorProto.DOUBLE):
+        model = of_type(kind, tmp_path / "typed.onnx")
+        assert model(torch.tensor([[7.0, 255.0]])).tolist() == [[262.0] * 3]
+
+
+def test_an_audit_gives_a_model_fractions_of_its_own_type(tmp_path) -> None:
+    model = of_type(TensorProto.DOUBLE, tmp_path / "typed.onnx")
+    generator = torch.Generator().manual_seed(0)
+    sets = [torch.randn(60, 2, generator=generator, dtype=torch.float32) for _ in range(3)]
+    report = sn.audit(
+        sn.Shield(model, sn.Round(1)),
+        **dict(zip(("members", "nonmembers", "auxiliary"), sets, strict=True)),
+        tier=sn.Tier("quick", (Inversion(decoders=(Ridge(),)),)),
+        engine="inline",
+    )
+    assert report["bare"]["inversion"].samples == 60
