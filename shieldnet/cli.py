@@ -139,6 +139,7 @@ def audit(
     from shieldnet.auditing.policy import Policy
     from shieldnet.auditing.suite import audit as run
     from shieldnet.loading import (
+        common_classes,
         common_columns,
         common_groups,
         load_examples,
@@ -150,11 +151,13 @@ def audit(
     limits = Policy.load(policy) if policy else Policy()
     chosen = [check_target(target) for target in targets or ()]
     given = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
-    sets = {
-        role: load_examples(name, role, label=label, groups=groups or ())
-        for role, name in given.items()
-        if name is not None
-    }
+    sets = common_classes(
+        {
+            role: load_examples(name, role, label=label, groups=groups or ())
+            for role, name in given.items()
+            if name is not None
+        }
+    )
     name, shield = _shield(model, weights, preset, shield_file, outputs, axis)
     report = run(
         {name: shield},
@@ -245,16 +248,17 @@ def finetune(
         raise ConfigError("Expected --epsilon with --delta and --canaries, got none.")
     if weight_decay:
         chosen.append(WeightDecay(weight_decay))
+    records, others = load_training(data, heldout, label=label)
     found = run(
         load_model(model, weights),
-        load_training(data, label=label),
+        records,
         *chosen,
         epochs=epochs,
         batch=batch,
         lr=lr,
         part=part,
         start=start if start in (None, "public") else load_guarantee(Path(start)),  # type: ignore[arg-type]  # checked
-        heldout=None if heldout is None else load_training(heldout, label=label),
+        heldout=others,
         outputs=outputs,
         axis=axis,
         mend=mend,

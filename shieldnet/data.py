@@ -104,7 +104,7 @@ def as_examples(value: object, name: str) -> Examples:
         return replace(value, name=name)  # answers are kept by name: two sets must not share one
     if isinstance(value, tuple | list) and len(value) == 2:
         return Examples(name, as_tensor(value[0], name), _labels(value[1], name))
-    if isinstance(value, Tensor | np.ndarray):
+    if isinstance(value, Tensor | np.ndarray) or hasattr(value, "iloc"):
         return Examples(name, as_tensor(value, name))
     if isinstance(value, Mapping):
         raise DataError(f"Expected {name} as (inputs, labels), got a mapping.")
@@ -224,7 +224,9 @@ def _labels(value: object, name: str) -> Tensor:
 def as_tensor(value: object, name: str) -> Tensor:
     """Returns numbers as a tensor without a graph, or raises DataError."""
     try:
-        return torch.as_tensor(value).detach()
+        # A table's own index is no part of it.
+        given = value.to_numpy(copy=True) if hasattr(value, "iloc") else value  # type: ignore[attr-defined]  # pandas'
+        return torch.as_tensor(given).detach()
     except (TypeError, ValueError, RuntimeError) as unreadable:
         raise DataError(
             f"Expected numbers for the {name}, got {type(value).__name__}."

@@ -1,13 +1,15 @@
 """Models and data from the names that a command line gets; nothing is ever unpickled."""
 
 import importlib
+import logging
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,10 +22,12 @@ from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.pictures import read_pictures
 from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
-from shieldnet.files.tables import divided, read_table
+from shieldnet.files.tables import TABLES, divided, read_table
 from shieldnet.files.weights import load_weights
 from shieldnet.training.accountant import Guarantee
 from shieldnet.training.signing import KEY_VARIABLE, key_of_environment
+
+_log = logging.getLogger(__name__)
 
 MODEL_FILES = {".pt2": load_program, ".onnx": load_onnx}
 _OTHER_FILES = (
@@ -35,18 +39,23 @@ _MODEL_HELP = (
     f"ending in {', '.join(MODEL_FILES)}"
 )
 _DATA_HELP = (
-    "a file ending in .npz (arrays x and y), .npy (or inputs.npy,labels.npy), .csv or .parquet, a "
-    "folder of pictures in a folder for each class, or package.module:factory"
+    "a file ending in .npz (arrays x and y), .npy (or inputs.npy,labels.npy), "
+    f"{', '.join(TABLES)}, a folder of pictures in a folder for each class, or "
+    "package.module:factory"
 )
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Holds examples with the names of a table's columns, and the values of subgroups by name."""
+    """Holds examples with the names of a table's columns, and the values of subgroups by name.
+
+    classes: names of the classes that labels number, where they came as words.
+    """
 
     examples: Examples
     columns: tuple[str, ...] = ()
     groups: dict[str, NDArray[Any]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 def load_model(name: str, weights: str | None = None) -> nn.Module:
@@ -97,13 +106,16 @@ def load_examples(
 
     role: what the examples are, for messages. label: of a table, its column; by default the one
     called label, y or target. groups: columns of a table, or arrays of an .npz file, whose values
-    are subgroups. Labels may be missing where they are not needed.
+    are subgroups. Labels may be missing where they are not needed. Words are numbered in alphabetic
+    order; several sets of one task go through ``common_classes`` after.
     Errors: DataError for what cannot be read, ConfigError for a label or groups of what has none.
     """
     path = Path(name)
-    is_table = path.suffix in (".csv", ".parquet")
+    is_table = path.suffix.lower() in TABLES
     if label is not None and not is_table:
-        raise ConfigError(f"--label names a column of a .csv or .parquet file, not of {name}.")
+        raise ConfigError(
+            f"--label names a column of a table ({', '.join(TABLES)}), not of {name}."
+        )
     if groups and not (is_table or path.suffix == ".npz"):
         raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
     columns: tuple[str, ...] = ()
@@ -121,8 +133,38 @@ def load_examples(
     else:
         raise DataError(f"Expected the {role} as {_DATA_HELP}; got {name!r}.")
     narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
-    given = narrow if labels is None else (narrow, _whole(labels, role))
-    return Loaded(as_examples(given, role), columns, found)
+    if labels is None:
+        return Loaded(as_examples(narrow, role), columns, found)
+    whole, classes = _whole(labels)
+    return Loaded(as_examples((narrow, whole), role), columns, found, classes)
+
+
+def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
+    """Gives a class that came as a word one number in all sets: its place among all, in order.
+
+    Errors: DataError where one set has words and another numbers.
+    """
+    labeled = {role: one for role, one in sets.items() if one.examples.labels is not None}
+    worded = {role for role, one in labeled.items() if one.classes}
+    if not worded:
+        return dict(sets)
+    if plain := set(labeled) - worded:
+        raise DataError(
+            f"Expected labels of one kind in every set, got words for the {min(worded)} and "
+            f"numbers for the {min(plain)}."
+        )
+    every = sorted({name for one in labeled.values() for name in one.classes})
+    _log.info("classes: %s", ", ".join(f"{place} = {name}" for place, name in enumerate(every)))
+    place_of = {name: place for place, name in enumerate(every)}
+
+    def numbered(one: Loaded) -> Loaded:
+        if one.examples.labels is None:
+            return one
+        places = torch.tensor([place_of[name] for name in one.classes])
+        examples = replace(one.examples, labels=places[one.examples.labels])
+        return replace(one, examples=examples, classes=tuple(every))
+
+    return {role: numbered(one) for role, one in sets.items()}
 
 
 def common_columns(sets: Iterable[Loaded]) -> tuple[str, ...]:
@@ -142,14 +184,24 @@ def common_groups(members: Loaded, nonmembers: Loaded) -> dict[str, tuple[object
     return {name: (values, nonmembers.groups[name]) for name, values in members.groups.items()}
 
 
-def load_training(name: str, *, label: str | None = None) -> Any:
-    """Reads what to train on from a file with labels, or from ``package.module:factory``."""
-    if ":" in name:
-        return _call(name, "Expected the data as a file or as package.module:factory")
-    examples = load_examples(name, "data", label=label).examples
-    if examples.labels is None:
-        raise DataError(f"Expected labels in {name}, got inputs alone.")
-    return examples.inputs, examples.labels
+def load_training(
+    name: str, heldout: str | None = None, *, label: str | None = None
+) -> tuple[Any, Any]:
+    """Reads what to train on, and records held out, from files or ``package.module:factory``.
+
+    Shapes: -> data and heldout (None where there is none), as ``finetune`` takes them.
+    """
+    names = {"data": name} | ({} if heldout is None else {"heldout": heldout})
+    files = {role: one for role, one in names.items() if ":" not in one}
+    sets = {role: load_examples(one, role, label=label) for role, one in files.items()}
+    found: dict[str, Any] = {"heldout": None}
+    for role, loaded in common_classes(sets).items():
+        if loaded.examples.labels is None:
+            raise DataError(f"Expected labels in {names[role]}, got inputs alone.")
+        found[role] = loaded.examples.inputs, loaded.examples.labels
+    for role in names.keys() - files.keys():
+        found[role] = _call(names[role], f"Expected the {role} as a file or package.module:factory")
+    return found["data"], found["heldout"]
 
 
 def load_guarantee(path: Path) -> Guarantee:
@@ -218,13 +270,13 @@ def _npy(name: str, role: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     return read_npy(Path(inputs), role), read_npy(Path(labels), role) if comma else None
 
 
-def _whole(labels: NDArray[Any], role: str) -> NDArray[Any]:
-    """Takes whole numbers that a table holds as fractions, and says what to do with words."""
+def _whole(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Takes whole numbers that are written otherwise, and numbers words; returns these, too."""
     if labels.dtype.kind == "U":
-        raise DataError(
-            f"Expected whole numbers as labels of the {role}, got words such as "
-            f"{str(labels[0])!r}: number the classes in the model's order."
-        )
+        names, places = np.unique(labels, return_inverse=True)
+        if all(name.isdecimal() and str(int(name)) == name for name in names.tolist()):
+            return labels.astype(np.int64), ()
+        return places.reshape(-1).astype(np.int64), tuple(names.tolist())
     if labels.dtype.kind == "f" and ((np.abs(labels) < 2**53) & (labels == labels.round())).all():
-        return labels.astype(np.int64)
-    return labels
+        return labels.astype(np.int64), ()
+    return labels, ()

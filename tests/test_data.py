@@ -64,6 +64,16 @@ def test_overlapping_sets_are_refused_with_the_first_row() -> None:
         require_disjoint(Examples("members", X), Examples("nonmembers", other))
 
 
+def test_tables_and_series_of_pandas_are_taken_whatever_their_index() -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [0.0, 1.0, 0.0]}, index=[7, 7, 2])
+    labels = pandas.Series([0, 1, 0], index=["x", "y", "z"])
+    found = as_examples((table, labels), "members")
+    assert found.inputs.tolist() == [[1, 0], [2, 1], [3, 0]]
+    assert found.labels.tolist() == [0, 1, 0]
+    assert as_examples(table, "members").inputs.shape == (3, 2)
+
+
 def test_a_split_draws_equal_records_together() -> None:
     """Two of 800 rows of a table came twice: the audit refused every random split of it."""
     generator = torch.Generator().manual_seed(0)

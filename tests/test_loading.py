@@ -10,6 +10,7 @@ from torch import nn
 
 from shieldnet.errors import ConfigError, DataError
 from shieldnet.loading import (
+    common_classes,
     common_columns,
     common_groups,
     load_examples,
@@ -253,17 +254,89 @@ def test_files_without_inputs_and_other_names_are_refused(project) -> None:
         load_examples("data.xls", "members")
 
 
-def test_fractions_of_a_table_that_are_whole_are_labels_and_words_are_not(project) -> None:
+def test_fractions_of_a_table_that_are_whole_are_labels_and_words_are_numbered(project) -> None:
     np.savez("data.npz", x=np.ones((4, 3)), y=np.arange(4.0))
     found = load_examples("data.npz", "members").examples
     assert found.labels.tolist() == [0, 1, 2, 3]
     assert found.inputs.dtype == torch.float32
     np.savez("data.npz", x=np.ones((2, 3)), y=np.array(["cat", "dog"]))
-    with pytest.raises(DataError, match="got words such as 'cat': number the classes"):
-        load_examples("data.npz", "members")
+    found = load_examples("data.npz", "members")
+    assert found.examples.labels.tolist() == [0, 1]
+    assert found.classes == ("cat", "dog")
     np.savez("data.npz", x=np.ones((2, 3)), y=np.array([0.5, 1]))
     with pytest.raises(DataError, match="Expected whole-number labels"):
         load_examples("data.npz", "members")
+
+
+def test_a_class_has_one_number_in_all_sets(project, caplog) -> None:
+    """Folders and words were numbered set by set: an accuracy of 0, and not a word."""
+    sets = {}
+    for role, words in (("members", ["dog", "cat"]), ("nonmembers", ["dog", "emu", "dog"])):
+        np.savez(f"{role}.npz", x=np.ones((len(words), 2)), y=np.array(words))
+        sets[role] = load_examples(f"{role}.npz", role)
+    np.savez("auxiliary.npz", x=np.ones((2, 2)))
+    sets["auxiliary"] = load_examples("auxiliary.npz", "auxiliary")
+    with caplog.at_level("INFO", "shieldnet"):
+        found = common_classes(sets)
+    assert "classes: 0 = cat, 1 = dog, 2 = emu" in caplog.text
+    assert found["members"].examples.labels.tolist() == [1, 0]
+    assert found["nonmembers"].examples.labels.tolist() == [1, 2, 1]
+    assert found["auxiliary"].examples.labels is None
+    np.savez("numbers.npz", x=np.ones((2, 2)), y=np.arange(2))
+    with pytest.raises(DataError, match="got words for the members and numbers for the nonmembers"):
+        common_classes({**sets, "nonmembers": load_examples("numbers.npz", "nonmembers")})
+
+
+def test_names_that_are_all_numbers_are_the_numbers_of_classes(project) -> None:
+    np.savez("data.npz", x=np.ones((3, 2)), y=np.array(["7", "10", "2"]))
+    found = load_examples("data.npz", "members")
+    assert found.examples.labels.tolist() == [7, 10, 2]
+    assert found.classes == ()
+    np.savez("data.npz", x=np.ones((3, 2)), y=np.array(["07", "7", "2"]))
+    assert load_examples("data.npz", "members").classes == ("07", "2", "7")
+
+
+def test_training_and_heldout_records_share_their_classes(project) -> None:
+    (project / "data.csv").write_text("a,class\n1,dog\n2,emu\n")
+    (project / "others.csv").write_text("a,class\n1,cat\n2,emu\n")
+    data, heldout = load_training("data.csv", "others.csv")
+    assert data[1].tolist() == [1, 2]
+    assert heldout[1].tolist() == [0, 2]
+    assert load_training("users_model:data", "others.csv")[1][1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("data.csv", "a,b,Label\n1,2,0\n3,4,1\n"),
+        ("data.csv", "a, b, label\n1,2,0\n3,4,1\n"),
+        ("data.csv", "a;b;class\n1;2;0\n3;4;1\n"),
+        ("data.csv", "a\tb\tTARGET\n1\t2\t0\n3\t4\t1\n"),
+        ("data.CSV", "a,b,y\n1,2,0\n3,4,1\n"),
+        ("data.tsv", "a\tb\ty\n1\t2\t0\n3\t4\t1\n"),
+        ("data.csv", "\ufeffa,b,y\n1,2,0\n3,4,1\n"),
+    ],
+)
+def test_tables_are_read_as_people_write_them(project, name, text) -> None:
+    (project / name).write_text(text, encoding="utf-8")
+    found = load_examples(name, "members")
+    assert found.columns == ("a", "b")
+    assert found.examples.inputs.tolist() == [[1, 2], [3, 4]]
+    assert found.examples.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,2,0\n3,4,1\n", "names of columns in the first line of data.csv, got numbers: 1, 2, 0"),
+        (",a,label\n0,1,0\n1,2,1\n", "a column called '', as pandas calls its row numbers"),
+        ("Unnamed: 0,a,label\n0,1,0\n", "a column called 'Unnamed: 0', as pandas"),
+    ],
+)
+def test_a_table_without_names_or_with_row_numbers_is_refused(project, text, words) -> None:
+    (project / "data.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        load_examples("data.csv", "members")
 
 
 def test_a_pair_of_npy_files_is_inputs_and_labels(project) -> None:
@@ -304,7 +377,7 @@ def test_groups_of_an_npz_are_arrays_of_it(project) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("users_model:data", {"label": "y"}, "--label names a column of a .csv or .parquet file"),
+        ("users_model:data", {"label": "y"}, "--label names a column of a table"),
         ("users_model:data", {"groups": ("a",)}, "--group names a column of a table or an array"),
     ],
 )
@@ -318,7 +391,8 @@ def test_training_data_needs_labels(project) -> None:
     with pytest.raises(DataError, match="Expected labels in data.npz, got inputs alone"):
         load_training("data.npz")
     (project / "data.csv").write_text("a,target\n1,0\n2,1\n")
-    inputs, labels = load_training("data.csv")
+    (inputs, labels), nothing = load_training("data.csv")
+    assert nothing is None
     assert inputs.shape == (2, 1)
     assert labels.tolist() == [0, 1]
 

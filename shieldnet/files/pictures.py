@@ -19,12 +19,12 @@ _GREY = ("1", "L", "I;16")
 _BYTES = 4  # of a float32
 
 
-def read_pictures(folder: Path, role: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Reads ``folder/class/picture.png`` of all classes, which are numbered in alphabetic order.
+def read_pictures(folder: Path, role: str) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
+    """Reads ``folder/class/picture.png`` of all classes; returns pictures and the folders' names.
 
     Shapes: -> (rows, channels, height, width) from 0 to 1, one channel if all are grey; (rows,).
-    Errors: DataError for a link that leads out of the folder, a file that is no picture, pictures
-        of different sizes, and more than may be read.
+    Errors: DataError for a link that leads out of the folder, a file that is no picture, a class
+        without any, pictures of different sizes, and more than may be read.
     """
     files = list(_files(folder, role))
     if not files:
@@ -40,13 +40,14 @@ def read_pictures(folder: Path, role: str) -> tuple[NDArray[np.float32], NDArray
     inputs = np.empty((len(files), channels, height, width), np.float32)
     for place, (path, _) in enumerate(files):
         inputs[place] = _decoded(path, is_grey, (width, height))
-    return inputs, np.asarray([label for _, label in files], np.int64)
+    return inputs, np.asarray([name for _, name in files])
 
 
-def _files(folder: Path, role: str) -> Iterator[tuple[Path, int]]:
+def _files(folder: Path, role: str) -> Iterator[tuple[Path, str]]:
     classes = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     count = 0
-    for label, part in enumerate(classes):
+    for part in classes:
+        before = count
         if not inside(folder, part):
             raise DataError(f"{part} leads out of {folder}: links that do are not followed.")
         if not part.is_dir():
@@ -63,7 +64,12 @@ def _files(folder: Path, role: str) -> Iterator[tuple[Path, int]]:
             count += 1
             if count > MOST_FILES:
                 raise DataError(f"{folder} has more than {MOST_FILES} pictures.")
-            yield path, label
+            yield path, part.name
+        if count == before:
+            raise DataError(
+                f"{part} holds no picture of the {role}: a class without any, or a folder that "
+                "strayed here. Take it out."
+            )
 
 
 def _header(path: Path) -> tuple[tuple[int, int], bool]:

@@ -11,24 +11,33 @@ from shieldnet._validate import optional
 from shieldnet.errors import DataError
 from shieldnet.files.limits import require_bytes, require_file
 
-LABELS = ("label", "y", "target")
-"""What a label's column is called where nobody says it."""
+TABLES = (".csv", ".tsv", ".parquet")
+LABELS = ("label", "y", "target", "class")
+"""What a label's column is called where nobody says it, in capitals or not."""
+
+_DELIMITERS = (",", ";", "\t")
+_INDEX = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls row numbers
 
 _BYTES = 8  # of a number in memory
+_MOST_LINE = 2**20
 
 
 def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
-    """Reads every column of a .csv or .parquet file, in the file's order.
+    """Reads every column of a .csv, .tsv or .parquet file, in the file's order.
 
+    A .csv file may be divided by commas, semicolons or tabs: the most frequent in its first line.
     Shapes: -> each column (rows,): numbers, True and False, or words.
-    Errors: DataError for what is no table, for missing values, and for more than may be read.
+    Errors: DataError for what is no table, for missing values, a first line without names, row
+        numbers among the columns, and for more than may be read.
     """
     size = require_file(path, role)
     require_bytes(size, path, role)
     arrow = optional("pyarrow", extra="data")
     try:
-        table = _csv(path) if path.suffix == ".csv" else _parquet(path, role)
-        names = [str(name) for name in table.column_names]
+        is_parquet = path.suffix.lower() == ".parquet"
+        table = _parquet(path, role) if is_parquet else _csv(path)
+        names = [str(name).strip() for name in table.column_names]
+        _require_names(names, path)
         if len(set(names)) < len(names):
             raise DataError(f"{path} has two columns of one name: {', '.join(names)}.")
         return {
@@ -40,6 +49,28 @@ def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
             raise
         words = str(broken).split("\n")[0]
         raise DataError(f"{path} is no {path.suffix} table that can be read: {words}") from broken
+
+
+def _require_names(names: Sequence[str], path: Path) -> None:
+    """Raises DataError for a table whose first line is a record, or that holds row numbers."""
+    if names and all(_is_number(name) for name in names):
+        raise DataError(
+            f"Expected names of columns in the first line of {path}, got numbers: "
+            f"{', '.join(names[:4])}. Write one above it."
+        )
+    if index := [name for name in names if name in _INDEX]:
+        raise DataError(
+            f"{path} has a column called {index[0]!r}, as pandas calls its row numbers: write the "
+            "table with index=False, or give the column a name if it is an input."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def divided(
@@ -56,7 +87,7 @@ def divided(
         if name not in table:
             raise DataError(f"{path} has no column {name}. It has: {', '.join(table)}.")
     if label is None:
-        usual = [name for name in LABELS if name in table and name not in groups]
+        usual = [name for name in table if name.lower() in LABELS and name not in groups]
         if len(usual) > 1:
             raise DataError(f"{path} has the columns {' and '.join(usual)}: name one with --label.")
         label = usual[0] if usual else None
@@ -81,8 +112,13 @@ def divided(
 
 def _csv(path: Path) -> Any:
     reader = optional("pyarrow.csv", extra="data")
-    options = reader.ReadOptions(use_threads=False)
-    return reader.read_csv(path, read_options=options)
+    with path.open("rb") as file:
+        first = file.readline(_MOST_LINE).decode("utf-8", "replace")
+    counts = {mark: first.count(mark) for mark in _DELIMITERS}
+    form = reader.ParseOptions(delimiter=max(counts, key=lambda mark: counts[mark]))
+    return reader.read_csv(
+        path, read_options=reader.ReadOptions(use_threads=False), parse_options=form
+    )
 
 
 def _parquet(path: Path, role: str) -> Any:

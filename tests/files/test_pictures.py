@@ -24,12 +24,18 @@ def folder(tmp_path):
     return root
 
 
-def test_classes_are_numbered_in_alphabetic_order(folder) -> None:
+def test_classes_are_the_folders_names(folder) -> None:
     inputs, labels = read_pictures(folder, "members")
     assert inputs.shape == (3, 1, 4, 6)
     assert inputs.dtype == np.float32
-    assert labels.tolist() == [0, 0, 1]
+    assert labels.tolist() == ["cat", "cat", "dog"]
     assert inputs[:, 0, 0, 0].tolist() == pytest.approx([0.2, 0, 1])
+
+
+def test_a_folder_without_a_picture_is_named(folder) -> None:
+    (folder / "__pycache__").mkdir()
+    with pytest.raises(DataError, match="__pycache__ holds no picture of the members"):
+        read_pictures(folder, "members")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
