@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shieldnet.finding import Finding, goes_by
-from shieldnet.price import Price
+from shieldnet.price import Price, rounded_up
 from shieldnet.training.accountant import Guarantee
 
 Status = Literal["evidence", "not evidenced", "not applicable"]
@@ -143,7 +143,7 @@ def _spoken_to(
     if item.item == "11.2.4" and guarantee is not None:
         claims.append(f"proven of the training: {guarantee.words}")
     if item.item == "11.3.2" and price.bits < float("inf"):
-        claims.append(f"proven: at most {price.bits:.2f} bits an answer")
+        claims.append(f"proven: at most {rounded_up(price.bits)} bits an answer")
     said = [*claims, *(_said(one) for one in found)]
     if said:
         status: Status = "evidence"

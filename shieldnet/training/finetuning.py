@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from shieldnet._validate import choice, finite, flag, positive, whole
 from shieldnet.cache import fingerprint
+from shieldnet.data import Examples, row_bytes
 from shieldnet.errors import ConfigError, DataError
 from shieldnet.finding import Finding, Threat, decimals
 from shieldnet.identity import weights_hash
@@ -275,7 +276,16 @@ def _known(
             f"Expected heldout rows of shape {tuple(records.inputs.shape[1:])} as the records "
             f"have, got {tuple(rows.inputs.shape[1:])}."
         )
-    return premise.check(*fit(model, records, rows, loss))
+    ours, theirs = (
+        row_bytes(Examples("rows", one.inputs.reshape(len(one), -1))) for one in (records, rows)
+    )
+    if shared := len(set(ours) & set(theirs)):
+        raise DataError(
+            f"{shared} of the heldout rows are also records that are trained on: what the start "
+            "knows cannot be told by them. Hold other rows of the same kind out."
+        )
+    found = fit(model, records, rows, loss)
+    return premise.check(*found, rows=min(len(records), len(rows)))
 
 
 def _publish(working: nn.Module, finished: nn.Module, *, everything: bool) -> None:

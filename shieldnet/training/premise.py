@@ -15,6 +15,7 @@ from shieldnet.training.losses import Loss
 from shieldnet.training.records import Records
 
 _SIGNIFICANT = 1e-3
+_ENOUGH = 100  # rows of either set: fewer hardly tell a start that knows the records
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,19 @@ class Premise:
             before=() if before is None else (before,),
         )
 
-    def check(self, better: float, chance: float) -> str:
+    def check(self, better: float, chance: float, rows: int) -> str:
         """Returns what is to be said of a start that was compared on records and held-out rows.
 
         better: the chance that the start fits a record better than a held-out row. chance: that it
-        looks so where it knows neither.
+        looks so where it knows neither. rows: of the smaller of the two sets.
         Errors: ConfigError for a public start that knows the records.
         """
         measured = (
             f"the start fits a record better than a held-out row {better:.0%} of the time "
             f"(p = {chance:.1g})"
         )
+        if chance >= _SIGNIFICANT and rows < _ENOUGH:
+            return f"Too few rows ({rows}) to tell whether the start knows the records: {measured}."
         if chance >= _SIGNIFICANT:
             return f"No evidence that the start knows the records: {measured}."
         if self.given == "public":

@@ -28,6 +28,11 @@ def test_a_finding_speaks_to_its_items_and_says_where_it_is_above_its_baseline()
     assert "above" not in chance["11.2.5"].words
 
 
+def test_a_proof_is_never_rounded_below_itself() -> None:
+    said = evidence([], Price(bits=math.log2(12)), None, is_table=False, has_classes=True)
+    assert "proven: at most 3.59 bits an answer" in str(said)
+
+
 def test_proofs_count_as_evidence_of_what_they_are_about() -> None:
     found = by_item(price=Price(bits=5.3), guarantee=GUARANTEE)
     assert "at most 5.30 bits an answer" in found["11.3.2"].words
