@@ -311,10 +311,6 @@ class TestTheTrial:
         torch.save(shield.state_dict(), file)
         assert set(shield.state_dict()) == {"weight", "bias"}
 
-    def test_a_shield_around_a_noisy_shield_leaves_its_noise_alone(self) -> None:
-        inner = sn.Shield(nn.Linear(6, 4), sn.ClipNorm(5.0), sn.GaussianNoise(2.0), example=ROWS)
-        assert sn.Shield(inner, sn.Label())(ROWS).shape == (8, 4)
-
     def test_a_compiled_shield_is_not_tried_but_an_example_is(self) -> None:
         torch._dynamo.reset()
         with pytest.raises(sn.AnswerError, match=MIXED):
