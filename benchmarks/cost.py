@@ -94,9 +94,7 @@ def measured(size: tuple[int, int, int], limit_s: float) -> tuple[str, str, str]
     """Runs one audit in a process of its own; returns seconds, memory, and the time told."""
     command = [sys.executable, __file__, "--one", *map(str, size)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit_s, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired:
         return f"more than {limit_s:.0f} s", "", ""
     told = [line for line in done.stderr.splitlines() if " audit: " in line]

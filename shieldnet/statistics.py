@@ -11,6 +11,11 @@ from torch import Tensor
 CONFIDENCE = 0.95
 """Of every interval, two-sided, unless said otherwise."""
 
+_SAME_SHARE = 1e-12
+"""Deviations of a share below this are rounding."""
+_NEAR_END, _FEW_ROWS, _FEW_DIFFER = 0.05, 100, 10
+"""Closer to 0 or 1, or with fewer rows or unequal ones, an AUC's own variance is little known."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -55,40 +60,113 @@ def saved_share(
 ) -> Interval:
     """Estimates 1 - sum(errors) / sum(baseline) with a bootstrap interval over the samples.
 
-    A baseline of nothing but zeros leaves nothing to save: 0.
-    Shapes: errors and baseline (samples,), of the same samples in the same order.
-    Source: percentile bootstrap, Efron and Tibshirani 1993, chapter 13.
+    See ``saved_shares``. Shapes: errors and baseline (samples,).
     """
-    if not baseline.any():
-        return Interval(0.0, 0.0, 0.0)
-    pair = torch.stack([errors, baseline]).double().numpy()
-    count = pair.shape[1]
-    weights = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
-    top, bottom = pair @ weights.T
-    shares = 1 - top[bottom > 0] / bottom[bottom > 0]  # a resample of zeros has no share
-    low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(1 - pair[0].sum() / pair[1].sum()), float(low), float(high))
+    columns = errors.unsqueeze(1), baseline.unsqueeze(1)
+    return saved_shares(*columns, seed=seed, confidence=confidence, resamples=resamples)[0]
+
+
+def saved_shares(
+    errors: Tensor,
+    baseline: Tensor,
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+    resamples: int = 2000,
+) -> list[Interval]:
+    """Estimates 1 - sum(errors) / sum(baseline) of every column, with intervals over the samples.
+
+    Each end is the outer one of two bootstraps: of the quantiles, and of Student's ratio, which
+    knows that skewed errors make few samples say little. A baseline of nothing but zeros leaves
+    nothing to save: 0.
+    Shapes: errors and baseline (samples, columns), not negative, of the same samples.
+    Source: percentile and studentized bootstrap, Efron and Tibshirani 1993, chapters 12 and 13.
+    """
+    count = len(errors)
+    weights = torch.from_numpy(
+        np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
+    ).double()
+    lost, whole = errors.double(), baseline.double()
+    sums = weights @ lost, weights @ whole
+    squares = [weights @ part for part in (lost * lost, lost * whole, whole * whole)]
+    ratios = sums[0] / sums[1]
+    spreads = (squares[0] - 2 * ratios * squares[1] + ratios**2 * squares[2]).clamp_min(0).sqrt()
+    spreads = spreads / sums[1]
+    intervals = []
+    for place in range(lost.shape[1]):
+        total = float(whole[:, place].sum())
+        if total == 0:
+            intervals.append(Interval(0.0, 0.0, 0.0))
+            continue
+        ratio = float(lost[:, place].sum()) / total
+        spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / total
+        drawn = ratios[:, place].isfinite()  # a resample of zeros has no share
+        again, off = ratios[drawn, place], spreads[drawn, place]
+        ends = [_ends(again, confidence)]
+        if spread > _SAME_SHARE:
+            student = (again - ratio) / off.clamp_min(_SAME_SHARE)
+            low, high = _ends(student, confidence)
+            ends.append((ratio - high * spread, ratio - low * spread))
+        low = min(low for low, _ in ends)
+        high = max(high for _, high in ends)
+        intervals.append(Interval(1 - ratio, 1 - max(high, ratio), 1 - max(0.0, min(low, ratio))))
+    return intervals
+
+
+def _ends(values: Tensor, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(values.numpy(), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) -> Interval:
-    """Estimates P[positive > negative] + P[equal] / 2 with DeLong's interval.
+    """Estimates P[positive > negative] + P[equal] / 2 with DeLong's interval, on the logit scale.
 
-    Where the placements do not vary at all (perfect separation, or nothing but ties) DeLong's
-    variance is 0; the exact interval of that many successes in min(m, n) trials stands instead.
+    DeLong's variance is itself a guess where it rests on few rows: near 0 and 1, below 100 rows,
+    or where nearly all scores are one. There the interval reaches as far as Newcombe's, which
+    needs no variance; and where none varies at all (perfect separation, or nothing but ties), as
+    far as the exact interval of that many successes in min(m, n) trials.
 
     Shapes: positives (m,), negatives (n,); m, n >= 2.
-    Source: DeLong, DeLong, Clarke-Pearson 1988; Clopper and Pearson 1934.
+    Source: DeLong, DeLong, Clarke-Pearson 1988; Newcombe 2006, method 5; Clopper, Pearson 1934.
     """
     wins = _placements(positives, negatives)
     losses = 1 - _placements(negatives, positives)
     value = float(wins.mean())
     variance = float(wins.var() / len(wins) + losses.var() / len(losses))
+    smaller = min(len(wins), len(losses))
+    reach = normal_quantile(confidence)
     if variance == 0:
-        smaller = min(len(wins), len(losses))
-        exact = proportion(round(value * smaller), smaller, confidence)
-        return Interval(value, min(value, exact.low), max(value, exact.high))
-    reach = normal_quantile(confidence) * math.sqrt(variance)
-    return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
+        ends = [proportion(round(value * smaller), smaller, confidence)]
+    else:
+        odds = math.log(value / (1 - value))
+        width = reach * math.sqrt(variance) / (value * (1 - value))
+        ends = [Interval(value, _logistic(odds - width), _logistic(odds + width))]
+    differ = min(int((part != part.mode().values).sum()) for part in (wins, losses))
+    if min(value, 1 - value) < _NEAR_END or smaller < _FEW_ROWS or differ < _FEW_DIFFER:
+        ends.append(_newcombe(value, len(wins), len(losses), reach))
+    return Interval(
+        value, min(value, *(end.low for end in ends)), max(value, *(end.high for end in ends))
+    )
+
+
+def _logistic(odds: float) -> float:
+    return 1 / (1 + math.exp(-odds)) if odds > 0 else math.exp(odds) / (1 + math.exp(odds))
+
+
+def _newcombe(value: float, ones: int, others: int, reach: float) -> Interval:
+    """Returns the AUCs that would have made this one with a fair chance; scores are exponential."""
+    from scipy.optimize import brentq
+
+    pairs, more = ones * others, (ones + others) / 2 - 1
+
+    def beyond(true: float) -> float:
+        spread = 1 + more * ((1 - true) / (2 - true) + true / (1 + true))
+        return (value - true) ** 2 - reach**2 * true * (1 - true) * spread / pairs
+
+    edge = 1e-12
+    low = brentq(beyond, edge, value) if value > edge and beyond(edge) > 0 else 0.0
+    high = brentq(beyond, value, 1 - edge) if value < 1 - edge and beyond(1 - edge) > 0 else 1.0
+    return Interval(value, low, high)
 
 
 def rows_needed(fpr: float) -> int:

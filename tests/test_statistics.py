@@ -11,6 +11,7 @@ from shieldnet.statistics import (
     roc,
     rows_needed,
     saved_share,
+    saved_shares,
     tpr_at_fpr,
 )
 
@@ -150,3 +151,72 @@ def test_a_band_holds_chance_at_most_rates_in_most_null_runs() -> None:
         ]
         held, total = held + sum(inside), total + len(inside)
     assert held >= 0.95 * total
+
+
+@pytest.mark.parametrize("rows", [(50, 50), (400, 60), (1000, 1000)])
+@pytest.mark.parametrize("true", [0.5, 0.8, 0.99, 0.999])
+def test_intervals_of_an_auc_hold_the_truth_near_the_ends_too(rows, true) -> None:
+    generator = torch.Generator().manual_seed(3)
+    ahead = 2**0.5 * float(torch.special.ndtri(torch.tensor(true, dtype=torch.float64)))
+    runs, missed = 600, 0
+    for _ in range(runs):
+        found = auc(
+            torch.randn(rows[0], generator=generator, dtype=torch.float64) + ahead,
+            torch.randn(rows[1], generator=generator, dtype=torch.float64),
+        )
+        missed += not found.low <= true <= found.high
+    assert missed <= 0.07 * runs
+
+
+def test_scores_that_are_nearly_all_one_make_no_auc_too_sure() -> None:
+    generator = torch.Generator().manual_seed(0)
+    missed = 0
+    for _ in range(300):
+        right = (torch.rand(460, generator=generator) < 0.97).double()
+        found = auc(right[:400], right[400:])
+        missed += not found.low <= 0.5 <= found.high
+    assert missed <= 0.07 * 300
+
+
+@pytest.mark.parametrize("true", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("rows", [(30, 30), (30, 300), (200, 200)])
+def test_the_worst_of_many_groups_is_rarely_above_its_truth(rows, true) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ahead = 2**0.5 * float(torch.special.ndtri(torch.tensor(true)))
+    runs, groups, wrong = 60, 20, 0
+    for _ in range(runs):
+        lows = [
+            auc(
+                torch.randn(rows[0], generator=generator) + ahead,
+                torch.randn(rows[1], generator=generator),
+                1 - 0.05 / groups,
+            ).low
+            for _ in range(groups)
+        ]
+        wrong += max(lows) > true
+    assert wrong <= 0.07 * runs
+
+
+@pytest.mark.parametrize("rows", [40, 150, 500])
+def test_shares_of_skewed_errors_have_intervals_that_hold_them(rows: int) -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        baseline = rng.lognormal(0, 1.2, count)
+        errors = baseline * 1.6 * rng.beta(1, 2, count) + 0.1 * rng.chisquare(1, count)
+        return torch.tensor(errors), torch.tensor(baseline)
+
+    errors, baseline = drawn(2_000_000)
+    true = float(1 - errors.sum() / baseline.sum())
+    runs = [saved_share(*drawn(rows), seed=run, resamples=400) for run in range(300)]
+    assert sum(one.low <= true <= one.high for one in runs) >= 0.92 * 300
+
+
+def test_every_column_has_the_share_it_has_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    errors, baseline = torch.rand(2, 60, 3, generator=generator)
+    baseline[:, 2] = 0
+    together = saved_shares(errors, baseline, seed=0)
+    alone = [saved_share(errors[:, at], baseline[:, at], seed=0) for at in range(3)]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))

@@ -18,6 +18,8 @@ class Decoder(ABC):
     """Learns targets from features, once for each of its settings."""
 
     settings: ClassVar[tuple[tuple[float, ...], ...]]
+    joint: ClassVar[bool] = False
+    """Whether what it learns of one target depends on the others."""
 
     @abstractmethod
     def predict(
@@ -106,7 +108,10 @@ def _kernel_ridges(
         factor, failed = torch.linalg.cholesky_ex(gram)
         if failed:  # rows so alike that float32 cannot tell
             factor = torch.linalg.cholesky(gram.double()).float()
-        yield asked_about @ torch.cholesky_solve(targets - center, factor) + center
+        if len(asked) < targets.shape[1]:
+            yield torch.cholesky_solve(asked_about.T, factor).T @ (targets - center) + center
+        else:
+            yield asked_about @ torch.cholesky_solve(targets - center, factor) + center
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ class Network(Decoder):
     """A small network with one hidden layer; setting: (hidden units, steps)."""
 
     settings = ((128.0, 200.0),)
+    joint = True
     seed: int = 0
 
     def predict(
@@ -154,6 +160,7 @@ class Convolutional(Decoder):
     """
 
     settings = ((32.0, 300.0),)
+    joint = True
     shape: tuple[int, ...] = (1, 28, 28)
     seed: int = 0
 

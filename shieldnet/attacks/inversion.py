@@ -1,7 +1,6 @@
 """Turning answers back into inputs: how much closer does an answer bring than its label alone?"""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,7 @@ from shieldnet.attacks.decoders import (
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
-from shieldnet.statistics import proportion, saved_share
+from shieldnet.statistics import Interval, proportion, saved_shares
 
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
@@ -27,6 +26,9 @@ MIN_ROWS = 40
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
 _DRAWN = 50  # rows
 _MOST_FIT, _MOST_CHECK = 2000, 1000  # rows to learn from and to judge by, while choosing
+_SUMS = 64
+_DOUBT = 2.0  # standard errors
+_ROUNDING = 1e-6  # a share below this is no gain
 _MOST_NAMED = 8
 _MAX_GALLERY = 1000
 _MOST_WORDS = 500
@@ -69,7 +71,8 @@ class Inversion(Attack):
         known, sought = secret.apply(auxiliary.inputs), secret.apply(targets.inputs)
         if known.shape[1] == 0:
             raise NotApplicable("no word tells one text from another")
-        if isinstance(secret, Columns) and not secret.weights.any():
+        weights = secret.weights
+        if not weights.any():
             raise NotApplicable("no column of the auxiliary rows varies")
         learned = game.views(game.ask(auxiliary, self.queries))
         decoders = (*self.decoders, *self._drawing(auxiliary.inputs.shape[1:]))
@@ -78,32 +81,38 @@ class Inversion(Attack):
         asked = game.views(game.ask(targets, self.queries))
         by_label = label_baseline(labels, known, game.classes)[game.model_labels(targets)]
         guess = chosen.predict(learned, known, asked, by_label)
-        weights = secret.weights if isinstance(secret, Columns) else torch.ones(known.shape[1])
         errors = (guess - sought).square() * weights
         baseline = (by_label - sought).square() * weights
         by_mean = (known.mean(0) - sought).square() * weights
 
-        def finding(name: str, part: Tensor, label_part: Tensor) -> Finding:
+        def finding(name: str, share: Interval) -> Finding:
             return Finding.of(
                 name,
-                saved_share(part, label_part, seed=game.seed),
+                share,
                 samples=len(targets),
                 baseline=0.0,
                 threat=Threat(self.queries, len(auxiliary)),
                 source=str(chosen),
+                note=chosen.note,
             )
 
         name = "inversion" if self.queries == 1 else f"averaging.{self.queries}"
         columns = game.columns if self.queries == 1 and isinstance(secret, Scale) else ()
+        names = [name, *(f"inversion.column.{column}" for column in columns), f"r2.{name}"]
+        parts = [
+            torch.cat([part.sum(1, keepdim=True), part[:, : len(columns)], total], 1)
+            for part, total in (
+                (errors, errors.sum(1, keepdim=True)),
+                (baseline, by_mean.sum(1, keepdim=True)),
+            )
+        ]
+        shares = saved_shares(*parts, seed=game.seed)
+        scored = [True, *(weights[: len(columns)] > 0).tolist(), True]
         return Outcome(
-            findings=(
-                finding(name, errors.sum(1), baseline.sum(1)),
-                finding(f"r2.{name}", errors.sum(1), by_mean.sum(1)),
-                *(
-                    finding(f"inversion.column.{column}", errors[:, place], baseline[:, place])
-                    for place, column in enumerate(columns)
-                    if weights[place] > 0
-                ),
+            findings=tuple(
+                finding(named, share)
+                for named, share, counts in zip(names, shares, scored, strict=True)
+                if counts
             ),
             untested=_rare(columns, weights),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
@@ -155,19 +164,22 @@ class Reidentification(Attack):
 class Scale:
     """Maps inputs to the units in which they are scored.
 
-    Each column of a table has its own deviation; the pixels of a picture share one.
+    Each column of a table has its own deviation; the pixels of a picture share one. weights: of
+    each feature in a sum of squared errors.
     """
 
     shape: torch.Size
     center: Tensor
     deviation: Tensor
+    weights: Tensor
 
     @classmethod
     def of(cls, inputs: Tensor) -> "Scale":
         """Measures the inputs. Shapes: (rows, columns) is a table; anything else is a picture."""
         flat = inputs.flatten(1).float()
         deviation = flat.std(0) if inputs.dim() == 2 else flat.std().expand(flat.shape[1])
-        return cls(inputs.shape[1:], flat.mean(0), deviation.where(deviation > 0, 1.0))
+        deviation = deviation.where(deviation > 0, 1.0)
+        return cls(inputs.shape[1:], flat.mean(0), deviation, torch.ones(flat.shape[1]))
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Returns (rows, features)."""
@@ -196,7 +208,6 @@ class Columns(Scale):
 
     low: Tensor
     high: Tensor
-    weights: Tensor
 
     @classmethod
     def of(cls, inputs: Tensor) -> "Columns":
@@ -208,7 +219,7 @@ class Columns(Scale):
         deviation = kept.std(0).where(varies, 1.0)
         kurtosis = ((kept - center) / deviation).pow(4).mean(0)
         weights = (3 / kurtosis.clamp_min(3.0)).where(varies, 0.0)
-        return cls(inputs.shape[1:], center, deviation, low, high, weights.float())
+        return cls(inputs.shape[1:], center, deviation, weights.float(), low, high)
 
     def apply(self, inputs: Tensor) -> Tensor:
         kept = inputs.double().clamp(self.low, self.high)
@@ -252,6 +263,11 @@ class Words:
         known = self.words[place] == tokens.flatten(1)
         marks = torch.zeros(len(tokens), len(self.words))
         return marks.scatter_reduce_(1, place, known.float(), reduce="amax")
+
+    @property
+    def weights(self) -> Tensor:
+        """Returns the weight of each word: they all count the same."""
+        return torch.ones(len(self.words))
 
     def undo(self, features: Tensor) -> Tensor:
         """Returns what was guessed of each word."""
@@ -305,8 +321,7 @@ def choose(
     Shapes: views, each (rows, features); known (rows, d).
     """
     fit, check = _parts(len(known), seed)
-    tried = [trial for trial, _ in _trials(decoders, views, known, fit, check)]
-    return min(tried, key=lambda trial: trial.error)
+    return min(_best(decoders, views, known, fit, check), key=lambda trial: trial.error)
 
 
 @dataclass(frozen=True)
@@ -326,9 +341,19 @@ class Each:
         guess = by_label.clone()
         for number, one in enumerate(self.chosen):
             mine = self.places == number
-            if mine.any():
+            if not mine.any():
+                continue
+            if one.decoder.joint:
                 guess[:, mine] = one.predict(learned, known, asked)[:, mine]
+            else:
+                guess[:, mine] = one.predict(learned, known[:, mine], asked)
         return guess
+
+    @property
+    def note(self) -> str:
+        """Says so where the adversary does not use the answers at all."""
+        unused = bool((self.places == len(self.chosen)).all())
+        return "no decoder was surely better than the label alone, which is used" if unused else ""
 
     def __str__(self) -> str:
         counts = torch.bincount(self.places, minlength=len(self.chosen) + 1).tolist()
@@ -349,24 +374,54 @@ def choose_each(
 ) -> Each:
     """Chooses every decoder's reading and setting on a fifth of the rows, and one for each feature.
 
-    A feature's own errors, by the label's, are drawn towards the mean over all features as if
-    ``_DRAWN`` more rows had judged: few rows say little of one feature.
+    The label alone stays for all features unless, chosen on half of the rows held back and judged
+    on the other half, the decoders err less by ``_DOUBT`` standard errors: what is gained by
+    chance on some rows is lost on the next ones.
     Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's.
     """
     fit, check = _parts(len(known), seed)
-    best: dict[Decoder, tuple[Chosen, Tensor]] = {}
-    for trial, errors in _trials(decoders, views, known, fit, check):
-        if trial.decoder not in best or trial.error < best[trial.decoder][0].error:
-            best[trial.decoder] = trial, errors
+    best = _best(decoders, views, known, fit, check)
+    learned, asked = (
+        {trial.view: views[trial.view][rows] for trial in best} for rows in (fit, check)
+    )
     by_label = label_baseline(labels[fit], known[fit], classes)[labels[check]]
-    baseline = (by_label - known[check]).square().mean(0)
-    shares = torch.stack([errors for _, errors in best.values()] + [baseline])
-    shares = shares / baseline.clamp_min(1e-30)
-    varies = baseline > 0
+    guesses = [*(trial.predict(learned, known[fit], asked) for trial in best), by_label]
+    places = surely_best(torch.stack(guesses).sub_(known[check]).square_())
+    return Each(tuple(best), places)
+
+
+def surely_best(errors: Tensor) -> Tensor:
+    """Says which guess errs least in each feature, or the last one in all unless that is sure.
+
+    Shapes: errors (guesses, rows, features), squared -> (features,).
+    """
+    half = torch.arange(errors.shape[1]) % 2 == 0
+    saved = torch.empty(errors.shape[1])
+    for choose_by, judge in ((half, ~half), (~half, half)):
+        place = _least(errors[:, choose_by]).expand(1, int(judge.sum()), -1)
+        kept = errors[:, judge]
+        saved[judge] = (kept[-1] - kept.gather(0, place)[0]).sum(1)
+    total = float(errors[-1].sum(1).mean())
+    doubt = _DOUBT * float(saved.std()) / len(saved) ** 0.5
+    if float(saved.mean()) <= doubt + _ROUNDING * total:
+        return torch.full((errors.shape[2],), len(errors) - 1)
+    return _least(errors)
+
+
+def _least(errors: Tensor) -> Tensor:
+    """Says which guess errs least in each feature, by shares of the last one's errors.
+
+    A feature's own are drawn towards the mean over all features as if ``_DRAWN`` more rows had
+    judged: few rows say little of one feature.
+    Shapes: (guesses, rows, features) -> (features,).
+    """
+    means = errors.mean(1)
+    varies = means[-1] > 0
+    shares = means / means[-1].where(varies, 1.0)
     everywhere = shares[:, varies].mean(1, keepdim=True)
-    weight = len(check) / (len(check) + _DRAWN)
+    weight = errors.shape[1] / (errors.shape[1] + _DRAWN)
     places = (weight * shares + (1 - weight) * everywhere).argmin(0)
-    return Each(tuple(trial for trial, _ in best.values()), places.where(varies, len(best)))
+    return places.where(varies, len(errors) - 1)
 
 
 def _parts(rows: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -376,21 +431,41 @@ def _parts(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     return fit[:_MOST_FIT], check[:_MOST_CHECK]
 
 
-def _trials(
+def _best(
     decoders: tuple[Decoder, ...],
     views: dict[str, Tensor],
     known: Tensor,
     fit: Tensor,
     check: Tensor,
-) -> Iterator[tuple[Chosen, Tensor]]:
-    """Tries every decoder, reading and setting. Shapes: -> mean squared errors (features,)."""
+) -> list[Chosen]:
+    """Tries every reading and setting, and returns the best of each decoder.
+
+    Decoders that learn each feature by itself are judged on few random sums of many features.
+    """
+    sums, best = _sums(known), dict[Decoder, Chosen]()
     for name, view in views.items():
         features, questions = standardize(view[fit], view[check])
         for decoder in decoders:
-            guesses = decoder.predict_each(features, known[fit], questions)
+            targets = known if decoder.joint else sums
+            guesses = decoder.predict_each(features, targets[fit], questions)
             for setting, guess in zip(decoder.settings, guesses, strict=True):
-                errors = (guess - known[check]).square().mean(0)
-                yield Chosen(decoder, name, setting, float(errors.mean())), errors
+                error = float((guess - targets[check]).square().mean())
+                if decoder not in best or error < best[decoder].error:
+                    best[decoder] = Chosen(decoder, name, setting, error)
+    return list(best.values())
+
+
+def _sums(known: Tensor) -> Tensor:
+    """Returns random sums of many features, whose squares are as large in the mean.
+
+    Shapes: (rows, features) -> (rows, at most ``_SUMS``).
+    Source: Johnson and Lindenstrauss 1984.
+    """
+    if known.shape[1] <= _SUMS:
+        return known
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(known.shape[1], _SUMS, generator=generator) / known.shape[1] ** 0.5
+    return known.matmul(weights)
 
 
 def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:

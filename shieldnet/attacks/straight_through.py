@@ -7,7 +7,14 @@ from torch import Tensor
 
 from shieldnet.attacks.base import Answers, Attack, Behind, Game, defended
 from shieldnet.attacks.decoders import Decoder, KernelRidge, Ridge
-from shieldnet.attacks.inversion import MIN_ROWS, Scale, choose, label_baseline
+from shieldnet.attacks.inversion import (
+    MIN_ROWS,
+    Columns,
+    Scale,
+    choose,
+    label_baseline,
+    surely_best,
+)
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
@@ -56,37 +63,54 @@ class StraightThrough(Attack):
                 )
         require_gradient(game, auxiliary.inputs)
         targets = Examples(targets.name, targets.inputs[:_MOST_TARGETS])
-        scale = Scale.of(auxiliary.inputs)
-        known, sought = scale.apply(auxiliary.inputs), scale.apply(targets.inputs)
         space = Space.of(auxiliary.inputs, self.dimensions)
+        scale = space.scale
+        known, sought = scale.apply(auxiliary.inputs), scale.apply(targets.inputs)
+        if not scale.weights.any():
+            raise NotApplicable("no column of the auxiliary rows varies")
         learned = _readings(game, game.ask(auxiliary))
-        pull = self._best_pull(game, space, learned, known)
+        labels = game.model_labels(auxiliary)
+        pull, by_label_alone = self._best_pull(game, space, learned, known, labels)
         chosen = choose(self.decoders, learned, known, seed=game.seed)
         asked = _readings(game, game.ask(game.nonmembers).first(len(targets)))
         guess = space.inside(chosen.predict(learned, known, asked))
         if pull is not None:
             match = _Match(game, chosen.view, learned[chosen.view], asked[chosen.view])
             guess = self._refined(match, space, guess, pull)
-        means = label_baseline(game.model_labels(auxiliary), known, game.classes)
-        baseline = (means[game.model_labels(game.nonmembers)[: len(targets)]] - sought).square()
+        means = label_baseline(labels, known, game.classes)
+        by_label = means[game.model_labels(game.nonmembers)[: len(targets)]]
+        guess = by_label.where(by_label_alone, guess)
+        errors, baseline = (
+            ((part - sought).square() * scale.weights).sum(1) for part in (guess, by_label)
+        )
         moved = "not moved" if pull is None else f"moved with pull {pull:g}"
+        unused = bool(by_label_alone.all())
         return Outcome(
             findings=(
                 Finding.of(
                     "white_box.inversion",
-                    saved_share((guess - sought).square().sum(1), baseline.sum(1), seed=game.seed),
+                    saved_share(errors, baseline, seed=game.seed),
                     samples=len(targets),
                     baseline=0.0,
                     threat=Threat(auxiliary=len(auxiliary), white_box=True),
-                    source=f"{chosen}, {moved}",
+                    source="the label alone" if unused else f"{chosen}, {moved}",
+                    note="no guess was surely better than the label's" if unused else "",
                 ),
             )
         )
 
     def _best_pull(
-        self, game: Game, space: "Space", learned: dict[str, Tensor], known: Tensor
-    ) -> float | None:
-        """Tries every pull on rows that the decoder has not seen; None is not to move."""
+        self,
+        game: Game,
+        space: "Space",
+        learned: dict[str, Tensor],
+        known: Tensor,
+        labels: Tensor,
+    ) -> tuple[float | None, Tensor]:
+        """Tries every pull on rows that the decoder has not seen; None is not to move.
+
+        Says too which features are best left to the label alone. Shapes: -> (features,) bool.
+        """
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(game.seed))
         count = min(_MOST_PRACTICE, len(known) // 4)
         practice, rest = order[:count], order[count:]
@@ -95,11 +119,12 @@ class StraightThrough(Attack):
         chosen = choose(self.decoders, fit, known[rest], seed=game.seed)
         guess = space.inside(chosen.predict(fit, known[rest], asked))
         match = _Match(game, chosen.view, fit[chosen.view], asked[chosen.view])
-        tried: list[tuple[float, float | None]] = [(_error(guess, known[practice]), None)]
-        for pull in self.pulls:
-            moved = self._refined(match, space, guess, pull)
-            tried.append((_error(moved, known[practice]), pull))
-        return min(tried, key=lambda trial: trial[0])[1]
+        tried: list[tuple[float | None, Tensor]] = [(None, guess)]
+        tried += [(pull, self._refined(match, space, guess, pull)) for pull in self.pulls]
+        pull, best = min(tried, key=lambda trial: _error(trial[1], known[practice]))
+        by_label = label_baseline(labels[rest], known[rest], game.classes)[labels[practice]]
+        errors = (torch.stack([best, by_label]) - known[practice]).square()
+        return pull, surely_best(errors * space.scale.weights) == 1
 
     def _refined(self, match: "_Match", space: "Space", guess: Tensor, pull: float) -> Tensor:
         """Moves guesses towards inputs with the right answer. Shapes: (n, d) -> (n, d), scaled."""
@@ -133,7 +158,7 @@ class Space:
     @classmethod
     def of(cls, inputs: Tensor, dimensions: int) -> "Space":
         """Takes the ``dimensions`` widest directions of the inputs. Shapes: inputs (rows, ...)."""
-        scale = Scale.of(inputs)
+        scale = Columns.of(inputs) if inputs.dim() == 2 else Scale.of(inputs)
         rows = scale.apply(inputs)
         some = rows[:_MOST_ROWS]
         _, lengths, directions = torch.linalg.svd(some, full_matrices=False)

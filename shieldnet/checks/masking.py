@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_each
 from shieldnet.attacks.inversion import Scale
 from shieldnet.checks.attribution import require_gradient
+from shieldnet.data import reference_rows
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.shield import Shield
 from shieldnet.statistics import Interval, mean
 
 _PROBES = 12
 _PAIRS = 500
+_MAX_FEATURES = 20_000
 _STEPS = (0.1, 0.3, 1.0)  # in standard deviations of the inputs
 
 
@@ -35,6 +37,9 @@ class Masking(Attack):
         game.require_classes()
         if not game.shield.defenses:
             raise NotApplicable("there is no defense that could mask a gradient")
+        features = game.nonmembers.inputs[0].numel()
+        if features > _MAX_FEATURES:
+            raise NotApplicable(f"it fits at most {_MAX_FEATURES} features, there are {features}")
         require_gradient(game, game.nonmembers.inputs)
         probes, winners = _least_sure(game)
         bare = game.shield.bare(release="probabilities")
@@ -44,9 +49,10 @@ class Masking(Attack):
             raise NotApplicable("the model is so sure that its own gradient is 0 everywhere")
         probes, winners, true = probes[steep], winners[steep], true[steep]
         reading = _captum_gradient(game.shield, probes, winners).norm(dim=1) / true.norm(dim=1)
+        queries = _Queries.of(game)
         cosines = torch.stack(
             [
-                torch.cosine_similarity(_asked_gradient(game, *probe), gradient, dim=0)
+                torch.cosine_similarity(queries.gradient(*probe), gradient, dim=0)
                 for *probe, gradient in zip(probes, winners, true, strict=True)
             ]
         )
@@ -99,33 +105,43 @@ def _captum_gradient(shield: Shield, probes: Tensor, winners: Tensor) -> Tensor:
     return found.detach().flatten(1).cpu().double().nan_to_num()
 
 
-def _asked_gradient(game: Game, probe: Tensor, winner: Tensor) -> Tensor:
-    """Fits the winner's released probability to random steps around a probe, by queries alone.
+@dataclass(frozen=True)
+class _Queries:
+    """The random steps around a probe, and the least squares that every probe and width share.
 
-    Shapes: probe, one input -> (features,) float64.
+    Shapes: steps (pairs, features); some and all (features, rows): of the first half, and of all.
     """
-    generator = torch.Generator().manual_seed(game.seed)
-    units = Scale.of(game.nonmembers.inputs).deviation
-    noise = torch.randn(_PAIRS, probe.numel(), generator=generator)
-    half = _PAIRS // 2
-    fits: list[tuple[float, Tensor]] = []
-    for width in _STEPS:
-        steps = noise * units * width
-        both = torch.cat([steps, -steps]).reshape(-1, *probe.shape).to(probe) + probe
-        answers = game.shield.distribution(in_batches(game.shield, both))
-        stated = one_row_each(answers)[:, winner].double()
-        change = (stated[:_PAIRS] - stated[_PAIRS:]) / 2
-        steps = steps.double()
-        tried = _fit(steps[:half], change[:half])
-        missed = (change[half:] - steps[half:] @ tried).square().sum()
-        fit = 1 - float(missed / change[half:].square().sum().clamp_min(1e-30))
-        fits.append((fit, _fit(steps, change)))
-    return max(fits, key=lambda pair: pair[0])[1]
 
+    game: Game
+    steps: Tensor
+    some: Tensor
+    all: Tensor
 
-def _fit(steps: Tensor, change: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.lstsq(steps, change.unsqueeze(1), driver="gelsd").solution
-    return found.squeeze(1)
+    @classmethod
+    def of(cls, game: Game) -> "_Queries":
+        reference = reference_rows(game.members, game.nonmembers, game.auxiliary)
+        generator = torch.Generator().manual_seed(game.seed)
+        steps = torch.randn(_PAIRS, reference[0].numel(), generator=generator).double()
+        steps = steps * Scale.of(reference).deviation
+        first = steps[: _PAIRS // 2]
+        return cls(game, steps, torch.linalg.pinv(first), torch.linalg.pinv(steps))
+
+    def gradient(self, probe: Tensor, winner: Tensor) -> Tensor:
+        """Fits the winner's released probability to the steps, by queries alone.
+
+        Shapes: probe, one input -> (features,) float64.
+        """
+        half, fits = _PAIRS // 2, list[tuple[float, Tensor]]()
+        for width in _STEPS:
+            both = torch.cat([self.steps, -self.steps]) * width
+            asked = both.reshape(-1, *probe.shape).to(probe) + probe
+            answers = self.game.shield.distribution(in_batches(self.game.shield, asked))
+            stated = one_row_each(answers)[:, winner].double()
+            change = (stated[:_PAIRS] - stated[_PAIRS:]) / (2 * width)
+            missed = (change[half:] - self.steps[half:] @ (self.some @ change[:half])).square()
+            fit = 1 - float(missed.sum() / change[half:].square().sum().clamp_min(1e-30))
+            fits.append((fit, self.all @ change))
+        return max(fits, key=lambda pair: pair[0])[1]
 
 
 def _least_sure(game: Game) -> tuple[Tensor, Tensor]:

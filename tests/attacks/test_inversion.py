@@ -58,7 +58,7 @@ def test_it_finds_everything_where_the_answer_is_the_input() -> None:
         Examples("nonmembers", rows[100:200], labels[100:200]),
         Examples("auxiliary", rows[200:]),
     )
-    assert Inversion(decoders=QUICK)(game).findings[0].low > 0.95
+    assert Inversion(decoders=QUICK)(game).findings[0].low > 0.9
 
 
 def test_reading_p_sees_far_less_than_reading_its_logarithm(make_game) -> None:

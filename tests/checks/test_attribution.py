@@ -80,6 +80,37 @@ def test_a_linear_gaussian_model_is_estimated_by_its_formula() -> None:
     assert (leak[2:] < 0.05).all()
 
 
+def independent(model: nn.Module, features: int, rows: int) -> Game:
+    inputs = torch.randn(rows, features, generator=torch.Generator().manual_seed(0))
+    return Game(
+        Shield(model),
+        Examples("members", inputs),
+        Examples("nonmembers", inputs[:50]),
+        Examples("auxiliary", inputs),
+    )
+
+
+@pytest.mark.parametrize(("features", "rows"), [(400, 100), (3000, 300)])
+def test_features_that_outnumber_the_rows_are_no_leak(features, rows) -> None:
+    """Ten numbers tell ten of so many features; the sample's own covariance said a third of all."""
+    model = nn.Linear(features, 10)
+    model.weight.data = torch.eye(10, features)
+    model.bias.data = torch.zeros(10).index_fill(0, torch.tensor([3]), 50.0)
+    finding = Attribution()(independent(model, features, rows)).findings[0]
+    assert finding.value == pytest.approx(10 / features, abs=0.02)
+
+
+class Bends(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[:, :3].square() - 1, 9 + 0 * x[:, :1]], 1)
+
+
+def test_a_model_that_no_linear_one_explains_is_not_estimated() -> None:
+    """Its gradient at the mean is 0, and says nothing of what its squares give away."""
+    with pytest.raises(NotApplicable, match="the model is curved: .* explains [0-9]% of"):
+        Attribution()(independent(Bends(), 6, 300))
+
+
 def test_jacobian_rows_are_autograds(digits_model) -> None:
     inputs = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     rows = jacobian_rows(digits_model, inputs, 10)
@@ -107,16 +138,18 @@ class NoGradient(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "inputs", "words"),
+    ("model", "inputs", "classes", "words"),
     [
-        (NoGradient(), torch.rand(50, 1, 4, 4), "no gradient with respect to its input"),
-        (nn.Flatten(), torch.ones(50, 4, dtype=torch.int64), "inputs of torch.int64"),
-        (nn.Flatten(), torch.zeros(50, 3, 80, 80), "19200 features"),
+        (NoGradient(), torch.rand(50, 1, 4, 4), 3, "no gradient with respect to its input"),
+        (nn.Flatten(), torch.ones(50, 4, dtype=torch.int64), 3, "inputs of torch.int64"),
+        (nn.Flatten(), torch.zeros(50, 3, 80, 80), 60, "19200 features and 60 classes"),
     ],
 )
-def test_what_has_no_gradient_or_is_too_large_does_not_apply(model, inputs, words) -> None:
+def test_what_has_no_gradient_or_is_too_large_does_not_apply(model, inputs, classes, words) -> None:
     examples = Examples("auxiliary", inputs)
     game = Game(Shield(model), examples, examples, examples)
-    game._kept[("nonmembers", 1)] = game._kept[("auxiliary", 1)] = Answers(torch.ones(50, 3) / 3)
+    game._kept[("nonmembers", 1)] = game._kept[("auxiliary", 1)] = Answers(
+        torch.ones(50, classes) / classes
+    )
     with pytest.raises(NotApplicable, match=words):
         Attribution()(game)
