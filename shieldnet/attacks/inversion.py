@@ -18,17 +18,18 @@ from shieldnet.attacks.decoders import (
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
-from shieldnet.statistics import Interval, proportion, saved_shares
+from shieldnet.statistics import Interval, proportion, saved_share, saved_shares
 
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
 
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
 _DRAWN = 50  # rows
-_MOST_FIT, _MOST_CHECK = 2000, 1000  # rows to learn from and to judge by, while choosing
+_MOST_FIT, _MOST_CHECK = 1000, 1000  # rows to learn from and to judge by, while choosing
 _SUMS = 64
 _DOUBT = 2.0  # standard errors
 _ROUNDING = 1e-6  # a share below this is no gain
+_COLUMN_RESAMPLES = 500
 _MOST_NAMED = 8
 _MAX_GALLERY = 1000
 _MOST_WORDS = 500
@@ -98,25 +99,23 @@ class Inversion(Attack):
 
         name = "inversion" if self.queries == 1 else f"averaging.{self.queries}"
         columns = game.columns if self.queries == 1 and isinstance(secret, Scale) else ()
-        names = [name, *(f"inversion.column.{column}" for column in columns), f"r2.{name}"]
-        parts = [
-            torch.cat([part.sum(1, keepdim=True), part[:, : len(columns)], total], 1)
-            for part, total in (
-                (errors, errors.sum(1, keepdim=True)),
-                (baseline, by_mean.sum(1, keepdim=True)),
-            )
-        ]
-        shares = saved_shares(*parts, seed=game.seed)
-        scored = [True, *(weights[: len(columns)] > 0).tolist(), True]
+        total = errors.sum(1)
+        scored = (weights[: len(columns)] > 0).nonzero().flatten()
+        shares = saved_shares(
+            errors[:, scored], baseline[:, scored], seed=game.seed, resamples=_COLUMN_RESAMPLES
+        )
         return Outcome(
-            findings=tuple(
-                finding(named, share)
-                for named, share, counts in zip(names, shares, scored, strict=True)
-                if counts
+            findings=(
+                finding(name, saved_share(total, baseline.sum(1), seed=game.seed)),
+                *(
+                    finding(f"inversion.column.{columns[place]}", share)
+                    for place, share in zip(scored.tolist(), shares, strict=True)
+                ),
+                finding(f"r2.{name}", saved_share(total, by_mean.sum(1), seed=game.seed)),
             ),
             untested=_rare(columns, weights),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
-            exposed=(_exposed(name, errors.sum(1), baseline.sum(1)),),
+            exposed=(_exposed(name, total, baseline.sum(1)),),
             reconstructions=(
                 secret.undo(guess).reshape(targets.inputs.shape)
                 if isinstance(secret, Scale)
@@ -231,9 +230,9 @@ class Columns(Scale):
 
 def _usual(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the ends of each column between which all but a few rows lie."""
-    ordered = rows.sort(0).values
     cut = min(math.ceil(_CUT * len(rows)), (len(rows) - 1) // 2)
-    return ordered[cut], ordered[-1 - cut]
+    low, high = (rows.topk(cut + 1, dim=0, largest=largest).values for largest in (False, True))
+    return low[-1], high[-1]
 
 
 @dataclass(frozen=True)
@@ -442,7 +441,7 @@ def _best(
 
     Decoders that learn each feature by itself are judged on few random sums of many features.
     """
-    sums, best = _sums(known), dict[Decoder, Chosen]()
+    sums, best = random_sums(known, _SUMS), dict[Decoder, Chosen]()
     for name, view in views.items():
         features, questions = standardize(view[fit], view[check])
         for decoder in decoders:
@@ -455,16 +454,16 @@ def _best(
     return list(best.values())
 
 
-def _sums(known: Tensor) -> Tensor:
-    """Returns random sums of many features, whose squares are as large in the mean.
+def random_sums(known: Tensor, width: int) -> Tensor:
+    """Returns random sums of many features, as large in the mean, that keep distances.
 
-    Shapes: (rows, features) -> (rows, at most ``_SUMS``).
+    Shapes: (rows, features) -> (rows, at most ``width``).
     Source: Johnson and Lindenstrauss 1984.
     """
-    if known.shape[1] <= _SUMS:
+    if known.shape[1] <= width:
         return known
     generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(known.shape[1], _SUMS, generator=generator) / known.shape[1] ** 0.5
+    weights = torch.randn(known.shape[1], width, generator=generator) / known.shape[1] ** 0.5
     return known.matmul(weights)
 
 

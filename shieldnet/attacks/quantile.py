@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.decoders import KernelRidge, NearestNeighbors, Ridge
-from shieldnet.attacks.inversion import Scale, choose
+from shieldnet.attacks.inversion import Scale, choose, random_sums
 from shieldnet.data import Examples
 
 MIN_ROWS = 100
 """Fewer rows of one's own than this teach nothing of a record's own threshold."""
+_MOST_FEATURES = 256
 
 
 def quantile_scores(
@@ -42,16 +43,18 @@ def quantile_scores(
         missed[judge] = (target[judge] - guess).abs().squeeze(1)
     spread = choose(decoders, known, missed.unsqueeze(1), seed=seed)
     least = float(missed.mean()) / 10 + 1e-6
-    found = {}
-    for name, (examples, value) in asked.items():
-        views = {"inputs": _features(examples, scale, classes)}
-        expected = center.predict(known, target, views).squeeze(1)
-        width = spread.predict(known, missed.unsqueeze(1), views).squeeze(1).clamp_min(least)
-        found[name] = ((value - expected) / width).double()
-    return found
+    views = {
+        "inputs": torch.cat([_features(examples, scale, classes) for examples, _ in asked.values()])
+    }
+    expected = center.predict(known, target, views).squeeze(1)
+    width = spread.predict(known, missed.unsqueeze(1), views).squeeze(1).clamp_min(least)
+    value = torch.cat([value for _, value in asked.values()])
+    sizes = [len(examples) for examples, _ in asked.values()]
+    return dict(zip(asked, ((value - expected) / width).double().split(sizes), strict=True))
 
 
 def _features(examples: Examples, scale: Scale, classes: int) -> Tensor:
-    """Returns inputs and labels as columns. Shapes: -> (rows, features + classes)."""
+    """Returns inputs, or random sums of many, and labels as columns. Shapes: -> (rows, columns)."""
     labels = examples.require_labels(classes)
-    return torch.cat([scale.apply(examples.inputs), nn.functional.one_hot(labels, classes)], 1)
+    inputs = random_sums(scale.apply(examples.inputs), _MOST_FEATURES)
+    return torch.cat([inputs, nn.functional.one_hot(labels, classes)], 1)

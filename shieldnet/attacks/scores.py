@@ -10,7 +10,7 @@ from shieldnet.attacks.base import Answers, Game, defended
 from shieldnet.attacks.likelihood import OFFLINE, info_rmia, lira, lira_offline, symbol_ratio
 from shieldnet.attacks.quantile import MIN_ROWS as QUANTILE_ROWS
 from shieldnet.attacks.quantile import quantile_scores
-from shieldnet.attacks.shadows import COPIES, moved
+from shieldnet.attacks.shadows import COPIES, most_moved, moved
 from shieldnet.data import Examples, reference_rows
 from shieldnet.training.shadow import Shadows
 
@@ -19,7 +19,6 @@ SYMBOLS = 512
 comes again has no frequency to compare."""
 
 _SURE = 3.0  # log odds of p = .95, which one decimal rounds to 1
-_MOST_MOVED = 1000
 _PUPILS = 4  # shadows that stand for the target while the ensemble learns
 
 
@@ -191,7 +190,7 @@ def _moved(game: Game, inputs: Tensor) -> Tensor:
 def _moved_places(game: Game, examples: Examples) -> Tensor:
     every = torch.arange(len(examples))
     chosen = every if game.shadows is None else game.shadows.places.get(examples.name, every)
-    return chosen[:_MOST_MOVED]
+    return chosen[: most_moved(examples.inputs)]
 
 
 @dataclass(frozen=True)

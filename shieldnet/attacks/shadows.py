@@ -29,12 +29,15 @@ COPIES = 16
 """Moved copies of a record that label-only attacks ask about."""
 
 _CHUNK = 8  # models trained as one: fixed, so that the engine cannot change a result
-_MOST_MOVED = 1000
+_MOST_MOVED = 1000  # records whose copies are asked about, fewer of many features
+_MOST_MOVED_NUMBERS = 5 * 10**7
+_LEAST_MOVED = 100
 _MOST_OWNED = 2000
 _PROBE_ROWS = 200
 _REFERENCE_ROWS = 5000  # of each set, for reference models
 _REFERENCE_STEPS = 1500
 _NARROW = 64  # features up to which plain gradient steps learn the most; beyond, they diverge
+_WIDE, _AT_ONCE = 512, 4096  # features that reference models read at most, rows narrowed at once
 _FAR = 10.0  # deviations: no input of a reference model lies further out
 _LEARNED = 0.1  # less often right than the target on their own records, and they are no stand-ins
 
@@ -107,8 +110,11 @@ def trained(
     if order.copies and inputs.is_floating_point():
         reference = reference_rows(order.members, order.nonmembers, order.auxiliary)
         for one in pool:
-            copies = moved(one.inputs[:_MOST_MOVED], reference, order.seed)
+            copies = moved(one.inputs[: most_moved(one.inputs)], reference, order.seed)
             asked[f"moved {one.name}"] = copies.flatten(0, 1)
+    if order.train is None and inputs.is_floating_point() and inputs[0].numel() > _WIDE:
+        narrowed = _Narrowed.of(inputs)
+        inputs, asked = narrowed(inputs), {name: narrowed(part) for name, part in asked.items()}
     train, answer = _way(order, inputs, labels, rows)
     if order.train is not None:
         alone(_probe, train, answer, inputs, labels, order)
@@ -153,6 +159,12 @@ def trained(
         how=_words(order),
         weaker=order.train is None,
     )
+
+
+def most_moved(inputs: Tensor) -> int:
+    """Counts the records whose moved copies are asked about: fewer where each has many numbers."""
+    fit = _MOST_MOVED_NUMBERS // (COPIES * inputs[0].numel())
+    return max(_LEAST_MOVED, min(_MOST_MOVED, fit))
 
 
 def moved(inputs: Tensor, reference: Tensor, seed: int, copies: int = COPIES) -> Tensor:
@@ -252,6 +264,29 @@ def reference(scale: Scale, classes: int, probabilities: bool) -> nn.Module:
         nn.Linear(128, classes),
     ]
     return nn.Sequential(*layers, *([nn.Softmax(-1)] if probabilities else []))
+
+
+class _Narrowed(nn.Module):
+    """Makes few random sums of many features, which keep how far records lie apart.
+
+    Shapes: (rows, ...) -> (rows, ``_WIDE``) float32.
+    Source: Johnson and Lindenstrauss 1984.
+    """
+
+    def __init__(self, scaled: _Standardized, weights: Tensor) -> None:
+        super().__init__()
+        self.scaled, self.weights = scaled, weights
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> "_Narrowed":
+        """Takes the units of the inputs. Shapes: inputs (rows, ...)."""
+        scale, generator = Scale.of(inputs), torch.Generator().manual_seed(0)
+        weights = torch.randn(len(scale.center), _WIDE, generator=generator) / _WIDE**0.5
+        return cls(_Standardized(scale.center, scale.deviation), weights)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts = [self.scaled(part) @ self.weights for part in inputs.split(_AT_ONCE)]
+        return torch.cat(parts)
 
 
 def _way(

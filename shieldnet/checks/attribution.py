@@ -14,7 +14,7 @@ from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.statistics import CONFIDENCE, Interval
 
 _FOLDS = 10
-_MOST_ROWS = 2000
+_LEAST_ROWS, _MOST_ROWS, _MOST_PRODUCTS = 500, 2000, 10**10  # rows, features, classes squared
 _MAX_ENTRIES = 5 * 10**7  # of the largest array (400 MB): classes squared times features or rows
 _LEAST_FIT = 0.5  # of the scores' variance within classes, explained by the linear model
 _MAX_SPREAD = 0.25  # an estimate known less well than this says nothing
@@ -31,8 +31,8 @@ class Attribution(Attack):
     S_c. The diagonals are the leak map; their share of the total, less what the answer loses of the
     label itself, estimates the leakage that ``Inversion`` measures. N is found by predicting the
     clean scores from the released answers: N = V (V - R)^-1 V - V with V their covariance and R
-    what stays unexplained. S_c is never written out, and no row is multiplied by itself where S_c J_c^T is squared: with
-    more features than rows that alone would look like leakage.
+    what stays unexplained. S_c is never written out, and no row is multiplied by itself where
+    S_c J_c^T is squared: with more features than rows that alone would look like leakage.
 
     Attributions are taken on the model behind the shield: through a rounding shield they read 0.
     A magnitude map (Saliency) is not a leak map; plain pixel variance is the null map beside it.
@@ -46,11 +46,13 @@ class Attribution(Attack):
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()
         auxiliary = game.owned()
-        features, rows = auxiliary.inputs[0].numel(), min(_MOST_ROWS, len(auxiliary))
+        features = auxiliary.inputs[0].numel()
+        most = _MOST_PRODUCTS // (features * game.classes**2)
+        rows = min(len(auxiliary), max(_LEAST_ROWS, min(_MOST_ROWS, most)))
         if game.classes**2 * max(features, rows) > _MAX_ENTRIES:
             raise NotApplicable(f"{features} features and {game.classes} classes are too many")
         require_gradient(game, auxiliary.inputs)
-        model = _Linearized.of(game)
+        model = _Linearized.of(game, rows)
         if not model.fit >= _LEAST_FIT:
             raise NotApplicable(
                 f"the model is curved: one that is linear around each class explains "
@@ -133,7 +135,7 @@ def jacobian_rows(model: nn.Module, inputs: Tensor, classes: int) -> Tensor:
 class _Linearized:
     """The model, linear around each class mean, and the answers about the auxiliary rows.
 
-    Shapes: labels (n,); within (n, d), inputs less the mean of their class, scaled; inputs (n, d);
+    Shapes: labels (n,); inputs (n, d), scaled; within and squares, less the mean of their class;
     scores and released (n, ...); rows (K, K, d); told (K, n, K), what each class's rows say of
     each input; gains (K, d, K), sums over all inputs of input times what is told of it; curved
     (n, K), what the linear model misses of the scores. fit: the share that it does not miss.
@@ -148,16 +150,17 @@ class _Linearized:
     told: Tensor
     gains: Tensor
     curved: Tensor
+    squares: Tensor
     fit: float
 
     @classmethod
-    def of(cls, game: Game) -> "_Linearized":
+    def of(cls, game: Game, count: int) -> "_Linearized":
         owned = game.owned()
-        auxiliary = owned.inputs[:_MOST_ROWS]
+        auxiliary = owned.inputs[:count]
         scale = Scale.of(owned.inputs)
         inputs = scale.apply(auxiliary).double()
-        labels = game.model_labels(owned)[:_MOST_ROWS]
-        answers = game.ask(owned).first(_MOST_ROWS)
+        labels = game.model_labels(owned)[:count]
+        answers = game.ask(owned).first(count)
         winner = nn.functional.one_hot(answers.distribution.argmax(-1), game.classes)
         released = torch.cat([*game.views(answers).values(), winner], -1)
         means = label_means(labels, inputs, game.classes)
@@ -176,41 +179,52 @@ class _Linearized:
         gains = within.T @ told
         curved = spread - told[labels, torch.arange(len(labels))]
         fit = 1 - float(curved.square().sum() / spread.square().sum().clamp_min(1e-30))
-        return cls(inputs, labels, scores, released.float(), within, rows, told, gains, curved, fit)
+        squares = within.square()
+        return cls(
+            inputs,
+            labels,
+            scores,
+            released.float(),
+            within,
+            rows,
+            told,
+            gains,
+            curved,
+            squares,
+            fit,
+        )
 
     def estimate(self, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns explained and total variance per feature, and the label's loss (all summed).
 
         Shapes: keep (n,) bool -> (d,), (d,), ().
         """
-        labels, within = self.labels[keep], self.within[keep]
-        classes, count = self.rows.shape[0], int(keep.sum())
+        labels, kept = self.labels[keep], keep.nonzero().flatten()
+        classes, count = self.rows.shape[0], len(kept)
         means = label_means(labels, self.inputs[keep], classes)
         noise, label_error = self._noise(keep, labels, classes)
-        curved = self.curved[keep]
-        noise = noise + curved.T @ curved / count
-        squares = within.square()
-        everywhere, total = squares.mean(0), torch.zeros_like(within[0])
-        explained = torch.zeros_like(within[0])
-        left_out = self.within[~keep].T
+        noise = noise + self.curved[keep].T @ self.curved[keep] / count
+        features, left_out = self.within.shape[1], self.within[~keep].T
+        explained = torch.zeros(features, dtype=torch.float64)
+        by_itself, whole = torch.zeros(2, len(self.within), dtype=torch.float64)
         for label, own in enumerate(torch.bincount(labels, minlength=classes).tolist()):
             if own == 0:
                 continue
             # A class with few rows for its many features borrows the covariance of all.
-            borrowed = within.shape[1] / (within.shape[1] + 10 * own)
-            mine, share = labels == label, own / count
-            told = self.told[label]
+            borrowed = features / (features + 10 * own)
+            told, mine, share = self.told[label], kept[labels == label], own / count
             pooled = (self.gains[label] - left_out @ told[~keep]) / count
-            told = told[keep]
-            gain = borrowed * pooled + (1 - borrowed) / own * within[mine].T @ told[mine]
-            weights = borrowed / count + (1 - borrowed) / own * mine.double()
+            gain = borrowed * pooled + (1 - borrowed) / own * self.within[mine].T @ told[mine]
+            weights = borrowed / count * keep.double()
+            weights[mine] += (1 - borrowed) / own
             heard = (told.T * weights) @ told
             solved = torch.linalg.pinv(heard + noise, rtol=1e-9, hermitian=True)
-            by_itself = weights.square() * (told @ solved * told).sum(1)
-            explained += share * (gain @ solved * gain).sum(1) / (1 - weights.square().sum())
-            explained -= share * (by_itself @ squares) / (1 - weights.square().sum())
-            total += share * (borrowed * everywhere + (1 - borrowed) * squares[mine].mean(0))
-        return explained, total, (means.T @ label_error @ means).trace()
+            pairs = 1 - weights.square().sum()
+            explained += share / pairs * (gain @ solved * gain).sum(1)
+            by_itself += share / pairs * weights.square() * (told @ solved * told).sum(1)
+            whole += share * weights
+        explained -= by_itself @ self.squares
+        return explained, whole @ self.squares, (label_error @ means * means).sum()
 
     def _noise(self, keep: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Returns covariances: of the answers' noise on the scores, of what they hide of the label.
