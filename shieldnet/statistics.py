@@ -214,7 +214,10 @@ def tpr_at_fpr(
 
 @dataclass(frozen=True)
 class Curve:
-    """Holds a receiver operating curve with a band: what was found at each false-positive rate."""
+    """Holds a receiver operating curve with a band: what was found at each false-positive rate.
+
+    Of a calibration: the share of answers that are right (tpr) at each confidence (fpr).
+    """
 
     fpr: tuple[float, ...]
     tpr: tuple[float, ...]

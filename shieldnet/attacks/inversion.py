@@ -1,6 +1,7 @@
 """Turning answers back into inputs: how much closer does an answer bring than its label alone?"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,7 @@ _SUMS = 64
 _DOUBT = 2.0  # standard errors
 _ROUNDING = 1e-6  # a share below this is no gain
 _COLUMN_RESAMPLES = 500
+_MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 1.645  # to bound what is given away of one record
 _MOST_NAMED = 8
 _MAX_GALLERY = 1000
 _MOST_WORDS = 500
@@ -47,8 +49,9 @@ class Inversion(Attack):
     decoder that sees the model's label alone: 0 means that the answer gives no more away than its
     label, 1 that it gives everything.
 
-    ``r2.inversion`` is the same over the mean input instead of the label's. Values and embeddings
-    have no label: the mean is the baseline.
+    ``inversion.records`` is the share of records of which more than half is surely given away: of
+    each, the features are the sample. ``r2.inversion`` is the leakage over the mean input instead
+    of the label's. Values and embeddings have no label: the mean is the baseline.
 
     queries: answers about each row, averaged. Pictures are scored in one unit for all pixels,
     tables in the units and weights of ``Columns``, texts by the words that occur in them. Columns
@@ -112,6 +115,7 @@ class Inversion(Attack):
                     for place, share in zip(scored.tolist(), shares, strict=True)
                 ),
                 finding(f"r2.{name}", saved_share(total, by_mean.sum(1), seed=game.seed)),
+                *self._of_records(finding, errors, baseline),
             ),
             untested=_rare(columns, weights),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
@@ -122,6 +126,15 @@ class Inversion(Attack):
                 else None
             ),
         )
+
+    def _of_records(
+        self, finding: Callable[[str, Interval], Finding], errors: Tensor, baseline: Tensor
+    ) -> tuple[Finding, ...]:
+        """Counts the records of which more than half is given away, each by its own lower bound."""
+        if self.queries > 1 or errors.shape[1] < _MIN_FEATURES:
+            return ()
+        read = record_bounds(errors, baseline) > _MUCH
+        return (finding("inversion.records", proportion(float(read.sum()), len(read))),)
 
     def _drawing(self, shape: torch.Size) -> tuple[Decoder, ...]:
         is_picture = len(shape) == 3 and min(shape[1:]) >= _SMALLEST_PICTURE
@@ -525,6 +538,19 @@ def label_baseline(labels: Tensor, known: Tensor, classes: int) -> Tensor:
     own = (spread - noise * (1 / counts[present]).mean()).clamp_min(0)
     weight = own / (own + noise / counts.clamp_min(1)).clamp_min(1e-30)
     return center + weight.unsqueeze(1) * (means - center)
+
+
+def record_bounds(errors: Tensor, baseline: Tensor) -> Tensor:
+    """Returns lower bounds (95 %) of what is given away of each record beyond its label.
+
+    Its features are the sample: of few that depend on each other the bound is too sure.
+    Shapes: errors and baseline (records, features), squared -> (records,).
+    """
+    total = baseline.sum(1).clamp_min(1e-30)
+    ratio = errors.sum(1) / total
+    spread = (errors - ratio.unsqueeze(1) * baseline).norm(dim=1) / total
+    bound: Tensor = 1 - ratio - _ONE_SIDED * spread
+    return bound
 
 
 def share_per_feature(errors: Tensor, baseline: Tensor) -> Tensor:

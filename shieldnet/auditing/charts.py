@@ -1,4 +1,4 @@
-"""What is drawn of a report, as Vega-Lite: bounds on one axis, ROC curves, utility and columns."""
+"""What is drawn of a report, as Vega-Lite: bounds, ROC curves, calibration, utility, columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -42,6 +42,7 @@ def charts(report: Document) -> dict[str, Spec]:
     found = {
         "bounds": _bounds(report),
         "roc": _roc(report),
+        "calibration": _calibration(report),
         "tradeoff": _tradeoff(report),
         "columns": _columns(report),
     }
@@ -162,16 +163,17 @@ def _bounds(report: Document) -> Spec | None:
 
 
 def _bound_rows(report: Document, subject: Document) -> Iterator[Spec]:
+    judgments = subject["verdict"]["judgments"]
+    decided = {one["finding"] for one in judgments if one["outcome"] != "pass"}
     for finding in subject["findings"]:
         shown = (words for name, words in _SHOWN.items() if goes_by(finding["name"], name))
-        label = next(shown, None)
+        label = next(shown, finding["name"] if finding["name"] in decided else None)
         if label is None:
             continue
         limits = [
             value
             for name, value in report["policy"].items()
-            if name.startswith("max_")
-            and any(concerns(finding["name"], pattern) for pattern in FINDINGS.get(name, ()))
+            if any(concerns(finding["name"], pattern) for pattern in FINDINGS.get(name, ()))
         ]
         kept = ("value", "low", "high", "baseline", "ceiling", "samples", "source")
         yield {
@@ -192,6 +194,7 @@ def _roc(report: Document) -> Spec | None:
         }
         for subject in report["subjects"]
         for about, curve in subject.get("curves", {}).items()
+        if about != "calibration"
         for point in zip(*(curve[part] for part in ("fpr", "tpr", "low", "high")), strict=True)
     ]
     if not rows:
@@ -281,6 +284,58 @@ def _proven(report: Document, least: float) -> list[tuple[float, float]]:
     guarantee = Guarantee.read(report["guarantee"])
     rates = [min(1.0, float(rate)) for rate in np.geomspace(least, 1, 30)]
     return [(rate, guarantee.distinguish(rate)) for rate in rates]
+
+
+def _calibration(report: Document) -> Spec | None:
+    """Draws the share of answers that are right against their confidence, beside the diagonal."""
+    rows = [
+        {
+            "subject": subject["name"],
+            **dict(zip(("sure", "right", "low", "high"), point, strict=True)),
+        }
+        for subject in report["subjects"]
+        for about, curve in subject.get("curves", {}).items()
+        if about == "calibration"
+        for point in zip(*(curve[part] for part in ("fpr", "tpr", "low", "high")), strict=True)
+    ]
+    if not rows:
+        return None
+    names = [subject["name"] for subject in report["subjects"]]
+    least = min(0.9, *(min(row["sure"], row["low"]) for row in rows))
+    scale = {"domain": [least, 1], "clamp": True}
+    x: Spec = {"field": "sure", "type": "quantitative", "title": "confidence", "scale": scale}
+    y: Spec = {"field": "right", "type": "quantitative", "title": "share right", "scale": scale}
+    tooltip = [
+        {"field": "subject", "title": "shield"},
+        {"field": "sure", "title": "confidence", "format": _PERCENT},
+        {"field": "right", "title": "share right", "format": _PERCENT},
+        {"field": "low", "title": "at least", "format": _PERCENT},
+        {"field": "high", "title": "at most", "format": _PERCENT},
+    ]
+    here: Spec = {"x": x, "y": y, "color": _color(names), "tooltip": tooltip}
+    return {
+        "description": "The share of answers that are right against their confidence, with 95 % "
+        "intervals, beside the diagonal.",
+        "height": 260,
+        "data": {"values": rows},
+        "layer": [
+            {
+                "data": {"values": [{"sure": end, "right": end} for end in (least, 1)]},
+                "mark": {"type": "line", "color": _INK, "opacity": 0.55, "strokeDash": [3, 4]},
+                "encoding": {"x": x, "y": y},
+            },
+            {
+                "transform": [{"filter": _CHOSEN}],
+                "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.5},
+                "encoding": {**here, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+            },
+            {
+                "transform": [{"filter": _CHOSEN}],
+                "mark": {"type": "line", "point": {"size": 50, "filled": True}},
+                "encoding": here,
+            },
+        ],
+    }
 
 
 def _tradeoff(report: Document) -> Spec | None:

@@ -32,6 +32,8 @@ LEAKS = (
     "attribute.*.gain",
     "extraction.fidelity",
     "class_inversion",
+    "inversion.records",
+    "calibration.ece",
 )
 """Findings of which more is worse, as a policy's limits name them. Single attacks are left out: the
 worst of them is there, and each more comparison would hide a little more of the others."""
@@ -54,7 +56,8 @@ class Difference:
 
     def __str__(self) -> str:
         moved = f"{self.change:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-        said = "" if self.direction == "not comparable" else f" ({moved})"
+        is_number = self.direction != "not comparable" and math.isfinite(self.change)
+        said = f" ({moved})" if is_number else ""
         return f"{self.shield}: {self.name} {self.before} -> {self.after}{said}"
 
 
@@ -79,7 +82,7 @@ class Comparison:
     def require(self) -> None:
         """Returns if nothing is worse; raises PolicyFailed or PolicyInconclusive with what is."""
         if self.outcome == "fail":
-            raise PolicyFailed(f"This release gives more away than the last:\n{self}")
+            raise PolicyFailed(f"This release is worse than the last:\n{self}")
         if self.outcome == "inconclusive":
             raise PolicyInconclusive(f"Something cannot be compared:\n{self}")
 

@@ -1,17 +1,20 @@
 """What a report has to say on the items that auditors ask about: evidence, never compliance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shieldnet.finding import Finding, goes_by
+from shieldnet.auditing.policy import concerns
+from shieldnet.finding import Finding
 from shieldnet.price import Price, rounded_up
 from shieldnet.training.accountant import Guarantee
 
-Status = Literal["evidence", "not evidenced", "not applicable"]
+Status = Literal["evidence for", "evidence against", "not evidenced", "not applicable"]
 
 AISVS = "OWASP AISVS 1.0"
 ATLAS = "MITRE ATLAS"
+NIST = "NIST AI 100-2e2025"
+EDPB = "EDPB Opinion 28/2024"
 
 _SERVED = "it is a matter of where the model is served, which an audit of answers cannot see"
 _EVASION = "no attack here changes an input to be misread; see the robust accuracy of finetune"
@@ -31,13 +34,17 @@ class Evidence:
 
 @dataclass(frozen=True)
 class _Item:
-    """An item of a standard. speaks: names of findings, or beginnings that end in a dot."""
+    """An item of a standard. speaks: names of findings, or beginnings that end in a dot.
+
+    asks_to_measure: whether it asks for no more than a measurement, whatever that says.
+    """
 
     standard: str
     item: str
     asks: str
     speaks: tuple[str, ...] = ()
     missing: str = "nothing that speaks to it was measured"
+    asks_to_measure: bool = False
 
 
 _MEMBERSHIP = (
@@ -46,7 +53,11 @@ _MEMBERSHIP = (
     "membership.tpr_at_fpr_1e-3",
     "membership.worst_group.auc",
     "membership.canaries.auc",
-    "membership.blind",
+)
+_SINGLED_OUT = (
+    "membership.tpr_at_fpr_1e-2",
+    "membership.tpr_at_fpr_1e-3",
+    "membership.canaries.tpr_at_fpr_1e-2",
 )
 _INVERSION = ("inversion", "averaging.", "white_box.inversion", "reidentification")
 
@@ -56,14 +67,15 @@ _ITEMS = (
         "11.1.3",
         "the model is evaluated against the known attacks on its kind of data",
         (*_INVERSION, "membership.auc", "attribute.", "extraction.fidelity", "class_inversion"),
+        asks_to_measure=True,
     ),
     _Item(AISVS, "11.1.4", "the model withstands adversarial inputs", missing=_EVASION),
     _Item(
         AISVS,
         "11.2.1",
         "sensitive attributes that can be inferred are not returned",
-        ("attribute.",),
-        "no column was named in sensitive=",
+        ("attribute.*.gain",),
+        "no column was named in sensitive= (--sensitive)",
     ),
     _Item(
         AISVS,
@@ -71,12 +83,14 @@ _ITEMS = (
         "limits on queries, for each caller and in all, are sized to the extraction threat",
         ("extraction.fidelity", "extraction.fidelity."),
         "extraction was not measured; and the limits are set where the model is served",
+        asks_to_measure=True,
     ),
     _Item(
         AISVS,
         "11.2.3",
         "outputs are calibrated against overconfidence",
-        missing="calibration of the released confidences is not measured",
+        ("calibration.overconfidence",),
+        "calibration of the released confidences was not measured",
     ),
     _Item(
         AISVS,
@@ -101,13 +115,34 @@ _ITEMS = (
         "the answers are not bounded, and extraction was not measured",
     ),
     _Item(AISVS, "11.3.4", "a detection triggers a response", missing=_SERVED),
+    _Item(ATLAS, "AML.T0005", "nobody creates a proxy of the model", ("extraction.fidelity",)),
+    _Item(ATLAS, "AML.T0024.000", "nobody infers membership in the training data", _MEMBERSHIP),
+    _Item(ATLAS, "AML.T0024.001", "nobody inverts the model", (*_INVERSION, "class_inversion")),
+    _Item(ATLAS, "AML.T0024.002", "nobody extracts the model", ("extraction.fidelity",)),
+    _Item(ATLAS, "AML.T0043", "nobody crafts adversarial data", missing=_EVASION),
+    _Item(NIST, "NISTAML.031", "the model is not extracted", ("extraction.fidelity",)),
+    _Item(NIST, "NISTAML.032", "data are not reconstructed", (*_INVERSION, "attribute.*.gain")),
+    _Item(NIST, "NISTAML.033", "membership is not inferred", _MEMBERSHIP),
     _Item(
-        ATLAS, "AML.T0005", "create a proxy of the model", ("extraction.", "extraction.fidelity.")
+        NIST,
+        "NISTAML.034",
+        "properties of the training data are not inferred",
+        missing="no attack here asks about the training set as a whole",
     ),
-    _Item(ATLAS, "AML.T0024.000", "infer membership in the training data", _MEMBERSHIP),
-    _Item(ATLAS, "AML.T0024.001", "invert the model", (*_INVERSION, "class_inversion")),
-    _Item(ATLAS, "AML.T0024.002", "extract the model", ("extraction.",)),
-    _Item(ATLAS, "AML.T0043", "craft adversarial data", missing=_EVASION),
+    _Item(
+        EDPB,
+        "extraction",
+        "data of the persons who trained the model cannot be extracted from it, not even with "
+        "some probability",
+        (*_SINGLED_OUT, "attribute_inference.*.members_over_nonmembers"),
+        "it takes 300 nonmembers with labels to say what share of the persons is singled out",
+    ),
+    _Item(
+        EDPB,
+        "queries",
+        "nobody obtains data of a person through queries, on purpose or not",
+        ("inversion.records", "reidentification", "attribute.*.gain"),
+    ),
 )
 
 
@@ -118,15 +153,21 @@ def evidence(
     *,
     is_table: bool = True,
     has_classes: bool = True,
+    broken: Mapping[str, str] | None = None,
 ) -> tuple[Evidence, ...]:
-    """Lists every item with the findings that speak to it, or with why there are none.
+    """Lists every item with the findings that speak for or against it, or with why there are none.
 
+    Against it speaks an attack that surely did better than its baseline, a limit that is broken,
+    and a measurement above its own proven bound. For it, that whoever tried did not.
     is_table: whether the inputs have columns that could be sensitive. has_classes: whether answers
     are scores of classes, without which there is no membership by scores and no extraction.
-    Source: OWASP AISVS 1.0, chapter C11; MITRE ATLAS. Items in our own words.
+    broken: the limits that the policy found broken, by the names of findings.
+    Source: OWASP AISVS 1.0, chapter C11; MITRE ATLAS; NIST AI 100-2e2025; EDPB Opinion 28/2024,
+        both conditions of anonymity. Items in our own words.
     """
     return tuple(
-        _spoken_to(item, findings, price, guarantee, is_table, has_classes) for item in _ITEMS
+        _spoken_to(item, findings, price, guarantee, is_table, has_classes, broken or {})
+        for item in _ITEMS
     )
 
 
@@ -137,40 +178,60 @@ def _spoken_to(
     guarantee: Guarantee | None,
     is_table: bool,
     has_classes: bool,
+    broken: Mapping[str, str],
 ) -> Evidence:
-    found = [one for one in findings if any(goes_by(one.name, name) for name in item.speaks)]
+    found = [one for one in findings if any(concerns(one.name, name) for name in item.speaks)]
     claims = []
-    if item.item == "11.2.4" and guarantee is not None:
-        claims.append(f"proven of the training: {guarantee.words}")
+    if item.item == "11.2.4":
+        if guarantee is None:
+            found = []
+        else:
+            claims.append(f"proven of the training: {guarantee.words}")
     if item.item == "11.3.2" and price.bits < float("inf"):
         claims.append(f"proven: at most {rounded_up(price.bits)} bits an answer")
-    said = [*claims, *(_said(one) for one in found)]
-    if said:
-        status: Status = "evidence"
-        return Evidence(
-            item.standard,
-            item.item,
-            item.asks,
-            status,
-            "; ".join(said),
-            tuple(one.name for one in found),
-        )
+    said = [*claims, *(_said(one, broken.get(one.name, "")) for one in found)]
     reason = _inapplicable(item, is_table, has_classes)
-    status = "not applicable" if reason else "not evidenced"
-    return Evidence(item.standard, item.item, item.asks, status, reason or item.missing)
+    status: Status = "not applicable" if reason else "not evidenced"
+    if said:
+        is_against = any(_against(item, one, one.name in broken) for one in found)
+        status = "evidence against" if is_against else "evidence for"
+    words = "; ".join(said) or reason or item.missing
+    names = tuple(one.name for one in found)
+    return Evidence(item.standard, item.item, item.asks, status, words, names)
 
 
-def _said(finding: Finding) -> str:
+def _against(item: _Item, finding: Finding, is_broken: bool) -> bool:
+    """Says whether a finding speaks against what an item asks."""
+    if finding.crosses_proof:
+        return True
+    if item.asks_to_measure:
+        return False
+    # A lower bound on the training's epsilon says nothing against it below the proven one.
+    is_bound = finding.ceiling is not None and finding.name.startswith("one_run.")
+    return is_broken or (finding.low > finding.baseline and not is_bound)
+
+
+def _said(finding: Finding, broken: str) -> str:
     beyond = ""
     if finding.low > finding.baseline:
         beyond = f", above its baseline of {finding.baseline:.3f}"
-    return f"{finding.name} {finding}{beyond}"
+    return f"{finding.name} {finding}{beyond}{f', which breaks {broken}' if broken else ''}"
 
 
 def _inapplicable(item: _Item, is_table: bool, has_classes: bool) -> str:
     if item.item == "11.2.1" and not is_table:
         return "the inputs are no table: no column could be sensitive"
-    about_classes = {"11.2.5", "11.2.2", "AML.T0005", "AML.T0024.000", "AML.T0024.002"}
+    about_classes = {
+        "11.2.2",
+        "11.2.3",
+        "11.2.5",
+        "AML.T0005",
+        "AML.T0024.000",
+        "AML.T0024.002",
+        "NISTAML.031",
+        "NISTAML.033",
+        "extraction",
+    }
     if item.item in about_classes and not has_classes:
         return "the answers are no scores of classes, which these attacks read"
     return ""

@@ -77,8 +77,11 @@ def _report(report: Document) -> Iterator[str]:
         ],
     )
     yield "\n</details>\n"
-    yield "<details><summary>Evidence on OWASP AISVS 1.0 and MITRE ATLAS</summary>\n"
-    yield "Evidence, never a claim of compliance.\n"
+    yield "<details><summary>Evidence for an auditor</summary>\n"
+    yield (
+        "On OWASP AISVS 1.0, MITRE ATLAS, NIST AI 100-2e2025 and EDPB Opinion 28/2024; evidence, "
+        "never a claim of compliance.\n"
+    )
     yield from _table(
         ("item", "asks that", "status", "what speaks to it"),
         [

@@ -23,7 +23,8 @@ def as_junit(document: Document) -> str:
     """Writes a test suite for each shield, with a test case for each judgment.
 
     A limit that fails is a failure, one that cannot be told an error: neither lets a build pass.
-    What was not tested is skipped, with the reason.
+    What was not tested is skipped, with the reason. Names hold no measured number: a test is the
+    same from run to run.
     """
     root = ElementTree.Element("testsuites", name="shieldnet")
     for report in document["reports"]:
@@ -81,19 +82,25 @@ def _suite(report: Document, subject: Document) -> ElementTree.Element:
         time=f"{sum(subject['durations_s'].values()):.2f}",
     )
     for judgment in judgments:
-        case = _case(suite, subject, judgment["words"])
+        case = _case(suite, subject, f"{judgment['limit']}: {judgment['finding']}")
         if judgment["outcome"] != "pass":
             tag = "failure" if judgment["outcome"] == "fail" else "error"
             words = _writable(judgment["words"])
             ElementTree.SubElement(case, tag, type=judgment["limit"], message=words).text = words
     for line in untested:
-        ElementTree.SubElement(_case(suite, subject, line), "skipped", message=_writable(line))
+        case = _case(suite, subject, _without_numbers(f"not tested: {line.partition(': ')[0]}"))
+        ElementTree.SubElement(case, "skipped", message=_writable(line))
     return suite
 
 
 def _case(suite: ElementTree.Element, subject: Document, name: str) -> ElementTree.Element:
     place = _writable(f"shieldnet.{subject['name']}")
     return ElementTree.SubElement(suite, "testcase", classname=place, name=_writable(name))
+
+
+def _without_numbers(name: str) -> str:
+    """Keeps a name the same from run to run: counts in it become N."""
+    return re.sub(r"(?<![\w.-])\d[\d,]*(?![\w.-])", "N", name)
 
 
 def _writable(words: str) -> str:
@@ -110,8 +117,7 @@ def _result(
 ) -> dict[str, Any]:
     kind, level = _LEVELS[judgment["outcome"]]
     place = f"{report['title']}/{subject['name']}"
-    concerns = judgment["words"].split(" ")[0]
-    mark = sha256(f"{place}/{judgment['limit']}/{concerns}".encode()).hexdigest()
+    mark = sha256(f"{place}/{judgment['limit']}/{judgment['finding']}".encode()).hexdigest()
     return {
         "ruleId": judgment["limit"],
         "ruleIndex": rules.index(judgment["limit"]),

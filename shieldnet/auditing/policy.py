@@ -31,6 +31,7 @@ FINDINGS = MappingProxyType(
         "max_canary_tpr_at_fpr_1e-2": ("membership.canaries.tpr_at_fpr_1e-2",),
         "max_attribute_gain": ("attribute.*.gain",),
         "max_extraction_fidelity": ("extraction.fidelity",),
+        "max_calibration_error": ("calibration.ece",),
         "min_accuracy": ("accuracy",),
         "min_agreement": ("agreement",),
     }
@@ -61,11 +62,12 @@ _OF_STEPS = (
 
 @dataclass(frozen=True)
 class Judgment:
-    """Holds what one limit says of one finding or price."""
+    """Holds what one limit says of one finding or price. finding: its name, or of the claim."""
 
     limit: str
     outcome: Outcome
     words: str
+    finding: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ class Verdict:
     """Holds all judgments; its outcome is the worst of them. It is true only where all pass."""
 
     judgments: tuple[Judgment, ...]
+
+    @property
+    def broken(self) -> tuple[Judgment, ...]:
+        """Returns what is broken, and then what cannot be told."""
+        ranked = {"fail": 0, "inconclusive": 1}
+        kept = (one for one in self.judgments if one.outcome in ranked)
+        return tuple(sorted(kept, key=lambda one: ranked[one.outcome]))
 
     @property
     def outcome(self) -> Outcome:
@@ -88,8 +97,11 @@ class Verdict:
         return "\n".join(f"{one.outcome:>12}  {one.words}" for one in self.judgments)
 
     def __repr__(self) -> str:
-        broken = [one.words for one in self.judgments if one.outcome == self.outcome != "pass"]
-        return f"<{self.outcome}{': ' if broken else ''}{'; '.join(broken)}>"
+        lines = [
+            one.words if one.outcome == self.outcome else f"{one.words} ({one.outcome})"
+            for one in self.broken
+        ]
+        return f"<{self.outcome}: {'; '.join(lines)}>" if lines else f"<{self.outcome}>"
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,7 @@ class Policy:
             for limit, value in limits.items():
                 if not named:
                     words = f"no subgroup was given; {limit} = {value:g} of every one asks for it"
-                    yield Judgment(limit, "fail", words)
+                    yield Judgment(limit, "fail", words, OF_GROUPS[limit].format(group))
                 for one in named:
                     yield from _measured(limit, value, measured, (OF_GROUPS[limit].format(one),))
 
@@ -221,15 +233,15 @@ def _measured(
     ]
     if not concerned:
         words = f"{patterns[0]} was not measured; {limit} = {value:g} asks for it"
-        yield Judgment(limit, "fail", words)
+        yield Judgment(limit, "fail", words, patterns[0].rstrip("."))
     for one in concerned:
         yield _judge(limit, value, one)
 
 
 def _required(name: str, findings: Sequence[Finding]) -> Judgment:
     if any(goes_by(one.name, name) for one in findings):
-        return Judgment("required", "pass", f"{name} was measured, as required")
-    return Judgment("required", "fail", f"{name} was not measured; it is required")
+        return Judgment("required", "pass", f"{name} was measured, as required", name)
+    return Judgment("required", "fail", f"{name} was not measured; it is required", name)
 
 
 def _judge(name: str, limit: float, finding: Finding) -> Judgment:
@@ -237,21 +249,24 @@ def _judge(name: str, limit: float, finding: Finding) -> Judgment:
     kept = finding.low >= limit if least else finding.high <= limit
     broken = finding.high < limit if least else finding.low > limit
     outcome: Outcome = "pass" if kept else "fail" if broken else "inconclusive"
-    return Judgment(name, outcome, f"{finding.name} {finding}, {name} = {limit:g}")
+    words = f"{finding.name} {finding}, {name} = {limit:g}"
+    return Judgment(name, outcome, words, finding.name)
 
 
 def _proven(name: str, limit: float, price: Price, guarantee: Guarantee | None) -> Judgment:
     if name == "max_epsilon":
         if guarantee is None:
-            return Judgment(name, "fail", f"{name} = {limit:g}, but nothing is proven of training")
+            words = f"{name} = {limit:g}, but nothing is proven of training"
+            return Judgment(name, "fail", words, "guarantee")
         if guarantee.scope == "steps":
-            return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}")
-        value, claims = guarantee.epsilon, "the guarantee"
+            return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
+        value, claims = guarantee.epsilon, "guarantee"
     else:
         value = price.bits if name == "max_bits_per_answer" else price.mu
-        claims = "the certificate"
+        claims = "certificate"
     outcome: Outcome = "pass" if value <= limit else "fail"
-    return Judgment(name, outcome, f"{name} = {limit:g}, {claims} says {value:.2f}")
+    words = f"{name} = {limit:g}, the {claims} says {value:.2f}"
+    return Judgment(name, outcome, words, claims)
 
 
 def _crossed(finding: Finding) -> Judgment:
@@ -259,4 +274,4 @@ def _crossed(finding: Finding) -> Judgment:
         f"{finding.name}: measured at least {finding.low:.3f}, proven at most "
         f"{finding.ceiling:.3f}: the defense, the accountant or the attack is wrong"
     )
-    return Judgment("proof", "fail", words)
+    return Judgment("proof", "fail", words, finding.name)

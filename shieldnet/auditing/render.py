@@ -104,6 +104,13 @@ def _panel(report: Mapping[str, Any], place: int) -> dict[str, Any]:
     if leak is not None:  # the worst of one answer and of many averaged
         by_name["leakage"] = leak
     judged = subject["name"] != "bare" or len(report["subjects"]) == 1
+    decided = [
+        one["finding"] for one in subject["verdict"]["judgments"] if one["outcome"] != "pass"
+    ]
+    shown = dict(_HEADLINES)
+    if leak is not None:
+        shown[leak["name"]] = shown["leakage"]
+    titles = {**dict(_HEADLINES), **{name: name for name in decided if name not in shown}}
     return {
         "curves": {},
         "exposed": [],
@@ -113,7 +120,7 @@ def _panel(report: Mapping[str, Any], place: int) -> dict[str, Any]:
         "color": COLORS[place % len(COLORS)],
         "judged": judged,
         "by_name": by_name,
-        "headlines": [(title, by_name[name]) for name, title in _HEADLINES if name in by_name],
+        "headlines": [(title, by_name[name]) for name, title in titles.items() if name in by_name],
         "read": read_from(report, subject),
         "map": leak_map(report, subject),
         "class_pictures": class_pictures(report, subject),
@@ -130,18 +137,24 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     ]
     outcome = report["outcome"]
     decisive = [(name, one) for name, one in judgments if one["outcome"] == outcome]
-    count = f"{len(decisive)} of {len(judgments)} limits"
+    first = f"{decisive[0][0]}: {decisive[0][1]['words']}"
+    more = f" ({len(decisive)} of {len(judgments)} limits)"
     words = {
         "pass": f"The policy is met: all {len(judgments)} limits are kept, by whole intervals.",
-        "fail": f"Do not release this under the policy: {count} are broken.",
-        "inconclusive": f"This cannot be told: {count} lie within intervals. Measure more rows.",
+        "fail": f"Do not release this under the policy. {first}{more}.",
+        "inconclusive": f"This cannot be told, measure more rows. {first}{more}.",
     }
     if any(one["limit"] == "proof" for _, one in decisive):
         words["fail"] = (
             "Do not release this: something was measured that is proven to be impossible. The "
             "defense, the accountant or the attack is wrong."
         )
-    reasons = [f"{name}: {one['words']}" for name, one in decisive if outcome != "pass"]
+    ranked = sorted(judgments, key=lambda pair: pair[1]["outcome"] == "inconclusive")
+    reasons = [
+        (one["outcome"], f"{name}: {one['words']}")
+        for name, one in ranked
+        if one["outcome"] != "pass"
+    ]
     return {"outcome": outcome, "words": words[outcome], "reasons": reasons}
 
 

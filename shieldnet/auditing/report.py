@@ -1,7 +1,7 @@
 """What was measured and what is proven, side by side, with what nobody looked at."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class Report:
         limits = as_policy(policy)
         return Verdict(
             tuple(
-                Judgment(one.limit, one.outcome, f"{subject.name}: {one.words}")
+                replace(one, words=f"{subject.name}: {one.words}")
                 for subject in self.released
                 for one in self.verdict(limits, subject.name).judgments
             )
@@ -110,14 +110,22 @@ class Report:
         """
         require([self], policy)
 
-    def evidence(self) -> tuple[Evidence, ...]:
-        """Says what the report has to say on the items of OWASP AISVS and MITRE ATLAS."""
+    def evidence(self, policy: Policy | str | Path | None = None) -> tuple[Evidence, ...]:
+        """Says what speaks for and against the items of OWASP AISVS, MITRE ATLAS, NIST and EDPB.
+
+        policy: limits that count as evidence against where they are broken; none by default.
+        """
+        broken = {}
+        if policy is not None:
+            judgments = self.verdict(policy).judgments
+            broken = {one.finding: one.limit for one in judgments if one.outcome == "fail"}
         return evidence(
             self.findings,
             self.certificate.price,
             self.guarantee,
             is_table=bool(self.columns),
             has_classes=self.kind not in ("values", "embeddings"),
+            broken=broken,
         )
 
     def save(self, path: str | Path, policy: Policy | str | Path | None = None) -> None:
@@ -176,7 +184,7 @@ class Report:
             "policy_source": policy.source,
             "outcome": self.passes(policy).outcome,
             "untested": untested_lines(self.subjects),
-            "evidence": [asdict(one) for one in self.evidence()],
+            "evidence": [asdict(one) for one in self.evidence(policy)],
             "subjects": [
                 {**subject.document(), "verdict": self._verdict_document(subject.name, policy)}
                 for subject in self.subjects
@@ -242,17 +250,16 @@ def require(reports: Sequence[Report], policy: Policy | str | Path | None = None
     """Returns if every shield of every report passes; raises as ``Report.require`` does."""
     limits = as_policy(policy)
     judgments = [
-        (f"{report.title}: " if len(reports) > 1 else "", one)
+        replace(one, words=f"{report.title}: {one.words}") if len(reports) > 1 else one
         for report in reports
         for one in report.passes(limits).judgments
     ]
-    judgments += [("", judgment) for judgment in _published_twice(reports)]
-    outcome = Verdict(tuple(one for _, one in judgments)).outcome
-    if outcome == "pass":
+    verdict = Verdict((*judgments, *_published_twice(reports)))
+    if verdict:
         return
-    error = PolicyFailed if outcome == "fail" else PolicyInconclusive
-    lines = (f"\n  {where}{one.words}" for where, one in judgments if one.outcome == outcome)
-    raise error(f"The policy's outcome is {outcome}:{''.join(lines)}")
+    error = PolicyFailed if verdict.outcome == "fail" else PolicyInconclusive
+    lines = (f"\n  {one.outcome}: {one.words}" for one in verdict.broken)
+    raise error(f"The policy's outcome is {verdict.outcome}:{''.join(lines)}")
 
 
 def _published_twice(reports: Sequence[Report]) -> Iterator[Judgment]:
@@ -265,9 +272,8 @@ def _published_twice(reports: Sequence[Report]) -> Iterator[Judgment]:
             weights.setdefault(claimed.run, set()).add(model)
     for run, models in weights.items():
         if len(models) > 1:
-            yield Judgment(
-                "proof", "fail", f"{len(models)} different models {published_twice(run)}"
-            )
+            words = f"{len(models)} different models {published_twice(run)}"
+            yield Judgment("proof", "fail", words, "guarantee")
 
 
 def published_twice(run: str) -> str:

@@ -21,7 +21,7 @@ from shieldnet.attacks import (
     TableLearning,
 )
 from shieldnet.attacks.decoders import KernelRidge, NearestNeighbors, Network, Ridge
-from shieldnet.checks import Attribution, Masking, Memorization
+from shieldnet.checks import Attribution, Calibration, Masking, Memorization
 from shieldnet.errors import ConfigError
 
 
@@ -46,7 +46,7 @@ class Tier:
                 raise ConfigError(f"Expected attacks such as Inversion(), got {attack!r}.")
 
 
-_CHECKS = (Attribution(), Masking())
+_CHECKS = (Attribution(), Masking(), Calibration())
 _ALSO = (
     TableLearning(),
     StraightThrough(),

@@ -1,0 +1,113 @@
+"""Are the released confidences as large as the share of answers that are right?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shieldnet.attacks.base import Attack, Game
+from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.statistics import Curve, Interval, mean, proportion
+
+MIN_ROWS = 200
+"""Fewer nonmembers than this tell nothing of confidences near 1."""
+
+_BINS = 10
+_SURE = 0.99  # of the lower end, which rests on signs that were guessed
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Calibration(Attack):
+    """Compares the confidence of each released winner with how often it is right, on nonmembers.
+
+    ``calibration.ece`` is the expected calibration error over ten bins of as many rows each: the
+    mean distance between confidence and share right. The plain estimate finds errors where there
+    are none, for it takes chance for distance; here each half of the rows says in which direction
+    a bin is off and the other half by how much. The upper end is the plain estimate's.
+    ``calibration.overconfidence`` is the mean confidence less the share right.
+
+    Curve ``calibration``: of each bin the mean confidence and the share right.
+    Errors: NotApplicable without labels, below 200 rows, or where answers have no confidence.
+    Source: Guo et al. 2017 (arXiv:1706.04599), eq. 3; cross-fitting against its bias.
+    """
+
+    def __call__(self, game: Game) -> Outcome:
+        game.require_classes()
+        examples = game.nonmembers
+        labels = game.labels(examples)
+        if len(examples) < MIN_ROWS:
+            raise NotApplicable(f"it takes {MIN_ROWS} nonmembers, there are {len(examples)}")
+        confidence, winner = game.ask(examples).distribution.double().max(-1)
+        if bool((confidence == confidence[0]).all()):
+            raise NotApplicable("every answer is as sure as every other: labels have no confidence")
+        right = (winner == labels).double()
+        place = bins_of(confidence)
+        threat, source = Threat(), "the released winner on nonmembers"
+
+        def finding(name: str, interval: Interval, note: str = "") -> Finding:
+            return Finding.of(
+                name,
+                interval,
+                samples=len(labels),
+                baseline=0.0,
+                threat=threat,
+                source=source,
+                note=note,
+            )
+
+        return Outcome(
+            findings=(
+                finding("calibration.ece", error_of(right - confidence, place, game.seed)),
+                finding(
+                    "calibration.overconfidence",
+                    mean(confidence - right),
+                    "mean confidence less the share right; below 0 the answers are too modest",
+                ),
+            ),
+            curves={"calibration": _curve(confidence, right, place)},
+        )
+
+
+def bins_of(confidence: Tensor) -> Tensor:
+    """Numbers bins of about as many rows each; equal confidences share one.
+
+    Shapes: (n,) -> (n,) int64.
+    """
+    inner = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
+    edges = torch.quantile(confidence, inner).unique()
+    place: Tensor = torch.bucketize(confidence, edges, right=True)
+    return place.unique(return_inverse=True)[1]  # type: ignore[no-any-return]  # a tensor of the same shape
+
+
+def error_of(gap: Tensor, place: Tensor, seed: int) -> Interval:
+    """Estimates the mean distance of the bins from 0, from what each row is right less sure.
+
+    Shapes: gap (n,), place (n,), numbers of bins.
+    """
+    hot = torch.nn.functional.one_hot(place).double()
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randperm(len(gap), generator=generator) % 2 == 0
+    off = torch.empty_like(gap)
+    for guess, judge in ((half, ~half), (~half, half)):
+        off[judge] = gap[judge] * (gap[guess] @ hot[guess]).sign()[place[judge]]
+    surely = mean(off, _SURE)
+    count = len(gap)
+    draws = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=_RESAMPLES)
+    again = ((torch.from_numpy(draws) * gap) @ hot).abs().sum(1) / count
+    plain = float((gap @ hot).abs().sum()) / count
+    high = float(np.quantile(again.numpy(), 0.975)) - (float(again.mean()) - plain)
+    value = max(0.0, surely.value)
+    return Interval(value, max(0.0, surely.low), max(value, mean(off).high, high))
+
+
+def _curve(confidence: Tensor, right: Tensor, place: Tensor) -> Curve:
+    points = []
+    for one in place.unique().tolist():
+        mine = place == one
+        share = proportion(float(right[mine].sum()), int(mine.sum()))
+        points.append((float(confidence[mine].mean()), share.value, share.low, share.high))
+    return Curve(
+        *(tuple(round(number, 6) for number in part) for part in zip(*points, strict=True))
+    )
