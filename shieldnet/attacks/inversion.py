@@ -23,6 +23,8 @@ from shieldnet.statistics import Interval, proportion, saved_share, saved_shares
 
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
+SMALLEST_PICTURE = 16
+"""Pixels on each side, at least, of a picture that is drawn."""
 
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
 _DRAWN = 50  # rows
@@ -35,7 +37,6 @@ _MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 1.645  # to bound what is given away 
 _MOST_NAMED = 8
 _MAX_GALLERY = 1000
 _MOST_WORDS = 500
-_SMALLEST_PICTURE = 16
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Inversion(Attack):
         return (finding("inversion.records", proportion(float(read.sum()), len(read))),)
 
     def _drawing(self, shape: torch.Size) -> tuple[Decoder, ...]:
-        is_picture = len(shape) == 3 and min(shape[1:]) >= _SMALLEST_PICTURE
+        is_picture = len(shape) == 3 and min(shape[1:]) >= SMALLEST_PICTURE
         return (Convolutional(shape=tuple(shape)),) if self.pictures and is_picture else ()
 
 

@@ -2,10 +2,11 @@
 
 import logging
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from shieldnet.attacks import Game
 from shieldnet.attacks.attribute import places_of
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.blind import blind_finding
+from shieldnet.attacks.inversion import SMALLEST_PICTURE
 from shieldnet.attacks.shadows import FEWEST, Order, Train, trained
 from shieldnet.auditing.given import (
     as_given,
@@ -35,10 +37,10 @@ from shieldnet.auditing.given import (
 )
 from shieldnet.auditing.playing import played
 from shieldnet.auditing.report import BARE, Report
-from shieldnet.auditing.tiers import Tier, as_tier, estimate_s, told
+from shieldnet.auditing.tiers import Load, Tier, as_tier, estimate_s, told
 from shieldnet.cache import cache_in
 from shieldnet.canaries import Planted
-from shieldnet.data import Canaries, Examples
+from shieldnet.data import Canaries
 from shieldnet.engine import ENGINES, run, why_unsendable
 from shieldnet.errors import ConfigError
 from shieldnet.finding import NotApplicable
@@ -48,6 +50,15 @@ from shieldnet.training.accountant import Guarantee
 from shieldnet.training.finetuning import Finetuned
 
 _log = logging.getLogger("shieldnet")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Says how many shadows are trained, by whom, and how many workers work at once."""
+
+    shadows: int
+    train: Train | None
+    workers: int
 
 
 @torch.inference_mode(False)
@@ -141,8 +152,6 @@ def audit(
     sets, given_groups, orders = shuffled(sets, given_groups, kept_rows, seed)
     pieces = math.ceil(count / 8) if train is None else count
     with _Bar(len(shields) * len(chosen.attacks) + pieces, progress) as bar:
-        expected = _announce(chosen, shields, sets, count)
-        bar.step(f"{chosen.name}, {expected}")
         game = Game(
             bare,
             sets["members"],
@@ -154,8 +163,11 @@ def audit(
             groups=given_groups,
             canaries=planted,
             guarantee=claimed,
-            blind=blind_finding(sets["members"], sets["nonmembers"], seed),
         )
+        at_once = 1 if where == "inline" else workers or os.cpu_count() or 1
+        bar.step(f"{chosen.name}, {_announce(game, chosen, shields, _Plan(count, train, at_once))}")
+        blind = blind_finding(sets["members"], sets["nonmembers"], seed)
+        game = replace(game, blind=blind)
         skipped = dropped(counts, kept_rows)
         if count and any(attack.needs_shadows for attack in chosen.attacks):
             try:
@@ -238,30 +250,34 @@ def _engine(
     return "inline" if why_unsendable(dict(shields), train, tier.attacks) else "processes"
 
 
-def _announce(
-    tier: Tier, shields: Mapping[str, Shield], sets: Mapping[str, Examples], shadows: int
-) -> str:
+def _announce(game: Game, tier: Tier, shields: Mapping[str, Shield], plan: "_Plan") -> str:
     """Logs how long it will take, and returns that in words."""
+    probe = game.nonmembers.inputs[:256]
+    answers = in_batches(game.shield, probe)  # the first call prepares what others only use
     begun = time.monotonic()
-    probe = sets["nonmembers"].inputs[:256]
-    in_batches(shields[BARE], probe)
-    rows = sum(len(one) for one in sets.values())
-    ask_s = (time.monotonic() - begun) * rows / len(probe)
-    seconds = estimate_s(
-        tier,
-        shields=[not one.deterministic for one in shields.values()],
+    in_batches(game.shield, probe)
+    sets = [game.members, game.nonmembers, *([game.auxiliary] if game.auxiliary else [])]
+    rows = sum(len(one) for one in sets)
+    load = Load(
         rows=rows,
+        owned=0 if game.auxiliary is None else len(game.auxiliary),
         features=probe[0].numel(),
-        ask_s=ask_s,
+        classes=1 if game.is_vector else answers.shape[-1],
+        ask_s=(time.monotonic() - begun) * rows / len(probe),
+        pictures=probe.dim() == 4 and min(probe.shape[2:]) >= SMALLEST_PICTURE,
+        reference_models=0 if plan.train is not None else plan.shadows,
     )
-    words = told(seconds)
-    with_shadows = f", {shadows} shadows (their training comes on top)" if shadows else ""
+    noisy = [not one.deterministic for one in shields.values()]
+    words = told(estimate_s(tier, load, shields=noisy, workers=plan.workers))
+    by_train = f", {plan.shadows} shadows"
+    if plan.train is not None:
+        by_train += " (their training comes on top)"
     _log.info(
         "%s audit: %d attacks on %d shields%s; %s",
         tier.name,
         len(tier.attacks),
         len(shields),
-        with_shadows,
+        by_train if plan.shadows else "",
         words,
     )
     return words

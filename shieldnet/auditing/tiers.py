@@ -1,5 +1,6 @@
 """How hard an audit tries: which attacks run, with how many shadows, in about what time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,14 +30,14 @@ from shieldnet.errors import ConfigError
 class Tier:
     """Says what an audit runs. shadows: how many are trained; 0 leaves them out.
 
-    base_s: seconds on two cores for one shield of a small model over 850 auxiliary rows of 64
-    features, measured; asks: answers about every row, of a shield with noise.
+    more_s: seconds on two cores for one shield of a small model, beyond the quick tier's, measured;
+    asks: answers about every row, of a shield with noise.
     """
 
     name: str
     attacks: tuple[Attack, ...]
     shadows: int = 0
-    base_s: float = 5.0
+    more_s: float = 0.0
     asks: int = 64
 
     def __post_init__(self) -> None:
@@ -76,14 +77,13 @@ TIERS = MappingProxyType(
                 *_CHECKS,
             ),
             shadows=8,
-            base_s=3.0,
             asks=130,
         ),
         "standard": Tier(
             "standard",
             (Inversion(), Averaging(), JitterAveraging(), *_ALSO),
             shadows=16,
-            base_s=20.0,
+            more_s=3.0,
             asks=1100,
         ),
         "full": Tier(
@@ -95,7 +95,7 @@ TIERS = MappingProxyType(
                 *_ALSO,
             ),
             shadows=64,
-            base_s=60.0,
+            more_s=30.0,
             asks=4000,
         ),
     }
@@ -122,13 +122,36 @@ def told(seconds: float) -> str:
     return f"about {max(1, seconds):.0f} s"
 
 
-def estimate_s(
-    tier: Tier, *, shields: Sequence[bool], rows: int, features: int, ask_s: float
-) -> float:
-    """Estimates how long an audit takes, to within a factor of two or so.
+@dataclass(frozen=True)
+class Load:
+    """Says what an audit works on. rows: of all sets; owned: of the auxiliary ones.
 
-    shields: for each, whether it answers with noise. rows: of all sets; ask_s: seconds for one
-    answer about every row, measured.
+    ask_s: seconds for one answer about every row, measured. pictures: whether pictures are drawn.
+    reference_models: how many are trained; shadows by ``train`` are not foreseen.
     """
-    work = tier.base_s * (0.3 + 0.7 * rows / 1800) * (0.8 + 0.2 * features / 64)
-    return sum(work + ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
+
+    rows: int
+    owned: int
+    features: int
+    classes: int
+    ask_s: float
+    pictures: bool = False
+    reference_models: int = 0
+
+
+def estimate_s(tier: Tier, load: Load, *, shields: Sequence[bool], workers: int = 1) -> float:
+    """Estimates how long an audit takes, to within a factor of two on two cores.
+
+    shields: for each, whether it answers with noise. workers: how many work at once.
+    Source: fitted to the table of benchmarks/cost.py.
+    """
+    owned, features, classes = load.owned, load.features, load.classes
+    work = 0.4 + (min(owned, 1250) / 1250) ** 2 + 3.6 * (min(owned, 4000) / 4000) ** 3
+    work += 2.5e-7 * load.rows * features + 3.3e-4 * min(features, 20_000)
+    work += 2.2e-10 * classes**2 * features * min(owned, 2000)
+    work += tier.more_s * (1 + min(features, 1000) / 470 + 10 * load.pictures * features / 3072)
+    steps = min(max(1500, load.rows / 17), load.rows * 0.6)
+    reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
+    waves = math.ceil(load.reference_models / 8 / workers)
+    asking = sum(load.ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
+    return waves * reference_s + work * len(shields) + asking
