@@ -5,15 +5,19 @@ by heart, the shadows were trained on those that are scored. Inversion and re-id
 answers do not depend on the input. Attribute: the model ignores the column. Extraction: every
 answer is a coin's. Class inversion: the model's classes have nothing to do with the data's.
 
-    python benchmarks/nulls.py
+Then the same on data that is not tame, where a report counts as a whole: does it call any leak?
+
+    python benchmarks/nulls.py      # about an hour on two cores
 """
 
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from results import write_section
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -33,7 +37,7 @@ from shieldnet.attacks.blind import blind_finding
 from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.attacks.shadows import Order, trained
 from shieldnet.checks import Memorization
-from shieldnet.data import Canaries, Examples
+from shieldnet.data import Canaries, Examples, Group
 from shieldnet.engine import run
 from shieldnet.finding import Finding
 from shieldnet.randomness import replayed_noise
@@ -177,11 +181,99 @@ def classes(seed: int) -> Iterator[Found]:
         yield _judged(finding, 1 / CLASSES)
 
 
+def untame(kind: str, name: str, seed: int, rows: int = ROWS) -> Examples:
+    """Makes records as real tables have them, with labels that nothing tells."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(rows, COLUMNS, generator=generator)
+    uniform = torch.rand(rows, COLUMNS, generator=generator)
+    labels = torch.randint(0, CLASSES, (rows,), generator=generator)
+    if kind == "flat digits":
+        with_pixels = torch.from_numpy(load_digits().data).float()
+        inputs = with_pixels[torch.randperm(len(with_pixels), generator=generator)[:rows]]
+    elif kind == "one-hot":
+        groups = [(k * uniform[:, k] ** 2).long() for k in (3, 4, 5)]
+        inputs = torch.cat([nn.functional.one_hot(one, 5).float() for one in groups], 1)
+    elif kind == "counts":
+        inputs = torch.poisson((2 * normal).exp().clamp_max(1e6), generator=generator)
+    elif kind == "one row apart":
+        inputs = normal * (torch.arange(COLUMNS) < COLUMNS // 2)
+        inputs[seed % rows, COLUMNS // 2 :] = 9.0
+    elif kind == "integers":
+        inputs = (3 * normal).round()
+    elif kind == "99 to 1, a class missing":
+        inputs, labels = normal, (uniform[:, 0] < 0.01).long()
+    elif kind == "duplicates":
+        inputs = normal[torch.randint(0, 2 * rows // 3, (rows,), generator=generator)]
+    else:
+        inputs = normal / uniform.clamp_min(1e-4)
+    return Examples(name, inputs, labels)
+
+
+UNTAME = (
+    "flat digits",
+    "one-hot",
+    "counts",
+    "one row apart",
+    "integers",
+    "99 to 1, a class missing",
+    "duplicates",
+    "heavy tails",
+)
+_HEADLINES = ("auc", "tpr_at_fpr_1e-2", "worst_group.auc", "group.first half.auc")
+
+
+def memorizer(features: int) -> nn.Module:
+    """Makes a network that learns untame records by heart."""
+    return nn.Sequential(nn.Linear(features, 128), nn.ReLU(), nn.Linear(128, CLASSES))
+
+
+def report_of(kind: str, seed: int) -> Iterator[Found]:
+    """Audits a model that saw nobody, and one that hears nothing, on data of this kind."""
+    base = 200_000 + 20 * seed
+    names = ("members", "nonmembers", "auxiliary", "strangers")
+    sets = {name: untame(kind, name, base + place) for place, name in enumerate(names)}
+    strangers = sets.pop("strangers")
+    recipe = sn.Recipe(partial(memorizer, strangers.inputs.shape[1]), epochs=30, optimizer="adam")
+    inputs = strangers.inputs.clamp(-20, 20)
+    model = recipe((inputs, strangers.labels), base)
+    where = torch.arange(ROWS) < ROWS // 2
+    groups = (Group("first half", where, where),)
+    alarms, holds = set[str](), True
+    for chain in ((), (sn.Confidence(4),), (sn.Label(),)):
+        shield = sn.Shield(model, *chain)
+        shadows = trained(Order(None, 8, shield, **sets, seed=base), engine="inline")
+        game = Game(shield, **sets, groups=groups, shadows=shadows, seed=base)
+        found = {finding.name: finding for finding in Membership()(game).findings}
+        for name in _HEADLINES:
+            one = found.get(f"membership.{name}")
+            if one is not None and one.low > (0.01 if "tpr" in name else 0.5):
+                alarms.add(f"membership.{name}")
+        holds &= found["membership.auc"].low <= 0.5 <= found["membership.auc"].high
+    yield Found(f"report of membership, {kind}", holds, bool(alarms))
+    alarms, holds = set(), True
+    with replayed_noise(base):
+        for shield in (sn.Shield(Deaf()), sn.Shield(Deaf(), sn.RandomizedResponse(0.01))):
+            game = Game(shield, **sets, seed=base)
+            for attack in (
+                Inversion(decoders=(Ridge(), KernelRidge())),
+                Reidentification(),
+                StraightThrough(),
+            ):
+                for finding in attack(game).findings:
+                    chance = 1 / ROWS if finding.name == "reidentification" else finding.baseline
+                    if finding.low > chance:
+                        alarms.add(finding.name)
+                    if finding.name == "inversion":
+                        holds &= finding.low <= 0 <= finding.high
+    yield Found(f"report of inversion, {kind}", holds, bool(alarms))
+
+
 STUDIES: dict[str, Callable[[int], Iterator[Found]]] = {
     "membership": membership,
     "inputs": inputs,
     "columns": columns,
     "classes": classes,
+    **{kind: partial(report_of, kind) for kind in UNTAME},
 }
 
 

@@ -12,7 +12,9 @@ CONFIDENCE = 0.95
 """Of every interval, two-sided, unless said otherwise."""
 
 _SAME_SHARE = 1e-12
-"""Deviations of a share below this are rounding."""
+"""Deviations of a share below this are taken for 0."""
+_ROUNDING = 1e-6
+"""A share of this size, with its deviation, is float32's rounding of two guesses that are one."""
 _NEAR_END, _FEW_ROWS, _FEW_DIFFER = 0.05, 100, 10
 """Closer to 0 or 1, or with fewer rows or unequal ones, an AUC's own variance is little known."""
 
@@ -77,8 +79,8 @@ def saved_shares(
     """Estimates 1 - sum(errors) / sum(baseline) of every column, with intervals over the samples.
 
     Each end is the outer one of two bootstraps: of the quantiles, and of Student's ratio, which
-    knows that skewed errors make few samples say little. A baseline of nothing but zeros leaves
-    nothing to save: 0.
+    knows that skewed errors make few samples say little. Where nothing is saved but rounding, or a
+    baseline of zeros leaves nothing to save, the share is 0.
     Shapes: errors and baseline (samples, columns), not negative, of the same samples.
     Source: percentile and studentized bootstrap, Efron and Tibshirani 1993, chapters 12 and 13.
     """
@@ -95,11 +97,11 @@ def saved_shares(
     intervals = []
     for place in range(lost.shape[1]):
         total = float(whole[:, place].sum())
-        if total == 0:
+        ratio = float(lost[:, place].sum()) / total if total else 1.0
+        spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / (total or 1.0)
+        if abs(1 - ratio) + spread < _ROUNDING:
             intervals.append(Interval(0.0, 0.0, 0.0))
             continue
-        ratio = float(lost[:, place].sum()) / total
-        spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / total
         drawn = ratios[:, place].isfinite()  # a resample of zeros has no share
         again, off = ratios[drawn, place], spreads[drawn, place]
         ends = [_ends(again, confidence)]

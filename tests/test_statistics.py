@@ -220,3 +220,9 @@ def test_every_column_has_the_share_it_has_alone() -> None:
     alone = [saved_share(errors[:, at], baseline[:, at], seed=0) for at in range(3)]
     for one, other in zip(together, alone, strict=True):
         assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
+
+
+def test_two_guesses_that_differ_by_rounding_alone_save_nothing() -> None:
+    baseline = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    found = saved_share(baseline * (1 - 1e-8), baseline, seed=0)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
