@@ -99,7 +99,7 @@ def saved_shares(
         total = float(whole[:, place].sum())
         ratio = float(lost[:, place].sum()) / total if total else 1.0
         spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / (total or 1.0)
-        if abs(1 - ratio) + spread < _ROUNDING:
+        if total == 0 or abs(1 - ratio) + spread < _ROUNDING:
             intervals.append(Interval(0.0, 0.0, 0.0))
             continue
         drawn = ratios[:, place].isfinite()  # a resample of zeros has no share
