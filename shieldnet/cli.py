@@ -1,4 +1,4 @@
-"""The command line: demo, audit, report, compare, policy, finetune, harden."""
+"""The command line: demo, split, audit, report, compare, policy, finetune, harden."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shieldnet.commands import gate
+from shieldnet.commands import gate, splitting
 from shieldnet.commands.shared import PolicyFile, Targets, guarded, print_report, publish
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ Model = Annotated[
     str,
     typer.Argument(
         help="package.module:factory, a function that returns it; or a file ending in .pt2 "
-        "(torch.export.save) or .onnx"
+        "(torch.export.save) or .onnx (of several outputs, one by its name: FILE.onnx:NAME)"
     ),
 ]
 Weights = Annotated[str | None, typer.Option(help=".safetensors, or .pt holding weights alone")]
@@ -52,8 +52,8 @@ Engine = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="the same seed gives the same report")]
 DATA = (
-    ".npz (arrays x and y), .npy or inputs.npy,labels.npy, .csv, .parquet, a folder of pictures "
-    "in a folder for each class, or package.module:factory"
+    ".npz (arrays x and y), .npy or inputs.npy,labels.npy, .csv, .tsv, .parquet, a folder of "
+    "pictures in a folder for each class, or package.module:factory"
 )
 Label = Annotated[
     str | None,
@@ -313,6 +313,7 @@ def harden(
 
 
 app.add_typer(gate.policy_app, name="policy")
+app.command("split")(splitting.split)
 app.command("report")(gate.report)
 app.command("compare")(gate.compare)
 

@@ -1,6 +1,6 @@
 """Examples that an audit works on: checked once, when they come in."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Hashable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -145,11 +145,7 @@ def reference_rows(members: Examples, nonmembers: Examples, auxiliary: Examples 
 
 def require_disjoint(one: Examples, other: Examples) -> None:
     """Raises DataError where two sets differ in shape or share a row."""
-    if one.inputs.shape[1:] != other.inputs.shape[1:]:
-        raise DataError(
-            f"Expected {one.name} and {other.name} of one shape, got "
-            f"{tuple(one.inputs.shape[1:])} and {tuple(other.inputs.shape[1:])}."
-        )
+    require_one_shape(one, other)
     seen = set(row_bytes(one))
     shared = [row for row, content in enumerate(row_bytes(other)) if content in seen]
     if shared:
@@ -158,6 +154,15 @@ def require_disjoint(one: Examples, other: Examples) -> None:
             f"{shared[0]}). What is measured between overlapping sets means nothing. Take them out "
             "of both with duplicates='drop' (--duplicates drop), or divide the data by distinct "
             "records with shieldnet.split."
+        )
+
+
+def require_one_shape(one: Examples, other: Examples) -> None:
+    """Raises DataError where the inputs of two sets differ in shape."""
+    if one.inputs.shape[1:] != other.inputs.shape[1:]:
+        raise DataError(
+            f"Expected {one.name} and {other.name} of one shape, got "
+            f"{tuple(one.inputs.shape[1:])} and {tuple(other.inputs.shape[1:])}."
         )
 
 
@@ -174,31 +179,43 @@ def split(
     Shapes: -> (inputs, labels) for each share; labels None where there were none.
     Errors: ConfigError for shares, DataError for data and for a part that would be empty.
     """
+    examples = as_examples(data, "data")
+    return tuple(
+        (examples.inputs[rows], None if examples.labels is None else examples.labels[rows])
+        for rows in coins(row_bytes(examples), shares, seed)
+    )
+
+
+def coins(records: Sequence[Hashable], shares: Sequence[float], seed: int) -> tuple[Tensor, ...]:
+    """Draws the part of every distinct record, and lists the rows of each part.
+
+    Errors: ConfigError for shares, DataError for a part that would be empty.
+    """
     if len(shares) < 2 or not all(0 < share < 1 for share in shares):
         raise ConfigError(f"Expected two or more shares between 0 and 1, got {tuple(shares)}.")
     if abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(f"Expected shares whose sum is 1, got {sum(shares):g}.")
-    examples = as_examples(data, "data")
-    numbers: dict[bytes, int] = {}
-    record = torch.tensor([numbers.setdefault(row, len(numbers)) for row in row_bytes(examples)])
+    numbers: dict[Hashable, int] = {}
+    record = torch.tensor([numbers.setdefault(row, len(numbers)) for row in records])
     order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
     ends = [round(sum(shares[: place + 1]) * len(numbers)) for place in range(len(shares))]
     place = torch.bucketize(order, torch.tensor(ends), right=True)[record]
-    parts = []
-    for number in range(len(shares)):
-        rows = (place == number).nonzero().flatten()
-        if not len(rows):
-            raise DataError(
-                f"{len(numbers)} distinct records are too few for shares of {tuple(shares)}."
-            )
-        labels = None if examples.labels is None else examples.labels[rows]
-        parts.append((examples.inputs[rows], labels))
-    return tuple(parts)
+    parts = tuple((place == number).nonzero().flatten() for number in range(len(shares)))
+    if not all(len(rows) for rows in parts):
+        raise DataError(
+            f"{len(numbers)} distinct records are too few for shares of {tuple(shares)}."
+        )
+    return parts
 
 
 def row_bytes(examples: Examples) -> list[bytes]:
     """Returns the content of every row of inputs: equal for equal rows of any type."""
-    rows = examples.inputs.detach().cpu().to(torch.float64).flatten(1).numpy()
+    return row_bytes_of(examples.inputs)
+
+
+def row_bytes_of(inputs: Tensor) -> list[bytes]:
+    """Returns the content of every row. Shapes: (rows, ...)."""
+    rows = inputs.detach().cpu().to(torch.float64).flatten(1).numpy()
     return [row.tobytes() for row in rows + 0.0]  # + 0.0: -0.0 and 0.0 are one value
 
 

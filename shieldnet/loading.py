@@ -22,14 +22,14 @@ from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.pictures import read_pictures
 from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
-from shieldnet.files.tables import TABLES, divided, read_table
+from shieldnet.files.tables import TABLES, divided, is_table, read_table
 from shieldnet.files.weights import load_weights
 from shieldnet.training.accountant import Guarantee
 from shieldnet.training.signing import KEY_VARIABLE, key_of_environment
 
 _log = logging.getLogger(__name__)
 
-MODEL_FILES = {".pt2": load_program, ".onnx": load_onnx}
+MODEL_FILES = (".pt2", ".onnx")
 _OTHER_FILES = (
     *(".bin", ".ckpt", ".h5", ".hdf5", ".joblib", ".keras", ".pickle", ".pkl"),
     *(".pt", ".pth", ".safetensors", ".torchscript", ".ts"),
@@ -61,15 +61,18 @@ class Loaded:
 def load_model(name: str, weights: str | None = None) -> nn.Module:
     """Reads a model's file, or makes the model of ``package.module:factory``, in evaluation mode.
 
+    An ONNX file with several outputs takes the name of one: ``model.onnx:probabilities``.
+
     weights: for a factory, a .safetensors file, or a .pt file read with ``weights_only=True``. Its
     module is looked for on the path and in the working folder; importing it runs its code.
     Errors: DataError for any other file, with what it is and the way that works for it.
     """
-    path = Path(name)
-    if ":" not in name and path.suffix in MODEL_FILES:
+    file, is_onnx, output = name.partition(".onnx:")
+    path = Path(f"{file}.onnx" if is_onnx else name)
+    if is_onnx or (":" not in name and path.suffix in MODEL_FILES):
         if weights is not None:
-            raise ConfigError(f"{name} holds its weights: leave --weights out.")
-        return _file_model(path)
+            raise ConfigError(f"{path} holds its weights: leave --weights out.")
+        return _file_model(path, output)
     if path.exists() or (":" not in name and path.suffix in _OTHER_FILES):
         if not path.is_dir():
             require_file(path, "model")
@@ -82,7 +85,7 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
     return model.eval()
 
 
-def _file_model(path: Path) -> nn.Module:
+def _file_model(path: Path, output: str = "") -> nn.Module:
     if path.is_dir():
         raise DataError(f"{path} {advice(recognized(path), path, as_weights=False)}")
     require_file(path, "model")
@@ -90,7 +93,7 @@ def _file_model(path: Path) -> nn.Module:
     expected = {".pt2": "exported", ".onnx": "onnx"}[path.suffix]
     if found.kind not in (expected, "unknown"):
         raise DataError(f"{path} {advice(found, path, as_weights=False)}")
-    return MODEL_FILES[path.suffix](path)
+    return load_onnx(path, output) if path.suffix == ".onnx" else load_program(path)
 
 
 def load_object(name: str, role: str, *, call: bool = False) -> Any:
@@ -111,16 +114,16 @@ def load_examples(
     Errors: DataError for what cannot be read, ConfigError for a label or groups of what has none.
     """
     path = Path(name)
-    is_table = path.suffix.lower() in TABLES
-    if label is not None and not is_table:
+    of_table = is_table(path)
+    if label is not None and not of_table:
         raise ConfigError(
             f"--label names a column of a table ({', '.join(TABLES)}), not of {name}."
         )
-    if groups and not (is_table or path.suffix == ".npz"):
+    if groups and not (of_table or path.suffix == ".npz"):
         raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
     columns: tuple[str, ...] = ()
     found: dict[str, NDArray[Any]] = {}
-    if is_table:
+    if of_table:
         inputs, labels, columns, found = divided(read_table(path, role), label, groups, path)
     elif path.suffix == ".npz":
         inputs, labels, found = _npz(path, role, groups)

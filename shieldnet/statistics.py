@@ -264,6 +264,19 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
     return float(torch.corrcoef(ranks)[0, 1])
 
 
+def random_sums(known: Tensor, width: int) -> Tensor:
+    """Returns random sums of many features, as large in the mean, that keep distances.
+
+    Shapes: (rows, features) -> (rows, at most ``width``).
+    Source: Johnson and Lindenstrauss 1984.
+    """
+    if known.shape[1] <= width:
+        return known
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(known.shape[1], width, generator=generator) / known.shape[1] ** 0.5
+    return known.matmul(weights)
+
+
 def _placements(ones: Tensor, others: Tensor) -> Tensor:
     """Returns, for each of ``ones``, the share of ``others`` below it, ties counting half."""
     ordered = others.sort().values

@@ -19,7 +19,7 @@ from shieldnet.attacks.decoders import (
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
-from shieldnet.statistics import Interval, proportion, saved_share, saved_shares
+from shieldnet.statistics import Interval, proportion, random_sums, saved_share, saved_shares
 
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
@@ -466,19 +466,6 @@ def _best(
                 if decoder not in best or error < best[decoder].error:
                     best[decoder] = Chosen(decoder, name, setting, error)
     return list(best.values())
-
-
-def random_sums(known: Tensor, width: int) -> Tensor:
-    """Returns random sums of many features, as large in the mean, that keep distances.
-
-    Shapes: (rows, features) -> (rows, at most ``width``).
-    Source: Johnson and Lindenstrauss 1984.
-    """
-    if known.shape[1] <= width:
-        return known
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(known.shape[1], width, generator=generator) / known.shape[1] ** 0.5
-    return known.matmul(weights)
 
 
 def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.decoders import KernelRidge, NearestNeighbors, Ridge
-from shieldnet.attacks.inversion import Scale, choose, random_sums
+from shieldnet.attacks.inversion import Scale, choose
 from shieldnet.data import Examples
+from shieldnet.statistics import random_sums
 
 MIN_ROWS = 100
 """Fewer rows of one's own than this teach nothing of a record's own threshold."""

@@ -4,9 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shieldnet._validate import choice
@@ -20,8 +22,10 @@ from shieldnet.data import (
     Group,
     as_examples,
     require_disjoint,
+    require_one_shape,
     row_bytes,
 )
+from shieldnet.duplicates import near_duplicates
 from shieldnet.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.finding import Finding
 from shieldnet.identity import state_hash, weights_hash
@@ -114,34 +118,53 @@ def checked_sets(
             raise DataError(f"Expected {name} as (inputs, labels), got None.")
     counts = {name: len(one) for name, one in sets.items()}
     kept = {name: torch.arange(count) for name, count in counts.items()}
-    if duplicates == "drop":
-        kept = _in_one_set(sets)
-        sets = {name: one.shuffled(kept[name]) for name, one in sets.items()}
     pairs = [("members", "nonmembers"), ("auxiliary", "nonmembers"), ("auxiliary", "members")]
+    pairs = [pair for pair in pairs if pair[0] in sets]
+    if duplicates == "drop":
+        for one, other in pairs:
+            require_one_shape(sets[one], sets[other])
+        kept = _in_one_set(sets, pairs)
+        sets = {name: one.shuffled(kept[name]) for name, one in sets.items()}
     for one, other in pairs:
-        if one in sets:
-            require_disjoint(sets[one], sets[other])
+        require_disjoint(sets[one], sets[other])
+        near = near_duplicates(sets[one].inputs, sets[other].inputs)
+        if len(near) and duplicates == "refuse":
+            first = f"row {int(near[0, 1])} is nearly row {int(near[0, 0])}"
+            raise DataError(
+                f"{len(near)} of the {len(sets[other])} {other} are nearly {one} (first: {first}): "
+                "a cast, a copy or a rounding is all that tells them apart. What is measured "
+                "between overlapping sets means nothing. Take them out of both with "
+                "duplicates='drop' (--duplicates drop), or divide the data anew with "
+                "shieldnet.split."
+            )
     return sets, kept, counts
 
 
-def _in_one_set(sets: Mapping[str, Examples]) -> dict[str, Tensor]:
-    """Lists the rows of every set that stand in no other."""
+def _in_one_set(
+    sets: Mapping[str, Examples], pairs: Sequence[tuple[str, str]]
+) -> dict[str, Tensor]:
+    """Lists the rows of every set that stand in no other, nor nearly so."""
     content = {name: row_bytes(one) for name, one in sets.items()}
     times = Counter(row for rows in content.values() for row in set(rows))
-    kept = {}
-    for name, rows in content.items():
-        alone = [place for place, row in enumerate(rows) if times[row] == 1]
-        if not alone:
+    alone = {
+        name: torch.tensor([times[row] == 1 for row in rows]) for name, rows in content.items()
+    }
+    for one, other in pairs:
+        near = near_duplicates(sets[one].inputs, sets[other].inputs)
+        alone[one][near[:, 0]] = False
+        alone[other][near[:, 1]] = False
+    for name, rows in alone.items():
+        if not rows.any():
             raise DataError(f"Every one of the {len(rows)} {name} stands in another set too.")
-        kept[name] = torch.tensor(alone)
-    return kept
+    return {name: rows.nonzero().flatten() for name, rows in alone.items()}
 
 
 def dropped(given: Mapping[str, int], kept: Mapping[str, Tensor]) -> list[str]:
     """Says in one line what was taken out of the sets. given: how many rows each had."""
     lost = {name: count - len(kept[name]) for name, count in given.items()}
     words = [f"{count} of the {given[name]} {name}" for name, count in lost.items() if count]
-    return [f"{', '.join(words)}: they stand in another set too, and were dropped"] if words else []
+    why = "they stand in another set too, exactly or nearly, and were dropped"
+    return [f"{', '.join(words)}: {why}"] if words else []
 
 
 def column_names(columns: Sequence[str], inputs: Tensor) -> tuple[str, ...]:
@@ -245,10 +268,20 @@ def groups_of(
                 f"Expected at most {_MOST_VALUES} values of the group {name}, got {len(every)}."
             )
         groups += [
-            Group(f"{name} = {value}", *(torch.from_numpy(part == value) for part in values))
+            Group(f"{name} = {_named(value)}", *(_equal(part, value) for part in values))
             for value in every.tolist()
         ]
     return tuple(groups)
+
+
+def _named(value: object) -> str:
+    return "missing" if value != value else str(value)
+
+
+def _equal(values: NDArray[Any], value: object) -> Tensor:
+    """Says which values are this one; what is missing (NaN) equals what is missing, too."""
+    same = values != values if value != value else values == value
+    return torch.from_numpy(np.asarray(same))
 
 
 def shuffled(

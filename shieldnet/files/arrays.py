@@ -30,16 +30,17 @@ _UNREADABLE = (
 )
 
 
-def read_npz(path: Path, role: str, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Reads those of the named arrays that there are.
+def read_npz(path: Path, role: str, names: Iterable[str] | None) -> dict[str, NDArray[Any]]:
+    """Reads those of the named arrays that there are; None reads all.
 
     Errors: DataError for anything but plain numbers (or, for groups, words), and for sizes that
         are not what the file holds.
     """
     with opened_archive(path, role) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
+        every = [name.removesuffix(".npy") for name in entries if name.endswith(".npy")]
         found = {}
-        for name in names:
+        for name in every if names is None else names:
             entry = entries.get(f"{name}.npy")
             if entry is not None:
                 data = content(archive, entry)

@@ -1,6 +1,6 @@
 """ONNX models, answered by ONNX Runtime: black boxes without gradients."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,16 @@ _UNNEEDED = ("metadata_props", "training_info", "doc_string")
 
 
 class OnnxModel(nn.Module):
-    """Answers as an ONNX model does, on the CPU: its first output for its only input.
+    """Answers as an ONNX model does, on the CPU: one of its outputs for its only input.
 
-    It holds the file's bytes and can be sent to other processes.
+    It holds the file's bytes and can be sent to other processes. output: the output's name.
     """
 
-    def __init__(self, name: str, content: bytes) -> None:
+    def __init__(self, name: str, content: bytes, output: str = "") -> None:
         super().__init__()
         self.name = name
         self.content = content
+        self.output = output
         self.training = False
         self._session: Any = None
 
@@ -54,7 +55,8 @@ class OnnxModel(nn.Module):
             raise DataError(f"{self.name} takes {entry.type}, which no example here is.")
         given = _exactly(inputs.detach().cpu(), dtype, self.name).contiguous().numpy()
         try:
-            found = session.run([session.get_outputs()[0].name], {entry.name: given})[0]
+            output = self.output or session.get_outputs()[0].name
+            found = session.run([output], {entry.name: given})[0]
         except Exception as unfit:  # ONNX Runtime's errors have no common base that is public
             shape = tuple(inputs.shape)
             raise DataError(
@@ -99,13 +101,14 @@ def _exactly(inputs: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return cast
 
 
-def load_onnx(path: Path) -> nn.Module:
+def load_onnx(path: Path, output: str = "") -> nn.Module:
     """Reads an ONNX model of listed operators that is whole in its file.
 
+    output: the name of what it answers with, where it has several outputs.
     What ONNX Runtime gets is not the file but what was checked of it, written anew; a file that
     two parsers read in two ways is read in one.
     Errors: DataError for what is no ONNX, has data in other files, calls what is not on the list,
-        or takes more than one input.
+        takes more than one input, or has several outputs of which none was named.
     """
     size = require_file(path, "model")
     require_bytes(size, path, "model")
@@ -114,7 +117,28 @@ def load_onnx(path: Path) -> nn.Module:
     if len(inputs) != 1:
         names = ", ".join(entry.name for entry in inputs)
         raise DataError(f"Expected one input of {path}, got {len(inputs)}: {names}.")
+    model.output = _output_of(model.session().get_outputs(), output, path)
     return model
+
+
+def _output_of(entries: Sequence[Any], name: str, path: Path) -> str:
+    """Returns the output that is asked for; raises DataError unless there is exactly one."""
+    names = [entry.name for entry in entries]
+    chosen = name or (names[0] if len(names) == 1 else "")
+    if chosen not in names:
+        listed = ", ".join(f"{entry.name} ({entry.type} {entry.shape})" for entry in entries)
+        example = next((one.name for one in entries if "float" in one.type), names[-1])
+        wanted = f"no output {name!r:.60}" if name else f"{len(names)} outputs"
+        raise DataError(
+            f"{path} has {wanted}: {listed}. Name the one that is released: {path}:{example}."
+        )
+    entry = entries[names.index(chosen)]
+    if not entry.type.startswith("tensor("):
+        raise DataError(
+            f"The output {chosen} of {path} is a {entry.type:.80}, no tensor. Export scikit-learn "
+            'models with options={"zipmap": False}.'
+        )
+    return chosen
 
 
 def _rebuilt(content: bytes, path: Path) -> bytes:

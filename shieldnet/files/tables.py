@@ -1,6 +1,10 @@
 """Tables in .csv and .parquet files: numbers by column, a label, subgroups."""
 
-from collections.abc import Mapping, Sequence
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,9 @@ from numpy.typing import NDArray
 
 from shieldnet._validate import optional
 from shieldnet.errors import DataError
-from shieldnet.files.limits import require_bytes, require_file
+from shieldnet.files.limits import MOST_BYTES, require_bytes, require_file
 
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 LABELS = ("label", "y", "target", "class")
 """What a label's column is called where nobody says it, in capitals or not."""
 
@@ -22,6 +26,11 @@ _BYTES = 8  # of a number in memory
 _MOST_LINE = 2**20
 
 
+def is_table(path: Path) -> bool:
+    """Says whether a file's name is a table's, in capitals or not."""
+    return path.name.lower().endswith(TABLES)
+
+
 def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
     """Reads every column of a .csv, .tsv or .parquet file, in the file's order.
 
@@ -30,21 +39,38 @@ def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
     Errors: DataError for what is no table, for missing values, a first line without names, row
         numbers among the columns, and for more than may be read.
     """
+    table = arrow_table(path, role)
+    with _understood(path):
+        return {
+            name: _column(column, f"the column {name} of {path}")
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+
+
+def arrow_table(path: Path, role: str) -> Any:
+    """Reads a table as pyarrow does, its columns' names checked; see ``read_table``."""
     size = require_file(path, role)
     require_bytes(size, path, role)
-    arrow = optional("pyarrow", extra="data")
-    try:
+    with _understood(path):
         is_parquet = path.suffix.lower() == ".parquet"
-        table = _parquet(path, role) if is_parquet else _csv(path)
+        table = _parquet(path, role) if is_parquet else _csv(path, role)
         names = [str(name).strip() for name in table.column_names]
         _require_names(names, path)
         if len(set(names)) < len(names):
             raise DataError(f"{path} has two columns of one name: {', '.join(names)}.")
-        return {
-            name: _column(column, f"the column {name} of {path}")
-            for name, column in zip(names, table.columns, strict=True)
-        }
-    except (arrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as broken:
+        return table.rename_columns(names)
+
+
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """Turns what pyarrow raises into a DataError about the file."""
+    arrow = optional("pyarrow", extra="data")
+    try:
+        yield
+    except (
+        *(arrow.ArrowException, zlib.error, EOFError),
+        *(OSError, ValueError, OverflowError, MemoryError),
+    ) as broken:
         if isinstance(broken, DataError):
             raise
         words = str(broken).split("\n")[0]
@@ -110,14 +136,16 @@ def divided(
     return inputs, labels, tuple(columns), {name: table[name] for name in groups}
 
 
-def _csv(path: Path) -> Any:
+def _csv(path: Path, role: str) -> Any:
     reader = optional("pyarrow.csv", extra="data")
-    with path.open("rb") as file:
-        first = file.readline(_MOST_LINE).decode("utf-8", "replace")
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        text = file.read(MOST_BYTES + 1)
+    require_bytes(len(text), path, role)  # a small archive may hold any number
+    first = text[:_MOST_LINE].partition(b"\n")[0].decode("utf-8", "replace")
     counts = {mark: first.count(mark) for mark in _DELIMITERS}
     form = reader.ParseOptions(delimiter=max(counts, key=lambda mark: counts[mark]))
     return reader.read_csv(
-        path, read_options=reader.ReadOptions(use_threads=False), parse_options=form
+        BytesIO(text), read_options=reader.ReadOptions(use_threads=False), parse_options=form
     )
 
 

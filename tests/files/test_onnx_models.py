@@ -214,3 +214,52 @@ def test_an_audit_gives_a_model_fractions_of_its_own_type(tmp_path) -> None:
         engine="inline",
     )
     assert report["bare"]["inversion"].samples == 60
+
+
+def classifier(folder):
+    """Writes a scaler and a classifier as skl2onnx does: the label comes first."""
+    nodes = [
+        helper.make_node(
+            "LinearClassifier", ["x"], ["label", "probabilities"], domain="ai.onnx.ml",
+            classlabels_ints=[0, 1], coefficients=[1.0, 0, 0, 0, 1, 0], intercepts=[0.0, 0],
+            post_transform="SOFTMAX",
+        ),
+        helper.make_node(
+            "ZipMap", ["probabilities"], ["by_class"], domain="ai.onnx.ml",
+            classlabels_int64s=[0, 1],
+        ),
+    ]  # fmt: skip
+    outputs = [
+        helper.make_tensor_value_info("label", TensorProto.INT64, ["n"]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 2]),
+        helper.make_value_info(
+            "by_class",
+            helper.make_sequence_type_proto(
+                helper.make_map_type_proto(
+                    TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+                )
+            ),
+        ),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+def test_of_several_outputs_one_is_named_and_none_is_dropped_in_silence(tmp_path) -> None:
+    path = classifier(tmp_path)
+    with pytest.raises(
+        DataError, match=r"3 outputs: label .tensor\(int64\).* Name the one .*m.onn"
+    ):
+        load_model(str(path))
+    answers = load_model(f"{path}:probabilities")(torch.randn(5, 3))
+    assert answers.shape == (5, 2)
+    assert torch.allclose(answers.sum(1), torch.ones(5))
+    with pytest.raises(DataError, match="has no output 'scores'"):
+        load_model(f"{path}:scores")
+    with pytest.raises(DataError, match="by_class of .* is a seq.*zipmap"):
+        load_model(f"{path}:by_class")
+    twin = pickle.loads(pickle.dumps(load_model(f"{path}:probabilities")))  # noqa: S301
+    assert twin(torch.randn(5, 3)).shape == (5, 2)

@@ -1,0 +1,76 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shell import shieldnet
+
+from shieldnet.errors import DataError
+from shieldnet.files.dividing import divide
+from shieldnet.files.tables import read_table
+
+
+def table(folder: Path, rows: int = 40) -> Path:
+    """Writes a table in which every record stands twice, once with a wrong label."""
+    lines = [f"{n % 20},city {n % 20 % 3},{n // 20}" for n in range(rows)]
+    path = folder / "data.csv"
+    path.write_text("age,city,y\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_equal_records_go_together_and_words_stay_as_they_are(tmp_path) -> None:
+    path = table(tmp_path)
+    done = shieldnet(tmp_path, "split", str(path), "-o", str(tmp_path / "sets"))
+    assert done.returncode == 0, done.stderr
+    sets = {one.stem: read_table(one, "set") for one in (tmp_path / "sets").iterdir()}
+    assert set(sets) == {"members", "nonmembers", "auxiliary"}
+    ages = {name: set(one["age"].tolist()) for name, one in sets.items()}
+    assert sum(map(len, ages.values())) == 20
+    assert set.union(*ages.values()) == set(range(20))
+    assert len(sets["members"]["age"]) == 20
+    assert set(sets["members"]["city"]) <= {"city 0", "city 1", "city 2"}
+    assert "shieldnet audit MODEL --members" in done.stdout
+
+
+def test_what_is_there_stays_unless_it_is_asked_for(tmp_path) -> None:
+    path = table(tmp_path)
+    command = ("split", str(path), "-o", str(tmp_path), "--share=0.5", "--share=0.5")
+    assert shieldnet(tmp_path, *command).returncode == 0
+    again = shieldnet(tmp_path, *command)
+    assert again.returncode == 2
+    assert "members.csv" in again.stderr
+    assert shieldnet(tmp_path, *command, "--force").returncode == 0
+
+
+def test_arrays_are_divided_with_all_that_belongs_to_their_rows(tmp_path) -> None:
+    x = np.repeat(np.arange(30.0), 2).reshape(-1, 1)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(60), group=np.arange(60) % 2)
+    parts = divide(tmp_path / "data.npz", (0.5, 0.5), label=None, seed=0)
+    for rows, name in zip(parts.rows, ("a", "b"), strict=True):
+        parts.write(rows, tmp_path / f"{name}.npz")
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert not set(a["x"].ravel()) & set(b["x"].ravel())
+        assert sorted([*a["y"], *b["y"]]) == list(range(60))
+        assert (a["group"] == a["y"] % 2).all()
+
+
+def test_a_packed_table_is_read_and_one_that_unpacks_to_too_much_is_not(
+    tmp_path, monkeypatch
+) -> None:
+    path = tmp_path / "data.CSV.gz"
+    path.write_bytes(gzip.compress(table(tmp_path).read_bytes()))
+    assert len(read_table(path, "members")["age"]) == 40
+    path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 10)[:-9])
+    with pytest.raises(DataError, match="is no .* table that can be read"):
+        read_table(path, "members")
+    monkeypatch.setattr("shieldnet.files.tables.MOST_BYTES", 100)
+    path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 10_000))
+    monkeypatch.setattr("shieldnet.files.limits.MOST_BYTES", 100)
+    with pytest.raises(DataError, match="would take 101 bytes"):
+        read_table(path, "members")
+
+
+@pytest.mark.parametrize("name", ["data.png", "data.npy", "data"])
+def test_other_files_are_refused(tmp_path, name) -> None:
+    with pytest.raises(DataError, match="Expected a table"):
+        divide(tmp_path / name, (0.5, 0.5), label=None, seed=0)
