@@ -85,8 +85,10 @@ class Inversion(Attack):
         chosen = choose_each(decoders, learned, known, labels, game.classes, seed=game.seed)
         asked = game.views(game.ask(targets, self.queries))
         by_label = label_baseline(labels, known, game.classes)[game.model_labels(targets)]
-        guess = chosen.predict(learned, known, asked, by_label)
+        tried = chosen.predict(learned, known, asked, by_label)
+        guess = tried if chosen.sure else by_label
         errors = (guess - sought).square() * weights
+        of_tried = errors if chosen.sure else (tried - sought).square() * weights
         baseline = (by_label - sought).square() * weights
         by_mean = (known.mean(0) - sought).square() * weights
 
@@ -104,15 +106,16 @@ class Inversion(Attack):
         name = "inversion" if self.queries == 1 else f"averaging.{self.queries}"
         columns = game.columns if self.queries == 1 and isinstance(secret, Scale) else ()
         total = errors.sum(1)
+        whole = saved_share(of_tried.sum(1), baseline.sum(1), seed=game.seed)
         scored = (weights[: len(columns)] > 0).nonzero().flatten()
         shares = saved_shares(
-            errors[:, scored], baseline[:, scored], seed=game.seed, resamples=_COLUMN_RESAMPLES
+            of_tried[:, scored], baseline[:, scored], seed=game.seed, resamples=_COLUMN_RESAMPLES
         )
         return Outcome(
             findings=(
-                finding(name, saved_share(total, baseline.sum(1), seed=game.seed)),
+                finding(name, chosen.kept(whole)),
                 *(
-                    finding(f"inversion.column.{columns[place]}", share)
+                    finding(f"inversion.column.{columns[place]}", chosen.kept(share))
                     for place, share in zip(scored.tolist(), shares, strict=True)
                 ),
                 finding(f"r2.{name}", saved_share(total, by_mean.sum(1), seed=game.seed)),
@@ -341,11 +344,14 @@ def choose(
 class Each:
     """Holds, for every feature, the decoder that did best on it, or the label alone.
 
+    sure: whether they are surely better than the label together; else the adversary guesses from
+    the label, and what they would have reached is the upper end of what is found.
     Shapes: places (features,), numbers of ``chosen``, or their count for the label.
     """
 
     chosen: tuple[Chosen, ...]
     places: Tensor
+    sure: bool
 
     def predict(
         self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor], by_label: Tensor
@@ -362,13 +368,20 @@ class Each:
                 guess[:, mine] = one.predict(learned, known[:, mine], asked)
         return guess
 
+    def kept(self, share: Interval) -> Interval:
+        """Returns what is found, given the share that the decoders save."""
+        return share if self.sure else Interval(0.0, 0.0, max(0.0, share.high))
+
     @property
     def note(self) -> str:
         """Says so where the adversary does not use the answers at all."""
-        unused = bool((self.places == len(self.chosen)).all())
-        return "no decoder was surely better than the label alone, which is used" if unused else ""
+        if self.sure:
+            return ""
+        return "no decoder was surely better than the label alone, which is used"
 
     def __str__(self) -> str:
+        if not self.sure:
+            return "the label alone"
         counts = torch.bincount(self.places, minlength=len(self.chosen) + 1).tolist()
         named = [*map(str, self.chosen), "the label alone"]
         used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
@@ -387,9 +400,9 @@ def choose_each(
 ) -> Each:
     """Chooses every decoder's reading and setting on a fifth of the rows, and one for each feature.
 
-    The label alone stays for all features unless, chosen on half of the rows held back and judged
-    on the other half, the decoders err less by ``_DOUBT`` standard errors: what is gained by
-    chance on some rows is lost on the next ones.
+    They are used only if, chosen on half of the rows held back and judged on the other half, they
+    err less than the label by ``_DOUBT`` standard errors: what is gained by chance on some rows is
+    lost on the next ones.
     Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's.
     """
     fit, check = _parts(len(known), seed)
@@ -399,12 +412,11 @@ def choose_each(
     )
     by_label = label_baseline(labels[fit], known[fit], classes)[labels[check]]
     guesses = [*(trial.predict(learned, known[fit], asked) for trial in best), by_label]
-    places = surely_best(torch.stack(guesses).sub_(known[check]).square_())
-    return Each(tuple(best), places)
+    return Each(tuple(best), *surely_best(torch.stack(guesses).sub_(known[check]).square_()))
 
 
-def surely_best(errors: Tensor) -> Tensor:
-    """Says which guess errs least in each feature, or the last one in all unless that is sure.
+def surely_best(errors: Tensor) -> tuple[Tensor, bool]:
+    """Says which guess errs least in each feature, and whether all surely err less than the last.
 
     Shapes: errors (guesses, rows, features), squared -> (features,).
     """
@@ -416,9 +428,7 @@ def surely_best(errors: Tensor) -> Tensor:
         saved[judge] = (kept[-1] - kept.gather(0, place)[0]).sum(1)
     total = float(errors[-1].sum(1).mean())
     doubt = _DOUBT * float(saved.std()) / len(saved) ** 0.5
-    if float(saved.mean()) <= doubt + _ROUNDING * total:
-        return torch.full((errors.shape[2],), len(errors) - 1)
-    return _least(errors)
+    return _least(errors), float(saved.mean()) > doubt + _ROUNDING * total
 
 
 def _least(errors: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.shield import Shield
-from shieldnet.statistics import saved_share
+from shieldnet.statistics import Interval, saved_share
 
 _MOST_TARGETS = 400
 _MOST_PRACTICE = 100
@@ -70,7 +70,7 @@ class StraightThrough(Attack):
             raise NotApplicable("no column of the auxiliary rows varies")
         learned = _readings(game, game.ask(auxiliary))
         labels = game.model_labels(auxiliary)
-        pull, by_label_alone = self._best_pull(game, space, learned, known, labels)
+        pull, by_label_alone, sure = self._best_pull(game, space, learned, known, labels)
         chosen = choose(self.decoders, learned, known, seed=game.seed)
         asked = _readings(game, game.ask(game.nonmembers).first(len(targets)))
         guess = space.inside(chosen.predict(learned, known, asked))
@@ -84,17 +84,19 @@ class StraightThrough(Attack):
             ((part - sought).square() * scale.weights).sum(1) for part in (guess, by_label)
         )
         moved = "not moved" if pull is None else f"moved with pull {pull:g}"
-        unused = bool(by_label_alone.all())
+        share = saved_share(errors, baseline, seed=game.seed)
+        if not sure:  # the label is used; what was tried bounds what is found
+            share = Interval(0.0, 0.0, max(0.0, share.high))
         return Outcome(
             findings=(
                 Finding.of(
                     "white_box.inversion",
-                    saved_share(errors, baseline, seed=game.seed),
+                    share,
                     samples=len(targets),
                     baseline=0.0,
                     threat=Threat(auxiliary=len(auxiliary), white_box=True),
-                    source="the label alone" if unused else f"{chosen}, {moved}",
-                    note="no guess was surely better than the label's" if unused else "",
+                    source=f"{chosen}, {moved}" if sure else "the label alone",
+                    note="" if sure else "no guess was surely better than the label's",
                 ),
             )
         )
@@ -106,10 +108,11 @@ class StraightThrough(Attack):
         learned: dict[str, Tensor],
         known: Tensor,
         labels: Tensor,
-    ) -> tuple[float | None, Tensor]:
+    ) -> tuple[float | None, Tensor, bool]:
         """Tries every pull on rows that the decoder has not seen; None is not to move.
 
-        Says too which features are best left to the label alone. Shapes: -> (features,) bool.
+        Says too which features are best left to the label alone, and whether the others are surely
+        guessed better than by it. Shapes: -> (features,) bool.
         """
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(game.seed))
         count = min(_MOST_PRACTICE, len(known) // 4)
@@ -124,7 +127,8 @@ class StraightThrough(Attack):
         pull, best = min(tried, key=lambda trial: _error(trial[1], known[practice]))
         by_label = label_baseline(labels[rest], known[rest], game.classes)[labels[practice]]
         errors = (torch.stack([best, by_label]) - known[practice]).square()
-        return pull, surely_best(errors * space.scale.weights) == 1
+        places, sure = surely_best(errors * space.scale.weights)
+        return pull, places == 1, sure
 
     def _refined(self, match: "_Match", space: "Space", guess: Tensor, pull: float) -> Tensor:
         """Moves guesses towards inputs with the right answer. Shapes: (n, d) -> (n, d), scaled."""
