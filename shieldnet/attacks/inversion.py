@@ -1,7 +1,7 @@
 """Turning answers back into inputs: how much closer does an answer bring than its label alone?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -123,7 +123,7 @@ class Inversion(Attack):
             ),
             untested=_rare(columns, weights),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
-            exposed=(_exposed(name, total, baseline.sum(1)),),
+            exposed=tuple(_exposed(name, total, baseline.sum(1))),
             reconstructions=(
                 secret.undo(guess).reshape(targets.inputs.shape)
                 if isinstance(secret, Scale)
@@ -560,11 +560,13 @@ def share_per_feature(errors: Tensor, baseline: Tensor) -> Tensor:
     return torch.where(total > 0, 1 - errors.sum(0) / total.clamp_min(1e-30), 0.0)
 
 
-def _exposed(name: str, errors: Tensor, baseline: Tensor) -> Exposed:
-    """Lists the targets of which an answer gives the most away. Shapes: (n,), (n,)."""
+def _exposed(name: str, errors: Tensor, baseline: Tensor) -> Iterator[Exposed]:
+    """Lists the targets of which an answer gives the most away, if any. Shapes: (n,), (n,)."""
     shares = 1 - errors / baseline.clamp_min(1e-30)
     words = "share of the record that its answer gives away beyond its label"
-    return Exposed.of(name, "nonmembers", torch.arange(len(shares)), shares, shares, words)
+    found = Exposed.of(name, "nonmembers", torch.arange(len(shares)), shares, shares, words)
+    if found.rows:
+        yield found
 
 
 def _chances_of_self(game: Game, examples: Examples, size: int) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ ATLAS = "MITRE ATLAS"
 NIST = "NIST AI 100-2e2025"
 EDPB = "EDPB Opinion 28/2024"
 
+_NEAR = 0.05
 _SERVED = "it is a matter of where the model is served, which an audit of answers cannot see"
 _EVASION = "no attack here changes an input to be misread; see the robust accuracy of finetune"
 
@@ -158,7 +159,8 @@ def evidence(
     """Lists every item with the findings that speak for or against it, or with why there are none.
 
     Against it speaks an attack that surely did better than its baseline, a limit that is broken,
-    and a measurement above its own proven bound. For it, that whoever tried did not.
+    and a measurement above its own proven bound. For it, that whoever tried did not, by whole
+    intervals within ``_NEAR`` of the baseline, or what is proven.
     is_table: whether the inputs have columns that could be sensitive. has_classes: whether answers
     are scores of classes, without which there is no membership by scores and no extraction.
     broken: the limits that the policy found broken, by the names of findings.
@@ -192,9 +194,10 @@ def _spoken_to(
     said = [*claims, *(_said(one, broken.get(one.name, "")) for one in found)]
     reason = _inapplicable(item, is_table, has_classes)
     status: Status = "not applicable" if reason else "not evidenced"
-    if said:
-        is_against = any(_against(item, one, one.name in broken) for one in found)
-        status = "evidence against" if is_against else "evidence for"
+    if any(_against(item, one, one.name in broken) for one in found):
+        status = "evidence against"
+    elif said and (claims or item.asks_to_measure or all(map(_is_near, found))):
+        status = "evidence for"
     words = "; ".join(said) or reason or item.missing
     names = tuple(one.name for one in found)
     return Evidence(item.standard, item.item, item.asks, status, words, names)
@@ -211,10 +214,17 @@ def _against(item: _Item, finding: Finding, is_broken: bool) -> bool:
     return is_broken or (finding.low > finding.baseline and not is_bound)
 
 
+def _is_near(finding: Finding) -> bool:
+    """Says whether the whole interval lies near the baseline: what is wide shows nothing."""
+    return finding.high <= finding.baseline + _NEAR
+
+
 def _said(finding: Finding, broken: str) -> str:
     beyond = ""
     if finding.low > finding.baseline:
         beyond = f", above its baseline of {finding.baseline:.3f}"
+    elif not _is_near(finding):
+        beyond = f", an interval too wide to show {finding.baseline:.3f}"
     return f"{finding.name} {finding}{beyond}{f', which breaks {broken}' if broken else ''}"
 
 

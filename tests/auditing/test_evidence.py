@@ -26,6 +26,9 @@ def test_a_finding_speaks_to_its_items_and_says_where_it_is_above_its_baseline()
     assert found["AML.T0024.000"].status == found["NISTAML.033"].status == "evidence against"
     assert found["11.1.3"].status == "evidence for"  # it asks for the evaluation alone
     assert found["AML.T0024.002"].status == "not evidenced"
+    wide = by_item(finding("membership.auc", 0.45, 0.65, baseline=0.5))
+    assert wide["11.2.5"].status == "not evidenced"
+    assert "an interval too wide to show 0.500" in wide["11.2.5"].words
     chance = by_item(finding("membership.auc", 0.45, 0.55, baseline=0.5))
     assert "above" not in chance["11.2.5"].words
     assert chance["11.2.5"].status == "evidence for"

@@ -67,7 +67,7 @@ def test_no_record_and_no_answer_is_in_it_unless_pictures_were_asked_for(
     for subject in document["subjects"]:
         assert subject["reconstructions"] is None
         assert set(subject["features"]) <= {"recovered", "leak map", "null map"}
-    assert report["shield"].exposed[0].role in ("members", "nonmembers")
+    assert report["bare"].exposed[0].role in ("members", "nonmembers")
 
 
 @pytest.mark.parametrize(
