@@ -274,8 +274,10 @@ class Words:
 
     def apply(self, tokens: Tensor) -> Tensor:
         """Says which words occur. Shapes: -> (rows, words) float32, 0 or 1."""
+        if not len(self.words):
+            return torch.zeros(len(tokens), 0)
         place = torch.searchsorted(self.words, tokens.flatten(1).to(self.words.dtype))
-        place = place.clamp_max(max(len(self.words) - 1, 0))
+        place = place.clamp_max(len(self.words) - 1)
         known = self.words[place] == tokens.flatten(1)
         marks = torch.zeros(len(tokens), len(self.words))
         return marks.scatter_reduce_(1, place, known.float(), reduce="amax")

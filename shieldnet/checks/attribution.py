@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches
 from shieldnet.attacks.decoders import KernelRidge, Ridge
-from shieldnet.attacks.inversion import Scale, label_means, standardize
+from shieldnet.attacks.inversion import Scale, Words, label_means, secret_of, standardize
+from shieldnet.checks.embeddings import FromEmbeddings
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.statistics import CONFIDENCE, Interval
 
@@ -34,6 +35,9 @@ class Attribution(Attack):
     what stays unexplained. S_c is never written out, and no row is multiplied by itself where
     S_c J_c^T is squared: with more features than rows that alone would look like leakage.
 
+    Texts are read as the words that occur in them; the model is then linear in the embeddings of
+    their tokens, and x z^T of word and score takes the place of S_c J_c^T.
+
     Attributions are taken on the model behind the shield: through a rounding shield they read 0.
     A magnitude map (Saliency) is not a leak map; plain pixel variance is the null map beside it.
     It is a screen for tuning, never a verdict: the decoders have the last word.
@@ -46,13 +50,15 @@ class Attribution(Attack):
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()
         auxiliary = game.owned()
-        features = auxiliary.inputs[0].numel()
+        secret = secret_of(auxiliary.inputs)
+        features = secret.apply(auxiliary.inputs[:1]).shape[1]
+        if features == 0:
+            raise NotApplicable("no word tells one text from another")
         most = _MOST_PRODUCTS // (features * game.classes**2)
         rows = min(len(auxiliary), max(_LEAST_ROWS, min(_MOST_ROWS, most)))
         if game.classes**2 * max(features, rows) > _MAX_ENTRIES:
             raise NotApplicable(f"{features} features and {game.classes} classes are too many")
-        require_gradient(game, auxiliary.inputs)
-        model = _Linearized.of(game, rows)
+        model = _Linearized.of(game, secret, rows)
         if not model.fit >= _LEAST_FIT:
             raise NotApplicable(
                 f"the model is curved: one that is linear around each class explains "
@@ -67,7 +73,6 @@ class Attribution(Attack):
                 f"the estimate within +-{spread:.2f} alone"
             )
         share = torch.where(total > 0, explained.clamp_min(0) / total.clamp_min(1e-30), 0.0)
-        scale = Scale.of(auxiliary.inputs)
         return Outcome(
             findings=(
                 Finding.of(
@@ -82,8 +87,8 @@ class Attribution(Attack):
                 ),
             ),
             features={
-                "leak map": scale.shaped(share.float()),
-                "null map": scale.shaped(total.float()),
+                "leak map": secret.shaped(share.float()),
+                "null map": secret.shaped(total.float()),
             },
         )
 
@@ -135,9 +140,9 @@ def jacobian_rows(model: nn.Module, inputs: Tensor, classes: int) -> Tensor:
 class _Linearized:
     """The model, linear around each class mean, and the answers about the auxiliary rows.
 
-    Shapes: labels (n,); inputs (n, d), scaled; within and squares, less the mean of their class;
-    scores and released (n, ...); rows (K, K, d); told (K, n, K), what each class's rows say of
-    each input; gains (K, d, K), sums over all inputs of input times what is told of it; curved
+    Shapes: labels (n,); inputs (n, d), scaled, or words; within and squares, less the mean of their
+    class; scores and released (n, ...); rows (K, K, d); told (K, n, K), what each class's rows say
+    of each input; gains (K, d, K), sums over all inputs of input times what is told of it; curved
     (n, K), what the linear model misses of the scores. fit: the share that it does not miss.
     """
 
@@ -154,28 +159,24 @@ class _Linearized:
     fit: float
 
     @classmethod
-    def of(cls, game: Game, count: int) -> "_Linearized":
+    def of(cls, game: Game, secret: Scale | Words, count: int) -> "_Linearized":
         owned = game.owned()
         auxiliary = owned.inputs[:count]
-        scale = Scale.of(owned.inputs)
-        inputs = scale.apply(auxiliary).double()
+        inputs = secret.apply(auxiliary).double()
         labels = game.model_labels(owned)[:count]
         answers = game.ask(owned).first(count)
         winner = nn.functional.one_hot(answers.distribution.argmax(-1), game.classes)
         released = torch.cat([*game.views(answers).values(), winner], -1)
-        means = label_means(labels, inputs, game.classes)
-        points = scale.undo(means).reshape(-1, *auxiliary.shape[1:]).to(auxiliary.dtype)
-        model: nn.Module = Behind(game.shield)
-        if game.shield.chain.layout.row_kind == "probabilities":
-            model = _LogScores(model)
-        rows = jacobian_rows(model, points, game.classes) * scale.deviation.double()
-        scores = in_batches(model, auxiliary).double()
-        within = inputs - means[labels]
-        scores = _centered(scores)
+        within = inputs - label_means(labels, inputs, game.classes)[labels]
+        if isinstance(secret, Scale):
+            rows, felt = _by_features(game, secret, labels, inputs, auxiliary), within
+        else:
+            rows, felt = _by_embeddings(game, labels, auxiliary)
+        scores = _centered(in_batches(_scores_of(game, Behind(game.shield)), auxiliary).double())
         spread = scores - label_means(labels, scores, game.classes)[labels]
-        own = _told(within, rows, labels)
+        own = _told(felt, rows, labels)
         rows = (torch.linalg.pinv(own, rtol=1e-6) @ spread).T @ rows
-        told = within @ rows.transpose(1, 2)
+        told = felt @ rows.transpose(1, 2)
         gains = within.T @ told
         curved = spread - told[labels, torch.arange(len(labels))]
         fit = 1 - float(curved.square().sum() / spread.square().sum().clamp_min(1e-30))
@@ -247,6 +248,42 @@ class _Linearized:
         values, vectors = torch.linalg.eigh((noise + noise.T) / 2)
         noise = (vectors * values.clamp_min(1e-6)) @ vectors.T
         return noise, open_labels.T @ open_labels / len(open_labels)
+
+
+def _scores_of(game: Game, model: nn.Module) -> nn.Module:
+    """Reads a model's scores as logits."""
+    is_probability = game.shield.chain.layout.row_kind == "probabilities"
+    return _LogScores(model) if is_probability else model
+
+
+def _by_features(
+    game: Game, scale: Scale, labels: Tensor, inputs: Tensor, auxiliary: Tensor
+) -> Tensor:
+    """Returns the model's gradient at the mean input of each class. Shapes: -> (K, K, d)."""
+    require_gradient(game, auxiliary)
+    means = label_means(labels, inputs, game.classes)
+    points = scale.undo(means).reshape(-1, *auxiliary.shape[1:]).to(auxiliary.dtype)
+    model = _scores_of(game, Behind(game.shield))
+    return jacobian_rows(model, points, game.classes) * scale.deviation.double()
+
+
+def _by_embeddings(game: Game, labels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the gradient at the mean embedding of each class, and the embeddings less that.
+
+    Shapes: tokens (n, length) -> (K, K, length * width), (n, length * width).
+    """
+    parameter = next(game.shield.model.parameters(), tokens)
+    classes = torch.arange(game.classes).unsqueeze(1)
+    typical = (labels == classes).int().argmax(1)  # a row of each class, the first without one
+    model = FromEmbeddings.of(game.shield, tokens[typical].to(parameter.device))
+    felt = model.embedded(tokens)
+    flat = felt.flatten(1).double()
+    if game.classes**2 * flat.shape[1] > _MAX_ENTRIES:
+        raise NotApplicable(f"{flat.shape[1]} numbers of embeddings are too many")
+    means = label_means(labels, flat, game.classes)
+    points = means.reshape(-1, *felt.shape[1:]).to(felt.dtype)
+    rows = jacobian_rows(_scores_of(game, model), points, game.classes)
+    return rows, flat - means[labels]
 
 
 def _told(within: Tensor, rows: Tensor, labels: Tensor) -> Tensor:

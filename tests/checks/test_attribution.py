@@ -6,7 +6,7 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.attacks import Game, Inversion
 from shieldnet.attacks.base import Answers
-from shieldnet.attacks.decoders import KernelRidge
+from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.checks import Attribution
 from shieldnet.checks.attribution import jacobian_rows
 from shieldnet.data import Examples
@@ -111,6 +111,48 @@ def test_a_model_that_no_linear_one_explains_is_not_estimated() -> None:
         Attribution()(independent(Bends(), 6, 300))
 
 
+class Reads(nn.Module):
+    """Reads a text by the mean of what its words say, the padding left out."""
+
+    def __init__(self, layers: int = 1) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.layers = nn.ModuleList(nn.Embedding(60, 12) for _ in range(layers))
+            self.places = nn.Embedding(20, 12)
+            self.head = nn.Linear(12, 5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        felt = sum(layer(tokens) for layer in self.layers)
+        felt = felt + 0.1 * self.places(torch.arange(tokens.shape[1]))
+        kept = (tokens > 0).float().unsqueeze(-1)
+        return 4 * self.head((felt * kept).sum(1) / kept.sum(1).clamp_min(1))
+
+
+def texts(model: nn.Module) -> Game:
+    """Makes texts of 12 words, the first of which are much more frequent."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = (60 * torch.rand(1800, 12, generator=generator) ** 3).long()
+    sets = zip(("members", "nonmembers", "auxiliary"), drawn.split(600), strict=True)
+    return Game(Shield(model), *(Examples(name, part) for name, part in sets))
+
+
+def test_words_that_leak_are_estimated_from_their_embeddings() -> None:
+    game = texts(Reads())
+    measured = Inversion(decoders=(Ridge(), KernelRidge()))(game)
+    outcome = Attribution()(game)
+    finding = outcome.findings[0]
+    assert finding.value == pytest.approx(measured.findings[0].value, abs=0.05)
+    leak, recovered = outcome.features["leak map"], measured.features["recovered"]
+    assert rank_correlation(leak, recovered) > 0.6
+    assert not any(layer._forward_hooks for layer in game.shield.model.modules())
+
+
+def test_tokens_that_two_layers_read_are_not_attributed() -> None:
+    with pytest.raises(NotApplicable, match="2 layers of nn.Embedding read them: it takes one"):
+        Attribution()(texts(Reads(2)))
+
+
 def test_jacobian_rows_are_autograds(digits_model) -> None:
     inputs = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     rows = jacobian_rows(digits_model, inputs, 10)
@@ -132,6 +174,11 @@ def test_a_model_of_probabilities_is_estimated_like_its_logits(make_game, digits
     assert Attribution()(game).findings[0].value == pytest.approx(logits, abs=0.1)
 
 
+class Casts(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :3].float()
+
+
 class NoGradient(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.detach().flatten(1)[:, :3]
@@ -141,7 +188,9 @@ class NoGradient(nn.Module):
     ("model", "inputs", "classes", "words"),
     [
         (NoGradient(), torch.rand(50, 1, 4, 4), 3, "no gradient with respect to its input"),
-        (nn.Flatten(), torch.ones(50, 4, dtype=torch.int64), 3, "inputs of torch.int64"),
+        (nn.Flatten(), torch.ones(50, 4, dtype=torch.int64), 3, "no word tells one text from"),
+        (Casts(), torch.ones(50, 4, 1, dtype=torch.int64), 3, "inputs of torch.int64"),
+        (Casts(), torch.arange(200).reshape(50, 4) % 7, 3, "0 layers of nn.Embedding read"),
         (nn.Flatten(), torch.zeros(50, 3, 80, 80), 60, "19200 features and 60 classes"),
     ],
 )
