@@ -105,7 +105,11 @@ def audit(
         ),
     ] = None,
     sensitive: Annotated[
-        list[str] | None, typer.Option(help="a column that somebody may want to learn; repeatable")
+        list[str] | None,
+        typer.Option(
+            help="a column that somebody may want to learn, or what the names of a one-hot group "
+            "begin with; repeatable"
+        ),
     ] = None,
     canaries: Annotated[
         str | None, typer.Option(help="package.module:factory that returns planted canaries")

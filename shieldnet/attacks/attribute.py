@@ -107,6 +107,8 @@ class Secret:
             raise NotApplicable("it has one value only in the auxiliary data")
         if len(places) > 1:
             _require_one_hot(name, known)
+        else:
+            _require_alone(game, name)
         if len(found) <= _MOST_VALUES:
             return cls(name, places, found, torch.arange(len(found)))
         if len(places) > 1:
@@ -311,10 +313,28 @@ def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
     return group
 
 
+def _require_alone(game: Game, name: str) -> None:
+    """Raises NotApplicable for one column of a one-hot group: the others tell it already."""
+    for mark in ("=", "_"):
+        stem = name.rpartition(mark)[0]
+        group = [
+            place
+            for place, one in enumerate(game.columns)
+            if stem and one.rpartition(mark)[0] == stem
+        ]
+        if len(group) > 1 and _is_one_hot(game.owned().inputs[:, group]):
+            raise NotApplicable(f"the other columns of {stem} tell it: name the group, {stem}")
+
+
+def _is_one_hot(known: Tensor) -> bool:
+    high, low = known.amax(0), known.amin(0)
+    is_either = bool(((known == high) | (known == low)).all())
+    return is_either and bool(((known == high).sum(1) == 1).all())
+
+
 def _require_one_hot(name: str, known: Tensor) -> None:
     """Raises DataError unless one column of every row is high and the others are low."""
-    high, low = known.amax(0), known.amin(0)
-    if not (((known == high) | (known == low)).all() and ((known == high).sum(1) == 1).all()):
+    if not _is_one_hot(known):
         raise DataError(
             f"Expected exactly one of the {known.shape[1]} columns of {name} to be set in every "
             "row, and got others. Name single columns instead."

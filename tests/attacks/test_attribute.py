@@ -114,6 +114,17 @@ def test_a_prefix_stands_for_a_group_of_columns() -> None:
     )
 
 
+def test_one_column_of_a_one_hot_group_is_not_sought_by_itself() -> None:
+    """The others tell it exactly: a gain of 0 was filed as evidence that nothing leaks."""
+    game = a_game(linear_model(NEEDS_SEX), sensitive=("sex", "job=blue"))
+    outcome = AttributeRecovery()(game)
+    assert outcome.untested == ("job=blue: the other columns of job tell it: name the group, job",)
+    assert {one.name.split(".")[1] for one in outcome.findings} == {"sex"}
+    names = ("age", "income", "sex", "job_none", "job_blue", "job_white")
+    with pytest.raises(NotApplicable, match="name the group, job"):
+        AttributeRecovery()(replace(game, columns=names, sensitive=("job_blue",)))
+
+
 def test_of_a_column_of_many_values_the_half_is_sought() -> None:
     game = a_game(linear_model(NEEDS_SEX), sensitive=("income",))
     secret = Secret.of(game, "income")
