@@ -233,7 +233,14 @@ def pairs_of(dataset: object, name: str) -> tuple[Tensor, Tensor]:
 
 def _labels(value: object, name: str) -> Tensor:
     """Widens whole numbers, of which torch can hardly compare the unsigned kinds."""
-    labels = as_tensor(value, name)
+    try:
+        labels = as_tensor(value, name)
+    except DataError as words:
+        raise DataError(
+            f"Expected whole numbers as labels of the {name}, got {type(value).__name__} of what "
+            "is none. Number words once for all sets: classes, numbers = numpy.unique(words, "
+            "return_inverse=True)."
+        ) from words
     whole = not (labels.is_floating_point() or labels.is_complex())
     return labels.to(torch.int64) if whole else labels
 

@@ -113,3 +113,9 @@ def test_half_precision_and_unsigned_labels_are_taken() -> None:
     found = as_examples((X.bfloat16(), Y.numpy().astype(np.uint16)), "members")
     assert len(found.fingerprint()) == 64
     assert found.require_labels(3).dtype == torch.int64
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], np.array(["cat", "dog"]), [None, 1]])
+def test_words_as_labels_are_refused_as_labels(labels) -> None:
+    with pytest.raises(DataError, match="whole numbers as labels of the members.*numpy.unique"):
+        as_examples((torch.rand(2, 3), labels), "members")

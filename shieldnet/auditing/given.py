@@ -43,7 +43,11 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
         isinstance(one, Shield) for one in shields.values()
     )
     if not (named and shields):
-        raise ConfigError("Expected a Shield, or a dict of Shields by name.")
+        is_model = isinstance(shield, nn.Module)
+        fix = " Put one around it: shieldnet.harden(model)." if is_model else ""
+        raise ConfigError(
+            f"Expected a Shield, or a dict of Shields by name, got {type(shield).__name__}.{fix}"
+        )
     first = next(iter(shields.values()))
     if any(one.model is not first.model for one in shields.values()):
         raise ConfigError("Expected shields around one model; audit another model by itself.")

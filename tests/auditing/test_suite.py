@@ -445,8 +445,10 @@ def test_shields_of_different_models_are_refused(sets) -> None:
         sn.audit(shields, **sets)
     with pytest.raises(sn.ConfigError, match="The name bare is kept"):
         sn.audit({"bare": sn.harden(nn.Linear(2, 2))}, **sets)
-    with pytest.raises(sn.ConfigError, match="Expected a Shield, or a dict"):
+    with pytest.raises(sn.ConfigError, match=r"got Linear. Put one around it: shieldnet.harden"):
         sn.audit(nn.Linear(2, 2), **sets)
+    with pytest.raises(sn.ConfigError, match="Expected a Shield, or a dict of .*, got list"):
+        sn.audit([], **sets)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": "other/9", "reports": []}', "\x00"])
