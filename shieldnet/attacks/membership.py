@@ -13,7 +13,7 @@ from shieldnet.attacks.scores import (
     membership_scores,
     pooled_scores,
 )
-from shieldnet.data import Group
+from shieldnet.data import Group, row_bytes
 from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 from shieldnet.statistics import CONFIDENCE, Curve, Interval, auc, roc, rows_needed, tpr_at_fpr
@@ -35,11 +35,13 @@ class Membership(Attack):
     an ensemble. Shadows' scores pass through the same defenses with as many queries. All are
     reported, each with how many of its scores differ, and the worst as ``membership.auc`` and
     ``membership.tpr_at_fpr_...``: its intervals are widened to hold for all at once (Bonferroni),
-    because it was chosen.
+    because it was chosen. Records that stand in a set more than once count once: they are no
+    independent trials.
 
     ``membership.worst_group.auc``: the class or given group with the highest lower bound, among
     all attacks and groups at once. ``membership.group.<name>...``: the worst attack on each given
-    group, whose interval holds for all attacks at once. ``membership.canaries...``: the same
+    group, whose interval holds for all attacks and given groups at once.
+    ``membership.canaries...``: the same
     attacks on records planted to be found. ``membership.pooled...``: on shadows set aside as
     further targets, where they were trained like the target: what the training does, beyond this
     one model.
@@ -70,7 +72,9 @@ class Membership(Attack):
                 f"void, members can be told from nonmembers without the model (AUC {game.blind}): "
                 "draw both at random from one pool"
             )
-        scored = all_scores(game, game.members, game.nonmembers, self.queries)
+        distinct = _distinct(game)
+        every = all_scores(game, game.members, game.nonmembers, self.queries)
+        scored = {name: _within(distinct, one) for name, one in every.items()}
         if self.queries > 1:
             name = f"membership.averaged.{self.queries}"
             worst = _worst(_ranked("membership", scored), name)
@@ -89,7 +93,7 @@ class Membership(Attack):
                 strongest = one[found[0].source]
                 curves[prefix] = roc(strongest.members, strongest.nonmembers)
         for group in game.groups:
-            found, missing = self._of_group(group, scored)
+            found, missing = self._of_group(group, 1 + len(game.groups), scored)
             findings, untested = findings + found, untested + missing
         worst = next(one for one in findings if one.name == "membership.auc")
         return Outcome(
@@ -100,9 +104,9 @@ class Membership(Attack):
         )
 
     def _of_group(
-        self, group: Group, scored: Mapping[str, Scored]
+        self, group: Group, groups: int, scored: Mapping[str, Scored]
     ) -> tuple[list[Finding], list[str]]:
-        """Reports the worst attack on one group."""
+        """Reports the worst attack on one of so many groups, the whole counted as one."""
         parts = {name: _within(group, one) for name, one in scored.items()}
         rows = {name: min(len(one.members), len(one.nonmembers)) for name, one in parts.items()}
         enough = {name: one for name, one in parts.items() if rows[name] >= GROUP_ROWS}
@@ -111,8 +115,8 @@ class Membership(Attack):
             words = f"it takes {GROUP_ROWS} members and nonmembers, there are {counts}"
             return [], [f"membership of {group.name}: {words}"]
         name = f"membership.group.{group.name}"
-        rates, _ = self._rates(name, enough)
-        return [_worst(_ranked(name, enough), f"{name}.auc"), *rates], []
+        rates, _ = self._rates(name, enough, groups)
+        return [_worst(_ranked(name, enough, groups), f"{name}.auc"), *rates], []
 
     def _found(self, prefix: str, scored: Mapping[str, Scored]) -> tuple[list[Finding], list[str]]:
         """Reports every attack's AUC, the worst one first, and the worst rates at low FPR."""
@@ -120,7 +124,10 @@ class Membership(Attack):
         rates, untested = self._rates(prefix, scored)
         return [_worst(ranked, f"{prefix}.auc"), *ranked.values(), *rates], untested
 
-    def _rates(self, prefix: str, scored: Mapping[str, Scored]) -> tuple[list[Finding], list[str]]:
+    def _rates(
+        self, prefix: str, scored: Mapping[str, Scored], groups: int = 1
+    ) -> tuple[list[Finding], list[str]]:
+        confidence = _shared(groups * len(scored))
         findings: list[Finding] = []
         untested: list[str] = []
         for fpr in self.fprs:
@@ -128,7 +135,7 @@ class Membership(Attack):
             rates = {
                 source: rate
                 for source, one in scored.items()
-                if (rate := tpr_at_fpr(one.members, one.nonmembers, fpr, _shared(len(scored))))
+                if (rate := tpr_at_fpr(one.members, one.nonmembers, fpr, confidence))
             }
             if not rates:
                 most = max(len(one.nonmembers) for one in scored.values())
@@ -139,8 +146,8 @@ class Membership(Attack):
         return findings, untested
 
 
-def _ranked(prefix: str, scored: Mapping[str, Scored]) -> dict[str, Finding]:
-    confidence = _shared(len(scored))
+def _ranked(prefix: str, scored: Mapping[str, Scored], groups: int = 1) -> dict[str, Finding]:
+    confidence = _shared(groups * len(scored))
     return {
         name: _finding(
             f"{prefix}.{name}.auc", name, one, auc(one.members, one.nonmembers, confidence)
@@ -171,6 +178,16 @@ def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
     interval, where, name, part = max(found, key=lambda item: item[0].low)
     source = f"{name} on {where}, of {len({line[0] for line in tried})} groups"
     yield _finding("membership.worst_group.auc", source, part, interval)
+
+
+def _distinct(game: Game) -> Group:
+    """Returns the records of both sets, each the first time that it stands there."""
+    firsts = []
+    for examples in (game.members, game.nonmembers):
+        seen: dict[bytes, int] = {}
+        places = [seen.setdefault(row, place) for place, row in enumerate(row_bytes(examples))]
+        firsts.append(torch.tensor(places) == torch.arange(len(examples)))
+    return Group("distinct records", *firsts)
 
 
 def _within(group: Group, scored: Scored) -> Scored:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -306,3 +307,16 @@ def test_a_released_zero_reads_as_half_the_least_that_is_released(own_shadows) -
     assert float(log_probabilities(answers, floor).min()) == pytest.approx(math.log(floor))
     found = by_shadows(model, own_shadows, sn.TopK(3), sn.Round(1))
     assert found["membership.LiRA.auc"].value > found["membership.loss.auc"].value - 0.02
+
+
+def test_a_record_that_stands_twice_counts_once(make_game) -> None:
+    """Each nonmember four times over made the interval half as wide, and alarms of chance."""
+    game = make_game()
+    inputs, labels = game.nonmembers.inputs[:100], game.nonmembers.labels[:100]
+    found = []
+    for times in (1, 4):
+        copies = Examples("nonmembers", inputs.repeat(times, 1, 1, 1), labels.repeat(times))
+        lines = Membership()(replace(game, nonmembers=copies)).findings
+        found.append({one.name: (one.low, one.value, one.high, one.samples) for one in lines})
+    assert found[0]["membership.loss.auc"] == found[1]["membership.loss.auc"]
+    assert found[1]["membership.loss.auc"][3] == len(game.members) + 100
