@@ -41,10 +41,9 @@ class Membership(Attack):
     ``membership.worst_group.auc``: the class or given group with the highest lower bound, among
     all attacks and groups at once. ``membership.group.<name>...``: the worst attack on each given
     group, whose interval holds for all attacks and given groups at once.
-    ``membership.canaries...``: the same
-    attacks on records planted to be found. ``membership.pooled...``: on shadows set aside as
-    further targets, where they were trained like the target: what the training does, beyond this
-    one model.
+    ``membership.canaries...``: the same attacks on records planted to be found.
+    ``membership.pooled...``: on shadows set aside as further targets, where they were trained like
+    the target: what the training does, beyond this one model.
 
     Curves: of the attack with the greatest AUC, on records, pooled and canaries. Exposed: the
     members that it finds at the lowest false-positive rate.
@@ -61,7 +60,8 @@ class Membership(Attack):
 
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()
-        for examples in (game.members, game.nonmembers):
+        sets = game.members, game.nonmembers
+        for examples in sets:
             game.labels(examples)
             if len(examples) < MIN_ROWS:
                 raise DataError(
@@ -73,6 +73,11 @@ class Membership(Attack):
                 "draw both at random from one pool"
             )
         distinct = _distinct(game)
+        for rows, examples in zip((distinct.members, distinct.nonmembers), sets, strict=True):
+            if int(rows.sum()) < MIN_ROWS:
+                raise NotApplicable(
+                    f"it takes {MIN_ROWS} distinct {examples.name}, there are {int(rows.sum())}"
+                )
         every = all_scores(game, game.members, game.nonmembers, self.queries)
         scored = {name: _within(distinct, one) for name, one in every.items()}
         if self.queries > 1:

@@ -320,3 +320,14 @@ def test_a_record_that_stands_twice_counts_once(make_game) -> None:
         found.append({one.name: (one.low, one.value, one.high, one.samples) for one in lines})
     assert found[0]["membership.loss.auc"] == found[1]["membership.loss.auc"]
     assert found[1]["membership.loss.auc"][3] == len(game.members) + 100
+
+
+def test_a_set_of_one_record_many_times_is_too_few(make_game) -> None:
+    game = make_game()
+    same = Examples(
+        "nonmembers",
+        game.nonmembers.inputs[:1].repeat(300, 1, 1, 1),
+        game.nonmembers.labels[:1].repeat(300),
+    )
+    with pytest.raises(NotApplicable, match="it takes 20 distinct nonmembers, there are 1"):
+        Membership()(replace(game, nonmembers=same))
