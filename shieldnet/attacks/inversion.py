@@ -27,7 +27,7 @@ SMALLEST_PICTURE = 16
 """Pixels on each side, at least, of a picture that is drawn."""
 
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
-_DRAWN = 50  # rows
+_DRAWN = 400  # rows
 _MOST_FIT, _MOST_CHECK = 1000, 1000  # rows to learn from and to judge by, while choosing
 _SUMS = 64
 _DOUBT = 2.0  # standard errors
@@ -436,14 +436,16 @@ def surely_best(errors: Tensor) -> tuple[Tensor, bool]:
 def _least(errors: Tensor) -> Tensor:
     """Says which guess errs least in each feature, by shares of the last one's errors.
 
-    A feature's own are drawn towards the mean over all features as if ``_DRAWN`` more rows had
-    judged: few rows say little of one feature.
+    A feature's own are drawn towards those of all features together as if ``_DRAWN`` more rows had
+    judged: few rows say little of one feature. Together, a feature counts as far as it varies: of
+    pixels that hardly do, a good decoder may miss many times what the label does.
     Shapes: (guesses, rows, features) -> (features,).
     """
     means = errors.mean(1)
     varies = means[-1] > 0
     shares = means / means[-1].where(varies, 1.0)
-    everywhere = shares[:, varies].mean(1, keepdim=True)
+    total = means.sum(1, keepdim=True)
+    everywhere = total / total[-1].clamp_min(1e-30)
     weight = errors.shape[1] / (errors.shape[1] + _DRAWN)
     places = (weight * shares + (1 - weight) * everywhere).argmin(0)
     return places.where(varies, len(errors) - 1)

@@ -22,6 +22,7 @@ MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
 GROUP_ROWS = 30
 """Groups with fewer members or nonmembers are not judged: their intervals would be too sure."""
+_FEW_DISTINCT = 0.2
 
 __all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
 
@@ -36,7 +37,8 @@ class Membership(Attack):
     reported, each with how many of its scores differ, and the worst as ``membership.auc`` and
     ``membership.tpr_at_fpr_...``: its intervals are widened to hold for all at once (Bonferroni),
     because it was chosen. Records that stand in a set more than once count once: they are no
-    independent trials.
+    independent trials. Where fewer than a fifth of the rows are distinct, they are of few
+    categories; equal ones are different persons then, and all count.
 
     ``membership.worst_group.auc``: the class or given group with the highest lower bound, among
     all attacks and groups at once. ``membership.group.<name>...``: the worst attack on each given
@@ -73,11 +75,6 @@ class Membership(Attack):
                 "draw both at random from one pool"
             )
         distinct = _distinct(game)
-        for rows, examples in zip((distinct.members, distinct.nonmembers), sets, strict=True):
-            if int(rows.sum()) < MIN_ROWS:
-                raise NotApplicable(
-                    f"it takes {MIN_ROWS} distinct {examples.name}, there are {int(rows.sum())}"
-                )
         every = all_scores(game, game.members, game.nonmembers, self.queries)
         scored = {name: _within(distinct, one) for name, one in every.items()}
         if self.queries > 1:
@@ -186,12 +183,14 @@ def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
 
 
 def _distinct(game: Game) -> Group:
-    """Returns the records of both sets, each the first time that it stands there."""
+    """Returns the records of both sets, each the first time that it stands there, or all."""
     firsts = []
     for examples in (game.members, game.nonmembers):
         seen: dict[bytes, int] = {}
         places = [seen.setdefault(row, place) for place, row in enumerate(row_bytes(examples))]
         firsts.append(torch.tensor(places) == torch.arange(len(examples)))
+    if any(float(first.double().mean()) < _FEW_DISTINCT for first in firsts):
+        firsts = [torch.ones_like(first) for first in firsts]
     return Group("distinct records", *firsts)
 
 

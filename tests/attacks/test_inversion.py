@@ -316,3 +316,12 @@ def test_no_column_falls_far_below_the_label(tables, plain) -> None:
     assert len(found) == 10
     assert min(one.value for one in found.values()) > -0.2
     assert any(line.startswith("inversion of c10, c11: hardly any") for line in outcome.untested)
+
+
+@pytest.mark.parametrize("chain", [(), (sn.Round(2),), (sn.TopK(3),)], ids=str)
+def test_more_decoders_to_choose_from_make_no_weaker_attack(make_game, chain) -> None:
+    """Pixels that hardly vary, of which a decoder misses many times the label, hid the best one."""
+    game = make_game(*chain)
+    alone = Inversion(decoders=(KernelRidge(),))(game).findings[0].value
+    among = Inversion(decoders=(*QUICK, Network()))(game).findings[0].value
+    assert among > alone - 0.02

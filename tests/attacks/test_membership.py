@@ -322,12 +322,12 @@ def test_a_record_that_stands_twice_counts_once(make_game) -> None:
     assert found[1]["membership.loss.auc"][3] == len(game.members) + 100
 
 
-def test_a_set_of_one_record_many_times_is_too_few(make_game) -> None:
-    game = make_game()
-    same = Examples(
-        "nonmembers",
-        game.nonmembers.inputs[:1].repeat(300, 1, 1, 1),
-        game.nonmembers.labels[:1].repeat(300),
-    )
-    with pytest.raises(NotApplicable, match="it takes 20 distinct nonmembers, there are 1"):
-        Membership()(replace(game, nonmembers=same))
+def test_equal_rows_of_few_categories_are_different_persons() -> None:
+    """Twelve kinds of people among hundreds are not twelve records."""
+    generator = torch.Generator().manual_seed(0)
+    sets = {}
+    for name in ("members", "nonmembers"):
+        kinds = torch.randint(0, 12, (300,), generator=generator)
+        sets[name] = Examples(name, nn.functional.one_hot(kinds, 12).float(), kinds % 2)
+    found = {one.name: one for one in Membership()(Game(Shield(nn.Linear(12, 2)), **sets)).findings}
+    assert found["membership.loss.auc"].samples == 600

@@ -142,7 +142,7 @@ def test_words_that_leak_are_estimated_from_their_embeddings() -> None:
     measured = Inversion(decoders=(Ridge(), KernelRidge()))(game)
     outcome = Attribution()(game)
     finding = outcome.findings[0]
-    assert finding.value == pytest.approx(measured.findings[0].value, abs=0.05)
+    assert finding.value == pytest.approx(measured.findings[0].value, abs=0.08)
     leak, recovered = outcome.features["leak map"], measured.features["recovered"]
     assert rank_correlation(leak, recovered) > 0.6
     assert not any(layer._forward_hooks for layer in game.shield.model.modules())
