@@ -8,17 +8,18 @@ from shieldnet.statistics import random_sums
 _SUMS = 64
 _AT_ONCE = 10**7  # distances
 _CAST = 1e-6  # of a number's size: what float32 and a factor of 1 + 1e-7 leave apart
-_ROUNDED = 0.05  # deviations, root mean square over the features: one decimal of unit deviation
-_MOST_JUDGED = 2000
+_CAST_APART, _APART = 1e-4, 0.05  # deviations, root mean square over the columns
+_CLOSER = 0.05  # than the nearest record of its own set, at least so many times
+_MIN_COLUMNS = 4  # fewer bring two records as near by chance
 
 
 def near_duplicates(one: Tensor, other: Tensor) -> Tensor:
     """Lists the pairs of rows that are one record: the nearest row of ``one`` to each of ``other``.
 
-    Rows that differ in each number by a rounding of its type are one. So are rows that lie much
-    nearer than records of one set do among themselves, where many do: a table was rounded, or its
-    records were changed a little. Records of few columns may lie that near by chance; then they lie
-    so within a set as often, and are left alone.
+    Two rows are one where they lie twenty times nearer to each other than either does to the next
+    record of its own set, and are a cast or a copy apart in every number, or near in four columns
+    and more: rounded, or changed a little. Records that lie near by nature lie so within a set.
+    Copies of a record that its own set has nearly twice are not found.
     Whole numbers are tokens or counts, of which none is nearly another: there are no pairs.
     Shapes: one (n, ...), other (m, ...) -> (pairs, 2), rows of one and of other.
     """
@@ -32,16 +33,26 @@ def near_duplicates(one: Tensor, other: Tensor) -> Tensor:
     nearest = _nearest(short[0], short[1])
     apart = (scaled[0][nearest] - scaled[1]).square().mean(1).sqrt()
     size = torch.maximum(rows[0][nearest].abs(), rows[1].abs())
-    is_cast = ((rows[0][nearest] - rows[1]).abs() <= _CAST * size).all(1)
-    some = torch.arange(min(len(short[0]), _MOST_JUDGED))
-    own = _nearest(short[0], short[0][some], but=some)
-    within = (scaled[0][own] - scaled[0][some]).square().mean(1).sqrt() if len(short[0]) > 1 else ()
-    by_chance = float((torch.as_tensor(within) <= _ROUNDED).double().mean()) if len(within) else 0.0
-    is_near, expected = apart <= _ROUNDED, by_chance * len(scaled[1])
-    if int(is_near.sum()) <= 2 * expected + 5 * expected**0.5 + 5:
-        is_near = is_cast
+    is_cast = ((rows[0][nearest] - rows[1]).abs() <= _CAST * size).all(1) & (apart <= _CAST_APART)
+    is_near = (apart <= _APART) & (int((deviation > 0).sum()) >= _MIN_COLUMNS)
     found = (is_near | is_cast).nonzero().flatten()
+    sides = (
+        _to_the_next(scaled[0], short[0], nearest[found]),
+        _to_the_next(scaled[1], short[1], found),
+    )
+    found = found[apart[found] <= _CLOSER * torch.minimum(*sides)]
     return torch.stack([nearest[found], found], 1)
+
+
+def _to_the_next(scaled: Tensor, short: Tensor, places: Tensor) -> Tensor:
+    """Returns how far the rows at these places lie from the nearest other row of their set.
+
+    Shapes: scaled (n, d), short (n, k), places (p,) -> (p,).
+    """
+    if len(scaled) < 2 or not len(places):
+        return torch.full((len(places),), torch.inf, dtype=scaled.dtype)
+    other = _nearest(short, short[places], but=places)
+    return (scaled[other] - scaled[places]).square().mean(1).sqrt()
 
 
 def _nearest(known: Tensor, asked: Tensor, but: Tensor | None = None) -> Tensor:

@@ -69,6 +69,8 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
     """
     file, is_onnx, output = name.partition(".onnx:")
     path = Path(f"{file}.onnx" if is_onnx else name)
+    if is_onnx and not (path.exists() or "/" in file):
+        is_onnx, path = "", Path(name)  # a factory of a module called onnx
     if is_onnx or (":" not in name and path.suffix in MODEL_FILES):
         if weights is not None:
             raise ConfigError(f"{path} holds its weights: leave --weights out.")

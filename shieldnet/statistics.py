@@ -106,7 +106,8 @@ def saved_shares(
         again, off = ratios[drawn, place], spreads[drawn, place]
         ends = [_ends(again, confidence)]
         if spread > _SAME_SHARE:
-            student = (again - ratio) / off.clamp_min(_SAME_SHARE)
+            # Resamples without the few rows that vary say nothing of how much they do.
+            student = (again - ratio) / off.clamp_min(spread / 2)
             low, high = _ends(student, confidence)
             ends.append((ratio - high * spread, ratio - low * spread))
         low = min(low for low, _ in ends)
@@ -287,6 +288,11 @@ def _placements(ones: Tensor, others: Tensor) -> Tensor:
 
 def _midranks(values: Tensor) -> Tensor:
     return _placements(values, values)
+
+
+def normal_share(deviations: float) -> float:
+    """Returns the chance that a normal number lies below so many deviations."""
+    return (1 + math.erf(deviations / math.sqrt(2))) / 2
 
 
 def normal_quantile(confidence: float) -> float:

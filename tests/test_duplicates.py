@@ -14,7 +14,6 @@ CHANGES = {
     "a factor": lambda x: x * (1 + 1e-7),
     "float64 and back": lambda x: (x.double() * 3 / 3 + 1e-9).float(),
     "two decimals": lambda x: (x * 100).round() / 100,
-    "one decimal": lambda x: (x * 10).round() / 10,
     "a little noise": lambda x: x + 0.01 * rows(*x.shape, 9),
 }
 
@@ -92,3 +91,22 @@ def test_a_group_of_missing_values_has_its_rows() -> None:
     assert report.groups == ("age = 30.0", "age = missing")
     found = {one.name: one for one in report.findings}
     assert found["accuracy.group.age = missing"].samples == 80
+
+
+@pytest.mark.parametrize("sizes", [(100, 2000), (300, 5000)])
+def test_few_columns_and_many_rows_bring_strangers_near(sizes) -> None:
+    """A hundred rows beside thousands of three columns were called copies by the dozen."""
+    for columns in (2, 3, 4):
+        assert len(near_duplicates(rows(sizes[0], columns, 0), rows(sizes[1], columns, 1))) <= 1
+
+
+def test_seconds_and_idle_records_are_left_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seconds = 1.7e9 + 30 * 86_400 * torch.rand(1000, 1, generator=generator, dtype=torch.float64)
+    flagged = torch.cat([seconds.round(), (seconds % 2 > 1).double()], 1)
+    assert len(near_duplicates(*flagged.unique(dim=0).tensor_split(2))) == 0
+    idle = [
+        part * torch.where(torch.rand(500, 1, generator=generator) < share, 0.1, 1.0)
+        for part, share in ((rows(500, 6, 1), 0.1), (rows(500, 6, 2), 0.6))
+    ]
+    assert len(near_duplicates(*idle)) <= 1

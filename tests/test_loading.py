@@ -416,3 +416,12 @@ def test_the_working_folder_comes_before_an_installed_package(project, monkeypat
     assert isinstance(load_model("examples.mine:make"), nn.Module)
     for name in ("examples", "examples.mine"):
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_factory_of_a_module_called_onnx_is_no_file(tmp_path, monkeypatch) -> None:
+    package = tmp_path / "servedmodels"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "onnx.py").write_text("from torch import nn\ndef make(): return nn.Linear(2, 2)\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_model("servedmodels.onnx:make")(torch.zeros(1, 2)).shape == (1, 2)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,15 @@ from shieldnet.attacks.decoders import (
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
-from shieldnet.statistics import Interval, proportion, random_sums, saved_share, saved_shares
+from shieldnet.statistics import (
+    Interval,
+    normal_quantile,
+    normal_share,
+    proportion,
+    random_sums,
+    saved_share,
+    saved_shares,
+)
 
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
@@ -33,7 +41,7 @@ _SUMS = 64
 _DOUBT = 2.0  # standard errors
 _ROUNDING = 1e-6  # a share below this is no gain
 _COLUMN_RESAMPLES = 500
-_MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 1.645  # to bound what is given away of one record
+_MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 3.0  # to bound what is given away of one record
 _MOST_NAMED = 8
 _MAX_GALLERY = 1000
 _MOST_WORDS = 500
@@ -86,9 +94,9 @@ class Inversion(Attack):
         asked = game.views(game.ask(targets, self.queries))
         by_label = label_baseline(labels, known, game.classes)[game.model_labels(targets)]
         tried = chosen.predict(learned, known, asked, by_label)
-        guess = tried if chosen.sure else by_label
+        guess = tried.where(chosen.sure, by_label)
         errors = (guess - sought).square() * weights
-        of_tried = errors if chosen.sure else (tried - sought).square() * weights
+        of_tried = (tried - sought).square() * weights
         baseline = (by_label - sought).square() * weights
         by_mean = (known.mean(0) - sought).square() * weights
 
@@ -106,20 +114,21 @@ class Inversion(Attack):
         name = "inversion" if self.queries == 1 else f"averaging.{self.queries}"
         columns = game.columns if self.queries == 1 and isinstance(secret, Scale) else ()
         total = errors.sum(1)
-        whole = saved_share(of_tried.sum(1), baseline.sum(1), seed=game.seed)
+        parts = torch.stack([total, of_tried.sum(1)], 1)
+        found, most = saved_shares(parts, baseline.sum(1).repeat(2, 1).T, seed=game.seed)
         scored = (weights[: len(columns)] > 0).nonzero().flatten()
         shares = saved_shares(
             of_tried[:, scored], baseline[:, scored], seed=game.seed, resamples=_COLUMN_RESAMPLES
         )
         return Outcome(
             findings=(
-                finding(name, chosen.kept(whole)),
+                finding(name, replace(found, high=max(found.high, most.high))),
                 *(
-                    finding(f"inversion.column.{columns[place]}", chosen.kept(share))
+                    finding(f"inversion.column.{columns[place]}", chosen.kept(share, place))
                     for place, share in zip(scored.tolist(), shares, strict=True)
                 ),
                 finding(f"r2.{name}", saved_share(total, by_mean.sum(1), seed=game.seed)),
-                *self._of_records(finding, errors, baseline),
+                *self._of_records(finding, errors, of_tried, baseline),
             ),
             untested=_rare(columns, weights),
             features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
@@ -132,13 +141,20 @@ class Inversion(Attack):
         )
 
     def _of_records(
-        self, finding: Callable[[str, Interval], Finding], errors: Tensor, baseline: Tensor
+        self,
+        finding: Callable[[str, Interval], Finding],
+        errors: Tensor,
+        tried: Tensor,
+        baseline: Tensor,
     ) -> tuple[Finding, ...]:
         """Counts the records of which more than half is given away, each by its own lower bound."""
         if self.queries > 1 or errors.shape[1] < _MIN_FEATURES:
             return ()
-        read = record_bounds(errors, baseline) > _MUCH
-        return (finding("inversion.records", proportion(float(read.sum()), len(read))),)
+        found, most = (
+            proportion(float((record_bounds(part, baseline) > _MUCH).sum()), len(errors))
+            for part in (errors, tried)
+        )
+        return (finding("inversion.records", replace(found, high=max(found.high, most.high))),)
 
     def _drawing(self, shape: torch.Size) -> tuple[Decoder, ...]:
         is_picture = len(shape) == 3 and min(shape[1:]) >= SMALLEST_PICTURE
@@ -346,19 +362,23 @@ def choose(
 class Each:
     """Holds, for every feature, the decoder that did best on it, or the label alone.
 
-    sure: whether they are surely better than the label together; else the adversary guesses from
-    the label, and what they would have reached is the upper end of what is found.
-    Shapes: places (features,), numbers of ``chosen``, or their count for the label.
+    sure: of which features they are surely better than the label; of the others the adversary
+    guesses from the label, and what they would have reached is the upper end of what is found.
+    Shapes: places (features,), numbers of ``chosen``, or their count for the label; sure
+    (features,) bool.
     """
 
     chosen: tuple[Chosen, ...]
     places: Tensor
-    sure: bool
+    sure: Tensor
 
     def predict(
         self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor], by_label: Tensor
     ) -> Tensor:
-        """Learns from all known rows and returns what it expects; by_label: the label's guess."""
+        """Learns from all known rows and returns what it expects; by_label: the label's guess.
+
+        No guess lies outside of what the known rows hold.
+        """
         guess = by_label.clone()
         for number, one in enumerate(self.chosen):
             mine = self.places == number
@@ -368,23 +388,22 @@ class Each:
                 guess[:, mine] = one.predict(learned, known, asked)[:, mine]
             else:
                 guess[:, mine] = one.predict(learned, known[:, mine], asked)
-        return guess
+        return guess.clamp(known.amin(0), known.amax(0))
 
-    def kept(self, share: Interval) -> Interval:
-        """Returns what is found, given the share that the decoders save."""
-        return share if self.sure else Interval(0.0, 0.0, max(0.0, share.high))
+    def kept(self, share: Interval, feature: int) -> Interval:
+        """Returns what is found of a feature, given the share that the decoders save."""
+        return share if self.sure[feature] else Interval(0.0, 0.0, max(0.0, share.high))
 
     @property
     def note(self) -> str:
         """Says so where the adversary does not use the answers at all."""
-        if self.sure:
+        if self.sure.any():
             return ""
         return "no decoder was surely better than the label alone, which is used"
 
     def __str__(self) -> str:
-        if not self.sure:
-            return "the label alone"
-        counts = torch.bincount(self.places, minlength=len(self.chosen) + 1).tolist()
+        used_places = self.places.where(self.sure, len(self.chosen))
+        counts = torch.bincount(used_places, minlength=len(self.chosen) + 1).tolist()
         named = [*map(str, self.chosen), "the label alone"]
         used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
         words = [f"{name} ({count})" for count, name in used if count]
@@ -402,9 +421,9 @@ def choose_each(
 ) -> Each:
     """Chooses every decoder's reading and setting on a fifth of the rows, and one for each feature.
 
-    They are used only if, chosen on half of the rows held back and judged on the other half, they
-    err less than the label by ``_DOUBT`` standard errors: what is gained by chance on some rows is
-    lost on the next ones.
+    They are used only where, chosen on half of the rows held back and judged on the other half,
+    they err less than the label: in all features together by ``_DOUBT`` standard errors, or in one
+    by as many as make chance as seldom among all. What is gained by chance is lost on other rows.
     Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's.
     """
     fit, check = _parts(len(known), seed)
@@ -413,24 +432,36 @@ def choose_each(
         {trial.view: views[trial.view][rows] for trial in best} for rows in (fit, check)
     )
     by_label = label_baseline(labels[fit], known[fit], classes)[labels[check]]
-    guesses = [*(trial.predict(learned, known[fit], asked) for trial in best), by_label]
+    ends = known[fit].amin(0), known[fit].amax(0)
+    guesses = [trial.predict(learned, known[fit], asked).clamp(*ends) for trial in best]
+    guesses.append(by_label)
     return Each(tuple(best), *surely_best(torch.stack(guesses).sub_(known[check]).square_()))
 
 
-def surely_best(errors: Tensor) -> tuple[Tensor, bool]:
-    """Says which guess errs least in each feature, and whether all surely err less than the last.
+def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
+    """Says which guess errs least in each feature, and of which it surely errs less than the last.
 
-    Shapes: errors (guesses, rows, features), squared -> (features,).
+    Shapes: errors (guesses, rows, features), squared -> (features,), (features,) bool.
     """
     half = torch.arange(errors.shape[1]) % 2 == 0
-    saved = torch.empty(errors.shape[1])
+    saved = torch.empty(errors.shape[1:])
     for choose_by, judge in ((half, ~half), (~half, half)):
         place = _least(errors[:, choose_by]).expand(1, int(judge.sum()), -1)
         kept = errors[:, judge]
-        saved[judge] = (kept[-1] - kept.gather(0, place)[0]).sum(1)
-    total = float(errors[-1].sum(1).mean())
-    doubt = _DOUBT * float(saved.std()) / len(saved) ** 0.5
-    return _least(errors), float(saved.mean()) > doubt + _ROUNDING * total
+        saved[judge] = kept[-1] - kept.gather(0, place)[0]
+    features = saved.shape[1]
+    alone = normal_quantile(1 - 2 * (1 - normal_share(_DOUBT)) / features)
+    sure = _gained(saved, errors[-1], alone)
+    if _gained(saved.sum(1, keepdim=True), errors[-1].sum(1, keepdim=True), _DOUBT).all():
+        sure = torch.ones_like(sure)
+    return _least(errors), sure
+
+
+def _gained(saved: Tensor, errors: Tensor, doubt: float) -> Tensor:
+    """Says in which columns more is saved than by chance. Shapes: (rows, columns) -> (columns,)."""
+    least = doubt * saved.std(0) / len(saved) ** 0.5
+    gained: Tensor = saved.mean(0) > least + _ROUNDING * errors.mean(0)
+    return gained
 
 
 def _least(errors: Tensor) -> Tensor:
@@ -448,6 +479,7 @@ def _least(errors: Tensor) -> Tensor:
     everywhere = total / total[-1].clamp_min(1e-30)
     weight = errors.shape[1] / (errors.shape[1] + _DRAWN)
     places = (weight * shares + (1 - weight) * everywhere).argmin(0)
+    places = places.where(shares.amin(0) > _MUCH, shares.argmin(0))  # much is no luck of few rows
     return places.where(varies, len(errors) - 1)
 
 
@@ -543,7 +575,7 @@ def label_baseline(labels: Tensor, known: Tensor, classes: int) -> Tensor:
 
 
 def record_bounds(errors: Tensor, baseline: Tensor) -> Tensor:
-    """Returns lower bounds (95 %) of what is given away of each record beyond its label.
+    """Returns lower bounds (99.9 %: of many records) of what is given away beyond its label.
 
     Its features are the sample: of few that depend on each other the bound is too sure.
     Shapes: errors and baseline (records, features), squared -> (records,).

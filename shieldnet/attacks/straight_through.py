@@ -128,7 +128,7 @@ class StraightThrough(Attack):
         by_label = label_baseline(labels[rest], known[rest], game.classes)[labels[practice]]
         errors = (torch.stack([best, by_label]) - known[practice]).square()
         places, sure = surely_best(errors * space.scale.weights)
-        return pull, places == 1, sure
+        return pull, places == 1, bool(sure.any())
 
     def _refined(self, match: "_Match", space: "Space", guess: Tensor, pull: float) -> Tensor:
         """Moves guesses towards inputs with the right answer. Shapes: (n, d) -> (n, d), scaled."""

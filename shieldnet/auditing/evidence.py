@@ -54,6 +54,8 @@ _MEMBERSHIP = (
     "membership.tpr_at_fpr_1e-3",
     "membership.worst_group.auc",
     "membership.canaries.auc",
+    "membership.averaged.",
+    "membership.group.*.auc",
 )
 _SINGLED_OUT = (
     "membership.tpr_at_fpr_1e-2",
@@ -90,7 +92,7 @@ _ITEMS = (
         AISVS,
         "11.2.3",
         "outputs are calibrated against overconfidence",
-        ("calibration.overconfidence",),
+        ("calibration.overconfidence", "calibration.ece"),
         "calibration of the released confidences was not measured",
     ),
     _Item(
@@ -142,7 +144,7 @@ _ITEMS = (
         EDPB,
         "queries",
         "nobody obtains data of a person through queries, on purpose or not",
-        ("inversion.records", "reidentification", "attribute.*.gain"),
+        ("inversion", "averaging.", "inversion.records", "reidentification", "attribute.*.gain"),
     ),
 )
 

@@ -131,8 +131,10 @@ def checked_sets(
         sets = {name: one.shuffled(kept[name]) for name, one in sets.items()}
     for one, other in pairs:
         require_disjoint(sets[one], sets[other])
+        if duplicates == "drop":
+            continue
         near = near_duplicates(sets[one].inputs, sets[other].inputs)
-        if len(near) and duplicates == "refuse":
+        if len(near):
             first = f"row {int(near[0, 1])} is nearly row {int(near[0, 0])}"
             raise DataError(
                 f"{len(near)} of the {len(sets[other])} {other} are nearly {one} (first: {first}): "

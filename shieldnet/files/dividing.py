@@ -33,12 +33,13 @@ def divide(path: Path, shares: Sequence[float], *, label: str | None, seed: int)
     """
     if is_table(path):
         return _table(path, shares, label, seed)
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise DataError(
             f"Expected a table (.csv, .tsv, .parquet) or an .npz to divide, got {path}."
         )
     arrays = read_npz(path, "data", None)
-    if "x" not in arrays or any(len(one) != len(arrays["x"]) for one in arrays.values()):
+    rows_of = {one.shape[:1] for one in arrays.values()}
+    if "x" not in arrays or len(rows_of) != 1 or () in rows_of:
         raise DataError(f"Expected an array x in {path}, and others of as many rows.")
     rows = coins(row_bytes_of(torch.from_numpy(arrays["x"])), shares, seed)
 

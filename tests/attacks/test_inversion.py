@@ -13,6 +13,7 @@ from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable
 from shieldnet.randomness import replayed_noise
 from shieldnet.shield import Shield
+from shieldnet.statistics import saved_share
 
 QUICK = (Ridge(), KernelRidge(), NearestNeighbors())
 
@@ -325,3 +326,28 @@ def test_more_decoders_to_choose_from_make_no_weaker_attack(make_game, chain) ->
     alone = Inversion(decoders=(KernelRidge(),))(game).findings[0].value
     among = Inversion(decoders=(*QUICK, Network()))(game).findings[0].value
     assert among > alone - 0.02
+
+
+@pytest.mark.parametrize(("columns", "owned"), [(20, 150), (100, 300)])
+def test_one_column_that_is_told_is_found_among_many_that_are_not(columns, owned) -> None:
+    """A test of all columns together gave up on the one that was read whole."""
+    generator = torch.Generator().manual_seed(0)
+    sets = {
+        name: Examples(name, torch.randn(count, columns, generator=generator))
+        for name, count in (("members", 100), ("nonmembers", 200), ("auxiliary", owned))
+    }
+    model = nn.Linear(columns, 3, bias=False)
+    model.weight.data.zero_()
+    model.weight.data[:, 0] = torch.tensor([1.0, -1.0, 0.0])
+    game = Game(Shield(model), **sets, columns=tuple(f"c{place}" for place in range(columns)))
+    found = {one.name: one for one in Inversion(decoders=(Ridge(), KernelRidge()))(game).findings}
+    assert found["inversion.column.c0"].low > 0.5
+    assert found["inversion"].low > 0.1 / columns
+
+
+def test_few_rows_that_are_not_read_make_no_interval_endless() -> None:
+    errors = 1e-4 * torch.rand(400, generator=torch.Generator().manual_seed(0))
+    errors[:3] = 1
+    found = saved_share(errors, torch.ones(400), seed=0)
+    assert found.value > 0.99
+    assert found.low > 0.9
