@@ -292,9 +292,10 @@ chance: intervals of leakage below 0 do not hold it, and are no alarms (noise on
 decoders worse than the label itself). A first run of this study found three defects, since mended:
 symbols were compared where no answer comes again; plain class means as the baseline let a
 regularized decoder seem to leak; and restarts of a class were counted as samples of their own.
-Still short of 93: two decoders that both know the label alone differ by up to .001 (white-box
-inversion behind Label()) or .0001 (inversion of the same answer), and the bootstrap, which draws
-targets anew but not the rows that were learned from, is surer of that than it should be.
+"report" counts whole reports on data that is not tame: three shields of a model that saw nobody,
+each with four headlines (membership AUC, rate at 1 %, worst group, a given group), and two models
+that hear nothing, with every finding of inversion and re-identification. "alarms" are reports that
+call any leak at all, "holds" those whose headline AUC (leakage) holds chance behind every shield.
 """
 
 
