@@ -1,5 +1,7 @@
 """Records of two sets that are one, but for what a cast, a copy or a rounding changed."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from shieldnet.statistics import random_sums
 
 _SUMS = 64
 _AT_ONCE = 10**7  # distances
+_ROWS, _COLUMNS = 256, 256  # held in float64 at once
 _CAST = 1e-6  # of a number's size: what float32 and a factor of 1 + 1e-7 leave apart
 _CAST_APART, _APART = 1e-4, 0.05  # deviations, root mean square over the columns
 _CLOSER = 0.05  # than the nearest record of its own set, at least so many times
@@ -25,34 +28,72 @@ def near_duplicates(one: Tensor, other: Tensor) -> Tensor:
     """
     if not (one.is_floating_point() and other.is_floating_point()):
         return torch.empty(0, 2, dtype=torch.int64)
-    rows = [part.detach().cpu().double().flatten(1) for part in (one, other)]
-    pool = torch.cat(rows)
-    center, deviation = pool.mean(0), pool.std(0)
-    scaled = [(part - center) / deviation.where(deviation > 0, 1.0) for part in rows]
-    short = [random_sums(part.float(), _SUMS) for part in scaled]
+    rows = [part.detach().cpu().flatten(1) for part in (one, other)]
+    scale = _Scale.of(torch.cat(rows))
+    short = [scale.sums(part) for part in rows]
     nearest = _nearest(short[0], short[1])
-    apart = (scaled[0][nearest] - scaled[1]).square().mean(1).sqrt()
-    size = torch.maximum(rows[0][nearest].abs(), rows[1].abs())
-    is_cast = ((rows[0][nearest] - rows[1]).abs() <= _CAST * size).all(1) & (apart <= _CAST_APART)
-    is_near = (apart <= _APART) & (int((deviation > 0).sum()) >= _MIN_COLUMNS)
-    found = (is_near | is_cast).nonzero().flatten()
+    is_one, apart = scale.compared(rows[0], nearest, rows[1])
+    found = is_one.nonzero().flatten()
     sides = (
-        _to_the_next(scaled[0], short[0], nearest[found]),
-        _to_the_next(scaled[1], short[1], found),
+        _to_the_next(rows[0], short[0], nearest[found], scale),
+        _to_the_next(rows[1], short[1], found, scale),
     )
     found = found[apart[found] <= _CLOSER * torch.minimum(*sides)]
     return torch.stack([nearest[found], found], 1)
 
 
-def _to_the_next(scaled: Tensor, short: Tensor, places: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Scale:
+    """Measures distances in deviations of every column, on few rows at once.
+
+    Shapes: center and unit (columns,), in float64; a constant column has unit 1.
+    """
+
+    center: Tensor
+    unit: Tensor
+    varying: int
+
+    @classmethod
+    def of(cls, pool: Tensor) -> "_Scale":
+        """Measures the columns of both sets. Shapes: pool (rows, columns)."""
+        parts = (torch.std_mean(part.double(), 0) for part in pool.split(_COLUMNS, 1))
+        deviation, center = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cls(center, deviation.where(deviation > 0, 1.0), int((deviation > 0).sum()))
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """Shortens rows to random sums. Shapes: (rows, columns) -> (rows, at most 64)."""
+        parts = ((part.double() - self.center) / self.unit for part in rows.split(_ROWS))
+        return torch.cat([random_sums(part.float(), _SUMS) for part in parts])
+
+    def compared(self, rows: Tensor, places: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Says which rows at ``places`` are one with the others, and how far each pair lies apart.
+
+        Shapes: rows (n, columns), places (m,), others (m, columns) -> (m,) bool, (m,).
+        """
+        answers = [
+            self._compared(rows[at].double(), other.double())
+            for at, other in zip(places.split(_ROWS), others.split(_ROWS), strict=True)
+        ]
+        is_one, apart = zip(*answers, strict=True)
+        return torch.cat(is_one), torch.cat(apart)
+
+    def _compared(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        apart = ((one - other) / self.unit).square().mean(1).sqrt()
+        size = torch.maximum(one.abs(), other.abs())
+        is_cast = ((one - other).abs() <= _CAST * size).all(1) & (apart <= _CAST_APART)
+        is_near = (apart <= _APART) & (self.varying >= _MIN_COLUMNS)
+        return is_near | is_cast, apart
+
+
+def _to_the_next(rows: Tensor, short: Tensor, places: Tensor, scale: _Scale) -> Tensor:
     """Returns how far the rows at these places lie from the nearest other row of their set.
 
-    Shapes: scaled (n, d), short (n, k), places (p,) -> (p,).
+    Shapes: rows (n, d), short (n, k), places (p,) -> (p,).
     """
-    if len(scaled) < 2 or not len(places):
-        return torch.full((len(places),), torch.inf, dtype=scaled.dtype)
+    if len(rows) < 2 or not len(places):
+        return torch.full((len(places),), torch.inf, dtype=torch.float64)
     other = _nearest(short, short[places], but=places)
-    return (scaled[other] - scaled[places]).square().mean(1).sqrt()
+    return scale.compared(rows, other, rows[places])[1]
 
 
 def _nearest(known: Tensor, asked: Tensor, but: Tensor | None = None) -> Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shieldnet.errors import DataError
+
 CONFIDENCE = 0.95
 """Of every interval, two-sided, unless said otherwise."""
 
@@ -80,11 +82,17 @@ def saved_shares(
 
     Each end is the outer one of two bootstraps: of the quantiles, and of Student's ratio, which
     knows that skewed errors make few samples say little. Where nothing is saved but rounding, or a
-    baseline of zeros leaves nothing to save, the share is 0.
+    baseline of zeros leaves nothing to save, the share is 0. One sample alone says nothing of how
+    samples vary: its interval reaches from nothing saved to all.
     Shapes: errors and baseline (samples, columns), not negative, of the same samples.
+    Errors: DataError for what is not finite.
     Source: percentile and studentized bootstrap, Efron and Tibshirani 1993, chapters 12 and 13.
     """
     count = len(errors)
+    if not (errors.isfinite().all() and baseline.isfinite().all()):
+        raise DataError(
+            "Expected finite errors, got NaN or Inf: of these no share is known."
+        )
     weights = torch.from_numpy(
         np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
     ).double()
@@ -101,6 +109,9 @@ def saved_shares(
         spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / (total or 1.0)
         if total == 0 or abs(1 - ratio) + spread < _ROUNDING:
             intervals.append(Interval(0.0, 0.0, 0.0))
+            continue
+        if count == 1:
+            intervals.append(Interval(1 - ratio, min(0.0, 1 - ratio), 1.0))
             continue
         drawn = ratios[:, place].isfinite()  # a resample of zeros has no share
         again, off = ratios[drawn, place], spreads[drawn, place]

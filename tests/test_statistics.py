@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, mannwhitneyu, spearmanr
 
+from shieldnet.errors import DataError
 from shieldnet.statistics import (
     auc,
     mean,
@@ -226,3 +227,15 @@ def test_two_guesses_that_differ_by_rounding_alone_save_nothing() -> None:
     baseline = torch.rand(300, generator=torch.Generator().manual_seed(0))
     found = saved_share(baseline * (1 - 1e-8), baseline, seed=0)
     assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_one_sample_says_nothing_of_how_samples_vary() -> None:
+    found = saved_share(torch.tensor([0.25]), torch.tensor([1.0]), seed=0)
+    assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_errors_that_are_not_finite_have_no_share(bad) -> None:
+    errors = torch.stack([torch.ones(4), torch.full((4,), bad)], 1)
+    with pytest.raises(DataError, match="finite errors"):
+        saved_shares(errors, torch.ones(4, 2), seed=0)

@@ -42,6 +42,7 @@ _DOUBT = 2.0  # standard errors
 _ROUNDING = 1e-6  # a share below this is no gain
 _COLUMN_RESAMPLES = 500
 _MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 3.0  # to bound what is given away of one record
+_BY_CHANCE = 0.00135  # of records that give nothing away, above such a bound
 _MOST_NAMED = 8
 _MAX_GALLERY = 1000
 _MOST_WORDS = 500
@@ -154,7 +155,9 @@ class Inversion(Attack):
             proportion(float((record_bounds(part, baseline) > _MUCH).sum()), len(errors))
             for part in (errors, tried)
         )
-        return (finding("inversion.records", replace(found, high=max(found.high, most.high))),)
+        # A bound that each record keeps with 99.9 % is broken by one in a thousand.
+        share = finding("inversion.records", replace(found, high=max(found.high, most.high)))
+        return (replace(share, baseline=_BY_CHANCE),)
 
     def _drawing(self, shape: torch.Size) -> tuple[Decoder, ...]:
         is_picture = len(shape) == 3 and min(shape[1:]) >= SMALLEST_PICTURE

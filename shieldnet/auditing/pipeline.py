@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
@@ -46,6 +47,10 @@ def as_sarif(document: Document) -> str:
         for judgment in subject["verdict"]["judgments"]
     ]
     rules = sorted({judgment["limit"] for _, _, judgment in judgments})
+    marks = _told_apart(
+        f"{report['title']}/{subject['name']}/{judgment['limit']}/{judgment['finding']}"
+        for report, subject, judgment in judgments
+    )
     run = {
         "tool": {
             "driver": {
@@ -54,7 +59,9 @@ def as_sarif(document: Document) -> str:
                 "rules": [_rule(name) for name in rules],
             }
         },
-        "results": [_result(rules, *one) for one in judgments],
+        "results": [
+            _result(rules, *judged, mark) for judged, mark in zip(judgments, marks, strict=True)
+        ],
         "properties": {
             "untested": sorted({line for one in document["reports"] for line in one["untested"]})
         },
@@ -81,14 +88,18 @@ def _suite(report: Document, subject: Document) -> ElementTree.Element:
         skipped=str(len(untested)),
         time=f"{sum(subject['durations_s'].values()):.2f}",
     )
-    for judgment in judgments:
-        case = _case(suite, subject, f"{judgment['limit']}: {judgment['finding']}")
+    names = _told_apart(f"{judgment['limit']}: {judgment['finding']}" for judgment in judgments)
+    for judgment, name in zip(judgments, names, strict=True):
+        case = _case(suite, subject, name)
         if judgment["outcome"] != "pass":
             tag = "failure" if judgment["outcome"] == "fail" else "error"
             words = _writable(judgment["words"])
             ElementTree.SubElement(case, tag, type=judgment["limit"], message=words).text = words
-    for line in untested:
-        case = _case(suite, subject, _without_numbers(f"not tested: {line.partition(': ')[0]}"))
+    names = _told_apart(
+        _without_numbers(f"not tested: {line.partition(': ')[0]}") for line in untested
+    )
+    for line, name in zip(untested, names, strict=True):
+        case = _case(suite, subject, name)
         ElementTree.SubElement(case, "skipped", message=_writable(line))
     return suite
 
@@ -99,8 +110,18 @@ def _case(suite: ElementTree.Element, subject: Document, name: str) -> ElementTr
 
 
 def _without_numbers(name: str) -> str:
-    """Keeps a name the same from run to run: counts in it become N."""
-    return re.sub(r"(?<![\w.-])\d[\d,]*(?![\w.-])", "N", name)
+    """Keeps a name the same from run to run: counts in it become N, a group's value stays."""
+    return re.sub(r"(?<![\w.-])(?<!= )\d[\d,]*(?![\w.-])", "N", name)
+
+
+def _told_apart(names: Iterable[str]) -> list[str]:
+    """Numbers the second and later ones of equal names, in the policy's order."""
+    seen: Counter[str] = Counter()
+    apart = []
+    for name in names:
+        seen[name] += 1
+        apart.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return apart
 
 
 def _writable(words: str) -> str:
@@ -113,11 +134,10 @@ def _rule(name: str) -> dict[str, Any]:
 
 
 def _result(
-    rules: Sequence[str], report: Document, subject: Document, judgment: Document
+    rules: Sequence[str], report: Document, subject: Document, judgment: Document, mark: str
 ) -> dict[str, Any]:
     kind, level = _LEVELS[judgment["outcome"]]
     place = f"{report['title']}/{subject['name']}"
-    mark = sha256(f"{place}/{judgment['limit']}/{judgment['finding']}".encode()).hexdigest()
     return {
         "ruleId": judgment["limit"],
         "ruleIndex": rules.index(judgment["limit"]),
@@ -133,5 +153,5 @@ def _result(
                 "logicalLocations": [{"fullyQualifiedName": place, "kind": "resource"}],
             }
         ],
-        "partialFingerprints": {"shieldnet/v1": mark},
+        "partialFingerprints": {"shieldnet/v1": sha256(mark.encode()).hexdigest()},
     }

@@ -29,6 +29,10 @@ def split(
         str | None,
         typer.Option(help="the label's column in a table", show_default="label, y or target"),
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="a column of subgroups, as in audit; repeatable", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="the same seed divides the same way")] = 0,
     force: Annotated[bool, typer.Option("--force", help="write over files that are there")] = False,
 ) -> None:
@@ -42,7 +46,7 @@ def split(
     chosen = tuple(shares or (0.5, 0.25, 0.25))
     if len(chosen) not in (2, 3):
         raise ConfigError(f"Expected two or three --share, got {len(chosen)}.")
-    parts = divide(data, chosen, label=label, seed=seed)
+    parts = divide(data, chosen, label=label, groups=group or (), seed=seed)
     targets = {name: folder / f"{name}{parts.ending}" for name in NAMES[: len(chosen)]}
     if there := [str(path) for path in targets.values() if path.exists() and not force]:
         raise ConfigError(f"{', '.join(there)} is there already; --force writes over it.")

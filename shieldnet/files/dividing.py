@@ -1,5 +1,6 @@
 """Dividing a file's records into sets, each written as the file was."""
 
+import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,16 @@ from shieldnet._validate import optional
 from shieldnet.data import coins, row_bytes_of
 from shieldnet.errors import DataError
 from shieldnet.files.arrays import read_npz
-from shieldnet.files.tables import LABELS, arrow_table, is_table
+from shieldnet.files.tables import (
+    TABLES,
+    arrow_table,
+    as_the_audit_compares,
+    csv_as_written,
+    is_of_words,
+    is_table,
+    require_columns,
+    usual_label,
+)
 
 
 @dataclass(frozen=True)
@@ -25,14 +35,23 @@ class Divided:
     ending: str
 
 
-def divide(path: Path, shares: Sequence[float], *, label: str | None, seed: int) -> Divided:
+def divide(
+    path: Path,
+    shares: Sequence[float],
+    *,
+    label: str | None,
+    groups: Sequence[str] = (),
+    seed: int,
+) -> Divided:
     """Divides the rows of a table or an .npz file so that equal inputs stay together.
 
-    shares: of the distinct records, for every part. label: of a table, the column that is no input.
+    Inputs are equal where an audit reads them as equal: numbers as float32.
+    shares: of the distinct records, for every part. label: of a table, the column that is no input;
+    groups: of a table, columns whose words are no inputs either.
     Errors: DataError for other files, ConfigError for shares.
     """
     if is_table(path):
-        return _table(path, shares, label, seed)
+        return _table(path, shares, label, groups, seed)
     if path.suffix.lower() != ".npz":
         raise DataError(
             f"Expected a table (.csv, .tsv, .parquet) or an .npz to divide, got {path}."
@@ -41,7 +60,9 @@ def divide(path: Path, shares: Sequence[float], *, label: str | None, seed: int)
     rows_of = {one.shape[:1] for one in arrays.values()}
     if "x" not in arrays or len(rows_of) != 1 or () in rows_of:
         raise DataError(f"Expected an array x in {path}, and others of as many rows.")
-    rows = coins(row_bytes_of(torch.from_numpy(arrays["x"])), shares, seed)
+    inputs = arrays["x"]
+    narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
+    rows = coins(row_bytes_of(torch.from_numpy(narrow)), shares, seed)
 
     def write(part: Tensor, target: Path) -> None:
         np.savez(target, **{name: one[part.numpy()] for name, one in arrays.items()})
@@ -49,21 +70,41 @@ def divide(path: Path, shares: Sequence[float], *, label: str | None, seed: int)
     return Divided(rows, write, ".npz")
 
 
-def _table(path: Path, shares: Sequence[float], label: str | None, seed: int) -> Divided:
+def _table(
+    path: Path, shares: Sequence[float], label: str | None, groups: Sequence[str], seed: int
+) -> Divided:
     table = arrow_table(path, "data")
-    if label is not None and label not in table.column_names:
-        raise DataError(f"{path} has no column {label}. It has: {', '.join(table.column_names)}.")
-    named = [label] if label else [one for one in table.column_names if one.lower() in LABELS]
-    inputs = table.drop_columns(named if len(named) == 1 else [])
-    records = list(zip(*(column.to_pylist() for column in inputs.columns), strict=True))
-    rows = coins(records, shares, seed)
-    is_parquet = path.suffix.lower() == ".parquet"
+    require_columns([*([label] if label else []), *groups], table.column_names, path)
+    label = label or usual_label(table.column_names, groups, path)
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    compared = (
+        as_the_audit_compares(column)
+        for name, column in columns.items()
+        if name != label and not (name in groups and is_of_words(column))
+    )
+    rows = coins(list(zip(*compared, strict=True)), shares, seed)
+    if path.suffix.lower() == ".parquet":
+        return Divided(rows, _parquet_writer(table), ".parquet")
+    ending = next(one for one in TABLES if path.name.lower().endswith(one))
+    return Divided(rows, _csv_writer(path), ending)
+
+
+def _parquet_writer(table: Any) -> Callable[[Tensor, Path], None]:
+    def write(part: Tensor, target: Path) -> None:
+        optional("pyarrow.parquet", extra="data").write_table(table.take(part.numpy()), target)
+
+    return write
+
+
+def _csv_writer(path: Path) -> Callable[[Tensor, Path], None]:
+    """Writes every number as it was written: 007 and 1.50 are what somebody meant."""
+    writer = optional("pyarrow.csv", extra="data")
+    words, delimiter = csv_as_written(path, "data")
+    form = writer.WriteOptions(delimiter=delimiter)
 
     def write(part: Tensor, target: Path) -> None:
-        kept: Any = table.take(part.numpy())
-        if is_parquet:
-            optional("pyarrow.parquet", extra="data").write_table(kept, target)
-        else:
-            optional("pyarrow.csv", extra="data").write_csv(kept, target)
+        packed = target.suffix.lower() == ".gz"
+        with gzip.open(target, "wb") if packed else target.open("wb") as file:
+            writer.write_csv(words.take(part.numpy()), file, form)
 
-    return Divided(rows, write, ".parquet" if is_parquet else ".csv")
+    return write

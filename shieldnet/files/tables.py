@@ -1,8 +1,9 @@
 """Tables in .csv and .parquet files: numbers by column, a label, subgroups."""
 
 import gzip
+import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -109,14 +110,8 @@ def divided(
     Errors: DataError for columns that are not there, for words among the inputs, and where which
         is the label cannot be told.
     """
-    for name in (*([] if label is None else [label]), *groups):
-        if name not in table:
-            raise DataError(f"{path} has no column {name}. It has: {', '.join(table)}.")
-    if label is None:
-        usual = [name for name in table if name.lower() in LABELS and name not in groups]
-        if len(usual) > 1:
-            raise DataError(f"{path} has the columns {' and '.join(usual)}: name one with --label.")
-        label = usual[0] if usual else None
+    require_columns([*([] if label is None else [label]), *groups], table, path)
+    label = label or usual_label(table, groups, path)
     columns = [
         name
         for name in table
@@ -136,17 +131,55 @@ def divided(
     return inputs, labels, tuple(columns), {name: table[name] for name in groups}
 
 
+def require_columns(names: Iterable[str], columns: Iterable[str], path: Path) -> None:
+    """Raises DataError for a column that is not there."""
+    there = list(columns)
+    for name in names:
+        if name not in there:
+            raise DataError(f"{path} has no column {name}. It has: {', '.join(there)}.")
+
+
+def usual_label(columns: Iterable[str], groups: Sequence[str], path: Path) -> str | None:
+    """Returns the column that is called as labels are, if any; DataError for two of them."""
+    usual = [name for name in columns if name.lower() in LABELS and name not in groups]
+    if len(usual) > 1:
+        raise DataError(f"{path} has the columns {' and '.join(usual)}: name one with --label.")
+    return usual[0] if usual else None
+
+
+def csv_as_written(path: Path, role: str) -> tuple[Any, str]:
+    """Reads a .csv file's columns as the words that stand there; returns its delimiter, too."""
+    with _understood(path):
+        return _csv_of_words(path, role)
+
+
+def _csv_of_words(path: Path, role: str) -> tuple[Any, str]:
+    arrow = optional("pyarrow", extra="data")
+    reader = optional("pyarrow.csv", extra="data")
+    text, form = _text(path, role)
+    names = reader.open_csv(BytesIO(text), parse_options=form).schema.names
+    words = reader.ConvertOptions(column_types={name: arrow.string() for name in names})
+    return reader.read_csv(BytesIO(text), parse_options=form, convert_options=words), form.delimiter
+
+
 def _csv(path: Path, role: str) -> Any:
+    reader = optional("pyarrow.csv", extra="data")
+    text, form = _text(path, role)
+    return reader.read_csv(
+        BytesIO(text), read_options=reader.ReadOptions(use_threads=False), parse_options=form
+    )
+
+
+def _text(path: Path, role: str) -> tuple[bytes, Any]:
+    """Reads a .csv file, and finds how it is divided."""
     reader = optional("pyarrow.csv", extra="data")
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         text = file.read(MOST_BYTES + 1)
     require_bytes(len(text), path, role)  # a small archive may hold any number
-    first = text[:_MOST_LINE].partition(b"\n")[0].decode("utf-8", "replace")
-    counts = {mark: first.count(mark) for mark in _DELIMITERS}
-    form = reader.ParseOptions(delimiter=max(counts, key=lambda mark: counts[mark]))
-    return reader.read_csv(
-        BytesIO(text), read_options=reader.ReadOptions(use_threads=False), parse_options=form
-    )
+    head = re.sub('"[^"]*"', "", text[:_MOST_LINE].decode("utf-8", "replace"))  # quoted names
+    counts = {mark: head.partition("\n")[0].count(mark) for mark in _DELIMITERS}
+    mark = max(counts, key=lambda mark: counts[mark])
+    return text, reader.ParseOptions(delimiter=mark, newlines_in_values=True)
 
 
 def _parquet(path: Path, role: str) -> Any:
@@ -155,6 +188,29 @@ def _parquet(path: Path, role: str) -> Any:
     groups = (said.row_group(place).total_byte_size for place in range(said.num_row_groups))
     require_bytes(max(said.num_rows * said.num_columns * _BYTES, *groups, 0), path, role)
     return file.read(use_threads=False)
+
+
+def is_of_words(column: Any) -> bool:
+    """Says whether a pyarrow column holds words."""
+    types = optional("pyarrow.types", extra="data")
+    kind = column.type
+    return bool(types.is_dictionary(kind) or types.is_string(kind) or types.is_large_string(kind))
+
+
+def as_the_audit_compares(column: Any) -> list[Any]:
+    """Returns a pyarrow column's values, equal where an audit reads them as equal.
+
+    Numbers are read as float32; what is missing equals what is missing.
+    """
+    types = optional("pyarrow.types", extra="data")
+    if types.is_decimal(column.type):
+        column = column.cast("float64")
+    if not (types.is_integer(column.type) or types.is_floating(column.type)):
+        values: list[Any] = column.to_pylist()
+        return values
+    with np.errstate(over="ignore"):
+        narrow = np.asarray(column.to_numpy()).astype(np.float32) + np.float32(0)  # -0.0 is 0.0
+    return [None if value != value else value for value in narrow.tolist()]
 
 
 def _column(column: Any, name: str) -> NDArray[Any]:
@@ -167,6 +223,6 @@ def _column(column: Any, name: str) -> NDArray[Any]:
         return found
     if types.is_decimal(kind):
         return np.asarray([float(value) for value in column.to_pylist()])
-    if types.is_dictionary(kind) or types.is_string(kind) or types.is_large_string(kind):
+    if is_of_words(column):
         return np.asarray([str(value) for value in column.to_pylist()])
     raise DataError(f"Expected numbers or words in {name}, got {kind}.")

@@ -53,6 +53,26 @@ def test_a_test_keeps_its_name_whatever_is_measured(tmp_path) -> None:
     assert "not tested: membership.tpr_at_fpr_1e-3" in names[0]
 
 
+def test_every_test_has_a_name_of_its_own(tmp_path) -> None:
+    """A group of its own beside the limit of every group; groups whose values are numbers."""
+    lines = [f"the group site = {site}: it has 3 members, 20 are needed" for site in (1, 2)]
+    auc = finding("membership.group.site = 1.auc", 0.4, 0.6)
+    shield = subject("balanced", 0.0, 3.0, untested=tuple(lines), findings=(auc,))
+    one = made(shield, groups=("site = 1", "site = 2"))
+    limits = {"max_membership_auc": 0.55}
+    policy = sn.Policy({}, groups={"*": limits, "site = 1": {"max_membership_auc": 0.5}})
+    one.save(tmp_path / "audit.xml", policy)
+    one.save(tmp_path / "audit.sarif", policy)
+    (suite,) = junitparser.JUnitXml.fromfile(str(tmp_path / "audit.xml"))
+    names = [case.name for case in suite]
+    assert len(set(names)) == len(names)
+    assert "max_membership_auc: membership.group.site = 1.auc (2)" in names
+    assert "not tested: the group site = 2" in names
+    (run,) = json.loads((tmp_path / "audit.sarif").read_text())["runs"]
+    marks = [one["partialFingerprints"]["shieldnet/v1"] for one in run["results"]]
+    assert len(set(marks)) == len(marks) == 3
+
+
 def test_names_that_no_xml_can_hold_are_written_all_the_same(tmp_path) -> None:
     nasty = made(subject("a\x00<b>&\ud800", 0.0, 3.0), title="\x0b]]>")
     nasty = replace(nasty, subjects=tuple(replace(one) for one in nasty.subjects))

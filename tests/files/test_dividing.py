@@ -1,3 +1,4 @@
+import csv
 import gzip
 from pathlib import Path
 
@@ -5,9 +6,12 @@ import numpy as np
 import pytest
 from shell import shieldnet
 
+from shieldnet.data import require_disjoint
+from shieldnet.duplicates import near_duplicates
 from shieldnet.errors import DataError
 from shieldnet.files.dividing import divide
 from shieldnet.files.tables import read_table
+from shieldnet.loading import load_examples
 
 
 def table(folder: Path, rows: int = 40) -> Path:
@@ -68,6 +72,50 @@ def test_a_packed_table_is_read_and_one_that_unpacks_to_too_much_is_not(
     monkeypatch.setattr("shieldnet.files.limits.MOST_BYTES", 100)
     with pytest.raises(DataError, match="would take 101 bytes"):
         read_table(path, "members")
+
+
+def test_a_table_keeps_how_its_values_were_written(tmp_path) -> None:
+    lines = [f'{n:05};NA;{n}.50;"a;b, {n}";{n % 2}' for n in range(20)]
+    path = tmp_path / "data.tsv.gz"
+    path.write_bytes(gzip.compress(("zip;state;price;note;y\n" + "\n".join(lines)).encode()))
+    parts = divide(path, (0.5, 0.5), label=None, seed=0)
+    assert parts.ending == ".tsv.gz"
+    written = []
+    for number, rows in enumerate(parts.rows):
+        parts.write(rows, tmp_path / f"{number}{parts.ending}")
+        with gzip.open(tmp_path / f"{number}{parts.ending}", "rt") as file:
+            first, *rest = csv.reader(file, delimiter=";")
+        assert first == ["zip", "state", "price", "note", "y"]
+        written += rest
+    assert sorted(written) == list(csv.reader(lines, delimiter=";"))
+
+
+def test_records_are_one_where_an_audit_reads_them_as_one(tmp_path) -> None:
+    rows = [
+        f"{n}.1{'0' * (n % 3)}{'00000001' * twin},{'fm'[twin]},0"
+        for n in range(20)
+        for twin in (0, 1)
+    ]
+    path = tmp_path / "data.csv"
+    path.write_text("age,sex,y\n" + "\n".join(rows) + "\n")
+    sets = ("--share=0.5", "--share=0.5", "--group=sex", "-o", str(tmp_path))
+    done = shieldnet(tmp_path, "split", str(path), *sets)
+    assert done.returncode == 0, done.stderr
+    members, nonmembers = (
+        load_examples(str(tmp_path / f"{name}.csv"), name, groups=("sex",)).examples
+        for name in ("members", "nonmembers")
+    )
+    require_disjoint(members, nonmembers)
+    assert not len(near_duplicates(members.inputs, nonmembers.inputs))
+
+
+def test_two_columns_that_may_be_the_label_are_refused(tmp_path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("a,y,target\n" + "\n".join(f"{n},0,1" for n in range(9)))
+    with pytest.raises(DataError, match="y and target: name one with --label"):
+        divide(path, (0.5, 0.5), label=None, seed=0)
+    with pytest.raises(DataError, match="no column sex"):
+        divide(path, (0.5, 0.5), label="y", groups=("sex",), seed=0)
 
 
 @pytest.mark.parametrize("name", ["data.png", "data.npy", "data"])

@@ -98,3 +98,11 @@ def test_a_table_larger_than_memory_allows_is_refused_before_it_is_read(path, mo
     monkeypatch.setattr(limits, "MOST_BYTES", 3_000)
     with pytest.raises(DataError, match="bytes, more than the 3000"):
         read_table(path, "members")
+
+
+def test_quoted_names_do_not_tell_how_a_table_is_divided(tmp_path) -> None:
+    path = tmp_path / "members.csv"
+    path.write_text('"size; in cm, of all",b\n1,2\n')
+    assert list(read_table(path, "members")) == ["size; in cm, of all", "b"]
+    path.write_text('"two\nlines";"a,b,c"\n1;2\n')
+    assert list(read_table(path, "members")) == ["two\nlines", "a,b,c"]
