@@ -8,7 +8,19 @@ from torch import Tensor
 
 from shieldnet.errors import ConfigError
 from shieldnet.finding import Finding, Threat
+from shieldnet.metrics import Metric
 from shieldnet.statistics import Interval
+
+_PROVEN = "a measured lower bound above the proven one fails every policy, without a limit"
+_PRIVATE = ("AISVS 11.2.4",)
+RECORDS_EPSILON = Metric(
+    "one_run.records.epsilon", "epsilon by records", "more", ungated=_PROVEN, standards=_PRIVATE
+)
+METRICS = (
+    Metric("one_run.epsilon", "epsilon by canaries", "more", ungated=_PROVEN, standards=_PRIVATE),
+    Metric("one_run.mu", "mu by canaries", "more", ungated=_PROVEN, standards=_PRIVATE),
+)
+"""What ``finetune`` finds in its own training."""
 
 _CAP = 64.0
 """Epsilon and mu above which nothing is told: every guess was right."""

@@ -90,9 +90,7 @@ def saved_shares(
     """
     count = len(errors)
     if not (errors.isfinite().all() and baseline.isfinite().all()):
-        raise DataError(
-            "Expected finite errors, got NaN or Inf: of these no share is known."
-        )
+        raise DataError("Expected finite errors, got NaN or Inf: of these no share is known.")
     weights = torch.from_numpy(
         np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
     ).double()

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shieldnet as sn
-from shieldnet.auditing.policy import FINDINGS, OF_GROUPS, PROVEN, init_text
+from shieldnet.auditing.declared import declared
+from shieldnet.auditing.policy import PROVEN_NAMES, init_text
 from shieldnet.auditing.report import summary
 
 FIRST = (Path(__file__).parent / "auditing" / "reports" / "first.json").read_text()
@@ -26,7 +27,9 @@ values = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3)),
     max_leaves=8,
 )
-limits = st.one_of(st.sampled_from((*FINDINGS, *PROVEN, *OF_GROUPS, "required", "groups")), words)
+limits = st.one_of(
+    st.sampled_from((*declared().limits(), *PROVEN_NAMES, "required", "groups")), words
+)
 
 
 @pytest.fixture

@@ -11,7 +11,17 @@ from shieldnet.attacks.membership import Membership
 from shieldnet.attacks.one_run import OneRun
 from shieldnet.attacks.straight_through import StraightThrough
 
+ATTACKS: tuple[type[Attack], ...] = (
+    *(Inversion, StraightThrough, Reidentification),
+    *(Membership, Averaging, OneRun),
+    *(AttributeRecovery, AttributeInference),
+    *(Extraction, ClassInversion),
+    *(JitterAveraging, TableLearning),
+)
+"""All of them, in the order in which a report is read."""
+
 __all__ = [
+    "ATTACKS",
     "Attack",
     "AttributeInference",
     "AttributeRecovery",

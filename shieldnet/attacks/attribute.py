@@ -15,6 +15,7 @@ from shieldnet.attacks.membership import log_probabilities, membership_scores
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import CONFIDENCE, Interval, auc, proportion
 
 _MOST_VALUES = 20
@@ -49,6 +50,23 @@ class AttributeRecovery(Attack):
     Source: trying every value is Fredrikson et al. 2014; here an answer is there to compare with.
     """
 
+    metrics = (
+        Metric(
+            "attribute.*",
+            "a column, named",
+            "more",
+            ungated="other columns tell it too: the gain of the answer is judged",
+            standards=("AISVS 11.1.3",),
+        ),
+        Metric(
+            "attribute.*.gain",
+            "a column, gain",
+            "more",
+            Limit("max_attribute_gain", 0.05, "a sensitive column, over what others tell anyway"),
+            standards=("AISVS 11.1.3", "AISVS 11.2.1", "NISTAML.032", "EDPB queries"),
+        ),
+    )
+
     def __call__(self, game: Game) -> Outcome:
         _require_table(game)
         return _each_secret(game, (game.owned(), game.nonmembers), _recovered)
@@ -69,6 +87,29 @@ class AttributeInference(Attack):
     the record adds to what the model knows of everybody.
     Source: Yeom et al. 2018; Mehnaz et al. 2022.
     """
+
+    metrics = (
+        Metric(
+            "attribute_inference.*",
+            "a member's column, named",
+            "more",
+            ungated="other columns tell it too: the gain of the model is judged",
+        ),
+        Metric(
+            "attribute_inference.*.gain",
+            "a member's column, gain",
+            "more",
+            Limit("max_attribute_inference_gain", 0.05, "of members, whose answers are not seen"),
+            standards=("AISVS 11.2.1", "NISTAML.032"),
+        ),
+        Metric(
+            "attribute_inference.*.members_over_nonmembers",
+            "a column, members over nonmembers",
+            "more",
+            ungated="the whole gain on members is judged, of which this is a part",
+            standards=("EDPB extraction",),
+        ),
+    )
 
     def __call__(self, game: Game) -> Outcome:
         _require_table(game)

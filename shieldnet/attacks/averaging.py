@@ -12,6 +12,7 @@ from shieldnet.finding import NotApplicable, Outcome
 class Averaging(Attack):
     """Inverts, and tells members by, the mean of many answers; a ledger stops it, not noise."""
 
+    metrics = (*Inversion.metrics, *Membership.metrics)
     needs_shadows = True
     queries: tuple[int, ...] = (16, MANY)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shieldnet.data import Canaries, Examples, Group
 from shieldnet.defenses.base import dense
 from shieldnet.finding import Finding, NotApplicable, Outcome
+from shieldnet.metrics import Metric
 from shieldnet.randomness import noise_about
 from shieldnet.shield import Shield
 from shieldnet.training.accountant import Guarantee
@@ -172,10 +173,12 @@ def one_row_each(rows: Tensor) -> Tensor:
 class Attack(ABC):
     """What an adversary does. Called with a game, it returns what it found.
 
-    needs_shadows: whether it looks at the game's shadows.
+    metrics: what it may find; what it finds beside is refused. needs_shadows: whether it looks at
+    the game's shadows.
     Errors: NotApplicable, with the reason, where it does not fit the shield or the data.
     """
 
+    metrics: ClassVar[tuple[Metric, ...]] = ()
     needs_shadows: ClassVar[bool] = False
 
     @abstractmethod

@@ -7,8 +7,10 @@ from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.attacks.inversion import choose, secret_of
 from shieldnet.data import Examples, row_bytes
 from shieldnet.finding import Finding, Threat
+from shieldnet.metrics import Metric
 from shieldnet.statistics import Interval, auc
 
+METRICS = (Metric("membership.blind", "members told without the model", "neither"),)
 CONFIDENCE = 0.99
 _MOST = 4000
 _MOST_HARD = 1000  # of each set, whose difficulty is learned

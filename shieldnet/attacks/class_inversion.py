@@ -14,6 +14,7 @@ from shieldnet.attacks.straight_through import Space, require_gradient, scores_w
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Limit, Metric
 from shieldnet.shield import Shield
 from shieldnet.statistics import CONFIDENCE, proportion
 
@@ -53,6 +54,21 @@ class ClassInversion(Attack):
     Source: Fredrikson et al. 2015 (MIFace); Athalye et al. 2018; Salimans et al. 2017.
     """
 
+    metrics = (
+        Metric(
+            "class_inversion",
+            "class inversion",
+            "more",
+            Limit("max_class_inversion", 0.50, "classes recognized in what is drawn from answers"),
+            standards=("AISVS 11.1.3", "AML.T0024.001"),
+        ),
+        Metric(
+            "class_inversion.*",
+            "class inversion by one search",
+            "more",
+            ungated="the worst search is judged, as class_inversion",
+        ),
+    )
     steps: int = 60
     restarts: int = 3
     population: int = 40

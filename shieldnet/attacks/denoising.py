@@ -11,9 +11,20 @@ from shieldnet.attacks.inversion import Scale, choose
 from shieldnet.data import Examples
 from shieldnet.defenses import GaussianNoise, KeyedNoise, LaplaceNoise
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Metric
 from shieldnet.statistics import saved_share
 
 _MOST_TARGETS = 200
+
+
+_METRICS = (
+    Metric(
+        "noise_removed.*",
+        "noise removed",
+        "more",
+        ungated="what lies under the noise is judged by what it tells: inversion and averaging",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class JitterAveraging(Attack):
     queries: about each target. widths: in standard deviations of the inputs.
     """
 
+    metrics = _METRICS
     queries: int = 256
     widths: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 1e-1)
 
@@ -76,6 +88,7 @@ class TableLearning(Attack):
     ``noise_removed.table`` as in ``JitterAveraging``, with one query about each target.
     """
 
+    metrics = _METRICS
     decoders: tuple[Decoder, ...] = (Ridge(), KernelRidge(), Network())
 
     def __call__(self, game: Game) -> Outcome:

@@ -14,6 +14,7 @@ from shieldnet.attacks.inversion import MIN_ROWS, Scale
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import proportion
 
 _LONG = (256.0, 600.0)  # hidden units and steps of a network that is trained longer
@@ -43,6 +44,32 @@ class Extraction(Attack):
     Source: Tramèr et al. 2016; Orekondy, Schiele, Fritz 2019.
     """
 
+    metrics = (
+        Metric(
+            "extraction.fidelity",
+            "copy's fidelity",
+            "more",
+            Limit("max_extraction_fidelity", 0.90, "a copy of the model says the same"),
+            standards=(
+                *("AISVS 11.1.3", "AISVS 11.2.2", "AISVS 11.3.2"),
+                *("AML.T0005", "AML.T0024.002", "NISTAML.031"),
+            ),
+            headline=True,
+        ),
+        Metric(
+            "extraction.fidelity.*",
+            "copy's fidelity after fewer queries",
+            "more",
+            ungated="the largest number of queries is judged",
+            standards=("AISVS 11.2.2",),
+        ),
+        Metric(
+            "extraction.accuracy",
+            "copy's accuracy",
+            "more",
+            ungated="a copy is judged by how far it is one, its fidelity",
+        ),
+    )
     budgets: tuple[int, ...] = (100,)
     students: tuple[Decoder, ...] = (Ridge(), KernelRidge(), Network())
 

@@ -19,6 +19,7 @@ from shieldnet.attacks.decoders import (
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import (
     Interval,
     normal_quantile,
@@ -47,6 +48,16 @@ _MOST_NAMED = 8
 _MAX_GALLERY = 1000
 _MOST_WORDS = 500
 
+LEAKAGE = Limit(
+    "max_leakage",
+    0.10,
+    "How far an answer gives its input away beyond its label; 0 nothing, 1 everything. One answer, "
+    "and many averaged.",
+    is_set=True,
+)
+INVERTS = ("AISVS 11.1.3", "AML.T0024.001", "NISTAML.032")
+"""Items of standards that every attack on inputs speaks to."""
+
 
 @dataclass(frozen=True)
 class Inversion(Attack):
@@ -69,6 +80,43 @@ class Inversion(Attack):
     pictures: also tries a decoder that draws, for pictures of 16 x 16 pixels and more.
     """
 
+    metrics = (
+        Metric(
+            "inversion",
+            "leakage",
+            "more",
+            LEAKAGE,
+            standards=(*INVERTS, "EDPB queries"),
+            headline=True,
+        ),
+        Metric(
+            "averaging.*",
+            "leakage, averaged",
+            "more",
+            LEAKAGE,
+            standards=(*INVERTS, "EDPB queries"),
+            headline=True,
+        ),
+        Metric(
+            "inversion.records",
+            "records read",
+            "more",
+            Limit("max_inversion_records", 0.01, "the share of records that are read by half"),
+            standards=("EDPB queries",),
+        ),
+        Metric(
+            "inversion.column.*",
+            "leakage of a column",
+            "more",
+            ungated="all columns are judged together, as inversion",
+        ),
+        Metric(
+            "r2.*",
+            "R2 over the mean input",
+            "more",
+            ungated="the label is released on purpose: inversion counts what is beyond it",
+        ),
+    )
     queries: int = 1
     decoders: tuple[Decoder, ...] = (Ridge(), KernelRidge(), NearestNeighbors(), Network())
     pictures: bool = True
@@ -172,6 +220,17 @@ class Reidentification(Attack):
     equals. Readings are chosen on the auxiliary data. Success is bounded by the price for every
     adversary: prior 1/gallery times 2^bits.
     """
+
+    metrics = (
+        Metric(
+            "reidentification",
+            "re-identified",
+            "more",
+            Limit("max_reidentification", 0.10, "the right record named in a gallery"),
+            standards=(*INVERTS, "EDPB queries"),
+            headline=True,
+        ),
+    )
 
     def __call__(self, game: Game) -> Outcome:
         auxiliary, targets = game.owned(), game.nonmembers

@@ -16,6 +16,7 @@ from shieldnet.attacks.scores import (
 from shieldnet.data import Group, row_bytes
 from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import CONFIDENCE, Curve, Interval, auc, roc, rows_needed, tpr_at_fpr
 
 MIN_ROWS = 20
@@ -25,6 +26,75 @@ GROUP_ROWS = 30
 _FEW_DISTINCT = 0.2
 
 __all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
+
+
+_TOLD = ("AISVS 11.2.5", "AML.T0024.000", "NISTAML.033")
+_AUC = Limit(
+    "max_membership_auc",
+    0.60,
+    "How well an attacker tells who trained the model: the area under the curve (0.5 is guessing), "
+    "and the members found while 1 % (it takes 300 nonmembers) or 0.1 % (3000) of nonmembers are "
+    "accused.",
+    is_set=True,
+)
+_TPR_1 = Limit("max_membership_tpr_at_fpr_1e-2", 0.05, "")
+_TPR_01 = Limit("max_membership_tpr_at_fpr_1e-3", 0.01, "")
+_OTHER_RATES = "limits are set at 1 % and at 0.1 % of nonmembers accused"
+_OF_TRAINING = "it is about how the model was trained, on other models: this one is judged"
+
+
+def _auc_metric(
+    name: str,
+    title: str,
+    limit: Limit,
+    *,
+    standards: tuple[str, ...] = _TOLD,
+    of_groups: bool = False,
+    headline: bool = False,
+) -> Metric:
+    return Metric(
+        name,
+        title,
+        "more",
+        limit,
+        of_groups=of_groups,
+        standards=standards,
+        headline=headline,
+        training_bound="auc",
+    )
+
+
+def _tpr_metrics(
+    prefix: str,
+    title: str,
+    limits: tuple[Limit, Limit],
+    *,
+    standards: tuple[str, ...] = (),
+    of_groups: bool = False,
+) -> tuple[Metric, ...]:
+    """Describes the members found at 1 %, at 0.1 %, and at rates that have no limit."""
+    rates = (("1e-2", "1 %"), ("1e-3", "0.1 %"))
+    return (
+        *(
+            Metric(
+                f"{prefix}.tpr_at_fpr_{rate}",
+                f"{title} at {share} FPR",
+                "more",
+                limit,
+                of_groups=of_groups,
+                standards=standards,
+                training_bound="tpr",
+            )
+            for (rate, share), limit in zip(rates, limits, strict=True)
+        ),
+        Metric(
+            f"{prefix}.tpr_at_fpr_*",
+            f"{title} at an FPR",
+            "more",
+            ungated=_OTHER_RATES,
+            training_bound="tpr",
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -56,6 +126,65 @@ class Membership(Attack):
     NOT promised: that nobody does better; these are lower bounds.
     """
 
+    metrics = (
+        _auc_metric(
+            "membership.auc",
+            "membership AUC",
+            _AUC,
+            standards=("AISVS 11.1.3", *_TOLD),
+            headline=True,
+        ),
+        *_tpr_metrics(
+            "membership", "members", (_TPR_1, _TPR_01), standards=(*_TOLD, "EDPB extraction")
+        ),
+        _auc_metric("membership.averaged.*", "membership AUC, averaged", _AUC),
+        _auc_metric(
+            "membership.worst_group.auc",
+            "worst group AUC",
+            Limit("max_worst_group_auc", 0.70, "the worst class or subgroup"),
+        ),
+        _auc_metric(
+            "membership.canaries.auc",
+            "canaries AUC",
+            Limit("max_canary_auc", 0.70, "records planted to be found: --canaries"),
+        ),
+        *_tpr_metrics(
+            "membership.canaries",
+            "canaries",
+            (
+                Limit("max_canary_tpr_at_fpr_1e-2", 0.10, ""),
+                Limit("max_canary_tpr_at_fpr_1e-3", 0.05, ""),
+            ),
+            standards=("EDPB extraction",),
+        ),
+        _auc_metric(
+            "membership.group.*.auc",
+            "membership AUC of a group",
+            replace(_AUC, suggested=0.70),
+            of_groups=True,
+        ),
+        *_tpr_metrics(
+            "membership.group.*",
+            "members of a group",
+            (replace(_TPR_1, suggested=0.10), replace(_TPR_01, suggested=0.05)),
+            of_groups=True,
+        ),
+        Metric(
+            "membership.*.auc",
+            "membership AUC of one attack",
+            "more",
+            ungated="the worst attack is judged, as membership.auc",
+            training_bound="auc",
+        ),
+        Metric(
+            "membership.canaries.*.auc",
+            "canaries AUC of one attack",
+            "more",
+            ungated="the worst attack is judged, as membership.canaries.auc",
+            training_bound="auc",
+        ),
+        Metric("membership.pooled.*", "membership, pooled", "more", ungated=_OF_TRAINING),
+    )
     needs_shadows = True
     fprs: tuple[float, ...] = (1e-2, 1e-3)
     queries: int = 1

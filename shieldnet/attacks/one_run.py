@@ -7,7 +7,7 @@ import torch
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.scores import all_scores
 from shieldnet.finding import NotApplicable, Outcome, Threat
-from shieldnet.one_run import best_guesses, epsilon_finding, guessed
+from shieldnet.one_run import RECORDS_EPSILON, best_guesses, epsilon_finding, guessed
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class OneRun(Attack):
     Source: Steinke, Nasr, Jagielski 2023 (arXiv:2305.08846).
     """
 
+    metrics = (RECORDS_EPSILON,)
     needs_shadows = True
 
     def __call__(self, game: Game) -> Outcome:

@@ -8,6 +8,7 @@ from torch import Tensor
 from shieldnet.attacks.base import Answers, Attack, Behind, Game, defended
 from shieldnet.attacks.decoders import Decoder, KernelRidge, Ridge
 from shieldnet.attacks.inversion import (
+    INVERTS,
     MIN_ROWS,
     Columns,
     Scale,
@@ -18,6 +19,7 @@ from shieldnet.attacks.inversion import (
 from shieldnet.data import Examples
 from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Limit, Metric
 from shieldnet.shield import Shield
 from shieldnet.statistics import Interval, saved_share
 
@@ -47,6 +49,15 @@ class StraightThrough(Attack):
     Source: Athalye et al. 2018 (BPDA); He et al. 2019, white-box model inversion.
     """
 
+    metrics = (
+        Metric(
+            "white_box.inversion",
+            "leakage, white box",
+            "more",
+            Limit("max_white_box_leakage", 0.50, "the attacker holds the weights too"),
+            standards=INVERTS,
+        ),
+    )
     pulls: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
     steps: int = 60
     pace: float = 0.05

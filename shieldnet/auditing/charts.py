@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from shieldnet.auditing.policy import FINDINGS, concerns
-from shieldnet.finding import goes_by
+from shieldnet.auditing.declared import declared
 from shieldnet.training.accountant import Guarantee
 
 Document = Mapping[str, Any]
@@ -18,18 +17,6 @@ EVERY = "*"
 # Told apart by their lightness too, and with three times the contrast of white and of black.
 COLORS = ("#c2410c", "#0d9488", "#4f7cff", "#a855f7", "#b7791f", "#db2777", "#5f8a1f", "#7c8798")
 
-_SHOWN = {
-    "inversion": "inversion",
-    "averaging.": "inversion, averaged",
-    "white_box.inversion": "inversion, white box",
-    "reidentification": "re-identification",
-    "membership.auc": "membership AUC",
-    "membership.tpr_at_fpr_1e-2": "members at 1 % FPR",
-    "membership.canaries.auc": "canaries AUC",
-    "membership.worst_group.auc": "worst group AUC",
-    "extraction.fidelity": "copy's fidelity",
-    "class_inversion": "class inversion",
-}
 _MOST_COLUMNS = 12
 _INK = "currentColor"
 _CHOSEN = f"subject == '{EVERY}' || datum.subject == subject"
@@ -51,11 +38,9 @@ def charts(report: Document) -> dict[str, Spec]:
 
 def leakage(subject: Document) -> Document | None:
     """Returns the worse of what one answer and many averaged give away of an input."""
-    found = [
-        finding
-        for finding in subject["findings"]
-        if any(goes_by(finding["name"], name) for name in FINDINGS["max_leakage"])
-    ]
+    metrics = declared()
+    judged = metrics.judged_by("max_leakage")
+    found = [one for one in subject["findings"] if metrics.find(one["name"]) in judged]
     return max(found, key=lambda one: float(one["value"]), default=None)
 
 
@@ -163,24 +148,22 @@ def _bounds(report: Document) -> Spec | None:
 
 
 def _bound_rows(report: Document, subject: Document) -> Iterator[Spec]:
+    """Lists the leaks that a limit could judge, of subgroups those alone that decided."""
     judgments = subject["verdict"]["judgments"]
     decided = {one["finding"] for one in judgments if one["outcome"] != "pass"}
+    metrics = declared()
     for finding in subject["findings"]:
-        shown = (words for name, words in _SHOWN.items() if goes_by(finding["name"], name))
-        label = next(shown, finding["name"] if finding["name"] in decided else None)
-        if label is None:
+        name, metric = finding["name"], metrics.find(finding["name"])
+        is_leak = metric is not None and metric.limit is not None and metric.worse == "more"
+        if metric is None or not (name in decided or (is_leak and not metric.of_groups)):
             continue
-        limits = [
-            value
-            for name, value in report["policy"].items()
-            if any(concerns(finding["name"], pattern) for pattern in FINDINGS.get(name, ()))
-        ]
+        limit = None if metric.limit is None else report["policy"].get(metric.limit.name)
         kept = ("value", "low", "high", "baseline", "ceiling", "samples", "source")
         yield {
             "subject": subject["name"],
-            "finding": label,
-            "limit": min(limits, default=None),
-            **{name: finding[name] for name in kept},
+            "finding": metric.titled(name),
+            "limit": None if metric.of_groups else limit,
+            **{part: finding[part] for part in kept},
         }
 
 

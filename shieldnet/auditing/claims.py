@@ -3,12 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from shieldnet.auditing.declared import declared
 from shieldnet.finding import Finding
 from shieldnet.training.accountant import Guarantee
-
-_RATES = {"tpr_at_fpr_1e-2": 1e-2, "tpr_at_fpr_1e-3": 1e-3}
-_OTHERS = ("membership.blind", "membership.pooled.")
-"""Findings about something else than this model's training."""
 
 
 def with_ceilings(
@@ -22,15 +19,16 @@ def with_ceilings(
     """
     if guarantee is None or guarantee.scope == "steps":
         return tuple(findings)
-    area = guarantee.auc()
+    metrics, area = declared(), guarantee.auc()
 
-    def bounded(one: Finding) -> Finding:
-        canary = one.name.startswith("membership.canaries")
-        if not one.name.startswith("membership.") or one.name.startswith(_OTHERS):
-            return one
-        if canary and copies > 1:
-            return one
-        rate = _RATES.get(one.name.rpartition(".")[2])
-        return replace(one, ceiling=area if rate is None else guarantee.distinguish(rate))
+    def bounded(finding: Finding) -> Finding:
+        metric = metrics.find(finding.name)
+        of_copies = finding.name.startswith("membership.canaries") and copies > 1
+        if metric is None or not metric.training_bound or of_copies:
+            return finding
+        if metric.training_bound == "auc":
+            return replace(finding, ceiling=area)
+        rate = float(finding.name.rpartition("_")[2])
+        return replace(finding, ceiling=guarantee.distinguish(rate))
 
-    return tuple(bounded(one) for one in findings)
+    return tuple(bounded(finding) for finding in findings)

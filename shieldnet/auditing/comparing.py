@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shieldnet.auditing.policy import concerns
+from shieldnet.auditing.declared import declared
 from shieldnet.auditing.report import Report, published_twice
 from shieldnet.auditing.subject import Subject
 from shieldnet.errors import DataError, PolicyFailed, PolicyInconclusive
@@ -15,30 +15,6 @@ from shieldnet.price import Price, rounded_up
 from shieldnet.statistics import CONFIDENCE, normal_quantile
 
 Direction = Literal["worse", "better", "no difference beyond chance", "not comparable"]
-
-LEAKS = (
-    "inversion",
-    "averaging.",
-    "white_box.inversion",
-    "reidentification",
-    "membership.auc",
-    "membership.tpr_at_fpr_1e-2",
-    "membership.tpr_at_fpr_1e-3",
-    "membership.averaged.",
-    "membership.worst_group.auc",
-    "membership.group.*.auc",
-    "membership.canaries.auc",
-    "membership.canaries.tpr_at_fpr_1e-2",
-    "attribute.*.gain",
-    "extraction.fidelity",
-    "class_inversion",
-    "inversion.records",
-    "calibration.ece",
-)
-"""Findings of which more is worse, as a policy's limits name them. Single attacks are left out: the
-worst of them is there, and each more comparison would hide a little more of the others."""
-USES = ("accuracy", "accuracy.group.", "agreement")
-"""Findings of which less is worse."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +138,15 @@ def _matched(old: Subject, new: Subject) -> Iterator[tuple[Finding, Finding | No
 
 
 def _sign(name: str) -> int:
-    """Returns 1 where more is worse, -1 where less is, 0 where neither is."""
-    if any(concerns(name, pattern) for pattern in LEAKS):
-        return 1
-    return -1 if any(concerns(name, pattern) for pattern in USES) else 0
+    """Returns 1 where more is worse, -1 where less is, 0 for what is not compared.
+
+    What no limit judges is left out: the worst of many attacks is there, and each more comparison
+    would hide a little more of the others.
+    """
+    metric = declared().find(name)
+    if metric is None or metric.limit is None:
+        return 0
+    return 1 if metric.worse == "more" else -1
 
 
 def _difference(shield: str, old: Finding, new: Finding | None, widening: float) -> Difference:
@@ -229,6 +210,10 @@ def _caveats(old: Report, new: Report) -> Iterator[str]:
         one, other = (report.hashes.get(name, "") for report in (old, new))
         if one != other:
             yield f"The {name} differ: a difference may be of the data, not of the model."
+    known = declared()
+    measured = {finding.name for report in (old, new) for finding in report.findings}
+    if strange := sorted(name for name in measured if known.find(name) is None):
+        yield f"Not compared, for nothing here declares what they mean: {', '.join(strange)}."
     for name in ("tier", "shieldnet"):
         one, other = (report.environment.get(name, "?") for report in (old, new))
         if one != other:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shieldnet.auditing.policy import concerns
+from shieldnet.auditing.declared import declared
 from shieldnet.finding import Finding
 from shieldnet.price import Price, rounded_up
 from shieldnet.training.accountant import Guarantee
@@ -35,56 +35,43 @@ class Evidence:
 
 @dataclass(frozen=True)
 class _Item:
-    """An item of a standard. speaks: names of findings, or beginnings that end in a dot.
+    """An item of a standard; which findings speak to it, their metrics say.
 
-    asks_to_measure: whether it asks for no more than a measurement, whatever that says.
+    missing: why, where there are none. asks_to_measure: whether it asks for no more than a
+    measurement, whatever that says.
     """
 
     standard: str
     item: str
     asks: str
-    speaks: tuple[str, ...] = ()
     missing: str = "nothing that speaks to it was measured"
     asks_to_measure: bool = False
 
+    @property
+    def called(self) -> str:
+        """Returns what a ``Metric`` calls it: ids that say their standard stand alone."""
+        short = {AISVS: "AISVS ", EDPB: "EDPB "}.get(self.standard, "")
+        return f"{short}{self.item}"
 
-_MEMBERSHIP = (
-    "membership.auc",
-    "membership.tpr_at_fpr_1e-2",
-    "membership.tpr_at_fpr_1e-3",
-    "membership.worst_group.auc",
-    "membership.canaries.auc",
-    "membership.averaged.",
-    "membership.group.*.auc",
-)
-_SINGLED_OUT = (
-    "membership.tpr_at_fpr_1e-2",
-    "membership.tpr_at_fpr_1e-3",
-    "membership.canaries.tpr_at_fpr_1e-2",
-)
-_INVERSION = ("inversion", "averaging.", "white_box.inversion", "reidentification")
 
 _ITEMS = (
     _Item(
         AISVS,
         "11.1.3",
         "the model is evaluated against the known attacks on its kind of data",
-        (*_INVERSION, "membership.auc", "attribute.", "extraction.fidelity", "class_inversion"),
         asks_to_measure=True,
     ),
-    _Item(AISVS, "11.1.4", "the model withstands adversarial inputs", missing=_EVASION),
+    _Item(AISVS, "11.1.4", "the model withstands adversarial inputs", _EVASION),
     _Item(
         AISVS,
         "11.2.1",
         "sensitive attributes that can be inferred are not returned",
-        ("attribute.*.gain",),
         "no column was named in sensitive= (--sensitive)",
     ),
     _Item(
         AISVS,
         "11.2.2",
         "limits on queries, for each caller and in all, are sized to the extraction threat",
-        ("extraction.fidelity", "extraction.fidelity."),
         "extraction was not measured; and the limits are set where the model is served",
         asks_to_measure=True,
     ),
@@ -92,61 +79,53 @@ _ITEMS = (
         AISVS,
         "11.2.3",
         "outputs are calibrated against overconfidence",
-        ("calibration.overconfidence", "calibration.ece"),
         "calibration of the released confidences was not measured",
     ),
     _Item(
         AISVS,
         "11.2.4",
         "models of sensitive data are trained with differential privacy",
-        ("one_run.epsilon", "one_run.mu", "one_run.records.epsilon"),
         "no guarantee of the training was given: finetuned= or --guarantee",
     ),
     _Item(
         AISVS,
         "11.2.5",
         "simulated membership inference does no better than random guessing",
-        _MEMBERSHIP,
         "membership was not measured",
     ),
-    _Item(AISVS, "11.3.1", "patterns of queries feed a detector of extraction", missing=_SERVED),
+    _Item(AISVS, "11.3.1", "patterns of queries feed a detector of extraction", _SERVED),
     _Item(
         AISVS,
         "11.3.2",
         "raw outputs are not exposed; answers are as coarse as the extraction risk asks",
-        ("extraction.fidelity",),
         "the answers are not bounded, and extraction was not measured",
     ),
-    _Item(AISVS, "11.3.4", "a detection triggers a response", missing=_SERVED),
-    _Item(ATLAS, "AML.T0005", "nobody creates a proxy of the model", ("extraction.fidelity",)),
-    _Item(ATLAS, "AML.T0024.000", "nobody infers membership in the training data", _MEMBERSHIP),
-    _Item(ATLAS, "AML.T0024.001", "nobody inverts the model", (*_INVERSION, "class_inversion")),
-    _Item(ATLAS, "AML.T0024.002", "nobody extracts the model", ("extraction.fidelity",)),
-    _Item(ATLAS, "AML.T0043", "nobody crafts adversarial data", missing=_EVASION),
-    _Item(NIST, "NISTAML.031", "the model is not extracted", ("extraction.fidelity",)),
-    _Item(NIST, "NISTAML.032", "data are not reconstructed", (*_INVERSION, "attribute.*.gain")),
-    _Item(NIST, "NISTAML.033", "membership is not inferred", _MEMBERSHIP),
+    _Item(AISVS, "11.3.4", "a detection triggers a response", _SERVED),
+    _Item(ATLAS, "AML.T0005", "nobody creates a proxy of the model"),
+    _Item(ATLAS, "AML.T0024.000", "nobody infers membership in the training data"),
+    _Item(ATLAS, "AML.T0024.001", "nobody inverts the model"),
+    _Item(ATLAS, "AML.T0024.002", "nobody extracts the model"),
+    _Item(ATLAS, "AML.T0043", "nobody crafts adversarial data", _EVASION),
+    _Item(NIST, "NISTAML.031", "the model is not extracted"),
+    _Item(NIST, "NISTAML.032", "data are not reconstructed"),
+    _Item(NIST, "NISTAML.033", "membership is not inferred"),
     _Item(
         NIST,
         "NISTAML.034",
         "properties of the training data are not inferred",
-        missing="no attack here asks about the training set as a whole",
+        "no attack here asks about the training set as a whole",
     ),
     _Item(
         EDPB,
         "extraction",
         "data of the persons who trained the model cannot be extracted from it, not even with "
         "some probability",
-        (*_SINGLED_OUT, "attribute_inference.*.members_over_nonmembers"),
         "it takes 300 nonmembers with labels to say what share of the persons is singled out",
     ),
-    _Item(
-        EDPB,
-        "queries",
-        "nobody obtains data of a person through queries, on purpose or not",
-        ("inversion", "averaging.", "inversion.records", "reidentification", "attribute.*.gain"),
-    ),
+    _Item(EDPB, "queries", "nobody obtains data of a person through queries, on purpose or not"),
 )
+ITEMS = frozenset(item.called for item in _ITEMS)
+"""What a ``Metric`` names in its standards."""
 
 
 def evidence(
@@ -184,7 +163,12 @@ def _spoken_to(
     has_classes: bool,
     broken: Mapping[str, str],
 ) -> Evidence:
-    found = [one for one in findings if any(concerns(one.name, name) for name in item.speaks)]
+    metrics = declared()
+    found = [
+        finding
+        for finding in findings
+        if (metric := metrics.find(finding.name)) and item.called in metric.standards
+    ]
     claims = []
     if item.item == "11.2.4":
         if guarantee is None:

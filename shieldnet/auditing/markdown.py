@@ -6,20 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shieldnet._validate import optional
+from shieldnet.auditing.declared import declared
 from shieldnet.errors import DataError
-from shieldnet.finding import decimals, goes_by
+from shieldnet.finding import decimals
+from shieldnet.metrics import Metric
 from shieldnet.price import rounded_up
 
 Document = Mapping[str, Any]
 
 _MARKS = {"pass": "✅ passes", "fail": "❌ fails", "inconclusive": "❔ inconclusive"}
 _BEGIN, _END = "<!-- shieldnet: begin -->", "<!-- shieldnet: end -->"
-_HEADLINES = (
-    ("accuracy", "accuracy"),
-    ("leakage of the input", "inversion"),
-    ("averaged", "averaging."),
-    ("membership AUC", "membership.auc"),
-)
 _READING = (
     "Bits are proven upper bounds for one answer. The rest is measured, with 95 % intervals: "
     "lower bounds of what an attacker may reach. Leakage 0 means that an answer tells no more "
@@ -95,7 +91,7 @@ def _report(report: Document) -> Iterator[str]:
 def _summary(report: Document, heading: str) -> Iterator[str]:
     yield f"{heading} {_plain(report['title'])}: {_MARKS[report['outcome']]}\n"
     yield f"{_READING}\n"
-    headers = ["shield", "policy", "bits", *(title for title, _ in _HEADLINES)]
+    headers = ["shield", "policy", "bits", *(metric.title for metric in declared().headlines())]
     rows = [_headline(subject) for subject in report["subjects"]]
     kept = [place for place in range(len(headers)) if any(row[place] != "-" for row in rows)]
     yield from _table(
@@ -111,12 +107,13 @@ def _summary(report: Document, heading: str) -> Iterator[str]:
 def _headline(subject: Document) -> list[str]:
     bits = subject["certificate"]["bits"]
     said = "infinite" if isinstance(bits, str) else rounded_up(bits)
-    cells = [_worst(subject["findings"], pattern) for _, pattern in _HEADLINES]
+    cells = [_worst(subject["findings"], metric) for metric in declared().headlines()]
     return [subject["name"], _MARKS[subject["verdict"]["outcome"]], said, *cells]
 
 
-def _worst(findings: Sequence[Document], pattern: str) -> str:
-    found = [one for one in findings if goes_by(one["name"], pattern)]
+def _worst(findings: Sequence[Document], metric: Metric) -> str:
+    metrics = declared()
+    found = [finding for finding in findings if metrics.find(finding["name"]) == metric]
     if not found:
         return "-"
     worst = max(found, key=lambda one: one["value"])

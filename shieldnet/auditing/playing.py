@@ -18,6 +18,7 @@ from shieldnet.auditing.utility import agreement, utility
 from shieldnet.cache import Cache, fingerprint, read_text_array, text_array
 from shieldnet.config import shield_hash
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome
+from shieldnet.metrics import Metrics
 from shieldnet.randomness import noise_about, replayed_noise
 from shieldnet.statistics import Curve
 
@@ -97,6 +98,8 @@ def _outcome(
     try:
         with noise_about(repr(attack)):
             outcome = attack(seen)
+        named = (finding.name for finding in outcome.findings)
+        Metrics(attack.metrics).require(named, type(attack).__name__)
     except NotApplicable as reason:
         outcome = Outcome(untested=(f"{words}: {reason}",))
     game._kept.update(seen._kept)  # answers are asked for once, whoever asked

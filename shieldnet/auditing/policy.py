@@ -6,58 +6,56 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from types import MappingProxyType
+from textwrap import wrap
 from typing import Any, Literal
 
+from shieldnet.auditing.declared import declared
 from shieldnet.errors import ConfigError
 from shieldnet.files.documents import read_toml
 from shieldnet.finding import Finding, goes_by
+from shieldnet.metrics import Limit
 from shieldnet.price import Price
 from shieldnet.training.accountant import Guarantee
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 VERSION = 1
 
-FINDINGS = MappingProxyType(
-    {
-        "max_leakage": ("inversion", "averaging."),
-        "max_white_box_leakage": ("white_box.inversion",),
-        "max_reidentification": ("reidentification",),
-        "max_membership_auc": ("membership.auc", "membership.averaged."),
-        "max_membership_tpr_at_fpr_1e-2": ("membership.tpr_at_fpr_1e-2",),
-        "max_membership_tpr_at_fpr_1e-3": ("membership.tpr_at_fpr_1e-3",),
-        "max_worst_group_auc": ("membership.worst_group.auc",),
-        "max_canary_auc": ("membership.canaries.auc",),
-        "max_canary_tpr_at_fpr_1e-2": ("membership.canaries.tpr_at_fpr_1e-2",),
-        "max_attribute_gain": ("attribute.*.gain",),
-        "max_extraction_fidelity": ("extraction.fidelity",),
-        "max_calibration_error": ("calibration.ece",),
-        "min_accuracy": ("accuracy",),
-        "min_agreement": ("agreement",),
-    }
+PROVEN = (
+    Limit(
+        "max_bits_per_answer",
+        20,
+        "Proven, not measured: the price of one answer, and what holds of the training "
+        "(--guarantee).",
+        is_set=True,
+    ),
+    Limit("max_mu_per_answer", 1.0, ""),
+    Limit("max_epsilon", 8.0, ""),
 )
-"""Which findings each limit judges: by name, by all names that begin so (ending in a dot), or by
-what stands for the star."""
-
-OF_GROUPS = MappingProxyType(
-    {
-        "max_membership_auc": "membership.group.{}.auc",
-        "max_membership_tpr_at_fpr_1e-2": "membership.group.{}.tpr_at_fpr_1e-2",
-        "max_membership_tpr_at_fpr_1e-3": "membership.group.{}.tpr_at_fpr_1e-3",
-        "min_accuracy": "accuracy.group.{}",
-    }
-)
-"""Which finding each limit judges of one subgroup."""
-
-PROVEN = ("max_bits_per_answer", "max_mu_per_answer", "max_epsilon")
 """Limits on the certificate, and on the guarantee of the training."""
 
+PROVEN_NAMES = tuple(limit.name for limit in PROVEN)
 EVERY_GROUP = "*"
 _OF_STEPS = (
     "the guarantee is of the training's steps alone: what the start already knew of the records is "
     "not stated. Train with start='public' (--start public) from a fresh or public model, or with "
     "start=Guarantee"
 )
+
+_INIT = """\
+# What a release must meet. Made by: shieldnet policy init
+# A limit passes where the whole 95 % interval keeps it, fails where the whole interval breaks it,
+# and is inconclusive in between (exit codes 0, 1 and 3). What was not measured fails.
+# Whatever stands here, a measured lower bound above its own proven upper bound fails everything.
+version = {version}
+{limits}
+
+# Findings that must have been measured, whatever they say: names, or beginnings that end in a dot.
+# required = ["membership.canaries.auc", "attribute."]
+
+# Subgroups by their names, as in --group or groups=; "*" stands for every one of them.
+# [groups."*"]
+{of_groups}
+"""
 
 
 @dataclass(frozen=True)
@@ -128,16 +126,19 @@ class Policy:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        _check_limits(_mapping("limits", self.limits), (*FINDINGS, *PROVEN), "A policy")
+        known = (*declared().limits(), *PROVEN_NAMES)
+        _check_limits(_mapping("limits", self.limits), known, "A policy")
         required: object = self.required
         is_list = isinstance(required, tuple | list)
         if not (is_list and all(isinstance(one, str) and one for one in self.required)):
             raise ConfigError(f"Expected required as a list of findings' names, got {required!r}.")
+        of_groups = tuple(declared().limits(of_groups=True))
         for name, limits in _mapping("groups", self.groups).items():
-            _check_limits(_mapping(f"groups.{name}", limits), tuple(OF_GROUPS), "A subgroup")
+            _check_limits(_mapping(f"groups.{name}", limits), of_groups, "A subgroup")
         if not (self.limits or self.required or any(self.groups.values())):
-            known = ", ".join((*FINDINGS, *PROVEN))
-            raise ConfigError(f"A policy without a limit passes everything. Set: {known}.")
+            raise ConfigError(
+                f"A policy without a limit passes everything. Set: {', '.join(known)}."
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
@@ -178,10 +179,10 @@ class Policy:
         measured = tuple(findings)
         judgments = [_crossed(one) for one in measured if one.crosses_proof]
         for name, limit in self.limits.items():
-            if name in PROVEN:
+            if name in PROVEN_NAMES:
                 judgments.append(_proven(name, limit, price, guarantee))
             else:
-                judgments += _measured(name, limit, measured, FINDINGS[name])
+                judgments += _measured(name, limit, measured)
         judgments += [_required(name, measured) for name in self.required]
         judgments += self._of_groups(measured, groups)
         return Verdict(tuple(judgments))
@@ -190,16 +191,42 @@ class Policy:
         for group, limits in self.groups.items():
             named = tuple(groups) if group == EVERY_GROUP else (group,)
             for limit, value in limits.items():
-                if not named:
-                    words = f"no subgroup was given; {limit} = {value:g} of every one asks for it"
-                    yield Judgment(limit, "fail", words, OF_GROUPS[limit].format(group))
-                for one in named:
-                    yield from _measured(limit, value, measured, (OF_GROUPS[limit].format(one),))
+                for metric in declared().judged_by(limit, of_groups=True):
+                    if not named:
+                        words = (
+                            f"no subgroup was given; {limit} = {value:g} of every one asks for it"
+                        )
+                        yield Judgment(limit, "fail", words, metric.name)
+                    for name in map(metric.of, named):
+                        concerned = [finding for finding in measured if finding.name == name]
+                        yield from _each(limit, value, concerned, name)
 
 
 def init_text() -> str:
     """Returns a commented policy in TOML, with every limit that there is."""
-    return (Path(__file__).parent / "policy.init.toml").read_text(encoding="utf-8")
+    limits = declared().limits().values()
+    of_groups = declared().limits(of_groups=True).values()
+    return _INIT.format(
+        version=VERSION,
+        limits="\n".join(line for limit in (*limits, *PROVEN) for line in _init_lines(limit)),
+        of_groups="\n".join(f"# {_line(limit)}" for limit in of_groups),
+    )
+
+
+def _init_lines(limit: Limit) -> Iterator[str]:
+    """Writes a limit under its comment, or one that is only shown with the comment beside it."""
+    line = _line(limit)
+    if limit.is_set:
+        yield ""
+        yield from wrap(limit.about, 100, initial_indent="# ", subsequent_indent="# ")
+        yield line
+    else:
+        yield f"# {line:<36} # {limit.about}" if limit.about else f"# {line}"
+
+
+def _line(limit: Limit) -> str:
+    value = limit.suggested
+    return f"{limit.name} = {value if isinstance(value, int) else format(value, '.2f')}"
 
 
 def _mapping(name: str, value: object) -> Mapping[str, Any]:
@@ -217,25 +244,21 @@ def _check_limits(limits: Mapping[str, float], known: Sequence[str], whose: str)
             raise ConfigError(f"Expected {name} to be a finite number >= 0, got {limit!r}.")
 
 
-def concerns(name: str, pattern: str) -> bool:
-    """Says whether a limit's pattern (see ``FINDINGS``) is about the finding of this name."""
-    begins, star, ends = pattern.partition("*")
-    if not star:
-        return goes_by(name, pattern)
-    return name.startswith(begins) and name.endswith(ends) and len(name) > len(begins) + len(ends)
+def _measured(limit: str, value: float, findings: Sequence[Finding]) -> Iterator[Judgment]:
+    metrics = declared()
+    judged = metrics.judged_by(limit)
+    concerned = [finding for finding in findings if metrics.find(finding.name) in judged]
+    yield from _each(limit, value, concerned, judged[0].name)
 
 
-def _measured(
-    limit: str, value: float, findings: Sequence[Finding], patterns: Sequence[str]
+def _each(
+    limit: str, value: float, concerned: Sequence[Finding], expected: str
 ) -> Iterator[Judgment]:
-    concerned = [
-        one for one in findings if any(concerns(one.name, pattern) for pattern in patterns)
-    ]
     if not concerned:
-        words = f"{patterns[0]} was not measured; {limit} = {value:g} asks for it"
-        yield Judgment(limit, "fail", words, patterns[0].rstrip("."))
-    for one in concerned:
-        yield _judge(limit, value, one)
+        words = f"{expected} was not measured; {limit} = {value:g} asks for it"
+        yield Judgment(limit, "fail", words, expected)
+    for finding in concerned:
+        yield _judge(limit, value, finding)
 
 
 def _required(name: str, findings: Sequence[Finding]) -> Judgment:

@@ -10,19 +10,13 @@ from typing import Any
 
 from shieldnet._validate import optional
 from shieldnet.auditing.charts import COLORS, EVERY, charts, leakage
+from shieldnet.auditing.declared import declared
 from shieldnet.auditing.pictures import class_pictures, inputs_drawn, leak_map, null_map, read_from
 from shieldnet.finding import Threat, decimals
 from shieldnet.price import rounded_up
 
 _ROOM = Path(__file__).parent
 _TEMPLATE, _SCRIPT = "report.html.jinja", "report.js"
-_HEADLINES = (
-    ("leakage", "leakage of the input"),
-    ("reidentification", "re-identified"),
-    ("membership.auc", "membership AUC"),
-    ("extraction.fidelity", "copied, fidelity"),
-    ("accuracy", "accuracy"),
-)
 _MOST_NAMED = 6
 _LIBRARY = "window.vegaEmbed = vegaEmbed;"
 
@@ -100,17 +94,13 @@ def _panel(report: Mapping[str, Any], place: int) -> dict[str, Any]:
     """Returns what the page shows of one shield."""
     subject = report["subjects"][place]
     by_name = {finding["name"]: finding for finding in subject["findings"]}
-    leak = leakage(subject)
-    if leak is not None:  # the worst of one answer and of many averaged
-        by_name["leakage"] = leak
+    leak = leakage(subject)  # the worst of one answer and of many averaged
     judged = subject["name"] != "bare" or len(report["subjects"]) == 1
     decided = [
         one["finding"] for one in subject["verdict"]["judgments"] if one["outcome"] != "pass"
     ]
-    shown = dict(_HEADLINES)
-    if leak is not None:
-        shown[leak["name"]] = shown["leakage"]
-    titles = {**dict(_HEADLINES), **{name: name for name in decided if name not in shown}}
+    leaks = [] if leak is None else [leak["name"]]
+    shown = [*leaks, *(metric.name for metric in declared().headlines()), *decided]
     return {
         "curves": {},
         "exposed": [],
@@ -120,11 +110,19 @@ def _panel(report: Mapping[str, Any], place: int) -> dict[str, Any]:
         "color": COLORS[place % len(COLORS)],
         "judged": judged,
         "by_name": by_name,
-        "headlines": [(title, by_name[name]) for name, title in titles.items() if name in by_name],
+        "leak": leak,
+        "headlines": [
+            (_title(name), by_name[name]) for name in dict.fromkeys(shown) if name in by_name
+        ],
         "read": read_from(report, subject),
         "map": leak_map(report, subject),
         "class_pictures": class_pictures(report, subject),
     }
+
+
+def _title(name: str) -> str:
+    metric = declared().find(name)
+    return name if metric is None else metric.titled(name)
 
 
 def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,9 +159,9 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 def _headline(subjects: Sequence[Mapping[str, Any]]) -> str:
     """Says in two sentences what the bare model gives away and what the shields leave."""
     leaks = [
-        (subject["name"], subject["by_name"]["leakage"]["value"])
+        (subject["name"], subject["leak"]["value"])
         for subject in subjects
-        if "leakage" in subject["by_name"]
+        if subject["leak"] is not None
     ]
     if len(leaks) < 2:
         return ""

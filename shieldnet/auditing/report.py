@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from shieldnet.auditing.declared import declared
 from shieldnet.auditing.evidence import Evidence, evidence
 from shieldnet.auditing.formats import write
 from shieldnet.auditing.markdown import as_markdown
@@ -15,7 +16,8 @@ from shieldnet.auditing.schema import SCHEMA, parsed
 from shieldnet.auditing.subject import Subject, numbers, optional_tensor
 from shieldnet.certificate import Certificate
 from shieldnet.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
-from shieldnet.finding import Finding, goes_by
+from shieldnet.finding import Finding
+from shieldnet.metrics import Metric
 from shieldnet.price import rounded_up
 from shieldnet.training.accountant import Guarantee
 
@@ -201,7 +203,7 @@ class Report:
 
         Columns that would be empty or infinite for all of them are left out, but for the bits.
         """
-        headers = ["shield", "bits", "mu", *(title for _, title in _HEADLINES)]
+        headers = ["shield", "bits", "mu", *(metric.title for metric in declared().headlines())]
         rows = [_row(subject) for subject in self.subjects]
         kept = [
             place
@@ -300,18 +302,10 @@ def _document(reports: Sequence[Report], policy: Policy) -> dict[str, Any]:
     return {"schema": SCHEMA, "reports": [report.document(policy) for report in reports]}
 
 
-_HEADLINES = (
-    ("accuracy", "accuracy"),
-    ("inversion", "leakage"),
-    ("averaging.", "averaged"),
-    ("reidentification", "rank-1"),
-    ("membership.auc", "member AUC"),
-)
-
-
 _READING = (
     "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95 % intervals.",
-    "leakage: 0 = no more than the label, 1 = the whole input. rank-1: the right record is named.",
+    "leakage: 0 = no more than the label, 1 = the whole input. re-identified: the right record is "
+    "named in a gallery.",
 )
 
 
@@ -340,13 +334,11 @@ def untested_lines(subjects: Sequence[Subject]) -> list[str]:
 
 def _row(subject: Subject) -> list[str]:
     price = subject.certificate.price
-    cells = (_cell(subject, name) for name, _ in _HEADLINES)
+    cells = (_cell(subject, metric) for metric in declared().headlines())
     return [subject.name, rounded_up(price.bits), rounded_up(price.mu), *cells]
 
 
-def _cell(subject: Subject, name: str) -> str:
-    found = [one for one in subject.findings if goes_by(one.name, name)]
-    if not found:
-        return "-"
-    worst = max(found, key=lambda finding: finding.value)
-    return str(worst)
+def _cell(subject: Subject, metric: Metric) -> str:
+    metrics = declared()
+    found = [finding for finding in subject.findings if metrics.find(finding.name) == metric]
+    return str(max(found, key=lambda finding: finding.value)) if found else "-"

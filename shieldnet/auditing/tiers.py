@@ -45,6 +45,11 @@ class Tier:
         for attack in self.attacks:
             if not isinstance(attack, Attack):
                 raise ConfigError(f"Expected attacks such as Inversion(), got {attack!r}.")
+            if not attack.metrics:
+                raise ConfigError(
+                    f"Expected {type(attack).__name__} to declare what it finds: metrics = "
+                    "(Metric(...),) with a limit, or with why none judges it."
+                )
 
 
 _CHECKS = (Attribution(), Masking(), Calibration())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -9,7 +10,27 @@ from torch import Tensor
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Behind, in_batches
 from shieldnet.finding import Finding, NotApplicable, Threat
+from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import Interval, proportion, rank_correlation, saved_share
+
+_ACCURACY = Limit("min_accuracy", 0.90, "What the answers are still good for.", is_set=True)
+METRICS = (
+    Metric("accuracy", "accuracy", "less", _ACCURACY, headline=True),
+    Metric(
+        "accuracy.group.*",
+        "accuracy of a group",
+        "less",
+        replace(_ACCURACY, suggested=0.85),
+        of_groups=True,
+    ),
+    Metric(
+        "agreement",
+        "agreement",
+        "less",
+        Limit("min_agreement", 0.95, "with the model that has no shield"),
+    ),
+    Metric("attribution.rank_correlation", "leak map against what was read", "neither"),
+)
 
 
 def utility(game: Game, untested: list[str]) -> Iterator[Finding]:

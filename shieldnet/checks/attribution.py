@@ -12,6 +12,7 @@ from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.attacks.inversion import Scale, Words, label_means, secret_of, standardize
 from shieldnet.checks.embeddings import FromEmbeddings
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Metric
 from shieldnet.statistics import CONFIDENCE, Interval
 
 _FOLDS = 10
@@ -46,6 +47,15 @@ class Attribution(Attack):
         classes and features, or too few rows to know the estimate to a quarter.
     Source: linear Bayes estimation (Kay 1993, chapter 12); the jackknife over ten folds.
     """
+
+    metrics = (
+        Metric(
+            "attribution.estimate",
+            "leakage, estimated",
+            "more",
+            ungated="it is an estimate for tuning: what the inversion attack measured is judged",
+        ),
+    )
 
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import Curve, Interval, mean, proportion
 
 MIN_ROWS = 200
@@ -33,6 +34,23 @@ class Calibration(Attack):
     Errors: NotApplicable without labels, below 200 rows, or where answers have no confidence.
     Source: Guo et al. 2017 (arXiv:1706.04599), eq. 3; cross-fitting against its bias.
     """
+
+    metrics = (
+        Metric(
+            "calibration.ece",
+            "calibration error",
+            "more",
+            Limit("max_calibration_error", 0.10, "released confidence against the share right"),
+            standards=("AISVS 11.2.3",),
+        ),
+        Metric(
+            "calibration.overconfidence",
+            "overconfidence",
+            "more",
+            ungated="the calibration error, which is at least as large, is judged",
+            standards=("AISVS 11.2.3",),
+        ),
+    )
 
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()

@@ -10,6 +10,7 @@ from shieldnet.attacks.inversion import Scale
 from shieldnet.checks.attribution import require_gradient
 from shieldnet.data import reference_rows
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.metrics import Metric
 from shieldnet.shield import Shield
 from shieldnet.statistics import Interval, mean
 
@@ -32,6 +33,11 @@ class Masking(Attack):
     1: all of it); ``masking.captum`` is the size of what Captum reads, relative to the bare model.
     Source: straight-through and query attacks on masked gradients, Athalye et al. 2018.
     """
+
+    metrics = (
+        Metric("masking", "gradient recovered by queries", "neither"),
+        Metric("masking.captum", "gradient read by Captum", "neither"),
+    )
 
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()

@@ -13,6 +13,7 @@ from shieldnet.attacks.base import Attack, Behind, Game, in_batches
 from shieldnet.attacks.membership import MIN_ROWS
 from shieldnet.data import Examples
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat, decimals
+from shieldnet.metrics import Metric
 from shieldnet.statistics import CONFIDENCE, Interval, auc
 
 TOP = 0.05
@@ -50,6 +51,19 @@ class Memorization(Attack):
     over the members, Efron and Tibshirani 1993, chapter 13.
     """
 
+    metrics = tuple(
+        Metric(
+            f"memorization.{part}",
+            title,
+            "more",
+            ungated="it says on whom the model leans, not what answers tell: membership is judged",
+        )
+        for part, title in (
+            ("top_share", "influence of the top 5 %"),
+            ("members", "members by their influence"),
+            ("canaries", "canaries by their influence"),
+        )
+    )
     resamples: int = 1000
 
     def __call__(self, game: Game) -> Outcome:

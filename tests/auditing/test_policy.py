@@ -4,7 +4,8 @@ import re
 import pytest
 
 import shieldnet as sn
-from shieldnet.auditing.policy import FINDINGS, OF_GROUPS, PROVEN, init_text
+from shieldnet.auditing.declared import declared
+from shieldnet.auditing.policy import PROVEN_NAMES, init_text
 
 
 def finding(name: str, low: float, high: float, ceiling: float | None = None) -> sn.Finding:
@@ -57,7 +58,7 @@ def test_prices_are_judged_and_unknown_is_infinite() -> None:
 
 
 def test_every_limit_can_be_set() -> None:
-    for name in (*FINDINGS, *PROVEN):
+    for name in (*declared().limits(), *PROVEN_NAMES):
         assert sn.Policy({name: 0.5}).limits == {name: 0.5}
 
 
@@ -188,8 +189,8 @@ def test_the_written_policy_loads_and_knows_every_limit(tmp_path) -> None:
     settings = re.compile(r"^# (?=\w+ = |\w+_1e-\d = |\[groups)", re.MULTILINE)
     path.write_text(settings.sub("", init_text()))
     full = sn.Policy.load(path)
-    assert set(full.limits) == {*FINDINGS, *PROVEN}
-    assert set(full.groups["*"]) == set(OF_GROUPS)
+    assert set(full.limits) == {*declared().limits(), *PROVEN_NAMES}
+    assert set(full.groups["*"]) == set(declared().limits(of_groups=True))
     assert full.required == ("membership.canaries.auc", "attribute.")
 
 
