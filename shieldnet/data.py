@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
@@ -46,6 +47,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @cached_property
+    def content(self) -> str:
+        """Names the inputs by what they hold: answers are kept by it, not by the set's name."""
+        return rows_hash(self.inputs, None)
 
     def shuffled(self, order: Tensor) -> "Examples":
         """Returns the rows in another order. Shapes: order (rows,)."""
@@ -101,7 +107,7 @@ def as_examples(value: object, name: str) -> Examples:
     Errors: DataError for anything else, for no rows, NaN, or labels that do not fit.
     """
     if isinstance(value, Examples):
-        return replace(value, name=name)  # answers are kept by name: two sets must not share one
+        return replace(value, name=name)
     if isinstance(value, tuple | list) and len(value) == 2:
         return Examples(name, as_tensor(value[0], name), _labels(value[1], name))
     if isinstance(value, Tensor | np.ndarray) or hasattr(value, "iloc"):

@@ -136,11 +136,14 @@ def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) ->
     DeLong's variance is itself a guess where it rests on few rows: near 0 and 1, below 100 rows,
     or where nearly all scores are one. There the interval reaches as far as Newcombe's, which
     needs no variance; and where none varies at all (perfect separation, or nothing but ties), as
-    far as the exact interval of that many successes in min(m, n) trials.
+    far as the exact interval of that many successes in min(m, n) trials. A single row, or none,
+    says nothing: the interval is [0, 1].
 
-    Shapes: positives (m,), negatives (n,); m, n >= 2.
+    Shapes: positives (m,), negatives (n,).
     Source: DeLong, DeLong, Clarke-Pearson 1988; Newcombe 2006, method 5; Clopper, Pearson 1934.
     """
+    if min(len(positives), len(negatives)) < 2:
+        return Interval(0.5, 0.0, 1.0)
     wins = _placements(positives, negatives)
     losses = 1 - _placements(negatives, positives)
     value = float(wins.mean())

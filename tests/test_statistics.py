@@ -5,6 +5,7 @@ from scipy.stats import binomtest, mannwhitneyu, spearmanr
 
 from shieldnet.errors import DataError
 from shieldnet.statistics import (
+    Interval,
     auc,
     mean,
     proportion,
@@ -239,3 +240,8 @@ def test_errors_that_are_not_finite_have_no_share(bad) -> None:
     errors = torch.stack([torch.ones(4), torch.full((4,), bad)], 1)
     with pytest.raises(DataError, match="finite errors"):
         saved_shares(errors, torch.ones(4, 2), seed=0)
+
+
+@pytest.mark.parametrize(("members", "nonmembers"), [(0, 0), (0, 5), (1, 1), (1, 50), (50, 1)])
+def test_a_single_row_says_nothing_of_who_scores_higher(members, nonmembers) -> None:
+    assert auc(torch.ones(members), torch.zeros(nonmembers)) == Interval(0.5, 0.0, 1.0)

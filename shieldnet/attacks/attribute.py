@@ -318,12 +318,7 @@ def _each_secret(
     findings: Callable[[Game, Secret], tuple[Finding, ...]],
 ) -> Outcome:
     """Plays for every sensitive column; a column that does not fit is untested, with the reason."""
-    for examples in sets:
-        if len(examples) < MIN_ROWS:
-            raise DataError(
-                f"Sensitive columns take at least {MIN_ROWS} rows of {examples.name}, "
-                f"got {len(examples)}."
-            )
+    game.require_rows(MIN_ROWS, *sets)
     found: list[Finding] = []
     untested: list[str] = []
     for name in game.sensitive:
@@ -374,11 +369,11 @@ def _is_one_hot(known: Tensor) -> bool:
 
 
 def _require_one_hot(name: str, known: Tensor) -> None:
-    """Raises DataError unless one column of every row is high and the others are low."""
+    """Raises NotApplicable unless one column of every row is high and the others are low."""
     if not _is_one_hot(known):
-        raise DataError(
-            f"Expected exactly one of the {known.shape[1]} columns of {name} to be set in every "
-            "row, and got others. Name single columns instead."
+        raise NotApplicable(
+            f"it takes exactly one of the {known.shape[1]} columns of {name} set in every row, and "
+            "others are; name single columns instead"
         )
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -70,13 +70,31 @@ class Game:
     shadows: Shadows | None = None
     blind: Finding | None = None
     guarantee: Guarantee | None = None
-    # Not copied by dataclasses.replace: another game has other rows under the same names.
+    # Not copied by dataclasses.replace: another game may have another shield.
     _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
     _labels: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
+    def without_shadows(self) -> "Game":
+        """Returns the game without shadows, which keeps answers together with this one."""
+        game = replace(self, shadows=None)
+        object.__setattr__(game, "_kept", self._kept)
+        object.__setattr__(game, "_labels", self._labels)
+        return game
+
+    def require_rows(self, least: int, *sets: Examples) -> None:
+        """Raises NotApplicable where a set has fewer rows than an attack takes."""
+        for examples in sets:
+            if len(examples) < least:
+                raise NotApplicable(
+                    f"it takes at least {least} rows of {examples.name}, got {len(examples)}"
+                )
+
     def ask(self, examples: Examples, queries: int = 1) -> Answers:
-        """Asks the shield ``queries`` times about each row and averages the answers."""
-        key = (examples.name, queries)
+        """Asks the shield ``queries`` times about each row and averages the answers.
+
+        Answers are kept by what the rows hold, whatever their set is called.
+        """
+        key = (examples.content, queries)
         if key not in self._kept:
             # Replayed noise depends on the question, not on who asked before.
             with noise_about(*key):
@@ -106,10 +124,10 @@ class Game:
         """
         if self.is_vector:
             return torch.zeros(len(examples), dtype=torch.int64)
-        if examples.name not in self._labels:
+        if examples.content not in self._labels:
             scores = in_batches(Behind(self.shield), examples.inputs)
-            self._labels[examples.name] = scores.argmax(-1)
-        return self._labels[examples.name]
+            self._labels[examples.content] = scores.argmax(-1)
+        return self._labels[examples.content]
 
     @property
     def classes(self) -> int:

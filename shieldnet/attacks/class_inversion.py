@@ -11,8 +11,6 @@ from shieldnet.attacks.base import Attack, Game, in_batches, one_row_each
 from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.attacks.inversion import MIN_ROWS, Chosen, choose
 from shieldnet.attacks.straight_through import Space, require_gradient, scores_with_graph
-from shieldnet.data import Examples
-from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.metrics import Limit, Metric
 from shieldnet.shield import Shield
@@ -85,7 +83,9 @@ class ClassInversion(Attack):
         game.require_classes()
         auxiliary = game.owned()
         labels = game.labels(auxiliary)
-        _require_fit(auxiliary)
+        game.require_rows(MIN_ROWS, auxiliary)
+        if not auxiliary.inputs.is_floating_point():
+            raise NotApplicable(f"inputs of {auxiliary.inputs.dtype} cannot be moved a little")
         search, skipped = self._search(game, labels.unique())
         ways, untested = self._ways(game, search)
         judge = _Judge.of(search.space.scale.apply(auxiliary.inputs), labels, game)
@@ -285,12 +285,3 @@ def _noted(finding: Finding) -> Finding:
     if finding.note != _STALLED:
         return finding
     return replace(finding, note=f"{_STALLED}, others arrived: a masked gradient, not privacy")
-
-
-def _require_fit(auxiliary: Examples) -> None:
-    if len(auxiliary) < MIN_ROWS:
-        raise DataError(
-            f"ClassInversion expects at least {MIN_ROWS} rows of auxiliary, got {len(auxiliary)}."
-        )
-    if not auxiliary.inputs.is_floating_point():
-        raise NotApplicable(f"inputs of {auxiliary.inputs.dtype} cannot be moved a little")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_each
 from shieldnet.attacks.decoders import Decoder, KernelRidge, Network, Ridge
-from shieldnet.attacks.inversion import Scale, choose
+from shieldnet.attacks.inversion import MIN_ROWS, Scale, choose
 from shieldnet.data import Examples
 from shieldnet.defenses import GaussianNoise, KeyedNoise, LaplaceNoise
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
@@ -47,31 +47,32 @@ class JitterAveraging(Attack):
     def __call__(self, game: Game) -> Outcome:
         noise_of(game)
         targets, owned = _some(game.nonmembers), _some(game.owned())
+        game.require_rows(MIN_ROWS, owned)
         if not targets.inputs.is_floating_point():
             raise NotApplicable(f"inputs of {targets.inputs.dtype} cannot be moved a little")
+        unit = Scale.of(owned.inputs).deviation.reshape(owned.inputs.shape[1:])
+        answers, known = (clean_scores(game, examples) for examples in (targets, owned))
         errors = {
-            width: (self._averaged(game, owned, width) - clean_scores(game, owned)).square().sum()
+            width: float((self._averaged(game, owned, width * unit) - known).square().sum())
             for width in self.widths
         }
-        width = min(errors, key=lambda one: float(errors[one]))
-        clean = clean_scores(game, targets)
-        left = (self._averaged(game, targets, width) - clean).square().sum(1)
+        width = min(self.widths, key=lambda width: errors[width])
+        left = (self._averaged(game, targets, width * unit) - answers).square().sum(1)
         return _outcome(
             game,
             "jitter",
             left,
-            (answers_about(game, targets) - clean).square().sum(1),
+            (answers_about(game, targets) - answers).square().sum(1),
             Threat(self.queries, len(owned)),
             f"mean over steps of {width:g} standard deviations",
         )
 
-    def _averaged(self, game: Game, targets: Examples, width: float) -> Tensor:
+    def _averaged(self, game: Game, targets: Examples, width: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(game.seed)
         inputs = targets.inputs
-        units = Scale.of(inputs).deviation.reshape(inputs.shape[1:]) * width
         total = torch.zeros(())
         for _ in range(self.queries // 2):
-            step = (torch.randn(inputs.shape, generator=generator) * units).to(inputs.dtype)
+            step = (torch.randn(inputs.shape, generator=generator) * width).to(inputs.dtype)
             for moved in (inputs + step, inputs - step):
                 total = total + answers_about(game, Examples(targets.name, moved))
         return total / (self.queries // 2 * 2)
@@ -94,6 +95,7 @@ class TableLearning(Attack):
     def __call__(self, game: Game) -> Outcome:
         noise = noise_of(game)
         targets, owned = _some(game.nonmembers), game.owned()
+        game.require_rows(MIN_ROWS, owned)
         scale = Scale.of(owned.inputs)
         view = {"inputs": scale.apply(owned.inputs)}
         known, seen = answers_about(game, owned), answers_about(game, targets)

@@ -12,7 +12,6 @@ from shieldnet.attacks.base import Answers, Attack, Game
 from shieldnet.attacks.decoders import Decoder, KernelRidge, Network, Ridge
 from shieldnet.attacks.inversion import MIN_ROWS, Scale
 from shieldnet.data import Examples
-from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import proportion
@@ -84,10 +83,7 @@ class Extraction(Attack):
             raise NotApplicable(
                 f"inputs of {owned.inputs.dtype} may be tokens, which no student reads"
             )
-        if len(owned) < MIN_ROWS:
-            raise DataError(
-                f"Extraction expects at least {MIN_ROWS} rows of {owned.name}, got {len(owned)}."
-            )
+        game.require_rows(MIN_ROWS, owned)
         generator = torch.Generator().manual_seed(game.seed)
         order = torch.randperm(len(owned), generator=generator)
         scale = Scale.of(owned.inputs)

@@ -17,7 +17,6 @@ from shieldnet.attacks.decoders import (
     Ridge,
 )
 from shieldnet.data import Examples
-from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import (
@@ -123,12 +122,7 @@ class Inversion(Attack):
 
     def __call__(self, game: Game) -> Outcome:
         auxiliary, targets = game.owned(), game.nonmembers
-        for examples in (auxiliary, targets):
-            if len(examples) < MIN_ROWS:
-                raise DataError(
-                    f"Inversion expects at least {MIN_ROWS} rows of {examples.name}, "
-                    f"got {len(examples)}."
-                )
+        game.require_rows(MIN_ROWS, auxiliary, targets)
         secret = units_of(auxiliary.inputs)
         known, sought = secret.apply(auxiliary.inputs), secret.apply(targets.inputs)
         if known.shape[1] == 0:

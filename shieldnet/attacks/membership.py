@@ -14,7 +14,6 @@ from shieldnet.attacks.scores import (
     pooled_scores,
 )
 from shieldnet.data import Group, row_bytes
-from shieldnet.errors import DataError
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 from shieldnet.metrics import Limit, Metric
 from shieldnet.statistics import CONFIDENCE, Curve, Interval, auc, roc, rows_needed, tpr_at_fpr
@@ -194,10 +193,7 @@ class Membership(Attack):
         sets = game.members, game.nonmembers
         for examples in sets:
             game.labels(examples)
-            if len(examples) < MIN_ROWS:
-                raise DataError(
-                    f"Membership expects at least {MIN_ROWS} {examples.name}, got {len(examples)}."
-                )
+        game.require_rows(MIN_ROWS, *sets)
         if game.blind is not None and game.blind.low > 0.5:
             raise NotApplicable(
                 f"void, members can be told from nonmembers without the model (AUC {game.blind}): "

@@ -14,7 +14,7 @@ from shieldnet.attacks.inversion import Scale
 from shieldnet.cache import Cache, fingerprint
 from shieldnet.data import Canaries, Examples, reference_rows
 from shieldnet.engine import alone, run
-from shieldnet.errors import AnswerError, ConfigError, DataError, ShieldnetError
+from shieldnet.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.finding import NotApplicable
 from shieldnet.shield import Shield
 from shieldnet.training.shadow import Shadows, drawn, share_of_members
@@ -100,7 +100,7 @@ def trained(
     labels = torch.cat([_labels(one) for one in pool])
     rows = [_rows(pool, [coin[place] for coin in coins], order) for place in range(order.count)]
     if min(len(one) for one in rows) < 2:
-        raise DataError(f"Too few records to train shadows on: {len(inputs)} in all.")
+        raise NotApplicable(f"{len(inputs)} records in all are too few to train shadows on")
     asked = {one.name: one.inputs for one in pool}
     if order.auxiliary is not None and order.auxiliary.labels is not None:
         places["auxiliary"] = _some(len(order.auxiliary), _MOST_OWNED, order.seed)

@@ -17,7 +17,6 @@ from shieldnet.attacks.inversion import (
     surely_best,
 )
 from shieldnet.data import Examples
-from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.metrics import Limit, Metric
 from shieldnet.shield import Shield
@@ -66,12 +65,7 @@ class StraightThrough(Attack):
 
     def __call__(self, game: Game) -> Outcome:
         auxiliary, targets = game.owned(), game.nonmembers
-        for examples in (auxiliary, targets):
-            if len(examples) < MIN_ROWS:
-                raise DataError(
-                    f"StraightThrough expects at least {MIN_ROWS} rows of {examples.name}, "
-                    f"got {len(examples)}."
-                )
+        game.require_rows(MIN_ROWS, auxiliary, targets)
         require_gradient(game, auxiliary.inputs)
         targets = Examples(targets.name, targets.inputs[:_MOST_TARGETS])
         space = Space.of(auxiliary.inputs, self.dimensions)

@@ -91,7 +91,7 @@ def _outcome(
 
     Nothing is kept of a record that the report does not show.
     """
-    seen = game if attack.needs_shadows else _without_shadows(game)
+    seen = game if attack.needs_shadows else game.without_shadows()
     key = "" if cache is None else _key(attack, seen, with_examples)
     if cache is not None and (kept := cache.get(key)) is not None:
         return _unpacked(kept)
@@ -102,22 +102,12 @@ def _outcome(
         Metrics(attack.metrics).require(named, type(attack).__name__)
     except NotApplicable as reason:
         outcome = Outcome(untested=(f"{words}: {reason}",))
-    game._kept.update(seen._kept)  # answers are asked for once, whoever asked
-    game._labels.update(seen._labels)
     drawn = outcome.reconstructions
     shown = None if drawn is None or not with_examples else drawn[:with_examples].float()
     outcome = replace(outcome, reconstructions=shown)
     if cache is not None:
         cache.put(key, _packed(outcome))
     return outcome
-
-
-def _without_shadows(game: Game) -> Game:
-    """Returns the game without shadows, with the answers that were asked for so far."""
-    bare = replace(game, shadows=None)
-    bare._kept.update(game._kept)
-    bare._labels.update(game._labels)
-    return bare
 
 
 def _key(attack: Attack, game: Game, with_examples: int) -> str:

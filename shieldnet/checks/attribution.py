@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches
 from shieldnet.attacks.decoders import KernelRidge, Ridge
-from shieldnet.attacks.inversion import Scale, Words, label_means, secret_of, standardize
+from shieldnet.attacks.inversion import MIN_ROWS, Scale, Words, label_means, secret_of, standardize
 from shieldnet.checks.embeddings import FromEmbeddings
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.metrics import Metric
@@ -60,6 +60,7 @@ class Attribution(Attack):
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()
         auxiliary = game.owned()
+        game.require_rows(MIN_ROWS, auxiliary)
         secret = secret_of(auxiliary.inputs)
         features = secret.apply(auxiliary.inputs[:1]).shape[1]
         if features == 0:

@@ -56,8 +56,7 @@ class Calibration(Attack):
         game.require_classes()
         examples = game.nonmembers
         labels = game.labels(examples)
-        if len(examples) < MIN_ROWS:
-            raise NotApplicable(f"it takes {MIN_ROWS} nonmembers, there are {len(examples)}")
+        game.require_rows(MIN_ROWS, examples)
         confidence, winner = game.ask(examples).distribution.double().max(-1)
         if bool((confidence == confidence[0]).all()):
             raise NotApplicable("every answer is as sure as every other: labels have no confidence")

@@ -157,8 +157,7 @@ class _Head:
     def of_rows(self, game: Game, examples: Examples) -> Tensor:
         """Returns the self-influence of labeled examples. Shapes: -> (rows,) float64."""
         labels = game.labels(examples)
-        if len(examples) < MIN_ROWS:
-            raise NotApplicable(f"it takes {MIN_ROWS} {examples.name}, there are {len(examples)}")
+        game.require_rows(MIN_ROWS, examples)
         features, _ = self.features(examples.inputs)
         return self_influence(alone(self.layer), features, labels)
 

@@ -9,7 +9,7 @@ from shieldnet.attacks.base import Game
 from shieldnet.attacks.decoders import KernelRidge, Network, Ridge
 from shieldnet.attacks.extraction import Extraction, made
 from shieldnet.data import Examples
-from shieldnet.errors import ConfigError, DataError
+from shieldnet.errors import ConfigError
 from shieldnet.finding import Finding, NotApplicable
 from shieldnet.randomness import replayed_noise
 from shieldnet.shield import Shield
@@ -163,7 +163,7 @@ def test_where_it_does_not_fit_it_says_why() -> None:
     with pytest.raises(NotApplicable, match="pass auxiliary"):
         QUICK(replace(game, auxiliary=None))
     few = Examples("auxiliary", game.auxiliary.inputs[:12])
-    with pytest.raises(DataError, match="at least 40 rows of auxiliary, got 12"):
+    with pytest.raises(NotApplicable, match="at least 40 rows of auxiliary, got 12"):
         QUICK(replace(game, auxiliary=few))
     with pytest.raises(ConfigError, match="budget >= 40"):
         Extraction(budgets=(3,))

@@ -9,7 +9,6 @@ from shieldnet.attacks import Averaging, Game, Inversion, Reidentification
 from shieldnet.attacks.decoders import Decoder, KernelRidge, NearestNeighbors, Network, Ridge
 from shieldnet.attacks.inversion import Scale, choose, label_means, standardize
 from shieldnet.data import Examples
-from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable
 from shieldnet.randomness import replayed_noise
 from shieldnet.shield import Shield
@@ -111,7 +110,7 @@ def test_without_auxiliary_data_there_is_nothing_to_learn_from(make_game) -> Non
 def test_too_few_rows_are_refused(make_game) -> None:
     game = make_game()
     few = replace(game, auxiliary=Examples("auxiliary", game.auxiliary.inputs[:12]))
-    with pytest.raises(DataError, match="at least 40 rows of auxiliary, got 12"):
+    with pytest.raises(NotApplicable, match="at least 40 rows of auxiliary, got 12"):
         Inversion()(few)
 
 

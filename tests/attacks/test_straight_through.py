@@ -9,7 +9,6 @@ from shieldnet.attacks import Game, Inversion
 from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.attacks.straight_through import Space, StraightThrough, _Match, _readings
 from shieldnet.data import Examples
-from shieldnet.errors import DataError
 from shieldnet.finding import Finding, NotApplicable
 from shieldnet.randomness import replayed_noise
 from shieldnet.shield import Shield
@@ -164,7 +163,7 @@ def test_it_says_why_it_does_not_apply(make_game) -> None:
         measured(replace(game, auxiliary=Examples("auxiliary", (rows * 16).long())))
     with pytest.raises(NotApplicable, match="no gradient with respect to its input"):
         measured(make_game(model=WithoutGraph()))
-    with pytest.raises(DataError, match="at least 40 rows of auxiliary, got 12"):
+    with pytest.raises(NotApplicable, match="at least 40 rows of auxiliary, got 12"):
         measured(replace(game, auxiliary=Examples("auxiliary", rows[:12])))
 
 

@@ -10,11 +10,25 @@ import torch
 from torch import nn
 
 import shieldnet as sn
-from shieldnet.attacks import Averaging, Game, Inversion, Membership, Reidentification
+from shieldnet.attacks import (
+    AttributeInference,
+    AttributeRecovery,
+    Averaging,
+    ClassInversion,
+    Extraction,
+    Game,
+    Inversion,
+    JitterAveraging,
+    Membership,
+    OneRun,
+    Reidentification,
+    StraightThrough,
+    TableLearning,
+)
 from shieldnet.attacks.decoders import Convolutional, KernelRidge, Ridge
 from shieldnet.auditing import tiers
 from shieldnet.auditing.report import SCHEMA, save
-from shieldnet.checks import Attribution, Memorization
+from shieldnet.checks import CHECKS, Attribution, Memorization
 from shieldnet.data import Examples
 from shieldnet.demo import breast_cancer, digits, divide, train
 
@@ -26,6 +40,26 @@ QUICK = sn.Tier(
         Reidentification(),
         Membership(),
         Attribution(),
+    ),
+)
+
+RIDGE = (Ridge(),)
+FEW = sn.Tier(
+    "few",
+    (
+        Inversion(decoders=RIDGE),
+        Averaging(queries=(2,)),
+        JitterAveraging(queries=2),
+        TableLearning(decoders=RIDGE),
+        StraightThrough(decoders=RIDGE, steps=2),
+        Reidentification(),
+        Membership(),
+        OneRun(),
+        AttributeRecovery(),
+        AttributeInference(),
+        Extraction(students=RIDGE),
+        ClassInversion(steps=2),
+        *(check() for check in CHECKS),
     ),
 )
 
@@ -687,3 +721,26 @@ def test_a_regression_of_one_number_a_row_is_audited_like_one_of_a_column(sets) 
         values.append({one.name: one.value for one in report["shield"].findings})
     assert values[0] == values[1]
     assert "inversion" in values[0]
+
+
+@pytest.mark.parametrize(
+    ("few_of", "few"),
+    [("members", 1), ("nonmembers", 2), ("auxiliary", 30), ("all", 1), ("all", 9), ("all", 30)],
+)
+def test_a_set_that_is_too_small_ends_no_audit(few, few_of) -> None:
+    """What fits is measured, and the rest is listed as not tested, with how many rows it takes."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(4, 3)
+    names = ("members", "nonmembers", "auxiliary")
+    counts = {name: few if few_of in (name, "all") else 60 for name in names}
+    sets = {
+        name: (
+            torch.randn(count, 4, generator=generator),
+            torch.randint(0, 3, (count,), generator=generator),
+        )
+        for name, count in counts.items()
+    }
+    shield = sn.Shield(model, sn.GaussianNoise(1.0))
+    report = sn.audit(shield, **sets, tier=FEW, sensitive=("column 0",), shadows=0)
+    assert report["shield"]["accuracy"].samples == counts["nonmembers"]
+    assert any("it takes at least" in line for line in report.untested)

@@ -197,7 +197,7 @@ class NoGradient(nn.Module):
 def test_what_has_no_gradient_or_is_too_large_does_not_apply(model, inputs, classes, words) -> None:
     examples = Examples("auxiliary", inputs)
     game = Game(Shield(model), examples, examples, examples)
-    game._kept[("nonmembers", 1)] = game._kept[("auxiliary", 1)] = Answers(
+    game._kept[(game.nonmembers.content, 1)] = game._kept[(game.auxiliary.content, 1)] = Answers(
         torch.ones(50, classes) / classes
     )
     with pytest.raises(NotApplicable, match=words):

@@ -290,7 +290,7 @@ def test_a_few_rows_do_not_apply(make_game, name) -> None:
     game = make_game()
     rows = getattr(game, name)
     few = {name: Examples(name, rows.inputs[:9], rows.labels[:9])}
-    with pytest.raises(NotApplicable, match=f"it takes 20 {name}, there are 9"):
+    with pytest.raises(NotApplicable, match=f"it takes at least 20 rows of {name}, got 9"):
         Memorization()(replace(game, **few))
 
 
