@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from shieldnet.language import LogitsProcessor
     from shieldnet.presets import harden
     from shieldnet.price import Price
+    from shieldnet.settings import Extent, ShieldSettings
     from shieldnet.shield import Shield
     from shieldnet.training.accountant import Guarantee
     from shieldnet.training.class_defenses import (
@@ -114,6 +115,7 @@ _ROOMS = {
     "language": ("LogitsProcessor",),
     "presets": ("harden",),
     "price": ("Price",),
+    "settings": ("Extent", "ShieldSettings"),
     "shield": ("Shield",),
     "training.accountant": ("Guarantee",),
     "training.class_defenses": ("MID", "AntiAdversarial", "BiDO", "TransferFreeze"),
@@ -151,6 +153,7 @@ __all__ = [
     "Countermeasure",
     "DataError",
     "Defense",
+    "Extent",
     "Finding",
     "Finetuned",
     "GaussianNoise",
@@ -173,6 +176,7 @@ __all__ = [
     "Round",
     "RoundTo",
     "Shield",
+    "ShieldSettings",
     "ShieldnetError",
     "Sign",
     "Temperature",

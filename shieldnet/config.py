@@ -2,9 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ from shieldnet.defenses import DEFENSES, Defense
 from shieldnet.errors import ConfigError
 from shieldnet.files.documents import read_toml
 from shieldnet.presets import PRESETS
+from shieldnet.settings import Extent
 from shieldnet.shield import Shield
 
 VERSION = 1
 _SHAPE = ("outputs", "release", "axis", "drop", "micro_batch")
-_SETTINGS = ("version", *_SHAPE, "preset", "defense", "also")
+_OF_EXTENT = ("classes", "positions", "fields")
+_SETTINGS = ("version", *_SHAPE, "extent", "preset", "defense", "also")
 _FROM_ENVIRONMENT = "env:"
 
 
@@ -45,6 +46,8 @@ def load_shield(model: nn.Module, path: str | Path) -> Shield:
     if not isinstance(also, dict):
         raise ConfigError("Expected [[also.FIELD]] tables, each with a name and its settings.")
     shape = {name: settings[name] for name in _SHAPE if name in settings}
+    if "extent" in settings:
+        shape["extent"] = _extent(settings["extent"])
     return Shield(
         model,
         *_defenses(settings),
@@ -58,29 +61,44 @@ def dump_shield(shield: Shield) -> str:
 
     Errors: ConfigError for a defense with a secret key, which does not belong into a file.
     """
-    lines = [f"version = {VERSION}", f"outputs = {_toml(shield.outputs)}"]
-    lines.append(f"release = {_toml(shield.release)}")
-    settings = {"axis": shield.axis, "drop": list(shield.drop), "micro_batch": shield.micro_batch}
-    lines += [
-        f"{name} = {_toml(value)}" for name, value in settings.items() if value not in (None, [])
-    ]
-    if not shield.defenses:
-        lines.append("defense = []")
-    empty = [field for field, defenses in shield.also.items() if not defenses]
+    settings = shield.settings
+    shown = {
+        "version": VERSION,
+        "outputs": settings.outputs,
+        "release": settings.release,
+        "axis": settings.axis,
+        "drop": list(settings.drop) or None,
+        "micro_batch": settings.micro_batch,
+        "extent": None if settings.extent is None else _plain(settings.extent),
+        "defense": None if settings.defenses else [],
+    }
+    lines = [f"{name} = {_toml(value)}" for name, value in shown.items() if value is not None]
+    empty = [name for name, defenses in settings.also.items() if not defenses]
     if empty:
-        lines += ["", "[also]", *(f"{_toml(field)} = []" for field in empty)]
-    for defense in shield.defenses:
+        lines += ["", "[also]", *(f"{_toml(name)} = []" for name in empty)]
+    for defense in settings.defenses:
         lines += _table("defense", defense)
-    for field, defenses in shield.also.items():
+    for name, defenses in settings.also.items():
         for defense in defenses:
-            lines += _table(f"also.{_toml(field)}", defense)
+            lines += _table(f"also.{_toml(name)}", defense)
     return "\n".join(lines) + "\n"
 
 
-def shield_hash(shield: Shield) -> str:
-    """Returns a hash that names a shield's settings, without its model; keys are left out."""
-    said = (shield.outputs, shield.release, shield.axis, shield.drop, shield.defenses, shield.also)
-    return sha256(repr(said).encode()).hexdigest()
+def _plain(extent: Extent) -> dict[str, Any]:
+    fields = {path: _plain(one) for path, one in extent.fields.items() if one is not None}
+    plain = {"classes": extent.classes, "positions": list(extent.positions), "fields": fields}
+    return {name: value for name, value in plain.items() if value}
+
+
+def _extent(table: Any) -> Extent:
+    if not isinstance(table, dict) or not {"classes"} <= table.keys() <= set(_OF_EXTENT):
+        raise ConfigError(f"Expected extent = {{ classes = 10 }}, and {', '.join(_OF_EXTENT[1:])}.")
+    positions, parts = table.get("positions", []), table.get("fields", {})
+    if not (isinstance(positions, list) and isinstance(parts, dict)):
+        raise ConfigError("Expected positions = [height, width] and fields as tables of extents.")
+    return Extent(
+        table["classes"], tuple(positions), {path: _extent(one) for path, one in parts.items()}
+    )
 
 
 def _table(name: str, defense: Defense) -> list[str]:
@@ -100,7 +118,7 @@ def _table(name: str, defense: Defense) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         inner = ", ".join(f"{_toml(key)} = {_toml(one)}" for key, one in value.items())
         return f"{{ {inner} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -9,6 +9,7 @@ from torch import nn
 from shieldnet._validate import choice
 from shieldnet.answers import Kind
 from shieldnet.defenses import Confidence, Defense, Label, RandomizedResponse, Round, TopK
+from shieldnet.settings import Extent
 from shieldnet.shield import Shield
 
 PRESETS: MappingProxyType[str, tuple[Defense, ...]] = MappingProxyType(
@@ -34,6 +35,7 @@ def harden(
     also: Mapping[str, Sequence[Defense]] | None = None,
     drop: Sequence[str] = (),
     micro_batch: int | None = None,
+    extent: Extent | None = None,
     example: Any = None,
 ) -> Shield:
     """Wraps ``model`` in a preset's shield; but for "certified", the winner never changes.
@@ -51,5 +53,6 @@ def harden(
         also=also,
         drop=drop,
         micro_batch=micro_batch,
+        extent=extent,
         example=example,
     )

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +12,15 @@ from shieldnet._validate import whole
 from shieldnet.answers import Kind
 from shieldnet.callables import Around, as_arrays, holds_tensors
 from shieldnet.certificate import Certificate
-from shieldnet.defenses import Chain, Defense
+from shieldnet.defenses import Defense
 from shieldnet.errors import AnswerError, BypassError, ConfigError
+from shieldnet.fields import copy_of, difference, place_of, priced, refuse_undefended
 from shieldnet.language import LogitsProcessor, processor_of
 from shieldnet.layers import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
 from shieldnet.pieces import arrays, merged, pieces
 from shieldnet.price import Price, rounded_up
 from shieldnet.rows import RowTrial
+from shieldnet.settings import Extent, ShieldSettings, as_settings, has_settings, named_by
 from shieldnet.structure import (
     Path,
     form_of_call,
@@ -59,6 +60,9 @@ class Shield(nn.Module):
         tuple releases a field as it is, for an infinite price. drop: fields that are left out.
     micro_batch: rows that the model gets at once; large batches can be faster in pieces. With 1,
         rows cannot change each other, whatever the model does.
+    extent: the largest answer that is released, ``Extent(classes=10)``: what it costs is known
+        before the first one, in every worker, and a larger one is refused.
+    Or all of these as one value: ``Shield(model, ShieldSettings(...))``.
     example: what the model is asked, at least two different rows: a tensor or an array, a tuple of
         arguments or a dict of named ones. Rows are then tried now instead of at the first answers.
 
@@ -80,13 +84,14 @@ class Shield(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        *defenses: Defense,
+        *defenses: Defense | ShieldSettings,
         outputs: Kind | Mapping[str, Kind] = "logits",
         release: Kind | None = None,
         axis: int | Mapping[str, int] | None = None,
         also: Mapping[str, Sequence[Defense]] | None = None,
         drop: Sequence[str] = (),
         micro_batch: int | None = None,
+        extent: Extent | None = None,
         example: Any = None,
     ) -> None:
         super().__init__()
@@ -102,27 +107,24 @@ class Shield(nn.Module):
                 "and no price would count them. Put all defenses into one Shield around the model "
                 "itself, which is shield.model."
             )
-        if not isinstance(outputs, str | Mapping):
-            raise ConfigError(f"Expected outputs as a kind, or a dict of kinds, got {outputs!r}.")
-        if not isinstance(also or {}, Mapping):
-            raise ConfigError(f"Expected also as a dict of defenses by field, got {also!r}.")
-        names = (drop,) if isinstance(drop, str) else drop
-        if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in names):
-            raise ConfigError(f"Expected drop as the names of fields, got {drop!r}.")
         self.model = model
         self.training = model.training
-        self.outputs = outputs if isinstance(outputs, str) else dict(outputs)
-        self.axis = axis if not isinstance(axis, Mapping) else dict(axis)
-        self.also = {name: tuple(chain) for name, chain in (also or {}).items()}
-        self.drop = tuple(names)
-        self.micro_batch = None if micro_batch is None else whole("micro_batch", micro_batch, low=1)
-        self.field, kinds = _fields(self.outputs)
-        self.chain = Chain.of(defenses, kinds[self.field], release, self._axis_of(self.field))
-        self.others = self._other_chains(kinds)
-        chains = [self.chain, *(chain for chain in self.others.values() if chain is not None)]
-        self.reads_inputs = any(chain.reads_inputs for chain in chains)
-        self.sizes: Sizes | None = None
-        self.other_sizes: dict[str, Sizes] = {}
+        self.settings = as_settings(
+            defenses,
+            outputs=outputs,
+            release=release,
+            axis=axis,
+            also={} if also is None else also,
+            drop=drop,
+            micro_batch=micro_batch,
+            extent=extent,
+        )
+        # Read at every answer, where a look-up in another object would be felt.
+        self.chain, self.others = self.settings.chain, self.settings.others
+        self.micro_batch, self.reads_inputs = self.settings.micro_batch, self.settings.reads_inputs
+        self.is_one_tensor = self.settings.main is None
+        self.answered = False
+        self.sizes, self.other_sizes = _sizes_of(self.settings.extent)
         self.outlines: dict[object, object] = {}
         self.trial = RowTrial(self.micro_batch == 1)
         self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]  # torch's
@@ -135,29 +137,33 @@ class Shield(nn.Module):
     def around(
         cls,
         function: Callable[..., Any],
-        *defenses: Defense,
-        outputs: Kind | Mapping[str, Kind] = "probabilities",
+        *defenses: Defense | ShieldSettings,
+        outputs: Kind | Mapping[str, Kind] | None = None,
         release: Kind | None = None,
         axis: int | Mapping[str, int] | None = None,
         also: Mapping[str, Sequence[Defense]] | None = None,
         drop: Sequence[str] = (),
         micro_batch: int | None = None,
+        extent: Extent | None = None,
         example: Any = None,
     ) -> "Shield":
         """Wraps a function of numpy arrays: ``predict_proba``, an ONNX Runtime session, any other.
 
         Called with arrays it answers with arrays, called with tensors it answers with tensors. The
-        settings are the constructor's; ``outputs`` is what the function returns.
+        settings are the constructor's; ``outputs`` is what the function returns, by default
+        probabilities.
         """
+        by_default: Kind = "logits" if has_settings(defenses) else "probabilities"
         return cls(
             Around(function),
             *defenses,
-            outputs=outputs,
+            outputs=by_default if outputs is None else outputs,
             release=release,
             axis=axis,
             also=also,
             drop=drop,
             micro_batch=micro_batch,
+            extent=extent,
             example=example,
         )
 
@@ -215,21 +221,8 @@ class Shield(nn.Module):
             inputs = tuple(torch.as_tensor(value) for value in given)
         answers = self._released(output, inputs, form_of_call(args, kwargs))
         if asked is not None and not _has_noise(model):
-            self.trial.run(model, asked, output, self._priced)
+            self.trial.run(model, asked, output, lambda given: priced(given, self.settings))
         return answers
-
-    def _priced(self, output: Any) -> list[Tensor]:
-        """Lists the tensors of an output whose every row is priced by itself."""
-        if isinstance(output, Tensor) and self.field is None:
-            return [output]
-        main = self._place(output)
-        priced = {name for name, chain in self.others.items() if chain is not None}
-        return [
-            leaf
-            for path, leaf in leaves(output)
-            if isinstance(leaf, Tensor)
-            and (path == main or (_named_by(path, self.drop) is None and _named_by(path, priced)))
-        ]
 
     def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
         """Turns an output of the model into what is released.
@@ -241,7 +234,7 @@ class Shield(nn.Module):
             return self._released(output, inputs, "defend")
 
     def _released(self, output: Any, inputs: tuple[Tensor, ...], form: object) -> Any:
-        if output is None or (isinstance(output, Tensor) and self.field is None):
+        if output is None or (isinstance(output, Tensor) and self.is_one_tensor):
             released = self._main_answer(output, inputs)
         else:
             released = self._fields_released(output, inputs)
@@ -250,7 +243,7 @@ class Shield(nn.Module):
         if first != shown:
             raise AnswerError(
                 "Expected an answer of the form of the first one, as types and names of fields "
-                f"are answers too; nothing was released. {_difference(first, shown)} Have the "
+                f"are answers too; nothing was released. {difference(first, shown)} Have the "
                 "model return one form, leave out what comes and goes with drop=(...), or make "
                 "one Shield for each form."
             )
@@ -258,8 +251,8 @@ class Shield(nn.Module):
 
     def _fields_released(self, output: Any, inputs: tuple[Tensor, ...]) -> Any:
         fields = named_leaves(output)
-        main = self._place(output)
-        self._refuse_undefended(output, main)
+        main = place_of(output, self.settings)
+        refuse_undefended(output, main, self.settings)
         answer = fields[main]
         rows = len(answer) if isinstance(answer, Tensor) and answer.dim() else 0
 
@@ -268,23 +261,26 @@ class Shield(nn.Module):
                 return self._main_answer(leaf, inputs)
             return self._other_answer(path, leaf, rows, inputs)
 
-        return replaced(output, change, without=lambda path: _named_by(path, self.drop) is not None)
+        dropped = self.settings.drop
+        return replaced(output, change, without=lambda path: named_by(path, dropped) is not None)
 
     def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
-        if self.sizes is None:
+        if not self.answered:
             self.chain.layout.refuse_mistaken(output)
         answers = self.chain(output, inputs)
         sizes = self.chain.layout.sizes(output.shape)
         if sizes != self.sizes:
-            self.sizes = _largest(self.sizes, sizes)
+            self.sizes = self._at_most(self.sizes, sizes)
+        if not self.answered:
+            self.answered = True
         return answers.detach() if answers.requires_grad else answers
 
     def _other_answer(self, path: Path, leaf: Any, rows: int, inputs: tuple[Tensor, ...]) -> Any:
         name = written(path)
-        chain = self.others[_named_by(path, self.others) or ""]
+        chain = self.others[named_by(path, self.others) or ""]
         if chain is None:
             self.other_sizes[name] = (1, ())
-            return _copy_of(leaf)
+            return copy_of(leaf)
         if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != rows):
             raise AnswerError(
                 f"Expected {name} to have a row for each of the {rows} answers, got shape "
@@ -293,89 +289,41 @@ class Shield(nn.Module):
                 "infinite price."
             )
         answers = chain(leaf, inputs)
-        self.other_sizes[name] = _largest(
-            self.other_sizes.get(name), chain.layout.sizes(leaf.shape)
-        )
+        known = self.other_sizes.get(name)
+        self.other_sizes[name] = self._at_most(known, chain.layout.sizes(leaf.shape))
         return answers.detach() if answers.requires_grad else answers
 
-    def _place(self, output: Any) -> Path:
-        """Finds the answer in an output, or says what is there."""
-        found = dict(leaves(output))
-        if self.field is not None:
-            fitting = [path for path in found if written(path) == self.field]
-        else:
-            kinds = (self.chain.layout.kind, self.chain.layout.row_kind)
-            named = [path for path in found if path and path[-1] in kinds]
-            fitting = named or [
-                path
-                for path, leaf in found.items()
-                if isinstance(leaf, Tensor) and not _named_by(path, (*self.others, *self.drop))
-            ]
-        if len(fitting) != 1:
-            wanted = self.field or "the answer"
-            there = [written(path) for path in found]
-            kind = self.chain.layout.kind
-            example = f"{{{there[0] if there and found else 'logits'!r}: {kind!r}}}"
-            raise AnswerError(
-                f"Expected to find {wanted} in what the model returned ({type(output).__name__}); "
-                f"it holds {', '.join(there) or 'nothing'}. Name it, such as outputs={example}."
-            )
-        return fitting[0]
-
-    def _refuse_undefended(self, output: Any, main: Path) -> None:
-        open_fields: dict[str, list[str]] = {}
-        for path, leaf in leaves(output):
-            if _named_by(path, self.drop) is not None:
-                continue
-            if path != main and _named_by(path, self.others) is None:
-                open_fields.setdefault(path[0], []).append(type(leaf).__name__)
-        if open_fields:
-            listed = ", ".join(
-                f"{name} ({kinds[0]}{'' if len(kinds) == 1 else f' x {len(kinds)}'})"
-                for name, kinds in open_fields.items()
-            )
-            raise AnswerError(
-                f"The model also returns {listed}, which no defense covers; nothing was released. "
-                f"Leave them out with drop={tuple(open_fields)!r}, or give each its own defenses "
-                "with also={...}."
-            )
+    def _at_most(self, known: Sizes | None, sizes: Sizes) -> Sizes:
+        """Returns the greatest extent along every axis, or refuses what is above the declared."""
+        if self.settings.extent is None:
+            return _largest(known, sizes)
+        if known is not None and _fits(sizes, known):
+            return known
+        allowed = "nothing of that name" if known is None else f"at most {Extent(*known)}"
+        raise AnswerError(
+            f"Expected {allowed}, as the extent says whose price was agreed, got "
+            f"{Extent(*sizes)}; nothing was released."
+        )
 
     def answer_in(self, released: Any) -> Tensor:
         """Returns the tensor that ``defenses`` act on, of an output or of what was released."""
         if isinstance(released, Tensor):
             return released
-        place = self._place(released)
+        place = place_of(released, self.settings)
         found: Tensor = dict(leaves(released))[place]
         return found
 
     def bare(self, release: Kind | None = None) -> "Shield":
         """Returns a shield of the same model and output without any defense, for comparison."""
-        kind = self.chain.layout.kind
-        return Shield(
-            self.model,
-            outputs=kind if self.field is None else {self.field: kind},
-            release=release,
-            axis=self.chain.layout.axis,
-            drop=(*self.others, *self.drop),
-        )
+        return Shield(self.model, self.settings.bare(release))
 
     def _fingerprinted(self) -> tuple[Any, ...]:
         """Lists all that decides on an answer: two shields of equal settings answer alike."""
-        own = (self.outputs, self.release, self.axis, self.also, self.drop)
-        return (self.model, self.defenses, *own)
+        return (self.model, self.settings)
 
     def with_model(self, model: nn.Module) -> "Shield":
         """Returns a shield with the same settings around another model."""
-        return Shield(
-            model,
-            *self.defenses,
-            outputs=self.outputs,
-            release=self.release,
-            axis=self.axis,
-            also=self.also,
-            drop=self.drop,
-            micro_batch=self.micro_batch,
-        )
+        return Shield(model, self.settings)
 
     def distribution(self, answers: Any) -> Tensor:
         """Reads released answers as the distributions that they state.
@@ -428,26 +376,19 @@ class Shield(nn.Module):
     @property
     def deterministic(self) -> bool:
         """Says whether the same input always gets the same answer."""
-        chains = [self.chain, *(chain for chain in self.others.values() if chain is not None)]
-        return all(chain.deterministic for chain in chains)
+        return self.settings.deterministic
 
     def price(
         self, classes: int | None = None, *, positions: tuple[int, ...] | None = None
     ) -> Price:
         """Prices one answer, all its fields and positions together.
 
-        For each field the least bits, mu and pure epsilon over the stages of its chain.
         classes: of the model (numbers of a value, dimensions of an embedding); positions: the
         other axes of an answer, such as (height, width). Both are needed only before the first
-        answer; after it the greatest extent so far along every axis is priced.
+        answer, and where no extent was declared; else the declared extent is priced, or the
+        greatest so far along every axis. ``settings.price(extent)`` depends on no answer.
         """
-        price = self.chain.price(*self._known_sizes(classes, positions))
-        if self.others and self.sizes is None:
-            return Price()  # how large the other fields are is not known yet
-        for path, sizes in self.other_sizes.items():
-            chain = self.others[_named_by(tuple(path.split(".")), self.others) or ""]
-            price += Price() if chain is None else chain.price(*sizes)
-        return price
+        return self.settings.price(self._extent(classes, positions))
 
     def certificate(
         self,
@@ -460,22 +401,19 @@ class Shield(nn.Module):
 
         classes, positions: as in ``price``; needed only before the first answer.
         """
-        count, places = self._known_sizes(classes, positions)
+        extent = self._extent(classes, positions)
         return Certificate(
             self.describe(),
-            count,
-            self.price(classes, positions=positions),
+            extent.classes,
+            self.settings.price(extent),
             queries,
-            positions=math.prod(places),
+            positions=math.prod(extent.positions),
         )
 
     def describe(self) -> str:
         """Writes the chains in one line, inserted conversions in brackets."""
         name = repr(self.model) if isinstance(self.model, Around) else type(self.model).__name__
-        line = " -> ".join([name, str(self.chain)] if self.chain.stages else [name])
-        for field, chain in self.others.items():
-            line += f"; {field}: {'as it is' if chain is None else chain}"
-        return line + (f"; without {', '.join(self.drop)}" if self.drop else "")
+        return self.settings.describe(name)
 
     def __repr__(self) -> str:
         price = "known with the first answer"
@@ -510,6 +448,25 @@ class Shield(nn.Module):
             f"or shield.model.{name} where no stranger listens."
         )
 
+    @property
+    def extent(self) -> Extent | None:
+        """Returns the declared extent of an answer, or the greatest so far; None before any."""
+        if self.sizes is None:
+            return None
+        fields: dict[str, Extent | None] = {
+            path: Extent(*sizes) for path, sizes in self.other_sizes.items()
+        }
+        if self.answered:  # what the form of an answer does not have costs nothing
+            paths = [tuple(path.split(".")) for path in fields]
+            there = {named_by(path, self.others) for path in paths}
+            fields |= {name: None for name in self.others if name not in there}
+        return Extent(*self.sizes, fields)
+
+    def _extent(self, classes: int | None, positions: tuple[int, ...] | None) -> Extent:
+        """Returns the extent that is known, at these positions where some are given."""
+        sizes = self._known_sizes(classes, positions)
+        return Extent(*sizes, {} if self.extent is None else self.extent.fields)
+
     def _known_sizes(self, classes: int | None, positions: tuple[int, ...] | None = None) -> Sizes:
         least = 1 if self.chain.layout.kind in ("values", "embeddings") else 2
         given = None if classes is None else whole("classes", classes, low=least)
@@ -535,49 +492,10 @@ class Shield(nn.Module):
             raise ConfigError(f"The shield has answered {self.sizes[0]} classes, not {given}.")
         return self.sizes[0], self.sizes[1] if places is None else places
 
-    def _axis_of(self, field: str | None) -> int | None:
-        if isinstance(self.axis, dict):
-            return self.axis.get(field or "")
-        return self.axis if field == self.field else None
 
-    def _other_chains(self, kinds: dict[str | None, Kind]) -> dict[str, Chain | None]:
-        chains: dict[str, Chain | None] = {}
-        for name, defenses in self.also.items():
-            if defenses and name not in kinds:
-                raise ConfigError(
-                    f"Expected the kind of {name} beside its defenses: outputs={{..., "
-                    f"{name!r}: 'embeddings'}}."
-                )
-            chains[name] = (
-                Chain.of(defenses, kinds[name], None, self._axis_of(name)) if defenses else None
-            )
-        for field in kinds:
-            if field not in (self.field, *chains, *self.drop):
-                raise ConfigError(
-                    f"The field {field} has no defenses of its own: also={{{field!r}: (...)}}, or "
-                    f"leave it out with drop=({field!r},)."
-                )
-        return chains
-
-
-def _fields(
-    outputs: Kind | dict[str, Kind],
-) -> tuple[str | None, dict[str | None, Kind]]:
-    """Returns the field that the defenses act on, None to look for it, and the fields' kinds."""
-    if isinstance(outputs, str):
-        return None, {None: outputs}
-    if not outputs:
-        raise ConfigError("Expected outputs to name at least one field and its kind.")
-    kinds: dict[str | None, Kind] = dict(outputs.items())
-    return next(iter(outputs)), kinds
-
-
-def _named_by(path: Path, names: Iterable[str]) -> str | None:
-    """Returns the name that stands for a path: its own, or that of something it is inside of."""
-    whole_path = written(path)
-    return next(
-        (one for one in names if whole_path == one or whole_path.startswith(f"{one}.")), None
-    )
+def _fits(sizes: Sizes, most: Sizes) -> bool:
+    same = sizes[0] == most[0] and len(sizes[1]) == len(most[1])
+    return same and all(size <= limit for size, limit in zip(sizes[1], most[1], strict=True))
 
 
 def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
@@ -586,51 +504,23 @@ def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
         return sizes
     if known[0] != sizes[0] or len(known[1]) != len(sizes[1]):
         raise AnswerError(
-            f"Expected {_extent(known)} as in the first answer, got {_extent(sizes)}; "
+            f"Expected {Extent(*known)} as in the first answer, got {Extent(*sizes)}; "
             "make one Shield for each model."
         )
     return known[0], tuple(map(max, known[1], sizes[1]))
 
 
-def _extent(sizes: Sizes) -> str:
-    return f"{sizes[0]} classes" + (f" at {len(sizes[1])} axes of positions" if sizes[1] else "")
+def _sizes_of(extent: Extent | None) -> tuple[Sizes | None, dict[str, Sizes]]:
+    """Returns the sizes of a declared extent, of the answer and of the other fields."""
+    if extent is None:
+        return None, {}
+    others = {path: (one.classes, one.positions) for path, one in extent.fields.items() if one}
+    return (extent.classes, extent.positions), others
 
 
 def _has_noise(model: nn.Module) -> bool:
     """Says whether a model holds a shield with fresh noise: it tries its own rows."""
     return any(isinstance(part, Shield) and not part.deterministic for part in model.modules())
-
-
-def _copy_of(leaf: Any) -> Any:
-    """Copies what is released as it is: a view of more, or of what somebody else holds, is more."""
-    if isinstance(leaf, Tensor):
-        plain = leaf.detach().as_subclass(Tensor)
-        is_dense = plain.layout is torch.strided
-        return plain.clone(memory_format=torch.contiguous_format) if is_dense else plain.clone()
-    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
-
-
-def _difference(first: object, shown: object) -> str:
-    """Says in what an answer's form differs from that of the first."""
-    names = [", ".join(sorted(_names(form))) for form in (first, shown)]
-    if names[0] != names[1]:
-        return f"The first had {names[0] or 'no fields'}, this one has {names[1] or 'no fields'}."
-    return f"The first was {_form_words(first)}, this one is {_form_words(shown)}."
-
-
-def _names(form: Any, path: Path = ()) -> list[str]:
-    if isinstance(form, tuple) and len(form) == 2 and isinstance(form[1], tuple):
-        return [name for _, key, inside in form[1] for name in _names(inside, (*path, str(key)))]
-    return [written(path)] if path and form is not type(None) else []
-
-
-def _form_words(form: Any) -> str:
-    if not isinstance(form, tuple):
-        return str(form.__name__)
-    if len(form) == 2 and isinstance(form[1], tuple):
-        inside = ", ".join(f"{key}: {_form_words(child)}" for _, key, child in form[1])
-        return f"{form[0].__name__}({inside})"
-    return f"{form[0].__name__} {form[1]}"
 
 
 def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

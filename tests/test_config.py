@@ -126,10 +126,11 @@ def test_a_structured_shield_written_down_is_read_back_equal(tmp_path) -> None:
         also={"boxes": (sn.ClipRange(0.0, 1.0), sn.RoundTo(0.1)), "mask": (), "a.b": (sn.Sign(),)},
         drop=("loss", "hidden_states"),
         micro_batch=16,
+        extent=sn.Extent(4, (8, 8), {"boxes": sn.Extent(4), "a.b": sn.Extent(16)}),
     )
     again = load(tmp_path, sn.dump_shield(shield))
-    for name in ("chain", "others", "outputs", "axis", "also", "drop", "micro_batch", "field"):
-        assert getattr(again, name) == getattr(shield, name), name
+    assert again.settings == shield.settings
+    assert again.settings.digest() == shield.settings.digest()
     assert sn.dump_shield(again) == sn.dump_shield(shield)
 
 
@@ -139,7 +140,7 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path) -> None:
     with pytest.raises(sn.ConfigError, match="RankSwap cannot be read back from a file"):
         sn.dump_shield(sn.Shield(nn.Linear(3, 4), RankSwap()))
     odd = sn.Shield(nn.Linear(3, 4), sn.Label(), drop=("\U0001f600", 'a"b\\', "\x7f\n"))
-    assert load(tmp_path, sn.dump_shield(odd)).drop == odd.drop
+    assert load(tmp_path, sn.dump_shield(odd)).settings == odd.settings
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,10 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path) -> None:
         ("preset = 'open'\nalso = {boxes = 3}", r"Expected \[\[also.boxes\]\] tables"),
         ("preset = 'open'\naxis = 'last'", "Expected axis as a whole number"),
         ("preset = 'open'\nmicro_batch = 0", "Expected micro_batch >= 1"),
+        ("preset = 'open'\nextent = 3", "Expected extent = { classes = 10 }"),
+        ("preset = 'open'\nextent = {classes = 3, width = 2}", "Expected extent = {"),
+        ("preset = 'open'\nextent = {classes = 3, positions = 4}", "Expected positions = "),
+        ("preset = 'open'\nextent = {classes = 0}", "Expected classes >= 1"),
         ("preset = 'open'\noutputs = {}", "Expected outputs to name at least one field"),
         ("preset = 'open'\noutputs = 3", "Expected outputs"),
         ("preset = 'open'\ndrop = 3", "Expected drop"),

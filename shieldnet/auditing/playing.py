@@ -16,7 +16,6 @@ from shieldnet.auditing.report import BARE
 from shieldnet.auditing.subject import Subject
 from shieldnet.auditing.utility import agreement, utility
 from shieldnet.cache import Cache, fingerprint, read_text_array, text_array
-from shieldnet.config import shield_hash
 from shieldnet.finding import Exposed, Finding, NotApplicable, Outcome
 from shieldnet.metrics import Metrics
 from shieldnet.randomness import noise_about, replayed_noise
@@ -80,7 +79,7 @@ def played(
         curves=curves,
         exposed=tuple(exposed),
         durations_s=durations_s,
-        configuration=shield_hash(game.shield),
+        configuration=game.shield.settings.digest(),
     )
 
 
