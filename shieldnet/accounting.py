@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 from shieldnet._validate import fraction, optional, whole
-from shieldnet.defenses import GaussianNoise, LaplaceNoise, PermuteAndFlip, RandomizedResponse
+from shieldnet.defenses import Chain
 from shieldnet.defenses.base import UNBOUNDED
 from shieldnet.errors import ConfigError
+from shieldnet.events import Event, GaussianEvent, PureEvent, RandomizedResponseEvent
 from shieldnet.shield import Shield
 
 _LOSSES = "dp_accounting.pld.privacy_loss_distribution"
@@ -29,35 +30,40 @@ def composed_epsilon(
     """
     whole("queries", queries, low=1)
     fraction("delta", delta)
-    price = shield.price(classes)
-    if math.isinf(price.mu) and math.isinf(price.pure):
-        raise ConfigError(
-            "Expected a shield with a mechanism, such as RandomizedResponse(6.0) or ClipNorm "
-            f"followed by GaussianNoise; got {shield.describe()}."
-        )
-    if shield.others or math.prod((shield.sizes or (0, ()))[1]) != 1:
+    extent = shield._extent(classes, None)
+    if shield.others or math.prod(extent.positions) != 1:
         raise ConfigError("Expected a shield with one row an answer and no other fields.")
-    return float(_losses(shield, classes).self_compose(queries).get_epsilon_for_delta(delta))
+    event = least_event(shield.chain, extent.classes)
+    if event is None:
+        raise ConfigError(
+            f"Nothing is proven of {shield.describe()} but bits, so no epsilon can be composed: it "
+            "takes a mechanism, such as RandomizedResponse(6.0) or ClipNorm followed by "
+            "GaussianNoise."
+        )
+    return float(loss_of(event).self_compose(queries).get_epsilon_for_delta(delta))
 
 
-def _losses(shield: Shield, classes: int | None) -> Any:
-    """Returns the privacy loss distribution of one answer: the least of the chain's mechanisms."""
+def least_event(chain: Chain, classes: int) -> Event | None:
+    """Returns what the most private stage of a chain did to one row; None where none is known."""
+    found: list[tuple[float, Event]] = []
+    reach = UNBOUNDED
+    for stage in chain.stages:
+        event = stage.event(classes, reach)
+        if event is not None:
+            found.append((stage.price(classes, reach).mu, event))
+        reach = stage.reach(classes, reach)
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def loss_of(event: Event) -> Any:
+    """Returns the privacy loss distribution of one event."""
     pld = optional(_LOSSES, extra="accounting")
     common = optional("dp_accounting.pld.common", extra="accounting")
-    count = classes or shield.classes or 0
-    found: list[tuple[float, Any]] = []
-    reach = UNBOUNDED
-    for stage in shield.chain.stages:
-        price = stage.price(count, reach)
-        if isinstance(stage, GaussianNoise) and math.isfinite(price.mu):
-            loss = pld.from_gaussian_mechanism(1 / price.mu)
-            found.append((price.mu, loss))
-        elif isinstance(stage, RandomizedResponse):
-            symbols = count * stage.bins
-            kept = symbols / (math.exp(stage.epsilon) + symbols - 1)
-            found.append((price.mu, pld.from_randomized_response(kept, symbols)))
-        elif isinstance(stage, LaplaceNoise | PermuteAndFlip) and math.isfinite(price.pure):
-            pure = common.DifferentialPrivacyParameters(price.pure, 0.0)
-            found.append((price.mu, pld.from_privacy_parameters(pure)))
-        reach = stage.reach(count, reach)
-    return min(found, key=lambda one: one[0])[1]
+    match event:
+        case GaussianEvent(mu):
+            return pld.from_gaussian_mechanism(1 / mu)
+        case RandomizedResponseEvent(epsilon, symbols):
+            kept = symbols / (math.exp(epsilon) + symbols - 1)  # dp-accounting's p: a uniform draw
+            return pld.from_randomized_response(kept, symbols)
+        case PureEvent(epsilon):
+            return pld.from_privacy_parameters(common.DifferentialPrivacyParameters(epsilon, 0.0))

@@ -24,14 +24,18 @@ _SETTINGS = ("version", *_SHAPE, "extent", "preset", "defense", "also")
 _FROM_ENVIRONMENT = "env:"
 
 
-def load_shield(model: nn.Module, path: str | Path) -> Shield:
+def load_shield(
+    model: nn.Module, path: str | Path, *, known: Sequence[type[Defense]] = ()
+) -> Shield:
     """Makes the shield that a TOML file describes, around ``model``.
 
     Either ``preset = "balanced"`` or ``[[defense]]`` tables, each with a ``name`` and settings;
     ``[[also.FIELD]]`` tables for other fields of the output. A key is never in the file:
     ``key = "env:NAME"`` reads it, as hexadecimal digits, from an environment variable.
+    known: defenses of your own that the file may name, beside those of shieldnet.
     Errors: ConfigError with the unknown name and the known ones; DataError for an unreadable file.
     """
+    kinds = _known(known)
     settings = read_toml(path)
     for name in settings:
         if name not in _SETTINGS:
@@ -50,18 +54,19 @@ def load_shield(model: nn.Module, path: str | Path) -> Shield:
         shape["extent"] = _extent(settings["extent"])
     return Shield(
         model,
-        *_defenses(settings),
-        also={field: _chain(tables, f"also.{field}") for field, tables in also.items()},
+        *_defenses(settings, kinds),
+        also={name: _chain(tables, f"also.{name}", kinds) for name, tables in also.items()},
         **shape,
     )
 
 
-def dump_shield(shield: Shield) -> str:
+def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
     """Writes a shield, without its model, as TOML that ``load_shield`` reads.
 
+    known: defenses of your own that it may hold; ``load_shield`` takes the same.
     Errors: ConfigError for a defense with a secret key, which does not belong into a file.
     """
-    settings = shield.settings
+    settings, kinds = shield.settings, _known(known)
     shown = {
         "version": VERSION,
         "outputs": settings.outputs,
@@ -77,10 +82,10 @@ def dump_shield(shield: Shield) -> str:
     if empty:
         lines += ["", "[also]", *(f"{_toml(name)} = []" for name in empty)]
     for defense in settings.defenses:
-        lines += _table("defense", defense)
+        lines += _table("defense", defense, kinds)
     for name, defenses in settings.also.items():
         for defense in defenses:
-            lines += _table(f"also.{_toml(name)}", defense)
+            lines += _table(f"also.{_toml(name)}", defense, kinds)
     return "\n".join(lines) + "\n"
 
 
@@ -101,16 +106,29 @@ def _extent(table: Any) -> Extent:
     )
 
 
-def _table(name: str, defense: Defense) -> list[str]:
-    if secrets := getattr(defense, "secret", ()):
+def _known(known: Sequence[type[Defense]]) -> dict[str, type[Defense]]:
+    """Returns the defenses that a file may name: shieldnet's and these."""
+    for kind in known:
+        is_defense = isinstance(kind, type) and issubclass(kind, Defense)
+        if not is_defense or DEFENSES.get(kind.__name__, kind) is not kind:
+            raise ConfigError(
+                f"Expected known as classes of defenses, none named as one of shieldnet's, got "
+                f"{kind!r}."
+            )
+    return DEFENSES | {kind.__name__: kind for kind in known}
+
+
+def _table(name: str, defense: Defense, kinds: Mapping[str, type[Defense]]) -> list[str]:
+    if secrets := defense.secret:
         raise ConfigError(
             f"The {secrets[0]} of {type(defense).__name__} is secret and is not written to a "
             f'file. Write the table yourself, with {secrets[0]} = "env:NAME".'
         )
-    if DEFENSES.get(type(defense).__name__) is not type(defense):
+    kind = type(defense)
+    if kinds.get(kind.__name__) is not kind:
         raise ConfigError(
-            f"{type(defense).__name__} cannot be read back from a file. It can hold: "
-            f"{', '.join(DEFENSES)}."
+            f"{kind.__name__} cannot be read back from a file. It can hold: {', '.join(kinds)}. "
+            f"Name it with known=({kind.__name__},), here and where it is read."
         )
     settings = asdict(defense).items()
     head = ["", f"[[{name}]]", f'name = "{type(defense).__name__}"']
@@ -124,27 +142,27 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _defenses(settings: dict[str, Any]) -> Sequence[Defense]:
+def _defenses(settings: dict[str, Any], kinds: Mapping[str, type[Defense]]) -> Sequence[Defense]:
     if "preset" in settings:
         return PRESETS[choice("preset", settings["preset"], tuple(PRESETS))]
-    return _chain(settings["defense"], "defense")
+    return _chain(settings["defense"], "defense", kinds)
 
 
-def _chain(tables: Any, name: str) -> tuple[Defense, ...]:
+def _chain(tables: Any, name: str, kinds: Mapping[str, type[Defense]]) -> tuple[Defense, ...]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ConfigError(f"Expected [[{name}]] tables, each with a name and its settings.")
-    return tuple(_defense(dict(table)) for table in tables)
+    return tuple(_defense(dict(table), kinds) for table in tables)
 
 
-def _defense(table: dict[str, Any]) -> Defense:
-    name = choice("name", table.pop("name", None), tuple(DEFENSES))
-    kind = DEFENSES[name]
+def _defense(table: dict[str, Any], kinds: Mapping[str, type[Defense]]) -> Defense:
+    name = choice("name", table.pop("name", None), tuple(kinds))
+    kind = kinds[name]
     known = [field.name for field in fields(kind)]
     for setting in table:
         if setting not in known:
             listed = ", ".join(known) or "none"
             raise ConfigError(f"{name} has no setting {setting}. It has: {listed}.")
-    for setting in getattr(kind, "secret", ()):
+    for setting in kind.secret:
         if setting in table:
             table[setting] = _secret(setting, table[setting])
     try:

@@ -20,6 +20,7 @@ FLOORS = {
     "structure": 1.0,
     "price": 1.0,
     "data": 1.0,
+    "events": 1.1,
     "finding": 1.0,
     "metrics": 1.0,
     "canaries": 1.1,

@@ -9,7 +9,6 @@ from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_eac
 from shieldnet.attacks.decoders import Decoder, KernelRidge, Network, Ridge
 from shieldnet.attacks.inversion import MIN_ROWS, Scale, choose
 from shieldnet.data import Examples
-from shieldnet.defenses import GaussianNoise, KeyedNoise, LaplaceNoise
 from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.metrics import Metric
 from shieldnet.statistics import saved_share
@@ -106,8 +105,8 @@ class TableLearning(Attack):
         _, cell = released.unique(dim=0, return_inverse=True)
         counts = torch.bincount(cell).to(guess.dtype).unsqueeze(1)
         means = torch.zeros(len(counts), guess.shape[1]).index_add_(0, cell, guess) / counts
-        spread = max(0.0, chosen.error - noise.scale**2)  # of the surrogate about the scores
-        own = spread / counts[cell] / (spread / counts[cell] + noise.scale**2)
+        spread = max(0.0, chosen.error - noise**2)  # of the surrogate about the scores
+        own = spread / counts[cell] / (spread / counts[cell] + noise**2)
         found = (own * released + (1 - own) * means[cell])[len(owned) :]
         clean = clean_scores(game, targets)
         return _outcome(
@@ -120,13 +119,16 @@ class TableLearning(Attack):
         )
 
 
-def noise_of(game: Game) -> GaussianNoise | LaplaceNoise | KeyedNoise:
-    """Returns the last defense if it adds noise to scores; else there is nothing to take off."""
-    chain = game.shield.chain
-    last = chain.stages[-1] if chain.stages else None
-    if not isinstance(last, GaussianNoise | LaplaceNoise | KeyedNoise):
+def noise_of(game: Game) -> float:
+    """Returns the deviation of the noise that the last defense adds to scores.
+
+    Errors: NotApplicable where there is none: there is nothing to take off.
+    """
+    stages = game.shield.chain.stages
+    deviation = stages[-1].noise_deviation if stages else None
+    if deviation is None:
         raise NotApplicable("the shield releases no scores with noise")
-    return last
+    return deviation
 
 
 def answers_about(game: Game, examples: Examples) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shieldnet._compiled import opaque
 from shieldnet.answers import ZERO_LOGIT, Kind
+from shieldnet.events import Event, event_of
 from shieldnet.price import Price, Reach
 
 UNBOUNDED = Reach()
@@ -93,6 +94,8 @@ class Defense(ABC):
     centered: logits are centered before it; the Shield inserts that.
     not_after: names of defenses that it must not follow, each with the mend.
     conversion: the Shield inserts it where it is needed; nobody has to name it.
+    reads_inputs: it needs what the model was asked, and gets that by ``with_inputs``.
+    secret: names of fields that are never printed nor written to a file.
     """
 
     accepts: ClassVar[tuple[Kind, ...]]
@@ -103,6 +106,23 @@ class Defense(ABC):
     centered: ClassVar[bool] = False
     not_after: ClassVar[Mapping[str, str]] = MappingProxyType({})
     conversion: ClassVar[bool] = False
+    reads_inputs: ClassVar[bool] = False
+    secret: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def gives_integers(self) -> bool:
+        """Says whether it gives whole numbers of steps."""
+        return False
+
+    @property
+    def grid(self) -> float:
+        """Returns what one released integer is worth."""
+        return 1.0
+
+    @property
+    def noise_deviation(self) -> float | None:
+        """Returns the deviation of the noise that it adds to every score; None for none."""
+        return None
 
     @abstractmethod
     def __call__(self, answers: Tensor) -> Tensor:
@@ -112,6 +132,10 @@ class Defense(ABC):
         """Does the same, but may take and give rows that name a few classes only."""
         return self(dense(answers))
 
+    def with_inputs(self, answers: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Does the same, given what the model was asked, where it ``reads_inputs``."""
+        return self(answers)
+
     def given(self, kind: Kind) -> Kind:
         """Names the kind that it returns for answers of ``kind``."""
         return self.gives or kind
@@ -119,6 +143,13 @@ class Defense(ABC):
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         """Prices one row of this stage alone, given what is known of the stage before."""
         return Price()
+
+    def event(self, classes: int, upstream: Reach = UNBOUNDED) -> Event | None:
+        """Says what this stage alone did to one row, for whoever composes many; None: unknown.
+
+        By default it is what the price proves. A mechanism of which more is known says so.
+        """
+        return event_of(self.price(classes, upstream))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         """Bounds what this stage gives, given what is known of the stage before."""

@@ -18,7 +18,6 @@ from shieldnet.defenses.base import (
     dense,
     readings,
 )
-from shieldnet.defenses.keyed import KeyedNoise
 from shieldnet.defenses.labels import Argmax
 from shieldnet.defenses.scale import Center, Log, Softmax
 from shieldnet.errors import ConfigError
@@ -58,7 +57,7 @@ class Chain:
         layout = Layout(outputs, axis)
         kind = layout.row_kind
         wanted = kind if release is None else ROW_KINDS.get(release, release)
-        integers = any(getattr(one, "integers", False) for one in defenses)
+        integers = any(isinstance(one, Defense) and one.gives_integers for one in defenses)
         if release is None and integers:
             wanted = "integers"
         allowed = _RELEASES[kind] + (("integers",) if integers else ())
@@ -77,7 +76,7 @@ class Chain:
         """Applies the stages to rows. Shapes: (..., classes) -> the same, or ``Named``."""
         answers: Tensor | Named = rows
         for stage in self.stages:
-            if self.reads_inputs and isinstance(stage, KeyedNoise) and stage.reads_inputs:
+            if stage.reads_inputs:
                 answers = stage.with_inputs(dense(answers), inputs)
             else:
                 answers = stage.compact(answers)
@@ -88,7 +87,7 @@ class Chain:
     def rows(self, answers: Tensor) -> Tensor:
         """Reads released scores or probabilities as rows. Shapes: -> (N, *positions, classes)."""
         if self.release == "integers":
-            answers = answers * self._step
+            answers = answers * self.stages[-1].grid
         if self.layout.kind in ROW_KINDS:
             no = 1 - answers if self.release == "probabilities" else torch.zeros_like(answers)
             return torch.stack([no, answers], -1)
@@ -101,12 +100,6 @@ class Chain:
             return all_on(answers.unsqueeze(-1), rows).dense()
         rows = self.rows(answers)
         return rows if self.release == "probabilities" else rows.softmax(-1)
-
-    @property
-    def _step(self) -> float:
-        """Returns what one released integer is worth."""
-        step = getattr(self.stages[-1], "step", None) if self.stages else None
-        return 1.0 if step is None else float(step)
 
     @property
     def releases_logits(self) -> bool:
@@ -123,7 +116,7 @@ class Chain:
     @cached_property
     def reads_inputs(self) -> bool:
         """Says whether a stage needs what the model was asked."""
-        return any(isinstance(one, KeyedNoise) and one.reads_inputs for one in self.stages)
+        return any(stage.reads_inputs for stage in self.stages)
 
     @property
     def releases_scores(self) -> bool:

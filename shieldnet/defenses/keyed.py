@@ -60,7 +60,15 @@ class KeyedNoise(Defense):
             raise ConfigError(f"Expected step >= scale/{MAX_STEPS}, got step={self.step!r}.")
 
     @property
-    def reads_inputs(self) -> bool:
+    def grid(self) -> float:
+        return self.step or math.nan  # __post_init__ has set it
+
+    @property
+    def noise_deviation(self) -> float:
+        return self.scale
+
+    @property
+    def reads_inputs(self) -> bool:  # type: ignore[override]  # a claim that depends on a setting
         return self.on == "input"
 
     def __call__(self, answers: Tensor) -> Tensor:
@@ -82,10 +90,10 @@ class KeyedNoise(Defense):
         return self._with_noise(answers, [*content, place])
 
     def _steps(self, answers: Tensor) -> Tensor:
-        return answers.to(torch.float64).div(self.step or math.nan).trunc().add(0.0)  # no -0.0
+        return answers.to(torch.float64).div(self.grid).trunc().add(0.0)  # no -0.0
 
     def _with_noise(self, answers: Tensor, content: list[Tensor]) -> Tensor:
-        grid = self.step or math.nan
+        grid = self.grid
         words = keyed_words(content, answers.shape[-1], self.key).to(torch.int32)
         noise = by_table(words, gaussian_table(self.scale / grid)).reshape(answers.shape)
         return ((self._steps(answers) + noise.to(answers.device)) * grid).to(answers.dtype)

@@ -55,11 +55,19 @@ class _Lattice(Defense):
                 f"step={self.step!r} with scale={self.scale!r}."
             )
 
+    @property
+    def gives_integers(self) -> bool:
+        return self.integers
+
+    @property
+    def grid(self) -> float:
+        return self.step or math.nan  # __post_init__ has set it
+
     def given(self, kind: Kind) -> Kind:
         return "integers" if self.integers else kind
 
     def __call__(self, answers: Tensor) -> Tensor:
-        grid = self.step or math.nan  # __post_init__ has set it
+        grid = self.grid
         noise = self._noise(answers.shape, self.scale / grid).to(answers.device)
         # A power of two scales without rounding, so this is exact up to 2^24 steps in float32;
         # beyond, the sum is rounded after the noise, which gives nothing away.
@@ -87,6 +95,10 @@ class GaussianNoise(_Lattice):
     Source: Dong, Roth, Su 2022; proof in docs/certificate.md.
     """
 
+    @property
+    def noise_deviation(self) -> float:
+        return self.scale
+
     def _noise(self, shape: torch.Size, scale: float) -> Tensor:
         return rounded_gaussian(shape, scale, self.constant_time)
 
@@ -108,6 +120,10 @@ class LaplaceNoise(_Lattice):
     """
 
     max_steps = MAX_LAPLACE_STEPS
+
+    @property
+    def noise_deviation(self) -> float:
+        return self.scale * math.sqrt(2)
 
     def _noise(self, shape: torch.Size, scale: float) -> Tensor:
         return rounded_laplace(shape, scale, self.constant_time)

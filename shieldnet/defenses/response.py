@@ -10,6 +10,7 @@ from shieldnet._validate import positive, whole
 from shieldnet.defenses.base import UNBOUNDED, Named, Naming, all_on, winner
 from shieldnet.defenses.labels import bins_of
 from shieldnet.errors import ConfigError
+from shieldnet.events import Event, RandomizedResponseEvent
 from shieldnet.price import Price, Reach, pure_price
 from shieldnet.randomness import FLIP_TICKS, coins, random_words
 
@@ -70,6 +71,9 @@ class RandomizedResponse(Naming):
     def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
         self._other(classes * self.bins)
         return pure_price(self.epsilon, answers=classes * self.bins)
+
+    def event(self, classes: int, upstream: Reach = UNBOUNDED) -> Event:
+        return RandomizedResponseEvent(self.epsilon, classes * self.bins)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=1.0, named=1)

@@ -1,0 +1,107 @@
+"""A defense of a user's own does whatever shieldnet's do: it composes, it is written and read."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import shieldnet as sn
+from shieldnet.accounting import least_event
+from shieldnet.defenses import DEFENSES
+from shieldnet.events import GaussianEvent, PureEvent, RandomizedResponseEvent, event_of
+from shieldnet.price import Price, Reach, pure_price
+
+
+@dataclass(frozen=True)
+class Mine(sn.Defense):
+    """Claims to be private to epsilon, whatever it does."""
+
+    epsilon: float = 1.0
+    accepts = ("probabilities",)
+    gives = "probabilities"
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return answers.round(decimals=1)
+
+    def price(self, classes: int, upstream: Reach = Reach()) -> Price:  # noqa: B008  # frozen
+        return pure_price(self.epsilon, answers=classes)
+
+
+@dataclass(frozen=True)
+class Plain(sn.Defense):
+    """Claims nothing."""
+
+    accepts = ("logits",)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return answers
+
+
+def test_it_composes_by_what_its_price_proves() -> None:
+    pytest.importorskip("dp_accounting")
+    shield = sn.Shield(nn.Identity(), Mine(0.1))
+    composed = sn.composed_epsilon(shield, queries=100, delta=1e-6, classes=4)
+    known = sn.Shield(nn.Identity(), sn.PermuteAndFlip(0.1))
+    same = sn.composed_epsilon(known, queries=100, delta=1e-6, classes=4)
+    assert composed == same < 10
+    nothing = sn.Shield(nn.Identity(), Plain())
+    assert nothing.price(4).bits == math.inf
+    with pytest.raises(sn.ConfigError, match=r"Nothing is proven of Identity -> Plain\(\) but"):
+        sn.composed_epsilon(nothing, queries=2, delta=1e-6, classes=4)
+
+
+def test_it_is_written_and_read_where_it_is_named(tmp_path) -> None:
+    shield = sn.Shield(nn.Identity(), Mine(0.5), outputs={"a": "logits"}, axis=1)
+    path = tmp_path / "shield.toml"
+    path.write_text(sn.dump_shield(shield, known=(Mine,)))
+    assert sn.load_shield(nn.Identity(), path, known=[Mine]).settings == shield.settings
+    with pytest.raises(sn.ConfigError, match=r"Name it with known=\(Mine,\)"):
+        sn.dump_shield(shield)
+    with pytest.raises(sn.ConfigError, match="Expected name to be one of"):
+        sn.load_shield(nn.Identity(), path)
+
+
+def test_what_is_no_defense_or_takes_the_name_of_one_is_not_known(tmp_path) -> None:
+    impostor = type("Label", (Plain,), {})
+    for kind in (3, nn.Linear, Mine(), impostor):
+        with pytest.raises(sn.ConfigError, match="Expected known as classes of defenses"):
+            sn.load_shield(nn.Identity(), tmp_path / "none.toml", known=(kind,))
+    assert DEFENSES["Label"] is sn.Label
+
+
+@pytest.mark.parametrize(
+    ("price", "event"),
+    [
+        (Price(), None),
+        (Price(bits=3.0), None),
+        (Price(mu=0.5), GaussianEvent(0.5)),
+        (Price(mu=0.0), PureEvent(0.0)),
+        (Price(mu=0.5, pure=1.0), PureEvent(1.0)),
+    ],
+)
+def test_an_event_is_what_a_price_proves(price, event) -> None:
+    assert event_of(price) == event
+
+
+def test_a_chain_did_what_its_most_private_stage_did() -> None:
+    chain = sn.Shield(
+        nn.Identity(), sn.ClipNorm(1.0), sn.GaussianNoise(8.0), sn.RandomizedResponse(6.0, bins=2)
+    ).chain
+    assert least_event(chain, 4) == GaussianEvent(0.25)
+    strict = sn.Shield(nn.Identity(), sn.ClipNorm(9.0), sn.GaussianNoise(1.0), sn.PermuteAndFlip(1))
+    assert least_event(strict.chain, 4) == PureEvent(1.0)
+    certified = sn.harden(nn.Identity(), "certified").chain
+    assert least_event(certified, 4) == RandomizedResponseEvent(6.0, 4)
+    assert least_event(sn.harden(nn.Identity()).chain, 4) is None
+
+
+def test_what_is_asked_of_a_defense_is_declared() -> None:
+    plain = Plain()
+    scores = torch.zeros(2, 3)
+    assert not plain.gives_integers
+    assert plain.grid == 1.0
+    assert plain.noise_deviation is None
+    assert torch.equal(plain.with_inputs(scores, (scores,)), scores)
+    assert sn.LaplaceNoise(2.0).noise_deviation == pytest.approx(2 * math.sqrt(2))
