@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         BiDO,
         TransferFreeze,
     )
+    from shieldnet.training.clipping import AdaptiveClip
     from shieldnet.training.countermeasures import (
         Adversarial,
         Augment,
@@ -127,6 +128,7 @@ _ROOMS = {
         "WeightDecay",
     ),
     "training.finetuning": ("Finetuned", "finetune"),
+    "training.clipping": ("AdaptiveClip",),
     "training.private": ("DPSGD",),
     "training.together": ("Recipe",),
 }
@@ -137,6 +139,7 @@ __all__ = [
     "DPSGD",
     "MID",
     "ZERO_LOGIT",
+    "AdaptiveClip",
     "Adversarial",
     "AnswerError",
     "AntiAdversarial",

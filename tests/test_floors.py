@@ -79,6 +79,7 @@ FLOORS = {
     "training.ranks": 3.0,
     "training.records": 3.0,
     "training.capture": 3.0,
+    "training.clipping": 3.0,
     "training.features": 3.1,
     "training.lattice": 3.0,
     "training.gradients": 3.1,

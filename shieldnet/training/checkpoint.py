@@ -27,8 +27,9 @@ class State:
     """Holds all that the next step depends on, and all that a guarantee counts.
 
     step: steps that were taken; a guarantee counts these. weights: of the trained part. mean: their
-    running mean. coins, scores: which canaries are in, and how surely each looks it. run: names the
-    training, once and for all. saved: how often it was saved.
+    running mean. coins, scores: which canaries are in, and how surely each looks it. clip: the norm
+    of the next step, 0 before the first. run: names the training, once and for all. saved: how
+    often it was saved.
     """
 
     step: int = 0
@@ -37,6 +38,7 @@ class State:
     mean: dict[str, Tensor] = field(default_factory=dict)
     coins: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
+    clip: float = 0.0
     run: str = ""
     saved: int = 0
 

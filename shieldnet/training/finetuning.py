@@ -492,7 +492,7 @@ def _examined(
             trained,
             few,
             course.losses,
-            clip=private.clip,
+            clip=private.clipping.start,
             views=private.views,
             move=course.move,
         )

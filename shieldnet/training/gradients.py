@@ -210,10 +210,11 @@ class Gradient:
         return total.clamp_min(0) + rounding * spread.square(), spread
 
 
-def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Tensor]) -> None:
+def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Tensor]) -> Tensor:
     """Adds each record's gradient, clipped to an L2 norm of ``clip`` over all weights, to totals.
 
-    Shapes: totals float64 of the shape of every weight, changed in place.
+    Returns how many of them are no longer than ``clip``.
+    Shapes: totals float64 of the shape of every weight, changed in place; -> () int64.
     Guarantee: but for the rounding of sums that ``sum_error`` bounds, one record moves the totals
     by at most ``clip``, whatever it is: a gradient that is not finite, or too large to have a
     finite norm, counts as 0. To report it would betray its record.
@@ -230,20 +231,22 @@ def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Ten
     for gradient, total in zip(gradients, totals, strict=True):
         for part in gradient.parts:
             part.add(total, factors, rows)
+    return (norms <= clip).sum()
 
 
-def sum_error(records: int, physical: int, terms: int) -> float:
+def sum_error(records: int, physical: int, terms: int, *, scaled: bool = False) -> float:
     """Bounds how far ``clipped_sum`` over physical batches is from the true sum, in clip norms.
 
     Each physical batch is added up by itself, and then to the total.
     terms: the most products that one record's gradient of a weight is a sum of. Every sum of n
     numbers in float64, in any order, is off by at most n 2^-52 of the sum of their absolute values
     (n < 2^51), and over all weights these are at most ``MAX_SPREAD`` clip norms a record, or one
-    where every gradient is one product.
+    where every gradient is one product. scaled: whether the sum is multiplied by a number after,
+    which rounds it once more.
     Source: Higham 2002, section 4.2.
     """
     spread = 1.0 if terms == 1 else MAX_SPREAD
-    return 2.0**-52 * records * (physical * terms * spread + records)
+    return 2.0**-52 * records * (physical * terms * spread + records + scaled)
 
 
 class RecordGradients:
@@ -337,14 +340,16 @@ class RecordGradients:
             for weight in self.weights
         ]
 
-    def add(self, totals: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> list[Gradient]:
-        """Adds the clipped gradients of records to totals; returns the gradients unclipped.
+    def add(
+        self, totals: Sequence[Tensor], inputs: Tensor, labels: Tensor
+    ) -> tuple[list[Gradient], Tensor]:
+        """Adds the clipped gradients of records to totals.
 
+        Returns the gradients unclipped, and how many are no longer than the clip norm.
         Shapes: inputs, labels (records, ...); totals float64 of the weights' shapes.
         """
         gradients = self.each(inputs, labels)
-        clipped_sum(gradients, self.clip, totals)
-        return gradients
+        return gradients, clipped_sum(gradients, self.clip, totals)
 
     def difference(
         self, batch: Sequence[Gradient], inputs: Tensor, labels: Tensor, row: int

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from shieldnet._validate import choice, fraction, positive, whole
 from shieldnet.errors import ConfigError
+from shieldnet.training.clipping import Clip, as_clip
 from shieldnet.training.countermeasures import Countermeasure
 
 MODES = ("certified", "empirical")
 _NEVER = 1e-12
-_MIN_CLIP, _MAX_CLIP = 1e-30, 1e30
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class DPSGD(Countermeasure):
 
     epsilon, delta: the target; noise follows from it and from the number of steps. noise: instead
     of epsilon, its deviation as a multiple of the clip norm. clip: the L2 norm that a record's
-    gradient is clipped to, from 1e-30 to 1e30.
+    gradient is clipped to, from 1e-30 to 1e30, or ``AdaptiveClip`` for one that follows the data.
     mode: ``certified`` states a guarantee and refuses whatever would break it; ``empirical`` is for
     noise too small for any, trains what preflight would refuse, and never states an epsilon.
     views: augmented copies of each record whose
@@ -39,7 +39,7 @@ class DPSGD(Countermeasure):
     epsilon: float | None = None
     delta: float | None = None
     noise: float | None = None
-    clip: float = 1.0
+    clip: float | Clip = 1.0
     mode: str = "certified"
     views: int = 1
     ema: float = 0.0
@@ -50,8 +50,7 @@ class DPSGD(Countermeasure):
 
     def __post_init__(self) -> None:
         choice("mode", self.mode, MODES)
-        if not _MIN_CLIP <= positive("clip", self.clip) <= _MAX_CLIP:
-            raise ConfigError(f"Expected clip from 1e-30 to 1e30, got {self.clip!r}.")
+        as_clip(self.clip)
         whole("views", self.views, low=1)
         whole("canaries", self.canaries, low=0)
         if not 0 <= fraction("ema", self.ema) < 1:
@@ -75,6 +74,11 @@ class DPSGD(Countermeasure):
             raise ConfigError(f"Expected delta from {_NEVER:g} to below 1, got {self.delta!r}.")
         if self.canaries and self.canaries < 20:
             raise ConfigError(f"Expected at least 20 canaries, got {self.canaries}.")
+
+    @property
+    def clipping(self) -> Clip:
+        """Returns how gradients are clipped."""
+        return as_clip(self.clip)
 
     @property
     def is_certified(self) -> bool:

@@ -114,7 +114,8 @@ class Private:
     ranks: Ranks
 
     def start(self, state: State) -> None:
-        """Tosses the canaries' coins, once in a run."""
+        """Tosses the canaries' coins and sets the first clip norm, once in a run."""
+        state.clip = state.clip or self.settings.clipping.start
         count = self.settings.canaries if self.ranks.is_first else 0
         if len(state.coins) != count:
             with noise_about("coins"):
@@ -124,36 +125,46 @@ class Private:
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:
         """Returns the noisy sum of a step's clipped gradients, over the size of a batch."""
         rows = self.ranks.told(heads(len(self.records), self.rate)).nonzero()[:, 0]
+        clip, size = self.settings.clipping, self.rate * len(self.records)
+        self.gradients.clip = state.clip
         totals = self.gradients.zeros()
+        within = torch.zeros((), dtype=torch.int64, device=totals[0].device)
         for number, part in enumerate(self.ranks.share(rows).split(self.physical)):
             if len(part):  # coins may have drawn nobody
                 # A batch's many terms are not rounded at the size of the total.
                 own = self.gradients.zeros() if number else totals
-                self._add(own, part)
+                within = within + self._add(own, part)
                 if number:
                     torch._foreach_add_(totals, own)
-        self.ranks.summed(totals)
+        self.ranks.summed([*totals, within])
+        counted = clip.counted(within, len(rows), self.noise, size)
+        scale = clip.scale(state.clip, self.noise, size)
         if self.ranks.is_first:
             canaries = [self._canaries(state)] if len(state.coins) else []
-            totals = self.lattice.released([*totals, *canaries])
+            if scale != 1:
+                torch._foreach_mul_([*totals, *canaries], scale)
+            totals = self.lattice.released([*totals, *canaries, *counted])
+            counted = [totals.pop() for _ in counted]
             if canaries:
-                seen = totals.pop()
-                deviation = self.lattice.deviation * self.lattice.step / self.settings.clip
-                state.scores += _surprise(seen.cpu() / self.settings.clip, deviation, self.rate)
+                height = scale * state.clip
+                deviation = self.lattice.deviation * self.lattice.step / height
+                state.scores += _surprise(totals.pop().cpu() / height, deviation, self.rate)
         totals = [self.ranks.told(total) for total in totals]
-        size = self.rate * len(self.records)
+        for seen in counted:
+            state.clip = clip.next(state.clip, self.ranks.told(seen), self.noise, size)
         for total, row in zip(totals, self.gradients.silent_rows, strict=True):
             if row is not None:  # of padding: it has no gradient, so it gets no noise
                 total[row] = 0.0
         return [
-            total.div_(size).to(weight.dtype)
+            total.div_(size * scale).to(weight.dtype)
             for total, weight in zip(totals, self.gradients.weights, strict=True)
         ]
 
-    def _add(self, totals: Sequence[Tensor], rows: Tensor) -> None:
+    def _add(self, totals: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Adds the gradients of these rows; returns how many are no longer than the clip norm."""
         inputs, labels = _at(self.records, rows, self.gradients.weights[0].device)
         try:
-            batch = self.gradients.add(totals, inputs, labels)
+            batch, within = self.gradients.add(totals, inputs, labels)
         except IndexError as outside:
             raise DataError(
                 f"A record holds a number that the model has no place for, such as a word beyond "
@@ -167,28 +178,30 @@ class Private:
                 "one that it has alone. Nothing was published. This should not be possible: please "
                 "report it with the model."
             )
+        return within
 
     def _canaries(self, state: State) -> Tensor:
         """Sums the gradients of the canaries that are in and drawn: huge, one weight for each."""
         count = len(state.coins)
         places = (state.coins & heads(count, self.rate)).nonzero()[:, 0]
         each = torch.zeros(len(places), count)
-        each[torch.arange(len(places)), places] = _HUGE * self.settings.clip
+        each[torch.arange(len(places)), places] = _HUGE * state.clip
         total = torch.zeros(count, dtype=torch.float64)
-        clipped_sum([Gradient((Whole(each),))], self.settings.clip, [total])
+        clipped_sum([Gradient((Whole(each),))], state.clip, [total])
         return total.to(self.gradients.weights[0].device)
 
     @cached_property
     def lattice(self) -> Lattice:
         """Returns the grid on which sums are released."""
+        clip = self.settings.clipping
         numbers = sum(weight.numel() for weight in self.gradients.weights)
         records = len(self.records)
         return Lattice.of(
             self.noise,
-            self.settings.clip,
-            numbers=numbers + self.settings.canaries,
+            clip.unit,
+            numbers=numbers + self.settings.canaries + clip.numbers,
             records=records,
-            error=sum_error(records, self.physical, self.gradients.terms),
+            error=sum_error(records, self.physical, self.gradients.terms, scaled=clip.numbers > 0),
         )
 
     @property

@@ -249,15 +249,18 @@ def test_clipping_per_batch_is_caught_by_the_run_itself(table, mlp, monkeypatch)
         each = gradients[0].parts[0].each
         mean = each.sum(0) / max(1, len(each))
         totals[0].add_(len(each) * mean * (clip / mean.norm().clamp_min(1e-12)).clamp(max=1))
+        return torch.tensor(len(each))
 
     monkeypatch.setattr(stepping, "clipped_sum", per_batch)
     found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
     assert any(one.crosses_proof for one in found.findings)
 
 
-def test_a_training_goes_on_where_it_was_stopped(table, mlp, tmp_path) -> None:
+@pytest.mark.parametrize("clip", ["1.0", "sn.AdaptiveClip(start=3.0)"])
+def test_a_training_goes_on_where_it_was_stopped(clip, table, mlp, tmp_path) -> None:
     settings = {"epochs": 6, "batch": 30, "seed": 3, "progress": False}
-    private = sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30)
+    clips = {"1.0": 1.0, "sn.AdaptiveClip(start=3.0)": sn.AdaptiveClip(start=3.0)}
+    private = sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30, clip=clips[clip])
     whole = sn.finetune(mlp, table, private, **settings)
     script = f"""
 import os, sys
@@ -278,8 +281,8 @@ def save(folder, key, state):
         os._exit(7)  # as if it was killed
 stepping.save = save
 sn.finetune(
-    mlp, table, sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30), checkpoint={str(tmp_path)!r},
-    checkpoint_every_s=1e-9, **{settings!r},
+    mlp, table, sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30, clip={clip}),
+    checkpoint={str(tmp_path)!r}, checkpoint_every_s=1e-9, **{settings!r},
 )
 """
     stopped = subprocess.run([sys.executable, "-c", script], check=False, env=os.environ)
