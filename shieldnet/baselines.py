@@ -85,8 +85,13 @@ class RankSwap(Defense):
         positive("sharpness", self.sharpness)
 
     def __call__(self, answers: Tensor) -> Tensor:
-        drawn = rounded_gaussian(answers.shape, float(_GRID)).to(answers.device) / _GRID
-        scores = drawn.sort(dim=-1, descending=True).values
+        return self.with_noise(answers, self.draw(answers.shape).to(answers.device))
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        return rounded_gaussian(shape, float(_GRID))
+
+    def with_noise(self, answers: Tensor, noise: Tensor) -> Tensor:
+        scores = (noise / _GRID).sort(dim=-1, descending=True).values
         scores[..., 0] += 0.5 / _GRID  # the winner stays strictly first
         order = answers.argsort(dim=-1, descending=True, stable=True)
         ranked = (self.sharpness * scores).softmax(-1).to(answers.dtype)

@@ -268,21 +268,16 @@ def rounded_laplace(shape: Sequence[int], scale: float, constant_time: bool = Fa
     return _drawn(_laplace_table(scale), shape, constant_time)
 
 
-@opaque(lambda ticks, epsilon: torch.empty_like(ticks, dtype=torch.bool), draws=True)
-def coins(ticks: Tensor, epsilon: float) -> Tensor:
-    """Flips a coin for every entry that shows heads with chance exp(-epsilon t / (2 FLIP_TICKS)).
+@opaque(lambda shape, epsilon: torch.empty(shape, dtype=torch.int64), draws=True)
+def coin_reach(shape: Sequence[int], epsilon: float) -> Tensor:
+    """Draws from how many ticks on a coin shows tails.
 
-    Shapes: ticks int64 in [0, FLIP_TICKS] -> the same shape, bool, on the CPU.
-    Guarantee: every chance is exact to 2^-128; no ticks always show heads.
+    At t ticks it shows heads with chance exp(-epsilon t / (2 FLIP_TICKS)): one draw decides of all.
+
+    Shapes: -> ``shape`` int64 on the CPU, from 1 (no ticks always show heads) to FLIP_TICKS + 1.
+    Guarantee: every chance is exact to 2^-128.
     """
-    table = _coin_table(epsilon)
-    flat = ticks.flatten().cpu()
-    words = _half_words(len(flat))
-    leading = table.leading[flat]
-    heads = (words < leading) | (flat == 0)
-    for place in ((words == leading) & (flat != 0)).nonzero().flatten().tolist():
-        heads[place] = _full(words[place]) < table.exact[int(flat[place])]
-    return heads.reshape(ticks.shape)
+    return FLIP_TICKS + 1 - _drawn(_coin_table(epsilon), shape, constant_time=False)
 
 
 class Table(NamedTuple):
@@ -378,7 +373,7 @@ def _coin_table(epsilon: float) -> Table:
 
     with mpmath.workdps(60):
         rate = mpmath.mpf(epsilon) / (2 * FLIP_TICKS)
-        return _table([mpmath.exp(-rate * tick) for tick in range(FLIP_TICKS + 1)], 0)
+        return _table([mpmath.exp(-rate * tick) for tick in range(FLIP_TICKS, -1, -1)], 0)
 
 
 def _table(chances: Sequence[object], first: int) -> Table:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shieldnet.answers import Kind
 from shieldnet.baselines import BASELINES, RankSwap, ReverseSigmoid, WorstCaseMemGuard
-from shieldnet.defenses import CONVERSIONS, DEFENSES
+from shieldnet.defenses import CONVERSIONS, DEFENSES, Chain
 from shieldnet.defenses.base import Defense, dense
 from shieldnet.defenses.clipping import ClipNorm, ClipRange
 from shieldnet.defenses.coarse import Coarsen
@@ -22,6 +22,7 @@ from shieldnet.defenses.rounding import Round, RoundTo
 from shieldnet.defenses.scale import Center, Log, Softmax, Temperature
 from shieldnet.defenses.signs import Sign
 from shieldnet.defenses.truncation import TopK
+from shieldnet.errors import ConfigError
 from shieldnet.price import Reach
 from shieldnet.randomness import replayed_noise
 
@@ -360,3 +361,56 @@ def test_no_more_answers_occur_than_it_is_priced_for(defense: Defense, known: Re
     answers = len(dense(defense.compact(start)).unique(dim=0))
     assert answers <= 2 ** defense.price(4, known).bits * (1 + 1e-9)
     assert answers > 1
+
+
+@pytest.mark.parametrize(("defense", "kind"), CASES, ids=names)
+def test_noise_is_an_argument(defense: Defense, kind: str) -> None:
+    """A call is what ``draw`` gives, put into a function of answers and noise alone."""
+    rows = rows_for(defense, kind, 20, 8)
+    with replayed_noise(5):
+        answers = defense(rows.clone())
+    with replayed_noise(5):
+        noise = defense.draw(rows.shape)
+    if noise is None:
+        assert defense.deterministic
+        with pytest.raises(ConfigError, match="takes no noise: call it"):
+            defense.with_noise(rows, rows)
+        return
+    assert not defense.deterministic
+    for _ in range(2):
+        assert torch.equal(defense.with_noise(rows.clone(), noise.clone()), answers)
+
+
+class WithNoise(torch.nn.Module):
+    """What a runtime gets: a defense as a function of answers and noise."""
+
+    def __init__(self, defense: Defense) -> None:
+        super().__init__()
+        self.defense = defense
+
+    def forward(self, answers: Tensor, noise: Tensor) -> Tensor:
+        return self.defense.with_noise(answers, noise)
+
+
+NOISY = [(member, kind) for member, kind in CASES if not member.deterministic]
+
+
+@pytest.mark.parametrize(("defense", "kind"), NOISY, ids=names)
+def test_a_graph_takes_its_noise_and_draws_none(defense: Defense, kind: str) -> None:
+    rows = rows_for(defense, kind, 6, 8)
+    noise = defense.draw(rows.shape)
+    program = torch.export.export(WithNoise(defense), (rows, noise))
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not {name for name in called if "random" in name or "rounded" in name or "coin" in name}
+    again = defense.draw(rows.shape)
+    assert torch.equal(program.module()(rows, again), defense.with_noise(rows, again))
+
+
+def test_a_chain_takes_the_noise_of_every_stage() -> None:
+    chain = Chain.of((ClipNorm(2.0), GaussianNoise(1.0), RandomizedResponse(3.0)), "logits")
+    rows = torch.randn(9, 5)
+    noise = chain.draw(rows.shape)
+    assert [part is not None for part in noise] == [not one.deterministic for one in chain.stages]
+    assert torch.equal(chain(rows, noise=noise), chain(rows, noise=noise))
+    drawn = {tuple(chain(rows).flatten().tolist()) for _ in range(9)}
+    assert len(drawn) > 1

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shieldnet._compiled import opaque
 from shieldnet.answers import ZERO_LOGIT, Kind
+from shieldnet.errors import ConfigError
 from shieldnet.events import Event, event_of
 from shieldnet.price import Price, Reach
 
@@ -127,6 +128,20 @@ class Defense(ABC):
     @abstractmethod
     def __call__(self, answers: Tensor) -> Tensor:
         """Returns defended answers. Shapes: (..., classes) -> (..., classes)."""
+
+    def draw(self, shape: torch.Size) -> Tensor | None:
+        """Draws the noise for answers of this shape, on the CPU; None where it takes none.
+
+        It depends on no answer: whoever runs ``with_noise`` elsewhere draws it here.
+        """
+        return None
+
+    def with_noise(self, answers: Tensor, noise: Tensor) -> Tensor:
+        """Does the same as a call, as a function of answers and noise alone.
+
+        noise: what ``draw`` gave for answers of this shape, on their device.
+        """
+        raise ConfigError(f"{self} takes no noise: call it.")
 
     def compact(self, answers: Tensor | Named) -> Tensor | Named:
         """Does the same, but may take and give rows that name a few classes only."""

@@ -1,6 +1,7 @@
 """Defenses in the order in which they act, with the conversions between them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,19 +65,39 @@ class Chain:
         choice("release", wanted, tuple(dict.fromkeys(allowed)))
         return cls(_linked(defenses, kind, wanted), tuple(defenses), layout, wanted)
 
-    def __call__(self, output: object, inputs: tuple[Tensor, ...] = ()) -> Tensor:
-        """Defends one output. Shapes: as the model's; labels have no class axis."""
+    def __call__(
+        self,
+        output: object,
+        inputs: tuple[Tensor, ...] = (),
+        noise: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        """Defends one output. Shapes: as the model's; labels have no class axis.
+
+        noise: of every stage, as ``draw`` gives it; drawn here where it is not given.
+        """
         rows = self.layout.opened(output)
         shape = output.shape if isinstance(output, Tensor) else rows.shape
         # In one order of memory, whatever the model's: strides are an answer too.
-        defended = own(dense(self.defended(rows, inputs)).contiguous(), output)
+        defended = own(dense(self.defended(rows, inputs, noise)).contiguous(), output)
         return own(self.layout.closed(defended, shape, self.release))
 
-    def defended(self, rows: Tensor, inputs: tuple[Tensor, ...] = ()) -> Tensor | Named:
+    def draw(self, shape: torch.Size) -> tuple[Tensor | None, ...]:
+        """Draws the noise of every stage for rows of this shape (..., classes), on the CPU."""
+        return tuple(stage.draw(shape) for stage in self.stages)
+
+    def defended(
+        self,
+        rows: Tensor,
+        inputs: tuple[Tensor, ...] = (),
+        noise: Sequence[Tensor | None] | None = None,
+    ) -> Tensor | Named:
         """Applies the stages to rows. Shapes: (..., classes) -> the same, or ``Named``."""
         answers: Tensor | Named = rows
-        for stage in self.stages:
-            if stage.reads_inputs:
+        for place, stage in enumerate(self.stages):
+            given = None if noise is None else noise[place]
+            if given is not None:
+                answers = stage.with_noise(dense(answers), given)
+            elif stage.reads_inputs:
                 answers = stage.with_inputs(dense(answers), inputs)
             else:
                 answers = stage.compact(answers)

@@ -67,8 +67,14 @@ class _Lattice(Defense):
         return "integers" if self.integers else kind
 
     def __call__(self, answers: Tensor) -> Tensor:
+        return self.with_noise(answers, self.draw(answers.shape).to(answers.device))
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Draws whole steps. Shapes: -> ``shape`` int64."""
+        return self._noise(shape, self.scale / self.grid)
+
+    def with_noise(self, answers: Tensor, noise: Tensor) -> Tensor:
         grid = self.grid
-        noise = self._noise(answers.shape, self.scale / grid).to(answers.device)
         # A power of two scales without rounding, so this is exact up to 2^24 steps in float32;
         # beyond, the sum is rounded after the noise, which gives nothing away.
         steps = answers.div(grid).trunc_().add_(noise)

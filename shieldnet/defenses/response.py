@@ -1,6 +1,7 @@
 """A random label with a proof: the winner most of the time, any other class now and then."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from shieldnet.defenses.labels import bins_of
 from shieldnet.errors import ConfigError
 from shieldnet.events import Event, RandomizedResponseEvent
 from shieldnet.price import Price, Reach, pure_price
-from shieldnet.randomness import FLIP_TICKS, coins, random_words
+from shieldnet.randomness import FLIP_TICKS, coin_reach, random_words
 
 _MAX_EPSILON = 32.0
 _TOTAL = 2**63
@@ -20,7 +21,25 @@ _SAFE = 1 + 2.0**-48  # wider than the rounding of the floats that it is made of
 
 
 @dataclass(frozen=True)
-class RandomizedResponse(Naming):
+class _Mechanism(Naming):
+    """Names classes by answers and noise."""
+
+    def named(self, answers: Tensor) -> Named:
+        return self.named_with(answers, self.draw(answers.shape).to(answers.device))
+
+    def with_noise(self, answers: Tensor, noise: Tensor) -> Tensor:
+        return self.named_with(answers, noise).dense()
+
+    @abstractmethod
+    def draw(self, shape: torch.Size) -> Tensor: ...
+
+    @abstractmethod
+    def named_with(self, answers: Tensor, noise: Tensor) -> Named:
+        """Returns the named classes, as a function of answers and noise alone."""
+
+
+@dataclass(frozen=True)
+class RandomizedResponse(_Mechanism):
     """Releases the winner's class, or its class and confidence bin, or by chance any other one.
 
     With M = K x ``bins`` symbols the true one is kept with chance e^eps / (e^eps + M - 1), and
@@ -41,21 +60,24 @@ class RandomizedResponse(Naming):
         _check_epsilon(self.epsilon)
         whole("bins", self.bins, low=1, high=2**20)
 
-    def named(self, answers: Tensor) -> Named:
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Draws which other symbol is told, or that none is: a number past the last of them.
+
+        Shapes: (..., classes) -> (..., 1) int64.
+        """
+        words = random_words(math.prod(shape[:-1])).reshape(*shape[:-1], 1)
+        other = self._other(shape[-1] * self.bins)
+        return (words & (_TOTAL - 1)).div(other, rounding_mode="floor")
+
+    def named_with(self, answers: Tensor, noise: Tensor) -> Named:
         classes = answers.shape[-1]
         score, place = winner(answers)
         if self.bins == 1:
-            return all_on(self._respond(place, classes), answers)
+            return all_on(_told(place, noise, classes), answers)
         bins = bins_of(self.bins, answers)
-        symbol = self._respond(place * self.bins + bins.index(score), classes * self.bins)
+        symbol = _told(place * self.bins + bins.index(score), noise, classes * self.bins)
         place = symbol.div(self.bins, rounding_mode="floor")
         return bins.named(symbol.remainder(self.bins), place, classes)
-
-    def _respond(self, symbol: Tensor, symbols: int) -> Tensor:
-        draw = random_words(symbol.numel()).reshape(symbol.shape).to(symbol.device)
-        chosen = (draw & (_TOTAL - 1)).div(self._other(symbols), rounding_mode="floor")
-        other = chosen + (chosen >= symbol)  # the others are numbered past the true one
-        return torch.where(chosen < symbols - 1, other, symbol)
 
     def _other(self, symbols: int) -> int:
         """Counts, of 2^63 draws, those that give one certain other symbol."""
@@ -80,7 +102,7 @@ class RandomizedResponse(Naming):
 
 
 @dataclass(frozen=True)
-class PermuteAndFlip(Naming):
+class PermuteAndFlip(_Mechanism):
     """Releases a class chosen at random, the likelier the higher its probability.
 
     The classes come up in random order; each is taken with chance exp(-epsilon (p* - p) / 2), p*
@@ -100,11 +122,18 @@ class PermuteAndFlip(Naming):
     def __post_init__(self) -> None:
         _check_epsilon(self.epsilon)
 
-    def named(self, answers: Tensor) -> Named:
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Draws how far behind the winner each class is still taken, and whose turn comes first.
+
+        Shapes: (..., classes) -> (..., classes, 2) int64: ticks, and a word.
+        """
+        reach = coin_reach(shape, self.epsilon)
+        return torch.stack([reach, random_words(math.prod(shape)).reshape(shape)], -1)
+
+    def named_with(self, answers: Tensor, noise: Tensor) -> Named:
+        reach, turn = noise.unbind(-1)
         ticks = (answers * FLIP_TICKS).to(torch.int64)
-        behind = ticks.amax(-1, keepdim=True) - ticks
-        taken = coins(behind, self.epsilon).to(answers.device)
-        turn = random_words(taken.numel()).reshape(taken.shape).to(answers.device)
+        taken = ticks.amax(-1, keepdim=True) - ticks < reach
         last = torch.iinfo(torch.int64).max
         return all_on(torch.where(taken, turn, last).argmin(-1, keepdim=True), answers)
 
@@ -113,6 +142,11 @@ class PermuteAndFlip(Naming):
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=1.0, named=1)
+
+
+def _told(symbol: Tensor, noise: Tensor, symbols: int) -> Tensor:
+    """Returns the symbol that is told: the others are numbered past the true one."""
+    return torch.where(noise < symbols - 1, noise + (noise >= symbol), symbol)
 
 
 def _check_epsilon(epsilon: float) -> None:

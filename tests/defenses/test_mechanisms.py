@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 from torch import nn
 
 import shieldnet as sn
@@ -19,6 +19,7 @@ from shieldnet.randomness import (
     _coin_table,
     _laplace_table,
     by_table,
+    coin_reach,
     gaussian_table,
     random_words,
     replayed_noise,
@@ -300,7 +301,17 @@ class TestPermuteAndFlip:
         with mpmath.workdps(60):
             for tick in (1, 17, FLIP_TICKS):
                 wanted = mpmath.exp(-mpmath.mpf(6) * tick / (2 * FLIP_TICKS)) * 2**128
-                assert abs(table.exact[tick] - wanted) <= 1
+                assert abs(table.exact[FLIP_TICKS - tick] - wanted) <= 1
+
+    def test_one_draw_decides_the_coins_of_every_tick(self) -> None:
+        with replayed_noise(2):
+            reach = coin_reach((DRAWS,), 6.0)
+        assert int(reach.min()) >= 1  # the winner is always taken
+        assert int(reach.max()) == FLIP_TICKS + 1
+        for tick in (1, 100, 500, FLIP_TICKS):
+            taken = int((tick < reach).sum())
+            chance = math.exp(-6.0 * tick / (2 * FLIP_TICKS))
+            assert binomtest(taken, DRAWS, chance).pvalue > 1e-4
 
 
 class TestPrices:
