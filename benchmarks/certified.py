@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 import shieldnet as sn
 from shieldnet.attacks import Game, JitterAveraging, TableLearning
-from shieldnet.attacks.denoising import answers_about, clean_scores
+from shieldnet.attacks.inversion.denoising import answers_about, clean_scores
+from shieldnet.core.randomness import replayed_noise
 from shieldnet.demo import digits, divide, train
-from shieldnet.price import Price
-from shieldnet.randomness import replayed_noise
+from shieldnet.privacy.price import Price
 
 SEEDS = (0, 1, 2)
 EPSILONS = (2.0, 4.0, 6.0, 10.0, 20.0)

@@ -25,12 +25,12 @@ from tqdm import tqdm
 import shieldnet as sn
 import shieldnet.demo
 from shieldnet.attacks import ClassInversion, Extraction, Inversion, Membership
+from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
 from shieldnet.attacks.base import Game
-from shieldnet.attacks.decoders import KernelRidge, Ridge
-from shieldnet.data import Examples
-from shieldnet.engine import run
-from shieldnet.presets import PRESETS
-from shieldnet.statistics import auc, mean
+from shieldnet.core.statistics import auc, mean
+from shieldnet.data.examples import Examples
+from shieldnet.running.engine import run
+from shieldnet.shield.presets import PRESETS
 from shieldnet.training.losses import Criterion
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

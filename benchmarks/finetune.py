@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.attacks.base import Game
-from shieldnet.attacks.scores import all_scores
-from shieldnet.attacks.shadows import Order, trained
-from shieldnet.data import Examples
+from shieldnet.attacks.membership.scores import all_scores
+from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.core.randomness import lattice_gaussian, replayed_noise
+from shieldnet.core.statistics import auc, mean, tpr_at_fpr
+from shieldnet.data.examples import Examples
 from shieldnet.demo import digits as task
 from shieldnet.demo import digits_network, divide
-from shieldnet.presets import PRESETS
-from shieldnet.randomness import lattice_gaussian, replayed_noise
-from shieldnet.statistics import auc, mean, tpr_at_fpr
-from shieldnet.training.lattice import Lattice
+from shieldnet.shield.presets import PRESETS
+from shieldnet.training.private.lattice import Lattice
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SEEDS = (0, 1, 2, 3, 4)
@@ -323,7 +323,7 @@ def timed(name: str, way: str) -> None:
         with FakeTensorMode():
             make_fx(lambda x: x + 1)(torch.zeros(1))
 
-        from shieldnet.training.accountant import noise_for
+        from shieldnet.privacy.guarantee import noise_for
 
         noise_for(8.0, 1e-5, 64 / 512, 32)  # kept, and not part of training
         start = time.perf_counter()

@@ -30,17 +30,17 @@ from shieldnet.attacks import (
     TableLearning,
 )
 from shieldnet.attacks.base import in_batches
-from shieldnet.attacks.inversion import Scale, choose
-from shieldnet.attacks.scores import all_scores
-from shieldnet.attacks.shadows import Order, trained
-from shieldnet.canaries import Planted
-from shieldnet.data import Examples
+from shieldnet.attacks.inversion.decoding import Scale, choose
+from shieldnet.attacks.membership.scores import all_scores
+from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.core.randomness import replayed_noise
+from shieldnet.core.statistics import auc, mean
+from shieldnet.data.canaries import Planted
+from shieldnet.data.examples import Examples
 from shieldnet.defenses import Defense
 from shieldnet.demo import Split, digits, digits_network, divide
-from shieldnet.engine import one_thread
-from shieldnet.presets import PRESETS
-from shieldnet.randomness import replayed_noise
-from shieldnet.statistics import auc, mean
+from shieldnet.running.engine import one_thread
+from shieldnet.shield.presets import PRESETS
 
 SEEDS = (0, 1, 2, 3, 4)
 SHADOWS = 16

@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 import shieldnet as sn
 from shieldnet.attacks import Game, Inversion, Reidentification
-from shieldnet.attacks.inversion import choose
-from shieldnet.baselines import RankSwap, ReverseSigmoid, WorstCaseMemGuard
+from shieldnet.attacks.inversion.decoding import choose
 from shieldnet.checks import Attribution
-from shieldnet.data import Examples
+from shieldnet.core.randomness import replayed_noise
+from shieldnet.core.statistics import rank_correlation
+from shieldnet.data.examples import Examples
+from shieldnet.defenses.heuristics import RankSwap, ReverseSigmoid, WorstCaseMemGuard
 from shieldnet.demo import digits, divide, train
-from shieldnet.presets import PRESETS
-from shieldnet.randomness import replayed_noise
-from shieldnet.statistics import rank_correlation
+from shieldnet.shield.presets import PRESETS
 
 SEEDS = (0, 1, 2)
 KEY = b"a key for a benchmark only"

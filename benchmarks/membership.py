@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 import shieldnet as sn
 from shieldnet.attacks import Game
-from shieldnet.attacks.scores import all_scores
-from shieldnet.attacks.shadows import Order, trained
-from shieldnet.data import Examples
+from shieldnet.attacks.membership.scores import all_scores
+from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.core.statistics import Interval, auc, tpr_at_fpr
+from shieldnet.data.examples import Examples
 from shieldnet.demo import digits
-from shieldnet.statistics import Interval, auc, tpr_at_fpr
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 HIDDEN, SHADOWS, BATCH, LR, MOMENTUM = 128, 16, 32, 0.05, 0.9

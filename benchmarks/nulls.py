@@ -33,14 +33,14 @@ from shieldnet.attacks import (
     Reidentification,
     StraightThrough,
 )
-from shieldnet.attacks.blind import blind_finding
-from shieldnet.attacks.decoders import KernelRidge, Ridge
-from shieldnet.attacks.shadows import Order, trained
+from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
+from shieldnet.attacks.membership.blind import blind_finding
+from shieldnet.attacks.membership.shadows import Order, trained
 from shieldnet.checks import Memorization
-from shieldnet.data import Canaries, Examples, Group
-from shieldnet.engine import run
-from shieldnet.finding import Finding
-from shieldnet.randomness import replayed_noise
+from shieldnet.core.randomness import replayed_noise
+from shieldnet.data.examples import Canaries, Examples, Group
+from shieldnet.findings.finding import Finding
+from shieldnet.running.engine import run
 
 _ROUNDING = 1e-6  # decoders of the same answer differ by no more
 ROWS, COLUMNS, CLASSES = 300, 12, 4

@@ -29,7 +29,7 @@ from results import write_section
 from torch import Tensor, nn
 
 import shieldnet as sn
-from shieldnet.answers import ZERO_LOGIT
+from shieldnet.outputs.layout import ZERO_LOGIT
 
 SHIELDS: dict[str, tuple[sn.Defense, ...]] = {
     "strict": (sn.Label(),),

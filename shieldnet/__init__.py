@@ -4,17 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shieldnet.accounting import composed_epsilon
-    from shieldnet.answers import ZERO_LOGIT
-    from shieldnet.auditing.comparing import Comparison, compare
-    from shieldnet.auditing.policy import Policy, Verdict
-    from shieldnet.auditing.report import Report
+    from shieldnet.auditing.plan import Tier
     from shieldnet.auditing.suite import audit
-    from shieldnet.auditing.tiers import Tier
-    from shieldnet.canaries import plant_canaries
-    from shieldnet.certificate import Certificate
-    from shieldnet.config import dump_shield, load_shield
-    from shieldnet.data import split
+    from shieldnet.core.errors import (
+        AnswerError,
+        BypassError,
+        ConfigError,
+        DataError,
+        MissingDependency,
+        PolicyFailed,
+        PolicyInconclusive,
+        PreflightFailed,
+        ShieldnetError,
+        TrainingFailed,
+    )
+    from shieldnet.data.canaries import plant_canaries
+    from shieldnet.data.examples import split
     from shieldnet.defenses import (
         ClipNorm,
         ClipRange,
@@ -33,55 +38,50 @@ if TYPE_CHECKING:
         Temperature,
         TopK,
     )
-    from shieldnet.errors import (
-        AnswerError,
-        BypassError,
-        ConfigError,
-        DataError,
-        MissingDependency,
-        PolicyFailed,
-        PolicyInconclusive,
-        PreflightFailed,
-        ShieldnetError,
-        TrainingFailed,
-    )
-    from shieldnet.finding import Finding, Threat
-    from shieldnet.language import LogitsProcessor
-    from shieldnet.presets import harden
-    from shieldnet.price import Price
-    from shieldnet.settings import Extent, ShieldSettings
-    from shieldnet.shield import Shield
-    from shieldnet.training.accountant import Guarantee
-    from shieldnet.training.class_defenses import (
-        MID,
-        AntiAdversarial,
-        BiDO,
-        TransferFreeze,
-    )
-    from shieldnet.training.clipping import AdaptiveClip
-    from shieldnet.training.countermeasures import (
+    from shieldnet.findings.finding import Finding, Threat
+    from shieldnet.gate.policy import Policy, Verdict
+    from shieldnet.outputs.layout import ZERO_LOGIT
+    from shieldnet.privacy.certificate import Certificate
+    from shieldnet.privacy.guarantee import Guarantee
+    from shieldnet.privacy.price import Price
+    from shieldnet.reports.comparison import Comparison, compare
+    from shieldnet.reports.report import Report
+    from shieldnet.shield.composition import composed_epsilon
+    from shieldnet.shield.logits_processor import LogitsProcessor
+    from shieldnet.shield.module import Shield
+    from shieldnet.shield.presets import harden
+    from shieldnet.shield.settings import Extent, ShieldSettings
+    from shieldnet.shield.toml import dump_shield, load_shield
+    from shieldnet.training.countermeasures.base import (
         Adversarial,
         Augment,
         Countermeasure,
         LabelSmoothing,
         WeightDecay,
     )
+    from shieldnet.training.countermeasures.class_inversion import (
+        MID,
+        AntiAdversarial,
+        BiDO,
+        TransferFreeze,
+    )
     from shieldnet.training.finetuning import Finetuned, finetune
-    from shieldnet.training.private import DPSGD
-    from shieldnet.training.together import Recipe
+    from shieldnet.training.private.clipping import AdaptiveClip
+    from shieldnet.training.private.dpsgd import DPSGD
+    from shieldnet.training.recipe import Recipe
 
 _ROOMS = {
-    "answers": ("ZERO_LOGIT",),
-    "auditing.comparing": ("Comparison", "compare"),
-    "auditing.policy": ("Policy", "Verdict"),
-    "auditing.report": ("Report",),
+    "outputs.layout": ("ZERO_LOGIT",),
+    "reports.comparison": ("Comparison", "compare"),
+    "gate.policy": ("Policy", "Verdict"),
+    "reports.report": ("Report",),
     "auditing.suite": ("audit",),
-    "auditing.tiers": ("Tier",),
-    "canaries": ("plant_canaries",),
-    "data": ("split",),
-    "certificate": ("Certificate",),
-    "config": ("dump_shield", "load_shield"),
-    "accounting": ("composed_epsilon",),
+    "auditing.plan": ("Tier",),
+    "data.canaries": ("plant_canaries",),
+    "data.examples": ("split",),
+    "privacy.certificate": ("Certificate",),
+    "shield.toml": ("dump_shield", "load_shield"),
+    "shield.composition": ("composed_epsilon",),
     "defenses": (
         "ClipNorm",
         "ClipRange",
@@ -100,7 +100,7 @@ _ROOMS = {
         "Temperature",
         "TopK",
     ),
-    "errors": (
+    "core.errors": (
         "AnswerError",
         "BypassError",
         "ConfigError",
@@ -112,15 +112,20 @@ _ROOMS = {
         "ShieldnetError",
         "TrainingFailed",
     ),
-    "finding": ("Finding", "Threat"),
-    "language": ("LogitsProcessor",),
-    "presets": ("harden",),
-    "price": ("Price",),
-    "settings": ("Extent", "ShieldSettings"),
-    "shield": ("Shield",),
-    "training.accountant": ("Guarantee",),
-    "training.class_defenses": ("MID", "AntiAdversarial", "BiDO", "TransferFreeze"),
-    "training.countermeasures": (
+    "findings.finding": ("Finding", "Threat"),
+    "shield.logits_processor": ("LogitsProcessor",),
+    "shield.presets": ("harden",),
+    "privacy.price": ("Price",),
+    "shield.settings": ("Extent", "ShieldSettings"),
+    "shield.module": ("Shield",),
+    "privacy.guarantee": ("Guarantee",),
+    "training.countermeasures.class_inversion": (
+        "MID",
+        "AntiAdversarial",
+        "BiDO",
+        "TransferFreeze",
+    ),
+    "training.countermeasures.base": (
         "Adversarial",
         "Augment",
         "Countermeasure",
@@ -128,9 +133,9 @@ _ROOMS = {
         "WeightDecay",
     ),
     "training.finetuning": ("Finetuned", "finetune"),
-    "training.clipping": ("AdaptiveClip",),
-    "training.private": ("DPSGD",),
-    "training.together": ("Recipe",),
+    "training.private.clipping": ("AdaptiveClip",),
+    "training.private.dpsgd": ("DPSGD",),
+    "training.recipe": ("Recipe",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from shieldnet._validate import optional
-from shieldnet.auditing.report import Report, save
 from shieldnet.auditing.suite import audit
-from shieldnet.presets import harden
-from shieldnet.training.together import Recipe
+from shieldnet.core.checks import optional
+from shieldnet.reports.report import Report, save
+from shieldnet.shield.presets import harden
+from shieldnet.training.recipe import Recipe
 
 EPOCHS = 100
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from shieldnet.auditing.report import Report
+    from shieldnet.reports.report import Report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,7 +21,7 @@ def shieldnet_report(pytestconfig: pytest.Config) -> "Report":
 
     A relative file of the setting is looked for beside the configuration file.
     """
-    from shieldnet.auditing.report import Report
+    from shieldnet.reports.report import Report
 
     given = pytestconfig.getoption("--shieldnet-report")
     setting = pytestconfig.getini("shieldnet_report")

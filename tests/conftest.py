@@ -7,15 +7,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: their threads would only meet
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import math
+
 import hypothesis
 import pytest
 import torch
+from by_hand import GUARANTEE, made, subject
 from torch import nn
 
 from shieldnet.attacks import Game
-from shieldnet.data import Examples
+from shieldnet.data.examples import Examples
 from shieldnet.demo import Split, digits, divide, train
-from shieldnet.shield import Shield
+from shieldnet.reports.report import Report
+from shieldnet.shield.module import Shield
 
 hypothesis.settings.register_profile("quick", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None)
@@ -59,3 +63,27 @@ def linear() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Linear(6, 4).eval()
+
+
+@pytest.fixture
+def report() -> Report:
+    return made()
+
+
+@pytest.fixture
+def pictured() -> Report:
+    """Returns a report with pictures, subgroups and a guarantee: all that a page can show."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 1, 8, 8, generator=generator)
+    drawn = {f"class image {label}": torch.rand(1, 8, 8) for label in range(3)}
+    subjects = [
+        subject(
+            name,
+            leak,
+            bits,
+            reconstructions=images,
+            features={"leak map": torch.rand(8, 8), "null map": torch.rand(8, 8), **drawn},
+        )
+        for name, leak, bits in (("bare", 0.6, math.inf), ("open", 0.1, 15.0), ("strict", 0.0, 3.3))
+    ]
+    return made(*subjects, inputs=images, groups=("sex = 0", "sex = 1"), guarantee=GUARANTEE)

@@ -5,9 +5,9 @@ import torch
 
 from shieldnet import demo
 from shieldnet.attacks import Inversion, Membership
-from shieldnet.attacks.decoders import Ridge
-from shieldnet.auditing import tiers
-from shieldnet.auditing.tiers import Tier
+from shieldnet.attacks.adversary.decoders import Ridge
+from shieldnet.auditing import plan as tiers
+from shieldnet.auditing.plan import Tier
 
 
 def test_the_demo_writes_one_page_and_one_file_for_both_tasks(tmp_path, monkeypatch) -> None:

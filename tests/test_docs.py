@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 import shieldnet as sn
-from shieldnet.auditing import formats
 from shieldnet.defenses import DEFENSES
-from shieldnet.presets import PRESETS
+from shieldnet.reports import formats
+from shieldnet.shield.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

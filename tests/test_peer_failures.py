@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.attacks import Inversion
-from shieldnet.attacks.decoders import Ridge
+from shieldnet.attacks.adversary.decoders import Ridge
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -3,8 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-FIRST = Path(__file__).parent / "auditing" / "reports" / "first.json"
+from by_hand import SAVED
 
 TESTS = """
 import shieldnet as sn
@@ -21,7 +20,7 @@ def test_leakage(shieldnet_report):
 def users(tmp_path) -> Path:
     (tmp_path / "test_theirs.py").write_text(TESTS)
     (tmp_path / "lenient.toml").write_text("max_leakage = 0.9\n")
-    (tmp_path / "report.json").write_bytes(FIRST.read_bytes())
+    (tmp_path / "report.json").write_bytes(SAVED.read_bytes())
     return tmp_path
 
 

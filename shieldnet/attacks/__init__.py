@@ -1,15 +1,15 @@
 """What adversaries do, one idea a file."""
 
-from shieldnet.attacks.attribute import AttributeInference, AttributeRecovery
+from shieldnet.attacks.attributes import AttributeInference, AttributeRecovery
 from shieldnet.attacks.averaging import Averaging
 from shieldnet.attacks.base import Attack, Game
-from shieldnet.attacks.class_inversion import ClassInversion
-from shieldnet.attacks.denoising import JitterAveraging, TableLearning
 from shieldnet.attacks.extraction import Extraction
-from shieldnet.attacks.inversion import Inversion, Reidentification
-from shieldnet.attacks.membership import Membership
-from shieldnet.attacks.one_run import OneRun
-from shieldnet.attacks.straight_through import StraightThrough
+from shieldnet.attacks.inversion.classes import ClassInversion
+from shieldnet.attacks.inversion.decoding import Inversion, Reidentification
+from shieldnet.attacks.inversion.denoising import JitterAveraging, TableLearning
+from shieldnet.attacks.inversion.white_box import StraightThrough
+from shieldnet.attacks.membership.attack import Membership
+from shieldnet.attacks.membership.one_run import OneRun
 
 ATTACKS: tuple[type[Attack], ...] = (
     *(Inversion, StraightThrough, Reidentification),

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from shieldnet.attacks.base import MANY, Attack, Game
-from shieldnet.attacks.inversion import Inversion
-from shieldnet.attacks.membership import Membership
-from shieldnet.finding import NotApplicable, Outcome
+from shieldnet.attacks.inversion.decoding import Inversion
+from shieldnet.attacks.membership.attack import Membership
+from shieldnet.findings.finding import NotApplicable, Outcome
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from shieldnet.data import Canaries, Examples, Group
+from shieldnet.attacks.shadow_answers import Shadows
+from shieldnet.core.randomness import noise_about
+from shieldnet.data.examples import Canaries, Examples, Group
 from shieldnet.defenses.base import dense
-from shieldnet.finding import Finding, NotApplicable, Outcome
-from shieldnet.metrics import Metric
-from shieldnet.randomness import noise_about
-from shieldnet.shield import Shield
-from shieldnet.training.accountant import Guarantee
-from shieldnet.training.shadow import Shadows
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome
+from shieldnet.findings.metrics import Metric
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.shield.module import Shield
 
 _BATCH = 1024
 MANY = 256

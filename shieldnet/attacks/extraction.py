@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from shieldnet._validate import whole
+from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Network, Ridge
 from shieldnet.attacks.base import Answers, Attack, Game
-from shieldnet.attacks.decoders import Decoder, KernelRidge, Network, Ridge
-from shieldnet.attacks.inversion import MIN_ROWS, Scale
-from shieldnet.data import Examples
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.metrics import Limit, Metric
-from shieldnet.statistics import proportion
+from shieldnet.attacks.inversion.decoding import MIN_ROWS, Scale
+from shieldnet.core.checks import whole
+from shieldnet.core.statistics import proportion
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.metrics import Limit, Metric
 
 _LONG = (256.0, 600.0)  # hidden units and steps of a network that is trained longer
 _READ_AS = ("p", "log p above 1e-3", "log p above 1e-8", "logits")

@@ -1,7 +1,1 @@
-"""The audit: attack, measure, judge, report."""
-
-from shieldnet.auditing.policy import Policy
-from shieldnet.auditing.report import Report
-from shieldnet.auditing.suite import audit
-
-__all__ = ["Policy", "Report", "audit"]
+"""The audit: what is given, what is played, and who is told."""

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import torch
 
-from shieldnet._validate import choice, whole
 from shieldnet.attacks import Game
-from shieldnet.attacks.attribute import places_of
+from shieldnet.attacks.attributes import places_of
 from shieldnet.attacks.base import in_batches
-from shieldnet.attacks.blind import blind_finding
-from shieldnet.attacks.inversion import SMALLEST_PICTURE
-from shieldnet.attacks.shadows import FEWEST, Order, Train, trained
-from shieldnet.auditing.given import (
+from shieldnet.attacks.inversion.decoding import SMALLEST_PICTURE
+from shieldnet.attacks.membership.blind import blind_finding
+from shieldnet.attacks.membership.shadows import FEWEST, Order, Train, trained
+from shieldnet.auditing.case import (
     as_given,
     as_the_model_reads,
     canaries_of,
@@ -35,18 +34,19 @@ from shieldnet.auditing.given import (
     try_once,
     with_bare,
 )
-from shieldnet.auditing.playing import played
-from shieldnet.auditing.report import BARE, Report
-from shieldnet.auditing.tiers import Load, Tier, as_tier, estimate_s, told
-from shieldnet.cache import cache_in
-from shieldnet.canaries import Planted
-from shieldnet.data import Canaries
-from shieldnet.engine import ENGINES, run, why_unsendable
-from shieldnet.errors import ConfigError
-from shieldnet.finding import NotApplicable
-from shieldnet.identity import weights_hash
-from shieldnet.shield import Shield
-from shieldnet.training.accountant import Guarantee
+from shieldnet.auditing.plan import Load, Tier, as_tier, estimate_s, told
+from shieldnet.auditing.runner import played
+from shieldnet.core.checks import choice, whole
+from shieldnet.core.errors import ConfigError
+from shieldnet.data.canaries import Planted
+from shieldnet.data.examples import Canaries
+from shieldnet.data.hashing import weights_hash
+from shieldnet.findings.finding import NotApplicable
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.reports.report import BARE, Report
+from shieldnet.running.engine import ENGINES, run, why_unsendable
+from shieldnet.running.store import cache_in
+from shieldnet.shield.module import Shield
 from shieldnet.training.finetuning import Finetuned
 
 _log = logging.getLogger("shieldnet")

@@ -7,13 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches
-from shieldnet.attacks.decoders import KernelRidge, Ridge
-from shieldnet.attacks.inversion import MIN_ROWS, Scale, Words, label_means, secret_of, standardize
+from shieldnet.attacks.inversion.decoding import (
+    MIN_ROWS,
+    Scale,
+    Words,
+    label_means,
+    secret_of,
+    standardize,
+)
 from shieldnet.checks.embeddings import FromEmbeddings
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.metrics import Metric
-from shieldnet.statistics import CONFIDENCE, Interval
+from shieldnet.core.statistics import CONFIDENCE, Interval
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.metrics import Metric
 
 _FOLDS = 10
 _LEAST_ROWS, _MOST_ROWS, _MOST_PRODUCTS = 500, 2000, 10**10  # rows, features, classes squared

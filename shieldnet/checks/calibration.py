@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.base import Attack, Game
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.metrics import Limit, Metric
-from shieldnet.statistics import Curve, Interval, mean, proportion
+from shieldnet.core.statistics import Curve, Interval, mean, proportion
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.metrics import Limit, Metric
 
 MIN_ROWS = 200
 """Fewer nonmembers than this tell nothing of confidences near 1."""

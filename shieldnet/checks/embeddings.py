@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.base import Behind
-from shieldnet.finding import NotApplicable
-from shieldnet.shield import Shield
+from shieldnet.findings.finding import NotApplicable
+from shieldnet.shield.module import Shield
 
 _BATCH = 1024
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_each
-from shieldnet.attacks.inversion import Scale
+from shieldnet.attacks.inversion.decoding import Scale
 from shieldnet.checks.attribution import require_gradient
-from shieldnet.data import reference_rows
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.metrics import Metric
-from shieldnet.shield import Shield
-from shieldnet.statistics import Interval, mean
+from shieldnet.core.statistics import Interval, mean
+from shieldnet.data.examples import reference_rows
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.metrics import Metric
+from shieldnet.shield.module import Shield
 
 _PROBES = 12
 _PAIRS = 500

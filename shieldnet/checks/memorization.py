@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from shieldnet.answers import ROW_KINDS
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches
-from shieldnet.attacks.membership import MIN_ROWS
-from shieldnet.data import Examples
-from shieldnet.finding import Finding, NotApplicable, Outcome, Threat, decimals
-from shieldnet.metrics import Metric
-from shieldnet.statistics import CONFIDENCE, Interval, auc
+from shieldnet.attacks.membership.attack import MIN_ROWS
+from shieldnet.core.statistics import CONFIDENCE, Interval, auc
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat, decimals
+from shieldnet.findings.metrics import Metric
+from shieldnet.outputs.layout import ROW_KINDS
 
 TOP = 0.05
 """Of the members, those with the largest self-influence."""

@@ -3,15 +3,15 @@
 from shieldnet.defenses.base import Defense
 from shieldnet.defenses.chain import Chain
 from shieldnet.defenses.clipping import ClipNorm, ClipRange
-from shieldnet.defenses.coarse import Coarsen
-from shieldnet.defenses.keyed import KeyedNoise
+from shieldnet.defenses.coarsening import Coarsen
+from shieldnet.defenses.conversions import Center, Log, Softmax, Temperature
+from shieldnet.defenses.keyed_noise import KeyedNoise
 from shieldnet.defenses.labels import Argmax, Confidence, Label
 from shieldnet.defenses.noise import GaussianNoise, LaplaceNoise
-from shieldnet.defenses.response import PermuteAndFlip, RandomizedResponse
+from shieldnet.defenses.randomized_response import PermuteAndFlip, RandomizedResponse
 from shieldnet.defenses.rounding import Round, RoundTo
-from shieldnet.defenses.scale import Center, Log, Softmax, Temperature
 from shieldnet.defenses.signs import Sign
-from shieldnet.defenses.truncation import TopK
+from shieldnet.defenses.top_k import TopK
 
 DEFENSES: dict[str, type[Defense]] = {
     kind.__name__: kind

@@ -9,11 +9,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from shieldnet._compiled import opaque
-from shieldnet.answers import ZERO_LOGIT, Kind
-from shieldnet.errors import ConfigError
-from shieldnet.events import Event, event_of
-from shieldnet.price import Price, Reach
+from shieldnet.core.errors import ConfigError
+from shieldnet.core.opaque_ops import opaque
+from shieldnet.outputs.layout import ZERO_LOGIT, Kind
+from shieldnet.privacy.events import Event, event_of
+from shieldnet.privacy.price import Price, Reach
 
 UNBOUNDED = Reach()
 

@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from shieldnet._compiled import is_captured
-from shieldnet._validate import choice
-from shieldnet.answers import MODEL_KINDS, ROW_KINDS, Kind, Layout, require_finite
+from shieldnet.core.checks import choice
+from shieldnet.core.errors import ConfigError
+from shieldnet.core.opaque_ops import is_captured
 from shieldnet.defenses.base import (
     UNBOUNDED,
     Defense,
@@ -19,10 +19,10 @@ from shieldnet.defenses.base import (
     dense,
     readings,
 )
+from shieldnet.defenses.conversions import Center, Log, Softmax
 from shieldnet.defenses.labels import Argmax
-from shieldnet.defenses.scale import Center, Log, Softmax
-from shieldnet.errors import ConfigError
-from shieldnet.price import Price
+from shieldnet.outputs.layout import MODEL_KINDS, ROW_KINDS, Kind, Layout, require_finite
+from shieldnet.privacy.price import Price
 
 _RELEASES: dict[Kind, tuple[Kind, ...]] = {
     "logits": ("logits", "probabilities", "labels"),

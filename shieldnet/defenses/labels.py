@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shieldnet._compiled import is_captured
-from shieldnet._validate import whole
+from shieldnet.core.checks import whole
+from shieldnet.core.opaque_ops import is_captured
 from shieldnet.defenses.base import (
     UNBOUNDED,
     Defense,
@@ -18,7 +18,7 @@ from shieldnet.defenses.base import (
     logs_of,
     winner,
 )
-from shieldnet.price import Price, Reach, label_bits
+from shieldnet.privacy.price import Price, Reach, label_bits
 
 
 @dataclass(frozen=True)

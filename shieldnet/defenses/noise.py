@@ -7,17 +7,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shieldnet._validate import flag, positive
-from shieldnet.answers import Kind, require_finite
-from shieldnet.defenses.base import UNBOUNDED, Defense
-from shieldnet.errors import ConfigError
-from shieldnet.price import Price, Reach, gaussian_price, laplace_price
-from shieldnet.randomness import (
+from shieldnet.core.checks import flag, positive
+from shieldnet.core.errors import ConfigError
+from shieldnet.core.randomness import (
     MAX_LAPLACE_STEPS,
     MAX_STEPS,
     rounded_gaussian,
     rounded_laplace,
 )
+from shieldnet.defenses.base import UNBOUNDED, Defense
+from shieldnet.outputs.layout import Kind, require_finite
+from shieldnet.privacy.price import Price, Reach, gaussian_price, laplace_price
 
 _MOST = 2.0**62  # steps that an integer holds
 

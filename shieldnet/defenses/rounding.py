@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shieldnet._compiled import is_captured
-from shieldnet._validate import positive, whole
+from shieldnet.core.checks import positive, whole
+from shieldnet.core.opaque_ops import is_captured
 from shieldnet.defenses.base import UNBOUNDED, Defense, Named, dense, top
-from shieldnet.price import Price, Reach, grid_bits
+from shieldnet.privacy.price import Price, Reach, grid_bits
 
 
 @dataclass(frozen=True)

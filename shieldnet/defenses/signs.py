@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.defenses.base import UNBOUNDED, Defense
-from shieldnet.price import Price, Reach
+from shieldnet.privacy.price import Price, Reach
 
 
 @dataclass(frozen=True)

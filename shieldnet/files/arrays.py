@@ -11,8 +11,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from shieldnet._validate import unwarned
-from shieldnet.errors import DataError
+from shieldnet.core.checks import unwarned
+from shieldnet.core.errors import DataError
 from shieldnet.files.limits import content, opened_archive, require_bytes, require_file
 
 _NUMBERS = "biuf"

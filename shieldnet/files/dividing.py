@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shieldnet._validate import optional
-from shieldnet.data import coins, row_bytes_of
-from shieldnet.errors import DataError
+from shieldnet.core.checks import optional
+from shieldnet.core.errors import DataError
+from shieldnet.data.examples import coins, row_bytes_of
 from shieldnet.files.arrays import read_npz
 from shieldnet.files.tables import (
     TABLES,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shieldnet.errors import ConfigError, DataError
+from shieldnet.core.errors import ConfigError, DataError
 
 if sys.version_info >= (3, 11):
     import tomllib

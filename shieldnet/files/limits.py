@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
 
 MOST_BYTES = 8 * 2**30
 """More than this, decoded, is refused: it would not fit beside the attacks on it."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shieldnet._validate import optional
-from shieldnet.errors import AnswerError, DataError
+from shieldnet.core.checks import optional
+from shieldnet.core.errors import AnswerError, DataError
 from shieldnet.files.limits import require_bytes, require_file
 from shieldnet.files.onnx_operators import LOOPS, OPERATORS, RANDOM
 

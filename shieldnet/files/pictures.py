@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet._validate import optional
-from shieldnet.errors import DataError
+from shieldnet.core.checks import optional
+from shieldnet.core.errors import DataError
 from shieldnet.files.limits import MOST_FILES, inside, require_bytes
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
 from shieldnet.files.documents import parse_json
 from shieldnet.files.limits import content, opened_archive
 from shieldnet.files.torch_operators import CHECKED, EVALUATE, refusal

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
 from shieldnet.files.limits import content, opened_archive
 
 Kind = Literal[

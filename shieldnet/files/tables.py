@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet._validate import optional
-from shieldnet.errors import DataError
+from shieldnet.core.checks import optional
+from shieldnet.core.errors import DataError
 from shieldnet.files.limits import MOST_BYTES, require_bytes, require_file
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")

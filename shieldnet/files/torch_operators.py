@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
 
 CORE = frozenset(
     """

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shieldnet._validate import optional
-from shieldnet.errors import DataError
+from shieldnet.core.checks import optional
+from shieldnet.core.errors import DataError
 from shieldnet.files.limits import require_bytes, require_file
 from shieldnet.files.recognition import advice, recognized
 

@@ -14,8 +14,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from shieldnet.errors import TrainingFailed
-from shieldnet.training.signing import key_of_environment, mac
+from shieldnet.core.errors import TrainingFailed
+from shieldnet.privacy.signing import key_of_environment, mac
 
 _VERSION = 2
 _SIZE = 32  # bytes of a keyed hash

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from shieldnet.training.capture import NotCaptured, map_records
+from shieldnet.training.private.capture import NotCaptured, map_records
 
 
 def features(model: nn.Module, last: nn.Module, inputs: Tensor) -> Tensor | None:

@@ -12,34 +12,34 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from shieldnet._validate import choice, finite, flag, positive, whole
-from shieldnet.cache import fingerprint
-from shieldnet.data import Examples, row_bytes
-from shieldnet.errors import ConfigError, DataError
-from shieldnet.finding import Finding, Threat, decimals
-from shieldnet.identity import weights_hash
-from shieldnet.one_run import best_guesses, epsilon_finding, guessed, mu_interval
-from shieldnet.randomness import noise_about, random_seed, replayed_noise
-from shieldnet.shield import Shield
-from shieldnet.training.accountant import Guarantee, noise_for
+from shieldnet.core.checks import choice, finite, flag, positive, whole
+from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.core.randomness import noise_about, random_seed, replayed_noise
+from shieldnet.data.examples import Examples, row_bytes
+from shieldnet.data.hashing import weights_hash
+from shieldnet.findings.finding import Finding, Threat, decimals
+from shieldnet.privacy.guarantee import Guarantee, noise_for
+from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
+from shieldnet.running.store import fingerprint
+from shieldnet.shield.module import Shield
 from shieldnet.training.checkpoint import State, only_here
-from shieldnet.training.countermeasures import (
+from shieldnet.training.countermeasures.base import (
     Augment,
     Countermeasure,
     LabelSmoothing,
     WeightDecay,
 )
+from shieldnet.training.distributed import Ranks
 from shieldnet.training.features import features
-from shieldnet.training.gradients import RecordGradients
-from shieldnet.training.hazards import Hazard, hazards_of, mended, stand_ins
+from shieldnet.training.loop import Course, Keeper, Plain, Private, train
 from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
-from shieldnet.training.parts import PARTS, choose_part, last_layer, merge, shared_weights
-from shieldnet.training.preflight import Preflight, examine
-from shieldnet.training.premise import Premise, fit
-from shieldnet.training.private import DPSGD
-from shieldnet.training.ranks import Ranks
+from shieldnet.training.private.dpsgd import DPSGD
+from shieldnet.training.private.gradients import RecordGradients
+from shieldnet.training.private.hazards import Hazard, hazards_of, mended, stand_ins
+from shieldnet.training.private.preflight import Preflight, examine
+from shieldnet.training.private.premise import Premise, fit
 from shieldnet.training.records import Records, as_records
-from shieldnet.training.stepping import Course, Keeper, Plain, Private, train
+from shieldnet.training.trainable import PARTS, choose_part, last_layer, merge, shared_weights
 
 OPTIMIZERS = ("sgd", "adam")
 _MOMENTUM = 0.9

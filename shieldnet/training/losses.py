@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shieldnet._validate import choice
-from shieldnet.errors import AnswerError, ConfigError, DataError
-from shieldnet.structure import leaves
+from shieldnet.core.checks import choice
+from shieldnet.core.errors import AnswerError, ConfigError, DataError
+from shieldnet.outputs.nested import leaves
 
 Loss = Callable[[object, Tensor], Tensor]
 """Takes a model's output and labels; returns (records,), one loss for each."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from shieldnet.data import as_tensor, pairs_of, rows_hash
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
+from shieldnet.data.examples import as_tensor, pairs_of, rows_hash
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from shieldnet.cli import app
-from shieldnet.errors import DataError
+from shieldnet.cli.app import app
+from shieldnet.core.errors import DataError
+from shieldnet.files.sources import load_guarantee, load_model
 from shieldnet.files.weights import read_weights
-from shieldnet.loading import load_guarantee, load_model
 
 BATCHES = ({0: torch.export.Dim("batch", min=1)},)
 
@@ -361,7 +361,7 @@ def test_absurd_documents_are_bad_input_and_no_defect_of_ours(
         command = ["policy", "check", name]
         if reader == "guarantee":  # of a shield instead
             command = ["harden", "torch:nn.ReLU", "--shield", name, "-o", "out"]
-            monkeypatch.setattr("shieldnet.loading.load_model", lambda *_: nn.ReLU())
+            monkeypatch.setattr("shieldnet.files.sources.load_model", lambda *_: nn.ReLU())
     elif reader == "report":
         command = ["report", name]
     else:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import shieldnet as sn
-from shieldnet.loading import load_guarantee
-from shieldnet.training import checkpoint, stepping
+from shieldnet.files.sources import load_guarantee
+from shieldnet.training import checkpoint
+from shieldnet.training import loop as stepping
 
 GUARANTEE = sn.Guarantee(
     *(1.0, 0.1, 100, 1000, 1e-5),
@@ -131,7 +132,7 @@ class Holder(nn.Linear):
 @pytest.mark.parametrize("way", ["attribute", "list", "dict", "array", "buffer", "hook", "object"])
 def test_a_model_with_the_records_beside_its_weights_is_another_model(way) -> None:
     """Ours is the hash that a guarantee names; records ride on what it does not cover."""
-    from shieldnet.identity import weights_hash
+    from shieldnet.data.hashing import weights_hash
 
     records = torch.randn(20, 5)
     with torch.random.fork_rng(devices=[]):
@@ -265,7 +266,7 @@ def test_copies_of_a_folder_name_one_run_and_the_gate_refuses_both(training, tmp
         )
         for found in (one, other)
     ]
-    from shieldnet.auditing.report import require
+    from shieldnet.reports.report import require
 
     limits = sn.Policy({"max_epsilon": 1.0})
     require(reports[:1], limits)

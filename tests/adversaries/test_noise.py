@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import shieldnet as sn
-from shieldnet.randomness import _lattice_table, lattice_gaussian, replayed_noise
-from shieldnet.training.lattice import Lattice
+from shieldnet.core.randomness import _lattice_table, lattice_gaussian, replayed_noise
+from shieldnet.training.private.lattice import Lattice
 
 
 def clipped_by_hand(model, inputs, labels, clip=1.0) -> torch.Tensor:

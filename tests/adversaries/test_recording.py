@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import shieldnet as sn
-from shieldnet import _compiled, randomness
-from shieldnet.randomness import coins, random_words, rounded_gaussian, rounded_laplace
+from shieldnet.core import opaque_ops as _compiled
+from shieldnet.core import randomness
+from shieldnet.core.randomness import coins, random_words, rounded_gaussian, rounded_laplace
 
 X = torch.ones(4, 6)
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.(jit|onnx)", "ignore:.*legacy TorchScript")

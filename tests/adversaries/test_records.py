@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import shieldnet as sn
-from shieldnet.training import lattice
+from shieldnet.training.private import lattice
 
 CLIP = 0.5
 

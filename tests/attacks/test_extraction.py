@@ -5,14 +5,14 @@ import torch
 from torch import Tensor, nn
 
 import shieldnet as sn
+from shieldnet.attacks.adversary.decoders import KernelRidge, Network, Ridge
 from shieldnet.attacks.base import Game
-from shieldnet.attacks.decoders import KernelRidge, Network, Ridge
 from shieldnet.attacks.extraction import Extraction, made
-from shieldnet.data import Examples
-from shieldnet.errors import ConfigError
-from shieldnet.finding import Finding, NotApplicable
-from shieldnet.randomness import replayed_noise
-from shieldnet.shield import Shield
+from shieldnet.core.errors import ConfigError
+from shieldnet.core.randomness import replayed_noise
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import Finding, NotApplicable
+from shieldnet.shield.module import Shield
 
 QUICK = Extraction(students=(Ridge(), KernelRidge()))
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 import shieldnet as sn
-from shieldnet.data import Examples
-from shieldnet.finding import NotApplicable
-from shieldnet.randomness import replayed_noise
+from shieldnet.core.randomness import replayed_noise
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import NotApplicable
 
 
 def test_answers_are_kept_by_what_rows_hold_not_by_what_their_set_is_called(make_game) -> None:

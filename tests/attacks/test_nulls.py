@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.attacks import AttributeRecovery, Game, Membership
-from shieldnet.attacks.scores import all_scores
-from shieldnet.attacks.shadows import Order, trained
-from shieldnet.data import Examples
+from shieldnet.attacks.membership.scores import all_scores
+from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.data.examples import Examples
 
 RECIPE = sn.Recipe(lambda: nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)), epochs=20)
 

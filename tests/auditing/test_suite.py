@@ -25,12 +25,12 @@ from shieldnet.attacks import (
     StraightThrough,
     TableLearning,
 )
-from shieldnet.attacks.decoders import Convolutional, KernelRidge, Ridge
-from shieldnet.auditing import tiers
-from shieldnet.auditing.report import SCHEMA, save
+from shieldnet.attacks.adversary.decoders import Convolutional, KernelRidge, Ridge
+from shieldnet.auditing import plan as tiers
 from shieldnet.checks import CHECKS, Attribution, Memorization
-from shieldnet.data import Examples
+from shieldnet.data.examples import Examples
 from shieldnet.demo import breast_cancer, digits, divide, train
+from shieldnet.reports.report import SCHEMA, save
 
 QUICK = sn.Tier(
     "quick",
@@ -569,7 +569,7 @@ def by_class(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_sorted_auxiliary_rows_do_not_hide_a_leak(monkeypatch) -> None:
     """Decoders that keep the first rows would learn few classes, and the gate would pass."""
-    monkeypatch.setattr("shieldnet.attacks.decoders.MAX_KERNEL_ROWS", 400)
+    monkeypatch.setattr("shieldnet.attacks.adversary.decoders.MAX_KERNEL_ROWS", 400)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1000, 8, generator=generator)
     sets = {

@@ -5,15 +5,15 @@ from torch import nn
 
 import shieldnet as sn
 from shieldnet.attacks import Game, Inversion
+from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
 from shieldnet.attacks.base import Answers
-from shieldnet.attacks.decoders import KernelRidge, Ridge
 from shieldnet.checks import Attribution
 from shieldnet.checks.attribution import jacobian_rows
-from shieldnet.data import Examples
-from shieldnet.finding import NotApplicable
-from shieldnet.randomness import replayed_noise
-from shieldnet.shield import Shield
-from shieldnet.statistics import rank_correlation
+from shieldnet.core.randomness import replayed_noise
+from shieldnet.core.statistics import rank_correlation
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import NotApplicable
+from shieldnet.shield.module import Shield
 
 DOZEN = (
     (),

@@ -6,9 +6,9 @@ import shieldnet as sn
 from shieldnet.attacks import Game
 from shieldnet.checks import Calibration
 from shieldnet.checks.calibration import bins_of, error_of
-from shieldnet.data import Examples
-from shieldnet.finding import NotApplicable
-from shieldnet.shield import Shield
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import NotApplicable
+from shieldnet.shield.module import Shield
 
 
 class Says(nn.Module):

@@ -5,10 +5,10 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.attacks import Game
 from shieldnet.checks import Masking
-from shieldnet.data import Examples
-from shieldnet.finding import NotApplicable
-from shieldnet.randomness import replayed_noise
-from shieldnet.shield import Shield
+from shieldnet.core.randomness import replayed_noise
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import NotApplicable
+from shieldnet.shield.module import Shield
 
 
 def both(game: Game) -> tuple[sn.Finding, sn.Finding]:

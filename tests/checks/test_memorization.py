@@ -10,11 +10,11 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.attacks import Game
 from shieldnet.checks.memorization import Memorization, alone, self_influence, top_share
-from shieldnet.data import Canaries, Examples
+from shieldnet.core.statistics import auc
+from shieldnet.data.examples import Canaries, Examples
 from shieldnet.demo import Split, digits, train
-from shieldnet.finding import Finding, NotApplicable
-from shieldnet.shield import Shield
-from shieldnet.statistics import auc
+from shieldnet.findings.finding import Finding, NotApplicable
+from shieldnet.shield.module import Shield
 
 MISLABELED = 100
 """A fifth of the members."""

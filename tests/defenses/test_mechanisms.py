@@ -12,9 +12,7 @@ from scipy.stats import binomtest, chisquare
 from torch import nn
 
 import shieldnet as sn
-from shieldnet.defenses.response import _TOTAL
-from shieldnet.price import Reach, laplace_price, pure_price
-from shieldnet.randomness import (
+from shieldnet.core.randomness import (
     FLIP_TICKS,
     _coin_table,
     _laplace_table,
@@ -26,6 +24,8 @@ from shieldnet.randomness import (
     rounded_gaussian,
     rounded_laplace,
 )
+from shieldnet.defenses.randomized_response import _TOTAL
+from shieldnet.privacy.price import Reach, laplace_price, pure_price
 
 DRAWS = 200_000
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import shieldnet as sn
-from shieldnet.accounting import least_event
 from shieldnet.defenses import DEFENSES
-from shieldnet.events import GaussianEvent, PureEvent, RandomizedResponseEvent, event_of
-from shieldnet.price import Price, Reach, pure_price
+from shieldnet.privacy.events import GaussianEvent, PureEvent, RandomizedResponseEvent, event_of
+from shieldnet.privacy.price import Price, Reach, pure_price
+from shieldnet.shield.composition import least_event
 
 
 @dataclass(frozen=True)

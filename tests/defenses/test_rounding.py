@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shieldnet.core.errors import ConfigError
 from shieldnet.defenses.base import dense, top
 from shieldnet.defenses.rounding import Round, RoundTo
-from shieldnet.defenses.truncation import TopK
-from shieldnet.errors import ConfigError
+from shieldnet.defenses.top_k import TopK
 
 ROWS = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=40).filter(lambda row: sum(row) > 0)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import shieldnet.files.limits as limits
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
 from shieldnet.files.arrays import read_npy, read_npz
 
 

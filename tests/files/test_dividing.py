@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from shell import shieldnet
 
-from shieldnet.data import require_disjoint
-from shieldnet.duplicates import near_duplicates
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
+from shieldnet.data.duplicates import near_duplicates
+from shieldnet.data.examples import require_disjoint
 from shieldnet.files.dividing import divide
+from shieldnet.files.sources import load_examples
 from shieldnet.files.tables import read_table
-from shieldnet.loading import load_examples
 
 
 def table(folder: Path, rows: int = 40) -> Path:

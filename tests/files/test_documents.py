@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shieldnet.errors import ConfigError, DataError, ShieldnetError
+from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.files.documents import MAX_DEPTH, parse_json, read_json, read_toml
 
 relaxed = settings(suppress_health_check=list(HealthCheck))

@@ -8,11 +8,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import shieldnet as sn
 from shieldnet.attacks import ClassInversion, Inversion, Membership, StraightThrough
-from shieldnet.attacks.decoders import Ridge
+from shieldnet.attacks.adversary.decoders import Ridge
 from shieldnet.checks import Attribution, Masking, Memorization
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
 from shieldnet.files.onnx_models import load_onnx
-from shieldnet.loading import load_model
+from shieldnet.files.sources import load_model
 
 
 def saved(model: torch.nn.Module, path):

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 import shieldnet.files.limits as limits
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
 from shieldnet.files.pictures import read_pictures
 
 

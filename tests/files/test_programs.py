@@ -12,10 +12,10 @@ from torch import nn
 
 import shieldnet as sn
 from shieldnet.attacks import Inversion, Membership
-from shieldnet.attacks.decoders import Ridge
-from shieldnet.errors import DataError
+from shieldnet.attacks.adversary.decoders import Ridge
+from shieldnet.core.errors import DataError
 from shieldnet.files.programs import load_program
-from shieldnet.loading import load_model
+from shieldnet.files.sources import load_model
 
 BATCHES = ({0: torch.export.Dim("batch", min=1)},)
 

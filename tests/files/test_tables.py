@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import shieldnet.files.limits as limits
-from shieldnet.errors import DataError
+from shieldnet.core.errors import DataError
 from shieldnet.files.tables import divided, read_table
 
 

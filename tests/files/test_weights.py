@@ -9,10 +9,10 @@ from safetensors.torch import save_model
 from torch import nn
 from typer.testing import CliRunner
 
-from shieldnet.cli import app
-from shieldnet.errors import DataError
+from shieldnet.cli.app import app
+from shieldnet.core.errors import DataError
+from shieldnet.files.sources import load_model
 from shieldnet.files.weights import load_weights, read_weights, write_weights
-from shieldnet.loading import load_model
 
 
 class Tied(nn.Module):

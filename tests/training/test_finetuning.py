@@ -232,7 +232,7 @@ def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
 
 
 def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
-    from shieldnet.training import lattice
+    from shieldnet.training.private import lattice
 
     right = lattice.lattice_gaussian
     monkeypatch.setattr(
@@ -243,7 +243,7 @@ def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monke
 
 
 def test_clipping_per_batch_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
-    from shieldnet.training import stepping
+    from shieldnet.training import loop as stepping
 
     def per_batch(gradients, clip, totals):
         each = gradients[0].parts[0].each
@@ -267,7 +267,7 @@ import os, sys
 import torch
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import shieldnet as sn
-from shieldnet.training import stepping
+from shieldnet.training import loop as stepping
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
 inputs = torch.randn(120, 12, generator=generator)

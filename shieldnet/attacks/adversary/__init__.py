@@ -1,0 +1,1 @@
+"""What many attacks use: decoders and how they are chosen."""

@@ -1,0 +1,547 @@
+"""Learning one column of a record from the others and the shield: a sex, an age, a diagnosis."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot, pad
+
+from shieldnet.attacks.base import MANY, Attack, Game
+from shieldnet.attacks.inversion.decoding import MIN_ROWS, standardize
+from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
+from shieldnet.core.errors import DataError
+from shieldnet.core.statistics import CONFIDENCE, Interval, auc, proportion
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.metrics import Limit, Metric
+
+_MOST_VALUES = 20
+_MOST_ROWS = 2000  # of each set: every row is asked about once for every value
+_FOLDS = 4
+_PENALTIES = (1.0, 1e-1, 1e-2, 1e-3)
+_RESAMPLES = 2000
+_LEAST_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
+_SAME = 1e-8  # squared distance, in deviations of an answer, up to which answers are the same
+_LEAST_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
+
+Resampled: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
+
+
+@dataclass(frozen=True)
+class AttributeRecovery(Attack):
+    """Learns a sensitive column from one answer about the record and all its other columns.
+
+    The adversary asks the shield about the record with every value in turn, compares the answers
+    with the one that it saw, in every reading, and weighs what fits against an imputation: the
+    model-free guess from the other columns. Weights are learned on the auxiliary rows, where the
+    guesses of the imputation are cross-fitted, and start from the imputation alone. Behind noise
+    it averages many answers about each value, but has one about the record.
+
+    ``attribute.<column>`` is the AUC of a secret with two values, else the share of values named
+    right; its baseline is the imputation's. ``attribute.<column>.gain`` is what the answer adds.
+
+    A column with more than 20 values is asked about at ten of its quantiles, and the secret is
+    whether it lies above the auxiliary median. Rows with a value that the auxiliary data do not
+    have are left out.
+    NOT promised: that nobody imputes better; a better imputation makes the gain smaller.
+    Source: trying every value is Fredrikson et al. 2014; here an answer is there to compare with.
+    """
+
+    metrics = (
+        Metric(
+            "attribute.*",
+            "a column, named",
+            "more",
+            ungated="other columns tell it too: the gain of the answer is judged",
+            standards=("AISVS 11.1.3",),
+        ),
+        Metric(
+            "attribute.*.gain",
+            "a column, gain",
+            "more",
+            Limit("max_attribute_gain", 0.05, "a sensitive column, over what others tell anyway"),
+            standards=("AISVS 11.1.3", "AISVS 11.2.1", "NISTAML.032", "EDPB queries"),
+        ),
+    )
+
+    def __call__(self, game: Game) -> Outcome:
+        _require_table(game)
+        return _each_secret(game, (game.owned(), game.nonmembers), _recovered)
+
+
+@dataclass(frozen=True)
+class AttributeInference(Attack):
+    """Learns a sensitive column of a member from its true label: no answer about it is seen.
+
+    The adversary knows the other columns and the label, asks the shield about the member with
+    every value, and guesses the value under which it looks most like a member: the model is
+    surest of the label. That is combined with the imputation (here from the other columns and the
+    label) in two ways: by weights learned on the auxiliary rows, and by Bayes' rule, which takes
+    the model's log p of the label as it is. The better is reported, its intervals widened for two.
+
+    ``attribute_inference.<column>`` and ``.gain`` are as in ``AttributeRecovery``, on members.
+    ``.members_over_nonmembers`` is the gain on members less that on nonmembers: what training on
+    the record adds to what the model knows of everybody.
+    Source: Yeom et al. 2018; Mehnaz et al. 2022.
+    """
+
+    metrics = (
+        Metric(
+            "attribute_inference.*",
+            "a member's column, named",
+            "more",
+            ungated="other columns tell it too: the gain of the model is judged",
+        ),
+        Metric(
+            "attribute_inference.*.gain",
+            "a member's column, gain",
+            "more",
+            Limit("max_attribute_inference_gain", 0.05, "of members, whose answers are not seen"),
+            standards=("AISVS 11.2.1", "NISTAML.032"),
+        ),
+        Metric(
+            "attribute_inference.*.members_over_nonmembers",
+            "a column, members over nonmembers",
+            "more",
+            ungated="the whole gain on members is judged, of which this is a part",
+            standards=("EDPB extraction",),
+        ),
+    )
+
+    def __call__(self, game: Game) -> Outcome:
+        _require_table(game)
+        game.require_classes()
+        sets = (game.owned(), game.members, game.nonmembers)
+        for examples in sets:
+            game.labels(examples)
+        return _each_secret(game, sets, _inferred)
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A sensitive column, or a one-hot group of columns, and what it may be.
+
+    name: the column's, or what the names of the group begin with.
+    Shapes: candidates (count, columns) what the adversary asks with; values (count,) int64 which
+    value of the secret each stands for. cut: the secret is whether the column lies above it.
+    """
+
+    name: str
+    places: tuple[int, ...]
+    candidates: Tensor
+    values: Tensor
+    cut: float | None = None
+
+    @classmethod
+    def of(cls, game: Game, name: str) -> "Secret":
+        """Reads the values of a column off the auxiliary data.
+
+        Errors: DataError for a name that is no column's; NotApplicable for one value only.
+        """
+        places = places_of(game.columns, name)
+        known = game.owned().inputs[:, list(places)]
+        found = known.unique(dim=0)
+        if len(found) < 2:
+            raise NotApplicable("it has one value only in the auxiliary data")
+        if len(places) > 1:
+            _require_one_hot(name, known)
+        else:
+            _require_alone(game, name)
+        if len(found) <= _MOST_VALUES:
+            return cls(name, places, found, torch.arange(len(found)))
+        if len(places) > 1:
+            raise NotApplicable(f"it has {len(found)} values, more than {_MOST_VALUES}")
+        cut = float(known.double().median())
+        ladder = known.double().quantile(torch.arange(0.05, 1, 0.1, dtype=torch.float64))
+        steps = ladder.unique().unsqueeze(1).to(known.dtype)
+        values = (steps.squeeze(1) > cut).long()
+        if len(values.unique()) < 2:
+            raise NotApplicable("it hardly varies in the auxiliary data")
+        return cls(name, places, steps, values, cut)
+
+    @property
+    def count(self) -> int:
+        """Counts the values that the secret can have."""
+        return int(self.values.max()) + 1
+
+    def truth(self, inputs: Tensor) -> Tensor:
+        """Returns which value each row has, -1 for one that was never seen. Shapes: -> (rows,)."""
+        own = inputs[:, list(self.places)]
+        if self.cut is not None:
+            return (own.squeeze(1) > self.cut).long()
+        same = (own.unsqueeze(1) == self.candidates).all(-1)
+        return torch.where(same.any(1), same.long().argmax(1), -1)
+
+    def others(self, inputs: Tensor) -> Tensor:
+        """Returns the other columns. Shapes: -> (rows, columns that are left)."""
+        kept = [place for place in range(inputs.shape[1]) if place not in self.places]
+        return inputs[:, kept].float()
+
+    def tried(self, examples: Examples) -> Examples:
+        """Puts every candidate into every row. Shapes: inputs -> (rows * candidates, columns)."""
+        rows = examples.inputs[:_MOST_ROWS].repeat_interleave(len(self.candidates), 0)
+        rows[:, list(self.places)] = self.candidates.repeat(len(rows) // len(self.candidates), 1)
+        return Examples(f"{examples.name} with every {self.name}", rows)
+
+    def by_value(self, scores: Tensor) -> Tensor:
+        """Keeps the best candidate of each value.
+
+        Shapes: (rows * candidates, features) -> (rows, values, features).
+        """
+        rows = scores.reshape(-1, len(self.candidates), scores.shape[-1])
+        return torch.stack([rows[:, self.values == one].amax(1) for one in range(self.count)], 1)
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Holds log p of every value, by the imputation and by the attack, for rows with the truth.
+
+    Shapes: truth (rows,), imputed and attacked (rows, values).
+    """
+
+    truth: Tensor
+    imputed: Tensor
+    attacked: Tensor
+
+    def measured(self, log_p: Tensor, confidence: float = CONFIDENCE) -> Interval:
+        """Returns the AUC for two values, else the share of values named right."""
+        if log_p.shape[1] == 2:
+            odds = log_p[:, 1] - log_p[:, 0]
+            return auc(odds[self.truth == 1], odds[self.truth == 0], confidence)
+        right = int((log_p.argmax(1) == self.truth).sum())
+        return proportion(right, len(self.truth), confidence)
+
+    def gains(self, seed: int) -> tuple[float, Resampled]:
+        """Returns how far the attack is ahead of the imputation, and the same for resamples.
+
+        Both are scored on the same resampled rows; for an AUC each value's rows are resampled.
+        Source: percentile bootstrap, Efron and Tibshirani 1993, chapter 13.
+        """
+        draw = np.random.default_rng(seed)
+
+        def shares(rows: int) -> Tensor:
+            counts = draw.multinomial(rows, [1 / rows] * rows, size=_RESAMPLES)
+            return torch.from_numpy(counts / rows)
+
+        if self.imputed.shape[1] == 2:
+            ahead = self._ordered(self.attacked) - self._ordered(self.imputed)
+            again = ((shares(len(ahead)) @ ahead) * shares(ahead.shape[1])).sum(1)
+        else:
+            named = [one.argmax(1) == self.truth for one in (self.attacked, self.imputed)]
+            ahead = named[0].double() - named[1].double()
+            again = shares(len(ahead)) @ ahead
+        return float(ahead.mean()), again.numpy()
+
+    def _ordered(self, log_p: Tensor) -> Tensor:
+        """Says which pairs are in order, 1/2 for ties. Shapes: -> (ones, zeros) float64."""
+        odds = log_p[:, 1] - log_p[:, 0]
+        apart = odds[self.truth == 1].unsqueeze(1) - odds[self.truth == 0]
+        return (apart.sign().double() + 1) / 2
+
+
+def learned(
+    scores: Callable[[Tensor, Tensor], Tensor],
+    weights: int,
+    truth: Tensor,
+    rows: int,
+    *,
+    seed: int,
+    doubt: float = 0.0,
+) -> Tensor:
+    """Learns weights on the first rows, those with a truth, and returns log p for all rows.
+
+    The first rows get what the other folds learned, the rest what all of the first taught. Weights
+    minimize log loss plus a penalty on their squares, chosen by the folds. They stay 0 unless that
+    is better in the folds by ``doubt`` standard errors.
+
+    scores: of (weights, places of rows), (rows, values). Shapes: truth (n,) -> (rows, values).
+    """
+    fold = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed)) % _FOLDS
+    everyone, known = torch.arange(rows), torch.arange(len(truth))
+    nothing = torch.zeros(weights, dtype=torch.float64)
+
+    def held_out(penalty: float) -> Tensor:
+        answers = scores(nothing, known)
+        for one in range(_FOLDS):
+            fit = known[fold != one]
+            found = _fitted(scores, weights, fit, truth[fit], penalty)
+            answers[fold == one] = scores(found, known[fold == one])
+        return answers
+
+    trials = {penalty: held_out(penalty) for penalty in _PENALTIES}
+    best = min(trials, key=lambda penalty: float(cross_entropy(trials[penalty], truth)))
+    before, after = (
+        cross_entropy(one, truth, reduction="none")
+        for one in (scores(nothing, known), trials[best])
+    )
+    saved = before - after
+    if saved.mean() <= doubt * saved.std() / len(saved) ** 0.5:
+        return scores(nothing, everyone).log_softmax(1)
+    answers = scores(_fitted(scores, weights, known, truth, best), everyone)
+    answers[: len(truth)] = trials[best]
+    return answers.log_softmax(1)
+
+
+def _fitted(
+    scores: Callable[[Tensor, Tensor], Tensor],
+    weights: int,
+    rows: Tensor,
+    truth: Tensor,
+    penalty: float,
+) -> Tensor:
+    found = torch.zeros(weights, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([found], max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        total = cross_entropy(scores(found, rows), truth) + penalty * found.square().sum() / 2
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    return found.detach()
+
+
+def _require_table(game: Game) -> None:
+    if game.nonmembers.inputs.dim() != 2:
+        raise NotApplicable("it needs a table: inputs of two axes")
+    if not game.sensitive:
+        raise NotApplicable("name the columns: sensitive=(...)")
+
+
+def _each_secret(
+    game: Game,
+    sets: tuple[Examples, ...],
+    findings: Callable[[Game, Secret], tuple[Finding, ...]],
+) -> Outcome:
+    """Plays for every sensitive column; a column that does not fit is untested, with the reason."""
+    game.require_rows(MIN_ROWS, *sets)
+    found: list[Finding] = []
+    untested: list[str] = []
+    for name in game.sensitive:
+        try:
+            found += findings(game, Secret.of(game, name))
+        except NotApplicable as reason:
+            untested.append(f"{name}: {reason}")
+    if not found:
+        raise NotApplicable("; ".join(untested))
+    return Outcome(findings=tuple(found), untested=tuple(untested))
+
+
+def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
+    """Returns the columns of a name: its own, or those of a one-hot group that begin with it.
+
+    Errors: DataError, with the columns, where there are none.
+    """
+    if name in columns:
+        return (columns.index(name),)
+    group = tuple(
+        place for place, one in enumerate(columns) if one.startswith((f"{name}=", f"{name}_"))
+    )
+    if not group:
+        raise DataError(
+            f"There is no column {name}, and none that begins with {name}= or {name}_. "
+            f"The columns are: {', '.join(columns) or 'not named; pass columns=(...)'}."
+        )
+    return group
+
+
+def _require_alone(game: Game, name: str) -> None:
+    """Raises NotApplicable for one column of a one-hot group: the others tell it already."""
+    for mark in ("=", "_"):
+        stem = name.rpartition(mark)[0]
+        group = [
+            place
+            for place, one in enumerate(game.columns)
+            if stem and one.rpartition(mark)[0] == stem
+        ]
+        if len(group) > 1 and _is_one_hot(game.owned().inputs[:, group]):
+            raise NotApplicable(f"the other columns of {stem} tell it: name the group, {stem}")
+
+
+def _is_one_hot(known: Tensor) -> bool:
+    high, low = known.amax(0), known.amin(0)
+    is_either = bool(((known == high) | (known == low)).all())
+    return is_either and bool(((known == high).sum(1) == 1).all())
+
+
+def _require_one_hot(name: str, known: Tensor) -> None:
+    """Raises NotApplicable unless one column of every row is high and the others are low."""
+    if not _is_one_hot(known):
+        raise NotApplicable(
+            f"it takes exactly one of the {known.shape[1]} columns of {name} set in every row, and "
+            "others are; name single columns instead"
+        )
+
+
+def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
+    sets = [game.owned(), game.nonmembers]
+    scale = game.views(game.ask(game.owned()).first(_MOST_ROWS))
+    fits = [_fit(game, secret, one, scale) for one in sets]
+    sides = [secret.others(one.inputs)[:_MOST_ROWS] for one in sets]
+    imputed, combined = _combined(game, secret, sides, fits)
+    guesses = _guesses(secret, game.nonmembers, imputed[1], combined[1])
+    threat = Threat(
+        1, len(game.owned()), sees="1 answer about each example and all its other columns"
+    )
+    source = f"the answer beside those about {len(secret.candidates)} candidates"
+    return _findings(game, f"attribute.{secret.name}", guesses, threat, source)
+
+
+def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
+    sets = [game.owned(), game.members, game.nonmembers]
+    scores = [_likeness(game, secret, one) for one in sets]
+    sides = []
+    for one in sets:
+        labels = one_hot(game.labels(one), game.classes)
+        sides.append(torch.cat([secret.others(one.inputs), labels], 1)[:_MOST_ROWS])
+    imputed, weighed = _combined(game, secret, sides, scores)
+    by_bayes = [guess + part[:, :, 0] for guess, part in zip(imputed, scores, strict=True)]
+    trials = {
+        way: [_guesses(secret, sets[at], imputed[at], combined[at]) for at in (1, 2)]
+        for way, combined in (("learned weights", weighed), ("Bayes' rule", by_bayes))
+    }
+    best = max(trials, key=lambda way: trials[way][0].measured(trials[way][0].attacked).value)
+    confidence = 1 - (1 - CONFIDENCE) / len(trials)
+    members, nonmembers = trials[best]
+    count = len(secret.candidates)
+    threat = Threat(
+        count * (1 if game.shield.deterministic else MANY),
+        len(sets[0]),
+        sees="the true label and all other columns, and asks about candidates",
+    )
+    name = f"attribute_inference.{secret.name}"
+    source = f"how sure {count} candidates make the model of the label, by {best}"
+    on, on_again = members.gains(game.seed)
+    off, off_again = nonmembers.gains(game.seed + 1)
+    difference = Finding.of(
+        f"{name}.members_over_nonmembers",
+        _spread(on - off, on_again - off_again, confidence),
+        samples=len(members.truth) + len(nonmembers.truth),
+        baseline=0.0,
+        threat=threat,
+        source=source,
+    )
+    return (*_findings(game, name, members, threat, source, confidence), difference)
+
+
+def _fit(game: Game, secret: Secret, examples: Examples, scale: dict[str, Tensor]) -> Tensor:
+    """Says how well the answer with each value fits the answer that was seen, in every reading.
+
+    Closeness is told by the square of the distance, which is right for noise, and by its
+    logarithm, which is right for answers that repeat themselves.
+
+    Shapes: scale, the auxiliary answers in every reading -> (rows, values, features).
+    """
+    seen = game.views(game.ask(examples).first(_MOST_ROWS))
+    tried = game.views(game.own_answers(secret.tried(examples)))
+    closeness = []
+    for name, view in seen.items():
+        _, answer = standardize(scale[name], view)
+        _, others = standardize(scale[name], tried[name])
+        apart = answer.repeat_interleave(len(secret.candidates), 0) - others
+        distance = apart.double().square().mean(1)
+        closeness += [-distance, -(distance + _SAME).log()]
+    return secret.by_value(torch.stack(closeness, 1))
+
+
+def _likeness(game: Game, secret: Secret, examples: Examples) -> Tensor:
+    """Scores each value by how sure the model then is of the label; log p of it comes first.
+
+    Shapes: -> (rows, values, features).
+    """
+    log_p = log_probabilities(game.own_answers(secret.tried(examples)))
+    labels = game.labels(examples)[:_MOST_ROWS].repeat_interleave(len(secret.candidates))
+    own = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
+    scores = torch.stack([own, *membership_scores(log_p, labels).values()], 1)
+    return secret.by_value(scores.clamp(_LEAST_LOG_P, -_LEAST_LOG_P))
+
+
+def _combined(
+    game: Game, secret: Secret, sides: list[Tensor], evidence: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Imputes from the sides, then weighs the evidence in; both are learned on the first set.
+
+    Shapes: a list holds one part for each set; sides (rows, columns), evidence (rows, values,
+    features) -> (rows, values) log p of the imputation and of both together.
+    """
+    truth = secret.truth(game.owned().inputs[:_MOST_ROWS])
+    sizes = [len(side) for side in sides]
+    padded = [pad(side, (1, 0)) for side in sides]
+    table = torch.cat([standardize(padded[0], side)[1] for side in padded]).double()
+    table[:, 0] = 1  # the constant
+    often = (truth.bincount(minlength=secret.count).double() + 0.5).log()
+    imputed = learned(
+        lambda weights, rows: often + table[rows] @ weights.reshape(-1, secret.count),
+        table.shape[1] * secret.count,
+        truth,
+        len(table),
+        seed=game.seed,
+    )
+    told = torch.cat([part - part.mean(1, keepdim=True) for part in evidence])
+    unit = told[: len(truth)].square().mean((0, 1)).sqrt()
+    told = (told / unit.where(unit > _LEAST_UNIT, 1.0)).clamp(-10, 10)
+    each = torch.eye(secret.count, dtype=told.dtype).expand(len(told), -1, -1)
+    told = torch.cat([told, imputed.unsqueeze(2), each], 2)
+    combined = learned(
+        lambda weights, rows: imputed[rows] + told[rows] @ weights,
+        told.shape[2],
+        truth,
+        len(told),
+        seed=game.seed + 1,
+        doubt=1.0,  # evidence from nothing but noise would make the imputation worse
+    )
+    return list(imputed.split(sizes)), list(combined.split(sizes))
+
+
+def _guesses(secret: Secret, examples: Examples, imputed: Tensor, attacked: Tensor) -> Guesses:
+    truth = secret.truth(examples.inputs[:_MOST_ROWS])
+    seen = truth >= 0
+    guesses = Guesses(truth[seen], imputed[seen], attacked[seen])
+    counts = guesses.truth.bincount(minlength=secret.count)
+    if len(guesses.truth) < MIN_ROWS or (secret.count == 2 and int(counts.min()) < 2):
+        raise NotApplicable(f"too few {examples.name} have values that can be told apart")
+    return guesses
+
+
+def _findings(
+    game: Game,
+    name: str,
+    guesses: Guesses,
+    threat: Threat,
+    source: str,
+    confidence: float = CONFIDENCE,
+) -> tuple[Finding, Finding]:
+    count = guesses.imputed.shape[1]
+    unit = "AUC" if count == 2 else f"share named right of {count} values"
+    baseline = guesses.measured(guesses.imputed).value
+    no_help = torch.allclose(guesses.attacked, guesses.imputed)
+    less = f"{unit}, less {baseline:.3f} without the model"
+    return (
+        Finding.of(
+            name,
+            guesses.measured(guesses.attacked, confidence),
+            samples=len(guesses.truth),
+            baseline=baseline,
+            threat=threat,
+            source=source,
+            note=f"{unit}; the baseline guesses from the other columns without the model",
+        ),
+        Finding.of(
+            f"{name}.gain",
+            _spread(*guesses.gains(game.seed), confidence),
+            samples=len(guesses.truth),
+            baseline=0.0,
+            threat=threat,
+            source=source,
+            note=f"{less}; the adversary found no use for the answers" if no_help else less,
+        ),
+    )
+
+
+def _spread(value: float, resampled: Resampled, confidence: float) -> Interval:
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, min(value, float(low)), max(value, float(high)))

@@ -1,0 +1,1 @@
+"""Inputs and classes, drawn from answers."""

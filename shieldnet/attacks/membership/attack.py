@@ -1,0 +1,370 @@
+"""Was this record in the training data? The worst of many attacks, with an interval for all."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.membership.scores import (
+    Scored,
+    all_scores,
+    log_probabilities,
+    membership_scores,
+    pooled_scores,
+)
+from shieldnet.core.statistics import CONFIDENCE, Curve, Interval, auc, roc, rows_needed, tpr_at_fpr
+from shieldnet.data.examples import Group, row_bytes
+from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.metrics import Limit, Metric
+
+MIN_ROWS = 20
+"""Fewer members or nonmembers than this are refused."""
+GROUP_ROWS = 30
+"""Groups with fewer members or nonmembers are not judged: their intervals would be too sure."""
+_FEW_DISTINCT = 0.2
+
+__all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
+
+
+_TOLD = ("AISVS 11.2.5", "AML.T0024.000", "NISTAML.033")
+_AUC = Limit(
+    "max_membership_auc",
+    0.60,
+    "How well an attacker tells who trained the model: the area under the curve (0.5 is guessing), "
+    "and the members found while 1 % (it takes 300 nonmembers) or 0.1 % (3000) of nonmembers are "
+    "accused.",
+    is_set=True,
+)
+_TPR_1 = Limit("max_membership_tpr_at_fpr_1e-2", 0.05, "")
+_TPR_01 = Limit("max_membership_tpr_at_fpr_1e-3", 0.01, "")
+_OTHER_RATES = "limits are set at 1 % and at 0.1 % of nonmembers accused"
+_OF_TRAINING = "it is about how the model was trained, on other models: this one is judged"
+
+
+def _auc_metric(
+    name: str,
+    title: str,
+    limit: Limit,
+    *,
+    standards: tuple[str, ...] = _TOLD,
+    of_groups: bool = False,
+    headline: bool = False,
+) -> Metric:
+    return Metric(
+        name,
+        title,
+        "more",
+        limit,
+        of_groups=of_groups,
+        standards=standards,
+        headline=headline,
+        training_bound="auc",
+    )
+
+
+def _tpr_metrics(
+    prefix: str,
+    title: str,
+    limits: tuple[Limit, Limit],
+    *,
+    standards: tuple[str, ...] = (),
+    of_groups: bool = False,
+) -> tuple[Metric, ...]:
+    """Describes the members found at 1 %, at 0.1 %, and at rates that have no limit."""
+    rates = (("1e-2", "1 %"), ("1e-3", "0.1 %"))
+    return (
+        *(
+            Metric(
+                f"{prefix}.tpr_at_fpr_{rate}",
+                f"{title} at {share} FPR",
+                "more",
+                limit,
+                of_groups=of_groups,
+                standards=standards,
+                training_bound="tpr",
+            )
+            for (rate, share), limit in zip(rates, limits, strict=True)
+        ),
+        Metric(
+            f"{prefix}.tpr_at_fpr_*",
+            f"{title} at an FPR",
+            "more",
+            ungated=_OTHER_RATES,
+            training_bound="tpr",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Membership(Attack):
+    """Scores every record by the answers about it and its true label; members score higher.
+
+    What runs is told by ``scores``: thresholds on loss and entropy, label-only answers to moved
+    copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols and
+    an ensemble. Shadows' scores pass through the same defenses with as many queries. All are
+    reported, each with how many of its scores differ, and the worst as ``membership.auc`` and
+    ``membership.tpr_at_fpr_...``: its intervals are widened to hold for all at once (Bonferroni),
+    because it was chosen. Records that stand in a set more than once count once: they are no
+    independent trials. Where fewer than a fifth of the rows are distinct, they are of few
+    categories; equal ones are different persons then, and all count.
+
+    ``membership.worst_group.auc``: the class or given group with the highest lower bound, among
+    all attacks and groups at once. ``membership.group.<name>...``: the worst attack on each given
+    group, whose interval holds for all attacks and given groups at once.
+    ``membership.canaries...``: the same attacks on records planted to be found.
+    ``membership.pooled...``: on shadows set aside as further targets, where they were trained like
+    the target: what the training does, beyond this one model.
+
+    Curves: of the attack with the greatest AUC, on records, pooled and canaries. Exposed: the
+    members that it finds at the lowest false-positive rate.
+
+    queries: answers about each record, averaged; more than one is reported as
+    ``membership.averaged.N``.
+    Errors: NotApplicable without labels, or where members can be told without the model.
+    NOT promised: that nobody does better; these are lower bounds.
+    """
+
+    metrics = (
+        _auc_metric(
+            "membership.auc",
+            "membership AUC",
+            _AUC,
+            standards=("AISVS 11.1.3", *_TOLD),
+            headline=True,
+        ),
+        *_tpr_metrics(
+            "membership", "members", (_TPR_1, _TPR_01), standards=(*_TOLD, "EDPB extraction")
+        ),
+        _auc_metric("membership.averaged.*", "membership AUC, averaged", _AUC),
+        _auc_metric(
+            "membership.worst_group.auc",
+            "worst group AUC",
+            Limit("max_worst_group_auc", 0.70, "the worst class or subgroup"),
+        ),
+        _auc_metric(
+            "membership.canaries.auc",
+            "canaries AUC",
+            Limit("max_canary_auc", 0.70, "records planted to be found: --canaries"),
+        ),
+        *_tpr_metrics(
+            "membership.canaries",
+            "canaries",
+            (
+                Limit("max_canary_tpr_at_fpr_1e-2", 0.10, ""),
+                Limit("max_canary_tpr_at_fpr_1e-3", 0.05, ""),
+            ),
+            standards=("EDPB extraction",),
+        ),
+        _auc_metric(
+            "membership.group.*.auc",
+            "membership AUC of a group",
+            replace(_AUC, suggested=0.70),
+            of_groups=True,
+        ),
+        *_tpr_metrics(
+            "membership.group.*",
+            "members of a group",
+            (replace(_TPR_1, suggested=0.10), replace(_TPR_01, suggested=0.05)),
+            of_groups=True,
+        ),
+        Metric(
+            "membership.*.auc",
+            "membership AUC of one attack",
+            "more",
+            ungated="the worst attack is judged, as membership.auc",
+            training_bound="auc",
+        ),
+        Metric(
+            "membership.canaries.*.auc",
+            "canaries AUC of one attack",
+            "more",
+            ungated="the worst attack is judged, as membership.canaries.auc",
+            training_bound="auc",
+        ),
+        Metric("membership.pooled.*", "membership, pooled", "more", ungated=_OF_TRAINING),
+    )
+    needs_shadows = True
+    fprs: tuple[float, ...] = (1e-2, 1e-3)
+    queries: int = 1
+
+    def __call__(self, game: Game) -> Outcome:
+        game.require_classes()
+        sets = game.members, game.nonmembers
+        for examples in sets:
+            game.labels(examples)
+        game.require_rows(MIN_ROWS, *sets)
+        if game.blind is not None and game.blind.low > 0.5:
+            raise NotApplicable(
+                f"void, members can be told from nonmembers without the model (AUC {game.blind}): "
+                "draw both at random from one pool"
+            )
+        distinct = _distinct(game)
+        every = all_scores(game, game.members, game.nonmembers, self.queries)
+        scored = {name: _within(distinct, one) for name, one in every.items()}
+        if self.queries > 1:
+            name = f"membership.averaged.{self.queries}"
+            worst = _worst(_ranked("membership", scored), name)
+            return Outcome(findings=(worst,))
+        parts = {"membership": scored, "membership.pooled": pooled_scores(game)}
+        if game.canaries is not None:
+            canaries = game.canaries
+            parts["membership.canaries"] = all_scores(game, canaries.planted, canaries.held_out, 1)
+        findings: list[Finding] = []
+        untested: list[str] = []
+        curves: dict[str, Curve] = {}
+        for prefix, one in parts.items():
+            if one:
+                found, missing = self._found(prefix, one)
+                findings, untested = findings + found, untested + missing
+                strongest = one[found[0].source]
+                curves[prefix] = roc(strongest.members, strongest.nonmembers)
+        for group in game.groups:
+            found, missing = self._of_group(group, 1 + len(game.groups), scored)
+            findings, untested = findings + found, untested + missing
+        worst = next(one for one in findings if one.name == "membership.auc")
+        return Outcome(
+            findings=(*findings, *_worst_group(game, scored)),
+            untested=tuple(untested),
+            curves=curves,
+            exposed=tuple(_exposed(worst.name, scored[worst.source])),
+        )
+
+    def _of_group(
+        self, group: Group, groups: int, scored: Mapping[str, Scored]
+    ) -> tuple[list[Finding], list[str]]:
+        """Reports the worst attack on one of so many groups, the whole counted as one."""
+        parts = {name: _within(group, one) for name, one in scored.items()}
+        rows = {name: min(len(one.members), len(one.nonmembers)) for name, one in parts.items()}
+        enough = {name: one for name, one in parts.items() if rows[name] >= GROUP_ROWS}
+        if not enough:
+            counts = f"{int(group.members.sum())} and {int(group.nonmembers.sum())}"
+            words = f"it takes {GROUP_ROWS} members and nonmembers, there are {counts}"
+            return [], [f"membership of {group.name}: {words}"]
+        name = f"membership.group.{group.name}"
+        rates, _ = self._rates(name, enough, groups)
+        return [_worst(_ranked(name, enough, groups), f"{name}.auc"), *rates], []
+
+    def _found(self, prefix: str, scored: Mapping[str, Scored]) -> tuple[list[Finding], list[str]]:
+        """Reports every attack's AUC, the worst one first, and the worst rates at low FPR."""
+        ranked = _ranked(prefix, scored)
+        rates, untested = self._rates(prefix, scored)
+        return [_worst(ranked, f"{prefix}.auc"), *ranked.values(), *rates], untested
+
+    def _rates(
+        self, prefix: str, scored: Mapping[str, Scored], groups: int = 1
+    ) -> tuple[list[Finding], list[str]]:
+        confidence = _shared(groups * len(scored))
+        findings: list[Finding] = []
+        untested: list[str] = []
+        for fpr in self.fprs:
+            name = f"{prefix}.tpr_at_fpr_{fpr:.0e}".replace("e-0", "e-")
+            rates = {
+                source: rate
+                for source, one in scored.items()
+                if (rate := tpr_at_fpr(one.members, one.nonmembers, fpr, confidence))
+            }
+            if not rates:
+                most = max(len(one.nonmembers) for one in scored.values())
+                untested.append(f"{name}: it takes {rows_needed(fpr)} nonmembers, there are {most}")
+                continue
+            source, rate = max(rates.items(), key=lambda item: item[1].value)
+            findings.append(_finding(name, source, scored[source], rate, baseline=fpr))
+        return findings, untested
+
+
+def _ranked(prefix: str, scored: Mapping[str, Scored], groups: int = 1) -> dict[str, Finding]:
+    confidence = _shared(groups * len(scored))
+    return {
+        name: _finding(
+            f"{prefix}.{name}.auc", name, one, auc(one.members, one.nonmembers, confidence)
+        )
+        for name, one in scored.items()
+    }
+
+
+def _worst(ranked: Mapping[str, Finding], name: str) -> Finding:
+    return replace(max(ranked.values(), key=lambda finding: finding.value), name=name)
+
+
+def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
+    """Reports the subgroup with the highest lower bound; all groups and attacks share the error."""
+    tried = [
+        (group.name, name, part)
+        for group in (*_classes(game), *game.groups)
+        for name, one in scored.items()
+        if min(len((part := _within(group, one)).members), len(part.nonmembers)) >= GROUP_ROWS
+    ]
+    if not tried:
+        return
+    confidence = _shared(len(tried))
+    found = [
+        (auc(part.members, part.nonmembers, confidence), group, name, part)
+        for group, name, part in tried
+    ]
+    interval, where, name, part = max(found, key=lambda item: item[0].low)
+    source = f"{name} on {where}, of {len({line[0] for line in tried})} groups"
+    yield _finding("membership.worst_group.auc", source, part, interval)
+
+
+def _distinct(game: Game) -> Group:
+    """Returns the records of both sets, each the first time that it stands there, or all."""
+    firsts = []
+    for examples in (game.members, game.nonmembers):
+        seen: dict[bytes, int] = {}
+        places = [seen.setdefault(row, place) for place, row in enumerate(row_bytes(examples))]
+        firsts.append(torch.tensor(places) == torch.arange(len(examples)))
+    if any(float(first.double().mean()) < _FEW_DISTINCT for first in firsts):
+        firsts = [torch.ones_like(first) for first in firsts]
+    return Group("distinct records", *firsts)
+
+
+def _within(group: Group, scored: Scored) -> Scored:
+    """Keeps the scores of one group."""
+    members, nonmembers = (
+        inside[places]
+        for inside, places in zip((group.members, group.nonmembers), scored.places, strict=True)
+    )
+    return replace(
+        scored,
+        members=scored.members[members],
+        nonmembers=scored.nonmembers[nonmembers],
+        places=(scored.places[0][members], scored.places[1][nonmembers]),
+    )
+
+
+def _exposed(name: str, scored: Scored) -> Iterator[Exposed]:
+    """Lists the members that are found at the lowest false-positive rate, if any stand out."""
+    ordered = scored.nonmembers.sort().values
+    below = torch.searchsorted(ordered, scored.members.contiguous(), right=False)
+    rates = 1 - below.double() / len(ordered)
+    words = f"share of {len(ordered)} nonmembers that score as high"
+    found = Exposed.of(name, "members", scored.places[0], scored.members, rates, words)
+    if found.rows:
+        yield found
+
+
+def _classes(game: Game) -> Iterator[Group]:
+    members, nonmembers = game.labels(game.members), game.labels(game.nonmembers)
+    for label in torch.cat([members, nonmembers]).unique().tolist():
+        yield Group(f"class {label}", members == label, nonmembers == label)
+
+
+def _finding(
+    name: str, source: str, one: Scored, interval: Interval, baseline: float = 0.5
+) -> Finding:
+    scores = torch.cat([one.members, one.nonmembers])
+    return Finding.of(
+        name,
+        interval,
+        samples=len(scores),
+        baseline=baseline,
+        threat=Threat(one.queries, shadows=one.shadows),
+        source=source,
+        note=f"{len(scores.unique())} distinct scores of {len(scores)} rows",
+    )
+
+
+def _shared(attacks: int) -> float:
+    """Returns the confidence at which each of so many intervals is taken, to hold all at once."""
+    return 1 - (1 - CONFIDENCE) / attacks

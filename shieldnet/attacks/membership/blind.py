@@ -1,0 +1,118 @@
+"""Can members be told from nonmembers without the model? Then their split is biased."""
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
+from shieldnet.attacks.inversion.decoding import choose, secret_of
+from shieldnet.core.statistics import Interval, auc
+from shieldnet.data.examples import Examples, row_bytes
+from shieldnet.findings.finding import Finding, Threat
+from shieldnet.findings.metrics import Metric
+
+METRICS = (Metric("membership.blind", "members told without the model", "neither"),)
+CONFIDENCE = 0.99
+_MOST = 4000
+_MOST_HARD = 1000  # of each set, whose difficulty is learned
+_FOLDS = 4
+_FEWEST = 8  # of each set
+_WAYS = 3
+
+
+def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding:
+    """Measures how well members are told from nonmembers without the model, in two ways.
+
+    Records: a regression learns membership from inputs and labels on half of the records and
+    judges the other half. (Judging both halves, each by the other, would not do: the two errors
+    hang together, and the interval would be too narrow.) Difficulty: a regression learns labels
+    from inputs, of both sets alike, and is asked about records that it did not see, by how much it
+    is right and by whether: where the labels of one set are harder to tell, a model that saw
+    neither seems to know the other.
+
+    Where an AUC lies surely (99 %, all together) above one half, the two sets differ in more than
+    membership, and no membership attack on them means anything. Records that stand in a set more
+    than once count once.
+
+    Source: the blind baselines of Das, Zhang, Tramer 2024 (arXiv:2406.16201).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sets = [_some(examples, generator) for examples in (members, nonmembers)]
+    inputs = torch.cat([one.inputs for one in sets])
+    features = secret_of(inputs).apply(inputs)
+    truth = torch.cat([torch.full((len(one),), float(one is sets[0])) for one in sets])
+    labels = _hot(sets)
+    ways = {"too few records": (Interval(0.5, 0.0, 1.0), len(truth))}
+    if min(map(len, sets)) >= _FEWEST:
+        ways = {"records": _told_apart(features, labels, truth, generator, seed)}
+        if labels is not None:
+            ways |= _harder(features, labels, truth, generator, seed)
+    source, (found, samples) = max(ways.items(), key=lambda item: item[1][0].low)
+    return Finding.of(
+        "membership.blind",
+        found,
+        samples=samples,
+        baseline=0.5,
+        threat=Threat(queries=0, sees="no answer"),
+        source=f"{source} alone, without the model; 99 % interval",
+        note="the split is biased: membership findings are void" if found.low > 0.5 else "",
+    )
+
+
+def _told_apart(
+    features: Tensor, labels: Tensor | None, truth: Tensor, generator: torch.Generator, seed: int
+) -> tuple[Interval, int]:
+    records = features if labels is None else torch.cat([features, labels], 1)
+    learn = torch.rand(len(truth), generator=generator) < 0.5
+    known, target = {"records": records[learn]}, truth[learn].unsqueeze(1)
+    chosen = choose((Ridge(), KernelRidge()), known, target, seed=seed)
+    guess = chosen.predict(known, target, {"records": records[~learn]}).squeeze(1)
+    return _judged(guess, truth[~learn])
+
+
+def _harder(
+    features: Tensor, labels: Tensor, truth: Tensor, generator: torch.Generator, seed: int
+) -> dict[str, tuple[Interval, int]]:
+    """Compares how well the labels of records are told by a regression that did not see them."""
+    order = torch.randperm(len(truth), generator=generator)
+    few = torch.cat([order[truth[order] == side][:_MOST_HARD] for side in (1, 0)])
+    features, labels, truth = features[few], labels[few].float(), truth[few]
+    chosen = choose((KernelRidge(),), {"records": features}, labels, seed=seed)
+    fold = torch.randint(_FOLDS, (len(few),), generator=generator)
+    guess = torch.empty_like(labels)
+    for one in range(_FOLDS):
+        known = {"records": features[fold != one]}
+        asked = {"records": features[fold == one]}
+        guess[fold == one] = chosen.predict(known, labels[fold != one], asked)
+    own = (guess * labels).sum(1)
+    others = guess.masked_fill(labels.bool(), -torch.inf).amax(1)
+    scores = {
+        "how hard their labels are": own - others,
+        "whether their labels are as expected": (own > others).float(),
+    }
+    return {name: _judged(score, truth, either_way=True) for name, score in scores.items()}
+
+
+def _judged(guess: Tensor, truth: Tensor, either_way: bool = False) -> tuple[Interval, int]:
+    found = auc(guess[truth == 1], guess[truth == 0], 1 - (1 - CONFIDENCE) / _WAYS)
+    if either_way and found.value < 0.5:
+        found = Interval(1 - found.value, 1 - found.high, 1 - found.low)
+    return found, len(truth)
+
+
+def _some(examples: Examples, generator: torch.Generator) -> Examples:
+    """Draws records, each of which once."""
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    content = row_bytes(examples)
+    distinct = {content[place]: place for place in order}
+    rows = torch.tensor(list(distinct.values())[:_MOST])
+    labels = None if examples.labels is None else examples.labels[rows]
+    return Examples(examples.name, examples.inputs[rows], labels)
+
+
+def _hot(sets: list[Examples]) -> Tensor | None:
+    """Returns labels as columns where both sets have some. Shapes: -> (rows, classes)."""
+    if any(one.labels is None for one in sets):
+        return None
+    labels = torch.cat([one.labels for one in sets if one.labels is not None])
+    classes, place = labels.unique(return_inverse=True)
+    return nn.functional.one_hot(place) if len(classes) > 1 else None

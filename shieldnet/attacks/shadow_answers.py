@@ -1,0 +1,54 @@
+"""What shadow models answer: models that an adversary trains to learn what membership does."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shieldnet.data.examples import Examples
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """Holds the true scores of every shadow model, and which records trained it.
+
+    scores: by the name of a set of examples, (shadows, rows, classes). inside: by the same names,
+    (shadows, rows) bool. places: by the same names, (rows,): which rows of the set were asked
+    about. moved: by the same names, (shadows, copies, rows, classes): scores of copies of the first
+    rows that were moved a little. how: how the shadows were trained, in words. weaker: whether
+    they are models of another kind than the target.
+    """
+
+    scores: Mapping[str, Tensor]
+    inside: Mapping[str, Tensor]
+    places: Mapping[str, Tensor]
+    moved: Mapping[str, Tensor]
+    how: str
+    weaker: bool
+
+    @property
+    def count(self) -> int:
+        """Counts the shadows."""
+        return len(next(iter(self.scores.values())))
+
+
+def drawn(sets: Sequence[Examples], shadows: int, rate: float, seed: int) -> list[Tensor]:
+    """Flips a coin for every record and shadow: does the record train the shadow?
+
+    Independent coins, not exact halves: where every record is in exactly half of the shadows,
+    leaving one out betrays the others, and discrete answers look safer than chance.
+
+    Shapes: -> for each set (shadows, rows) bool.
+    """
+    rng = np.random.default_rng(seed)
+    return [torch.from_numpy(rng.random((shadows, len(one))) < rate) for one in sets]
+
+
+def share_of_members(members: int, nonmembers: int) -> float:
+    """Returns the chance with which a record trains a shadow: shadows of the target's own size.
+
+    Never below a quarter nor above three: both kinds of shadows are needed for every record.
+    """
+    return min(0.75, max(0.25, members / (members + nonmembers)))

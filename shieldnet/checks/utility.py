@@ -1,0 +1,98 @@
+"""What a shield leaves of the answers' use, and how well the leak map foretells what leaks."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from shieldnet.attacks import Game
+from shieldnet.attacks.base import Behind, in_batches
+from shieldnet.core.statistics import Interval, proportion, rank_correlation, saved_share
+from shieldnet.findings.finding import Finding, NotApplicable, Threat
+from shieldnet.findings.metrics import Limit, Metric
+
+_ACCURACY = Limit("min_accuracy", 0.90, "What the answers are still good for.", is_set=True)
+METRICS = (
+    Metric("accuracy", "accuracy", "less", _ACCURACY, headline=True),
+    Metric(
+        "accuracy.group.*",
+        "accuracy of a group",
+        "less",
+        replace(_ACCURACY, suggested=0.85),
+        of_groups=True,
+    ),
+    Metric(
+        "agreement",
+        "agreement",
+        "less",
+        Limit("min_agreement", 0.95, "with the model that has no shield"),
+    ),
+    Metric("attribution.rank_correlation", "leak map against what was read", "neither"),
+)
+
+
+def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
+    """Counts how often the released winner is right, in each group too, and is the model's."""
+    if game.is_vector:
+        yield _closeness(game)
+        return
+    given = game.ask(game.nonmembers).distribution.argmax(-1)
+    try:
+        truth = game.labels(game.nonmembers)
+        yield _share_of_right("accuracy", given, truth)
+        for group in game.groups:
+            if group.nonmembers.any():
+                rows = group.nonmembers
+                yield _share_of_right(f"accuracy.group.{group.name}", given[rows], truth[rows])
+    except NotApplicable as reason:
+        untested.append(f"accuracy: {reason}")
+    yield _share_of_right("agreement", given, game.model_labels(game.nonmembers))
+
+
+def _share_of_right(name: str, given: Tensor, truth: Tensor) -> Finding:
+    count = len(given)
+    return Finding.of(
+        name,
+        proportion(int((given == truth).sum()), count),
+        samples=count,
+        baseline=float(truth.bincount().max()) / count,
+        threat=Threat(),
+        source="the released winner on nonmembers",
+    )
+
+
+def _closeness(game: Game) -> Finding:
+    """Measures what share of the model's variance is still in the values that are released."""
+    clean = in_batches(Behind(game.shield), game.nonmembers.inputs).double()
+    given = game.ask(game.nonmembers).distribution.double()
+    missed = (given - clean).square().sum(1)
+    return Finding.of(
+        "agreement",
+        saved_share(missed, (clean - clean.mean(0)).square().sum(1), seed=game.seed),
+        samples=len(clean),
+        baseline=0.0,
+        threat=Threat(),
+        source="share of the model's own variance that is released, on nonmembers",
+    )
+
+
+def agreement(features: dict[str, Tensor], game: Game) -> Finding:
+    """Compares the leak map with what the best decoder recovered, feature by feature."""
+    varies = features["null map"].flatten() > 1e-3 * features["null map"].max()
+    maps = {name: values.flatten()[varies].double() for name, values in features.items()}
+    value = rank_correlation(maps["recovered"], maps["leak map"])
+    count = int(varies.sum())
+    if count < 4 or not math.isfinite(value):
+        raise NotApplicable("it takes four features that vary, and maps that do")
+    # Fisher's transform; 1.06 is the variance factor for ranks (Fieller, Hartley, Pearson 1957).
+    center, reach = np.arctanh(min(value, 1 - 1e-9)), 1.96 * np.sqrt(1.06 / max(count - 3, 1))
+    return Finding.of(
+        "attribution.rank_correlation",
+        Interval(value, float(np.tanh(center - reach)), float(np.tanh(center + reach))),
+        samples=count,
+        baseline=rank_correlation(maps["recovered"], maps["null map"]),
+        threat=Threat(auxiliary=len(game.owned()), white_box=True),
+        source="Spearman of leak map and recovered share; baseline: plain variance",
+    )

@@ -1,0 +1,73 @@
+"""Commands of the release gate: write a policy, judge a saved report, compare two."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shieldnet.cli.shared import PolicyFile, Targets, guarded, publish
+
+policy_app = typer.Typer(help="Writes a policy, or checks one.", no_args_is_help=True)
+
+
+@policy_app.command("init")
+@guarded
+def init(
+    path: Annotated[Path, typer.Argument(help="where to write it")] = Path("policy.toml"),
+    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+) -> None:
+    """Writes a commented policy with every limit that there is."""
+    from shieldnet.core.errors import ConfigError
+    from shieldnet.gate.policy import init_text
+
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already; --force writes over it.")
+    path.write_text(init_text(), encoding="utf-8")
+    typer.echo(f"Wrote {path}. Set its limits, then: shieldnet audit ... --policy {path}")
+
+
+@policy_app.command("check")
+@guarded
+def check(paths: Annotated[list[Path], typer.Argument(help="TOML files")]) -> None:
+    """Tells whether files are policies; the first that is none ends with exit code 2."""
+    from shieldnet.gate.policy import Policy
+
+    for path in paths:
+        limits = Policy.load(path)
+        count = len(limits.limits) + len(limits.required) + sum(map(len, limits.groups.values()))
+        typer.echo(f"{path} is a policy of {count} limits.")
+
+
+@guarded
+def report(
+    saved: Annotated[Path, typer.Argument(help="report.json of an audit")],
+    policy: PolicyFile = None,
+    targets: Targets = None,
+) -> None:
+    """Judges a saved report by a policy and writes it in other forms; no attack runs again.
+
+    Exit code 0 passes the policy, 1 fails it, 2 is bad input, 3 a measurement too small to tell.
+    """
+    from shieldnet.gate.policy import Policy
+    from shieldnet.reports.formats import check_target
+    from shieldnet.reports.report import load_all
+
+    limits = Policy.load(policy) if policy else Policy()
+    chosen = [check_target(target) for target in targets or ()]
+    publish(load_all(saved), limits, chosen)
+
+
+@guarded
+def compare(
+    before: Annotated[Path, typer.Argument(help="report.json of the last release")],
+    after: Annotated[Path, typer.Argument(help="report.json of this one")],
+) -> None:
+    """Tells whether this release gives more away than the last, beyond chance.
+
+    Exit code 0: nothing is worse. 1: something is. 2: bad input. 3: not measured any more.
+    """
+    from shieldnet.reports.comparison import compare as run
+
+    found = run(before, after)
+    typer.echo(str(found))
+    found.require()

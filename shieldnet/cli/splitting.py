@@ -1,0 +1,62 @@
+"""The command that divides data into the sets of an audit."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shieldnet.cli.shared import guarded
+
+NAMES = ("members", "nonmembers", "auxiliary")
+
+
+@guarded
+def split(
+    data: Annotated[Path, typer.Argument(help="a table (.csv, .tsv, .parquet), or an .npz")],
+    folder: Annotated[
+        Path, typer.Option("--output", "-o", help="where to write the sets")
+    ] = Path(),
+    shares: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--share",
+            help="of the distinct records, for the members, the nonmembers and what the adversary "
+            "owns; repeatable",
+            show_default="0.5, 0.25, 0.25",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="the label's column in a table", show_default="label, y or target"),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="a column of subgroups, as in audit; repeatable", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="the same seed divides the same way")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="write over files that are there")] = False,
+) -> None:
+    """Divides data at random into members, nonmembers and auxiliary rows that share no record.
+
+    Rows whose inputs are equal go together, by one coin. Train on the members alone.
+    """
+    from shieldnet.core.errors import ConfigError
+    from shieldnet.files.dividing import divide
+
+    chosen = tuple(shares or (0.5, 0.25, 0.25))
+    if len(chosen) not in (2, 3):
+        raise ConfigError(f"Expected two or three --share, got {len(chosen)}.")
+    parts = divide(data, chosen, label=label, groups=group or (), seed=seed)
+    targets = {name: folder / f"{name}{parts.ending}" for name in NAMES[: len(chosen)]}
+    if there := [str(path) for path in targets.values() if path.exists() and not force]:
+        raise ConfigError(f"{', '.join(there)} is there already; --force writes over it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, rows in zip(targets.values(), parts.rows, strict=True):
+        parts.write(rows, path)
+        typer.echo(f"Wrote {path}: {len(rows)} rows.")
+    typer.echo(f"Train on {targets['members']} alone, then: {_next(targets)}")
+
+
+def _next(targets: dict[str, Any]) -> str:
+    sets = " ".join(f"--{name} {path}" for name, path in targets.items())
+    return f"shieldnet audit MODEL {sets}"

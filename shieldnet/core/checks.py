@@ -1,0 +1,98 @@
+"""Settings are checked when a value is made, so that a bad value never exists."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+
+from shieldnet.core.errors import ConfigError, MissingDependency
+
+
+def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
+    """Returns ``value`` if it is a whole number in [low, high]; raises ConfigError if not."""
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and low <= value <= (value if high is None else high)
+    ):
+        return value
+    limits = f"{name} >= {low}" if high is None else f"{name} from {low} to {high}"
+    raise ConfigError(f"Expected {limits} (a whole number), got {name}={value!r}.")
+
+
+def positive(name: str, value: object) -> float:
+    """Returns ``value`` as a float if it is finite and above 0; raises ConfigError if not."""
+    number = _number(value)
+    if not (number > 0 and math.isfinite(number)):
+        raise ConfigError(f"Expected a finite {name} > 0, got {name}={value!r}.")
+    return number
+
+
+def finite(name: str, value: object) -> float:
+    """Returns ``value`` as a float if it is a finite number; raises ConfigError if not."""
+    number = _number(value)
+    if not math.isfinite(number):
+        raise ConfigError(f"Expected a finite number, got {name}={value!r}.")
+    return number
+
+
+def flag(name: str, value: object) -> bool:
+    """Returns ``value`` if it is True or False; raises ConfigError if not."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"Expected {name} to be true or false, got {value!r}.")
+    return value
+
+
+def fraction(name: str, value: object) -> float:
+    """Returns ``value`` as a float if it lies in [0, 1]; raises ConfigError if not."""
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise ConfigError(f"Expected {name} from 0 to 1, got {name}={value!r}.")
+    return number
+
+
+def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Returns ``value`` if it is one of ``choices``; raises ConfigError if not."""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"Expected {name} to be one of {', '.join(choices)}; got {value!r}.")
+    return value
+
+
+def optional(module: str, *, extra: str) -> ModuleType:
+    """Imports a package of an extra, or raises MissingDependency with the install command."""
+    try:
+        return import_module(module)
+    except ImportError as missing:
+        raise MissingDependency(
+            f"This needs the package {module.split('.')[0]}, which is not installed. "
+            f"Install it with: pip install 'shieldnet[{extra}]'"
+        ) from missing
+
+
+def quietly(module: str) -> ModuleType:
+    """Imports a module and takes off the handlers that it put on the root logger (Opacus does)."""
+    import logging
+
+    handlers = logging.root.handlers[:]
+    found = import_module(module)
+    logging.root.handlers[:] = handlers
+    return found
+
+
+@contextmanager
+def unwarned(*beginnings: str) -> Iterator[None]:
+    """Silences the warnings whose messages begin so."""
+    with warnings.catch_warnings():
+        for words in beginnings:
+            warnings.filterwarnings("ignore", message=words)
+        yield
+
+
+def _number(value: object) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        return float(value) if is_number else math.nan  # type: ignore[arg-type]  # narrowed above
+    except OverflowError:
+        return math.inf

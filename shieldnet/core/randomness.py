@@ -1,0 +1,395 @@
+"""Named sources of noise: the operating system's for what is released, a seed's for an audit.
+
+Noise never comes from a backend's generator: those start from 31 or 32 bits, repeat in forked
+workers, and can be recovered from a few answers. ``os.urandom`` asks the kernel at every call, so
+it has no state that a fork could copy.
+"""
+
+import math
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from hashlib import sha256
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shieldnet.core.errors import ConfigError
+from shieldnet.core.opaque_ops import opaque
+
+Source = Callable[[int], bytes]
+"""Returns as many random bytes as it is asked for."""
+
+MAX_STEPS = 1024
+"""The finest grid: a Gaussian's deviation spans at most this many steps (the table's size)."""
+MAX_LAPLACE_STEPS = 64
+"""The same for a Laplace scale, whose tails are longer."""
+FLIP_TICKS = 1024
+"""Grid of the scores between which ``coins`` decides."""
+
+_PIECE = 2**17  # numbers of a lattice that are drawn at once: they stay in the processor's cache
+_TABLE_DEVIATION, _LEVEL, _RUN = 4096, 1024, 64
+_TABLE_BITS = 256
+_TAIL_DEVIATIONS = 19  # 2^256 times the mass beyond is below 1
+_OPEN = -(2**15)
+VARIATION = 2.0**-230
+"""Bounds the total variation of one number of ``lattice_gaussian`` to the discrete Gaussian."""
+_CHUNK = 2**16  # draws that a constant-time scan holds in memory at once
+_FEW = 4096  # draws below which one binary search is quicker than three lookups
+
+_source: ContextVar[Source] = ContextVar("_source", default=os.urandom)
+_replayed: ContextVar[int | None] = ContextVar("_replayed", default=None)
+
+
+@contextmanager
+def replayed_noise(seed: int) -> Iterator[None]:
+    """Draws the noise of this context from ``seed``: for audits that must be repeatable.
+
+    Not for serving: whoever knows the seed knows the noise. Other threads are not affected.
+    """
+    with _drawn_from(seed, np.random.default_rng(seed).bytes):
+        yield
+
+
+@contextmanager
+def noise_about(*about: object) -> Iterator[None]:
+    """Where noise is replayed, draws that of this context from the seed and what it is about.
+
+    The same question gets the same noise, whoever asked something else before. Elsewhere noise
+    comes from the operating system as always.
+    """
+    seed = _replayed.get()
+    if seed is None:
+        yield
+        return
+    word = int.from_bytes(sha256(repr(about).encode()).digest()[:8], "little")
+    with _drawn_from(seed, np.random.default_rng([seed, word]).bytes):
+        yield
+
+
+@contextmanager
+def _drawn_from(seed: int, source: Source) -> Iterator[None]:
+    token, replayed = _source.set(source), _replayed.set(seed)
+    try:
+        yield
+    finally:
+        _source.reset(token)
+        _replayed.reset(replayed)
+
+
+@opaque(lambda count: torch.empty(count, dtype=torch.int64), draws=True)
+def random_words(count: int) -> Tensor:
+    """Draws ``count`` 64-bit words, uniform over the signed integers.
+
+    Shapes: -> (count,) int64 on the CPU.
+    """
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.frombuffer(bytearray(_source.get()(8 * count)), dtype=torch.int64)
+
+
+def heads(count: int, chance: float) -> Tensor:
+    """Flips ``count`` coins that show heads with ``chance``.
+
+    Shapes: -> (count,) bool on the CPU. Guarantee: every chance is exact to 2^-64, and 1 is sure.
+    """
+    words = random_words(count)
+    limit = int(chance * 2**64)  # exact: a float times a power of two
+    if limit >= 2**64:
+        return torch.ones(count, dtype=torch.bool)
+    return words < limit - 2**63
+
+
+def random_seed() -> int:
+    """Draws a seed for a generator of torch or numpy: what it shuffles must not be secret."""
+    return int(random_words(1)) & (2**63 - 1)
+
+
+def lattice_levels(deviation: float) -> int:
+    """Returns how many draws of a table make one of ``lattice_gaussian``, less one.
+
+    Errors: ConfigError for a deviation between those that tables make.
+    """
+    levels = max(0, math.ceil(math.log(deviation / (1.6 * _TABLE_DEVIATION), _LEVEL)))
+    least, most = (times * _TABLE_DEVIATION * _LEVEL**levels for times in (0.4, 1.6))
+    if not least < deviation <= most:
+        raise ConfigError(
+            f"Expected a deviation between {least:g} and {most:g} steps, got {deviation!r}."
+        )
+    return levels
+
+
+def lattice_gaussian(count: int, deviation: float) -> Tensor:
+    """Draws integers from the discrete Gaussian: P(k) is proportional to exp(-k^2 / 2 deviation^2).
+
+    Shapes: -> (count,) float64 on the CPU, whole numbers below 2^53. deviation: one
+    that ``lattice_levels`` takes.
+    Guarantee: the total variation to the discrete Gaussian of a deviation that is above the given
+    one, by less than 2^-40 of it, is below ``VARIATION`` for each number.
+    A large deviation is the sum of draws x_0 + 2^10 x_1 + 2^20 x_2 + ..., whose sum is a discrete
+    Gaussian but for a relative error below 2^-400; a table of 256 bits decides each draw, of which
+    16 are nearly always enough.
+    Bytes come from OpenSSL's generator, which the operating system seeds and which seeds itself
+    anew after a fork: many times as quick as asking the system for all of them.
+    Source: Micciancio and Walter 2017 (convolution of discrete Gaussians); docs/certificate.md,
+    section 7.
+    """
+    source = _source.get()
+    if source is os.urandom:
+        from ssl import RAND_bytes as source
+    levels = lattice_levels(deviation)
+    top = deviation
+    for _ in range(levels):
+        top = math.sqrt(top**2 - _TABLE_DEVIATION**2) / _LEVEL * (1 + 2.0**-45)
+    tables = [_lattice_table(top), *[_lattice_table(float(_TABLE_DEVIATION))] * levels]
+    drawn = np.empty(count)
+    for start in range(0, count, _PIECE):
+        piece = drawn[start : start + _PIECE]
+        # The largest draw is below 2^17: with one level below it, it fits into 32 bits.
+        total = np.zeros(len(piece), dtype=np.int32 if levels <= 1 else np.int64)
+        for table in tables:
+            np.multiply(total, _LEVEL, out=total)
+            np.add(total, _from_table(len(piece), table, source), out=total)
+        piece[:] = total
+    return torch.from_numpy(drawn)
+
+
+class _LatticeTable(NamedTuple):
+    """Holds a discrete Gaussian as a mixture: of even runs of 64 integers, and of what is left.
+
+    Each run begins at a multiple of 64 and has 64 times the mass of its least likely integer; the
+    rest of every integer's mass is an outcome of its own, after all runs. exact: the cumulative
+    masses of the outcomes, times 2^256. leading: their first 32 bits. values: of each outcome, its
+    integer or the first of its run. runs: how many outcomes are runs. decided: for the first 16
+    bits of a draw, the first of the run by its length, or ``_OPEN`` where more bits are needed.
+    """
+
+    exact: tuple[int, ...]
+    leading: NDArray[np.uint32]
+    values: NDArray[np.int32]
+    runs: int
+    decided: NDArray[np.int16]
+
+
+@lru_cache(maxsize=16)
+def _lattice_table(deviation: float) -> _LatticeTable:
+    last = math.ceil(_TAIL_DEVIATIONS * deviation / _RUN) * _RUN
+    half = _gaussian_masses(deviation, last + 1)
+    masses = [half[abs(k)] for k in range(-last, last)]
+    starts = range(0, len(masses), _RUN)
+    least = [min(masses[start : start + _RUN]) for start in starts]
+    rest = [mass - least[place // _RUN] for place, mass in enumerate(masses)]
+    places = [place for place, mass in enumerate(rest) if mass]
+    outcomes = [_RUN * mass for mass in least] + [rest[place] for place in places]
+    total = sum(outcomes)
+    exact = tuple((below << _TABLE_BITS) // total for below in accumulate(outcomes[:-1]))
+    leading = np.array([mass >> (_TABLE_BITS - 32) for mass in exact], dtype=np.uint32)
+    values = (np.array([*starts, *places]) - last).astype(np.int32)
+    words = np.arange(2**16, dtype=np.uint32) << 16
+    low = np.searchsorted(leading, words, side="left")
+    high = np.searchsorted(leading, words | np.uint32(0xFFFF), side="right")
+    is_run = (low == high) & (low < len(starts))
+    decided = np.where(is_run, values[low] // _RUN, _OPEN).astype(np.int16)
+    return _LatticeTable(exact, leading, values, len(starts), decided)
+
+
+def _gaussian_masses(deviation: float, count: int) -> list[int]:
+    """Returns 2^384 exp(-k^2 / 2 deviation^2) for k from 0, each to below 2^-340 of the first.
+
+    Each is the one before times q r^k: two products of integers.
+    """
+    import mpmath
+
+    with mpmath.workdps(130):
+        exponent = 1 / (2 * mpmath.mpf(deviation) ** 2)
+        ratio = int(mpmath.ldexp(mpmath.exp(-exponent), 384))
+        change = int(mpmath.ldexp(mpmath.exp(-2 * exponent), 384))
+    mass, masses = 1 << 384, []
+    for _ in range(count):
+        masses.append(mass)
+        mass = (mass * ratio) >> 384
+        ratio = (ratio * change) >> 384
+    return masses
+
+
+def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.int32]:
+    words = np.frombuffer(source(2 * count), dtype=np.uint16)
+    within = np.frombuffer(source(count), dtype=np.uint8) & np.uint8(_RUN - 1)
+    decided = table.decided.take(words)
+    is_open = np.flatnonzero(decided == _OPEN)
+    drawn = np.multiply(decided, _RUN, dtype=np.int32)
+    drawn += within
+    if not len(is_open):
+        return drawn
+    more = np.frombuffer(source(2 * len(is_open)), dtype=np.uint16)
+    longer = (words[is_open].astype(np.uint32) << 16) | more
+    order = longer.argsort()  # neighbors are found together: the table is larger than the cache
+    places = np.empty(len(longer), dtype=np.int64)
+    places[order] = np.searchsorted(table.leading, longer[order], side="right")
+    # Equal leading bits leave the order open (chance 2^-32 a threshold): all the others decide.
+    ties = np.flatnonzero(table.leading[np.maximum(places - 1, 0)] == longer)
+    for tie in ties.tolist():
+        tail = int.from_bytes(source((_TABLE_BITS - 32) // 8), "little")
+        word = (int(longer[tie]) << (_TABLE_BITS - 32)) + tail
+        places[tie] = bisect_right(table.exact, word)
+    drawn[is_open] = table.values[places] + np.where(places < table.runs, within[is_open], 0)
+    return drawn
+
+
+@opaque(
+    lambda shape, deviation, constant_time=False: torch.empty(shape, dtype=torch.int64), draws=True
+)
+def rounded_gaussian(shape: Sequence[int], deviation: float, constant_time: bool = False) -> Tensor:
+    """Draws integers distributed as round(deviation * Z) with Z a standard normal.
+
+    Shapes: -> ``shape`` int64 on the CPU.
+    Guarantee: the total variation to the rounded normal is below 5e-32 per number: a 128-bit
+        uniform is compared with floor(2^128 Phi((k + 1/2) / deviation)), computed with 60 digits.
+    constant_time: reads the whole table for every number instead of searching it, so that neither
+        branches nor memory accesses depend on the draw, but for the draws that 32 bits leave open
+        (a chance of the table's length times 2^-32 a number).
+    """
+    return _drawn(gaussian_table(deviation), shape, constant_time)
+
+
+@opaque(lambda shape, scale, constant_time=False: torch.empty(shape, dtype=torch.int64), draws=True)
+def rounded_laplace(shape: Sequence[int], scale: float, constant_time: bool = False) -> Tensor:
+    """Draws integers distributed as round(X) with X a Laplace variable of ``scale``.
+
+    Shapes and guarantee: as ``rounded_gaussian``, by the table of the Laplace distribution.
+    """
+    return _drawn(_laplace_table(scale), shape, constant_time)
+
+
+@opaque(lambda shape, epsilon: torch.empty(shape, dtype=torch.int64), draws=True)
+def coin_reach(shape: Sequence[int], epsilon: float) -> Tensor:
+    """Draws from how many ticks on a coin shows tails.
+
+    At t ticks it shows heads with chance exp(-epsilon t / (2 FLIP_TICKS)): one draw decides of all.
+
+    Shapes: -> ``shape`` int64 on the CPU, from 1 (no ticks always show heads) to FLIP_TICKS + 1.
+    Guarantee: every chance is exact to 2^-128.
+    """
+    return FLIP_TICKS + 1 - _drawn(_coin_table(epsilon), shape, constant_time=False)
+
+
+class Table(NamedTuple):
+    """Cumulative probabilities times 2^128, and what makes a lookup quick.
+
+    leading: their first 32 bits, as signed integers. exact: all 128. first: the integer below the
+    first of them. start: for the first 16 bits of a draw, how many lie below all such draws;
+    crowded: whether more than one lies among them.
+    """
+
+    leading: Tensor
+    exact: tuple[int, ...]
+    first: int
+    start: Tensor
+    crowded: Tensor
+
+
+def by_table(words: Tensor, table: Table, constant_time: bool = False) -> Tensor:
+    """Returns the integers that uniform 32-bit words choose; equal words choose the upper one.
+
+    Shapes: words (n,) int32 -> (n,) int64.
+    """
+    if constant_time:
+        return _scanned(words, table, torch.ge) + table.first
+    if len(words) < _FEW:
+        return torch.searchsorted(table.leading, words, right=True) + table.first
+    bucket = (words >> 16).to(torch.int64).add_(2**15)
+    found = table.start[bucket]
+    found += words >= table.leading[found]
+    crowd = table.crowded[bucket].nonzero().flatten()
+    found[crowd] = torch.searchsorted(table.leading, words[crowd], right=True)
+    return found.add_(table.first)
+
+
+def _drawn(table: Table, shape: Sequence[int], constant_time: bool) -> Tensor:
+    words = _half_words(math.prod(shape))
+    found = by_table(words, table, constant_time) if len(words) else words.to(torch.int64)
+    # Equal leading words leave the order open (chance 2^-32 each): 96 more bits decide.
+    if constant_time and len(words):
+        is_open = _scanned(words, table, torch.eq) > 0
+    else:
+        is_open = table.leading[(found - (table.first + 1)).clamp_min_(0)] == words
+    for place in is_open.nonzero().flatten().tolist():
+        draw = _full(words[place])
+        found[place] = table.first + sum(threshold <= draw for threshold in table.exact)
+    return found.reshape(tuple(shape))
+
+
+def _scanned(words: Tensor, table: Table, relation: Callable[..., Tensor]) -> Tensor:
+    """Counts, for every word, the thresholds to which it has the relation."""
+    parts = words.split(_CHUNK)
+    return torch.cat([relation(part.unsqueeze(1), table.leading).sum(1) for part in parts])
+
+
+def _half_words(count: int, source: Source | None = None) -> Tensor:
+    if count == 0:
+        return torch.empty(0, dtype=torch.int32)
+    drawn = (source or _source.get())(4 * count)
+    return torch.frombuffer(bytearray(drawn), dtype=torch.int32)
+
+
+def _full(word: Tensor) -> int:
+    """Makes a 128-bit uniform of a 32-bit word and 96 more bits."""
+    return ((int(word.item()) + 2**31) << 96) + int.from_bytes(_source.get()(12), "little")
+
+
+@lru_cache(maxsize=64)
+def gaussian_table(deviation: float) -> Table:
+    """Returns the table of round(deviation * Z)."""
+    import mpmath
+
+    last = math.ceil(13.4 * deviation) + 1  # 2^128 * Phi(-13.4) < 1e-2: nothing lies beyond
+    with mpmath.workdps(60):
+        half, scale = mpmath.mpf("0.5"), mpmath.mpf(deviation)
+        chances = [mpmath.ncdf((k + half) / scale) for k in range(-last, last)]
+        return _table(chances, -last)
+
+
+@lru_cache(maxsize=64)
+def _laplace_table(scale: float) -> Table:
+    import mpmath
+
+    last = math.ceil(89 * scale) + 1  # 2^128 * exp(-89) / 2 < 1
+    with mpmath.workdps(60):
+        half, width = mpmath.mpf("0.5"), mpmath.mpf(scale)
+        tails = [mpmath.exp(-(k + half) / width) / 2 for k in range(last)]
+        return _table([*reversed(tails), *(1 - tail for tail in tails)], -last)
+
+
+@lru_cache(maxsize=64)
+def _coin_table(epsilon: float) -> Table:
+    import mpmath
+
+    with mpmath.workdps(60):
+        rate = mpmath.mpf(epsilon) / (2 * FLIP_TICKS)
+        return _table([mpmath.exp(-rate * tick) for tick in range(FLIP_TICKS, -1, -1)], 0)
+
+
+def _table(chances: Sequence[object], first: int) -> Table:
+    import mpmath
+
+    exact = tuple(min(int(mpmath.floor(mpmath.ldexp(one, 128))), 2**128) for one in chances)
+    leading = np.array([min(threshold >> 96, 2**32 - 1) - 2**31 for threshold in exact])
+    edges = np.arange(-(2**15), 2**15 + 1) * 2**16
+    start = np.searchsorted(leading, edges[:-1], side="right")
+    inside = np.searchsorted(leading, edges[1:] - 1, side="right") - start
+    # Past the last threshold there is nothing to compare with: such draws are looked up in full.
+    crowded = (inside > 1) | (start == len(leading))
+    return Table(
+        torch.from_numpy(leading.astype(np.int32)),
+        exact,
+        first,
+        torch.from_numpy(np.minimum(start, len(leading) - 1)),
+        torch.from_numpy(crowded),
+    )

@@ -1,0 +1,312 @@
+"""Intervals and ranks: every measurement carries its uncertainty."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shieldnet.core.errors import DataError
+
+CONFIDENCE = 0.95
+"""Of every interval, two-sided, unless said otherwise."""
+
+_SAME_SHARE = 1e-12
+"""Deviations of a share below this are taken for 0."""
+_ROUNDING = 1e-6
+"""A share of this size, with its deviation, is float32's rounding of two guesses that are one."""
+_NEAR_END, _FEW_ROWS, _FEW_DIFFER = 0.05, 100, 10
+"""Closer to 0 or 1, or with fewer rows or unequal ones, an AUC's own variance is little known."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Holds an estimate with the bounds of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(successes: float, samples: int, confidence: float = CONFIDENCE) -> Interval:
+    """Estimates a probability with its exact interval (Clopper and Pearson 1934).
+
+    Fractions count: a guess among three equals that holds the truth is a third of a success.
+    """
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    failures = samples - successes
+    low = float(beta.ppf(tail, successes, failures + 1)) if successes > 0 else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, failures)) if failures > 0 else 1.0
+    return Interval(successes / samples, low, high)
+
+
+def mean(values: Tensor, confidence: float = CONFIDENCE) -> Interval:
+    """Estimates a mean with Student's interval. Shapes: values (samples >= 2,)."""
+    from scipy.stats import t
+
+    count = len(values)
+    center, error = float(values.mean()), float(values.std()) / math.sqrt(count)
+    reach = float(t.ppf((1 + confidence) / 2, count - 1)) * error
+    return Interval(center, center - reach, center + reach)
+
+
+def saved_share(
+    errors: Tensor,
+    baseline: Tensor,
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+    resamples: int = 2000,
+) -> Interval:
+    """Estimates 1 - sum(errors) / sum(baseline) with a bootstrap interval over the samples.
+
+    See ``saved_shares``. Shapes: errors and baseline (samples,).
+    """
+    columns = errors.unsqueeze(1), baseline.unsqueeze(1)
+    return saved_shares(*columns, seed=seed, confidence=confidence, resamples=resamples)[0]
+
+
+def saved_shares(
+    errors: Tensor,
+    baseline: Tensor,
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+    resamples: int = 2000,
+) -> list[Interval]:
+    """Estimates 1 - sum(errors) / sum(baseline) of every column, with intervals over the samples.
+
+    Each end is the outer one of two bootstraps: of the quantiles, and of Student's ratio, which
+    knows that skewed errors make few samples say little. Where nothing is saved but rounding, or a
+    baseline of zeros leaves nothing to save, the share is 0. One sample alone says nothing of how
+    samples vary: its interval reaches from nothing saved to all.
+    Shapes: errors and baseline (samples, columns), not negative, of the same samples.
+    Errors: DataError for what is not finite.
+    Source: percentile and studentized bootstrap, Efron and Tibshirani 1993, chapters 12 and 13.
+    """
+    count = len(errors)
+    if not (errors.isfinite().all() and baseline.isfinite().all()):
+        raise DataError("Expected finite errors, got NaN or Inf: of these no share is known.")
+    weights = torch.from_numpy(
+        np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
+    ).double()
+    lost, whole = errors.double(), baseline.double()
+    sums = weights @ lost, weights @ whole
+    squares = [weights @ part for part in (lost * lost, lost * whole, whole * whole)]
+    ratios = sums[0] / sums[1]
+    spreads = (squares[0] - 2 * ratios * squares[1] + ratios**2 * squares[2]).clamp_min(0).sqrt()
+    spreads = spreads / sums[1]
+    intervals = []
+    for place in range(lost.shape[1]):
+        total = float(whole[:, place].sum())
+        ratio = float(lost[:, place].sum()) / total if total else 1.0
+        spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / (total or 1.0)
+        if total == 0 or abs(1 - ratio) + spread < _ROUNDING:
+            intervals.append(Interval(0.0, 0.0, 0.0))
+            continue
+        if count == 1:
+            intervals.append(Interval(1 - ratio, min(0.0, 1 - ratio), 1.0))
+            continue
+        drawn = ratios[:, place].isfinite()  # a resample of zeros has no share
+        again, off = ratios[drawn, place], spreads[drawn, place]
+        ends = [_ends(again, confidence)]
+        if spread > _SAME_SHARE:
+            # Resamples without the few rows that vary say nothing of how much they do.
+            student = (again - ratio) / off.clamp_min(spread / 2)
+            low, high = _ends(student, confidence)
+            ends.append((ratio - high * spread, ratio - low * spread))
+        low = min(low for low, _ in ends)
+        high = max(high for _, high in ends)
+        intervals.append(Interval(1 - ratio, 1 - max(high, ratio), 1 - max(0.0, min(low, ratio))))
+    return intervals
+
+
+def _ends(values: Tensor, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(values.numpy(), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) -> Interval:
+    """Estimates P[positive > negative] + P[equal] / 2 with DeLong's interval, on the logit scale.
+
+    DeLong's variance is itself a guess where it rests on few rows: near 0 and 1, below 100 rows,
+    or where nearly all scores are one. There the interval reaches as far as Newcombe's, which
+    needs no variance; and where none varies at all (perfect separation, or nothing but ties), as
+    far as the exact interval of that many successes in min(m, n) trials. A single row, or none,
+    says nothing: the interval is [0, 1].
+
+    Shapes: positives (m,), negatives (n,).
+    Source: DeLong, DeLong, Clarke-Pearson 1988; Newcombe 2006, method 5; Clopper, Pearson 1934.
+    """
+    if min(len(positives), len(negatives)) < 2:
+        return Interval(0.5, 0.0, 1.0)
+    wins = _placements(positives, negatives)
+    losses = 1 - _placements(negatives, positives)
+    value = float(wins.mean())
+    variance = float(wins.var() / len(wins) + losses.var() / len(losses))
+    smaller = min(len(wins), len(losses))
+    reach = normal_quantile(confidence)
+    if variance == 0:
+        ends = [proportion(round(value * smaller), smaller, confidence)]
+    else:
+        odds = math.log(value / (1 - value))
+        width = reach * math.sqrt(variance) / (value * (1 - value))
+        ends = [Interval(value, _logistic(odds - width), _logistic(odds + width))]
+    differ = min(int((part != part.mode().values).sum()) for part in (wins, losses))
+    if min(value, 1 - value) < _NEAR_END or smaller < _FEW_ROWS or differ < _FEW_DIFFER:
+        ends.append(_newcombe(value, len(wins), len(losses), reach))
+    return Interval(
+        value, min(value, *(end.low for end in ends)), max(value, *(end.high for end in ends))
+    )
+
+
+def _logistic(odds: float) -> float:
+    return 1 / (1 + math.exp(-odds)) if odds > 0 else math.exp(odds) / (1 + math.exp(odds))
+
+
+def _newcombe(value: float, ones: int, others: int, reach: float) -> Interval:
+    """Returns the AUCs that would have made this one with a fair chance; scores are exponential."""
+    from scipy.optimize import brentq
+
+    pairs, more = ones * others, (ones + others) / 2 - 1
+
+    def beyond(true: float) -> float:
+        spread = 1 + more * ((1 - true) / (2 - true) + true / (1 + true))
+        return (value - true) ** 2 - reach**2 * true * (1 - true) * spread / pairs
+
+    edge = 1e-12
+    low = brentq(beyond, edge, value) if value > edge and beyond(edge) > 0 else 0.0
+    high = brentq(beyond, value, 1 - edge) if value < 1 - edge and beyond(1 - edge) > 0 else 1.0
+    return Interval(value, low, high)
+
+
+def rows_needed(fpr: float) -> int:
+    """Counts the negatives without which a false-positive rate cannot be told: 3 / fpr.
+
+    Source: the rule of three; with none in n, 95 % confidence says at most 3 / n.
+    """
+    return math.ceil(3 / fpr - 1e-9)
+
+
+def tpr_at_fpr(
+    positives: Tensor, negatives: Tensor, fpr: float, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Estimates the true-positive rate at ``fpr``, or returns None where n is too small to say.
+
+    The threshold is set on the negatives: the least one that at most fpr of them exceed. The rate
+    is then counted on the positives; ties count as not exceeding. The interval knows that the
+    threshold was estimated: its lower end is counted above a threshold whose false-positive rate
+    is surely (half of the error) at most fpr, and is 0 where the negatives are too few for one.
+
+    Shapes: positives (m,), negatives (n,).
+    Source: order statistics of n uniforms are Beta distributed; Clopper and Pearson 1934.
+    """
+    from scipy.stats import beta
+
+    count = len(negatives)
+    if count < rows_needed(fpr):
+        return None
+    ordered = negatives.sort(descending=True).values
+    error = (1 - confidence) / 4  # of each side and each cause
+    # Exceeded by j of the n negatives, a threshold has a rate distributed as Beta(j + 1, n - j).
+    exceeded = np.arange(count)
+    above = beta.sf(fpr, exceeded + 1, count - exceeded)
+    strict = int((above <= error).sum()) - 1
+    lenient = int((1 - above > error).sum())
+
+    def rate(place: int) -> Interval:
+        hits = int((positives > ordered[place]).sum()) if place < count else len(positives)
+        return proportion(hits, len(positives), 1 - 2 * error)
+
+    low = rate(strict).low if strict >= 0 else 0.0
+    value = rate(int(fpr * count)).value
+    return Interval(value, min(low, value), max(rate(lenient).high, value))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Holds a receiver operating curve with a band: what was found at each false-positive rate.
+
+    Of a calibration: the share of answers that are right (tpr) at each confidence (fpr).
+    """
+
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def read(cls, document: Mapping[str, Sequence[float]]) -> "Curve":
+        """Makes the curve of a document as ``dataclasses.asdict`` writes it."""
+        return cls(*(tuple(document[part]) for part in ("fpr", "tpr", "low", "high")))
+
+
+def roc(
+    positives: Tensor, negatives: Tensor, *, points: int = 40, confidence: float = CONFIDENCE
+) -> Curve:
+    """Estimates the true-positive rate at rates from the least that n can tell up to 1.
+
+    Each point is a ``tpr_at_fpr`` with its own interval: the band holds for one rate that was
+    chosen beforehand, not for the whole curve at once.
+
+    Shapes: positives (m,), negatives (n,); n >= 3.
+    """
+    least = min(1.0, 3 / len(negatives))
+    rates = sorted({round(float(rate), 9) for rate in np.geomspace(least, 1, points)})
+    found = [
+        (rate, one)
+        for rate in (*rates[:-1], 1.0)
+        if (one := tpr_at_fpr(positives, negatives, rate, confidence)) is not None
+    ]
+    return Curve(
+        tuple(rate for rate, _ in found),
+        *(
+            tuple(round(getattr(one, part), 6) for _, one in found)
+            for part in ("value", "low", "high")
+        ),
+    )
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Returns Spearman's rank correlation, NaN where a side is constant. Shapes: (n,), (n,)."""
+    ranks = torch.stack([_midranks(one), _midranks(other)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def random_sums(known: Tensor, width: int) -> Tensor:
+    """Returns random sums of many features, as large in the mean, that keep distances.
+
+    Shapes: (rows, features) -> (rows, at most ``width``).
+    Source: Johnson and Lindenstrauss 1984.
+    """
+    if known.shape[1] <= width:
+        return known
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(known.shape[1], width, generator=generator) / known.shape[1] ** 0.5
+    return known.matmul(weights)
+
+
+def _placements(ones: Tensor, others: Tensor) -> Tensor:
+    """Returns, for each of ``ones``, the share of ``others`` below it, ties counting half."""
+    ordered = others.sort().values
+    below = torch.searchsorted(ordered, ones.contiguous(), right=False)
+    up_to = torch.searchsorted(ordered, ones.contiguous(), right=True)
+    return (below + up_to).double() / (2 * len(others))
+
+
+def _midranks(values: Tensor) -> Tensor:
+    return _placements(values, values)
+
+
+def normal_share(deviations: float) -> float:
+    """Returns the chance that a normal number lies below so many deviations."""
+    return (1 + math.erf(deviations / math.sqrt(2))) / 2
+
+
+def normal_quantile(confidence: float) -> float:
+    """Returns how many deviations from its mean a normal number stays with this chance."""
+    return math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))

@@ -1,0 +1,1 @@
+"""Examples, canaries, duplicates and what names them."""

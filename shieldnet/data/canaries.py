@@ -1,0 +1,102 @@
+"""Records planted in the training data to be found again: the worst that can happen to anybody."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.core.checks import choice, whole
+from shieldnet.core.errors import DataError
+from shieldnet.data.examples import Canaries, Examples, as_examples
+
+KINDS = ("mislabeled", "out_of_distribution", "duplicated")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Holds what to train on, and the canaries that ``audit(canaries=...)`` looks for.
+
+    data: (inputs, labels) to train the model on, planted canaries among them. members: the same
+    without canaries, for ``audit(members=...)``. canaries: planted and held out.
+    """
+
+    data: tuple[Tensor, Tensor]
+    members: tuple[Tensor, Tensor]
+    canaries: Canaries
+
+
+def plant_canaries(
+    data: object,
+    *,
+    count: int = 200,
+    kind: str = "mislabeled",
+    copies: int = 8,
+    seed: int = 0,
+) -> Planted:
+    """Makes ``count`` canaries of some of the records; a coin decides which of them are trained on.
+
+    An average record says little of the worst one: mislabeled records are found many times more
+    often than clean ones. Train the model on ``.data``, then audit it with ``members=.members``
+    and ``canaries=.canaries``.
+
+    data: (inputs, labels). kind: ``mislabeled``: another label, drawn at random;
+    ``out_of_distribution``: every feature shuffled among the canaries, label drawn at random;
+    ``duplicated``: as they are, planted ``copies`` times.
+    Errors: DataError for fewer than twice as many records, or for one class alone.
+    Source: Aerni, Zhang, Tramer 2024 (arXiv:2404.17399) for mislabeled canaries as the worst case.
+    """
+    choice("kind", kind, KINDS)
+    whole("count", count, low=2)
+    whole("copies", copies, low=1)
+    whole("seed", seed, low=0, high=2**63 - 1)
+    examples = as_examples(data, "records to plant canaries among")
+    if examples.labels is None:
+        raise DataError("Canaries need labels: pass (inputs, labels).")
+    if len(examples) < 2 * count:
+        raise DataError(
+            f"Expected at least {2 * count} records for {count} canaries, got {len(examples)}."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(examples), generator=generator)
+    chosen, others = order[:count], order[count:].sort().values
+    inputs, labels = examples.inputs[chosen], examples.labels[chosen]
+    if kind != "duplicated":
+        classes = examples.labels.unique()
+        if len(classes) < 2:
+            raise DataError(f"Canaries that are {kind} need records of two classes or more.")
+        labels = _other_labels(labels, classes, generator)
+    if kind == "out_of_distribution":
+        inputs = _shuffled(inputs, generator)
+    heads = torch.rand(count, generator=generator) < 0.5
+    heads[:2] = torch.tensor([True, False])  # one of each, whatever the coins say
+    times = copies if kind == "duplicated" else 1
+    canaries = Canaries(
+        kind,
+        Examples("canaries", inputs[heads], labels[heads]),
+        Examples("held-out canaries", inputs[~heads], labels[~heads]),
+        times,
+    )
+    members = examples.inputs[others], examples.labels[others]
+    planted = canaries.planted
+    return Planted(
+        data=(
+            torch.cat([members[0], *[planted.inputs] * times]),
+            torch.cat([members[1], *[planted.labels] * times]),  # type: ignore[list-item]  # they have labels
+        ),
+        members=members,
+        canaries=canaries,
+    )
+
+
+def _other_labels(labels: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws, for each label, one of the other classes."""
+    place = torch.searchsorted(classes, labels)
+    step = torch.randint(1, len(classes), labels.shape, generator=generator)
+    return classes[(place + step) % len(classes)]
+
+
+def _shuffled(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Shuffles every feature among the rows: each is as it was, together they are like nothing."""
+    flat = inputs.flatten(1)
+    order = torch.rand(flat.shape, generator=generator).argsort(0)
+    return flat.gather(0, order).reshape(inputs.shape)

@@ -1,0 +1,111 @@
+"""Records of two sets that are one, but for what a cast, a copy or a rounding changed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.core.statistics import random_sums
+
+_SUMS = 64
+_AT_ONCE = 10**7  # distances
+_ROWS, _COLUMNS = 256, 256  # held in float64 at once
+_CAST = 1e-6  # of a number's size: what float32 and a factor of 1 + 1e-7 leave apart
+_CAST_APART, _APART = 1e-4, 0.05  # deviations, root mean square over the columns
+_CLOSER = 0.05  # than the nearest record of its own set, at least so many times
+_MIN_COLUMNS = 4  # fewer bring two records as near by chance
+
+
+def near_duplicates(one: Tensor, other: Tensor) -> Tensor:
+    """Lists the pairs of rows that are one record: the nearest row of ``one`` to each of ``other``.
+
+    Two rows are one where they lie twenty times nearer to each other than either does to the next
+    record of its own set, and are a cast or a copy apart in every number, or near in four columns
+    and more: rounded, or changed a little. Records that lie near by nature lie so within a set.
+    Copies of a record that its own set has nearly twice are not found.
+    Whole numbers are tokens or counts, of which none is nearly another: there are no pairs.
+    Shapes: one (n, ...), other (m, ...) -> (pairs, 2), rows of one and of other.
+    """
+    if not (one.is_floating_point() and other.is_floating_point()):
+        return torch.empty(0, 2, dtype=torch.int64)
+    rows = [part.detach().cpu().flatten(1) for part in (one, other)]
+    scale = _Scale.of(torch.cat(rows))
+    short = [scale.sums(part) for part in rows]
+    nearest = _nearest(short[0], short[1])
+    is_one, apart = scale.compared(rows[0], nearest, rows[1])
+    found = is_one.nonzero().flatten()
+    sides = (
+        _to_the_next(rows[0], short[0], nearest[found], scale),
+        _to_the_next(rows[1], short[1], found, scale),
+    )
+    found = found[apart[found] <= _CLOSER * torch.minimum(*sides)]
+    return torch.stack([nearest[found], found], 1)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Measures distances in deviations of every column, on few rows at once.
+
+    Shapes: center and unit (columns,), in float64; a constant column has unit 1.
+    """
+
+    center: Tensor
+    unit: Tensor
+    varying: int
+
+    @classmethod
+    def of(cls, pool: Tensor) -> "_Scale":
+        """Measures the columns of both sets. Shapes: pool (rows, columns)."""
+        parts = (torch.std_mean(part.double(), 0) for part in pool.split(_COLUMNS, 1))
+        deviation, center = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cls(center, deviation.where(deviation > 0, 1.0), int((deviation > 0).sum()))
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """Shortens rows to random sums. Shapes: (rows, columns) -> (rows, at most 64)."""
+        parts = ((part.double() - self.center) / self.unit for part in rows.split(_ROWS))
+        return torch.cat([random_sums(part.float(), _SUMS) for part in parts])
+
+    def compared(self, rows: Tensor, places: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Says which rows at ``places`` are one with the others, and how far each pair lies apart.
+
+        Shapes: rows (n, columns), places (m,), others (m, columns) -> (m,) bool, (m,).
+        """
+        answers = [
+            self._compared(rows[at].double(), other.double())
+            for at, other in zip(places.split(_ROWS), others.split(_ROWS), strict=True)
+        ]
+        is_one, apart = zip(*answers, strict=True)
+        return torch.cat(is_one), torch.cat(apart)
+
+    def _compared(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        apart = ((one - other) / self.unit).square().mean(1).sqrt()
+        size = torch.maximum(one.abs(), other.abs())
+        is_cast = ((one - other).abs() <= _CAST * size).all(1) & (apart <= _CAST_APART)
+        is_near = (apart <= _APART) & (self.varying >= _MIN_COLUMNS)
+        return is_near | is_cast, apart
+
+
+def _to_the_next(rows: Tensor, short: Tensor, places: Tensor, scale: _Scale) -> Tensor:
+    """Returns how far the rows at these places lie from the nearest other row of their set.
+
+    Shapes: rows (n, d), short (n, k), places (p,) -> (p,).
+    """
+    if len(rows) < 2 or not len(places):
+        return torch.full((len(places),), torch.inf, dtype=torch.float64)
+    other = _nearest(short, short[places], but=places)
+    return scale.compared(rows, other, rows[places])[1]
+
+
+def _nearest(known: Tensor, asked: Tensor, but: Tensor | None = None) -> Tensor:
+    """Returns the row of ``known`` nearest to each asked one, but for the row named for it.
+
+    Shapes: known (n, d), asked (m, d), but (m,) -> (m,).
+    """
+    size = max(1, _AT_ONCE // len(known))
+    places = []
+    for start in range(0, len(asked), size):
+        distances = torch.cdist(asked[start : start + size], known)
+        if but is not None:
+            distances.scatter_(1, but[start : start + size].unsqueeze(1), torch.inf)
+        places.append(distances.argmin(1))
+    return torch.cat(places)

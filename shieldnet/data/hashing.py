@@ -1,0 +1,190 @@
+"""What a model is, in one hash: weights, buffers, structure and every plain attribute."""
+
+import functools
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import sha256
+from pathlib import PurePath
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shieldnet.data.examples import raw_bytes
+
+# What torch keeps in every module and says nothing about what it answers; hooks do.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS)
+_MAX_DEPTH = 50
+_MAX_NAMED = 5
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Returns a hash that names a model without holding any of it.
+
+    It covers weights, all buffers, what else the state_dict has, the classes of all modules, hooks
+    and every plain attribute: tensors with what is attached to them, arrays, containers, values,
+    and objects with what they hold. It does not cover code and what code holds (class attributes,
+    globals, constants), modes (training, requires_grad) or devices, so that what finetune returned
+    and what a factory with its weights makes are one model.
+    """
+    return _Digest().of_model(model)
+
+
+def state_hash(model: nn.Module) -> str:
+    """Returns the hash that guarantees of version 1 name: of the state_dict alone."""
+    digest = sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(raw_bytes(value))
+    return digest.hexdigest()
+
+
+def unhashed(model: nn.Module) -> tuple[str, ...]:
+    """Names attributes that count in the hash with their type alone, such as locks and files."""
+    digest = _Digest()
+    digest.of_model(model)
+    return tuple(digest.opaque[:_MAX_NAMED])
+
+
+@dataclass
+class _Digest:
+    """Lists what a model consists of, as lines."""
+
+    opaque: list[str] = field(default_factory=list)
+    seen: dict[int, tuple[int, object]] = field(default_factory=dict)
+
+    def of_model(self, model: nn.Module) -> str:
+        digest = sha256()
+        for module in model.modules():
+            self.seen[id(module)] = (len(self.seen), module)
+        for line in self._model(model):
+            digest.update(len(line).to_bytes(8, "little"))
+            digest.update(line)
+        return digest.hexdigest()
+
+    def _model(self, model: nn.Module) -> Iterator[bytes]:
+        state = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        more = model.state_dict(keep_vars=True)  # a model may write its own: it may have less
+        for name, value in (*sorted(state.items()), *sorted(more.items())):
+            if name in state and value is not state[name]:
+                continue
+            if name in more or name in state:
+                yield f"state {name}".encode()
+                yield from self._lines(value, name, 0)
+        for name, module in model.named_modules(remove_duplicate=False):
+            yield f"module {name} {type(module).__qualname__}".encode()
+            for key, attribute in sorted(vars(module).items()):
+                if key in _MACHINERY:
+                    continue
+                # Hooks are numbered as they come, whatever model they belong to.
+                held = list(attribute.values()) if key in _HOOKS else attribute
+                yield f"attribute {key}".encode()
+                yield from self._lines(held, f"{name}.{key}".lstrip("."), 0)
+
+    def _lines(self, value: object, place: str, depth: int) -> Iterator[bytes]:
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            yield f"{type(value).__name__} {value!r}".encode(errors="surrogatepass")
+            yield from self._attached(value, place, depth)
+        elif isinstance(value, Tensor):
+            yield f"tensor {value.dtype} {value.layout} {tuple(value.shape)}".encode()
+            yield from _content(value)
+            for key, held in sorted(vars(value).items()):
+                if not isinstance(held, bool | int | float | None):  # marks that a copy loses
+                    yield f"attached {key}".encode()
+                    yield from self._lines(held, f"{place}.{key}", depth + 1)
+            if value.is_leaf and value.grad is not None:
+                yield from _content(value.grad)
+        elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+            yield f"array {value.dtype} {value.shape}".encode()
+            yield value.tobytes()
+            yield from self._attached(value, place, depth)
+        elif isinstance(value, Enum):
+            yield f"{type(value).__name__} {value.name}".encode()
+            yield from self._lines(value.value, place, depth + 1)
+        elif isinstance(value, PurePath | torch.dtype | torch.device | torch.Size | range):
+            yield f"{type(value).__name__} {value!r}".encode()
+        elif id(value) in self.seen:
+            yield f"again {self.seen[id(value)][0]}".encode()
+        elif depth > _MAX_DEPTH:
+            yield from self._opaque(value, place)
+        else:
+            self.seen[id(value)] = (len(self.seen), value)
+            yield f"{type(value).__qualname__} [".encode()
+            yield from self._inside(value, place, depth + 1)
+            if isinstance(value, Mapping | list | tuple | set | frozenset | np.ndarray):
+                yield from self._attached(value, place, depth)
+            yield b"]"
+
+    def _attached(self, value: object, place: str, depth: int) -> Iterator[bytes]:
+        """Lists attributes of a value of a subclass of a plain type."""
+        held = getattr(value, "__dict__", None)
+        if held and depth <= _MAX_DEPTH:
+            yield from self._lines(dict(sorted(held.items())), place, depth + 1)
+
+    def _inside(self, value: object, place: str, depth: int) -> Iterator[bytes]:
+        if isinstance(value, nn.Module):
+            yield from self._model(value)  # held by an attribute, outside of the tree
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                yield from self._lines(key, place, depth)
+                yield from self._lines(item, f"{place}[{key!r:.40}]", depth)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from self._lines(item, place, depth)
+        elif isinstance(value, set | frozenset):
+            for item in sorted(value, key=repr):
+                yield from self._lines(item, place, depth)
+        elif isinstance(value, np.ndarray):
+            yield from self._lines((value.shape, value.tolist()), place, depth)
+        elif isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
+            yield value.__name__.encode()
+        elif isinstance(value, types.FunctionType):
+            yield value.__qualname__.encode()
+            cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
+            holds = (cells, value.__defaults__, value.__kwdefaults__, vars(value))
+            yield from self._lines(holds, place, depth)
+        elif isinstance(value, types.MethodType):
+            yield value.__func__.__qualname__.encode()
+            yield from self._lines(value.__self__, place, depth)
+        elif isinstance(value, functools.partial):
+            yield from self._lines((value.func, value.args, value.keywords), place, depth)
+        elif isinstance(value, torch.fx.Graph):
+            yield str(value).encode()
+        elif hasattr(value, "__dict__"):
+            yield from self._lines(dict(sorted(vars(value).items())), place, depth)
+        else:
+            yield from self._opaque(value, place)
+
+    def _opaque(self, value: object, place: str) -> Iterator[bytes]:
+        if type(value) is not object:
+            self.opaque.append(f"{place} ({type(value).__qualname__})")
+        yield f"opaque {type(value).__qualname__}".encode()
+
+
+def _content(value: Tensor) -> Iterator[bytes]:
+    """Returns all that a tensor holds, of any layout."""
+    if value.is_quantized:
+        yield raw_bytes(value.dequantize())
+        yield repr(value.qscheme()).encode()
+    elif value.layout is torch.strided:
+        yield raw_bytes(value.resolve_conj().resolve_neg())
+    elif value.layout is torch.sparse_coo:
+        whole = value.detach().coalesce()
+        yield raw_bytes(whole.indices())
+        yield raw_bytes(whole.values())
+    else:
+        yield raw_bytes(value.detach().to_dense())
+
+
+def _is_full(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True

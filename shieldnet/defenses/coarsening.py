@@ -1,0 +1,67 @@
+"""Fewer positions: a segmentation in larger squares, a text in longer pieces."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.core.checks import whole
+from shieldnet.core.errors import AnswerError
+from shieldnet.defenses.base import Defense
+
+
+@dataclass(frozen=True)
+class Coarsen(Defense):
+    """Gives all positions of a square of ``block`` positions a side the mean of their rows.
+
+    It takes an answer with positions, (rows, height, width, classes) or with one or three such
+    axes; squares at the edge may be smaller. Each row of the batch is coarsened by itself.
+
+    Guarantee: the rows of a square are equal bit by bit, so that one is priced; and the same answer
+        is coarsened to the same bits, on any device, in any batch: rows are added in one order.
+    """
+
+    block: int
+    accepts = ("probabilities",)
+    gives = "probabilities"
+    keeps_argmax = False
+
+    def __post_init__(self) -> None:
+        whole("block", self.block, low=2)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        if answers.dim() < 3:
+            raise AnswerError(
+                f"{self} expects answers with positions, such as a segmentation's, but each row "
+                "is one list of classes."
+            )
+        for axis in range(1, answers.dim() - 1):
+            answers = _means(answers, axis, self.block)
+        return answers
+
+    def distinct(self, positions: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(math.ceil(count / self.block) for count in positions)
+
+
+def _means(answers: Tensor, axis: int, block: int) -> Tensor:
+    """Replaces every number by the mean of its block along one axis."""
+    size = answers.shape[axis]
+    rest = size % block
+    full, edge = answers.split([size - rest, rest], axis)
+    means = [
+        _mean(part.unflatten(axis, (-1, length)), axis + 1)
+        for part, length in ((full, block), (edge, rest))
+        if part.shape[axis]
+    ]
+    mean = torch.cat(means, axis)
+    return mean.repeat_interleave(block, axis).narrow(axis, 0, size)
+
+
+def _mean(answers: Tensor, axis: int) -> Tensor:
+    """Averages along an axis in its order: a sum on a GPU may take any order, each time another."""
+    first, *others = answers.unbind(axis)
+    total = first.clone()
+    for position in others:
+        total += position
+    return total / answers.shape[axis]

@@ -1,0 +1,93 @@
+"""One distribution, written as probabilities, as logits, or at another temperature."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from shieldnet.core.checks import positive
+from shieldnet.defenses.base import UNBOUNDED, Defense, Lookup, Named, logs_of
+from shieldnet.outputs.layout import ZERO_LOGIT
+from shieldnet.privacy.price import Reach
+
+_NARROW = 16  # classes up to which torch's softmax leaves the vector units idle
+_MANY = 4096  # numbers from which that matters more than two more operations
+
+
+@dataclass(frozen=True)
+class Softmax(Defense):
+    """Turns logits into probabilities; a conversion that the Shield inserts."""
+
+    accepts = ("logits",)
+    gives = "probabilities"
+    conversion = True
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        if answers.shape[-1] > _NARROW or answers.numel() < _MANY:
+            return answers.softmax(-1)
+        powers = (answers - answers.amax(-1, keepdim=True)).exp()
+        return powers / powers.sum(-1, keepdim=True)
+
+    def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
+        return Reach(radius=math.sqrt(1 - 1 / classes))  # the simplex, about its center
+
+
+@dataclass(frozen=True)
+class Log(Defense):
+    """Turns probabilities into finite logits whose softmax is that distribution.
+
+    A zero becomes ``ZERO_LOGIT``, which every float type exponentiates back to zero.
+    """
+
+    accepts = ("probabilities",)
+    gives = "logits"
+    conversion = True
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return logs_of(answers)
+
+    def compact(self, answers: Tensor | Named) -> Tensor | Named:
+        if isinstance(answers, Named):
+            scores, rest = self._of(answers.scores), self._of(answers.rest)
+            return Named(scores, answers.places, rest, answers.classes, answers.dtype)
+        return self(answers)
+
+    def _of(self, part: Tensor | Lookup | float) -> Tensor | Lookup | float:
+        if isinstance(part, Tensor):
+            return self(part)
+        if isinstance(part, Lookup):
+            return Lookup(part.places, part.logs, part.logs)
+        return max(math.log(part), ZERO_LOGIT) if part > 0 else ZERO_LOGIT
+
+
+@dataclass(frozen=True)
+class Center(Defense):
+    """Takes each row's mean off: softmax ignores it, and a clip then has less to clip."""
+
+    accepts = ("logits",)
+    may_overflow = True
+    conversion = True
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return answers - answers.mean(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Temperature(Defense):
+    """Divides logits by ``temperature``: calibration, not a defense, so its price is unchanged.
+
+    It is (nearly) a bijection: measured, it removes next to nothing of what an answer leaks.
+    """
+
+    temperature: float
+    accepts = ("logits",)
+    may_overflow = True
+
+    def __post_init__(self) -> None:
+        positive("temperature", self.temperature)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return answers / self.temperature
+
+    def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
+        return Reach(radius=upstream.radius / self.temperature)

@@ -1,0 +1,109 @@
+"""Published heuristics, for comparison only: no preset holds one, and no price flatters one."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.core.checks import positive
+from shieldnet.core.randomness import rounded_gaussian
+from shieldnet.defenses.base import UNBOUNDED, Defense
+from shieldnet.defenses.labels import Label
+from shieldnet.privacy.price import Price, Reach
+
+_EDGE = 1e-7
+_GRID = 1024  # steps of a standard deviation
+
+
+@dataclass(frozen=True)
+class ReverseSigmoid(Defense):
+    """Bends probabilities so that the same answer can stand for several scores.
+
+    It was made against model extraction. Nothing is proven of it, it may change the winner, and
+    measured it leaves more of the input than ``TopK(3)``.
+    Source: Lee, Edwards, Molloy, Su 2018 (arXiv:1806.00054), equation 2.
+    """
+
+    beta: float = 1.0
+    gamma: float = 0.1
+    accepts = ("probabilities",)
+    gives = "probabilities"
+    keeps_argmax = False
+
+    def __post_init__(self) -> None:
+        positive("beta", self.beta)
+        positive("gamma", self.gamma)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        bend = (self.gamma * answers.clamp(_EDGE, 1 - _EDGE).logit()).sigmoid() - 0.5
+        bent = (answers - self.beta * bend).clamp_min(_EDGE)
+        return bent / bent.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class WorstCaseMemGuard(Defense):
+    """Moves every row toward one fixed row of its class, as far as ``distortion`` (L1) allows.
+
+    MemGuard searches a distortion within its budget that makes a membership classifier guess; the
+    worst case for that classifier is that all answers of a class are one. From 2 on it is
+    ``Label`` with softer numbers; below, real numbers are left, and the price is infinite.
+    Source: Jia, Salem, Backes, Zhang, Gong 2019 (arXiv:1909.10594), with its phase I idealized.
+    """
+
+    distortion: float = 1.0
+    accepts = ("probabilities",)
+    gives = "probabilities"
+
+    def __post_init__(self) -> None:
+        positive("distortion", self.distortion)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        goal = (Label()(answers) + 1 / answers.shape[-1]) / 2
+        way = goal - answers
+        length = way.abs().sum(-1, keepdim=True).clamp_min(_EDGE)
+        moved: Tensor = answers + way * (self.distortion / length).clamp_max(1.0)
+        return moved
+
+
+@dataclass(frozen=True)
+class RankSwap(Defense):
+    """Puts random confidences in the place of the model's, in the same order.
+
+    The order of all classes remains, so the price is log2 K! bits: for ten classes more than
+    ``Round(1)`` costs.
+    Source: Chen and Pattabiraman 2024 (HAMP, arXiv:2307.01610), its output modification; the
+    confidences come from random scores instead of the model's answers to random inputs.
+    """
+
+    sharpness: float = 2.0
+    accepts = ("probabilities",)
+    gives = "probabilities"
+    deterministic = False
+
+    def __post_init__(self) -> None:
+        positive("sharpness", self.sharpness)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return self.with_noise(answers, self.draw(answers.shape).to(answers.device))
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        return rounded_gaussian(shape, float(_GRID))
+
+    def with_noise(self, answers: Tensor, noise: Tensor) -> Tensor:
+        scores = (noise / _GRID).sort(dim=-1, descending=True).values
+        scores[..., 0] += 0.5 / _GRID  # the winner stays strictly first
+        order = answers.argsort(dim=-1, descending=True, stable=True)
+        ranked = (self.sharpness * scores).softmax(-1).to(answers.dtype)
+        return torch.empty_like(answers).scatter_(-1, order, ranked)
+
+    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+        return Price(bits=math.lgamma(classes + 1) / math.log(2))
+
+
+BASELINES: dict[str, type[Defense]] = {
+    kind.__name__: kind for kind in (RankSwap, ReverseSigmoid, WorstCaseMemGuard)
+}
+"""Every baseline, by its name; the contract test holds them like any defense."""
+
+__all__ = ["BASELINES", "RankSwap", "ReverseSigmoid", "WorstCaseMemGuard"]

@@ -1,0 +1,67 @@
+"""Only the top classes keep their scores."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from shieldnet.core.checks import flag, whole
+from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
+from shieldnet.defenses.base import UNBOUNDED, Named, Naming, dense, keep_top, top
+from shieldnet.privacy.price import Reach
+
+_BELOW = 1 - 2.0**-20
+
+
+@dataclass(frozen=True)
+class TopK(Naming):
+    """Keeps the ``k`` largest probabilities and spreads the rest evenly over the other classes.
+
+    Rows stay distributions, so a caller's loss and argmax go on working. The scores that are kept
+    are real numbers: alone it has no finite price. Put ``Round`` after it.
+
+    or_all: a model with fewer than k classes keeps all of them.
+    Errors: k above the number of classes raises AnswerError at the first answer, unless or_all.
+    """
+
+    k: int
+    or_all: bool = False
+    not_after = MappingProxyType(
+        {"Round": "rounding first makes ties that backends cut differently"}
+    )
+
+    def __post_init__(self) -> None:
+        whole("k", self.k, low=1)
+        flag("or_all", self.or_all)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return dense(self.compact(answers))
+
+    def compact(self, answers: Tensor | Named) -> Tensor | Named:
+        rows = dense(answers)
+        self._check(rows.shape[-1], AnswerError)
+        return rows if self.k >= rows.shape[-1] else self.named(rows)
+
+    def named(self, answers: Tensor) -> Named:
+        scores, places = top(answers, self.k)
+        others = answers.shape[-1] - self.k
+        even = scores.sum(-1, keepdim=True).sub_(1).div_(-others).clamp_min_(0)
+        # Nearly flat rows are capped below the least kept score, lest an earlier class win.
+        rest = torch.minimum(even, scores[..., -1:] * _BELOW)
+        return Named(scores, places, rest, answers.shape[-1], scores.dtype)
+
+    def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
+        self._check(classes, ConfigError)
+        return Reach(radius=1.0, named=min(self.k, classes))
+
+    def _check(self, classes: int, error: type[ShieldnetError]) -> None:
+        if self.k > classes and not self.or_all:
+            raise error(
+                f"{self} expects at least {self.k} classes, the model has {classes}. "
+                f"Use k <= {classes}, or or_all=True to keep all of them."
+            )
+
+    def adversary_view(self, answers: Tensor) -> dict[str, Tensor]:
+        k = min(self.k, answers.shape[-1])
+        return {f"top {k}": keep_top(answers, k).to(answers.dtype)}

@@ -1,0 +1,287 @@
+"""Models and data from the names that a command line gets; nothing is ever unpickled."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.data.examples import Examples, as_examples
+from shieldnet.files.arrays import read_npy, read_npz
+from shieldnet.files.documents import read_json
+from shieldnet.files.limits import require_file
+from shieldnet.files.onnx_models import load_onnx
+from shieldnet.files.pictures import read_pictures
+from shieldnet.files.programs import load_program
+from shieldnet.files.recognition import advice, recognized
+from shieldnet.files.tables import TABLES, divided, is_table, read_table
+from shieldnet.files.weights import load_weights
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.privacy.signing import KEY_VARIABLE, key_of_environment
+
+_log = logging.getLogger(__name__)
+
+MODEL_FILES = (".pt2", ".onnx")
+_OTHER_FILES = (
+    *(".bin", ".ckpt", ".h5", ".hdf5", ".joblib", ".keras", ".pickle", ".pkl"),
+    *(".pt", ".pth", ".safetensors", ".torchscript", ".ts"),
+)
+_MODEL_HELP = (
+    "Expected MODEL as package.module:factory, a function that returns an nn.Module, or as a file "
+    f"ending in {', '.join(MODEL_FILES)}"
+)
+_DATA_HELP = (
+    "a file ending in .npz (arrays x and y), .npy (or inputs.npy,labels.npy), "
+    f"{', '.join(TABLES)}, a folder of pictures in a folder for each class, or "
+    "package.module:factory"
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Holds examples with the names of a table's columns, and the values of subgroups by name.
+
+    classes: names of the classes that labels number, where they came as words.
+    """
+
+    examples: Examples
+    columns: tuple[str, ...] = ()
+    groups: dict[str, NDArray[Any]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+
+def load_model(name: str, weights: str | None = None) -> nn.Module:
+    """Reads a model's file, or makes the model of ``package.module:factory``, in evaluation mode.
+
+    An ONNX file with several outputs takes the name of one: ``model.onnx:probabilities``.
+
+    weights: for a factory, a .safetensors file, or a .pt file read with ``weights_only=True``. Its
+    module is looked for on the path and in the working folder; importing it runs its code.
+    Errors: DataError for any other file, with what it is and the way that works for it.
+    """
+    file, is_onnx, output = name.partition(".onnx:")
+    path = Path(f"{file}.onnx" if is_onnx else name)
+    if is_onnx and not (path.exists() or "/" in file):
+        is_onnx, path = "", Path(name)  # a factory of a module called onnx
+    if is_onnx or (":" not in name and path.suffix in MODEL_FILES):
+        if weights is not None:
+            raise ConfigError(f"{path} holds its weights: leave --weights out.")
+        return _file_model(path, output)
+    if path.exists() or (":" not in name and path.suffix in _OTHER_FILES):
+        if not path.is_dir():
+            require_file(path, "model")
+        raise DataError(f"{name} {advice(recognized(path), path, as_weights=False)}")
+    model = _call(name, _MODEL_HELP)
+    if not isinstance(model, nn.Module):
+        raise DataError(f"{_MODEL_HELP}; {name} returned {type(model).__name__}.")
+    if weights is not None:
+        load_weights(model, Path(weights), name)
+    return model.eval()
+
+
+def _file_model(path: Path, output: str = "") -> nn.Module:
+    if path.is_dir():
+        raise DataError(f"{path} {advice(recognized(path), path, as_weights=False)}")
+    require_file(path, "model")
+    found = recognized(path)
+    expected = {".pt2": "exported", ".onnx": "onnx"}[path.suffix]
+    if found.kind not in (expected, "unknown"):
+        raise DataError(f"{path} {advice(found, path, as_weights=False)}")
+    return load_onnx(path, output) if path.suffix == ".onnx" else load_program(path)
+
+
+def load_object(name: str, role: str, *, call: bool = False) -> Any:
+    """Returns what ``package.module:name`` names, or with ``call`` what it returns."""
+    expected = f"Expected {role} as package.module:name"
+    return _call(name, expected) if call else _named(name, expected)
+
+
+def load_examples(
+    name: str, role: str, *, label: str | None = None, groups: Sequence[str] = ()
+) -> Loaded:
+    """Reads examples from a file, a folder of pictures, or ``package.module:factory``.
+
+    role: what the examples are, for messages. label: of a table, its column; by default the one
+    called label, y or target. groups: columns of a table, or arrays of an .npz file, whose values
+    are subgroups. Labels may be missing where they are not needed. Words are numbered in alphabetic
+    order; several sets of one task go through ``common_classes`` after.
+    Errors: DataError for what cannot be read, ConfigError for a label or groups of what has none.
+    """
+    path = Path(name)
+    of_table = is_table(path)
+    if label is not None and not of_table:
+        raise ConfigError(
+            f"--label names a column of a table ({', '.join(TABLES)}), not of {name}."
+        )
+    if groups and not (of_table or path.suffix == ".npz"):
+        raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
+    columns: tuple[str, ...] = ()
+    found: dict[str, NDArray[Any]] = {}
+    if of_table:
+        inputs, labels, columns, found = divided(read_table(path, role), label, groups, path)
+    elif path.suffix == ".npz":
+        inputs, labels, found = _npz(path, role, groups)
+    elif name.endswith(".npy"):
+        inputs, labels = _npy(name, role)
+    elif ":" in name:
+        return Loaded(as_examples(_call(name, f"Expected the {role} as a function's result"), role))
+    elif path.is_dir():
+        inputs, labels = read_pictures(path, role)
+    else:
+        raise DataError(f"Expected the {role} as {_DATA_HELP}; got {name!r}.")
+    narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
+    if labels is None:
+        return Loaded(as_examples(narrow, role), columns, found)
+    whole, classes = _whole(labels)
+    return Loaded(as_examples((narrow, whole), role), columns, found, classes)
+
+
+def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
+    """Gives a class that came as a word one number in all sets: its place among all, in order.
+
+    Errors: DataError where one set has words and another numbers.
+    """
+    labeled = {role: one for role, one in sets.items() if one.examples.labels is not None}
+    worded = {role for role, one in labeled.items() if one.classes}
+    if not worded:
+        return dict(sets)
+    if plain := set(labeled) - worded:
+        raise DataError(
+            f"Expected labels of one kind in every set, got words for the {min(worded)} and "
+            f"numbers for the {min(plain)}."
+        )
+    every = sorted({name for one in labeled.values() for name in one.classes})
+    _log.info("classes: %s", ", ".join(f"{place} = {name}" for place, name in enumerate(every)))
+    place_of = {name: place for place, name in enumerate(every)}
+
+    def numbered(one: Loaded) -> Loaded:
+        if one.examples.labels is None:
+            return one
+        places = torch.tensor([place_of[name] for name in one.classes])
+        examples = replace(one.examples, labels=places[one.examples.labels])
+        return replace(one, examples=examples, classes=tuple(every))
+
+    return {role: numbered(one) for role, one in sets.items()}
+
+
+def common_columns(sets: Iterable[Loaded]) -> tuple[str, ...]:
+    """Returns the columns that all tables share, in one order; raises DataError where they differ.
+
+    Sets that are no tables have no names.
+    """
+    names = {one.columns for one in sets}
+    if len(names - {()}) > 1:
+        shown = " and ".join(f"({', '.join(one)})" for one in sorted(names - {()})[:2])
+        raise DataError(f"Expected the same columns in every table, got {shown}.")
+    return max(names, key=len, default=())
+
+
+def common_groups(members: Loaded, nonmembers: Loaded) -> dict[str, tuple[object, object]]:
+    """Pairs the subgroups of members and nonmembers, as ``audit`` takes them."""
+    return {name: (values, nonmembers.groups[name]) for name, values in members.groups.items()}
+
+
+def load_training(
+    name: str, heldout: str | None = None, *, label: str | None = None
+) -> tuple[Any, Any]:
+    """Reads what to train on, and records held out, from files or ``package.module:factory``.
+
+    Shapes: -> data and heldout (None where there is none), as ``finetune`` takes them.
+    """
+    names = {"data": name} | ({} if heldout is None else {"heldout": heldout})
+    files = {role: one for role, one in names.items() if ":" not in one}
+    sets = {role: load_examples(one, role, label=label) for role, one in files.items()}
+    found: dict[str, Any] = {"heldout": None}
+    for role, loaded in common_classes(sets).items():
+        if loaded.examples.labels is None:
+            raise DataError(f"Expected labels in {names[role]}, got inputs alone.")
+        found[role] = loaded.examples.inputs, loaded.examples.labels
+    for role in names.keys() - files.keys():
+        found[role] = _call(names[role], f"Expected the {role} as a file or package.module:factory")
+    return found["data"], found["heldout"]
+
+
+def load_guarantee(path: Path) -> Guarantee:
+    """Reads a guarantee that ``finetune`` wrote; its epsilon is computed anew, not believed.
+
+    Where the environment has a key (SHIELDNET_KEY), one that is unsigned is refused.
+    """
+    document = read_json(path, "guarantee")
+    try:
+        guarantee = Guarantee.read(document)
+    except KeyError as missing:
+        raise DataError(
+            f"{path} is no guarantee as finetune writes it: it has no {missing}."
+        ) from missing
+    except (ValueError, TypeError) as broken:
+        raise DataError(f"{path} is no guarantee as finetune writes it: {broken}") from broken
+    if guarantee.seal == "unsigned" and key_of_environment() is not None:
+        raise DataError(
+            f"{path} is not signed, and {KEY_VARIABLE} is set: anyone who held the file could "
+            "have changed it. Write it with the key in the environment, or unset "
+            f"{KEY_VARIABLE} to read it as unsigned."
+        )
+    return guarantee
+
+
+def _call(name: str, expected: str) -> Any:
+    factory = _named(name, expected)
+    try:  # the user's own code: whatever it raises is theirs to mend
+        return factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as failed:
+        raise _unloadable(name, expected, failed) from failed
+
+
+def _named(name: str, expected: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    if not (module_name and attribute):
+        raise DataError(f"{expected}; got {name!r}.")
+    here = str(Path.cwd())
+    if sys.path[:1] != [here]:  # before an installed package of the same name
+        sys.path.insert(0, here)
+    try:  # importing runs the user's own code
+        return getattr(importlib.import_module(module_name), attribute)
+    except Exception as failed:
+        raise _unloadable(name, expected, failed) from failed
+
+
+def _unloadable(name: str, expected: str, failed: Exception) -> DataError:
+    reason = f"{type(failed).__name__}: {failed}"
+    return DataError(f"{expected}; cannot load {name!r}: {reason}")
+
+
+def _npz(
+    path: Path, role: str, groups: Sequence[str]
+) -> tuple[NDArray[Any], NDArray[Any] | None, dict[str, NDArray[Any]]]:
+    arrays = read_npz(path, role, ("x", "y", *groups))
+    if "x" not in arrays:
+        raise DataError(f"Expected arrays x and y in {path}.")
+    missing = [name for name in groups if name not in arrays]
+    if missing:
+        raise DataError(f"{path} has no array {', '.join(missing)} for --group.")
+    return arrays["x"], arrays.get("y"), {name: arrays[name] for name in groups}
+
+
+def _npy(name: str, role: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    inputs, comma, labels = name.partition(",")
+    return read_npy(Path(inputs), role), read_npy(Path(labels), role) if comma else None
+
+
+def _whole(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Takes whole numbers that are written otherwise, and numbers words; returns these, too."""
+    if labels.dtype.kind == "U":
+        names, places = np.unique(labels, return_inverse=True)
+        if all(name.isdecimal() and str(int(name)) == name for name in names.tolist()):
+            return labels.astype(np.int64), ()
+        return places.reshape(-1).astype(np.int64), tuple(names.tolist())
+    if labels.dtype.kind == "f" and ((np.abs(labels) < 2**53) & (labels == labels.round())).all():
+        return labels.astype(np.int64), ()
+    return labels, ()

@@ -1,0 +1,300 @@
+"""Limits that a release must meet, and the verdict of a measurement against them."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from textwrap import wrap
+from typing import Any, Literal
+
+from shieldnet.core.errors import ConfigError
+from shieldnet.files.documents import read_toml
+from shieldnet.findings.finding import Finding, goes_by
+from shieldnet.findings.metrics import Limit
+from shieldnet.gate.declared import declared
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.privacy.price import Price
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+VERSION = 1
+
+PROVEN = (
+    Limit(
+        "max_bits_per_answer",
+        20,
+        "Proven, not measured: the price of one answer, and what holds of the training "
+        "(--guarantee).",
+        is_set=True,
+    ),
+    Limit("max_mu_per_answer", 1.0, ""),
+    Limit("max_epsilon", 8.0, ""),
+)
+"""Limits on the certificate, and on the guarantee of the training."""
+
+PROVEN_NAMES = tuple(limit.name for limit in PROVEN)
+EVERY_GROUP = "*"
+_OF_STEPS = (
+    "the guarantee is of the training's steps alone: what the start already knew of the records is "
+    "not stated. Train with start='public' (--start public) from a fresh or public model, or with "
+    "start=Guarantee"
+)
+
+_INIT = """\
+# What a release must meet. Made by: shieldnet policy init
+# A limit passes where the whole 95 % interval keeps it, fails where the whole interval breaks it,
+# and is inconclusive in between (exit codes 0, 1 and 3). What was not measured fails.
+# Whatever stands here, a measured lower bound above its own proven upper bound fails everything.
+version = {version}
+{limits}
+
+# Findings that must have been measured, whatever they say: names, or beginnings that end in a dot.
+# required = ["membership.canaries.auc", "attribute."]
+
+# Subgroups by their names, as in --group or groups=; "*" stands for every one of them.
+# [groups."*"]
+{of_groups}
+"""
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """Holds what one limit says of one finding or price. finding: its name, or of the claim."""
+
+    limit: str
+    outcome: Outcome
+    words: str
+    finding: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Holds all judgments; its outcome is the worst of them. It is true only where all pass."""
+
+    judgments: tuple[Judgment, ...]
+
+    @property
+    def broken(self) -> tuple[Judgment, ...]:
+        """Returns what is broken, and then what cannot be told."""
+        ranked = {"fail": 0, "inconclusive": 1}
+        kept = (one for one in self.judgments if one.outcome in ranked)
+        return tuple(sorted(kept, key=lambda one: ranked[one.outcome]))
+
+    @property
+    def outcome(self) -> Outcome:
+        """Returns fail if anything fails, else inconclusive if anything is, else pass."""
+        outcomes = {judgment.outcome for judgment in self.judgments}
+        ranked: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+        return next(outcome for outcome in ranked if outcome in outcomes or outcome == "pass")
+
+    def __bool__(self) -> bool:
+        return self.outcome == "pass"
+
+    def __str__(self) -> str:
+        return "\n".join(f"{one.outcome:>12}  {one.words}" for one in self.judgments)
+
+    def __repr__(self) -> str:
+        lines = [
+            one.words if one.outcome == self.outcome else f"{one.words} ({one.outcome})"
+            for one in self.broken
+        ]
+        return f"<{self.outcome}: {'; '.join(lines)}>" if lines else f"<{self.outcome}>"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits by name. The interval's bound is judged, never the estimate alone.
+
+    A limit passes where the whole interval keeps it, fails where the whole interval breaks it, and
+    is inconclusive in between. What could not be measured fails. Beside the limits, a measured
+    lower bound above its own proven upper bound fails everything.
+
+    required: findings that must have been measured, whatever they say: names, or beginnings that
+    end in a dot. groups: limits on subgroups by name, or ``"*"`` for every one of them. source: the
+    file that it was read from.
+
+    The default asks for inversion leakage of at most .10, at one query and averaged, and for a
+    membership AUC of at most .60.
+    """
+
+    limits: Mapping[str, float] = field(
+        default_factory=lambda: {"max_leakage": 0.10, "max_membership_auc": 0.60}
+    )
+    required: tuple[str, ...] = ()
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        known = (*declared().limits(), *PROVEN_NAMES)
+        _check_limits(_mapping("limits", self.limits), known, "A policy")
+        required: object = self.required
+        is_list = isinstance(required, tuple | list)
+        if not (is_list and all(isinstance(one, str) and one for one in self.required)):
+            raise ConfigError(f"Expected required as a list of findings' names, got {required!r}.")
+        of_groups = tuple(declared().limits(of_groups=True))
+        for name, limits in _mapping("groups", self.groups).items():
+            _check_limits(_mapping(f"groups.{name}", limits), of_groups, "A subgroup")
+        if not (self.limits or self.required or any(self.groups.values())):
+            raise ConfigError(
+                f"A policy without a limit passes everything. Set: {', '.join(known)}."
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Policy":
+        """Reads a TOML file: a line for each limit, ``required``, and ``[groups.NAME]`` tables."""
+        found = read_toml(path)
+        version = found.pop("version", VERSION)
+        if version is True or version != VERSION:
+            raise ConfigError(f"Expected version = {VERSION} in {path}, got {version!r}.")
+        required = found.pop("required", [])
+        if not isinstance(required, list):
+            raise ConfigError(f'Expected required = ["name", ...] in {path}, got {required!r}.')
+        groups = found.pop("groups", {})
+        return cls(found, tuple(required), groups, source=Path(path).as_posix())
+
+    def document(self) -> dict[str, Any]:
+        """Returns the policy as JSON takes it."""
+        return {
+            "limits": dict(self.limits),
+            "required": list(self.required),
+            "groups": {name: dict(limits) for name, limits in self.groups.items()},
+        }
+
+    def hash(self) -> str:
+        """Returns a hash that names what the policy asks, in whatever order it is written."""
+        return sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
+
+    def judge(
+        self,
+        findings: Iterable[Finding],
+        price: Price,
+        guarantee: Guarantee | None = None,
+        groups: Sequence[str] = (),
+    ) -> Verdict:
+        """Compares findings, the price and the guarantee of the training with every limit.
+
+        groups: names of the subgroups that the audit was given.
+        """
+        measured = tuple(findings)
+        judgments = [_crossed(one) for one in measured if one.crosses_proof]
+        for name, limit in self.limits.items():
+            if name in PROVEN_NAMES:
+                judgments.append(_proven(name, limit, price, guarantee))
+            else:
+                judgments += _measured(name, limit, measured)
+        judgments += [_required(name, measured) for name in self.required]
+        judgments += self._of_groups(measured, groups)
+        return Verdict(tuple(judgments))
+
+    def _of_groups(self, measured: Sequence[Finding], groups: Sequence[str]) -> Iterator[Judgment]:
+        for group, limits in self.groups.items():
+            named = tuple(groups) if group == EVERY_GROUP else (group,)
+            for limit, value in limits.items():
+                for metric in declared().judged_by(limit, of_groups=True):
+                    if not named:
+                        words = (
+                            f"no subgroup was given; {limit} = {value:g} of every one asks for it"
+                        )
+                        yield Judgment(limit, "fail", words, metric.name)
+                    for name in map(metric.of, named):
+                        concerned = [finding for finding in measured if finding.name == name]
+                        yield from _each(limit, value, concerned, name)
+
+
+def init_text() -> str:
+    """Returns a commented policy in TOML, with every limit that there is."""
+    limits = declared().limits().values()
+    of_groups = declared().limits(of_groups=True).values()
+    return _INIT.format(
+        version=VERSION,
+        limits="\n".join(line for limit in (*limits, *PROVEN) for line in _init_lines(limit)),
+        of_groups="\n".join(f"# {_line(limit)}" for limit in of_groups),
+    )
+
+
+def _init_lines(limit: Limit) -> Iterator[str]:
+    """Writes a limit under its comment, or one that is only shown with the comment beside it."""
+    line = _line(limit)
+    if limit.is_set:
+        yield ""
+        yield from wrap(limit.about, 100, initial_indent="# ", subsequent_indent="# ")
+        yield line
+    else:
+        yield f"# {line:<36} # {limit.about}" if limit.about else f"# {line}"
+
+
+def _line(limit: Limit) -> str:
+    value = limit.suggested
+    return f"{limit.name} = {value if isinstance(value, int) else format(value, '.2f')}"
+
+
+def _mapping(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"Expected {name} as a table of limits, got {value!r}.")
+    return value
+
+
+def _check_limits(limits: Mapping[str, float], known: Sequence[str], whose: str) -> None:
+    for name, limit in limits.items():
+        if name not in known:
+            raise ConfigError(f"{whose} has no limit {name}. It has: {', '.join(known)}.")
+        is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+        if not (is_number and 0 <= limit <= sys.float_info.max):
+            raise ConfigError(f"Expected {name} to be a finite number >= 0, got {limit!r}.")
+
+
+def _measured(limit: str, value: float, findings: Sequence[Finding]) -> Iterator[Judgment]:
+    metrics = declared()
+    judged = metrics.judged_by(limit)
+    concerned = [finding for finding in findings if metrics.find(finding.name) in judged]
+    yield from _each(limit, value, concerned, judged[0].name)
+
+
+def _each(
+    limit: str, value: float, concerned: Sequence[Finding], expected: str
+) -> Iterator[Judgment]:
+    if not concerned:
+        words = f"{expected} was not measured; {limit} = {value:g} asks for it"
+        yield Judgment(limit, "fail", words, expected)
+    for finding in concerned:
+        yield _judge(limit, value, finding)
+
+
+def _required(name: str, findings: Sequence[Finding]) -> Judgment:
+    if any(goes_by(one.name, name) for one in findings):
+        return Judgment("required", "pass", f"{name} was measured, as required", name)
+    return Judgment("required", "fail", f"{name} was not measured; it is required", name)
+
+
+def _judge(name: str, limit: float, finding: Finding) -> Judgment:
+    least = name.startswith("min_")
+    kept = finding.low >= limit if least else finding.high <= limit
+    broken = finding.high < limit if least else finding.low > limit
+    outcome: Outcome = "pass" if kept else "fail" if broken else "inconclusive"
+    words = f"{finding.name} {finding}, {name} = {limit:g}"
+    return Judgment(name, outcome, words, finding.name)
+
+
+def _proven(name: str, limit: float, price: Price, guarantee: Guarantee | None) -> Judgment:
+    if name == "max_epsilon":
+        if guarantee is None:
+            words = f"{name} = {limit:g}, but nothing is proven of training"
+            return Judgment(name, "fail", words, "guarantee")
+        if guarantee.scope == "steps":
+            return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
+        value, claims = guarantee.epsilon, "guarantee"
+    else:
+        value = price.bits if name == "max_bits_per_answer" else price.mu
+        claims = "certificate"
+    outcome: Outcome = "pass" if value <= limit else "fail"
+    words = f"{name} = {limit:g}, the {claims} says {value:.2f}"
+    return Judgment(name, outcome, words, claims)
+
+
+def _crossed(finding: Finding) -> Judgment:
+    words = (
+        f"{finding.name}: measured at least {finding.low:.3f}, proven at most "
+        f"{finding.ceiling:.3f}: the defense, the accountant or the attack is wrong"
+    )
+    return Judgment("proof", "fail", words, finding.name)

@@ -1,0 +1,1 @@
+"""What a model's output is, and whether its rows are answered one by one."""

@@ -1,0 +1,63 @@
+"""Large batches in pieces, and their answers joined again."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shieldnet.core.errors import AnswerError
+from shieldnet.outputs.nested import leaves, replaced, written
+
+
+def arrays(values: Iterable[Any]) -> Iterator[Any]:
+    """Lists the tensors and arrays that have rows."""
+    for value in values:
+        if isinstance(value, Tensor | np.ndarray) and value.ndim > 0:
+            yield value
+
+
+def pieces(
+    args: tuple[Any, ...], kwargs: dict[str, Any], size: int
+) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], list[int]]:
+    """Cuts the arguments of a call into pieces of ``size`` rows; what has no rows goes with all.
+
+    Returns the pieces, and how many rows each has.
+    """
+    first = next(arrays((*args, *kwargs.values())), None)
+    if first is None:
+        raise AnswerError("Expected a tensor or an array with rows, to cut it for micro_batch.")
+    rows = len(first)
+
+    def piece(value: Any, start: int) -> Any:
+        in_rows = isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and len(value) == rows
+        return value[start : start + size] if in_rows else value
+
+    starts = range(0, max(rows, 1), size)
+    cut = [
+        (
+            tuple(piece(value, start) for value in args),
+            {name: piece(value, start) for name, value in kwargs.items()},
+        )
+        for start in starts
+    ]
+    return cut, [min(size, rows - start) for start in starts]
+
+
+def merged(outputs: Sequence[Any], rows: Sequence[int]) -> Any:
+    """Joins the outputs of parts of a batch, row by row.
+
+    Errors: AnswerError where the parts hold different fields, or a field without their rows.
+    """
+    parts = [dict(leaves(output)) for output in outputs]
+    for part, count in zip(parts, rows, strict=True):
+        for path, leaf in part.items():
+            if not (isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count):
+                raise AnswerError(
+                    f"Expected {written(path)} to have a row for each of the {count} rows of a "
+                    "piece, to join the pieces of micro_batch. Leave it out with drop=(...)."
+                )
+        if part.keys() != parts[0].keys():
+            raise AnswerError("The pieces of micro_batch hold different fields.")
+    return replaced(outputs[0], lambda path, leaf: torch.cat([part[path] for part in parts]))

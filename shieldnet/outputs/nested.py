@@ -1,0 +1,158 @@
+"""Where the answer sits in what a model returns: a tuple, a dict, a dataclass, a ModelOutput."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from shieldnet.core.errors import AnswerError
+
+Path = tuple[str, ...]
+"""The keys, field names and places that lead to a leaf."""
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Lists what is in a nested output and is no container, with its path; None is left out.
+
+    Containers: tuple, namedtuple, list, dict, dataclass and Hugging Face's ModelOutput.
+    """
+    children = _children(value)
+    if children is None:
+        if value is not None:
+            yield path, value
+        return
+    for name, child in children:
+        yield from leaves(child, (*path, name))
+
+
+def named_leaves(output: Any) -> dict[Path, Any]:
+    """Lists the leaves of a model's output, each of which has one name of its own.
+
+    Errors: AnswerError where two have the same name, such as keys 1 and "1", or a key "a.b" beside
+        an "a" that holds a "b"; and for keys that are neither words nor whole numbers.
+    """
+    named: dict[str, Path] = {}
+    listed: dict[Path, Any] = {}
+    for path, leaf in leaves(output):
+        name = written(path)
+        if name in named:
+            raise AnswerError(
+                f"The model returned two fields that are both called {name}; nothing was released, "
+                "as only one of them would be priced. Give each field a name of its own."
+            )
+        named[name], listed[path] = path, leaf
+    _refuse_keys(output)
+    return listed
+
+
+def outline(value: Any) -> object:
+    """Describes all that a released value shows beside its numbers and the sizes of its tensors.
+
+    Types of containers, names in their order, lengths, types of leaves, and of tensors dtype and
+    kind of device. Two values of one outline differ in numbers and sizes alone.
+    """
+    children = _children(value)
+    if children is None:
+        return _leaf_outline(value)
+    keys = list(value) if isinstance(value, Mapping) else [name for name, _ in children]
+    inside = [
+        (type(key), key, outline(child)) for key, (_, child) in zip(keys, children, strict=True)
+    ]
+    return type(value), tuple(inside)
+
+
+def form_of_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+    """Describes how a model was asked, and nothing of what it was asked.
+
+    Which arguments there are, their types, of tensors and arrays the dtype, and yes or no.
+    """
+    if len(args) == 1 and not kwargs:
+        return _form_of(args[0])
+    return tuple(map(_form_of, args)), tuple(
+        (name, _form_of(kwargs[name])) for name in sorted(kwargs)
+    )
+
+
+def _form_of(value: Any) -> object:
+    return value if isinstance(value, bool) else _leaf_outline(value)
+
+
+def _leaf_outline(leaf: Any) -> object:
+    if isinstance(leaf, Tensor):
+        return Tensor, leaf.dtype, leaf.device.type
+    return (np.ndarray, leaf.dtype) if isinstance(leaf, np.ndarray) else type(leaf)
+
+
+def _refuse_keys(value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) not in (str, int):
+                raise AnswerError(
+                    "Expected the fields of a dict to be called by words or whole numbers, got a "
+                    f"key of type {type(key).__name__}; nothing was released. Call it by a word."
+                )
+    for _, child in _children(value) or ():
+        _refuse_keys(child)
+
+
+def replaced(
+    value: Any,
+    change: Callable[[Path, Any], Any],
+    path: Path = (),
+    *,
+    without: Callable[[Path], bool] = lambda path: False,
+) -> Any:
+    """Returns a new output of the same type whose leaves are what ``change`` makes of them.
+
+    without: says of a path whether it is left out with all that is inside. What is left out leaves
+    a dict, and is None in anything else.
+    Errors: AnswerError for a container that cannot be built again from its fields alone.
+    """
+    if path and without(path):
+        return None
+    children = _children(value)
+    if children is None:
+        return None if value is None else change(path, value)
+    made = [
+        (name, replaced(child, change, (*path, name), without=without)) for name, child in children
+    ]
+    return _rebuilt(value, made)
+
+
+def written(path: Path) -> str:
+    """Writes a path as users name it: ``logits``, ``decoder.logits``, ``0``."""
+    return ".".join(path) or "the output itself"
+
+
+def _children(value: Any) -> list[tuple[str, Any]] | None:
+    if isinstance(value, Mapping):
+        return [(str(key), value[key]) for key in value]
+    if isinstance(value, tuple | list):
+        names = getattr(value, "_fields", None) or map(str, range(len(value)))
+        return list(zip(names, value, strict=True))
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    return None
+
+
+def _rebuilt(value: Any, made: list[tuple[str, Any]]) -> Any:
+    kind = type(value)
+    items = [child for _, child in made]
+    if kind in (tuple, list):
+        return kind(items)
+    if hasattr(value, "_fields"):
+        return kind(*items)
+    if is_dataclass(value):  # a ModelOutput is both a mapping and a dataclass
+        names = {name for name, _ in made}
+        if all(field.init or field.name not in names for field in fields(value)):
+            return kind(**dict(made))
+    elif kind in (dict, OrderedDict):
+        kept = {key: child for key, (_, child) in zip(value, made, strict=True)}
+        return kind({key: child for key, child in kept.items() if child is not None})
+    raise AnswerError(
+        f"The model returned a {kind.__name__}, which cannot be built again without what is not "
+        "defended. Return a tensor, tuple, list, dict, dataclass or ModelOutput."
+    )

@@ -1,0 +1,321 @@
+"""Tries, by asking, whether a model answers each row of a batch by itself and the same twice.
+
+What a certificate counts for one row is false where other rows, or chance, move the answer. No
+list of layers shows that: an exported program, a compiled function or a user's own module may do
+anything. So the first answers are asked again, in batches whose other rows are changed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shieldnet.core.errors import AnswerError
+
+Scores = Callable[[Any], list[Tensor]]
+"""Takes, from an output of the model, the tensors that are to have a row for each of the batch."""
+
+_SAME_SIZE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_OTHER_SIZE = {torch.float64: 1e-3, torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+"""How far an answer may move, as a share of the answers' range: floats are summed in another order
+where a batch has another size, and there are half-precision sums inside of some models."""
+
+
+class _Unknown(Exception):
+    """An argument of a kind that cannot be copied and rearranged."""
+
+
+class Asked(NamedTuple):
+    """Holds a copy of what a model is asked, before the model could change it."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rows: int
+
+    def at(self, places: Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the arguments with these rows (None: all, as they were), copied anew."""
+        change = _copied if places is None else (lambda value: _taken(value, places, self.rows))
+        args = tuple(map(change, self.args))
+        return args, {name: change(value) for name, value in self.kwargs.items()}
+
+    def differs(self) -> bool:
+        """Says whether there are two rows that differ in anything."""
+        return any(_rows_differ(value, self.rows) for value in (*self.args, *self.kwargs.values()))
+
+
+class RowTrial:
+    """Remembers how a shield's model was tried, and tries it again where that says too little.
+
+    Tried is the first call, then the first with two different rows, then each batch that has more
+    than twice as many rows as any before; and everything anew where modules are put in or out of
+    training mode. All other calls cost one comparison.
+    Copies of a shield for other devices share it.
+
+    one_by_one: the model never gets more than one row at once.
+    enough: rows up to which a batch need not be tried. mode: of the modules when it was tried.
+    refused: the reason, where rows did change each other: it stands until the mode changes.
+    """
+
+    def __init__(self, one_by_one: bool = False) -> None:
+        self.one_by_one = one_by_one
+        self.enough = 0
+        self.mode: object = None
+        self.refused: str | None = None
+
+    def __deepcopy__(self, memo: object) -> "RowTrial":
+        return RowTrial(self.one_by_one)  # a copied model is a model of its own
+
+    def due(self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: object) -> Asked | None:
+        """Returns a copy of the arguments where they are to be tried, None where not.
+
+        Errors: AnswerError where the model was refused before.
+        """
+        if mode != self.mode:
+            self.enough, self.mode, self.refused = 0, mode, None
+        if self.refused is not None:
+            raise AnswerError(self.refused)
+        rows = _rows_of(args) or _rows_of(tuple(kwargs.values()))
+        if rows <= self.enough:
+            return None
+        try:
+            asked = Asked(tuple(map(_copied, args)), _copied(kwargs), rows)
+        except _Unknown:
+            return None
+        return asked if self.enough == 0 or asked.differs() else None
+
+    def run(self, model: nn.Module, asked: Asked, output: Any, scores: Scores) -> None:
+        """Asks the model again and compares.
+
+        output: what it returned for ``asked``. Buffers and torch's generators are put back after.
+        Errors: AnswerError where an answer moved.
+        """
+        wanted = [answer.detach().clone() for answer in scores(output)]
+        with _put_back(model):
+            question = _Question(_without_ranks(model), asked, wanted, scores)
+            try:
+                question.again()
+                aligned = bool(wanted) and all(len(answer) == asked.rows for answer in wanted)
+                if aligned and asked.rows > 1:
+                    question.with_other_rows()
+            except _Moved as moved:
+                self.refused = str(moved)
+                raise AnswerError(self.refused) from None
+            if aligned and not self.one_by_one:
+                question.in_other_sizes()
+        known = 2 * asked.rows if asked.rows > 1 and asked.differs() else 1
+        self.enough = max(self.enough, known)
+
+
+class _Moved(Exception):
+    """An answer that moved in a batch of the same size: no rounding of floats does that."""
+
+
+class _Question(NamedTuple):
+    model: nn.Module
+    asked: Asked
+    wanted: list[Tensor]
+    scores: Scores
+
+    def again(self) -> None:
+        args, kwargs = self.asked.at(None)
+        answers = [answer.detach() for answer in self.scores(self.model(*args, **kwargs))]
+        row = self._first_moved(self.wanted, answers, _SAME_SIZE)
+        if row is not None:
+            raise _Moved(
+                f"The model answers row {row} of {self.asked.rows} differently when it is asked "
+                "the same again; nothing was released. Dropout, sampling or noise of its own: call "
+                "model.eval(), before torch.export or torch.jit.trace where it is a program; fresh "
+                "noise that is priced belongs into the shield."
+            )
+
+    def with_other_rows(self) -> None:
+        """Asks batches of the same size, in which some rows stay and the others change."""
+        every = torch.arange(self.asked.rows)
+        half = self.asked.rows // 2
+        head, tail = every[:half], every[half:]
+        reverse = every.flip(0)
+        changes = [
+            (reverse, every, "the rows changed their order"),
+            (torch.cat([head, head[tail % half]]), head, "only other rows changed"),
+            (torch.cat([tail[head % len(tail)], tail]), tail, "only other rows changed"),
+        ]
+        for places, kept, change in changes:
+            answers = self._answers(places)
+            if answers is None:
+                continue
+            picked = reverse if places is reverse else kept
+            row = self._first_moved(
+                [answer[kept] for answer in self.wanted],
+                [answer[picked] for answer in answers],
+                _SAME_SIZE,
+            )
+            if row is not None:
+                raise _Moved(_mixed(int(kept[row]), self.asked.rows, change))
+
+    def in_other_sizes(self) -> None:
+        """Asks for rows without some of the others; a model may refuse these sizes."""
+        every = torch.arange(self.asked.rows)
+        half = self.asked.rows // 2
+        parts = [every[:half], every[half:]] if half else [torch.tensor([0, 0])]
+        for places in [*parts, *([every[:1]] if half > 1 else [])]:
+            answers = self._answers(places)
+            if answers is None:
+                continue
+            wanted = [answer[places] for answer in self.wanted]
+            row = self._first_moved(wanted, answers, _OTHER_SIZE)
+            if row is not None:
+                change = "it was asked without the others" if half else "it was asked twice at once"
+                raise AnswerError(_mixed(int(places[row]), self.asked.rows, change))
+
+    def _answers(self, places: Tensor) -> list[Tensor] | None:
+        args, kwargs = self.asked.at(places)
+        try:
+            answers = self.scores(self.model(*args, **kwargs))
+        except Exception:  # a model may refuse a size or an order; whatever it raises is its own
+            return None
+        return [answer.detach() for answer in answers]
+
+    def _first_moved(
+        self,
+        wanted: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        tolerances: Mapping[torch.dtype, float],
+    ) -> int | None:
+        if len(wanted) != len(answers):
+            return 0
+        for whole, before, now in zip(self.wanted, wanted, answers, strict=True):
+            if before.shape != now.shape:
+                return 0
+            tolerance = max(tolerances.get(kind, 0.0) for kind in self._floats(whole))
+            held = whole.double()
+            span = (held.max() - held.min()) + 1e-2 * held.abs().max() if held.numel() else 0.0
+            moved = ~((before.double() - now.double()).abs() <= tolerance * span)  # NaN has moved
+            if moved.any():
+                return int(moved.nonzero()[0, 0]) if moved.dim() else 0
+        return None
+
+    def _floats(self, answer: Tensor) -> set[torch.dtype]:
+        """Lists the float types in which the model may have computed an answer."""
+        kinds = {answer.dtype, *(parameter.dtype for parameter in self.model.parameters())}
+        device = answer.device.type
+        if torch.is_autocast_enabled(device):
+            kinds.add(torch.get_autocast_dtype(device))
+        return kinds
+
+
+def _mixed(row: int, rows: int, change: str) -> str:
+    return (
+        f"Rows of a batch change each other: the answer to row {row} of {rows} moved when "
+        f"{change}; nothing was released. Look for a normalization over the batch, or for "
+        "BatchNorm in training mode: call model.eval(), before torch.export or torch.jit.trace "
+        "where it is a program. Or have rows asked one by one: Shield(..., micro_batch=1)."
+    )
+
+
+def _without_ranks(model: nn.Module) -> nn.Module:
+    """Unwraps a model that talks to other processes: they would not know of these questions."""
+    while isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model
+
+
+@contextmanager
+def _put_back(model: nn.Module) -> Iterator[None]:
+    """Puts buffers and torch's generators back as they were."""
+    saved = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+    devices = {
+        tensor.device.index or 0
+        for tensor in (*model.parameters(), *(buffer for buffer, _ in saved))
+        if tensor.device.type == "cuda"
+    }
+    with torch.random.fork_rng(devices=sorted(devices)):
+        try:
+            yield
+        finally:
+            for buffer, before in saved:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def _rows_of(values: Sequence[Any]) -> int:
+    """Counts the rows of the first value that has rows, 0 where none has."""
+    for value in values:
+        if isinstance(value, Tensor | np.ndarray):
+            rows = len(value) if value.ndim else 0
+        elif isinstance(value, Mapping):
+            rows = _rows_of(list(value.values()))
+        elif isinstance(value, list | tuple):
+            rows = _rows_of(value) or (len(value) if _is_column(value) else 0)
+        else:
+            rows = len(value) if hasattr(value, "iloc") else 0
+        if rows:
+            return rows
+    return 0
+
+
+def _is_column(value: Sequence[Any]) -> bool:
+    """Says whether a list holds one word or number for each row."""
+    return isinstance(value, list) and all(
+        isinstance(entry, str | bytes | int | float) for entry in value
+    )
+
+
+def _copied(value: Any) -> Any:
+    return _changed(value, lambda tensor: tensor.detach().clone(), lambda table: table.copy(), None)
+
+
+def _taken(value: Any, places: Tensor, rows: int) -> Any:
+    def of_tensor(tensor: Tensor) -> Tensor:
+        has_rows = tensor.dim() > 0 and len(tensor) == rows
+        return tensor.detach()[places.to(tensor.device)] if has_rows else tensor.detach().clone()
+
+    def of_table(table: Any) -> Any:
+        if not (table.ndim and len(table) == rows):
+            return table.copy()
+        picked = places.numpy()
+        return table.iloc[picked] if hasattr(table, "iloc") else table[picked]
+
+    return _changed(value, of_tensor, of_table, (places.tolist(), rows))
+
+
+def _changed(
+    value: Any,
+    of_tensor: Callable[[Tensor], Tensor],
+    of_table: Callable[[Any], Any],
+    picked: tuple[list[int], int] | None,
+) -> Any:
+    """Builds an argument anew, of tensors, arrays, tables, words and numbers in lists and dicts."""
+    if isinstance(value, Tensor):
+        return of_tensor(value)
+    if isinstance(value, np.ndarray) or hasattr(value, "iloc"):
+        return of_table(value)
+    if value is None or isinstance(value, str | bytes | int | float | complex | np.generic):
+        return value
+    if isinstance(value, torch.dtype | torch.device):
+        return value
+    if type(value) in (list, tuple):
+        if picked and len(value) == picked[1] and _is_column(value):
+            return [value[place] for place in picked[0]]
+        return type(value)(_changed(child, of_tensor, of_table, picked) for child in value)
+    if type(value) is dict:
+        return {key: _changed(child, of_tensor, of_table, picked) for key, child in value.items()}
+    raise _Unknown
+
+
+def _rows_differ(value: Any, rows: int) -> bool:
+    if isinstance(value, Tensor):
+        return value.dim() > 0 and len(value) == rows and bool((value != value[:1]).any())
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0 and len(value) == rows and bool((value != value[:1]).any())
+    if hasattr(value, "iloc"):
+        return len(value) == rows and len(value.drop_duplicates()) > 1
+    if isinstance(value, Mapping):
+        return any(_rows_differ(child, rows) for child in value.values())
+    if isinstance(value, list | tuple):
+        if _is_column(value):
+            return len(value) == rows and len(set(value)) > 1
+        return any(_rows_differ(child, rows) for child in value)
+    return False

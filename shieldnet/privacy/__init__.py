@@ -1,0 +1,1 @@
+"""What is proven: prices, events, certificates, guarantees."""

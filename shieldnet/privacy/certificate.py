@@ -1,0 +1,109 @@
+"""Upper bounds that are proven, in words and numbers, and what they do not cover."""
+
+import math
+from dataclasses import dataclass
+
+from shieldnet.core.checks import whole
+from shieldnet.privacy.price import Price, rounded_up
+
+NOT_COVERED = (
+    "whoever holds the weights or the unshielded model",
+    "membership, sex, a diagnosis: whatever an adversary guesses with a chance of 2^-bits or more",
+    "callers who pool their answers: add up the queries of all of them",
+    "timing, refusals and other side channels",
+)
+"""Limits that every certificate prints."""
+
+LAYOUT = "the layout of what has positions: shapes in a segmentation, the order of a text"
+"""The limit of answers with positions: their bits count symbols, and say nothing of shapes."""
+
+_PURE = "(epsilon, 0)-differential privacy between any two inputs"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """States what ``queries`` answers of a shield may give away at most, to any adversary.
+
+    shield: the chain of defenses in words. classes: of a row. price: of one answer. positions:
+    rows of one answer, such as the pixels of a segmentation.
+    The bounds hold for every prior, attack and strategy of asking; they are proven, not measured.
+    """
+
+    shield: str
+    classes: int
+    price: Price
+    queries: int = 1
+    positions: int = 1
+
+    def __post_init__(self) -> None:
+        whole("classes", self.classes, low=1)
+        whole("positions", self.positions, low=1)
+        whole("queries", self.queries, low=1)
+
+    @property
+    def total(self) -> Price:
+        """Adds up the prices of all queries."""
+        return self.price * self.queries
+
+    @property
+    def bits(self) -> float:
+        """Returns the maximal leakage of all queries, in bits."""
+        return self.total.bits
+
+    @property
+    def pure(self) -> float:
+        """Returns epsilon of the (epsilon, 0)-differential privacy of all queries."""
+        return self.total.pure
+
+    @property
+    def mu(self) -> float:
+        """Returns the Gaussian differential privacy of all queries."""
+        return self.total.mu
+
+    def reconstruction(self, prior: float) -> float:
+        """Bounds the chance that any adversary reconstructs an input it guesses with ``prior``."""
+        return self.total.reconstruction(prior)
+
+    def distinguish(self, fpr: float) -> float:
+        """Bounds any adversary's true-positive rate at ``fpr`` between two given inputs."""
+        return self.total.distinguish(fpr)
+
+    def epsilon(self, delta: float) -> float:
+        """Returns epsilon of the (epsilon, delta)-differential privacy between any two inputs."""
+        return self.total.epsilon(delta)
+
+    def __str__(self) -> str:
+        answers = "one answer" if self.queries == 1 else f"{self.queries} answers"
+        width = f"{self.classes} classes" if self.classes > 1 else "one number"
+        size = width if self.positions == 1 else f"{width} at {self.positions} positions"
+        limits = NOT_COVERED if self.positions == 1 else (*NOT_COVERED, LAYOUT)
+        pure = self.pure
+        return "\n".join(
+            [
+                f"Certificate for {self.shield}",
+                f"Proven for {answers} over {size}:",
+                f"  bits {_number(self.bits)}: P[reconstruction] <= {_bits_bound(self.bits)}",
+                f"  mu   {_number(self.mu)}: {_mu_bound(self.mu)}",
+                *([] if math.isinf(pure) else [f"  epsilon {_number(pure)}: {_PURE}"]),
+                "Not covered:",
+                *(f"  - {limit}" for limit in limits),
+            ]
+        )
+
+
+def _number(value: float) -> str:
+    return "infinite" if math.isinf(value) else rounded_up(value)
+
+
+def _bits_bound(bits: float) -> str:
+    if math.isinf(bits):
+        return "1 (no bound: some stage must have countable answers, or clip and add noise)"
+    shown = rounded_up(bits)
+    return f"prior x 2^{shown}; says nothing once the prior exceeds 2^-{shown}"
+
+
+def _mu_bound(mu: float) -> str:
+    if math.isinf(mu):
+        return "no differential privacy of the input (no clip followed by noise)"
+    shown = rounded_up(mu)
+    return f"{shown}-GDP between any two inputs: TPR <= Phi(Phi^-1(FPR) + {shown})"

@@ -1,0 +1,448 @@
+"""From noise to epsilon and back: what private training proves, counted step by step."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shieldnet.core.checks import choice, fraction, positive, quietly, unwarned, whole
+from shieldnet.core.errors import ConfigError
+from shieldnet.privacy.price import Price, rounded_up
+from shieldnet.privacy.signing import signature_of, verify
+from shieldnet.privacy.steps import MAX_STEPS, Steps
+
+if TYPE_CHECKING:  # scipy takes a second to come
+    from shieldnet.privacy.losses import Losses
+
+SCOPES = ("steps", "weights")
+MAX_NOISE = 1e4
+_VERSION = 2
+_MIN_DELTA = 1e-12
+_MAX_BEFORE = 16
+_MAX_LINES, _MAX_LENGTH = 32, 1000
+_ORDERS = [*range(2, 33), 40, 48, 64, 96, 128, 192, 256, 384, 512, 1024]  # quick: whole numbers
+_TAIL = 1e-10
+"""The least delta down to which mu of subsampled steps is stated."""
+
+NOT_COVERED = (
+    "whoever reads the training data, the gradients or the noise",
+    "what many records say together: each record alone is protected",
+    "records that stand in the data more than once: epsilon grows with every copy",
+    "choices made by looking at the data before, such as the learning rate",
+    "what preflight prints: measured on a few records, without noise",
+)
+"""Limits that every guarantee prints."""
+
+PUBLIC = (
+    "the starting weights, frozen parts, buffers, and what the code of model and loss holds know "
+    "nothing of the records (start='public')"
+)
+UNSTATED = (
+    "of the steps alone: what the starting weights, frozen parts and buffers already knew of the "
+    "records is not stated (start='public', or the Guarantee of the start)"
+)
+COMPOSED = "the start is what its own guarantee is about, and is composed with it"
+KERNELS = (
+    "the processor computes a record's gradient to the same digits whichever records are beside it"
+)
+ONE_MODEL = "of all that continues this run, on any machine, one model is published"
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """States what a model that was trained privately may tell of any record it was trained on.
+
+    noise: deviation of the noise, as a multiple of the clip norm, so of what one record moves a
+    sum. rate: the chance with which a record is drawn, independently, in every step (1: always).
+    steps: that were taken. records: of the training data; their number is taken to be public.
+    delta: at which ``epsilon`` is stated. caveats: what else limits the claim. weights: the hash of
+    the weights that it is about, "" where it is about none yet. variation: bounds the total
+    variation between all that was drawn and the ideal law, over all steps and weights; delta counts
+    it. run: names the training, made once for each. start: the hash of the weights it began with.
+    premises: what the claim takes for granted. scope: ``weights`` where what the start knew is
+    stated, else ``steps``: the claim is then of what these steps added, and not of the weights.
+    before: guarantees of the start, which are composed with the steps. seal: ``signed`` or
+    ``unsigned`` where it was read from a file, "" where it was made here.
+    Neighbors: two sets of training data of which one has one record more.
+
+    Guarantee: where all records are drawn in every step, the Gaussian mechanism, composed exactly.
+    Else the privacy losses of Poisson-subsampled steps, composed from above.
+    Source: Dong, Roth, Su 2022; Doroshenko et al. 2022.
+    """
+
+    noise: float
+    rate: float
+    steps: int
+    records: int
+    delta: float
+    caveats: tuple[str, ...] = ()
+    weights: str = ""
+    variation: float = 0.0
+    run: str = ""
+    start: str = ""
+    premises: tuple[str, ...] = ()
+    scope: str = "steps"
+    before: tuple["Guarantee", ...] = ()
+    seal: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if positive("noise", self.noise) > MAX_NOISE:
+            raise ConfigError(
+                f"Expected noise of at most {MAX_NOISE:g} x clip norm, got {self.noise:g}: nothing "
+                "is learned with more."
+            )
+        whole("steps", self.steps, low=0, high=MAX_STEPS)
+        whole("records", self.records, low=1, high=2**53)
+        if not fraction("rate", self.rate) > 0:
+            raise ConfigError(f"Expected a rate above 0, got {self.rate}.")
+        if not 0 < fraction("delta", self.delta) < 1:
+            raise ConfigError(f"Expected delta above 0 and below 1, got {self.delta}.")
+        fraction("variation", self.variation)
+        choice("scope", self.scope, SCOPES)
+
+    @cached_property
+    def epsilon(self) -> float:
+        """Returns epsilon at ``delta``; inf where ``variation`` alone exceeds it."""
+        return self.epsilon_at(self.delta)
+
+    def epsilon_at(self, delta: float) -> float:
+        """Returns epsilon at another delta."""
+        epsilon = self._ideal_epsilon(delta)
+        for _ in range(60):
+            left = delta - self._drawn_delta(epsilon)
+            if not left > 0:
+                return math.inf
+            before, epsilon = epsilon, self._ideal_epsilon(left)
+            if epsilon <= before:
+                return epsilon
+        return math.inf
+
+    def delta_at(self, epsilon: float) -> float:
+        """Returns a delta with (epsilon, delta)-differential privacy."""
+        if not epsilon >= 0:
+            raise ConfigError(f"Expected epsilon >= 0, got {epsilon}.")
+        ideal = self._gaussian if self._is_gaussian else self._losses
+        return min(1.0, ideal.delta(epsilon) + self._drawn_delta(epsilon))
+
+    @cached_property
+    def mu(self) -> float:
+        """Returns mu of Gaussian differential privacy, down to a delta of 1e-10.
+
+        Subsampled steps are not Gaussian: theirs is the least mu that allows whatever they do. It
+        is of the ideal law; inf where ``variation`` shows at such a delta.
+        """
+        if self._variation > _TAIL / 4:
+            return math.inf
+        if self._is_gaussian:
+            return self._gaussian.mu
+        epsilons, deltas = self._curve
+        return float(_mu_of(epsilons, deltas).max())
+
+    def distinguish(self, fpr: float) -> float:
+        """Bounds any adversary's true-positive rate at ``fpr``: was this record trained on?"""
+        return float(self._distinguish(np.array([fraction("fpr", fpr)]))[0])
+
+    def least_fpr(self, tpr: float) -> float:
+        """Bounds any adversary's false-positive rate at a true-positive rate from below."""
+        rate = max(0.0, tpr - self._variation)
+        if self._is_gaussian:
+            ideal = 1 - self._gaussian.distinguish(min(1.0, 1 - rate))
+        else:
+            epsilons, deltas = self._curve
+            by_high = ((rate - deltas) * np.exp(-epsilons)).max()
+            with np.errstate(over="ignore", invalid="ignore"):
+                by_low = np.nan_to_num(1 - deltas - np.exp(epsilons) * (1 - rate), nan=-1.0).max()
+            ideal = max(by_high, by_low)
+        return float(max(0.0, ideal - self._variation))
+
+    def reconstruction(self, prior: float) -> float:
+        """Bounds the chance that any adversary rebuilds a record that it guesses with ``prior``.
+
+        Source: Hayes, Mahloujifar, Balle 2023 (arXiv:2302.07225): success is the true-positive
+        rate of a test whose false-positive rate is the prior.
+        """
+        return self.distinguish(prior)
+
+    def auc(self) -> float:
+        """Bounds any adversary's area under the curve, by the mean over false-positive rates."""
+        # The bound rises with the rate: its right ends lie above the area.
+        return float(self._distinguish(np.linspace(0, 1, 2001)[1:]).mean())
+
+    def cross_check(self) -> float:
+        """Returns epsilon by Opacus's Renyi accountant: another proof, from further above."""
+        accountant = quietly("opacus.accountants").RDPAccountant()
+        accountant.history = [(step.noise, step.rate, step.count) for step in self._steps]
+        with unwarned("Optimal order is"):  # it is above all the same
+            return max(0.0, float(accountant.get_epsilon(self.delta, alphas=_ORDERS)))
+
+    def document(self) -> dict[str, Any]:
+        """Returns all of it as JSON takes it: what ``read`` needs, and what people look for.
+
+        Signed where the environment has a key (SHIELDNET_KEY), unless it was read unsigned.
+        """
+        claimed = self._claims()
+        signed = {} if self.seal == "unsigned" else signature_of(claimed)
+        shown = {"epsilon": self.epsilon, "mu": self.mu, "words": self.words, "text": str(self)}
+        finite = {name: "infinite" if value == math.inf else value for name, value in shown.items()}
+        return {**claimed, **signed, **finite}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "Guarantee":
+        """Makes the guarantee of a document; epsilon is computed anew, not believed.
+
+        Errors: KeyError, TypeError or ConfigError for what no training can have written, and for
+        a signature that does not match the environment's key.
+        """
+        made = _read(document, depth=0)
+        seal = verify(made._claims(), document.get("signature"))
+        return cls(**{**_values(made), "seal": seal})
+
+    @property
+    def words(self) -> str:
+        """Says epsilon and delta in a few words, and of what."""
+        of = " of these steps" if self.scope == "steps" else ""
+        return f"epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}{of}"
+
+    def __str__(self) -> str:
+        drawn = "all records" if self.rate == 1 else f"each record with chance {self.rate:.4g}"
+        each = f"for each of {self.records} training records"
+        if self.scope == "weights":
+            head = [f"Guarantee {each}"]
+        else:
+            head = [
+                f"Guarantee of these {self.steps} steps, {each}",
+                "Not of the weights: what the start already knew of the records is not stated.",
+            ]
+        more = f", and of {len(self.before)} trainings before" if self.before else ""
+        premises = [f"  - {premise}" for premise in self.premises]
+        named = [f"Run {self.run}"] if self.run else []
+        return "\n".join(
+            [
+                *head,
+                f"Proven for {self.steps} steps on {drawn}, noise {self.noise:.4g} x clip "
+                f"norm{more}:",
+                f"  {self.words}",
+                f"  mu      {rounded_up(self.mu)}",
+                f"  membership: TPR <= {rounded_up(self.distinguish(0.01))} at 1 % FPR",
+                "  reconstruction of a record guessed with chance .001: <= "
+                f"{rounded_up(self.reconstruction(0.001))}",
+                *(["Taken for granted:", *premises] if premises else []),
+                "Not covered:",
+                *(f"  - {limit}" for limit in (*self.caveats, *NOT_COVERED)),
+                *named,
+            ]
+        )
+
+    @property
+    def _steps(self) -> tuple[Steps, ...]:
+        own = (Steps(self.noise, self.rate, self.steps),) if self.steps else ()
+        return own + tuple(step for earlier in self.before for step in earlier._steps)
+
+    @property
+    def _variation(self) -> float:
+        return min(1.0, self.variation + sum(earlier._variation for earlier in self.before))
+
+    def _drawn_delta(self, epsilon: float) -> float:
+        """Returns what the total variation of draws adds to delta."""
+        if not self._variation:
+            return 0.0
+        return min(1.0, self._variation * (1 + math.exp(min(epsilon, 700.0))))
+
+    def _ideal_epsilon(self, delta: float) -> float:
+        return (self._gaussian if self._is_gaussian else self._losses).epsilon(delta)
+
+    def _distinguish(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bounds true-positive rates at many false-positive rates."""
+        moved = np.minimum(rates + self._variation, 1.0)
+        if self._is_gaussian:
+            ideal = np.array([self._gaussian.distinguish(rate) for rate in moved.tolist()])
+        else:
+            epsilons, deltas = self._curve
+            shrink, rates = np.exp(-epsilons), moved[:, None]
+            with np.errstate(over="ignore", invalid="ignore"):
+                by_low = np.nan_to_num(np.exp(epsilons) * rates, nan=0.0, posinf=1.0) + deltas
+            by_high = 1 - (1 - deltas - rates) * shrink
+            ideal = np.minimum(by_low, by_high).min(axis=1)
+        return np.clip(ideal + self._variation, 0.0, 1.0)
+
+    @property
+    def _is_gaussian(self) -> bool:
+        """Says whether the closed form is exact: all records in every step, or no step at all."""
+        return all(step.rate == 1 for step in self._steps)
+
+    @property
+    def _gaussian(self) -> Price:
+        return Price(mu=math.sqrt(sum(step.count / step.noise**2 for step in self._steps)))
+
+    @cached_property
+    def _losses(self) -> "Losses":
+        from shieldnet.privacy.losses import Losses
+
+        return Losses(self._steps)
+
+    @cached_property
+    def _curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Samples (epsilon, delta) from 0 to where delta is 1e-10."""
+        return self._losses.curve()
+
+    def _claims(self) -> dict[str, Any]:
+        """Returns what is signed: all that is claimed, and nothing that is computed from it."""
+        values = {name: value for name, value in _values(self).items() if name != "seal"}
+        values["before"] = [earlier._claims() for earlier in self.before]
+        lists = {name: list(values[name]) for name in ("caveats", "premises")}
+        return {"version": _VERSION, **values, **lists}
+
+
+def _values(guarantee: Guarantee) -> dict[str, Any]:
+    return {entry.name: getattr(guarantee, entry.name) for entry in fields(guarantee)}
+
+
+def _read(document: object, depth: int) -> Guarantee:
+    """Reads what finetune can have written, and nothing else."""
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"Expected a guarantee as an object, got {type(document).__name__}.")
+    version = document.get("version", 1)
+    if isinstance(version, bool) or version not in (1, _VERSION):
+        raise ConfigError(
+            f"Expected a guarantee of version 1 or {_VERSION}, got {version!r}. A newer one needs "
+            "a newer shieldnet."
+        )
+    whole("steps", document["steps"], low=1, high=MAX_STEPS)
+    records, delta = document["records"], document["delta"]
+    whole("records", records, low=1, high=2**53)
+    if not _MIN_DELTA <= fraction("delta", delta) <= 1 / records:
+        raise ConfigError(
+            f"Expected delta from {_MIN_DELTA:g} to 1 / {records} records, got {delta!r}: no "
+            "training here states another."
+        )
+    before = document.get("before", [])
+    if not isinstance(before, list) or len(before) > _MAX_BEFORE or (before and depth >= 4):
+        raise ConfigError(f"Expected at most {_MAX_BEFORE} guarantees before, 4 deep.")
+    made = Guarantee(
+        **{name: document[name] for name in ("noise", "rate", "steps", "records", "delta")},
+        caveats=_lines("caveats", document["caveats"]),
+        weights=_hex("weights", document["weights"], 64),
+        variation=fraction("variation", document.get("variation", 0.0)),
+        run=_hex("run", document.get("run", ""), 32),
+        start=_hex("start", document.get("start", ""), 64),
+        premises=_lines("premises", document.get("premises", [UNSTATED])),
+        scope=document.get("scope", "steps"),
+        before=tuple(_read(earlier, depth + 1) for earlier in before),
+    )
+    if made.scope == "weights" and not (made.premises and made.run):
+        raise ConfigError("Expected a guarantee of weights to name its run and its premises.")
+    return made
+
+
+def _lines(name: str, value: object) -> tuple[str, ...]:
+    is_list = isinstance(value, list) and len(value) <= _MAX_LINES
+    if not (is_list and all(isinstance(line, str) and len(line) <= _MAX_LENGTH for line in value)):  # type: ignore[attr-defined]  # a list
+        raise ConfigError(
+            f"Expected {name} as at most {_MAX_LINES} sentences of at most {_MAX_LENGTH} letters."
+        )
+    return tuple(value)  # type: ignore[arg-type]  # checked
+
+
+def _hex(name: str, value: object, length: int) -> str:
+    digits = set("0123456789abcdef")
+    is_hex = isinstance(value, str) and len(value) in (0, length) and set(value) <= digits
+    if not is_hex:
+        raise ConfigError(
+            f"Expected {name} as {length} hexadecimal digits, got {str(value)[:80]!r}."
+        )
+    return str(value)
+
+
+@lru_cache(maxsize=256)
+def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
+    """Returns the noise, as a multiple of the clip norm, that keeps to epsilon at delta.
+
+    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .2 %.
+    Errors: ConfigError where that takes more noise than anything learns with, or too many steps.
+    """
+    from shieldnet.privacy.losses import Losses
+
+    positive("epsilon", epsilon)
+    whole("steps", steps, low=1, high=MAX_STEPS)
+
+    def spent(noise: float) -> float:
+        if rate == 1:
+            return Price(mu=math.sqrt(steps) / noise).epsilon(delta)
+        try:
+            return Losses((Steps(noise, rate, steps),)).epsilon(delta)
+        except ConfigError:  # too much to be counted
+            return math.inf
+
+    least, most = _bracket(spent, epsilon, start=max(0.3, rate * math.sqrt(steps) / epsilon))
+    return _least_noise(spent, epsilon, least, most, slack=1e-6 if rate == 1 else 2e-3)
+
+
+def _bracket(
+    spent: Callable[[float], float], epsilon: float, start: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Finds a noise that spends too much and one that does not, each with what it spends."""
+    noise = min(start, MAX_NOISE)
+    cost = spent(noise)
+    too_much = cost > epsilon
+    while True:
+        moved = min(MAX_NOISE, noise * 1.6) if too_much else noise / 1.6
+        if moved == noise:
+            raise ConfigError(
+                f"No noise of at most {MAX_NOISE:g} x clip norm keeps to epsilon {epsilon:g}: take "
+                "fewer steps, or a larger epsilon."
+            )
+        if moved < 1e-6:
+            raise ConfigError(f"Expected an epsilon that takes noise, got {epsilon:g}.")
+        moved_cost = spent(moved)
+        if (moved_cost > epsilon) != too_much:
+            pair = (noise, cost), (moved, moved_cost)
+            return pair if too_much else (pair[1], pair[0])
+        noise, cost = moved, moved_cost
+
+
+def _least_noise(
+    spent: Callable[[float], float],
+    epsilon: float,
+    least: tuple[float, float],
+    most: tuple[float, float],
+    slack: float,
+) -> float:
+    """Closes in on the noise between two, on a line through the logarithms of what they spend."""
+    aim = (1 - slack / 4) * epsilon
+    for attempt in range(60):
+        (low, low_cost), (high, high_cost) = least, most
+        if high_cost > (1 - slack) * epsilon or high / low < 1 + slack / 1e3:
+            break
+        is_line = high_cost > 0 and math.isfinite(low_cost) and attempt % 3 < 2
+        if is_line:
+            slope = math.log(high / low) / math.log(high_cost / low_cost)
+            noise = high * math.exp(slope * math.log(aim / high_cost))
+            noise = min(max(noise, low * (high / low) ** 0.02), high * (low / high) ** 0.02)
+        else:
+            noise = math.sqrt(low * high)
+        cost = spent(noise)
+        if cost > epsilon:
+            least = (noise, cost)
+        else:
+            most = (noise, cost)
+    return most[0]
+
+
+def _mu_of(epsilons: NDArray[np.float64], deltas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns, for every point of a curve, the mu of the Gaussian mechanism that goes through it.
+
+    Source: Balle and Wang 2018, Theorem 8, solved by bisection.
+    """
+    from scipy.special import log_ndtr, ndtr
+
+    low, high = np.zeros_like(deltas), np.full_like(deltas, 1e4)
+    for _ in range(80):
+        mu = (low + high) / 2
+        far = np.exp(epsilons + log_ndtr(-mu / 2 - epsilons / mu))
+        enough = ndtr(mu / 2 - epsilons / mu) - far >= deltas
+        low, high = np.where(enough, low, mu), np.where(enough, mu, high)
+    return high

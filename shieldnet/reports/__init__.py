@@ -1,0 +1,1 @@
+"""What was measured and proven, and every form of it."""

@@ -1,0 +1,233 @@
+"""What a report has to say on the items that auditors ask about: evidence, never compliance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shieldnet.findings.finding import Finding
+from shieldnet.gate.declared import declared
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.privacy.price import Price, rounded_up
+
+Status = Literal["evidence for", "evidence against", "not evidenced", "not applicable"]
+
+AISVS = "OWASP AISVS 1.0"
+ATLAS = "MITRE ATLAS"
+NIST = "NIST AI 100-2e2025"
+EDPB = "EDPB Opinion 28/2024"
+
+_NEAR = 0.05
+_SERVED = "it is a matter of where the model is served, which an audit of answers cannot see"
+_EVASION = "no attack here changes an input to be misread; see the robust accuracy of finetune"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Says what a report has to say on one item. findings: names of those that speak to it."""
+
+    standard: str
+    item: str
+    asks: str
+    status: Status
+    words: str
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An item of a standard; which findings speak to it, their metrics say.
+
+    missing: why, where there are none. asks_to_measure: whether it asks for no more than a
+    measurement, whatever that says.
+    """
+
+    standard: str
+    item: str
+    asks: str
+    missing: str = "nothing that speaks to it was measured"
+    asks_to_measure: bool = False
+
+    @property
+    def called(self) -> str:
+        """Returns what a ``Metric`` calls it: ids that say their standard stand alone."""
+        short = {AISVS: "AISVS ", EDPB: "EDPB "}.get(self.standard, "")
+        return f"{short}{self.item}"
+
+
+_ITEMS = (
+    _Item(
+        AISVS,
+        "11.1.3",
+        "the model is evaluated against the known attacks on its kind of data",
+        asks_to_measure=True,
+    ),
+    _Item(AISVS, "11.1.4", "the model withstands adversarial inputs", _EVASION),
+    _Item(
+        AISVS,
+        "11.2.1",
+        "sensitive attributes that can be inferred are not returned",
+        "no column was named in sensitive= (--sensitive)",
+    ),
+    _Item(
+        AISVS,
+        "11.2.2",
+        "limits on queries, for each caller and in all, are sized to the extraction threat",
+        "extraction was not measured; and the limits are set where the model is served",
+        asks_to_measure=True,
+    ),
+    _Item(
+        AISVS,
+        "11.2.3",
+        "outputs are calibrated against overconfidence",
+        "calibration of the released confidences was not measured",
+    ),
+    _Item(
+        AISVS,
+        "11.2.4",
+        "models of sensitive data are trained with differential privacy",
+        "no guarantee of the training was given: finetuned= or --guarantee",
+    ),
+    _Item(
+        AISVS,
+        "11.2.5",
+        "simulated membership inference does no better than random guessing",
+        "membership was not measured",
+    ),
+    _Item(AISVS, "11.3.1", "patterns of queries feed a detector of extraction", _SERVED),
+    _Item(
+        AISVS,
+        "11.3.2",
+        "raw outputs are not exposed; answers are as coarse as the extraction risk asks",
+        "the answers are not bounded, and extraction was not measured",
+    ),
+    _Item(AISVS, "11.3.4", "a detection triggers a response", _SERVED),
+    _Item(ATLAS, "AML.T0005", "nobody creates a proxy of the model"),
+    _Item(ATLAS, "AML.T0024.000", "nobody infers membership in the training data"),
+    _Item(ATLAS, "AML.T0024.001", "nobody inverts the model"),
+    _Item(ATLAS, "AML.T0024.002", "nobody extracts the model"),
+    _Item(ATLAS, "AML.T0043", "nobody crafts adversarial data", _EVASION),
+    _Item(NIST, "NISTAML.031", "the model is not extracted"),
+    _Item(NIST, "NISTAML.032", "data are not reconstructed"),
+    _Item(NIST, "NISTAML.033", "membership is not inferred"),
+    _Item(
+        NIST,
+        "NISTAML.034",
+        "properties of the training data are not inferred",
+        "no attack here asks about the training set as a whole",
+    ),
+    _Item(
+        EDPB,
+        "extraction",
+        "data of the persons who trained the model cannot be extracted from it, not even with "
+        "some probability",
+        "it takes 300 nonmembers with labels to say what share of the persons is singled out",
+    ),
+    _Item(EDPB, "queries", "nobody obtains data of a person through queries, on purpose or not"),
+)
+ITEMS = frozenset(item.called for item in _ITEMS)
+"""What a ``Metric`` names in its standards."""
+
+
+def evidence(
+    findings: Sequence[Finding],
+    price: Price,
+    guarantee: Guarantee | None,
+    *,
+    is_table: bool = True,
+    has_classes: bool = True,
+    broken: Mapping[str, str] | None = None,
+) -> tuple[Evidence, ...]:
+    """Lists every item with the findings that speak for or against it, or with why there are none.
+
+    Against it speaks an attack that surely did better than its baseline, a limit that is broken,
+    and a measurement above its own proven bound. For it, that whoever tried did not, by whole
+    intervals within ``_NEAR`` of the baseline, or what is proven.
+    is_table: whether the inputs have columns that could be sensitive. has_classes: whether answers
+    are scores of classes, without which there is no membership by scores and no extraction.
+    broken: the limits that the policy found broken, by the names of findings.
+    Source: OWASP AISVS 1.0, chapter C11; MITRE ATLAS; NIST AI 100-2e2025; EDPB Opinion 28/2024,
+        both conditions of anonymity. Items in our own words.
+    """
+    return tuple(
+        _spoken_to(item, findings, price, guarantee, is_table, has_classes, broken or {})
+        for item in _ITEMS
+    )
+
+
+def _spoken_to(
+    item: _Item,
+    findings: Sequence[Finding],
+    price: Price,
+    guarantee: Guarantee | None,
+    is_table: bool,
+    has_classes: bool,
+    broken: Mapping[str, str],
+) -> Evidence:
+    metrics = declared()
+    found = [
+        finding
+        for finding in findings
+        if (metric := metrics.find(finding.name)) and item.called in metric.standards
+    ]
+    claims = []
+    if item.item == "11.2.4":
+        if guarantee is None:
+            found = []
+        else:
+            claims.append(f"proven of the training: {guarantee.words}")
+    if item.item == "11.3.2" and price.bits < float("inf"):
+        claims.append(f"proven: at most {rounded_up(price.bits)} bits an answer")
+    said = [*claims, *(_said(one, broken.get(one.name, "")) for one in found)]
+    reason = _inapplicable(item, is_table, has_classes)
+    status: Status = "not applicable" if reason else "not evidenced"
+    if any(_against(item, one, one.name in broken) for one in found):
+        status = "evidence against"
+    elif said and (claims or item.asks_to_measure or all(map(_is_near, found))):
+        status = "evidence for"
+    words = "; ".join(said) or reason or item.missing
+    names = tuple(one.name for one in found)
+    return Evidence(item.standard, item.item, item.asks, status, words, names)
+
+
+def _against(item: _Item, finding: Finding, is_broken: bool) -> bool:
+    """Says whether a finding speaks against what an item asks."""
+    if finding.crosses_proof:
+        return True
+    if item.asks_to_measure:
+        return False
+    # A lower bound on the training's epsilon says nothing against it below the proven one.
+    is_bound = finding.ceiling is not None and finding.name.startswith("one_run.")
+    return is_broken or (finding.low > finding.baseline and not is_bound)
+
+
+def _is_near(finding: Finding) -> bool:
+    """Says whether the whole interval lies near the baseline: what is wide shows nothing."""
+    return finding.high <= finding.baseline + _NEAR
+
+
+def _said(finding: Finding, broken: str) -> str:
+    beyond = ""
+    if finding.low > finding.baseline:
+        beyond = f", above its baseline of {finding.baseline:.3f}"
+    elif not _is_near(finding):
+        beyond = f", an interval too wide to show {finding.baseline:.3f}"
+    return f"{finding.name} {finding}{beyond}{f', which breaks {broken}' if broken else ''}"
+
+
+def _inapplicable(item: _Item, is_table: bool, has_classes: bool) -> str:
+    if item.item == "11.2.1" and not is_table:
+        return "the inputs are no table: no column could be sensitive"
+    about_classes = {
+        "11.2.2",
+        "11.2.3",
+        "11.2.5",
+        "AML.T0005",
+        "AML.T0024.000",
+        "AML.T0024.002",
+        "NISTAML.031",
+        "NISTAML.033",
+        "extraction",
+    }
+    if item.item in about_classes and not has_classes:
+        return "the answers are no scores of classes, which these attacks read"
+    return ""

@@ -1,0 +1,188 @@
+"""One self-contained page that people look at: verdict, explorer, pictures, numbers, limits."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from shieldnet.core.checks import optional
+from shieldnet.findings.finding import Threat, decimals
+from shieldnet.gate.declared import declared
+from shieldnet.privacy.price import rounded_up
+from shieldnet.reports.html.charts import COLORS, EVERY, charts, leakage
+from shieldnet.reports.html.images import (
+    class_pictures,
+    inputs_drawn,
+    leak_map,
+    null_map,
+    read_from,
+)
+
+_ROOM = Path(__file__).parent
+_TEMPLATE, _SCRIPT = "report.html.jinja", "report.js"
+_MOST_NAMED = 6
+_LIBRARY = "window.vegaEmbed = vegaEmbed;"
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """Renders a report document as one HTML file: no request, no font to load, no cookie.
+
+    Charts are Vega-Lite, whose library stands in the page whole; only the two scripts named by
+    their hash in its content security policy run, and none can reach a network.
+    Source: the document of ``Report.save``, schema shieldnet.report/1.
+    Errors: MissingDependency without vl-convert.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_ROOM),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "interval": _interval,
+        "decimals": decimals,
+        "threat": lambda given: str(Threat(**given)),
+    }
+    scripts = [_library(), (_ROOM / _SCRIPT).read_text(encoding="utf-8")]
+    return environment.get_template(_TEMPLATE).render(
+        sections=[_section(report) for report in document["reports"]],
+        schema=document["schema"],
+        every=EVERY,
+        scripts=scripts,
+        hashes=[_script_hash(script) for script in scripts],
+    )
+
+
+@cache
+def _library() -> str:
+    """Returns Vega, Vega-Lite and Vega-Embed in one script."""
+    bundle: str = optional("vl_convert", extra="html").javascript_bundle(_LIBRARY)
+    return bundle.replace("</script", "<\\/script")
+
+
+def _compiled(spec: Mapping[str, Any]) -> str:
+    """Returns a chart as Vega, in JSON that cannot end the element it stands in."""
+    vega = optional("vl_convert", extra="html").vegalite_to_vega(spec)
+    return json.dumps(vega).replace("<", "\\u003c")
+
+
+def _script_hash(script: str) -> str:
+    return base64.b64encode(sha256(script.encode()).digest()).decode()
+
+
+def _section(report: Mapping[str, Any]) -> dict[str, Any]:
+    subjects = [_panel(report, place) for place in range(len(report["subjects"]))]
+    return {
+        **report,
+        "subjects": subjects,
+        "headline": _headline(subjects),
+        "verdict": _verdict(report),
+        "agreement": subjects[0]["by_name"].get("attribution.rank_correlation"),
+        "masking": [
+            (subject, subject["by_name"]["masking"], subject["by_name"]["masking.captum"])
+            for subject in subjects
+            if "masking" in subject["by_name"]
+        ],
+        "sent": inputs_drawn(report),
+        "null_map": null_map(report),
+        "charts": {name: _compiled(spec) for name, spec in charts(report).items()},
+    }
+
+
+def _panel(report: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """Returns what the page shows of one shield."""
+    subject = report["subjects"][place]
+    by_name = {finding["name"]: finding for finding in subject["findings"]}
+    leak = leakage(subject)  # the worst of one answer and of many averaged
+    judged = subject["name"] != "bare" or len(report["subjects"]) == 1
+    decided = [
+        one["finding"] for one in subject["verdict"]["judgments"] if one["outcome"] != "pass"
+    ]
+    leaks = [] if leak is None else [leak["name"]]
+    shown = [*leaks, *(metric.name for metric in declared().headlines()), *decided]
+    return {
+        "curves": {},
+        "exposed": [],
+        "durations_s": {},
+        "configuration": "",
+        **subject,
+        "color": COLORS[place % len(COLORS)],
+        "judged": judged,
+        "by_name": by_name,
+        "leak": leak,
+        "headlines": [
+            (_title(name), by_name[name]) for name in dict.fromkeys(shown) if name in by_name
+        ],
+        "read": read_from(report, subject),
+        "map": leak_map(report, subject),
+        "class_pictures": class_pictures(report, subject),
+    }
+
+
+def _title(name: str) -> str:
+    metric = declared().find(name)
+    return name if metric is None else metric.titled(name)
+
+
+def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Says in a sentence whether this may be released, and why not."""
+    judgments = [
+        (subject["name"], judgment)
+        for subject in report["subjects"]
+        if subject["name"] != "bare" or len(report["subjects"]) == 1
+        for judgment in subject["verdict"]["judgments"]
+    ]
+    outcome = report["outcome"]
+    decisive = [(name, one) for name, one in judgments if one["outcome"] == outcome]
+    first = f"{decisive[0][0]}: {decisive[0][1]['words']}"
+    more = f" ({len(decisive)} of {len(judgments)} limits)"
+    words = {
+        "pass": f"The policy is met: all {len(judgments)} limits are kept, by whole intervals.",
+        "fail": f"Do not release this under the policy. {first}{more}.",
+        "inconclusive": f"This cannot be told, measure more rows. {first}{more}.",
+    }
+    if any(one["limit"] == "proof" for _, one in decisive):
+        words["fail"] = (
+            "Do not release this: something was measured that is proven to be impossible. The "
+            "defense, the accountant or the attack is wrong."
+        )
+    ranked = sorted(judgments, key=lambda pair: pair[1]["outcome"] == "inconclusive")
+    reasons = [
+        (one["outcome"], f"{name}: {one['words']}")
+        for name, one in ranked
+        if one["outcome"] != "pass"
+    ]
+    return {"outcome": outcome, "words": words[outcome], "reasons": reasons}
+
+
+def _headline(subjects: Sequence[Mapping[str, Any]]) -> str:
+    """Says in two sentences what the bare model gives away and what the shields leave."""
+    leaks = [
+        (subject["name"], subject["leak"]["value"])
+        for subject in subjects
+        if subject["leak"] is not None
+    ]
+    if len(leaks) < 2:
+        return ""
+    (bare, most), *rest = leaks
+    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest[:_MOST_NAMED])
+    left += f", and {len(rest) - _MOST_NAMED} more" if len(rest) > _MOST_NAMED else ""
+    return (
+        f"Of what the label leaves open about an input, the best attack reads {most:.0%} from "
+        f"the {bare} model's answers. Behind the shields it still reads: {left}."
+    )
+
+
+def _number(value: float | str) -> str:
+    return "∞" if isinstance(value, str) else rounded_up(value)
+
+
+def _interval(finding: Mapping[str, Any]) -> str:
+    return f"{decimals(finding['low'])} to {decimals(finding['high'])}"

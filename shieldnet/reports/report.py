@@ -1,0 +1,344 @@
+"""What was measured and what is proven, side by side, with what nobody looked at."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from shieldnet.core.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
+from shieldnet.findings.finding import Finding
+from shieldnet.findings.metrics import Metric
+from shieldnet.gate.declared import declared
+from shieldnet.gate.policy import Judgment, Policy, Verdict
+from shieldnet.privacy.certificate import Certificate
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.privacy.price import rounded_up
+from shieldnet.reports.codec import SCHEMA, parsed
+from shieldnet.reports.evidence import Evidence, evidence
+from shieldnet.reports.formats import write
+from shieldnet.reports.markdown import as_markdown
+from shieldnet.reports.subject import Subject, numbers, optional_tensor
+
+BARE = "bare"
+"""The name of the undefended model, which every report measures first."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Holds an audit: the bare model first, then every shield.
+
+    ``findings``, ``certificate`` and ``untested`` are the last shield's, the one that is to be
+    released; ``report["name"]`` gives any other. environment: versions; hashes: of model and data;
+    inputs: rows for the pictures, left out unless asked for. guarantee: what is proven of the
+    model's training. groups: the subgroups that were given. kind: of the model's answers.
+    """
+
+    title: str
+    subjects: tuple[Subject, ...]
+    seed: int
+    duration_s: float
+    columns: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    inputs: Tensor | None = None
+    guarantee: Guarantee | None = None
+    groups: tuple[str, ...] = ()
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        names = [subject.name for subject in self.subjects]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"Expected shields of different names, got {names}.")
+
+    def __getitem__(self, name: str) -> Subject:
+        for subject in self.subjects:
+            if subject.name == name:
+                return subject
+        names = ", ".join(subject.name for subject in self.subjects)
+        raise KeyError(f"The report has no shield {name}. It has: {names}.")
+
+    def __repr__(self) -> str:
+        return f"<{self.title}: {', '.join(subject.name for subject in self.subjects)}>"
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Returns what was measured on the shield to be released."""
+        return self.subjects[-1].findings
+
+    @property
+    def certificate(self) -> Certificate:
+        """Returns what is proven of the shield to be released."""
+        return self.subjects[-1].certificate
+
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """Returns what was not measured on the shield to be released, with the reasons."""
+        return self.subjects[-1].untested
+
+    @property
+    def released(self) -> tuple[Subject, ...]:
+        """Returns what a policy judges: every shield, and the bare model only where it is alone."""
+        alone = len(self.subjects) == 1
+        return tuple(subject for subject in self.subjects if alone or subject.name != BARE)
+
+    def verdict(
+        self, policy: Policy | str | Path | None = None, name: str | None = None
+    ) -> Verdict:
+        """Judges one shield, by default the one to be released, by a policy or the default one."""
+        subject = self.subjects[-1] if name is None else self[name]
+        price = subject.certificate.price
+        return as_policy(policy).judge(subject.findings, price, self.guarantee, self.groups)
+
+    def passes(self, policy: Policy | str | Path | None = None) -> Verdict:
+        """Judges every shield but the bare model; true only where all of them pass.
+
+        For a test of your own: ``assert report.passes("policy.toml")`` says what broke it.
+        """
+        limits = as_policy(policy)
+        return Verdict(
+            tuple(
+                replace(one, words=f"{subject.name}: {one.words}")
+                for subject in self.released
+                for one in self.verdict(limits, subject.name).judgments
+            )
+        )
+
+    def require(self, policy: Policy | str | Path | None = None) -> None:
+        """Returns if every shield but the bare model passes the policy.
+
+        Errors: PolicyFailed or PolicyInconclusive, with finding, bound and limit.
+        """
+        require([self], policy)
+
+    def evidence(self, policy: Policy | str | Path | None = None) -> tuple[Evidence, ...]:
+        """Says what speaks for and against the items of OWASP AISVS, MITRE ATLAS, NIST and EDPB.
+
+        policy: limits that count as evidence against where they are broken; none by default.
+        """
+        broken = {}
+        if policy is not None:
+            judgments = self.verdict(policy).judgments
+            broken = {one.finding: one.limit for one in judgments if one.outcome == "fail"}
+        return evidence(
+            self.findings,
+            self.certificate.price,
+            self.guarantee,
+            is_table=bool(self.columns),
+            has_classes=self.kind not in ("values", "embeddings"),
+            broken=broken,
+        )
+
+    def save(self, path: str | Path, policy: Policy | str | Path | None = None) -> None:
+        """Writes the report in the form that the file's name asks for.
+
+        .json (versioned, all of it), .html (one self-contained page), .md (Markdown; a README.md is
+        a model card, of which a section is written and the rest is kept), .xml (JUnit), .sarif.
+        """
+        save([self], path, policy)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Reads a report that ``save`` wrote as .json; raises DataError for anything else."""
+        reports = load_all(path)
+        if len(reports) != 1:
+            raise DataError(f"Expected exactly one report in {path}, got {len(reports)}.")
+        return reports[0]
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> "Report":
+        """Makes the report of a document that fits the schema.
+
+        Errors: KeyError, TypeError, ValueError, OverflowError for what contradicts itself.
+        """
+        claimed = document.get("guarantee")
+        return cls(
+            title=document["title"],
+            subjects=tuple(Subject.read(one) for one in document["subjects"]),
+            seed=document["seed"],
+            duration_s=document["duration_s"],
+            columns=tuple(document["columns"]),
+            environment=document["environment"],
+            hashes=document["hashes"],
+            inputs=optional_tensor(document["inputs"]),
+            guarantee=None if claimed is None else Guarantee.read(claimed),
+            groups=tuple(document.get("groups", ())),
+            kind=document.get("kind", ""),
+        )
+
+    def document(self, policy: Policy) -> dict[str, Any]:
+        """Returns all of it as JSON takes it, with the policy's verdict."""
+        return {
+            "title": self.title,
+            "seed": self.seed,
+            "duration_s": round(self.duration_s, 1),
+            "kind": self.kind,
+            "columns": list(self.columns),
+            "groups": list(self.groups),
+            "environment": self.environment,
+            "hashes": self.hashes | {"policy": policy.hash()},
+            "inputs": numbers(self.inputs),
+            "guarantee": None if self.guarantee is None else self.guarantee.document(),
+            "policy": dict(policy.limits),
+            "policy_required": list(policy.required),
+            "policy_groups": {name: dict(limits) for name, limits in policy.groups.items()},
+            "policy_source": policy.source,
+            "outcome": self.passes(policy).outcome,
+            "untested": untested_lines(self.subjects),
+            "evidence": [asdict(one) for one in self.evidence(policy)],
+            "subjects": [
+                {**subject.document(), "verdict": self._verdict_document(subject.name, policy)}
+                for subject in self.subjects
+            ],
+        }
+
+    def _verdict_document(self, name: str, policy: Policy) -> dict[str, Any]:
+        verdict = self.verdict(policy, name)
+        judgments = [asdict(judgment) for judgment in verdict.judgments]
+        return {"outcome": verdict.outcome, "judgments": judgments}
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Returns the headline table: its headers, and a row for each shield.
+
+        Columns that would be empty or infinite for all of them are left out, but for the bits.
+        """
+        headers = ["shield", "bits", "mu", *(metric.title for metric in declared().headlines())]
+        rows = [_row(subject) for subject in self.subjects]
+        kept = [
+            place
+            for place, header in enumerate(headers)
+            if header == "bits" or any(row[place] not in ("-", "inf") for row in rows)
+        ]
+        return [headers[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+    def notes(self) -> list[str]:
+        """Returns what the table needs said under it: how to read it, and what nobody tested."""
+        claimed = [] if self.guarantee is None else list(_claims(self.guarantee))
+        return [
+            *_READING,
+            *claimed,
+            *(f"not tested: {line}" for line in untested_lines(self.subjects)),
+        ]
+
+    def __str__(self) -> str:
+        from tabulate import tabulate
+
+        headers, rows = self.rows()
+        return "\n".join(
+            [self.title, tabulate(rows, headers, disable_numparse=True), *self.notes()]
+        )
+
+
+def as_policy(policy: Policy | str | Path | None) -> Policy:
+    """Returns a policy from a value, from a TOML file, or the default one."""
+    if policy is None:
+        return Policy()
+    return policy if isinstance(policy, Policy) else Policy.load(policy)
+
+
+def load_all(path: str | Path) -> list[Report]:
+    """Reads all reports of a .json file; raises DataError for anything else, or for none."""
+    documents = parsed(path)["reports"]
+    if not documents:
+        raise DataError(f"Expected a report in {path}, got none.")
+    try:
+        return [Report.read(one) for one in documents]
+    except (KeyError, TypeError, ValueError, OverflowError) as damaged:
+        raise DataError(f"The report in {path} is damaged: {damaged}") from damaged
+
+
+def require(reports: Sequence[Report], policy: Policy | str | Path | None = None) -> None:
+    """Returns if every shield of every report passes; raises as ``Report.require`` does."""
+    limits = as_policy(policy)
+    judgments = [
+        replace(one, words=f"{report.title}: {one.words}") if len(reports) > 1 else one
+        for report in reports
+        for one in report.passes(limits).judgments
+    ]
+    verdict = Verdict((*judgments, *_published_twice(reports)))
+    if verdict:
+        return
+    error = PolicyFailed if verdict.outcome == "fail" else PolicyInconclusive
+    lines = (f"\n  {one.outcome}: {one.words}" for one in verdict.broken)
+    raise error(f"The policy's outcome is {verdict.outcome}:{''.join(lines)}")
+
+
+def _published_twice(reports: Sequence[Report]) -> Iterator[Judgment]:
+    """Yields a failure for every run of which two models are to be released."""
+    weights: dict[str, set[str]] = {}
+    for report in reports:
+        claimed = report.guarantee
+        if claimed is not None and claimed.run:
+            model = claimed.weights or report.hashes.get("model", "")
+            weights.setdefault(claimed.run, set()).add(model)
+    for run, models in weights.items():
+        if len(models) > 1:
+            words = f"{len(models)} different models {published_twice(run)}"
+            yield Judgment("proof", "fail", words, "guarantee")
+
+
+def published_twice(run: str) -> str:
+    """Says what is wrong with two models of one run."""
+    return (
+        f"name the run {run}: it was continued more than once, and what all of them say together "
+        "is not bounded by the guarantee. Release one of them, or train again"
+    )
+
+
+def save(
+    reports: Sequence[Report], path: str | Path, policy: Policy | str | Path | None = None
+) -> None:
+    """Writes several reports into one file, in the form that its name asks for."""
+    write(_document(reports, as_policy(policy)), Path(path))
+
+
+def summary(reports: Sequence[Report], policy: Policy) -> str:
+    """Returns reports as Markdown, for the summary of a run."""
+    return as_markdown(_document(reports, policy))
+
+
+def _document(reports: Sequence[Report], policy: Policy) -> dict[str, Any]:
+    return {"schema": SCHEMA, "reports": [report.document(policy) for report in reports]}
+
+
+_READING = (
+    "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95 % intervals.",
+    "leakage: 0 = no more than the label, 1 = the whole input. re-identified: the right record is "
+    "named in a gallery.",
+)
+
+
+def _claims(guarantee: Guarantee) -> Iterator[str]:
+    """Says what is proven of the training, of what, and whether anyone could have changed it."""
+    yield f"training: {guarantee.words}, proven."
+    yield from (f"taken for granted: {premise}" for premise in guarantee.premises)
+    if guarantee.seal == "unsigned":
+        yield (
+            "the guarantee is unsigned: whoever held its file could have changed it (set "
+            "SHIELDNET_KEY where it is written and where it is read)."
+        )
+
+
+def untested_lines(subjects: Sequence[Subject]) -> list[str]:
+    """Lists what was not tested, each line once, naming the shields where it is not all of them."""
+    concerned: dict[str, list[str]] = {}
+    for subject in subjects:
+        for line in subject.untested:
+            concerned.setdefault(line, []).append(subject.name)
+    return [
+        line if len(names) == len(subjects) else f"{line} ({', '.join(names)})"
+        for line, names in concerned.items()
+    ]
+
+
+def _row(subject: Subject) -> list[str]:
+    price = subject.certificate.price
+    cells = (_cell(subject, metric) for metric in declared().headlines())
+    return [subject.name, rounded_up(price.bits), rounded_up(price.mu), *cells]
+
+
+def _cell(subject: Subject, metric: Metric) -> str:
+    metrics = declared()
+    found = [finding for finding in subject.findings if metrics.find(finding.name) == metric]
+    return str(max(found, key=lambda finding: finding.value)) if found else "-"

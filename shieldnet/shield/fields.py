@@ -1,0 +1,102 @@
+"""Where in a model's output the answer is, what else is there, and what form it has."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shieldnet.core.errors import AnswerError
+from shieldnet.outputs.nested import Path, leaves, written
+from shieldnet.shield.settings import ShieldSettings, named_by
+
+
+def place_of(output: Any, settings: ShieldSettings) -> Path:
+    """Finds the answer in an output, or says what is there; raises AnswerError."""
+    found = dict(leaves(output))
+    if settings.main is not None:
+        fitting = [path for path in found if written(path) == settings.main]
+    else:
+        kinds = (settings.chain.layout.kind, settings.chain.layout.row_kind)
+        named = [path for path in found if path and path[-1] in kinds]
+        fitting = named or [
+            path
+            for path, leaf in found.items()
+            if isinstance(leaf, Tensor) and not named_by(path, (*settings.others, *settings.drop))
+        ]
+    if len(fitting) != 1:
+        wanted = settings.main or "the answer"
+        there = [written(path) for path in found]
+        kind = settings.chain.layout.kind
+        example = f"{{{there[0] if there and found else 'logits'!r}: {kind!r}}}"
+        raise AnswerError(
+            f"Expected to find {wanted} in what the model returned ({type(output).__name__}); "
+            f"it holds {', '.join(there) or 'nothing'}. Name it, such as outputs={example}."
+        )
+    return fitting[0]
+
+
+def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None:
+    """Raises AnswerError for fields that no defense covers and nobody drops."""
+    open_fields: dict[str, list[str]] = {}
+    for path, leaf in leaves(output):
+        if named_by(path, settings.drop) is not None:
+            continue
+        if path != main and named_by(path, settings.others) is None:
+            open_fields.setdefault(path[0], []).append(type(leaf).__name__)
+    if open_fields:
+        listed = ", ".join(
+            f"{name} ({kinds[0]}{'' if len(kinds) == 1 else f' x {len(kinds)}'})"
+            for name, kinds in open_fields.items()
+        )
+        raise AnswerError(
+            f"The model also returns {listed}, which no defense covers; nothing was released. "
+            f"Leave them out with drop={tuple(open_fields)!r}, or give each its own defenses "
+            "with also={...}."
+        )
+
+
+def priced(output: Any, settings: ShieldSettings) -> list[Tensor]:
+    """Lists the tensors of an output whose every row is priced by itself."""
+    if isinstance(output, Tensor) and settings.main is None:
+        return [output]
+    main = place_of(output, settings)
+    names = {name for name, chain in settings.others.items() if chain is not None}
+    return [
+        leaf
+        for path, leaf in leaves(output)
+        if isinstance(leaf, Tensor)
+        and (path == main or (named_by(path, settings.drop) is None and named_by(path, names)))
+    ]
+
+
+def copy_of(leaf: Any) -> Any:
+    """Copies what is released as it is: a view of more, or of what somebody else holds, is more."""
+    if isinstance(leaf, Tensor):
+        plain = leaf.detach().as_subclass(Tensor)
+        is_dense = plain.layout is torch.strided
+        return plain.clone(memory_format=torch.contiguous_format) if is_dense else plain.clone()
+    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def difference(first: object, shown: object) -> str:
+    """Says in what an answer's form differs from that of the first."""
+    names = [", ".join(sorted(_names(form))) for form in (first, shown)]
+    if names[0] != names[1]:
+        return f"The first had {names[0] or 'no fields'}, this one has {names[1] or 'no fields'}."
+    return f"The first was {_form_words(first)}, this one is {_form_words(shown)}."
+
+
+def _names(form: Any, path: Path = ()) -> list[str]:
+    if isinstance(form, tuple) and len(form) == 2 and isinstance(form[1], tuple):
+        return [name for _, key, inside in form[1] for name in _names(inside, (*path, str(key)))]
+    return [written(path)] if path and form is not type(None) else []
+
+
+def _form_words(form: Any) -> str:
+    if not isinstance(form, tuple):
+        return str(form.__name__)
+    if len(form) == 2 and isinstance(form[1], tuple):
+        inside = ", ".join(f"{key}: {_form_words(child)}" for _, key, child in form[1])
+        return f"{form[0].__name__}({inside})"
+    return f"{form[0].__name__} {form[1]}"

@@ -1,0 +1,536 @@
+"""A drop-in module that turns what a model would say into what it may say."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.core.checks import whole
+from shieldnet.core.errors import AnswerError, BypassError, ConfigError
+from shieldnet.core.opaque_ops import is_captured, refuse_recording
+from shieldnet.defenses import Defense
+from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
+from shieldnet.outputs.layout import Kind
+from shieldnet.outputs.micro_batches import arrays, merged, pieces
+from shieldnet.outputs.nested import (
+    Path,
+    form_of_call,
+    leaves,
+    named_leaves,
+    outline,
+    replaced,
+    written,
+)
+from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
+from shieldnet.outputs.row_trial import RowTrial
+from shieldnet.privacy.certificate import Certificate
+from shieldnet.privacy.price import Price, rounded_up
+from shieldnet.shield.fields import copy_of, difference, place_of, priced, refuse_undefended
+from shieldnet.shield.logits_processor import LogitsProcessor, processor_of
+from shieldnet.shield.settings import Extent, ShieldSettings, as_settings, has_settings, named_by
+
+_WAYS = {"generate": ", model.generate(..., logits_processor=[shield.logits_processor()])"}
+"""Other ways to what methods do that would bypass a shield."""
+
+Sizes = tuple[int, tuple[int, ...]]
+"""The classes of a row and the positions of an answer."""
+
+
+class Shield(nn.Module):
+    """Wraps ``model`` and applies ``defenses``, in order, to every answer before it is released.
+
+    The Shield inserts ``Softmax`` where a defense reads probabilities and, at the end, ``Log`` so
+    that a model of logits still gives logits: their softmax is the released distribution.
+    ``print(shield)`` shows the whole chain.
+
+    model: any module. It keeps its mode, gradients, hooks and ``state_dict`` keys.
+    outputs: what the model gives: ``"logits"`` or ``"probabilities"`` of classes,
+        ``"binary_logits"`` or ``"binary_probabilities"`` where every number is a yes or no of its
+        own, ``"values"`` of a regression, ``"embeddings"``. Where the output has several fields (a
+        tuple, dict, dataclass or ModelOutput), a dict names the kinds: ``{"logits": "logits",
+        "boxes": "values"}``; the first field is the one that ``defenses`` act on. One word alone
+        means the field of that name, or the only tensor.
+    release: what is released, ``"logits"``, ``"probabilities"`` or ``"labels"`` (of values and
+        embeddings: themselves, or ``"integers"``); by default the model's own kind.
+    axis: where the classes are, if the answer is not (rows, classes): 1 for a segmentation
+        (N, K, H, W), -1 for a language model (N, T, V). A dict where several fields need one.
+    also: defenses of the other fields that are released, ``{"boxes": (RoundTo(4.0),)}``; an empty
+        tuple releases a field as it is, for an infinite price. drop: fields that are left out.
+    micro_batch: rows that the model gets at once; large batches can be faster in pieces. With 1,
+        rows cannot change each other, whatever the model does.
+    extent: the largest answer that is released, ``Extent(classes=10)``: what it costs is known
+        before the first one, in every worker, and a larger one is refused.
+    Or all of these as one value: ``Shield(model, ShieldSettings(...))``.
+    example: what the model is asked, at least two different rows: a tensor or an array, a tuple of
+        arguments or a dict of named ones. Rows are then tried now instead of at the first answers.
+
+    Answers are at least float32, carry no graph, and have memory of their own. That the model
+    answers each row by itself, and the same twice, is tried: on the example, or else on the first
+    call, the first with two different rows, and each with more than twice as many rows as before
+    (``rows``). Such a call asks the model about six times; hooks of the model see that. A compiled
+    shield is not tried while it is compiled: call it once before, or give an example.
+    All answers to one form of call (which arguments, of which types) have the containers, field
+    names and types of the first one.
+    Errors: ConfigError for an order that makes no sense, for a graph that draws or mixes rows, and
+        for rows of the example that do, when the Shield is made; AnswerError for an output that
+        cannot be defended (NaN and Inf among them), and for rows that change each other: nothing
+        is released.
+    """
+
+    model: nn.Module
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *defenses: Defense | ShieldSettings,
+        outputs: Kind | Mapping[str, Kind] = "logits",
+        release: Kind | None = None,
+        axis: int | Mapping[str, int] | None = None,
+        also: Mapping[str, Sequence[Defense]] | None = None,
+        drop: Sequence[str] = (),
+        micro_batch: int | None = None,
+        extent: Extent | None = None,
+        example: Any = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"Expected model to be an nn.Module, got {type(model).__name__}. "
+                "For a function of arrays use Shield.around(function, ...), such as "
+                "Shield.around(estimator.predict_proba, ...)."
+            )
+        if any(isinstance(part, Shield) for part in model.modules()):
+            raise ConfigError(
+                "The model is a Shield already, or holds one: its defenses would act before these, "
+                "and no price would count them. Put all defenses into one Shield around the model "
+                "itself, which is shield.model."
+            )
+        self.model = model
+        self.training = model.training
+        self.settings = as_settings(
+            defenses,
+            outputs=outputs,
+            release=release,
+            axis=axis,
+            also={} if also is None else also,
+            drop=drop,
+            micro_batch=micro_batch,
+            extent=extent,
+        )
+        # Read at every answer, where a look-up in another object would be felt.
+        self.chain, self.others = self.settings.chain, self.settings.others
+        self.micro_batch, self.reads_inputs = self.settings.micro_batch, self.settings.reads_inputs
+        self.is_one_tensor = self.settings.main is None
+        self.answered = False
+        self.sizes, self.other_sizes = _sizes_of(self.settings.extent)
+        self.outlines: dict[object, object] = {}
+        self.trial = RowTrial(self.micro_batch == 1)
+        self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]  # torch's
+        self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]  # torch's
+        refuse_mixing_graphs(model)
+        if example is not None:
+            self._try(example)
+
+    @classmethod
+    def around(
+        cls,
+        function: Callable[..., Any],
+        *defenses: Defense | ShieldSettings,
+        outputs: Kind | Mapping[str, Kind] | None = None,
+        release: Kind | None = None,
+        axis: int | Mapping[str, int] | None = None,
+        also: Mapping[str, Sequence[Defense]] | None = None,
+        drop: Sequence[str] = (),
+        micro_batch: int | None = None,
+        extent: Extent | None = None,
+        example: Any = None,
+    ) -> "Shield":
+        """Wraps a function of numpy arrays: ``predict_proba``, an ONNX Runtime session, any other.
+
+        Called with arrays it answers with arrays, called with tensors it answers with tensors. The
+        settings are the constructor's; ``outputs`` is what the function returns, by default
+        probabilities.
+        """
+        by_default: Kind = "logits" if has_settings(defenses) else "probabilities"
+        return cls(
+            Around(function),
+            *defenses,
+            outputs=by_default if outputs is None else outputs,
+            release=release,
+            axis=axis,
+            also=also,
+            drop=drop,
+            micro_batch=micro_batch,
+            extent=extent,
+            example=example,
+        )
+
+    def _try(self, example: Any) -> None:
+        """Answers an example, so that rows are tried and sizes are known; nobody sees the answer.
+
+        Errors: ConfigError where it shows nothing of rows.
+        """
+        args = example if isinstance(example, tuple) else (example,)
+        if isinstance(example, Mapping):
+            self(**example)
+        else:
+            self(*args)
+        if self.trial.enough < 2 and self.micro_batch != 1:
+            raise ConfigError(
+                "Expected an example of at least two rows that differ, to try whether rows change "
+                "each other. Give a few real ones: example=inputs[:8]."
+            )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Answers like the model, with what the defenses leave of it.
+
+        Shapes: the model's arguments -> the model's output; labels have no class axis.
+        """
+        refuse_recording("a Shield")
+        model = self.model
+        mode = refuse_mixing_layers(model)
+        if kwargs.get("training"):
+            raise AnswerError(
+                "training=True would make answers random or let rows of a batch change each "
+                "other, and the model itself. Leave it out."
+            )
+        with torch.no_grad():
+            if self.micro_batch is None:
+                answers = self._answer(model, args, kwargs, mode)
+            else:
+                parts, rows = pieces(args, kwargs, self.micro_batch)
+                answers = merged([self._answer(model, *part, mode) for part in parts], rows)
+        if isinstance(model, Around) and not holds_tensors(*args, *kwargs.values()):
+            return as_arrays(answers)
+        return answers
+
+    def _answer(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: object
+    ) -> Any:
+        asked = None if is_captured() else self.trial.due(args, kwargs, mode)
+        try:
+            output = model(*args, **kwargs)
+        except RuntimeError as failed:
+            explain_devices(failed, model, (*args, *kwargs.values()))
+            raise
+        inputs: tuple[Tensor, ...] = ()
+        if self.reads_inputs:
+            given = arrays((*args, *kwargs.values()))
+            inputs = tuple(torch.as_tensor(value) for value in given)
+        answers = self._released(output, inputs, form_of_call(args, kwargs))
+        if asked is not None and not _has_noise(model):
+            self.trial.run(model, asked, output, lambda given: priced(given, self.settings))
+        return answers
+
+    def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
+        """Turns an output of the model into what is released.
+
+        inputs: the tensors that the model got, for noise that is keyed on them.
+        Shapes: the model's output -> the same; labels have no class axis.
+        """
+        with torch.no_grad():
+            return self._released(output, inputs, "defend")
+
+    def _released(self, output: Any, inputs: tuple[Tensor, ...], form: object) -> Any:
+        if output is None or (isinstance(output, Tensor) and self.is_one_tensor):
+            released = self._main_answer(output, inputs)
+        else:
+            released = self._fields_released(output, inputs)
+        shown = outline(released)
+        first = self.outlines.setdefault(form, shown)
+        if first != shown:
+            raise AnswerError(
+                "Expected an answer of the form of the first one, as types and names of fields "
+                f"are answers too; nothing was released. {difference(first, shown)} Have the "
+                "model return one form, leave out what comes and goes with drop=(...), or make "
+                "one Shield for each form."
+            )
+        return released
+
+    def _fields_released(self, output: Any, inputs: tuple[Tensor, ...]) -> Any:
+        fields = named_leaves(output)
+        main = place_of(output, self.settings)
+        refuse_undefended(output, main, self.settings)
+        answer = fields[main]
+        rows = len(answer) if isinstance(answer, Tensor) and answer.dim() else 0
+
+        def change(path: Path, leaf: Any) -> Any:
+            if path == main:
+                return self._main_answer(leaf, inputs)
+            return self._other_answer(path, leaf, rows, inputs)
+
+        dropped = self.settings.drop
+        return replaced(output, change, without=lambda path: named_by(path, dropped) is not None)
+
+    def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        if not self.answered:
+            self.chain.layout.refuse_mistaken(output)
+        answers = self.chain(output, inputs)
+        sizes = self.chain.layout.sizes(output.shape)
+        if sizes != self.sizes:
+            self.sizes = self._at_most(self.sizes, sizes)
+        if not self.answered:
+            self.answered = True
+        return answers.detach() if answers.requires_grad else answers
+
+    def _other_answer(self, path: Path, leaf: Any, rows: int, inputs: tuple[Tensor, ...]) -> Any:
+        name = written(path)
+        chain = self.others[named_by(path, self.others) or ""]
+        if chain is None:
+            self.other_sizes[name] = (1, ())
+            return copy_of(leaf)
+        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != rows):
+            raise AnswerError(
+                f"Expected {name} to have a row for each of the {rows} answers, got shape "
+                f"{tuple(leaf.shape)}: its price could not be told. Leave it out with "
+                f"drop=({name!r},), or release it as it is with also={{{name!r}: ()}}, for an "
+                "infinite price."
+            )
+        answers = chain(leaf, inputs)
+        known = self.other_sizes.get(name)
+        self.other_sizes[name] = self._at_most(known, chain.layout.sizes(leaf.shape))
+        return answers.detach() if answers.requires_grad else answers
+
+    def _at_most(self, known: Sizes | None, sizes: Sizes) -> Sizes:
+        """Returns the greatest extent along every axis, or refuses what is above the declared."""
+        if self.settings.extent is None:
+            return _largest(known, sizes)
+        if known is not None and _fits(sizes, known):
+            return known
+        allowed = "nothing of that name" if known is None else f"at most {Extent(*known)}"
+        raise AnswerError(
+            f"Expected {allowed}, as the extent says whose price was agreed, got "
+            f"{Extent(*sizes)}; nothing was released."
+        )
+
+    def answer_in(self, released: Any) -> Tensor:
+        """Returns the tensor that ``defenses`` act on, of an output or of what was released."""
+        if isinstance(released, Tensor):
+            return released
+        place = place_of(released, self.settings)
+        found: Tensor = dict(leaves(released))[place]
+        return found
+
+    def bare(self, release: Kind | None = None) -> "Shield":
+        """Returns a shield of the same model and output without any defense, for comparison."""
+        return Shield(self.model, self.settings.bare(release))
+
+    def _fingerprinted(self) -> tuple[Any, ...]:
+        """Lists all that decides on an answer: two shields of equal settings answer alike."""
+        return (self.model, self.settings)
+
+    def with_model(self, model: nn.Module) -> "Shield":
+        """Returns a shield with the same settings around another model."""
+        return Shield(model, self.settings)
+
+    def distribution(self, answers: Any) -> Tensor:
+        """Reads released answers as the distributions that they state.
+
+        Shapes: what ``forward`` returned -> (rows, *positions, classes) that sums to 1.
+        """
+        if self.chain.layout.kind in ("values", "embeddings"):
+            raise ConfigError(f"{self.chain.layout.kind} are no distribution.")
+        classes = self._known_sizes(None)[0] if self.release == "labels" else 0  # told by the rows
+        return self.chain.distribution(self.answer_in(answers), classes)
+
+    def adversary_view(
+        self, probabilities: Tensor, logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Lists the readings of an answer that an attacker who knows the shield tries.
+
+        probabilities: what ``distribution`` returned, or its mean over repeated queries.
+        logits: what was released, or its mean, where ``releases_scores``.
+        Shapes: (rows, classes) -> each map (rows, features).
+        """
+        return self.chain.views(probabilities, logits)
+
+    def logits_processor(self, *, forbidden: Iterable[int] = ()) -> LogitsProcessor:
+        """Returns the defenses as ``model.generate(..., logits_processor=[...])`` takes them.
+
+        forbidden: words that are never said, the same for every text (``LogitsProcessor``).
+        """
+        return processor_of(self.chain, forbidden)
+
+    @property
+    def defenses(self) -> tuple[Defense, ...]:
+        """Returns the defenses of the answer, without inserted conversions."""
+        return self.chain.defenses
+
+    @property
+    def release(self) -> Kind:
+        """Returns the kind of what is released."""
+        return self.chain.release
+
+    @property
+    def classes(self) -> int | None:
+        """Returns the number of classes, known with the first answer."""
+        return None if self.sizes is None else self.sizes[0]
+
+    @property
+    def releases_scores(self) -> bool:
+        """Says whether logits are released that say more than their softmax."""
+        return self.chain.releases_scores
+
+    @property
+    def deterministic(self) -> bool:
+        """Says whether the same input always gets the same answer."""
+        return self.settings.deterministic
+
+    def price(
+        self, classes: int | None = None, *, positions: tuple[int, ...] | None = None
+    ) -> Price:
+        """Prices one answer, all its fields and positions together.
+
+        classes: of the model (numbers of a value, dimensions of an embedding); positions: the
+        other axes of an answer, such as (height, width). Both are needed only before the first
+        answer, and where no extent was declared; else the declared extent is priced, or the
+        greatest so far along every axis. ``settings.price(extent)`` depends on no answer.
+        """
+        return self.settings.price(self._extent(classes, positions))
+
+    def certificate(
+        self,
+        classes: int | None = None,
+        *,
+        positions: tuple[int, ...] | None = None,
+        queries: int = 1,
+    ) -> Certificate:
+        """States what ``queries`` answers may give away at most, to any adversary.
+
+        classes, positions: as in ``price``; needed only before the first answer.
+        """
+        extent = self._extent(classes, positions)
+        return Certificate(
+            self.describe(),
+            extent.classes,
+            self.settings.price(extent),
+            queries,
+            positions=math.prod(extent.positions),
+        )
+
+    def describe(self) -> str:
+        """Writes the chains in one line, inserted conversions in brackets."""
+        name = repr(self.model) if isinstance(self.model, Around) else type(self.model).__name__
+        return self.settings.describe(name)
+
+    def __repr__(self) -> str:
+        price = "known with the first answer"
+        if self.sizes is not None:
+            one = self.price()
+            price = f"{rounded_up(one.bits)} bits, mu {rounded_up(one.mu)} an answer"
+        return f"Shield({self.describe()}; releases {self.release}; price: {price})"
+
+    def __prepare_scriptable__(self) -> "Shield":
+        """Refuses torch.jit.script, which asks for this before it compiles a module."""
+        raise ConfigError(
+            "torch.jit.script cannot compile a Shield: what it draws and refuses is Python. Use "
+            "torch.compile(shield) or torch.export.export(shield, ...); or script the model alone "
+            "and put the shield around it."
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Shield":
+        self.outlines.clear()  # the owner has moved or cast the model: so are its answers
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            model = self.__dict__.get("_modules", {}).get("model")
+            if name.startswith("_") or not callable(getattr(model, name, None)):
+                raise
+        raise BypassError(
+            f"A Shield has no {name}: the model's own would answer without the defenses. "
+            f"Call shield(...) instead{_WAYS.get(name, '')}, "
+            f"or shield.model.{name} where no stranger listens."
+        )
+
+    @property
+    def extent(self) -> Extent | None:
+        """Returns the declared extent of an answer, or the greatest so far; None before any."""
+        if self.sizes is None:
+            return None
+        fields: dict[str, Extent | None] = {
+            path: Extent(*sizes) for path, sizes in self.other_sizes.items()
+        }
+        if self.answered:  # what the form of an answer does not have costs nothing
+            paths = [tuple(path.split(".")) for path in fields]
+            there = {named_by(path, self.others) for path in paths}
+            fields |= {name: None for name in self.others if name not in there}
+        return Extent(*self.sizes, fields)
+
+    def _extent(self, classes: int | None, positions: tuple[int, ...] | None) -> Extent:
+        """Returns the extent that is known, at these positions where some are given."""
+        sizes = self._known_sizes(classes, positions)
+        return Extent(*sizes, {} if self.extent is None else self.extent.fields)
+
+    def _known_sizes(self, classes: int | None, positions: tuple[int, ...] | None = None) -> Sizes:
+        least = 1 if self.chain.layout.kind in ("values", "embeddings") else 2
+        given = None if classes is None else whole("classes", classes, low=least)
+        places = (
+            None
+            if positions is None
+            else tuple(whole("positions", one, low=1) for one in positions)
+        )
+        if self.sizes is None:
+            if given is None:
+                raise ConfigError(
+                    "The number of classes is not known before the first answer. "
+                    "Answer a batch first, or give it: shield.certificate(classes=10)."
+                )
+            if places is None and self.chain.layout.has_positions:
+                raise ConfigError(
+                    "How many positions an answer has is not known before the first answer. "
+                    "Answer a batch first, or give them: positions=(height, width), or "
+                    "positions=() for one number or row an answer."
+                )
+            return given, places or ()
+        if given not in (None, self.sizes[0]):
+            raise ConfigError(f"The shield has answered {self.sizes[0]} classes, not {given}.")
+        return self.sizes[0], self.sizes[1] if places is None else places
+
+
+def _fits(sizes: Sizes, most: Sizes) -> bool:
+    same = sizes[0] == most[0] and len(sizes[1]) == len(most[1])
+    return same and all(size <= limit for size, limit in zip(sizes[1], most[1], strict=True))
+
+
+def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
+    """Returns the greatest extent along every axis: no answer so far costs more than that."""
+    if known is None or known == sizes:
+        return sizes
+    if known[0] != sizes[0] or len(known[1]) != len(sizes[1]):
+        raise AnswerError(
+            f"Expected {Extent(*known)} as in the first answer, got {Extent(*sizes)}; "
+            "make one Shield for each model."
+        )
+    return known[0], tuple(map(max, known[1], sizes[1]))
+
+
+def _sizes_of(extent: Extent | None) -> tuple[Sizes | None, dict[str, Sizes]]:
+    """Returns the sizes of a declared extent, of the answer and of the other fields."""
+    if extent is None:
+        return None, {}
+    others = {path: (one.classes, one.positions) for path, one in extent.fields.items() if one}
+    return (extent.classes, extent.positions), others
+
+
+def _has_noise(model: nn.Module) -> bool:
+    """Says whether a model holds a shield with fresh noise: it tries its own rows."""
+    return any(isinstance(part, Shield) and not part.deterministic for part in model.modules())
+
+
+def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Gives ``state_dict`` the model's own keys, in their order."""
+    inner = f"{prefix}model."
+    own = {key: state.pop(key) for key in list(state) if key.startswith(inner)}
+    state.update({prefix + key.removeprefix(inner): value for key, value in own.items()})
+
+
+def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Lets ``load_state_dict`` take the model's own keys."""
+    own = {key: state.pop(key) for key in list(state) if key.startswith(prefix)}
+    state.update({f"{prefix}model.{key.removeprefix(prefix)}": value for key, value in own.items()})

@@ -1,0 +1,218 @@
+"""All of a shield but its model, as one value; what an answer of a given extent costs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from shieldnet.core.checks import whole
+from shieldnet.core.errors import ConfigError
+from shieldnet.core.frozen import FrozenDict
+from shieldnet.defenses import Chain, Defense
+from shieldnet.outputs.layout import Kind
+from shieldnet.outputs.nested import Path, written
+from shieldnet.privacy.price import Price
+
+_NO_FIELDS: FrozenDict["Extent | None"] = FrozenDict()
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Says how large an answer is.
+
+    classes: of a row (numbers of a value, dimensions of an embedding). positions: the other axes
+    of an answer, such as (height, width). fields: of other fields that are released, by path; None
+    for one that no answer has.
+    """
+
+    classes: int
+    positions: tuple[int, ...] = ()
+    fields: Mapping[str, "Extent | None"] = _NO_FIELDS
+
+    def __post_init__(self) -> None:
+        whole("classes", self.classes, low=1)
+        places = tuple(whole("positions", place, low=1) for place in self.positions)
+        object.__setattr__(self, "positions", places)
+        object.__setattr__(self, "fields", FrozenDict(self.fields))
+
+    def __str__(self) -> str:
+        places = " x ".join(map(str, self.positions))
+        return f"{self.classes} classes" + (f" at {places} positions" if places else "")
+
+
+@dataclass(frozen=True)
+class ShieldSettings:
+    """Says what is done to a model's output; ``Shield(model, settings)`` does it.
+
+    A value: printed, hashed and compared as one. ``dataclasses.replace`` links the chain anew.
+    defenses: of the answer, in order. outputs, release, axis, also, drop, micro_batch: as in
+    ``Shield``. extent: the largest answer that is released; what it costs is then known before the
+    first one, and a larger one is refused.
+    Errors: ConfigError for settings that make no sense, and for an order of defenses that does not.
+    """
+
+    defenses: tuple[Defense, ...] = ()
+    outputs: Kind | Mapping[str, Kind] = "logits"
+    release: Kind | None = None
+    axis: int | Mapping[str, int] | None = None
+    also: Mapping[str, Sequence[Defense]] = field(default_factory=lambda: FrozenDict())
+    drop: Sequence[str] = ()
+    micro_batch: int | None = None
+    extent: Extent | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.outputs, str | Mapping):
+            raise ConfigError(
+                f"Expected outputs as a kind, or a dict of kinds, got {self.outputs!r}."
+            )
+        if not isinstance(self.also, Mapping):
+            raise ConfigError(f"Expected also as a dict of defenses by field, got {self.also!r}.")
+        names = (self.drop,) if isinstance(self.drop, str) else self.drop
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"Expected drop as the names of fields, got {self.drop!r}.")
+        if self.micro_batch is not None:
+            whole("micro_batch", self.micro_batch, low=1)
+        if not isinstance(self.extent, Extent | None):
+            raise ConfigError(f"Expected extent as Extent(classes=10), got {self.extent!r}.")
+        self._set(
+            defenses=tuple(self.defenses),
+            outputs=self.outputs if isinstance(self.outputs, str) else FrozenDict(self.outputs),
+            axis=FrozenDict(self.axis) if isinstance(self.axis, Mapping) else self.axis,
+            also=FrozenDict({name: tuple(self.also[name]) for name in sorted(self.also)}),
+            drop=tuple(names),
+        )
+        _ = self.chain, self.others  # an order that makes no sense never exists
+
+    def _set(self, **settings: object) -> None:
+        for name, value in settings.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def main(self) -> str | None:
+        """Names the field that the defenses act on; None where it is looked for."""
+        return None if isinstance(self.outputs, str) else next(iter(self._kinds))
+
+    @cached_property
+    def chain(self) -> Chain:
+        """Links the defenses of the answer."""
+        return Chain.of(self.defenses, self._kinds[self.main], self.release, self._axis(self.main))
+
+    @cached_property
+    def others(self) -> Mapping[str, Chain | None]:
+        """Links the defenses of the other fields; None for one that is released as it is."""
+        chains: dict[str, Chain | None] = {}
+        for name, defenses in self.also.items():
+            if defenses and name not in self._kinds:
+                raise ConfigError(
+                    f"Expected the kind of {name} beside its defenses: outputs={{..., "
+                    f"{name!r}: 'embeddings'}}."
+                )
+            chains[name] = (
+                Chain.of(tuple(defenses), self._kinds[name], None, self._axis(name))
+                if defenses
+                else None
+            )
+        for given in self._kinds:
+            if given not in (self.main, *chains, *self.drop):
+                raise ConfigError(
+                    f"The field {given} has no defenses of its own: also={{{given!r}: (...)}}, or "
+                    f"leave it out with drop=({given!r},)."
+                )
+        return FrozenDict(chains)
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """Lists the chains of all fields that have defenses."""
+        return (self.chain, *(chain for chain in self.others.values() if chain is not None))
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Says whether a defense needs what the model was asked."""
+        return any(chain.reads_inputs for chain in self.chains)
+
+    @property
+    def deterministic(self) -> bool:
+        """Says whether the same input always gets the same answer."""
+        return all(chain.deterministic for chain in self.chains)
+
+    def bare(self, release: Kind | None = None) -> "ShieldSettings":
+        """Returns settings of the same output without any defense, for comparison."""
+        kind = self.chain.layout.kind
+        return ShieldSettings(
+            outputs=kind if self.main is None else {self.main: kind},
+            release=release,
+            axis=self.chain.layout.axis,
+            drop=(*self.others, *self.drop),
+        )
+
+    def price(self, extent: Extent) -> Price:
+        """Prices one answer of this extent, all its fields and positions together.
+
+        For each field the least bits, mu and pure epsilon over the stages of its chain. It depends
+        on nothing else: no answer has to be given before.
+        """
+        price = self.chain.price(extent.classes, extent.positions)
+        unknown = set(self.others)
+        for path, part in extent.fields.items():
+            name = named_by(tuple(path.split(".")), self.others)
+            if name is None:
+                raise ConfigError(f"Expected extents of {', '.join(self.others)}, got {path}.")
+            unknown.discard(name)
+            if part is not None:
+                chain = self.others[name]
+                price += Price() if chain is None else chain.price(part.classes, part.positions)
+        return Price() if unknown else price  # how large the other fields are is not known yet
+
+    def describe(self, model: str) -> str:
+        """Writes the chains in one line, inserted conversions in brackets."""
+        line = " -> ".join([model, str(self.chain)] if self.chain.stages else [model])
+        for name, chain in self.others.items():
+            line += f"; {name}: {'as it is' if chain is None else chain}"
+        return line + (f"; without {', '.join(self.drop)}" if self.drop else "")
+
+    def digest(self) -> str:
+        """Returns a hash that names the settings; keys are left out."""
+        return sha256(repr(self).encode()).hexdigest()
+
+    @cached_property
+    def _kinds(self) -> dict[str | None, Kind]:
+        if isinstance(self.outputs, str):
+            return {None: self.outputs}
+        if not self.outputs:
+            raise ConfigError("Expected outputs to name at least one field and its kind.")
+        return dict(self.outputs.items())
+
+    def _axis(self, name: str | None) -> int | None:
+        if isinstance(self.axis, Mapping):
+            return self.axis.get(name or "")
+        return self.axis if name == self.main else None
+
+
+def has_settings(defenses: tuple[Any, ...]) -> bool:
+    """Says whether a Shield's positional arguments are settings, not defenses."""
+    return len(defenses) == 1 and isinstance(defenses[0], ShieldSettings)
+
+
+def as_settings(defenses: tuple[Any, ...], **keywords: Any) -> ShieldSettings:
+    """Makes settings of a Shield's arguments: as they are, or of defenses and keywords.
+
+    Errors: ConfigError for keywords beside settings, which say it all.
+    """
+    if not has_settings(defenses):
+        return ShieldSettings(defenses, **keywords)
+    plain = ShieldSettings()
+    if beside := [name for name, value in keywords.items() if value != getattr(plain, name)]:
+        raise ConfigError(
+            f"Expected ShieldSettings alone, got {', '.join(beside)} beside them: use "
+            f"dataclasses.replace(settings, {beside[0]}=...)."
+        )
+    settings: ShieldSettings = defenses[0]
+    return settings
+
+
+def named_by(path: Path, names: Iterable[str]) -> str | None:
+    """Returns the name that stands for a path: its own, or the nearest that it is inside of."""
+    whole_path = written(path)
+    fitting = (name for name in names if whole_path == name or whole_path.startswith(f"{name}."))
+    return max(fitting, key=len, default=None)

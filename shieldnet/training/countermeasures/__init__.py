@@ -1,0 +1,1 @@
+"""Trainings that make attacks harder, without a proof."""

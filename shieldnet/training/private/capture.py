@@ -1,0 +1,235 @@
+"""One record's computation as a graph of plain tensor operators, which no other record can enter.
+
+A forward pass in Python may look at its batch, count its calls, toss coins or keep what it saw. A
+graph cannot: it is traced once, on tensors without values, for a batch of one, and what it computes
+of a record depends on the arguments of the graph alone.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functionalize, vmap
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import CodeGen
+
+from shieldnet.core.checks import unwarned
+from shieldnet.core.errors import ShieldnetError
+
+_ATEN = torch.ops.aten
+_ROWS = 256
+_NAMESPACES = frozenset(["aten", "prims"])
+_IDENTITIES = frozenset([_ATEN.detach.default, _ATEN.alias.default, _ATEN.lift_fresh_copy.default])
+
+
+class NotCaptured(Exception):
+    """Says why a computation is no graph: nothing about privacy, only that it cannot be traced."""
+
+
+def capture(function: Callable[..., Any], arguments: Sequence[Any]) -> GraphModule:
+    """Traces a function of tensors and returns it as a graph without side effects.
+
+    The graph takes the tensors among the arguments one by one, and returns a list of tensors.
+    arguments: tensors, lists and dicts of tensors; only their shapes and types are looked at, so
+    that the graph depends on no value. Gradients may be taken inside. What the function writes into
+    its arguments or into tensors that it holds is dropped: the graph computes with what they were.
+    Random operators stay random.
+    Errors: NotCaptured, with the reason and the fix, where the function asks for a value (``if``,
+    ``.item()``, numpy), or does what no graph of tensor operators can do. An error of shieldnet's
+    own passes.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils import _pytree as pytree
+
+    _require_tensors(arguments)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with _traceable(), mode, torch.enable_grad():
+            shapes = pytree.tree_map_only(Tensor, _empty, list(arguments))
+            graph = make_fx(function, _allow_non_fake_inputs=True)(*shapes)
+            again = make_fx(function, _allow_non_fake_inputs=True)(*shapes)
+            if graph.code != again.code:
+                raise NotCaptured(
+                    "it computes something else each time it is called: it counts its calls, or "
+                    "draws with Python's random or numpy. Draw with torch"
+                )
+            pure = functionalize(graph, remove="mutations")
+            graph = make_fx(pure, _allow_non_fake_inputs=True)(*shapes)
+    except (ShieldnetError, NotCaptured):
+        raise
+    except Exception as untraceable:  # of the user's code, or of any of torch's tracers
+        raise NotCaptured(_reason(untraceable)) from untraceable
+    return _pure(graph)
+
+
+def map_records(
+    function: Callable[..., Tensor], held: dict[str, Tensor], *columns: Tensor
+) -> Tensor:
+    """Returns what a function makes of every record alone, by a graph. Shapes: on the CPU.
+
+    function: takes held weights and buffers, and one record's row of each column (records, ...).
+    Errors: NotCaptured as ``capture`` raises it, and where the function draws at random.
+    """
+    device = next(iter(held.values())).device
+    example = [column[0].to(device) for column in columns]
+    graph = capture(lambda *given: [function(*given)], (held, *example))
+    if is_random(graph):
+        raise NotCaptured("its answers are random")
+    # forward: a call would run global hooks, which may keep what they see.
+    mapped = vmap(graph.forward, in_dims=(*[None] * len(held), *[0] * len(columns)))
+    with torch.no_grad(), unwarned("There is a performance drop"):
+        parts = [
+            mapped(*held.values(), *(part.to(device) for part in rows))[0].cpu()
+            for rows in zip(*(column.split(_ROWS) for column in columns), strict=True)
+        ]
+    return torch.cat(parts)
+
+
+def is_random(graph: GraphModule) -> bool:
+    """Says whether the graph draws."""
+    return bool(_random_nodes(graph))
+
+
+def with_draws_given(graph: GraphModule) -> tuple[GraphModule, GraphModule]:
+    """Splits a graph that draws into one that returns its draws and one that is given them.
+
+    The second takes the arguments of the first, and then each draw: the same draws can so be given
+    to one record and to many.
+    """
+    drawing, given = _copied(graph), _copied(graph)
+    output = next(node for node in drawing.graph.nodes if node.op == "output")
+    output.args = (_random_nodes(drawing),)
+    last = [node for node in given.graph.nodes if node.op == "placeholder"][-1]
+    for number, node in enumerate(_random_nodes(given)):
+        with given.graph.inserting_after(last):
+            last = given.graph.placeholder(f"draw_{number}")
+        node.replace_all_uses_with(last)
+        given.graph.erase_node(node)
+    for part in (drawing, given):
+        part.graph.eliminate_dead_code()
+        part.recompile()
+    return drawing, given
+
+
+def _copied(graph: GraphModule) -> GraphModule:
+    made = Graph()
+    made.output(made.graph_copy(graph.graph, {}))
+    return GraphModule(graph, made)
+
+
+def _random_nodes(graph: GraphModule) -> list[Node]:
+    """Lists the steps that draw: torch marks its random operators."""
+    return [
+        node
+        for node in graph.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+        and torch.Tag.nondeterministic_seeded in node.target.tags
+    ]
+
+
+@contextmanager
+def _traceable() -> Any:
+    """Asks for the forms of attention and recurrence that are made of plain operators."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with unwarned("TF32 acceleration"), ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        fast = torch.backends.mha.get_fastpath_enabled()
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
+
+
+def _pure(graph: GraphModule) -> GraphModule:
+    """Takes out writes into arguments and steps that change nothing."""
+    for node in list(graph.graph.nodes):
+        target = node.target
+        if node.op == "call_function" and not _is_plain(target):
+            raise NotCaptured(
+                f"it calls {target}, an operator that is not torch's own and may keep what it sees"
+            )
+        if node.op == "get_attr" and not _is_tensor(getattr(graph, node.target)):
+            held = type(getattr(graph, node.target)).__name__
+            raise NotCaptured(f"it uses a {held} that keeps a state, such as a torch.Generator")
+        if target in _IDENTITIES:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+        elif isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
+            _require_argument(node)
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":  # what it computes with is what it was
+            constant = getattr(graph, node.target).detach().clone()
+            delattr(graph, node.target)
+            graph.register_buffer(node.target, constant)
+    graph.graph.set_codegen(CodeGen())  # arguments and results in one flat list
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _is_plain(target: Any) -> bool:
+    if isinstance(target, torch._ops.OpOverload):
+        return target.namespace in _NAMESPACES
+    return target is operator.getitem
+
+
+def _is_tensor(value: object) -> bool:
+    """Says whether it is a tensor of torch's own: code of a subclass would see every record."""
+    return type(value) in (Tensor, nn.Parameter, nn.Buffer)
+
+
+def _require_tensors(arguments: Sequence[Any]) -> None:
+    from torch.utils import _pytree as pytree
+
+    for value in pytree.tree_leaves(list(arguments)):
+        if isinstance(value, Tensor) and not _is_tensor(value):
+            raise NotCaptured(
+                f"a weight, buffer or record is a {type(value).__name__}, whose own code would see "
+                "every record. Make it a plain tensor"
+            )
+
+
+def _require_argument(node: Node) -> None:
+    """Raises NotCaptured for a write into anything but what the function was given."""
+    into = node.args[0]
+    if node.target is not _ATEN.copy_.default or not isinstance(into, Node):
+        raise NotCaptured(f"the operator {node.target} writes into its argument")
+    if into.op not in ("placeholder", "get_attr"):
+        raise NotCaptured(f"the operator {node.target} writes into {into.name}")
+
+
+_VALUES = (
+    "it asks for the value of a tensor while it is traced (if, while, .item(), .tolist(), numpy, "
+    "boolean indexing). Write that with tensor operators, such as torch.where"
+)
+_REASONS = (
+    (
+        ("pack_padded_sequence", "_pack_padded", "lengths"),
+        "it packs sequences, whose lengths are values. Pass padded sequences and mask them; "
+        "opacus.layers.DPLSTM, DPGRU and DPRNN train as they are",
+    ),
+    (("DataDependent", "GuardOnDataDependent", "item()", "_local_scalar", "nonzero"), _VALUES),
+    (("DynamicOutputShape", "data-dependent", "data dependent", ".numpy()", "NumPy"), _VALUES),
+)
+
+
+def _reason(failed: Exception) -> str:
+    text = f"{type(failed).__name__}: {failed}"
+    for words, reason in _REASONS:
+        if any(word in text for word in words):
+            return reason
+    return f"tracing it failed with {text.splitlines()[0][:300]}"

@@ -1,0 +1,86 @@
+"""Differentially private training: how much noise, and how gradients are clipped."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from shieldnet.core.checks import choice, fraction, positive, whole
+from shieldnet.core.errors import ConfigError
+from shieldnet.training.countermeasures.base import Countermeasure
+from shieldnet.training.private.clipping import Clip, as_clip
+
+MODES = ("certified", "empirical")
+_NEVER = 1e-12
+
+
+@dataclass(frozen=True)
+class DPSGD(Countermeasure):
+    """Clips what each record asks of the weights, and adds noise to the sum (DP-SGD).
+
+    epsilon, delta: the target; noise follows from it and from the number of steps. noise: instead
+    of epsilon, its deviation as a multiple of the clip norm. clip: the L2 norm that a record's
+    gradient is clipped to, from 1e-30 to 1e30, or ``AdaptiveClip`` for one that follows the data.
+    mode: ``certified`` states a guarantee and refuses whatever would break it; ``empirical`` is for
+    noise too small for any, trains what preflight would refuse, and never states an epsilon.
+    views: augmented copies of each record whose
+    gradients are averaged before they are clipped (De et al. 2022). ema: the decay of a running
+    mean of the weights, which is released in their place; it costs no privacy.
+    max_physical_batch: records whose gradients are in memory at once; by default 256, or fewer
+    where their gradients (activations not counted) would take more than a quarter of a gigabyte.
+    canaries: that audit the run itself: gradients of their own, along weights that no model reads,
+    planted by a coin each; how many are found bounds epsilon from below.
+
+    Guarantee: of the trained model, by ``Guarantee``. Batches are drawn by independent coins
+    (Poisson sampling), noise and coins come from the operating system. Each record's gradient is
+    computed by a graph that sees that record alone, and the noisy sum is released on a grid, with
+    every rounding counted: it holds for floats, of any type of the model's.
+    Source: Abadi et al. 2016 (arXiv:1607.00133).
+    """
+
+    epsilon: float | None = None
+    delta: float | None = None
+    noise: float | None = None
+    clip: float | Clip = 1.0
+    mode: str = "certified"
+    views: int = 1
+    ema: float = 0.0
+    max_physical_batch: int | None = None
+    canaries: int = 0
+
+    private: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        choice("mode", self.mode, MODES)
+        as_clip(self.clip)
+        whole("views", self.views, low=1)
+        whole("canaries", self.canaries, low=0)
+        if not 0 <= fraction("ema", self.ema) < 1:
+            raise ConfigError(f"Expected ema from 0 to below 1, got {self.ema!r}.")
+        if self.max_physical_batch is not None:
+            whole("max_physical_batch", self.max_physical_batch, low=1)
+        if self.noise is not None:
+            positive("noise", self.noise)
+        if self.mode == "empirical":
+            if self.noise is None or self.epsilon is not None or self.delta is not None:
+                raise ConfigError(
+                    "An empirical training takes noise, and neither epsilon nor delta: it states "
+                    "no guarantee."
+                )
+            return
+        if self.epsilon is not None:
+            positive("epsilon", self.epsilon)
+        if (self.epsilon is None) == (self.noise is None):
+            raise ConfigError("Expected either epsilon or noise, and delta.")
+        if self.delta is None or not _NEVER <= fraction("delta", self.delta) < 1:
+            raise ConfigError(f"Expected delta from {_NEVER:g} to below 1, got {self.delta!r}.")
+        if self.canaries and self.canaries < 20:
+            raise ConfigError(f"Expected at least 20 canaries, got {self.canaries}.")
+
+    @property
+    def clipping(self) -> Clip:
+        """Returns how gradients are clipped."""
+        return as_clip(self.clip)
+
+    @property
+    def is_certified(self) -> bool:
+        """Says whether a guarantee is stated."""
+        return self.mode == "certified"

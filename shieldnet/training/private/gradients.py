@@ -1,0 +1,519 @@
+"""What each record asks of the weights, clipped and summed: each by a graph that sees it alone."""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.fx import GraphModule, Node
+
+from shieldnet.core.checks import unwarned
+from shieldnet.training.private.capture import capture, is_random, with_draws_given
+
+Predict = Callable[[Tensor], Any]
+Losses = Callable[[Predict, Tensor, Tensor], Tensor]
+"""Takes a model as a function, inputs and labels; returns (records,), one loss for each."""
+Move = Callable[[Tensor, Tensor, Predict], Tensor]
+"""Takes inputs, labels and a model as a function; returns what to learn from, row by row."""
+
+MAX_SPREAD = 256.0
+"""A record's gradient is also clipped where the products that it is a sum of are, together, this
+many times the clip norm long: so much the rounding of sums may grow by cancellation."""
+_MARGIN = 1 - 2.0**-20  # of the clip norm: covers the rounding of norms, factors and products
+_MAX_LENGTH = 1e100
+_ATEN = torch.ops.aten
+
+
+def clip_factors(norms: Tensor, clip: float) -> Tensor:
+    """Returns what a gradient of each norm is multiplied by: never more than ``clip`` is left.
+
+    Shapes: norms (records,) finite, float64 -> (records,). The margin covers the rounding.
+    Source: Abadi et al. 2016, Algorithm 1 (arXiv:1607.00133).
+    """
+    return (clip * _MARGIN / norms).clamp_max(1.0)
+
+
+class Part(ABC):
+    """Holds a share of every record's gradient of one weight."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Counts the float operations that a squared norm is the sum of, at least."""
+
+    @abstractmethod
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """Returns squared norms, as float64 computes them, and spreads.
+
+        A spread bounds the norm of the sum of absolute products. Shapes: -> (records,) each.
+        """
+
+    @abstractmethod
+    def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
+        """Adds the rows' gradients, each times its factor, to a float64 total in place."""
+
+    @abstractmethod
+    def length(self) -> float:
+        """Bounds the norm of all gradients together."""
+
+    @abstractmethod
+    def distance(self, row: int, alone: Any) -> float:
+        """Bounds the distance of a row's gradient from the only one of a part of the same kind."""
+
+
+@dataclass(frozen=True)
+class Whole(Part):
+    """Holds the gradients themselves. Shapes: each (records, *weight)."""
+
+    each: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.each[:1].numel()
+
+    def measured(self) -> tuple[Tensor, Tensor]:
+        norms = _lengths(self.each.flatten(1))
+        return norms.square(), norms
+
+    def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
+        each = self.each[rows].flatten(1)
+        total.view(-1).addmv_(each.double().T, factors)
+
+    def length(self) -> float:
+        return _norm(self.each)
+
+    def distance(self, row: int, alone: "Whole") -> float:
+        return _norm(self.each[row] - alone.each[0])
+
+
+@dataclass(frozen=True)
+class Products(Part):
+    """Holds the gradients of a matrix as sums of outer products: of a linear layer's two sides.
+
+    Shapes: left (records, terms, rows), right (records, terms, columns).
+    Source of the norms: Goodfellow 2015 (arXiv:1510.01799); Li et al. 2022 (arXiv:2110.05679).
+    """
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.left.shape[1] ** 2 + self.left.shape[2] + self.right.shape[2]
+
+    def measured(self) -> tuple[Tensor, Tensor]:
+        spreads = (_lengths(self.left) * _lengths(self.right)).sum(1)
+        if self.left.shape[1] == 1:
+            return spreads.square(), spreads
+        left, right = self.left.double(), self.right.double()
+        return (left @ left.mT).mul_(right @ right.mT).sum((1, 2)), spreads
+
+    def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
+        left = self.left[rows].double() * factors[:, None, None]
+        total.addmm_(left.flatten(0, 1).T, self.right[rows].double().flatten(0, 1))
+
+    def length(self) -> float:
+        return _norm(self.left) * _norm(self.right)
+
+    def distance(self, row: int, alone: "Products") -> float:
+        left, right = alone.left[0], alone.right[0]
+        moved = _norm(self.left[row] - left) * _norm(right)
+        return moved + _norm(self.left[row]) * _norm(self.right[row] - right)
+
+
+@dataclass(frozen=True)
+class Rows(Part):
+    """Holds the gradients of a table that is looked up: a row for every place that was asked.
+
+    Shapes: places (records, terms), each (records, terms, columns); unused: a row that gets none.
+    """
+
+    places: Tensor
+    each: Tensor
+    unused: int
+
+    @property
+    def size(self) -> int:
+        return self.each.shape[1] ** 2 + self.each.shape[2]
+
+    def measured(self) -> tuple[Tensor, Tensor]:
+        each = self.used().double()
+        same = self.places[:, :, None] == self.places[:, None, :]
+        return (each @ each.mT).mul_(same).sum((1, 2)), _lengths(each).sum(1)
+
+    def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
+        each = self.used()[rows].double() * factors[:, None, None]
+        total.index_add_(0, self.places[rows].flatten(), each.flatten(0, 1))
+
+    def length(self) -> float:
+        return math.sqrt(self.each.shape[1]) * _norm(self.each)
+
+    def distance(self, row: int, alone: "Rows") -> float:
+        if not torch.equal(self.places[row], alone.places[0]):
+            return math.inf
+        return _norm(self.each[row] - alone.each[0])
+
+    def used(self) -> Tensor:
+        """Returns the gradients, with 0 where the row gets none."""
+        return self.each.masked_fill((self.places == self.unused)[:, :, None], 0.0)
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
+def _lengths(tensor: Tensor) -> Tensor:
+    """Returns the norms along the last axis, in float64, and inf above ``_MAX_LENGTH``.
+
+    Only numbers of float64 get so far. Beside a factor below it, what is lost where squares of
+    small numbers are 0 in float64 is below 1e-50: nothing beside the least clip norm, 1e-30.
+    """
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
+    if tensor.dtype != torch.float64:
+        return norms
+    return norms.masked_fill(norms > _MAX_LENGTH, math.inf)
+
+
+def _inner(products: Products, rows: Rows) -> Tensor:
+    """Returns the inner product of two parts of one weight, for every record."""
+    records, terms, _ = products.left.shape
+    at = rows.places[:, None, :].expand(records, terms, -1)
+    left = products.left.gather(2, at).double()
+    right = products.right.double() @ rows.used().double().mT
+    return (left * right).sum((1, 2))
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Holds every record's gradient of one weight, in parts that add up to it."""
+
+    parts: tuple[Part, ...]
+
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """Bounds squared norms from above, and returns spreads. Shapes: -> (records,) each.
+
+        What float64 computes of a squared norm is off by at most the operations times 2^-52 of the
+        squared spread.
+        """
+        products = [part for part in self.parts if isinstance(part, Products)]
+        looked_up = [part for part in self.parts if isinstance(part, Rows)]
+        squares, spreads = zip(*(part.measured() for part in self.parts), strict=True)
+        crossed = [2 * _inner(pair, rows) for pair in products for rows in looked_up]
+        spread: Tensor = sum(spreads)
+        rounding = 2.0**-52 * 4 * sum(part.size for part in self.parts)
+        total: Tensor = sum([*squares, *crossed])  # type: ignore[assignment]  # there is a part
+        return total.clamp_min(0) + rounding * spread.square(), spread
+
+
+def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Tensor]) -> Tensor:
+    """Adds each record's gradient, clipped to an L2 norm of ``clip`` over all weights, to totals.
+
+    Returns how many of them are no longer than ``clip``.
+    Shapes: totals float64 of the shape of every weight, changed in place; -> () int64.
+    Guarantee: but for the rounding of sums that ``sum_error`` bounds, one record moves the totals
+    by at most ``clip``, whatever it is: a gradient that is not finite, or too large to have a
+    finite norm, counts as 0. To report it would betray its record.
+    """
+    measured = [gradient.measured() for gradient in gradients]
+    norms = torch.stack([squares for squares, _ in measured]).sum(0).sqrt()
+    spreads = torch.stack([spread for _, spread in measured]).square().sum(0).sqrt()
+    factors = torch.minimum(clip_factors(norms, clip), clip_factors(spreads, MAX_SPREAD * clip))
+    rows: Tensor | slice = slice(None)
+    sound = torch.isfinite(norms) & torch.isfinite(spreads)
+    if not sound.all():
+        rows = sound.nonzero()[:, 0]
+        factors = factors[rows]
+    for gradient, total in zip(gradients, totals, strict=True):
+        for part in gradient.parts:
+            part.add(total, factors, rows)
+    return (norms <= clip).sum()
+
+
+def sum_error(records: int, physical: int, terms: int, *, scaled: bool = False) -> float:
+    """Bounds how far ``clipped_sum`` over physical batches is from the true sum, in clip norms.
+
+    Each physical batch is added up by itself, and then to the total.
+    terms: the most products that one record's gradient of a weight is a sum of. Every sum of n
+    numbers in float64, in any order, is off by at most n 2^-52 of the sum of their absolute values
+    (n < 2^51), and over all weights these are at most ``MAX_SPREAD`` clip norms a record, or one
+    where every gradient is one product. scaled: whether the sum is multiplied by a number after,
+    which rounds it once more.
+    Source: Higham 2002, section 4.2.
+    """
+    spread = 1.0 if terms == 1 else MAX_SPREAD
+    return 2.0**-52 * records * (physical * terms * spread + records + scaled)
+
+
+class RecordGradients:
+    """Computes the clipped sum of a batch for the trainable weights of one model.
+
+    What a record asks for is captured as a graph (``capture``) that has the weights, the buffers
+    and that record as its arguments; ``vmap`` maps it over the records. Linear layers and tables
+    leave their gradients as products and rows, of which norms and sums are taken without writing
+    the gradients down.
+    losses, move: what is learned from a batch; they get the record's own views alone.
+    views: copies of each record, whose gradients are averaged before they are clipped (De et al.
+    2022). example: inputs and labels, of which only shapes and types are looked at.
+    unseen: names of weights that the loss does not depend on. silent_rows: of each weight, the row
+    that no record can move (the padding of a table), or None.
+    Errors: NotCaptured where the computation is no graph.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: Losses,
+        clip: float,
+        example: tuple[Tensor, Tensor],
+        *,
+        views: int = 1,
+        move: Move | None = None,
+    ) -> None:
+        self.clip = clip
+        self.named = {
+            name: weight for name, weight in model.named_parameters() if weight.requires_grad
+        }
+        traced = copy.deepcopy(model)  # tracing may leave tensors without values in it
+        frozen = {
+            name: weight for name, weight in model.named_parameters() if name not in self.named
+        }
+        self.held = {**frozen, **dict(model.named_buffers())}
+        self.unseen: tuple[str, ...] = ()
+
+        def one_record(
+            weights: dict[str, Tensor], held: dict[str, Tensor], x: Tensor, y: Tensor
+        ) -> list[Tensor]:
+            leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+
+            def predict(inputs: Tensor) -> Any:
+                return functional_call(traced, (leaves, held), (inputs,))
+
+            inputs, labels = (part.unsqueeze(0) for part in (x, y))
+            if views > 1:
+                inputs, labels = (part.repeat_interleave(views, 0) for part in (inputs, labels))
+            if move is not None:
+                inputs = move(inputs, labels, predict)
+            loss = losses(predict, inputs, labels).mean()
+            wanted = list(leaves.values())
+            slopes = torch.autograd.grad(loss, wanted, allow_unused=True)
+            self.unseen = tuple(
+                name for name, slope in zip(leaves, slopes, strict=True) if slope is None
+            )
+            return [
+                torch.zeros_like(weight) if slope is None else slope
+                for weight, slope in zip(wanted, slopes, strict=True)
+            ]
+
+        record = [part[0] for part in example]
+        graph = capture(one_record, (self.named, self.held, *record))
+        self.plans, self.silent_rows = _planned(graph)
+        self.graph = graph
+        self._drawing: GraphModule | None = None
+        self._given = graph
+        if is_random(graph):
+            self._drawing, self._given = with_draws_given(graph)
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """Returns the trainable weights, in the order of the sums."""
+        return list(self.named.values())
+
+    @property
+    def bytes_per_record(self) -> int:
+        """Returns what one record's gradients take, as they are held."""
+        return sum(plan.bytes for plans in self.plans for plan in plans)
+
+    @property
+    def terms(self) -> int:
+        """Returns the most products that one record's gradient of a weight is a sum of."""
+        return max(sum(plan.terms for plan in plans) for plans in self.plans)
+
+    def zeros(self) -> list[Tensor]:
+        """Returns the sums of no records, contiguous whatever the weights are."""
+        return [
+            torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
+            for weight in self.weights
+        ]
+
+    def add(
+        self, totals: Sequence[Tensor], inputs: Tensor, labels: Tensor
+    ) -> tuple[list[Gradient], Tensor]:
+        """Adds the clipped gradients of records to totals.
+
+        Returns the gradients unclipped, and how many are no longer than the clip norm.
+        Shapes: inputs, labels (records, ...); totals float64 of the weights' shapes.
+        """
+        gradients = self.each(inputs, labels)
+        return gradients, clipped_sum(gradients, self.clip, totals)
+
+    def difference(
+        self, batch: Sequence[Gradient], inputs: Tensor, labels: Tensor, row: int
+    ) -> float:
+        """Compares the gradient of a row of a batch with the one that its record has alone.
+
+        batch: the gradients of inputs and labels. Where the graph draws at random, the record is
+        compared in a batch of two whose draws are equal. Returns the distance, by the norm or the
+        clip norm, whichever is greater.
+        """
+        record = inputs[row : row + 1], labels[row : row + 1]
+        draws = self.draws(*record)
+        if draws:
+            pair = torch.tensor([row, (row + 1) % len(inputs)], device=inputs.device)
+            batch, row = self.each(inputs[pair], labels[pair], draws), 0
+        alone = self.alone(*record, draws)
+        norm = sum(part.length() for gradient in alone for part in gradient.parts)
+        distance = sum(
+            part.distance(row, single)
+            for gradient, other in zip(batch, alone, strict=True)
+            for part, single in zip(gradient.parts, other.parts, strict=True)
+        )
+        if not math.isfinite(norm):  # it counts as nothing, if it is not finite in the batch either
+            return math.inf if math.isfinite(distance) else 0.0
+        return distance / max(norm, self.clip) if math.isfinite(distance) else math.inf
+
+    @property
+    def tolerance(self) -> float:
+        """Bounds what the order of float operations may change in a gradient."""
+        coarsest = max(torch.finfo(weight.dtype).eps for weight in self.weights)
+        return max(1e-2, 16 * coarsest)
+
+    def draws(self, inputs: Tensor, labels: Tensor) -> list[Any]:
+        """Draws what one record's gradient draws. Shapes: inputs, labels (1, ...)."""
+        if self._drawing is None:
+            return []
+        with torch.no_grad():
+            drawn: list[Any] = self._drawing.forward(*self._held, inputs[0], labels[0])
+        return drawn
+
+    def each(self, inputs: Tensor, labels: Tensor, draws: Sequence[Any] = ()) -> list[Gradient]:
+        """Returns every record's gradient of every weight.
+
+        draws: given to all records in place of draws of their own.
+        """
+        graph = self._given if draws else self.graph
+        dims = (*[None] * len(self._held), 0, 0, *[None] * len(draws))
+        # forward: a call would run global hooks, which may keep what they see.
+        mapped = vmap(graph.forward, in_dims=dims, randomness="different")
+        with torch.no_grad(), unwarned("There is a performance drop"):
+            return self._gathered(mapped(*self._held, inputs, labels, *draws))
+
+    def alone(self, inputs: Tensor, labels: Tensor, draws: Sequence[Any] = ()) -> list[Gradient]:
+        """Returns the gradients of one record by the graph itself. Shapes: (1, ...)."""
+        graph = self._given if draws else self.graph
+        with torch.no_grad():
+            outputs = graph.forward(*self._held, inputs[0], labels[0], *draws)
+        return self._gathered([output.unsqueeze(0) for output in outputs])
+
+    @property
+    def _held(self) -> list[Tensor]:
+        return [*self.named.values(), *self.held.values()]
+
+    def _gathered(self, outputs: Sequence[Tensor]) -> list[Gradient]:
+        waiting = iter(outputs)
+        gradients = []
+        for plans, weight in zip(self.plans, self.weights, strict=True):
+            parts = [plan.part([next(waiting) for _ in plan.outputs], weight) for plan in plans]
+            gradients.append(Gradient(_joined(parts)))
+        return gradients
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Says how a part is read from the outputs of a graph, and what it takes."""
+
+    outputs: tuple[Node, ...]
+    unused: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(_value(node).numel() * _value(node).element_size() for node in self.outputs)
+
+    @property
+    def terms(self) -> int:
+        if len(self.outputs) == 1:
+            return 1
+        first = _value(self.outputs[0])  # a side of products, or the places of rows
+        return int(first.shape[0] if self.unused is None else first.numel())
+
+    def part(self, outputs: Sequence[Tensor], weight: Tensor) -> Part:
+        if len(outputs) == 1:
+            return Whole(outputs[0])
+        first, second = outputs
+        if self.unused is None:
+            return Products(first, second)
+        columns = weight.shape[1]
+        return Rows(first.flatten(1), second.reshape(len(second), -1, columns), self.unused)
+
+
+def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Joins parts of one kind, so that inner products between them are counted."""
+    if any(isinstance(part, Whole) for part in parts):
+        (whole,) = parts  # a sum with anything else is planned as a whole
+        return (whole,)
+    joined: list[Part] = []
+    products = [part for part in parts if isinstance(part, Products)]
+    looked_up = [part for part in parts if isinstance(part, Rows)]
+    if products:
+        left = torch.cat([part.left for part in products], 1)
+        joined.append(Products(left, torch.cat([part.right for part in products], 1)))
+    if looked_up:
+        places = torch.cat([part.places for part in looked_up], 1)
+        each = torch.cat([part.used() for part in looked_up], 1)
+        unused = looked_up[0].unused if len(looked_up) == 1 else -1
+        joined.append(Rows(places, each, unused))
+    return tuple(joined)
+
+
+def _planned(graph: GraphModule) -> tuple[list[list[_Plan]], list[int | None]]:
+    """Replaces outputs that are products or lookups by their factors, where that is less.
+
+    Returns the plan of every weight, and its row that no record can move.
+    """
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    plans: list[list[_Plan]] = []
+    silent: list[int | None] = []
+    for gradient in output.args[0]:
+        parts = _parts(gradient, graph)
+        unused = {plan.unused for plan in parts}
+        row = unused.pop() if len(unused) == 1 else None
+        silent.append(None if row is None or row < 0 else row)
+        least = sum(plan.bytes for plan in parts) if parts else math.inf
+        whole = _Plan((gradient,))
+        plans.append(parts if parts and least < whole.bytes else [whole])
+    flat = [node for gradient in plans for plan in gradient for node in plan.outputs]
+    output.args = (flat,)
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+    return plans, silent
+
+
+def _parts(node: Node, graph: GraphModule) -> list[_Plan]:
+    """Reads a gradient as a sum of products and lookups; an empty list where it is neither."""
+    flipped = False
+    while node.target is _ATEN.t.default:
+        node, flipped = node.args[0], not flipped  # type: ignore[assignment]  # a tensor
+    if node.target is _ATEN.add.Tensor and not node.kwargs and not flipped:
+        sides = [_parts(side, graph) for side in node.args if isinstance(side, Node)]
+        return [plan for side in sides for plan in side] if len(sides) == 2 and all(sides) else []
+    if node.target is _ATEN.mm.default:
+        first, right = node.args
+        with graph.graph.inserting_before(node):
+            left = graph.graph.call_function(_ATEN.t.default, (first,))
+        left.meta["val"] = _value(first).t()  # type: ignore[arg-type]  # a tensor
+        return [_Plan((right, left) if flipped else (left, right))]  # type: ignore[arg-type]
+    if node.target is _ATEN.embedding_dense_backward.default and not flipped:
+        slopes, places, _, padding, by_frequency = node.args
+        if not by_frequency:
+            return [_Plan((places, slopes), unused=int(padding))]  # type: ignore[arg-type]
+    return []
+
+
+def _value(node: Node) -> Tensor:
+    value: Tensor = node.meta["val"]
+    return value

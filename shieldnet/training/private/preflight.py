@@ -1,0 +1,174 @@
+"""Before a step is taken: what would break the guarantee, and how far one record moves the sum."""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.core.errors import PreflightFailed
+from shieldnet.training.private.capture import NotCaptured
+from shieldnet.training.private.gradients import Losses, Move, RecordGradients, clipped_sum
+from shieldnet.training.private.hazards import Hazard, few_of, same_draws, stand_ins
+from shieldnet.training.records import Records
+
+_SEEDS = 4
+_SMALL_CLIP = 1e-3  # at which every gradient is clipped
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Holds what was found before training.
+
+    hazards: none, or nothing is trained. sensitivity: how far the worst of the records that were
+    tried moved the clipped sum, in clip norms: a measurement, which the proof does not rest on.
+    """
+
+    hazards: tuple[Hazard, ...]
+    sensitivity: float = math.nan
+
+    def __str__(self) -> str:
+        lines = [f"hazard: {hazard}" for hazard in self.hazards]
+        if math.isfinite(self.sensitivity):
+            lines.append(
+                f"one record moved the sum of gradients by {self.sensitivity:.3f} clip norms"
+            )
+        return "\n".join(lines)
+
+    def require(self) -> None:
+        """Raises PreflightFailed with every hazard and its fix."""
+        if not self.hazards:
+            return
+        raise PreflightFailed(
+            "Nothing was trained.\n" + "\n".join(f"- {hazard}" for hazard in self.hazards)
+        )
+
+
+def examine(
+    model: nn.Module,
+    records: Records,
+    losses: Losses,
+    *,
+    clip: float,
+    views: int = 1,
+    move: Move | None = None,
+) -> tuple[Preflight, RecordGradients | None]:
+    """Captures what a record asks of the weights, and measures how far records move their sum.
+
+    Records reach the graph alone, never code of the user's.
+
+    model: as for ``hazards_of``, and without such hazards; it stays as it is. move: what is done to
+    inputs before a step. Returns the gradients to train with, or None beside a hazard.
+    """
+    inputs, labels = few_of(records)
+    if move is not None and _mixes(move, model, *stand_ins(records)):
+        return Preflight((_MIXED,)), None
+    try:
+        gradients = RecordGradients(model, losses, clip, (inputs, labels), views=views, move=move)
+    except NotCaptured as untraceable:
+        return Preflight((_uncaptured(untraceable),)), None
+    unseen = [
+        Hazard(
+            "unseen weight",
+            name,
+            "the loss does not depend on it, so that it would be trained on noise alone",
+            "Freeze it (requires_grad_(False))",
+            mends=True,
+        )
+        for name in gradients.unseen
+    ]
+    if unseen:
+        return Preflight(tuple(unseen)), gradients
+    try:
+        with same_draws():
+            worst = max(_moved_by_last(gradients, x, y) for x, y in _batches(inputs, labels))
+            difference = gradients.difference(gradients.each(inputs, labels), inputs, labels, 0)
+    except RuntimeError as unmapped:  # an operator that torch cannot map over records
+        return Preflight((_uncaptured(unmapped),)), None
+    if difference > gradients.tolerance or worst > 1:
+        return Preflight((_wrong(difference, worst),), worst), None
+    return Preflight((), worst), gradients
+
+
+_MIXED = Hazard(
+    "mixed records",
+    "the countermeasures",
+    "when one record changes, what is made of the others changes too; in private training they get "
+    "each record alone, and would do something else",
+    "Augment every record by itself, without looking at its batch",
+)
+
+
+def _mixes(move: Move, model: nn.Module, inputs: Tensor, labels: Tensor) -> bool:
+    """Changes the last record and looks whether what is made of the others changes with it.
+
+    For the user's sake: the guarantee does not rest on it.
+    """
+    model = copy.deepcopy(model)
+    other = torch.cat([inputs[:-1], inputs[:1]])
+
+    def moved(seed: int, given: Tensor) -> Tensor:
+        with same_draws(seed):
+            return move(given, labels, model)[:-1]
+
+    return not all(
+        torch.allclose(
+            moved(seed, inputs), moved(seed, other), rtol=1e-4, atol=1e-5, equal_nan=True
+        )
+        for seed in range(_SEEDS)
+    )
+
+
+def _uncaptured(untraceable: Exception) -> Hazard:
+    reason = str(untraceable).splitlines()[0][:400]
+    return Hazard(
+        "no graph",
+        "the model, its loss or its countermeasures",
+        f"one record's gradient cannot be captured as a graph of tensor operators: {reason}",
+        "This says nothing about privacy. Only what is captured can be proven to see one record "
+        "alone",
+    )
+
+
+def _wrong(difference: float, worst: float) -> Hazard:
+    return Hazard(
+        "wrong gradients",
+        "the model",
+        f"a record's gradient in a batch differs by {difference:.2g} of its norm from the one "
+        f"alone, and one record moved the clipped sum by {worst:.3g} clip norms",
+        "This should not be possible. Please report it with the model",
+    )
+
+
+def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields small batches whose last record is ordinary, huge, or made to stand out."""
+    mislabeled = torch.cat([labels[:-1], labels[:1]])
+    yield inputs, labels
+    yield inputs, mislabeled
+    if inputs.is_floating_point():
+        noise = torch.randn(inputs[:1].shape, generator=torch.Generator().manual_seed(1))
+        noise = noise.to(inputs.device, inputs.dtype)
+        usual = inputs[-1:]
+        for last in (100 * usual + 10, usual + 3000, -10 * usual, 10 * noise, 1e30 * noise):
+            yield torch.cat([inputs[:-1], last]), labels
+            yield torch.cat([inputs[:-1], last]), mislabeled
+
+
+def _moved_by_last(gradients: RecordGradients, inputs: Tensor, labels: Tensor) -> float:
+    """Returns how far the last record moves the clipped sum, in clip norms, at two of them."""
+    moved = 0.0
+    draws = gradients.draws(inputs[-1:], labels[-1:])
+    for clip in (gradients.clip, _SMALL_CLIP * gradients.clip):
+        sums = []
+        for rows in (len(inputs), len(inputs) - 1):
+            totals = gradients.zeros()
+            if rows:
+                clipped_sum(gradients.each(inputs[:rows], labels[:rows], draws), clip, totals)
+            sums.append(totals)
+        squares = sum(
+            float((total - other).square().sum()) for total, other in zip(*sums, strict=True)
+        )
+        moved = max(moved, math.sqrt(squares) / clip)
+    return moved

@@ -1,0 +1,128 @@
+"""What the start of a training already knew: stated, composed, or left open and then said so."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.data.hashing import unhashed, weights_hash
+from shieldnet.privacy.guarantee import COMPOSED, KERNELS, ONE_MODEL, PUBLIC, UNSTATED, Guarantee
+from shieldnet.training.losses import Loss
+from shieldnet.training.private.capture import NotCaptured, map_records
+from shieldnet.training.records import Records
+
+_SIGNIFICANT = 1e-3
+_ENOUGH = 100  # rows of either set: fewer hardly tell a start that knows the records
+
+
+@dataclass(frozen=True)
+class Premise:
+    """Says what a guarantee takes for granted of the model that the training begins with.
+
+    given: ``public``, the guarantee of the start, or None where nothing is stated. start: the hash
+    of the start. opaque: attributes whose content no hash covers.
+    """
+
+    given: str | Guarantee | None
+    start: str
+    opaque: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, given: object) -> "Premise":
+        """Checks what is stated of the start.
+
+        Errors: ConfigError for anything but "public", a Guarantee of this model, and None.
+        """
+        start = weights_hash(model)
+        if isinstance(given, Guarantee):
+            if given.weights != start:
+                raise ConfigError(
+                    "The guarantee in start= is of another model than the one that is given: "
+                    "nothing is known of this start. Pass the model that finetune returned."
+                )
+        elif given is not None and not (isinstance(given, str) and given == "public"):
+            raise ConfigError(
+                "Expected start='public' (a fresh or public model that knows nothing of the "
+                f"records), start=Guarantee (of the model that is given), or None; got {given!r}."
+            )
+        return cls(given, start, unhashed(model))
+
+    def stated(self, claimed: Guarantee, run: str) -> Guarantee:
+        """Returns a guarantee with what it takes for granted."""
+        if isinstance(self.given, Guarantee):
+            scope, premises = self.given.scope, (COMPOSED, *self.given.premises)
+            before = self.given
+            caveats = tuple(dict.fromkeys((*claimed.caveats, *self.given.caveats)))
+            claimed = replace(claimed, caveats=caveats, seal=self.given.seal)
+        else:
+            scope = "steps" if self.given is None else "weights"
+            premises = (UNSTATED if self.given is None else PUBLIC,)
+            before = None
+        hidden = [f"what {name} holds says nothing of the records" for name in self.opaque]
+        every = tuple(dict.fromkeys((*premises, KERNELS, ONE_MODEL, *hidden)))
+        return replace(
+            claimed,
+            run=run,
+            start=self.start,
+            premises=every,
+            scope=scope,
+            before=() if before is None else (before,),
+        )
+
+    def check(self, better: float, chance: float, rows: int) -> str:
+        """Returns what is to be said of a start that was compared on records and held-out rows.
+
+        better: the chance that the start fits a record better than a held-out row. chance: that it
+        looks so where it knows neither. rows: of the smaller of the two sets.
+        Errors: ConfigError for a public start that knows the records.
+        """
+        measured = (
+            f"the start fits a record better than a held-out row {better:.0%} of the time "
+            f"(p = {chance:.1g})"
+        )
+        if chance >= _SIGNIFICANT and rows < _ENOUGH:
+            return f"Too few rows ({rows}) to tell whether the start knows the records: {measured}."
+        if chance >= _SIGNIFICANT:
+            return f"No evidence that the start knows the records: {measured}."
+        if self.given == "public":
+            raise ConfigError(
+                f"start='public' is not true: {measured}, so it knows the records already, and no "
+                "guarantee of the weights would hold. Begin with a fresh or public model, or pass "
+                "the Guarantee that the start was trained under."
+            )
+        if isinstance(self.given, Guarantee) and self.given.scope == "weights":
+            return f"The start knows of the records, as its guarantee allows: {measured}."
+        return f"The start knows the records: {measured}. The guarantee is not one of the weights."
+
+
+def fit(model: nn.Module, records: Records, heldout: Records, loss: Loss) -> tuple[float, float]:
+    """Compares a model's losses on records and on held-out rows of the same kind.
+
+    Returns the chance that a record's loss is the smaller one, and the p value of a one-sided rank
+    test (Mann-Whitney): how often they would differ so if the model knew neither.
+    """
+    from scipy.stats import mannwhitneyu
+
+    ours, theirs = _losses(model, (records, heldout), loss)
+    test = mannwhitneyu(ours, theirs, alternative="less")
+    return 1 - float(test.statistic) / (len(ours) * len(theirs)), float(test.pvalue)
+
+
+def _losses(model: nn.Module, sets: Sequence[Records], loss: Loss) -> list[Tensor]:
+    """Returns the loss of every row alone, by a graph: the model's own code sees no record."""
+    traced = copy.deepcopy(model).eval()
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+    def of_one(held: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(traced, held, (x.unsqueeze(0),)), y.unsqueeze(0)).reshape(())
+
+    try:
+        results = [map_records(of_one, held, rows.inputs, rows.labels).double() for rows in sets]
+    except NotCaptured as reason:
+        raise ConfigError(f"The start cannot be compared on heldout rows: {reason}.") from reason
+    if not all(values.isfinite().all() for values in results):
+        raise DataError("The start's losses are not finite: they cannot be compared.")
+    return results

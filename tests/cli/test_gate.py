@@ -1,0 +1,167 @@
+"""The gate from the shell: what a pipeline sees."""
+
+import json
+from pathlib import Path
+
+import pytest
+from by_hand import SAVED
+from shell import shieldnet
+
+POLICIES = {
+    "pass": "max_leakage = 0.2\nmin_accuracy = 0.9\n",
+    "fail": "min_accuracy = 0.999\n",
+    "unsure": "max_leakage = 0.05\n",
+    "required": 'required = ["membership.canaries.auc"]\n',
+    "groups": '[groups."*"]\nmin_accuracy = 0.5\n',
+    "typo": "max_leek = 0.1\n",
+}
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    (tmp_path / "report.json").write_bytes(SAVED.read_bytes())
+    for name, text in POLICIES.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "words"),
+    [
+        ("pass", 0, ""),
+        ("fail", 1, "noisy: accuracy 0.970 [0.936, 0.989], min_accuracy = 0.999"),
+        ("unsure", 3, "noisy: inversion 0.038 [0.008, 0.069], max_leakage = 0.05"),
+        ("required", 1, "membership.canaries.auc was not measured; it is required"),
+        ("groups", 1, "no subgroup was given; min_accuracy = 0.5 of every one asks for it"),
+        ("typo", 2, "A policy has no limit max_leek"),
+        ("nowhere", 2, "Cannot read nowhere.toml"),
+    ],
+)
+def test_a_saved_report_is_judged_and_the_exit_code_says_how(project, policy, code, words) -> None:
+    result = shieldnet(project, "report", "report.json", f"--policy={policy}.toml")
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr.replace("\n", "")
+    assert "Traceback" not in result.stderr
+
+
+def test_every_form_is_written_before_the_gate_closes(project) -> None:
+    names = ("audit.html", "audit.xml", "audit.sarif", "audit.md", "again.json", "README.md")
+    targets = [part for name in names for part in ("-o", name)]
+    result = shieldnet(project, "report", "report.json", "--policy=fail.toml", *targets)
+    assert result.returncode == 1
+    assert all((project / name).stat().st_size > 500 for name in names)
+    assert json.loads((project / "again.json").read_text())["reports"][0]["outcome"] == "fail"
+
+
+def test_an_option_of_its_own_means_the_same_as_o(project) -> None:
+    given = ("--html=a.html", "--junit=a.xml", "--json=a.json", "--sarif=a.sarif")
+    result = shieldnet(
+        project, "report", "report.json", *given, "--markdown=a.md", "--policy=pass.toml"
+    )
+    assert result.returncode == 0
+    assert {path.suffix for path in project.glob("a.*")} == {
+        ".html",
+        ".xml",
+        ".json",
+        ".sarif",
+        ".md",
+    }
+
+
+def test_a_run_on_github_gets_a_summary(project) -> None:
+    summary = project / "summary"
+    summary.write_text("# Before\n")
+    result = shieldnet(
+        project, "report", "report.json", "--policy=pass.toml", GITHUB_STEP_SUMMARY=str(summary)
+    )
+    assert result.returncode == 0
+    assert summary.read_text().startswith("# Before\n## Audit of Sequential: ✅ passes\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("report", "nowhere.json"), "Cannot read nowhere.json"),
+        (("report", "pass.toml"), "is no JSON report"),
+        (("report", "report.json", "-o", "report.pdf"), "ends in .json, .html, .md, .xml, .sarif"),
+        (("report", "report.json", "-o", "no/report.md"), "there is no folder no"),
+        (("compare", "report.json", "nowhere.json"), "Cannot read nowhere.json"),
+        (("compare", "report.json"), "Missing argument"),
+        (("policy", "init", "pass.toml"), "pass.toml is there already; --force"),
+        (("policy", "init", "no/policy.toml"), "No such file or directory"),
+    ],
+)
+def test_bad_input_exits_with_2_and_one_clear_line(project, arguments, words) -> None:
+    result = shieldnet(project, *arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_written_policy_judges_at_once(project) -> None:
+    assert shieldnet(project, "policy", "init").returncode == 0
+    assert "max_leakage = 0.10" in (project / "policy.toml").read_text()
+    result = shieldnet(project, "report", "report.json", "--policy=policy.toml")
+    assert result.returncode == 3, "membership after two answers cannot be told at .60"
+    assert "membership.averaged.2" in result.stderr
+    assert shieldnet(project, "policy", "init").returncode == 2
+    assert shieldnet(project, "policy", "init", "--force").returncode == 0
+
+
+def test_every_report_of_a_file_is_judged(project) -> None:
+    """The demo writes two into one file."""
+    document = json.loads((project / "report.json").read_text())
+    document["reports"] *= 2
+    document["reports"][1] = {**document["reports"][1], "title": "The other"}
+    (project / "two.json").write_text(json.dumps(document))
+    given = ("report", "two.json", "-o", "two.html")
+    assert shieldnet(project, *given, "--policy=pass.toml").returncode == 0
+    assert (project / "two.html").read_text().count("<section data-report") == 2
+    result = shieldnet(project, *given, "--policy=fail.toml")
+    assert result.returncode == 1
+    assert "The other: noisy: accuracy" in result.stderr
+
+
+def test_files_are_checked_for_being_policies(project) -> None:
+    result = shieldnet(project, "policy", "check", "pass.toml", "groups.toml")
+    assert result.returncode == 0
+    assert "pass.toml is a policy of 2 limits." in result.stdout
+    result = shieldnet(project, "policy", "check", "pass.toml", "typo.toml")
+    assert result.returncode == 2
+    assert "A policy has no limit max_leek" in result.stderr
+
+
+class TestCompare:
+    def changed(self, project: Path, **moved: float) -> None:
+        document = json.loads((project / "report.json").read_text())
+        for finding in document["reports"][0]["subjects"][1]["findings"]:
+            if finding["name"] in moved:
+                for part in ("value", "low", "high"):
+                    finding[part] += moved[finding["name"]]
+        (project / "next.json").write_text(json.dumps(document))
+
+    def test_the_same_release_is_no_worse(self, project) -> None:
+        result = shieldnet(project, "compare", "report.json", "report.json")
+        assert result.returncode == 0
+        assert "without a difference beyond chance" in result.stdout
+
+    def test_more_leakage_fails(self, project) -> None:
+        self.changed(project, inversion=0.3)
+        result = shieldnet(project, "compare", "report.json", "next.json")
+        assert result.returncode == 1
+        assert "worse  noisy: inversion 0.038 [0.008, 0.069] -> 0.338" in result.stdout
+
+    def test_less_leakage_passes(self, project) -> None:
+        self.changed(project, inversion=-0.3)
+        result = shieldnet(project, "compare", "report.json", "next.json")
+        assert result.returncode == 0
+        assert "better  noisy: inversion" in result.stdout
+
+    def test_what_is_not_measured_any_more_is_inconclusive(self, project) -> None:
+        document = json.loads((project / "report.json").read_text())
+        subject = document["reports"][0]["subjects"][1]
+        subject["findings"] = [one for one in subject["findings"] if one["name"] != "inversion"]
+        (project / "next.json").write_text(json.dumps(document))
+        result = shieldnet(project, "compare", "report.json", "next.json")
+        assert result.returncode == 3
+        assert "not measured any more" in result.stdout

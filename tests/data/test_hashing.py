@@ -1,0 +1,77 @@
+import copy
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from shieldnet.data.hashing import state_hash, unhashed, weights_hash
+
+
+class Net(nn.Module):
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        self.scale = scale
+        self.settings = {"sizes": [4, 3], "act": torch.relu}
+        self.register_buffer("mask", torch.ones(3), persistent=False)
+        self.itself = [self]
+
+    def forward(self, x):
+        return self.body(x) * self.scale * self.mask
+
+
+def test_a_copy_and_the_same_factory_with_the_same_weights_are_one_model() -> None:
+    model = Net()
+    other = Net()
+    assert weights_hash(other) != weights_hash(model)
+    other.load_state_dict(model.state_dict())
+    assert weights_hash(other) == weights_hash(model) == weights_hash(copy.deepcopy(model))
+
+
+def test_modes_and_what_training_froze_do_not_count() -> None:
+    model = Net()
+    before = weights_hash(model)
+    model.eval().requires_grad_(False)
+    model(torch.ones(2, 4))
+    assert weights_hash(model) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "scale", 2.0),
+        lambda model: model.mask.zero_(),
+        lambda model: model.settings["sizes"].append(7),
+        lambda model: setattr(model.body, "2", nn.Identity()),
+        lambda model: setattr(model.body[1], "eps", 1.0),
+        lambda model: model.register_forward_hook(lambda *_: None),
+        lambda model: model.body[0].weight.data.add_(1e-6),
+        lambda model: model.double(),
+        lambda model: setattr(model, "act", nn.ReLU()),
+        lambda model: model.itself.append(nn.Linear(2, 2)),
+    ],
+)
+def test_whatever_changes_what_it_answers_changes_the_hash(change) -> None:
+    model = Net()
+    before = weights_hash(model)
+    change(model)
+    assert weights_hash(model) != before
+
+
+def test_what_cannot_be_hashed_is_named() -> None:
+    model = Net()
+    assert unhashed(model) == ()
+    model.lock = threading.Lock()
+    assert unhashed(model) == ("lock (lock)",)
+
+
+def test_models_of_every_make_have_a_hash() -> None:
+    tied = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
+    tied[1].weight = tied[0].weight
+    normed = parametrizations.weight_norm(nn.Linear(3, 3))
+    traced = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    for model in (tied, normed, traced, nn.LSTM(3, 3), nn.MultiheadAttention(4, 2)):
+        assert weights_hash(model) == weights_hash(copy.deepcopy(model))
+        assert len(state_hash(model)) == 64

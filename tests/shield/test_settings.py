@@ -1,0 +1,155 @@
+import copy
+import math
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import shieldnet as sn
+from shieldnet.core.frozen import FrozenDict
+from shieldnet.shield.presets import PRESETS
+
+
+class Maps(nn.Module):
+    """Gives as many scores as its input has positions: (N, 3, H, W) of (N, H, W)."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([inputs, -inputs, inputs * 0], 1)
+
+
+class Boxed(nn.Module):
+    """Gives scores and boxes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.boxes = nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.scores(inputs), "boxes": self.boxes(inputs)}
+
+
+BOXED = sn.ShieldSettings(
+    (sn.Label(),),
+    outputs={"logits": "logits", "boxes": "values"},
+    also={"boxes": [sn.ClipRange(0.0, 1.0), sn.RoundTo(0.5)]},
+    drop=["loss"],
+)
+MANY = [
+    sn.ShieldSettings(),
+    sn.ShieldSettings(PRESETS["open"], release="probabilities"),
+    sn.ShieldSettings(PRESETS["balanced"], axis=1, micro_batch=8, extent=sn.Extent(3, (4, 4))),
+    BOXED,
+]
+
+
+@pytest.mark.parametrize("settings", MANY, ids=["bare", "open", "segmentation", "fields"])
+def test_settings_are_one_value(settings) -> None:
+    sent = pickle.loads(pickle.dumps(settings))  # noqa: S301  # our own
+    for again in (replace(settings), sent, copy.deepcopy(settings)):
+        assert again == settings
+        assert hash(again) == hash(settings)
+        assert again.digest() == settings.digest()
+        assert repr(again) == repr(settings)
+    assert len({one.digest() for one in MANY}) == len(MANY) == len(set(MANY))
+
+
+def test_a_setting_that_changes_links_the_chain_anew() -> None:
+    settings = sn.ShieldSettings(PRESETS["open"])
+    labels = replace(settings, release="labels")
+    assert labels.chain.release == "labels" != settings.chain.release
+    with pytest.raises(sn.ConfigError, match="Put TopK"):
+        replace(settings, defenses=(sn.Round(1), sn.TopK(3)))
+    with pytest.raises(sn.ConfigError, match="Expected extent as Extent"):
+        sn.ShieldSettings(extent=10)  # type: ignore[arg-type]
+
+
+def test_the_first_field_is_the_one_that_the_defenses_act_on() -> None:
+    other = replace(
+        BOXED, outputs={"boxes": "values", "logits": "logits"}, defenses=(), also={"logits": ()}
+    )
+    assert (BOXED.main, other.main) == ("logits", "boxes")
+    assert other != replace(other, outputs=BOXED.outputs, also=BOXED.also)
+
+
+def test_a_shield_is_made_of_settings_or_of_keywords_and_not_of_both(linear) -> None:
+    settings = sn.ShieldSettings((sn.TopK(2),), release="probabilities", micro_batch=4)
+    shield = sn.Shield(linear, settings)
+    same = sn.Shield(linear, sn.TopK(2), release="probabilities", micro_batch=4)
+    x = torch.randn(8, 6)
+    assert shield.settings is settings
+    assert shield.settings == same.settings
+    assert torch.equal(shield(x), same(x))
+    assert shield.with_model(nn.Linear(6, 4)).settings is settings
+    with pytest.raises(sn.ConfigError, match=r"ShieldSettings alone, got release, axis beside"):
+        sn.Shield(linear, settings, release="labels", axis=1)
+    with pytest.raises(sn.ConfigError, match="got outputs beside them"):
+        sn.Shield.around(lambda x: x, settings, outputs="values")
+    assert sn.Shield.around(lambda x: x, settings).settings is settings
+
+
+class TestExtents:
+    def test_a_price_depends_on_the_extent_and_on_no_answer_given_before(self) -> None:
+        shield = sn.Shield(Maps(), sn.Label(), axis=1)
+        small, large = sn.Extent(3, (4, 4)), sn.Extent(3, (8, 8))
+        before = [shield.settings.price(extent).bits for extent in (small, large)]
+        shield(torch.randn(2, 8, 8))
+        shield(torch.randn(2, 4, 4))
+        assert [shield.settings.price(extent).bits for extent in (small, large)] == before
+        assert before == [pytest.approx(n * math.log2(3)) for n in (16, 64)]
+
+    def test_a_declared_extent_is_priced_before_the_first_answer_and_never_exceeded(self) -> None:
+        extent = sn.Extent(3, (4, 6))
+        shield = sn.Shield(Maps(), sn.Label(), axis=1, extent=extent)
+        price = shield.price()
+        assert price.bits == pytest.approx(24 * math.log2(3))
+        assert shield.certificate().positions == 24
+        shield(torch.randn(2, 3, 5))
+        assert shield.price() == price
+        for rows in (torch.randn(2, 5, 5), torch.randn(2, 4, 7)):
+            with pytest.raises(sn.AnswerError, match="as the extent says whose price was agreed"):
+                shield(rows)
+        assert shield.price() == price
+        assert shield.extent == extent
+
+    def test_other_classes_than_declared_are_refused(self, linear) -> None:
+        shield = sn.harden(linear, extent=sn.Extent(5))
+        with pytest.raises(sn.AnswerError, match="Expected at most 5 classes, as the extent"):
+            shield(torch.randn(2, 6))
+
+    def test_what_other_fields_cost_is_infinite_until_their_extent_is_known(self) -> None:
+        main = BOXED.chain.price(3).bits
+        assert BOXED.price(sn.Extent(3)).bits == math.inf
+        known = sn.Extent(3, (), {"boxes": sn.Extent(2)})
+        assert BOXED.price(known).bits == pytest.approx(main + 2 * math.log2(3))
+        assert BOXED.price(sn.Extent(3, (), {"boxes": None})).bits == main
+        with pytest.raises(sn.ConfigError, match="extents of boxes, got masks"):
+            BOXED.price(sn.Extent(3, (), {"masks": sn.Extent(2)}))
+        shield = sn.Shield(Boxed(), BOXED)
+        shield(torch.rand(4, 4))
+        assert shield.extent == known
+        assert shield.price() == BOXED.price(known)
+
+    def test_a_field_beyond_the_declared_extents_is_refused(self) -> None:
+        small = replace(BOXED, extent=sn.Extent(3, (), {"boxes": sn.Extent(1)}))
+        with pytest.raises(sn.AnswerError, match="got 2 classes"):
+            sn.Shield(Boxed(), small)(torch.rand(4, 4))
+        unnamed = replace(BOXED, extent=sn.Extent(3))
+        with pytest.raises(sn.AnswerError, match="nothing of that name"):
+            sn.Shield(Boxed(), unnamed)(torch.rand(4, 4))
+        assert unnamed.price(sn.Extent(3)).bits == math.inf
+
+    @pytest.mark.parametrize(
+        "bad", [{"classes": 0}, {"classes": 2, "positions": (0,)}, {"classes": True}]
+    )
+    def test_an_extent_counts(self, bad) -> None:
+        with pytest.raises(sn.ConfigError, match="Expected"):
+            sn.Extent(**bad)
+
+
+def test_a_frozen_dict_is_a_dict_in_its_order() -> None:
+    one = FrozenDict({"a": 1, "b": 2})
+    assert one == {"a": 1, "b": 2} != FrozenDict({"b": 2, "a": 1})
+    assert repr(one) == "{'a': 1, 'b': 2}"
+    assert one != 5
