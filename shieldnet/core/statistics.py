@@ -15,8 +15,8 @@ CONFIDENCE = 0.95
 
 _SAME_SHARE = 1e-12
 """Deviations of a share below this are taken for 0."""
-_ROUNDING = 1e-6
-"""A share of this size, with its deviation, is float32's rounding of two guesses that are one."""
+LEAST_SHARE = 1e-4
+"""A share below this, its deviation included, may be float32's rounding of two equal guesses."""
 _NEAR_END, _FEW_ROWS, _FEW_DIFFER = 0.05, 100, 10
 """Closer to 0 or 1, or with fewer rows or unequal ones, an AUC's own variance is little known."""
 
@@ -105,7 +105,7 @@ def saved_shares(
         total = float(whole[:, place].sum())
         ratio = float(lost[:, place].sum()) / total if total else 1.0
         spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / (total or 1.0)
-        if total == 0 or abs(1 - ratio) + spread < _ROUNDING:
+        if total == 0 or abs(1 - ratio) + spread < LEAST_SHARE:
             intervals.append(Interval(0.0, 0.0, 0.0))
             continue
         if count == 1:

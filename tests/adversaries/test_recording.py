@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import shieldnet as sn
 from shieldnet.core import opaque_ops as _compiled
 from shieldnet.core import randomness
-from shieldnet.core.randomness import coins, random_words, rounded_gaussian, rounded_laplace
+from shieldnet.core.randomness import coin_reach, random_words, rounded_gaussian, rounded_laplace
 
 X = torch.ones(4, 6)
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.(jit|onnx)", "ignore:.*legacy TorchScript")
@@ -179,7 +179,7 @@ def test_inductor_draws_twice_under_freezing() -> None:
 def test_every_operator_that_draws_is_an_ordered_effect() -> None:
     from torch._higher_order_ops.effects import _EffectType, _get_effect
 
-    drawing = {"random_words", "rounded_gaussian", "rounded_laplace", "coins"}
+    drawing = {"random_words", "rounded_gaussian", "rounded_laplace", "coin_reach"}
     assert {f"shieldnet::{name}" for name in drawing} <= _compiled.DRAWS
     for name in _compiled.DRAWS:
         operation = getattr(torch.ops.shieldnet, name.partition("::")[2]).default
@@ -206,7 +206,7 @@ DRAWS: dict[str, Callable[[], Tensor]] = {
     "random_words": lambda: random_words(8),
     "rounded_gaussian": lambda: rounded_gaussian((8,), 300.0),
     "rounded_laplace": lambda: rounded_laplace((8,), 60.0),
-    "coins": lambda: coins(torch.full((64,), 700), 2.0),
+    "coin_reach": lambda: coin_reach((64,), 2.0),
     "heads": lambda: randomness.heads(64, 0.5),
 }
 

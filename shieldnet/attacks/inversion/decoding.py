@@ -17,6 +17,7 @@ from shieldnet.attacks.adversary.decoders import (
 )
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.core.statistics import (
+    LEAST_SHARE,
     Interval,
     normal_quantile,
     normal_share,
@@ -39,7 +40,6 @@ _DRAWN = 400  # rows
 _MOST_FIT, _MOST_CHECK = 1000, 1000  # rows to learn from and to judge by, while choosing
 _SUMS = 64
 _DOUBT = 2.0  # standard errors
-_ROUNDING = 1e-6  # a share below this is no gain
 _COLUMN_RESAMPLES = 500
 _MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 3.0  # to bound what is given away of one record
 _BY_CHANCE = 0.00135  # of records that give nothing away, above such a bound
@@ -516,7 +516,7 @@ def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
 def _gained(saved: Tensor, errors: Tensor, doubt: float) -> Tensor:
     """Says in which columns more is saved than by chance. Shapes: (rows, columns) -> (columns,)."""
     least = doubt * saved.std(0) / len(saved) ** 0.5
-    gained: Tensor = saved.mean(0) > least + _ROUNDING * errors.mean(0)
+    gained: Tensor = saved.mean(0) > least + LEAST_SHARE * errors.mean(0)
     return gained
 
 

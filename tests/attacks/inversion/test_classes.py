@@ -9,6 +9,7 @@ from shieldnet.attacks import Game
 from shieldnet.attacks.inversion.classes import ClassInversion
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import replayed_noise
+from shieldnet.core.statistics import proportion
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable
 from shieldnet.shield.module import Shield
@@ -143,7 +144,7 @@ def test_the_worst_is_the_headline_with_an_interval_for_all(make_game) -> None:
     found = by_name(make_game(sn.Round(1)), ClassInversion(steps=8))
     assert found[""].value == max(found[way].value for way in WAYS)
     assert found[""].samples == 10
-    alone = sn.statistics.proportion(found[""].value * 10, 10)
+    alone = proportion(found[""].value * 10, 10)
     assert found[""].low < alone.low
 
 

@@ -130,7 +130,7 @@ def test_the_log_odds_are_not_clipped() -> None:
 
 def test_too_few_members_and_bad_labels_are_refused(learned_by_heart) -> None:
     few = tuple(part[:5] for part in MEMBERS)
-    with pytest.raises(DataError, match="at least 20 members, got 5"):
+    with pytest.raises(NotApplicable, match="at least 20 rows of members, got 5"):
         play(learned_by_heart, members=few)
     with pytest.raises(DataError, match="labels of the members from 0 to 4, got 0 to 9"):
         play(learned_by_heart, members=(MEMBERS[0], torch.arange(300) % 10))
