@@ -110,6 +110,11 @@ class Defense(ABC):
     reads_inputs: ClassVar[bool] = False
     secret: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def examples(cls) -> tuple["Defense", ...]:
+        """Returns a few of its kind: what its claims are tried on, and shown with."""
+        return (cls(),)
+
     @property
     def gives_integers(self) -> bool:
         """Says whether it gives whole numbers of steps."""

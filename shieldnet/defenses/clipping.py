@@ -35,6 +35,10 @@ class ClipNorm(Defense):
         dict.fromkeys(("GaussianNoise", "LaplaceNoise", "KeyedNoise", "RoundTo"), _LATE)
     )
 
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(3.0),)
+
     def __post_init__(self) -> None:
         if positive("bound", self.bound) < _LEAST:
             raise ConfigError(f"Expected bound >= {_LEAST:g}, got bound={self.bound!r}.")
@@ -64,6 +68,10 @@ class ClipRange(Defense):
     not_after = MappingProxyType(
         dict.fromkeys(("GaussianNoise", "LaplaceNoise", "KeyedNoise", "RoundTo"), _LATE)
     )
+
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(-1.0, 1.0),)
 
     def __post_init__(self) -> None:
         if not finite("low", self.low) < finite("high", self.high):

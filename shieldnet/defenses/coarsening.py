@@ -27,6 +27,10 @@ class Coarsen(Defense):
     gives = "probabilities"
     keeps_argmax = False
 
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(2),)
+
     def __post_init__(self) -> None:
         whole("block", self.block, low=2)
 

@@ -83,6 +83,10 @@ class Temperature(Defense):
     accepts = ("logits",)
     may_overflow = True
 
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(0.5),)
+
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
 

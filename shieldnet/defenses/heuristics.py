@@ -55,6 +55,10 @@ class WorstCaseMemGuard(Defense):
     accepts = ("probabilities",)
     gives = "probabilities"
 
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(0.5),)
+
     def __post_init__(self) -> None:
         positive("distortion", self.distortion)
 

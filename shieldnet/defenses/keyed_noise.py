@@ -45,6 +45,10 @@ class KeyedNoise(Defense):
     may_overflow = True
     secret: ClassVar[tuple[str, ...]] = ("key",)
 
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(2.0, b"sixteen bytes it"),)
+
     def __post_init__(self) -> None:
         scale = positive("scale", self.scale)
         choice("on", self.on, ("answer", "input"))

@@ -101,6 +101,10 @@ class GaussianNoise(_Lattice):
     Source: Dong, Roth, Su 2022; proof in docs/certificate.md.
     """
 
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(2.0), cls(2.0, integers=True, constant_time=True))
+
     @property
     def noise_deviation(self) -> float:
         return self.scale
@@ -126,6 +130,10 @@ class LaplaceNoise(_Lattice):
     """
 
     max_steps = MAX_LAPLACE_STEPS
+
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(2.0),)
 
     @property
     def noise_deviation(self) -> float:

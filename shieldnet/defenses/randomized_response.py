@@ -10,7 +10,7 @@ from torch import Tensor
 from shieldnet.core.checks import positive, whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import FLIP_TICKS, coin_reach, random_words
-from shieldnet.defenses.base import UNBOUNDED, Named, Naming, all_on, winner
+from shieldnet.defenses.base import UNBOUNDED, Defense, Named, Naming, all_on, winner
 from shieldnet.defenses.labels import bins_of
 from shieldnet.privacy.events import Event, RandomizedResponseEvent
 from shieldnet.privacy.price import Price, Reach, pure_price
@@ -55,6 +55,10 @@ class RandomizedResponse(_Mechanism):
     bins: int = 1
     keeps_argmax = False
     deterministic = False
+
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(2.0), cls(2.0, bins=4))
 
     def __post_init__(self) -> None:
         _check_epsilon(self.epsilon)
@@ -118,6 +122,10 @@ class PermuteAndFlip(_Mechanism):
     epsilon: float
     keeps_argmax = False
     deterministic = False
+
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(2.0),)
 
     def __post_init__(self) -> None:
         _check_epsilon(self.epsilon)

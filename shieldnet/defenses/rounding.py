@@ -36,6 +36,10 @@ class Round(Defense):
     accepts = ("probabilities",)
     gives = "probabilities"
 
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(0), cls(1), cls(6))
+
     def __post_init__(self) -> None:
         whole("digits", self.digits, low=0, high=6)
 
@@ -93,6 +97,10 @@ class RoundTo(Defense):
     accepts = ("values", "embeddings")
     keeps_argmax = False
     may_overflow = True
+
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(0.5),)
 
     def __post_init__(self) -> None:
         positive("step", self.step)

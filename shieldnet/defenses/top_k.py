@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shieldnet.core.checks import flag, whole
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
-from shieldnet.defenses.base import UNBOUNDED, Named, Naming, dense, keep_top, top
+from shieldnet.defenses.base import UNBOUNDED, Defense, Named, Naming, dense, keep_top, top
 from shieldnet.privacy.price import Reach
 
 _BELOW = 1 - 2.0**-20
@@ -30,6 +30,10 @@ class TopK(Naming):
     not_after = MappingProxyType(
         {"Round": "rounding first makes ties that backends cut differently"}
     )
+
+    @classmethod
+    def examples(cls) -> tuple[Defense, ...]:
+        return (cls(1), cls(2))
 
     def __post_init__(self) -> None:
         whole("k", self.k, low=1)

@@ -12,48 +12,21 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.defenses import CONVERSIONS, DEFENSES, Chain
 from shieldnet.defenses.base import Defense, dense
-from shieldnet.defenses.clipping import ClipNorm, ClipRange
+from shieldnet.defenses.clipping import ClipNorm
 from shieldnet.defenses.coarsening import Coarsen
-from shieldnet.defenses.conversions import Center, Log, Softmax, Temperature
-from shieldnet.defenses.heuristics import BASELINES, RankSwap, ReverseSigmoid, WorstCaseMemGuard
-from shieldnet.defenses.keyed_noise import KeyedNoise
-from shieldnet.defenses.labels import Argmax, Confidence, Label
-from shieldnet.defenses.noise import GaussianNoise, LaplaceNoise
-from shieldnet.defenses.randomized_response import PermuteAndFlip, RandomizedResponse
-from shieldnet.defenses.rounding import Round, RoundTo
+from shieldnet.defenses.heuristics import BASELINES
+from shieldnet.defenses.noise import GaussianNoise
+from shieldnet.defenses.randomized_response import RandomizedResponse
+from shieldnet.defenses.rounding import RoundTo
 from shieldnet.defenses.signs import Sign
 from shieldnet.defenses.top_k import TopK
 from shieldnet.outputs.layout import Kind
 from shieldnet.privacy.price import Reach
 
-MEMBERS: tuple[Defense, ...] = (
-    ClipNorm(3.0),
-    ClipRange(-1.0, 1.0),
-    Coarsen(2),
-    Confidence(4),
-    GaussianNoise(2.0),
-    GaussianNoise(2.0, integers=True, constant_time=True),
-    KeyedNoise(2.0, b"sixteen bytes it"),
-    Label(),
-    LaplaceNoise(2.0),
-    PermuteAndFlip(2.0),
-    RandomizedResponse(2.0),
-    RandomizedResponse(2.0, bins=4),
-    Round(0),
-    Round(1),
-    Round(6),
-    RoundTo(0.5),
-    Sign(),
-    Temperature(0.5),
-    TopK(1),
-    TopK(2),
-    Softmax(),
-    Log(),
-    Center(),
-    Argmax(),
-    RankSwap(),
-    ReverseSigmoid(),
-    WorstCaseMemGuard(0.5),
+MEMBERS = tuple(
+    example
+    for kind in (*DEFENSES.values(), *CONVERSIONS, *BASELINES.values())
+    for example in kind.examples()
 )
 CASES = [(member, kind) for member in MEMBERS for kind in member.accepts]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -95,9 +68,10 @@ def names(value: object) -> str:
     return str(value)
 
 
-def test_the_family_is_complete() -> None:
-    everyone = {*DEFENSES.values(), *CONVERSIONS, *BASELINES.values()}
-    assert {type(member) for member in MEMBERS} == everyone
+def test_every_defense_shows_examples_of_itself() -> None:
+    for kind in (*DEFENSES.values(), *CONVERSIONS, *BASELINES.values()):
+        assert kind.examples()
+        assert {type(example) for example in kind.examples()} == {kind}
 
 
 def test_baselines_are_in_no_preset() -> None:
