@@ -171,7 +171,7 @@ FACTORY = "package.module:factory --weights"
 @pytest.mark.parametrize(
     ("name", "file", "as_model", "as_weights"),
     [
-        ("module", "m.pt", f"pickled objects of .*test_loading.Net.*{FACTORY} weights.pt", None),
+        ("module", "m.pt", f"pickled objects of .*test_sources.Net.*{FACTORY} weights.pt", None),
         ("legacy module", "m.pth", f"holds pickled objects.*{FACTORY} weights.pt", None),
         ("state_dict", "m.pt", f"holds weights without the model .*{FACTORY} m.pt", ""),
         ("legacy state_dict", "m.pth", f"holds weights without .*{FACTORY} m.pth", ""),
