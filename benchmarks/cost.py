@@ -78,7 +78,7 @@ def one(rows: int, features: int, classes: int, tier: str) -> None:
             nn.Flatten(), nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, classes)
         )
 
-    model = sn.Recipe(network, epochs=10, optimizer="adam", lr=1e-3)(sets["members"], 0)
+    model = sn.Recipe(network, epochs=10, optimizer="adam", learning_rate=1e-3)(sets["members"], 0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     begun = time.monotonic()

@@ -104,7 +104,13 @@ def digits() -> str:
     small = small / small.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
     torch.manual_seed(0)
     public = sn.finetune(
-        convolutional(), (small, labels), sn.Augment(shift=1), epochs=4, batch=128, lr=0.05, seed=0
+        convolutional(),
+        (small, labels),
+        sn.Augment(shift=1),
+        epochs=4,
+        batch_size=128,
+        learning_rate=0.05,
+        seed=0,
     ).model
     x, y = task().inputs, task().labels
     found: dict[float, list[float]] = {0.0: []}
@@ -118,7 +124,7 @@ def digits() -> str:
                 (x[trained], y[trained]),
                 sn.DPSGD(epsilon, 1e-4),
                 epochs=20,
-                lr=0.25,
+                learning_rate=0.25,
                 seed=seed,
             )
             accuracy = right(private.model, x[tested], y[tested])
@@ -261,9 +267,16 @@ def scratch() -> str:
     lines = ["| MNIST, epsilon 3 | accuracy | seconds |", "|---|---|---|"]
     for seed in SEEDS[:3]:
         start = time.perf_counter()
-        private = sn.DPSGD(3.0, 1e-5, clip=0.1, ema=0.9)
+        private = sn.DPSGD(3.0, 1e-5, max_grad_norm=0.1, ema=0.9)
         found = sn.finetune(
-            head, features["tr"], private, epochs=30, batch=4096, lr=4.0, seed=seed, progress=False
+            head,
+            features["tr"],
+            private,
+            epochs=30,
+            batch_size=4096,
+            learning_rate=4.0,
+            seed=seed,
+            progress=False,
         )
         seconds = time.perf_counter() - start
         name = f"seed {seed}, epsilon {found.guarantee.epsilon:.3f}"
@@ -323,9 +336,9 @@ def timed(name: str, way: str) -> None:
         with FakeTensorMode():
             make_fx(lambda x: x + 1)(torch.zeros(1))
 
-        from shieldnet.privacy.guarantee import noise_for
+        from shieldnet.privacy.guarantee import calibrate_noise
 
-        noise_for(8.0, 1e-5, 64 / 512, 32)  # kept, and not part of training
+        calibrate_noise(8.0, 1e-5, 64 / 512, 32)  # kept, and not part of training
         start = time.perf_counter()
         begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         settings = {"batch": 64, "lr": 0.01, "momentum": 0.0, "progress": False}

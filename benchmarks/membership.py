@@ -182,8 +182,8 @@ def attacked(task: Task, python: str) -> tuple[list[Line], list[Line], str]:
         recipe = sn.Recipe(
             partial(network, inputs.shape[1], classes),
             epochs=task.epochs,
-            lr=LR,
-            batch=BATCH,
+            learning_rate=LR,
+            batch_size=BATCH,
             momentum=MOMENTUM,
         )
         model = recipe((sets["members"].inputs, sets["members"].labels), 1000 + seed)

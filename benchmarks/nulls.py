@@ -289,7 +289,7 @@ attacks among which the worst is chosen are widened for that, so they hold more 
 for leakage and gains, 1 / {rows} for re-identification, .5 for an AUC, .01 for a rate at 1 % false
 positives, one in {classes} for labels. An attacker who learns nothing can be a little worse than
 chance: intervals of leakage below 0 do not hold it, and are no alarms (noise on labels makes
-decoders worse than the label itself). A first run of this study found three defects, since mended:
+decoders worse than the label itself). A first run of this study found three defects, since fixed:
 symbols were compared where no answer comes again; plain class means as the baseline let a
 regularized decoder seem to leak; and restarts of a class were counted as samples of their own.
 "report" counts whole reports on data that is not tame: three shields of a model that saw nobody,

@@ -17,7 +17,7 @@ def main() -> None:
         split.members,
         sn.DPSGD(epsilon=4.0, delta=1e-4, canaries=500),
         epochs=20,
-        lr=0.5,
+        learning_rate=0.5,
         start="public",
         heldout=split.nonmembers,
     )

@@ -24,7 +24,7 @@ def work(config: dict) -> None:
         split.members,
         sn.DPSGD(epsilon=8.0, delta=1e-4),
         epochs=config["epochs"],
-        lr=0.5,
+        learning_rate=0.5,
         start="public",
     )
     inputs, labels = split.nonmembers

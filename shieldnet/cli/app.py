@@ -197,13 +197,15 @@ def finetune(
     ] = None,
     delta: Annotated[float | None, typer.Option(help="of epsilon; below 1 / records")] = None,
     epochs: Annotated[float, typer.Option(help="how often each record is used, on average")] = 10,
-    batch: Annotated[
+    batch_size: Annotated[
         int | None,
         typer.Option(help="records of a step", show_default="all with --epsilon, else 64"),
     ] = None,
-    lr: Annotated[float, typer.Option(help="learning rate")] = 0.1,
+    learning_rate: Annotated[float, typer.Option(help="of the optimizer")] = 0.1,
     part: Annotated[str, typer.Option(help="full, last, bias or lora")] = "full",
-    clip: Annotated[float, typer.Option(help="norm that a record's gradient is clipped to")] = 1.0,
+    max_grad_norm: Annotated[
+        float, typer.Option(help="L2 norm that a record's gradient is clipped to")
+    ] = 1.0,
     canaries: Annotated[int, typer.Option(help="that audit the run itself")] = 0,
     weight_decay: Annotated[float, typer.Option(help="L2 on the weights")] = 0.0,
     start: Annotated[
@@ -218,7 +220,7 @@ def finetune(
         str | None,
         typer.Option(help="data of the same kind that the model never saw: tests --start"),
     ] = None,
-    mend: Annotated[bool, typer.Option("--mend", help="accept what preflight offers")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="accept what preflight offers")] = False,
     label: Label = None,
     weights: Weights = None,
     outputs: Annotated[
@@ -247,7 +249,7 @@ def finetune(
     optional("safetensors.torch", extra="cli")  # before hours of training, not after
     chosen: list[Countermeasure] = []
     if epsilon is not None:
-        chosen.append(DPSGD(epsilon, delta, clip=clip, canaries=canaries))
+        chosen.append(DPSGD(epsilon, delta, max_grad_norm=max_grad_norm, canaries=canaries))
     elif delta is not None or canaries:
         raise ConfigError("Expected --epsilon with --delta and --canaries, got none.")
     if weight_decay:
@@ -258,14 +260,14 @@ def finetune(
         records,
         *chosen,
         epochs=epochs,
-        batch=batch,
-        lr=lr,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
         part=part,
         start=start if start in (None, "public") else load_guarantee(Path(start)),  # type: ignore[arg-type]  # checked
         heldout=others,
         outputs=outputs,
         axis=axis,
-        mend=mend,
+        fix=fix,
         seed=seed,
         checkpoint=checkpoint,
     )

@@ -2,12 +2,16 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from importlib import import_module
 from types import ModuleType
+from typing import Any, TypeVar
 
 from shieldnet.core.errors import ConfigError, MissingDependency
+
+T = TypeVar("T")
 
 
 def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
@@ -96,3 +100,30 @@ def _number(value: object) -> float:
         return float(value) if is_number else math.nan  # type: ignore[arg-type]  # narrowed above
     except OverflowError:
         return math.inf
+
+
+def renamed(**new_names: str) -> Callable[[T], T]:
+    """Refuses settings of a function or class by the names that they had, with the new ones.
+
+    new_names: by the old name. Errors: ConfigError from the call.
+    """
+
+    def decorate(target: T) -> T:
+        if isinstance(target, type):
+            target.__init__ = _refusing(target.__init__, target.__name__, new_names)  # type: ignore[misc]  # on purpose
+            return target
+        refusing: T = _refusing(target, target.__name__, new_names)  # type: ignore[attr-defined]  # a function
+        return refusing
+
+    return decorate
+
+
+def _refusing(function: Any, name: str, new_names: Mapping[str, str]) -> Any:
+    @wraps(function)
+    def checked(*args: Any, **settings: Any) -> Any:
+        for old, new in new_names.items():
+            if old in settings:
+                raise ConfigError(f"{name} has no setting {old}: it is called {new} now.")
+        return function(*args, **settings)
+
+    return checked

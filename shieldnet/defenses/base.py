@@ -93,7 +93,7 @@ class Defense(ABC):
     deterministic: the same row gets the same answer.
     may_overflow: finite scores may leave the float range; the Shield looks.
     centered: logits are centered before it; the Shield inserts that.
-    not_after: names of defenses that it must not follow, each with the mend.
+    not_after: names of defenses that it must not follow, each with the fix.
     conversion: the Shield inserts it where it is needed; nobody has to name it.
     reads_inputs: it needs what the model was asked, and gets that by ``with_inputs``.
     secret: names of fields that are never printed nor written to a file.

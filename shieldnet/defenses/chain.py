@@ -53,7 +53,7 @@ class Chain:
         release: Kind | None = None,
         axis: int | None = None,
     ) -> "Chain":
-        """Links defenses from kind to kind, or raises ConfigError with the mend."""
+        """Links defenses from kind to kind, or raises ConfigError with the fix."""
         choice("outputs", outputs, MODEL_KINDS)
         layout = Layout(outputs, axis)
         kind = layout.row_kind
@@ -212,12 +212,12 @@ def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[D
 
 
 def _no_defense(given: object) -> str:
-    mend = ""
+    fix = ""
     if isinstance(given, list | tuple):
-        mend = " Give them one by one: Shield(model, TopK(3), Round(1))."
+        fix = " Give them one by one: Shield(model, TopK(3), Round(1))."
     elif isinstance(given, type):
-        mend = f" Give it its settings: {given.__name__}(...)."
-    return f"Expected a defense such as Round(2), got {given!r}.{mend}"
+        fix = f" Give it its settings: {given.__name__}(...)."
+    return f"Expected a defense such as Round(2), got {given!r}.{fix}"
 
 
 def _misfit(defense: Defense, chain: list[Defense], kind: Kind) -> str:
@@ -225,13 +225,13 @@ def _misfit(defense: Defense, chain: list[Defense], kind: Kind) -> str:
     source = f"{chain[-1]} gives" if chain else "the model's outputs are"
     named = [stage for stage in chain if not stage.conversion]
     if kind in ("values", "embeddings"):
-        mend = f"For {kind} use ClipRange, ClipNorm, RoundTo, GaussianNoise or LaplaceNoise."
+        fix = f"For {kind} use ClipRange, ClipNorm, RoundTo, GaussianNoise or LaplaceNoise."
     elif kind == "integers":
-        mend = f"Release the integers as they are, or set integers=False in {named[-1]}."
+        fix = f"Release the integers as they are, or set integers=False in {named[-1]}."
     elif named:
-        mend = f"Put {defense} before {named[0]}."
+        fix = f"Put {defense} before {named[0]}."
     elif {"values", "embeddings"} & set(defense.accepts) and "logits" not in defense.accepts:
-        mend = "For classes use Round, TopK, Confidence or Label."
+        fix = "For classes use Round, TopK, Confidence or Label."
     else:
-        mend = "Wrap the model so that it returns its logits."
-    return f"{defense} reads {' or '.join(defense.accepts)}, but {source} {kind}. {mend}"
+        fix = "Wrap the model so that it returns its logits."
+    return f"{defense} reads {' or '.join(defense.accepts)}, but {source} {kind}. {fix}"

@@ -234,7 +234,7 @@ def load_guarantee(path: Path) -> Guarantee:
 
 def _call(name: str, expected: str) -> Any:
     factory = _named(name, expected)
-    try:  # the user's own code: whatever it raises is theirs to mend
+    try:  # the user's own code: whatever it raises is theirs to fix
         return factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
     except Exception as failed:
         raise _unloadable(name, expected, failed) from failed

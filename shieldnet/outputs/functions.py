@@ -21,11 +21,11 @@ class Around(nn.Module):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         if not callable(function) or isinstance(function, nn.Module):
-            mend = "A torch module needs Shield(model)."
+            fix = "A torch module needs Shield(model)."
             if hasattr(function, "predict_proba"):
-                mend = "Pass its method: Shield.around(estimator.predict_proba, ...)."
+                fix = "Pass its method: Shield.around(estimator.predict_proba, ...)."
             raise ConfigError(
-                f"Expected a function of arrays, got {type(function).__name__}. {mend}"
+                f"Expected a function of arrays, got {type(function).__name__}. {fix}"
             )
         self.function = function
         self.training = False

@@ -32,10 +32,10 @@ def refuse_mixing_layers(model: nn.Module) -> tuple[int, int]:
             suspect = _SUSPECTS[kind] = issubclass(kind, _MIXING)
         if suspect and (_mixes_rows(module) or (module.training and _draws_at_random(module))):
             name = next(name for name, one in model.named_modules() if one is module)
-            mend = "Call shield.eval() first." if module.training else "Track its statistics."
+            fix = "Call shield.eval() first." if module.training else "Track its statistics."
             raise AnswerError(
                 f"The model's layer {name or 'model'} ({type(module).__name__}) would make "
-                f"answers random or let rows of a batch change each other. {mend}"
+                f"answers random or let rows of a batch change each other. {fix}"
             )
     return len(seen), training
 

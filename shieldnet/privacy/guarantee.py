@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet.core.checks import choice, fraction, positive, quietly, unwarned, whole
+from shieldnet.core.checks import choice, fraction, positive, quietly, renamed, unwarned, whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.privacy.price import Price, rounded_up
 from shieldnet.privacy.signing import signature_of, verify
@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # scipy takes a second to come
 SCOPES = ("steps", "weights")
 MAX_NOISE = 1e4
 _VERSION = 2
+_COUNTED = ("noise_multiplier", "sample_rate", "steps", "records", "delta")
+_IN_FILES = {"noise_multiplier": "noise", "sample_rate": "rate"}  # files keep their words
 _MIN_DELTA = 1e-12
 _MAX_BEFORE = 16
 _MAX_LINES, _MAX_LENGTH = 32, 1000
@@ -52,12 +54,14 @@ KERNELS = (
 ONE_MODEL = "of all that continues this run, on any machine, one model is published"
 
 
+@renamed(noise="noise_multiplier", rate="sample_rate")
 @dataclass(frozen=True)
 class Guarantee:
     """States what a model that was trained privately may tell of any record it was trained on.
 
-    noise: deviation of the noise, as a multiple of the clip norm, so of what one record moves a
-    sum. rate: the chance with which a record is drawn, independently, in every step (1: always).
+    noise_multiplier: deviation of the noise, as a multiple of the clip norm, so of what one record
+    moves a sum by. sample_rate: the chance with which a record is drawn, independently, in every
+    step (1: always).
     steps: that were taken. records: of the training data; their number is taken to be public.
     delta: at which ``epsilon`` is stated. caveats: what else limits the claim. weights: the hash of
     the weights that it is about, "" where it is about none yet. variation: bounds the total
@@ -74,8 +78,8 @@ class Guarantee:
     Source: Dong, Roth, Su 2022; Doroshenko et al. 2022.
     """
 
-    noise: float
-    rate: float
+    noise_multiplier: float
+    sample_rate: float
     steps: int
     records: int
     delta: float
@@ -90,15 +94,15 @@ class Guarantee:
     seal: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if positive("noise", self.noise) > MAX_NOISE:
+        if positive("noise_multiplier", self.noise_multiplier) > MAX_NOISE:
             raise ConfigError(
-                f"Expected noise of at most {MAX_NOISE:g} x clip norm, got {self.noise:g}: nothing "
-                "is learned with more."
+                f"Expected a noise_multiplier of at most {MAX_NOISE:g}, got "
+                f"{self.noise_multiplier:g}: nothing is learned with more."
             )
         whole("steps", self.steps, low=0, high=MAX_STEPS)
         whole("records", self.records, low=1, high=2**53)
-        if not fraction("rate", self.rate) > 0:
-            raise ConfigError(f"Expected a rate above 0, got {self.rate}.")
+        if not fraction("sample_rate", self.sample_rate) > 0:
+            raise ConfigError(f"Expected a sample_rate above 0, got {self.sample_rate}.")
         if not 0 < fraction("delta", self.delta) < 1:
             raise ConfigError(f"Expected delta above 0 and below 1, got {self.delta}.")
         fraction("variation", self.variation)
@@ -208,7 +212,11 @@ class Guarantee:
         return f"epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}{of}"
 
     def __str__(self) -> str:
-        drawn = "all records" if self.rate == 1 else f"each record with chance {self.rate:.4g}"
+        drawn = (
+            "all records"
+            if self.sample_rate == 1
+            else f"each record with chance {self.sample_rate:.4g}"
+        )
         each = f"for each of {self.records} training records"
         if self.scope == "weights":
             head = [f"Guarantee {each}"]
@@ -223,8 +231,8 @@ class Guarantee:
         return "\n".join(
             [
                 *head,
-                f"Proven for {self.steps} steps on {drawn}, noise {self.noise:.4g} x clip "
-                f"norm{more}:",
+                f"Proven for {self.steps} steps on {drawn}, noise {self.noise_multiplier:.4g} x "
+                f"clip norm{more}:",
                 f"  {self.words}",
                 f"  mu      {rounded_up(self.mu)}",
                 f"  membership: TPR <= {rounded_up(self.distinguish(0.01))} at 1 % FPR",
@@ -239,7 +247,7 @@ class Guarantee:
 
     @property
     def _steps(self) -> tuple[Steps, ...]:
-        own = (Steps(self.noise, self.rate, self.steps),) if self.steps else ()
+        own = (Steps(self.noise_multiplier, self.sample_rate, self.steps),) if self.steps else ()
         return own + tuple(step for earlier in self.before for step in earlier._steps)
 
     @property
@@ -291,7 +299,8 @@ class Guarantee:
 
     def _claims(self) -> dict[str, Any]:
         """Returns what is signed: all that is claimed, and nothing that is computed from it."""
-        values = {name: value for name, value in _values(self).items() if name != "seal"}
+        every = _values(self).items()
+        values = {_IN_FILES.get(name, name): value for name, value in every if name != "seal"}
         values["before"] = [earlier._claims() for earlier in self.before]
         lists = {name: list(values[name]) for name in ("caveats", "premises")}
         return {"version": _VERSION, **values, **lists}
@@ -323,7 +332,7 @@ def _read(document: object, depth: int) -> Guarantee:
     if not isinstance(before, list) or len(before) > _MAX_BEFORE or (before and depth >= 4):
         raise ConfigError(f"Expected at most {_MAX_BEFORE} guarantees before, 4 deep.")
     made = Guarantee(
-        **{name: document[name] for name in ("noise", "rate", "steps", "records", "delta")},
+        **{name: document[_IN_FILES.get(name, name)] for name in _COUNTED},
         caveats=_lines("caveats", document["caveats"]),
         weights=_hex("weights", document["weights"], 64),
         variation=fraction("variation", document.get("variation", 0.0)),
@@ -358,7 +367,7 @@ def _hex(name: str, value: object, length: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
+def calibrate_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """Returns the noise, as a multiple of the clip norm, that keeps to epsilon at delta.
 
     Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .2 %.

@@ -55,7 +55,7 @@ def as_card(document: Document, card: str) -> str:
     before, begun, rest = found.text.partition(_BEGIN)
     _, ended, after = rest.partition(_END)
     if bool(begun) != bool(ended):
-        raise DataError(f"The model card has {_BEGIN} without {_END}: mend or delete it.")
+        raise DataError(f"The model card has {_BEGIN} without {_END}: fix or delete it.")
     text = f"{before}{section}{after}" if begun else f"{found.text.rstrip()}\n\n{section}\n"
     found.text = text
     return str(found)

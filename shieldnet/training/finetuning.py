@@ -12,13 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.checks import choice, finite, flag, positive, whole
+from shieldnet.core.checks import choice, finite, flag, positive, renamed, whole
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.core.randomness import noise_about, random_seed, replayed_noise
 from shieldnet.data.examples import Examples, row_bytes
 from shieldnet.data.hashing import weights_hash
 from shieldnet.findings.finding import Finding, Threat, decimals
-from shieldnet.privacy.guarantee import Guarantee, noise_for
+from shieldnet.privacy.guarantee import Guarantee, calibrate_noise
 from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.running.store import fingerprint
 from shieldnet.shield.module import Shield
@@ -35,7 +35,7 @@ from shieldnet.training.loop import Course, Keeper, Plain, Private, train
 from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
 from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.gradients import RecordGradients
-from shieldnet.training.private.hazards import Hazard, hazards_of, mended, stand_ins
+from shieldnet.training.private.hazards import Hazard, fixed, hazards_of, stand_ins
 from shieldnet.training.private.preflight import Preflight, examine
 from shieldnet.training.private.premise import Premise, fit
 from shieldnet.training.records import Records, as_records
@@ -50,7 +50,7 @@ _WEIGHTED = Hazard(
     "the loss",
     "its mean divides by the weights of the whole batch, so that one record scales all others",
     "Sum it instead (reduction='none'): a record's weight is then its own",
-    mends=True,
+    fixes=True,
 )
 
 
@@ -88,20 +88,20 @@ class Finetuned:
 @dataclass(frozen=True)
 class _Settings:
     epochs: float
-    batch: int | None
-    lr: float
+    batch_size: int | None
+    learning_rate: float
     momentum: float | None
     optimizer: str
     part: str
     rank: int | None
     outputs: str
     axis: int | None
-    mend: bool
+    fix: bool
     seed: int | None
 
     def __post_init__(self) -> None:
         positive("epochs", self.epochs)
-        positive("lr", self.lr)
+        positive("learning_rate", self.learning_rate)
         choice("optimizer", self.optimizer, OPTIMIZERS)
         choice("part", self.part, PARTS)
         if self.momentum is not None:
@@ -113,20 +113,21 @@ class _Settings:
             whole("rank", self.rank, low=1)
             if self.part != "lora":
                 raise ConfigError(f"Only part='lora' has a rank, part is {self.part!r}.")
-        flag("mend", self.mend)
-        if self.batch is not None:
-            whole("batch", self.batch, low=1)
+        flag("fix", self.fix)
+        if self.batch_size is not None:
+            whole("batch_size", self.batch_size, low=1)
         if self.seed is not None:
             whole("seed", self.seed, low=0, high=2**63 - 1)
 
 
+@renamed(batch="batch_size", lr="learning_rate", mend="fix")
 def finetune(
     model: nn.Module,
     data: object,
     *countermeasures: Countermeasure,
     epochs: float = 10,
-    batch: int | None = None,
-    lr: float = 0.1,
+    batch_size: int | None = None,
+    learning_rate: float = 0.1,
     momentum: float | None = None,
     optimizer: str = "sgd",
     part: str = "full",
@@ -136,7 +137,7 @@ def finetune(
     loss: Callable[..., Tensor] | None = None,
     outputs: str = "logits",
     axis: int | None = None,
-    mend: bool = False,
+    fix: bool = False,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every_s: float = 30.0,
@@ -148,11 +149,12 @@ def finetune(
     have positions, such as pixels or tokens; -100 counts for nothing.
     countermeasures: ``DPSGD`` for a guarantee; ``Augment``, ``WeightDecay``, ``LabelSmoothing``,
     ``Adversarial`` and others, in the order in which they act.
-    batch: records of a step, on average where coins draw them; by default the loader's, else 64,
-    with DPSGD all records (few steps on all have the simplest proof, and often win).
-    epochs: how often each record is used, on average. lr, optimizer: ``sgd`` (momentum .9 unless
-    given) or ``adam`` (decoupled weight decay). part: ``full``, ``last`` (layer; what goes into it
-    is computed once), ``bias``, or ``lora`` of ``rank`` 4 unless given, merged into the weights
+    batch_size: records of a step, on average where DPSGD draws each by itself; by default the
+    loader's, else 64, with DPSGD all records (few steps on all have the simplest proof, and often
+    win). epochs: how often each record is used, on average. learning_rate, optimizer: ``sgd``
+    (momentum 0.9 unless given) or ``adam`` (decoupled weight decay). part: ``full``, ``last``
+    (layer; what goes into it is computed once), ``bias``, or ``lora`` of ``rank`` 4 unless given,
+    merged into the weights
     afterwards.
     start: what the model that is given knows of the records, for the guarantee to be one of the
     weights: ``"public"`` for nothing (a fresh model, or one of public data), or the ``Guarantee``
@@ -162,29 +164,29 @@ def finetune(
     better is tested, and a start that does is not public.
     loss: loss(output, labels) -> one number a record, or a criterion of torch; by default what
     ``outputs`` (logits, probabilities, binary_logits, values) and ``axis`` ask for.
-    mend: accepts what preflight offers to mend. seed: for the same model again; without it all
+    fix: accepts what preflight offers to fix. seed: for the same model again; without it all
     draws come from the operating system, as a guarantee wants it.
     checkpoint: a folder, seen by all ranks, where the training is kept every so many seconds; it
     goes on from there after a stop. progress: shows a bar; by default on a terminal.
 
     Where a process group is set up (``torchrun``), the ranks share every batch and end with the
     same weights and the same guarantee.
-    Errors: PreflightFailed names what would break the guarantee, and the mend; ConfigError and
+    Errors: PreflightFailed names what would break the guarantee, and the fix; ConfigError and
     DataError; TrainingFailed where weights stop being finite, or for a checkpoint that is another
     training's, was changed, or was continued already.
     """
     began = time.monotonic()
     settings = _Settings(
         epochs,
-        batch,
-        lr,
+        batch_size,
+        learning_rate,
         momentum,
         optimizer,
         part,
         rank,
         outputs,
         axis,
-        mend,
+        fix,
         seed,
     )
     positive("checkpoint_every_s", checkpoint_every_s)
@@ -211,7 +213,7 @@ def finetune(
         learn: Plain | Private = Plain(trained, learned, course, size, ranks)
         if private is not None:
             preflight, gradients = _examined(trained, learned, course, private, settings)
-            noise = float((claimed or private).noise or 0)
+            noise = float((claimed or private).noise_multiplier or 0)
             learn = Private(gradients, learned, private, noise, rate, ranks)
             if claimed is not None:
                 claimed = replace(claimed, variation=steps * learn.lattice.variation)
@@ -350,7 +352,7 @@ def _try_once(model: nn.Module, records: Records, criterion: Loss, private: DPSG
     try:
         with torch.no_grad():
             output = copied(inputs.clone())  # it may write into them
-    except Exception as unread:  # the user's own code: whatever it raises is theirs to mend
+    except Exception as unread:  # the user's own code: whatever it raises is theirs to fix
         raise DataError(
             f"The model cannot read inputs of shape {tuple(inputs.shape)} and type "
             f"{inputs.dtype}: {type(unread).__name__}: {unread}"
@@ -378,14 +380,14 @@ def _private_of(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
             f"{type(mixing[0]).__name__} compares the records of a batch with each other or reads "
             "the model's inside: it does not compose with DPSGD."
         )
-    if found[0].views > 1 and not any(isinstance(one, Augment) for one in countermeasures):
-        raise ConfigError("Views of a record are all the same without Augment.")
+    if found[0].augmentations > 1 and not any(isinstance(one, Augment) for one in countermeasures):
+        raise ConfigError("Augmentations of a record are all the same without Augment.")
     return found[0]
 
 
 def _size(settings: _Settings, records: Records, private: DPSGD | None) -> int:
     usual = len(records) if private is not None else 64
-    return min(len(records), settings.batch or records.batch or usual)
+    return min(len(records), settings.batch_size or records.batch or usual)
 
 
 def _steps(settings: _Settings, records: int, size: int, private: DPSGD | None) -> int:
@@ -406,9 +408,9 @@ def _claimed(
             f"Expected delta below 1 / {records} records, got {delta:g}: it would allow to publish "
             "one of them whole."
         )
-    noise = private.noise
+    noise = private.noise_multiplier
     if private.epsilon is not None:
-        noise = noise_for(private.epsilon, delta, rate, steps)
+        noise = calibrate_noise(private.epsilon, delta, rate, steps)
     caveats = (
         ()
         if seed is None
@@ -443,11 +445,11 @@ def _prepared(
     _set_mode(working, settings.part)
     if private is None or not private.is_certified:
         return working, finished
-    weighted = (_WEIGHTED,) if weighted_mean(loss) and not settings.mend else ()
+    weighted = (_WEIGHTED,) if weighted_mean(loss) and not settings.fix else ()
     hazards = hazards_of(working, records)
-    if settings.mend and any(one.mends for one in hazards):
-        finished = mended(finished, working, hazards)
-        working = mended(working, working, hazards)
+    if settings.fix and any(one.fixes for one in hazards):
+        finished = fixed(finished, working, hazards)
+        working = fixed(working, working, hazards)
         hazards = hazards_of(working, records)
     Preflight((*weighted, *hazards)).require()
     return working, finished
@@ -493,12 +495,12 @@ def _examined(
             few,
             course.losses,
             clip=private.clipping.start,
-            views=private.views,
+            views=private.augmentations,
             move=course.move,
         )
 
     preflight, gradients = examined()
-    if settings.mend and any(hazard.mends for hazard in preflight.hazards):
+    if settings.fix and any(hazard.fixes for hazard in preflight.hazards):
         for hazard in preflight.hazards:
             trained.get_parameter(hazard.where).requires_grad_(False)
         preflight, gradients = examined()
@@ -514,9 +516,11 @@ def _optimizer(
     weights = [one for one in model.parameters() if one.requires_grad]
     decay = sum(one.weight_decay for one in countermeasures)
     if settings.optimizer == "adam":
-        return torch.optim.AdamW(weights, lr=settings.lr, weight_decay=decay)
+        return torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=decay)
     momentum = _MOMENTUM if settings.momentum is None else settings.momentum
-    return torch.optim.SGD(weights, lr=settings.lr, momentum=momentum, weight_decay=decay)
+    return torch.optim.SGD(
+        weights, lr=settings.learning_rate, momentum=momentum, weight_decay=decay
+    )
 
 
 def _audited(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:

@@ -207,8 +207,8 @@ class Private:
     @property
     def physical(self) -> int:
         """Returns how many records' gradients are in memory at once, at most."""
-        if self.settings.max_physical_batch is not None:
-            return self.settings.max_physical_batch
+        if self.settings.max_physical_batch_size is not None:
+            return self.settings.max_physical_batch_size
         return max(1, min(_MOST_ROWS, _MEMORY // max(1, self.gradients.bytes_per_record)))
 
 
@@ -321,5 +321,5 @@ def _require_finite(named: dict[str, nn.Parameter], step: int) -> None:
     if broken is not None:
         raise TrainingFailed(
             f"After step {step} the weights {broken} are not finite: the training diverged. Take a "
-            "smaller lr. Nothing was returned."
+            "smaller learning_rate. Nothing was returned."
         )

@@ -153,7 +153,8 @@ def weighted_mean(loss: object) -> bool:
 def as_loss(loss: Callable[..., Tensor] | None, outputs: str, axis: int | None) -> Loss:
     """Returns one loss a record; a torch criterion is copied and asked not to join them.
 
-    Weights of classes that it averaged with are divided by their mean, so that lr means the same.
+    Weights of classes that it averaged with are divided by their mean, so that a learning rate
+    means the same.
     """
     if loss is None:
         return Criterion(outputs, axis)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.checks import choice, finite, positive, whole
+from shieldnet.core.checks import choice, finite, positive, renamed, whole
 from shieldnet.core.errors import ConfigError, DataError
 
 _SMALL = 50_000
 """Weights up to which a stack of models is quicker than one after the other, by 3 times."""
 
 
+@renamed(lr="learning_rate", batch="batch_size")
 @dataclass(frozen=True)
 class Recipe:
     """Says how a model is trained, so that many can be trained at once, each on its own rows.
@@ -30,8 +31,8 @@ class Recipe:
 
     make_model: Callable[[], nn.Module]
     epochs: int = 50
-    lr: float = 0.05
-    batch: int = 32
+    learning_rate: float = 0.05
+    batch_size: int = 32
     momentum: float = 0.9
     weight_decay: float = 0.0
     optimizer: str = "sgd"
@@ -45,8 +46,8 @@ class Recipe:
                 f"got {type(self.make_model).__name__}."
             )
         whole("epochs", self.epochs, low=1)
-        whole("batch", self.batch, low=1)
-        positive("lr", self.lr)
+        whole("batch_size", self.batch_size, low=1)
+        positive("learning_rate", self.learning_rate)
         for name in ("momentum", "weight_decay"):
             if finite(name, getattr(self, name)) < 0:
                 raise ConfigError(f"Expected {name} >= 0, got {getattr(self, name)!r}.")
@@ -124,12 +125,16 @@ def _train(
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.AdamW}
     settings = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
     optimizer = kinds[recipe.optimizer](
-        parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True, **settings
+        parameters.values(),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+        **settings,
     )
     leaves = [one for one in parameters.values() if one.requires_grad]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds[0])  # of dropout, which asks the global generator
-        for picked in _batches(rows, recipe.batch, recipe.epochs, seeds):
+        for picked in _batches(rows, recipe.batch_size, recipe.epochs, seeds):
             gradients = torch.autograd.grad(losses(picked), leaves)
             for leaf, gradient in zip(leaves, gradients, strict=True):
                 # vmap's gradients are strided otherwise, and a fused step ignores strides.

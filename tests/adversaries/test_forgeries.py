@@ -43,11 +43,11 @@ def written(path, **changes):
         ({"steps": 10**9}, "Expected steps from 1"),
         ({"steps": 5.0}, "Expected steps from 1"),
         ({"steps": True}, "Expected steps from 1"),
-        ({"noise": 1e300}, "Expected noise of at most 10000"),
-        ({"noise": "1"}, "Expected a finite noise"),
-        ({"noise": 0}, "Expected a finite noise"),
-        ({"rate": 0}, "Expected a rate above 0"),
-        ({"rate": 1.5}, "Expected rate from 0 to 1"),
+        ({"noise": 1e300}, "Expected a noise_multiplier of at most 10000"),
+        ({"noise": "1"}, "Expected a finite noise_multiplier"),
+        ({"noise": 0}, "Expected a finite noise_multiplier"),
+        ({"rate": 0}, "Expected a sample_rate above 0"),
+        ({"rate": 1.5}, "Expected sample_rate from 0 to 1"),
         ({"records": 0}, "Expected records from 1"),
         ({"records": 10**30}, "Expected records from 1"),
         ({"delta": 0.5}, "Expected delta from 1e-12 to 1 / 1000 records"),
@@ -336,7 +336,7 @@ def test_a_checkpoint_goes_on_with_the_rate_that_it_was_begun_with(tmp_path) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = torch.nn.Linear(4, 2)
-    private = sn.DPSGD(noise=1.0, delta=1e-3)
+    private = sn.DPSGD(noise_multiplier=1.0, delta=1e-3)
     settings = {"epochs": 4, "seed": 1, "checkpoint": tmp_path}
     sn.finetune(model, DataLoader(data, batch_size=100), private, **settings)
     with pytest.raises(sn.TrainingFailed, match="belongs to another training"):

@@ -109,6 +109,6 @@ def test_training_changes_no_record(first, private) -> None:
     before = copy.deepcopy((data, heldout))
     settings = {"start": "public", "heldout": heldout} if private else {}
     way = [sn.DPSGD(8.0, 1e-3)] if private else []
-    sn.finetune(first(), data, *way, epochs=2, lr=0.1, progress=False, **settings)
+    sn.finetune(first(), data, *way, epochs=2, learning_rate=0.1, progress=False, **settings)
     for (inputs, _), (kept, _) in zip((data, heldout), before, strict=True):
         assert torch.equal(inputs, kept)

@@ -43,9 +43,9 @@ def test_the_digits_of_a_float64_model_say_nothing_of_a_record(make_model) -> No
         result = sn.finetune(
             model,
             worlds[is_in],
-            sn.DPSGD(noise=20.0, delta=1e-5),
+            sn.DPSGD(noise_multiplier=20.0, delta=1e-5),
             epochs=1,
-            lr=1.0,
+            learning_rate=1.0,
             momentum=0.0,
             seed=trial,
         )
@@ -76,7 +76,9 @@ def test_every_number_of_a_noisy_sum_lies_on_one_grid(dtype, make_model, monkeyp
     monkeypatch.setattr(Lattice, "released", released)
     for rows in (slice(0, 64), slice(1, 64)):
         data = words[rows], words[rows, 0] % 2
-        sn.finetune(model.to(dtype), data, sn.DPSGD(noise=0.5, delta=1e-5), epochs=20, seed=0)
+        sn.finetune(
+            model.to(dtype), data, sn.DPSGD(noise_multiplier=0.5, delta=1e-5), epochs=20, seed=0
+        )
     assert len(seen) == 40
     assert len({step for step, _ in seen}) == 1
     for step, total in seen:

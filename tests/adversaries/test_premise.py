@@ -19,12 +19,12 @@ def learned():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = nn.Linear(FEATURES, CLASSES)
-    model = sn.finetune(fresh, members, epochs=60, lr=0.5, seed=0, progress=False).model
+    model = sn.finetune(fresh, members, epochs=60, learning_rate=0.5, seed=0, progress=False).model
     return fresh, model, members, (inputs[ROWS:], labels[ROWS:])
 
 
 def tuned(model, members, **more):
-    settings = {"epochs": 1, "lr": 1e-3, "progress": False, **more}
+    settings = {"epochs": 1, "learning_rate": 1e-3, "progress": False, **more}
     return sn.finetune(model, members, sn.DPSGD(epsilon=0.1, delta=1e-4), **settings)
 
 
@@ -144,7 +144,9 @@ def test_draws_that_exceed_delta_by_themselves_are_refused(learned) -> None:
     """What is drawn is off by 2^-215 at most, which counts e^epsilon times."""
     fresh, _, members, _ = learned
     with pytest.raises(sn.ConfigError, match="delta 0.0001 cannot be met"):
-        sn.finetune(fresh, members, sn.DPSGD(noise=0.05, delta=1e-4), epochs=9, progress=False)
+        sn.finetune(
+            fresh, members, sn.DPSGD(noise_multiplier=0.05, delta=1e-4), epochs=9, progress=False
+        )
 
 
 @pytest.mark.parametrize("start", ["Public", "private", True, 3])

@@ -283,11 +283,11 @@ def influence(make, *countermeasures, loss=None) -> float:
             result = sn.finetune(
                 model,
                 (inputs[:count], labels[:count]),
-                sn.DPSGD(noise=1.0, delta=1e-3, clip=CLIP),
+                sn.DPSGD(noise_multiplier=1.0, delta=1e-3, max_grad_norm=CLIP),
                 *countermeasures,
                 loss=loss,
                 epochs=1,
-                lr=1.0,
+                learning_rate=1.0,
                 momentum=0.0,
                 seed=0,
                 progress=False,
@@ -420,8 +420,10 @@ def test_numbers_whose_squares_are_nothing_in_float64_are_clipped() -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = Wide()
-        private = sn.DPSGD(noise=1.0, delta=1e-3, clip=1e-10)
-        result = sn.finetune(model, data, private, loss=tiny, epochs=1, lr=1.0, momentum=0.0)
+        private = sn.DPSGD(noise_multiplier=1.0, delta=1e-3, max_grad_norm=1e-10)
+        result = sn.finetune(
+            model, data, private, loss=tiny, epochs=1, learning_rate=1.0, momentum=0.0
+        )
         sums.append((model.layer.weight - result.model.layer.weight).detach() * count)
     assert float((sums[0] - sums[1]).norm()) <= 1.1e-10
 

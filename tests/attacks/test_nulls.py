@@ -89,7 +89,7 @@ def network(records: Examples, epochs: int) -> nn.Module:
         lambda: nn.Sequential(nn.Linear(12, 256), nn.ReLU(), nn.Linear(256, 2)),
         epochs=epochs,
         optimizer="adam",
-        lr=5e-3,
+        learning_rate=5e-3,
     )
     return recipe((records.inputs.clamp(-20, 20), records.labels), 0)
 

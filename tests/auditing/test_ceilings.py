@@ -28,7 +28,9 @@ def audited():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 3))
     private = sn.DPSGD(2.0, 1e-3, canaries=200)
-    found = sn.finetune(model, planted.data, private, epochs=30, lr=0.5, seed=0, start="public")
+    found = sn.finetune(
+        model, planted.data, private, epochs=30, learning_rate=0.5, seed=0, start="public"
+    )
     report = sn.audit(
         sn.harden(found.model),
         members=planted.members,

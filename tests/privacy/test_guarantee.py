@@ -3,12 +3,14 @@ import math
 import pytest
 
 import shieldnet as sn
-from shieldnet.privacy.guarantee import noise_for
+from shieldnet.privacy.guarantee import calibrate_noise
 from shieldnet.privacy.price import Price
 
 
 def test_full_batches_are_the_gaussian_mechanism_composed() -> None:
-    guarantee = sn.Guarantee(noise=4.0, rate=1.0, steps=25, records=100, delta=1e-5)
+    guarantee = sn.Guarantee(
+        noise_multiplier=4.0, sample_rate=1.0, steps=25, records=100, delta=1e-5
+    )
     assert guarantee.mu == pytest.approx(5 / 4)
     assert guarantee.epsilon == Price(mu=1.25).epsilon(1e-5)
     assert guarantee.distinguish(0.01) == Price(mu=1.25).distinguish(0.01)
@@ -19,7 +21,7 @@ def test_full_batches_are_the_gaussian_mechanism_composed() -> None:
     [(1.0, 1e-4, 1.0, 30), (3.0, 1e-5, 0.02, 400), (8.0, 1e-5, 0.1, 100), (0.5, 1e-6, 0.01, 50)],
 )
 def test_the_noise_for_an_epsilon_keeps_to_it_and_hardly_more(epsilon, delta, rate, steps) -> None:
-    noise = noise_for(epsilon, delta, rate, steps)
+    noise = calibrate_noise(epsilon, delta, rate, steps)
     found = sn.Guarantee(noise, rate, steps, 1000, delta).epsilon
     assert 0.995 * epsilon < found <= epsilon
 
@@ -80,15 +82,21 @@ def test_no_steps_cost_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"noise": 0.0}, "Expected a finite noise > 0"),
-        ({"rate": 0.0}, "Expected a rate above 0"),
-        ({"rate": 1.5}, "Expected rate from 0 to 1"),
+        ({"noise_multiplier": 0.0}, "Expected a finite noise_multiplier > 0"),
+        ({"sample_rate": 0.0}, "Expected a sample_rate above 0"),
+        ({"sample_rate": 1.5}, "Expected sample_rate from 0 to 1"),
         ({"steps": -1}, "Expected steps from 0 to 10000000"),
         ({"delta": 0.0}, "Expected delta above 0"),
     ],
 )
 def test_a_guarantee_of_nonsense_is_refused(settings, words) -> None:
-    usual = {"noise": 1.0, "rate": 0.1, "steps": 10, "records": 100, "delta": 1e-5}
+    usual = {
+        "noise_multiplier": 1.0,
+        "sample_rate": 0.1,
+        "steps": 10,
+        "records": 100,
+        "delta": 1e-5,
+    }
     with pytest.raises(sn.ConfigError, match=words):
         sn.Guarantee(**{**usual, **settings})
 
@@ -189,15 +197,15 @@ def test_the_noise_for_an_epsilon_takes_a_few_tries(
     tries = []
     kept = composition.Losses
     monkeypatch.setattr(composition, "Losses", lambda steps: tries.append(steps) or kept(steps))
-    noise_for.cache_clear()
-    noise = noise_for(epsilon, delta, rate, steps)
+    calibrate_noise.cache_clear()
+    noise = calibrate_noise(epsilon, delta, rate, steps)
     assert len(tries) <= 16
     assert 0.995 * epsilon < sn.Guarantee(noise, rate, steps, 1000, delta).epsilon <= epsilon
 
 
 def test_an_epsilon_that_no_noise_keeps_to_is_refused() -> None:
     with pytest.raises(sn.ConfigError, match="No noise of at most 10000 x clip norm keeps to"):
-        noise_for(1e-9, 1e-12, 1.0, 1000)
+        calibrate_noise(1e-9, 1e-12, 1.0, 1000)
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5, 1e-3])

@@ -88,8 +88,10 @@ def test_shifts_and_flips_keep_pixels_and_move_each_picture_by_itself() -> None:
 
 def test_views_without_augmentation_are_refused(table, mlp) -> None:
     with pytest.raises(sn.ConfigError, match="all the same without Augment"):
-        finetune(mlp, table, sn.DPSGD(8.0, 1e-3, views=4))
-    found = finetune(mlp, table, sn.Augment(noise=0.1), sn.DPSGD(8.0, 1e-3, views=4), epochs=2)
+        finetune(mlp, table, sn.DPSGD(8.0, 1e-3, augmentations=4))
+    found = finetune(
+        mlp, table, sn.Augment(noise=0.1), sn.DPSGD(8.0, 1e-3, augmentations=4), epochs=2
+    )
     assert found.guarantee.epsilon <= 8
 
 

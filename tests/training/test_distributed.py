@@ -57,7 +57,7 @@ def test_two_ranks_end_where_one_process_ends(tmp_path, make_model) -> None:
     for way, batch in (("full", None), ("private", 20), ("plain", 20)):
         private = () if way == "plain" else (sn.DPSGD(8.0, 1e-3, canaries=40),)
         alone = sn.finetune(
-            model, (inputs, inputs[:, :3].argmax(1)), *private, batch=batch, epochs=3, seed=5
+            model, (inputs, inputs[:, :3].argmax(1)), *private, batch_size=batch, epochs=3, seed=5
         )
         weights = torch.cat([each.detach().flatten() for each in alone.model.parameters()])
         assert one[way]["weights"] == other[way]["weights"]

@@ -27,10 +27,10 @@ def same(one, other) -> bool:
 
 
 def test_private_training_learns_within_its_epsilon(table, mlp) -> None:
-    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=60, lr=0.5, seed=0)
+    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=60, learning_rate=0.5, seed=0)
     assert accuracy(found.model, table) > 0.75
     assert 7.9 < found.guarantee.epsilon <= 8
-    assert (found.guarantee.rate, found.guarantee.steps, found.steps) == (1.0, 60, 60)
+    assert (found.guarantee.sample_rate, found.guarantee.steps, found.steps) == (1.0, 60, 60)
     assert not found.model.training
 
 
@@ -39,9 +39,9 @@ def test_steps_are_counted_exactly(batch, epochs, table, mlp, monkeypatch) -> No
     taken = []
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (taken.append(1), step(self))[1])
-    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), batch=batch, epochs=epochs, seed=0)
+    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), batch_size=batch, epochs=epochs, seed=0)
     assert len(taken) == found.steps == found.guarantee.steps
-    assert found.guarantee.rate == batch / 120
+    assert found.guarantee.sample_rate == batch / 120
 
 
 def test_the_model_the_global_seed_and_the_loggers_are_left_alone(table, mlp) -> None:
@@ -65,7 +65,7 @@ def test_the_model_the_global_seed_and_the_loggers_are_left_alone(table, mlp) ->
 
 def test_a_seed_gives_the_same_model_and_no_seed_another(table, mlp) -> None:
     def train(seed):
-        return sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=2, batch=30, seed=seed)
+        return sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=2, batch_size=30, seed=seed)
 
     assert same(train(1).model, train(1).model)
     assert not same(train(1).model, train(2).model)
@@ -77,7 +77,7 @@ def test_a_seed_gives_the_same_model_and_no_seed_another(table, mlp) -> None:
 def test_physical_batches_change_nothing(table, mlp) -> None:
     models = [
         sn.finetune(
-            mlp, table, sn.DPSGD(8.0, 1e-3, max_physical_batch=rows), epochs=2, seed=0
+            mlp, table, sn.DPSGD(8.0, 1e-3, max_physical_batch_size=rows), epochs=2, seed=0
         ).model
         for rows in (7, 120)
     ]
@@ -88,13 +88,13 @@ def test_physical_batches_change_nothing(table, mlp) -> None:
 def test_the_sum_gets_the_noise_that_is_claimed(table) -> None:
     """A loss without a slope leaves nothing but the noise in the weights."""
     model = nn.Linear(12, 500)
-    private = sn.DPSGD(noise=3.0, delta=1e-3, clip=0.5)
+    private = sn.DPSGD(noise_multiplier=3.0, delta=1e-3, max_grad_norm=0.5)
     found = sn.finetune(
         model,
         table,
         private,
         epochs=1,
-        lr=1.0,
+        learning_rate=1.0,
         momentum=0.0,
         loss=lambda o, y: 0 * o.sum(1),
         seed=0,
@@ -138,7 +138,9 @@ def test_the_last_layer_is_trained_on_what_goes_into_it(table, mlp) -> None:
 
 def test_ema_releases_the_mean_of_the_weights(table, mlp) -> None:
     models = [
-        sn.finetune(mlp, table, sn.DPSGD(0.5, 1e-3, ema=ema), epochs=30, lr=1.0, seed=0).model
+        sn.finetune(
+            mlp, table, sn.DPSGD(0.5, 1e-3, ema=ema), epochs=30, learning_rate=1.0, seed=0
+        ).model
         for ema in (0.0, 0.9)
     ]
     away = [float((one[0].weight - mlp[0].weight).detach().norm()) for one in models]
@@ -150,19 +152,30 @@ def test_regressions_yes_or_no_and_segmentations_are_trained(table, pictures, ma
     private = sn.DPSGD(8.0, 1e-3)
     line = make_model(lambda: nn.Linear(12, 1))
     found = sn.finetune(
-        line, (inputs, inputs[:, 0]), private, outputs="values", epochs=40, lr=0.2, seed=0
+        line,
+        (inputs, inputs[:, 0]),
+        private,
+        outputs="values",
+        epochs=40,
+        learning_rate=0.2,
+        seed=0,
     )
     error = (found.model(inputs)[:, 0] - inputs[:, 0]).square().mean()
     assert error < 0.8 * (line(inputs)[:, 0] - inputs[:, 0]).square().mean()
     yes = (labels == 0).long()
     found = sn.finetune(
-        line, (inputs, yes), private, outputs="binary_logits", epochs=40, lr=0.5, seed=0
+        line, (inputs, yes), private, outputs="binary_logits", epochs=40, learning_rate=0.5, seed=0
     )
     assert ((found.model(inputs)[:, 0] > 0) == yes).double().mean() > 0.7
     images = pictures[0]
     pixels = (images[:, 0] > 0).long()
     found = sn.finetune(
-        make_model(lambda: nn.Conv2d(3, 2, 1)), (images, pixels), private, epochs=40, lr=0.5, seed=0
+        make_model(lambda: nn.Conv2d(3, 2, 1)),
+        (images, pixels),
+        private,
+        epochs=40,
+        learning_rate=0.5,
+        seed=0,
     )
     assert (found.model(images).argmax(1) == pixels).double().mean() > 0.8
 
@@ -222,7 +235,7 @@ def test_hugging_face_models_are_trained_privately(make, make_model) -> None:
 def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
     for batch in (None, 24):
         found = sn.finetune(
-            mlp, table, sn.DPSGD(4.0, 1e-3, canaries=600), batch=batch, epochs=4, seed=0
+            mlp, table, sn.DPSGD(4.0, 1e-3, canaries=600), batch_size=batch, epochs=4, seed=0
         )
         epsilon, mu = found.findings
         assert 0.5 < epsilon.low < epsilon.ceiling == found.guarantee.epsilon
@@ -258,9 +271,9 @@ def test_clipping_per_batch_is_caught_by_the_run_itself(table, mlp, monkeypatch)
 
 @pytest.mark.parametrize("clip", ["1.0", "sn.AdaptiveClip(start=3.0)"])
 def test_a_training_goes_on_where_it_was_stopped(clip, table, mlp, tmp_path) -> None:
-    settings = {"epochs": 6, "batch": 30, "seed": 3, "progress": False}
+    settings = {"epochs": 6, "batch_size": 30, "seed": 3, "progress": False}
     clips = {"1.0": 1.0, "sn.AdaptiveClip(start=3.0)": sn.AdaptiveClip(start=3.0)}
-    private = sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30, clip=clips[clip])
+    private = sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30, max_grad_norm=clips[clip])
     whole = sn.finetune(mlp, table, private, **settings)
     script = f"""
 import os, sys
@@ -318,7 +331,7 @@ def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
         sn.finetune(
             mlp,
             (table[0] * 100, table[0].sum(1)),
-            lr=1e12,
+            learning_rate=1e12,
             loss=lambda o, y: (o.sum(1) - y) ** 2,
             epochs=30,
             seed=0,
@@ -329,13 +342,13 @@ def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
     ("settings", "words"),
     [
         ({"epochs": 0}, "Expected a finite epochs > 0"),
-        ({"lr": float("nan")}, "Expected a finite lr > 0"),
-        ({"batch": 0}, "Expected batch >= 1"),
+        ({"learning_rate": float("nan")}, "Expected a finite learning_rate > 0"),
+        ({"batch_size": 0}, "Expected batch_size >= 1"),
         ({"momentum": 1.0}, "Expected momentum from 0 to below 1"),
         ({"optimizer": "lion"}, "Expected optimizer to be one of"),
         ({"part": "half"}, "Expected part to be one of"),
         ({"outputs": "labels"}, "Expected outputs to be one of"),
-        ({"mend": "yes"}, "Expected mend to be true or false"),
+        ({"fix": "yes"}, "Expected fix to be true or false"),
         ({"seed": -1}, "Expected seed from 0"),
         ({"loss": 3}, r"Expected loss\(output, labels\)"),
         ({"momentum": 0.5, "optimizer": "adam"}, "adam has no momentum"),
@@ -352,11 +365,17 @@ def test_settings_that_make_no_sense_are_refused(settings, words, table, mlp) ->
     ("settings", "words"),
     [
         ({}, "Expected either epsilon or noise"),
-        ({"epsilon": 1.0, "noise": 1.0, "delta": 1e-3}, "Expected either epsilon or noise"),
+        ({"epsilon": 1.0, "noise_multiplier": 1.0, "delta": 1e-3}, "Expected either epsilon or"),
         ({"epsilon": 1.0}, "Expected delta"),
         ({"epsilon": -1.0, "delta": 1e-3}, "Expected a finite epsilon > 0"),
-        ({"epsilon": 1.0, "delta": 1e-3, "clip": 0.0}, "Expected a finite clip > 0"),
-        ({"epsilon": 1.0, "delta": 1e-3, "clip": 1e-31}, "Expected clip from 1e-30 to 1e30"),
+        (
+            {"epsilon": 1.0, "delta": 1e-3, "max_grad_norm": 0.0},
+            "Expected a finite max_grad_norm > 0",
+        ),
+        (
+            {"epsilon": 1.0, "delta": 1e-3, "max_grad_norm": 1e-31},
+            "Expected max_grad_norm from 1e-30 to 1e30",
+        ),
         ({"epsilon": 1.0, "delta": 1e-3, "canaries": 5}, "Expected at least 20 canaries"),
         ({"epsilon": 1.0, "mode": "empirical"}, "takes noise, and neither"),
     ],
@@ -468,9 +487,9 @@ def test_batch_norm_of_numbers_can_be_mended(table, make_model) -> None:
         lambda: nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
     )
     private = sn.DPSGD(epsilon=100.0, delta=1e-3)
-    found = sn.finetune(model, table, private, epochs=60, lr=0.5, mend=True, seed=0).model
+    found = sn.finetune(model, table, private, epochs=60, learning_rate=0.5, fix=True, seed=0).model
     assert accuracy(found, table) > 0.9
-    part = sn.finetune(model, table, sn.DPSGD(8.0, 1e-3), epochs=2, part="bias", mend=True, seed=0)
+    part = sn.finetune(model, table, sn.DPSGD(8.0, 1e-3), epochs=2, part="bias", fix=True, seed=0)
     assert torch.equal(part.model[1].weight, model[1].weight)
 
 

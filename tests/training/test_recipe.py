@@ -33,7 +33,9 @@ class WithEverything(nn.Module):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_models_trained_as_one_are_those_trained_alone(optimizer) -> None:
-    recipe = sn.Recipe(small, epochs=8, lr=0.02, batch=16, optimizer=optimizer, weight_decay=1e-3)
+    recipe = sn.Recipe(
+        small, epochs=8, learning_rate=0.02, batch_size=16, optimizer=optimizer, weight_decay=1e-3
+    )
     inputs, labels = data()
     together = recipe.models(inputs, labels, ROWS, [5, 6, 7])
     for model, rows, seed in zip(together, ROWS, (5, 6, 7), strict=True):
@@ -92,7 +94,7 @@ def test_models_of_probabilities_and_of_one_yes_or_no_are_trained() -> None:
     [
         ({"make_model": nn.Linear(2, 2)}, "Expected make_model as a function"),
         ({"epochs": 0}, "Expected epochs >= 1"),
-        ({"lr": float("nan")}, "Expected a finite lr > 0"),
+        ({"learning_rate": float("nan")}, "Expected a finite learning_rate > 0"),
         ({"momentum": -1.0}, "Expected momentum >= 0"),
         ({"optimizer": "lbfgs"}, "Expected optimizer to be one of sgd, adam"),
     ],

@@ -141,7 +141,7 @@ def trained(
     try:
         pieces = run(jobs, engine=engine, workers=workers, done=done)
     except ConfigError as failed:
-        if order.train is None:  # ours, not the user's to mend
+        if order.train is None:  # ours, not the user's to fix
             raise NotApplicable(f"reference models fail on these records: {failed}") from failed
         raise
     scores = {name: torch.from_numpy(np.concatenate([p[name] for p in pieces])) for name in asked}
@@ -306,7 +306,7 @@ def _way(
         epochs=max(5, min(50, _REFERENCE_STEPS // steps)),
         outputs="probabilities" if probabilities else "logits",
         optimizer="sgd" if is_narrow else "adam",
-        lr=0.05 if is_narrow else 1e-3,
+        learning_rate=0.05 if is_narrow else 1e-3,
     )
     return recipe, as_it_is
 
@@ -387,7 +387,7 @@ def _probe(
 
 
 def _called(train: Train, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-    try:  # the user's own code: whatever it raises is theirs to mend
+    try:  # the user's own code: whatever it raises is theirs to fix
         model = train(data, seed)
     except ShieldnetError:
         raise

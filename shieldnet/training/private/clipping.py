@@ -59,7 +59,7 @@ class FixedClip(Clip):
     norm: float = 1.0
 
     def __post_init__(self) -> None:
-        _require_norm("clip", self.norm)
+        _require_norm("max_grad_norm", self.norm)
 
     @property
     def start(self) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shieldnet.core.checks import choice, fraction, positive, whole
+from shieldnet.core.checks import choice, fraction, positive, renamed, whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.training.countermeasures.base import Countermeasure
 from shieldnet.training.private.clipping import Clip, as_clip
@@ -12,19 +12,26 @@ MODES = ("certified", "empirical")
 _NEVER = 1e-12
 
 
+@renamed(
+    noise="noise_multiplier",
+    clip="max_grad_norm",
+    views="augmentations",
+    max_physical_batch="max_physical_batch_size",
+)
 @dataclass(frozen=True)
 class DPSGD(Countermeasure):
     """Clips what each record asks of the weights, and adds noise to the sum (DP-SGD).
 
-    epsilon, delta: the target; noise follows from it and from the number of steps. noise: instead
-    of epsilon, its deviation as a multiple of the clip norm. clip: the L2 norm that a record's
-    gradient is clipped to, from 1e-30 to 1e30, or ``AdaptiveClip`` for one that follows the data.
+    epsilon, delta: the target; noise follows from it and from the number of steps.
+    noise_multiplier: instead of epsilon, the noise's deviation as a multiple of the clip norm.
+    max_grad_norm: the L2 norm that a record's gradient is clipped to, from 1e-30 to 1e30, or
+    ``AdaptiveClip`` for one that follows the data.
     mode: ``certified`` states a guarantee and refuses whatever would break it; ``empirical`` is for
     noise too small for any, trains what preflight would refuse, and never states an epsilon.
-    views: augmented copies of each record whose
+    augmentations: augmented copies of each record whose
     gradients are averaged before they are clipped (De et al. 2022). ema: the decay of a running
     mean of the weights, which is released in their place; it costs no privacy.
-    max_physical_batch: records whose gradients are in memory at once; by default 256, or fewer
+    max_physical_batch_size: records whose gradients are in memory at once; by default 256, or fewer
     where their gradients (activations not counted) would take more than a quarter of a gigabyte.
     canaries: that audit the run itself: gradients of their own, along weights that no model reads,
     planted by a coin each; how many are found bounds epsilon from below.
@@ -38,38 +45,38 @@ class DPSGD(Countermeasure):
 
     epsilon: float | None = None
     delta: float | None = None
-    noise: float | None = None
-    clip: float | Clip = 1.0
+    noise_multiplier: float | None = None
+    max_grad_norm: float | Clip = 1.0
     mode: str = "certified"
-    views: int = 1
+    augmentations: int = 1
     ema: float = 0.0
-    max_physical_batch: int | None = None
+    max_physical_batch_size: int | None = None
     canaries: int = 0
 
     private: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         choice("mode", self.mode, MODES)
-        as_clip(self.clip)
-        whole("views", self.views, low=1)
+        as_clip(self.max_grad_norm)
+        whole("augmentations", self.augmentations, low=1)
         whole("canaries", self.canaries, low=0)
         if not 0 <= fraction("ema", self.ema) < 1:
             raise ConfigError(f"Expected ema from 0 to below 1, got {self.ema!r}.")
-        if self.max_physical_batch is not None:
-            whole("max_physical_batch", self.max_physical_batch, low=1)
-        if self.noise is not None:
-            positive("noise", self.noise)
+        if self.max_physical_batch_size is not None:
+            whole("max_physical_batch_size", self.max_physical_batch_size, low=1)
+        if self.noise_multiplier is not None:
+            positive("noise_multiplier", self.noise_multiplier)
         if self.mode == "empirical":
-            if self.noise is None or self.epsilon is not None or self.delta is not None:
+            if self.noise_multiplier is None or self.epsilon is not None or self.delta is not None:
                 raise ConfigError(
-                    "An empirical training takes noise, and neither epsilon nor delta: it states "
-                    "no guarantee."
+                    "An empirical training takes noise_multiplier, and neither epsilon nor delta: "
+                    "it states no guarantee."
                 )
             return
         if self.epsilon is not None:
             positive("epsilon", self.epsilon)
-        if (self.epsilon is None) == (self.noise is None):
-            raise ConfigError("Expected either epsilon or noise, and delta.")
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ConfigError("Expected either epsilon or noise_multiplier, and delta.")
         if self.delta is None or not _NEVER <= fraction("delta", self.delta) < 1:
             raise ConfigError(f"Expected delta from {_NEVER:g} to below 1, got {self.delta!r}.")
         if self.canaries and self.canaries < 20:
@@ -78,7 +85,7 @@ class DPSGD(Countermeasure):
     @property
     def clipping(self) -> Clip:
         """Returns how gradients are clipped."""
-        return as_clip(self.clip)
+        return as_clip(self.max_grad_norm)
 
     @property
     def is_certified(self) -> bool:

@@ -1,4 +1,4 @@
-"""What makes records see each other in training, or leaves their traces, and the mends."""
+"""What makes records see each other in training, or leaves their traces, and the fixes."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,19 +22,19 @@ _CHANNELS = 8  # of a group: of two numbers, normalizing leaves nothing but a si
 class Hazard:
     """Names one thing that would break the proof.
 
-    where: the module, weight or loss to blame. why: what was seen. mend: what to do about it.
-    mends: whether ``mend=True`` does it.
+    where: the module, weight or loss to blame. why: what was seen. fix: what to do about it.
+    fixes: whether ``fix=True`` does it.
     """
 
     kind: str
     where: str
     why: str
-    mend: str
-    mends: bool = False
+    fix: str
+    fixes: bool = False
 
     def __str__(self) -> str:
-        accept = " (mend=True does it)" if self.mends else ""
-        return f"{self.kind} in {self.where}: {self.why}. {self.mend}{accept}"
+        accept = " (fix=True does it)" if self.fixes else ""
+        return f"{self.kind} in {self.where}: {self.why}. {self.fix}{accept}"
 
 
 def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
@@ -54,14 +54,14 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
     return (*_mixed_rows(model, inputs), *moving)
 
 
-def mended(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Module:
-    """Returns a copy of the model with the offered mends of batch statistics.
+def fixed(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Module:
+    """Returns a copy of the model with the offered fixes of batch statistics.
 
     seen: the model in which they were found, which knows what is frozen.
     """
     model = copy.deepcopy(model)
     for hazard in hazards:
-        if not hazard.mends:
+        if not hazard.fixes:
             continue
         layer = model.get_submodule(hazard.where)
         if _is_frozen(seen.get_submodule(hazard.where)):
@@ -102,9 +102,9 @@ def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
         if not (isinstance(layer, _BatchNorm) and layer.training):
             continue
         if _is_frozen(layer):
-            mend = "Keep it in evaluation mode: its statistics must come from public data"
+            fix = "Keep it in evaluation mode: its statistics must come from public data"
         else:
-            mend = (
+            fix = (
                 "Put nn.GroupNorm with its weights in its place, or freeze it and keep it in "
                 "evaluation mode"
             )
@@ -113,8 +113,8 @@ def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
             name,
             f"{type(layer).__name__} in training mode takes mean and variance over the records of "
             "a batch",
-            mend,
-            mends=True,
+            fix,
+            fixes=True,
         )
 
 

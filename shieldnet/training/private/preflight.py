@@ -75,7 +75,7 @@ def examine(
             name,
             "the loss does not depend on it, so that it would be trained on noise alone",
             "Freeze it (requires_grad_(False))",
-            mends=True,
+            fixes=True,
         )
         for name in gradients.unseen
     ]

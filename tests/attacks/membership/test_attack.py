@@ -150,7 +150,9 @@ def test_noise_does_not_hide_members_from_whoever_asks_often(learned_by_heart) -
 
 
 RECIPE = sn.Recipe(
-    lambda: nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5)), epochs=30, lr=0.05
+    lambda: nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5)),
+    epochs=30,
+    learning_rate=0.05,
 )
 OWNED = random_labels(400, 7)
 SETS = {

@@ -58,13 +58,13 @@ def test_a_clip_that_follows_the_data_costs_no_epsilon_and_gets_the_noise_that_i
     table,
 ) -> None:
     model = torch.nn.Linear(12, 500)
-    settings = {"epochs": 1, "lr": 1.0, "momentum": 0.0, "seed": 0}
+    settings = {"epochs": 1, "learning_rate": 1.0, "momentum": 0.0, "seed": 0}
     clips = (0.5, sn.AdaptiveClip(start=0.5))
     fixed, adaptive = (
         sn.finetune(
             model,
             table,
-            sn.DPSGD(noise=3.0, delta=1e-3, clip=clip),
+            sn.DPSGD(noise_multiplier=3.0, delta=1e-3, max_grad_norm=clip),
             loss=lambda outputs, labels: 0 * outputs.sum(1),
             **settings,
         )
@@ -80,18 +80,20 @@ def test_it_learns_from_a_norm_that_is_far_too_short(table, mlp) -> None:
     inputs, labels = table
     start = 1e-3
     clip = sn.AdaptiveClip(start=start, pace=0.5)
-    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3, clip=clip), epochs=60, lr=0.5, seed=0)
+    found = sn.finetune(
+        mlp, table, sn.DPSGD(8.0, 1e-3, max_grad_norm=clip), epochs=60, learning_rate=0.5, seed=0
+    )
     right = float((found.model(inputs).argmax(1) == labels).double().mean())
     fixed = sn.finetune(
-        mlp, table, sn.DPSGD(8.0, 1e-3, clip=start), epochs=60, lr=0.5, seed=0
+        mlp, table, sn.DPSGD(8.0, 1e-3, max_grad_norm=start), epochs=60, learning_rate=0.5, seed=0
     ).model
     wrong_norm = float((fixed(inputs).argmax(1) == labels).double().mean())
     assert right > 0.6 > wrong_norm
 
 
 def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
-    private = sn.DPSGD(4.0, 1e-3, canaries=600, clip=sn.AdaptiveClip(start=0.1))
-    epsilon, mu = sn.finetune(mlp, table, private, batch=60, epochs=4, seed=0).findings
+    private = sn.DPSGD(4.0, 1e-3, canaries=600, max_grad_norm=sn.AdaptiveClip(start=0.1))
+    epsilon, mu = sn.finetune(mlp, table, private, batch_size=60, epochs=4, seed=0).findings
     assert 0.3 < epsilon.low < epsilon.ceiling
     assert 0.2 < mu.low < mu.ceiling
 

@@ -133,7 +133,7 @@ def train(model, data, *more, private=PRIVATE, **settings):
 
 
 @pytest.mark.parametrize(
-    ("make", "mend", "kept"),
+    ("make", "fix", "kept"),
     [
         (frozen_norm, "Keep it in evaluation mode", nn.BatchNorm2d),
         (lambda: normed(affine=False), "Keep it in evaluation mode", nn.BatchNorm2d),
@@ -141,14 +141,14 @@ def train(model, data, *more, private=PRIVATE, **settings):
     ],
 )
 def test_batch_norm_is_refused_by_name_and_the_mend_works(
-    make, mend, kept, pictures, make_model
+    make, fix, kept, pictures, make_model
 ) -> None:
     model = make_model(make)
     if model[1].affine:
         nn.init.constant_(model[1].weight, 1.5)
-    with pytest.raises(sn.PreflightFailed, match=f"batch statistics in 1: BatchNorm2d.*{mend}"):
+    with pytest.raises(sn.PreflightFailed, match=f"batch statistics in 1: BatchNorm2d.*{fix}"):
         train(model, pictures)
-    found = train(model, pictures, mend=True)
+    found = train(model, pictures, fix=True)
     assert isinstance(found.model[1], kept)
     assert found.preflight.sensitivity <= 1
     if kept is nn.BatchNorm2d:  # what it knew before stays: nothing of the records is in it
@@ -179,7 +179,7 @@ def test_a_class_weighted_mean_is_refused_and_its_sum_is_not(table, mlp) -> None
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 10.0]))
     with pytest.raises(sn.PreflightFailed, match="weighted loss .*reduction='none'"):
         train(mlp, table, loss=weighted)
-    assert train(mlp, table, loss=weighted, mend=True).guarantee.epsilon <= 8
+    assert train(mlp, table, loss=weighted, fix=True).guarantee.epsilon <= 8
     assert weighted.reduction == "mean"
 
 
@@ -352,7 +352,7 @@ def test_coins_that_draw_nobody_are_no_error(pictures, make_model) -> None:
         def forward(self, x):
             return self.head(self.layer(x).view(x.size(0), -1))
 
-    private = sn.DPSGD(noise=2.0, delta=1e-3)
+    private = sn.DPSGD(noise_multiplier=2.0, delta=1e-3)
     assert train(make_model(Viewing), pictures, private=private, batch=1).steps == 96
 
 
@@ -360,7 +360,7 @@ def test_a_weight_that_the_loss_never_sees_is_named_and_frozen(table, make_model
     model = make_model(Unseen)
     with pytest.raises(sn.PreflightFailed, match="unseen weight in forgotten.weight"):
         train(model, table)
-    found = train(model, table, mend=True).model
+    found = train(model, table, fix=True).model
     assert torch.equal(found.forgotten.weight, model.forgotten.weight)
     assert not torch.equal(found.asked.weight, model.asked.weight)
 
@@ -450,7 +450,7 @@ def test_samplers_and_joins_that_would_be_dropped_are_refused(table, mlp) -> Non
 def test_a_plain_loader_gives_its_records_and_batch_but_not_its_order(table, mlp) -> None:
     loader = DataLoader(TensorDataset(*table), batch_size=30, shuffle=True, drop_last=True)
     guarantee = train(mlp, loader).guarantee
-    assert (guarantee.rate, guarantee.steps) == (0.25, 8)
+    assert (guarantee.sample_rate, guarantee.steps) == (0.25, 8)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -495,7 +495,7 @@ def test_preflight_leaves_the_model_and_the_random_states_alone(table, mlp) -> N
 
 
 def test_the_empirical_mode_trains_what_is_refused_and_states_nothing(table, make_model) -> None:
-    private = sn.DPSGD(noise=0.1, mode="empirical")
+    private = sn.DPSGD(noise_multiplier=0.1, mode="empirical")
     found = train(make_model(Unseen), table, private=private)
     assert found.guarantee is None
     assert "epsilon" not in str(found)
