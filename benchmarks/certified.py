@@ -22,7 +22,7 @@ from shieldnet.attacks import Game, JitterAveraging, TableLearning
 from shieldnet.attacks.inversion.denoising import answers_about, clean_scores
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.demo import digits, divide, train
-from shieldnet.privacy.price import Price
+from shieldnet.privacy.cost import PrivacyCost
 
 SEEDS = (0, 1, 2)
 EPSILONS = (2.0, 4.0, 6.0, 10.0, 20.0)
@@ -60,7 +60,7 @@ def mechanisms(epsilon: float) -> dict[str, tuple[sn.Defense, ...]]:
     low, high = 1e-3, 1e3
     for _ in range(80):  # the mu of the exact Gaussian profile
         mu = math.sqrt(low * high)
-        low, high = (mu, high) if Price(mu=mu).epsilon(DELTA) < epsilon else (low, mu)
+        low, high = (mu, high) if PrivacyCost(mu=mu).epsilon(DELTA) < epsilon else (low, mu)
     laplace = 2 * CLIP * math.sqrt(10) / epsilon
     return {
         "RandomizedResponse": (sn.RandomizedResponse(epsilon),),

@@ -330,14 +330,14 @@ def bits() -> Headline:
     """(2) Leakage falls with the bits of an answer."""
     from scipy.stats import spearmanr
 
-    prices = [sn.Shield(digits_network(), *chain).price(10).bits for chain in BITS]
+    costs = [sn.Shield(digits_network(), *chain).cost(10).bits for chain in BITS]
     ranks = [
-        float(spearmanr(prices, [leakage(seed, chain)[0] for chain in BITS]).statistic)
+        float(spearmanr(costs, [leakage(seed, chain)[0] for chain in BITS]).statistic)
         for seed in SEEDS
     ]
     shown = {
-        f"{price:.0f} bits": tuple(leakage(seed, chain)[0] for seed in SEEDS)
-        for price, chain in sorted(zip(prices, BITS, strict=True), key=lambda one: -one[0])
+        f"{cost:.0f} bits": tuple(leakage(seed, chain)[0] for seed in SEEDS)
+        for cost, chain in sorted(zip(costs, BITS, strict=True), key=lambda one: -one[0])
     }
     paper = "success <= 2^bits x prior (Issa 2020): fewer answers, less leakage"
     return Headline("2 leakage falls with bits", paper, "Spearman", tuple(ranks), shown)

@@ -93,7 +93,7 @@ def measure(seed: int) -> dict[str, dict[str, float]]:
             line = {one.name.split(".")[0]: one.value for one in outcome.findings}
             line["leakage"] = outcome.findings[0].value
             line["accuracy"] = accuracy(game)
-            line["bits"] = game.shield.price(10).bits
+            line["bits"] = game.shield.cost(10).bits
             line["mu"] = game.shield.certificate(10, queries=queries).mu
             if queries == 1:
                 line["rank-1"] = Reidentification()(game).findings[0].value

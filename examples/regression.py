@@ -34,7 +34,7 @@ def main() -> None:
         answers = one(inputs[test]).squeeze(1)
         print(
             f"{name:>8}: R2 {r2_score(target[test], answers):.3f} on {len(test)} new patients, "
-            f"the first hears {answers[0]:.2f}, at most {one.price().bits:.2f} bits an answer"
+            f"the first hears {answers[0]:.2f}, at most {one.cost().bits:.2f} bits an answer"
         )
     print(shield.certificate())
 
@@ -42,7 +42,7 @@ def main() -> None:
     for noise in (sn.GaussianNoise(25.0), sn.LaplaceNoise(25.0), sn.LaplaceNoise(50.0)):
         private = sn.Shield(model, sn.ClipRange(75, 275), noise, outputs="values")
         answers = private(inputs[test]).squeeze(1)
-        proven = private.price()
+        proven = private.cost()
         print(
             f"{type(noise).__name__}({noise.scale:g}): R2 {r2_score(target[test], answers):.2f}, "
             f"the first hears {answers[0]:.0f}; proven pure epsilon {proven.pure:.2f}, "

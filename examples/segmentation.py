@@ -74,7 +74,7 @@ def main() -> None:
         answers = shield(images)
         pixel = " ".join(f"{one:.4f}" for one in answers[0, :, 40, 32].softmax(0))
         print(f"{name:>8}: mean IoU {mean_iou(answers.argmax(1), labels):.3f}, one pixel {pixel},")
-        print(f"          at most {shield.price().bits:.0f} bits an answer")
+        print(f"          at most {shield.cost().bits:.0f} bits an answer")
     print("One scene, coarse, each square by its initial:")
     for line in coarse(images)[0].argmax(0)[::4, ::4]:
         print("  ", *(CLASSES[one][0] for one in line))

@@ -1,4 +1,4 @@
-"""shieldnet: every answer has a price, and every claim has an adversary who tried to break it."""
+"""shieldnet: every answer has a cost, and every claim has an adversary who tried to break it."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from shieldnet.gate.policy import Policy, Verdict
     from shieldnet.outputs.layout import ZERO_LOGIT
     from shieldnet.privacy.certificate import Certificate
+    from shieldnet.privacy.cost import PrivacyCost
     from shieldnet.privacy.guarantee import Guarantee
-    from shieldnet.privacy.price import Price
     from shieldnet.reports.comparison import Comparison, compare
     from shieldnet.reports.report import Report
     from shieldnet.shield.composition import composed_epsilon
@@ -115,7 +115,7 @@ _ROOMS = {
     "findings.finding": ("Finding", "Threat"),
     "shield.logits_processor": ("LogitsProcessor",),
     "shield.presets": ("harden",),
-    "privacy.price": ("Price",),
+    "privacy.cost": ("PrivacyCost",),
     "shield.settings": ("Extent", "ShieldSettings"),
     "shield.module": ("Shield",),
     "privacy.guarantee": ("Guarantee",),
@@ -177,7 +177,7 @@ __all__ = [
     "PolicyFailed",
     "PolicyInconclusive",
     "PreflightFailed",
-    "Price",
+    "PrivacyCost",
     "RandomizedResponse",
     "Recipe",
     "Report",

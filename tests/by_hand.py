@@ -8,7 +8,7 @@ import torch
 import shieldnet as sn
 from shieldnet.core.statistics import Curve
 from shieldnet.findings.finding import Exposed, Finding, Threat
-from shieldnet.privacy.price import Price
+from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.reports.report import Report
 from shieldnet.reports.subject import Subject
 
@@ -33,7 +33,7 @@ def subject(name: str, leak: float, bits: float, **more) -> Subject:
         finding("membership.auc", 0.52, 0.58, baseline=0.5),
     )
     settings = {
-        "certificate": sn.Certificate(f"model -> {name}", 10, Price(bits=bits)),
+        "certificate": sn.Certificate(f"model -> {name}", 10, PrivacyCost(bits=bits)),
         "findings": findings,
         "untested": ("timing and other side channels",),
         "features": {"leak map": torch.rand(8, 8), "null map": torch.rand(8, 8)},

@@ -146,7 +146,7 @@ def test_the_inversion_attack_sees_the_defended_answers(make_game) -> None:
     assert strict.value < 0.05
 
 
-def test_the_price_of_a_call_does_not_grow_with_the_square_of_the_batch() -> None:
+def test_the_privacy_cost_of_a_call_does_not_grow_with_the_square_of_the_batch() -> None:
     """ART's ClassLabels writes every row's class into every row: rows x rows numbers."""
     rows = probabilities(50_000, 10)
     assert torch.equal(released(sn.Label(), rows).argmax(-1), rows.argmax(-1))

@@ -12,8 +12,8 @@ from torch import Tensor
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.opaque_ops import opaque
 from shieldnet.outputs.layout import ZERO_LOGIT, Kind
+from shieldnet.privacy.cost import PrivacyCost, Reach
 from shieldnet.privacy.events import Event, event_of
-from shieldnet.privacy.price import Price, Reach
 
 UNBOUNDED = Reach()
 
@@ -160,16 +160,19 @@ class Defense(ABC):
         """Names the kind that it returns for answers of ``kind``."""
         return self.gives or kind
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        """Prices one row of this stage alone, given what is known of the stage before."""
-        return Price()
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        """Returns the privacy cost of one row of this stage alone.
+
+        upstream: what is known of the stage before.
+        """
+        return PrivacyCost()
 
     def event(self, classes: int, upstream: Reach = UNBOUNDED) -> Event | None:
         """Says what this stage alone did to one row, for whoever composes many; None: unknown.
 
-        By default it is what the price proves. A mechanism of which more is known says so.
+        By default it is what the privacy cost proves. A mechanism of which more is known says so.
         """
-        return event_of(self.price(classes, upstream))
+        return event_of(self.cost(classes, upstream))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         """Bounds what this stage gives, given what is known of the stage before."""

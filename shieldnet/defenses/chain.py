@@ -22,7 +22,7 @@ from shieldnet.defenses.base import (
 from shieldnet.defenses.conversions import Center, Log, Softmax
 from shieldnet.defenses.labels import Argmax
 from shieldnet.outputs.layout import MODEL_KINDS, ROW_KINDS, Kind, Layout, require_finite
-from shieldnet.privacy.price import Price
+from shieldnet.privacy.cost import PrivacyCost
 
 _RELEASES: dict[Kind, tuple[Kind, ...]] = {
     "logits": ("logits", "probabilities", "labels"),
@@ -149,18 +149,18 @@ class Chain:
         """Says whether the same input always gets the same answer."""
         return all(stage.deterministic for stage in self.stages)
 
-    def price(self, classes: int, positions: tuple[int, ...] = ()) -> Price:
-        """Prices one answer of ``positions`` rows: the least of its stages, all rows together."""
-        price, reach = Price(), UNBOUNDED
+    def cost(self, classes: int, positions: tuple[int, ...] = ()) -> PrivacyCost:
+        """Returns the privacy cost of one answer of ``positions`` rows: of its cheapest stage."""
+        cost, reach = PrivacyCost(), UNBOUNDED
         distinct = positions
         for stage in self.stages:
             if (coarser := stage.distinct(positions)) != positions:
                 distinct = coarser
             if not stage.deterministic:
                 distinct = positions  # fresh noise makes equal positions differ again
-            price = price.capped(stage.price(classes, reach) * math.prod(distinct))
+            cost = cost.capped(stage.cost(classes, reach) * math.prod(distinct))
             reach = stage.reach(classes, reach)
-        return price
+        return cost
 
     def __str__(self) -> str:
         return " -> ".join(f"[{one}]" if one.conversion else str(one) for one in self.stages)

@@ -10,7 +10,7 @@ from torch import Tensor
 from shieldnet.core.checks import finite, positive
 from shieldnet.core.errors import ConfigError
 from shieldnet.defenses.base import UNBOUNDED, Defense
-from shieldnet.privacy.price import Reach
+from shieldnet.privacy.cost import Reach
 
 _MARGIN = 1 - 2.0**-20  # wider than float32's rounding of the scaled row
 _LEAST = 1e-30  # below it a row would end among float32's smallest numbers

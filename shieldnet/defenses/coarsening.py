@@ -18,8 +18,8 @@ class Coarsen(Defense):
     It takes an answer with positions, (rows, height, width, classes) or with one or three such
     axes; squares at the edge may be smaller. Each row of the batch is coarsened by itself.
 
-    Guarantee: the rows of a square are equal bit by bit, so that one is priced; and the same answer
-        is coarsened to the same bits, on any device, in any batch: rows are added in one order.
+    Guarantee: the rows of a square are equal bit by bit, so that one is counted; and the same
+        answer is coarsened to the same bits, on any device, in any batch: rows are added in order.
     """
 
     block: int

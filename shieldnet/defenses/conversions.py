@@ -8,7 +8,7 @@ from torch import Tensor
 from shieldnet.core.checks import positive
 from shieldnet.defenses.base import UNBOUNDED, Defense, Lookup, Named, logs_of
 from shieldnet.outputs.layout import ZERO_LOGIT
-from shieldnet.privacy.price import Reach
+from shieldnet.privacy.cost import Reach
 
 _NARROW = 16  # classes up to which torch's softmax leaves the vector units idle
 _MANY = 4096  # numbers from which that matters more than two more operations
@@ -74,7 +74,7 @@ class Center(Defense):
 
 @dataclass(frozen=True)
 class Temperature(Defense):
-    """Divides logits by ``temperature``: calibration, not a defense, so its price is unchanged.
+    """Divides logits by ``temperature``: calibration, not a defense, so its cost is unchanged.
 
     It is (nearly) a bijection: measured, it removes next to nothing of what an answer leaks.
     """

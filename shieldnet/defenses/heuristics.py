@@ -1,4 +1,4 @@
-"""Published heuristics, for comparison only: no preset holds one, and no price flatters one."""
+"""Published heuristics, for comparison only: no preset holds one, and no bound flatters one."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from shieldnet.core.checks import positive
 from shieldnet.core.randomness import rounded_gaussian
 from shieldnet.defenses.base import UNBOUNDED, Defense
 from shieldnet.defenses.labels import Label
-from shieldnet.privacy.price import Price, Reach
+from shieldnet.privacy.cost import PrivacyCost, Reach
 
 _EDGE = 1e-7
 _GRID = 1024  # steps of a standard deviation
@@ -47,7 +47,7 @@ class WorstCaseMemGuard(Defense):
 
     MemGuard searches a distortion within its budget that makes a membership classifier guess; the
     worst case for that classifier is that all answers of a class are one. From 2 on it is
-    ``Label`` with softer numbers; below, real numbers are left, and the price is infinite.
+    ``Label`` with softer numbers; below, real numbers are left, and the cost is infinite.
     Source: Jia, Salem, Backes, Zhang, Gong 2019 (arXiv:1909.10594), with its phase I idealized.
     """
 
@@ -74,7 +74,7 @@ class WorstCaseMemGuard(Defense):
 class RankSwap(Defense):
     """Puts random confidences in the place of the model's, in the same order.
 
-    The order of all classes remains, so the price is log2 K! bits: for ten classes more than
+    The order of all classes remains, so the cost is log2 K! bits: for ten classes more than
     ``Round(1)`` costs.
     Source: Chen and Pattabiraman 2024 (HAMP, arXiv:2307.01610), its output modification; the
     confidences come from random scores instead of the model's answers to random inputs.
@@ -101,8 +101,8 @@ class RankSwap(Defense):
         ranked = (self.sharpness * scores).softmax(-1).to(answers.dtype)
         return torch.empty_like(answers).scatter_(-1, order, ranked)
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return Price(bits=math.lgamma(classes + 1) / math.log(2))
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return PrivacyCost(bits=math.lgamma(classes + 1) / math.log(2))
 
 
 BASELINES: dict[str, type[Defense]] = {

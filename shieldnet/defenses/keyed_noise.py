@@ -24,7 +24,7 @@ class KeyedNoise(Defense):
     """Adds Gaussian noise that depends on a secret key and on the answer or the input.
 
     Who asks the same thing again gets the same answer, so plain averaging finds nothing. It is no
-    mechanism: its price is infinite, and two attacks of the audit beat it. An adversary who moves
+    mechanism: its cost is infinite, and two attacks of the audit beat it. An adversary who moves
     the input a little gets fresh noise and averages that (``JitterAveraging``); one who collects
     ordinary answers learns scores and noise table together (``TableLearning``).
 

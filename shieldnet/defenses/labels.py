@@ -18,7 +18,7 @@ from shieldnet.defenses.base import (
     logs_of,
     winner,
 )
-from shieldnet.privacy.price import Price, Reach, label_bits
+from shieldnet.privacy.cost import PrivacyCost, Reach, label_bits
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Label(Naming):
     def named(self, answers: Tensor) -> Named:
         return all_on(winner(answers)[1], answers)
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return Price(bits=label_bits(classes))
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return PrivacyCost(bits=label_bits(classes))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=1.0, named=1)
@@ -55,8 +55,8 @@ class Confidence(Naming):
         bins = bins_of(self.bins, answers)
         return bins.named(bins.index(top), place, answers.shape[-1])
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return Price(bits=label_bits(classes, self.bins))
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return PrivacyCost(bits=label_bits(classes, self.bins))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=1.0, named=1)
@@ -78,8 +78,8 @@ class Argmax(Defense):
             return answers.places.squeeze(-1)
         return self(dense(answers))
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return Price(bits=label_bits(classes))
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return PrivacyCost(bits=label_bits(classes))
 
 
 @dataclass(frozen=True)

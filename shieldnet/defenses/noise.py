@@ -17,7 +17,7 @@ from shieldnet.core.randomness import (
 )
 from shieldnet.defenses.base import UNBOUNDED, Defense
 from shieldnet.outputs.layout import Kind, require_finite
-from shieldnet.privacy.price import Price, Reach, gaussian_price, laplace_price
+from shieldnet.privacy.cost import PrivacyCost, Reach, gaussian_cost, laplace_cost
 
 _MOST = 2.0**62  # steps that an integer holds
 
@@ -26,7 +26,7 @@ _MOST = 2.0**62  # steps that an integer holds
 class _Lattice(Defense):
     """Cuts every number toward zero to a grid and adds a random whole number of steps.
 
-    A norm cannot grow by the cut, and a range is priced as it is after the cut. As the number is
+    A norm cannot grow by the cut, and a range costs what it does after the cut. As the number is
     on the grid, number plus rounded noise is exactly the rounding of number plus noise, so a proof
     for real noise holds for the floats released; ordinary float noise breaks the same proof
     (Mironov 2012).
@@ -95,7 +95,7 @@ class GaussianNoise(_Lattice):
     branches or memory accesses that depend on the noise. integers: releases whole steps (int64)
     instead of their multiple of ``step``.
     Guarantee: after a clip to a ball of radius C one row is (2C/scale)-GDP between any two
-        worlds, up to a total variation of 5e-32 per number; without a clip the price is infinite.
+        worlds, up to a total variation of 5e-32 per number; without a clip the cost is infinite.
     NOT promised: a bound on repeated queries beyond mu sqrt(queries): fresh noise is averaged
         away, so let a ledger charge every answer.
     Source: Dong, Roth, Su 2022; proof in docs/certificate.md.
@@ -112,8 +112,8 @@ class GaussianNoise(_Lattice):
     def _noise(self, shape: torch.Size, scale: float) -> Tensor:
         return rounded_gaussian(shape, scale, self.constant_time)
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return gaussian_price(classes, upstream.on_grid(self.step or 0.0), self.scale)
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return gaussian_cost(classes, upstream.on_grid(self.step or 0.0), self.scale)
 
 
 @dataclass(frozen=True)
@@ -142,5 +142,5 @@ class LaplaceNoise(_Lattice):
     def _noise(self, shape: torch.Size, scale: float) -> Tensor:
         return rounded_laplace(shape, scale, self.constant_time)
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return laplace_price(classes, upstream.on_grid(self.step or 0.0), self.scale)
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return laplace_cost(classes, upstream.on_grid(self.step or 0.0), self.scale)

@@ -12,8 +12,8 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import FLIP_TICKS, coin_reach, random_words
 from shieldnet.defenses.base import UNBOUNDED, Defense, Named, Naming, all_on, winner
 from shieldnet.defenses.labels import bins_of
+from shieldnet.privacy.cost import PrivacyCost, Reach, pure_cost
 from shieldnet.privacy.events import Event, RandomizedResponseEvent
-from shieldnet.privacy.price import Price, Reach, pure_price
 
 _MAX_EPSILON = 32.0
 _TOTAL = 2**63
@@ -94,9 +94,9 @@ class RandomizedResponse(_Mechanism):
             )
         return other
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
         self._other(classes * self.bins)
-        return pure_price(self.epsilon, answers=classes * self.bins)
+        return pure_cost(self.epsilon, answers=classes * self.bins)
 
     def event(self, classes: int, upstream: Reach = UNBOUNDED) -> Event:
         return RandomizedResponseEvent(self.epsilon, classes * self.bins)
@@ -145,8 +145,8 @@ class PermuteAndFlip(_Mechanism):
         last = torch.iinfo(torch.int64).max
         return all_on(torch.where(taken, turn, last).argmin(-1, keepdim=True), answers)
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return pure_price(self.epsilon, answers=classes)
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return pure_cost(self.epsilon, answers=classes)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=1.0, named=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from shieldnet.core.checks import positive, whole
 from shieldnet.core.opaque_ops import is_captured
 from shieldnet.defenses.base import UNBOUNDED, Defense, Named, dense, top
-from shieldnet.privacy.price import Price, Reach, grid_bits
+from shieldnet.privacy.cost import PrivacyCost, Reach, grid_bits
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Round(Defense):
     """Rounds each row to a distribution on a grid of 10^-``digits``, by largest remainders.
 
     The work is done in whole ticks, so the answers that can occur are exactly the grid's and
-    their number is the price. What rounding logits instead would remove is almost nothing. After
+    their number is the cost. What rounding logits instead would remove is almost nothing. After
     a cut such as ``TopK`` the classes that are not named are rounded as one and share its ticks
     evenly: in a flat row a named class may then stand less than a tick below them.
 
@@ -75,8 +75,8 @@ class Round(Defense):
         shares = largest_remainders(entries, self.ticks, total)
         return crowned(shares, others).div_(self.ticks).to(entries.dtype)
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return Price(bits=grid_bits(classes, self.ticks, upstream.named))
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return PrivacyCost(bits=grid_bits(classes, self.ticks, upstream.named))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=1.0, named=upstream.named)
@@ -90,7 +90,7 @@ class RoundTo(Defense):
     """Rounds every number to the nearest multiple of ``step``; halves go to the even one.
 
     Nothing is cut off and no number becomes zero unless it is nearer to zero than to a step. Its
-    price is counted only behind a clip, which bounds how many multiples there are.
+    cost is counted only behind a clip, which bounds how many multiples there are.
     """
 
     step: float
@@ -110,13 +110,13 @@ class RoundTo(Defense):
         # Adding 0 turns -0 into 0: else a released zero would tell the sign.
         return wide.div(self.step).round_().mul_(self.step).add_(0.0).to(answers.dtype)
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
         low, high = upstream.box
         low, high = max(low, -upstream.radius), min(high, upstream.radius)
         if math.isinf(low) or math.isinf(high):
-            return Price()
+            return PrivacyCost()
         multiples = math.floor(high / self.step + 0.5) - math.ceil(low / self.step - 0.5) + 1
-        return Price(bits=classes * math.log2(multiples))
+        return PrivacyCost(bits=classes * math.log2(multiples))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         low, high = upstream.box

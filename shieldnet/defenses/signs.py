@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.defenses.base import UNBOUNDED, Defense
-from shieldnet.privacy.price import Price, Reach
+from shieldnet.privacy.cost import PrivacyCost, Reach
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Sign(Defense):
     def __call__(self, answers: Tensor) -> Tensor:
         return torch.where(answers < 0, -1.0, 1.0).to(answers.dtype)
 
-    def price(self, classes: int, upstream: Reach = UNBOUNDED) -> Price:
-        return Price(bits=float(classes))
+    def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
+        return PrivacyCost(bits=float(classes))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=classes**0.5, box=(-1.0, 1.0))

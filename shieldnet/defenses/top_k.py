@@ -9,7 +9,7 @@ from torch import Tensor
 from shieldnet.core.checks import flag, whole
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.defenses.base import UNBOUNDED, Defense, Named, Naming, dense, keep_top, top
-from shieldnet.privacy.price import Reach
+from shieldnet.privacy.cost import Reach
 
 _BELOW = 1 - 2.0**-20
 
@@ -19,7 +19,7 @@ class TopK(Naming):
     """Keeps the ``k`` largest probabilities and spreads the rest evenly over the other classes.
 
     Rows stay distributions, so a caller's loss and argmax go on working. The scores that are kept
-    are real numbers: alone it has no finite price. Put ``Round`` after it.
+    are real numbers: alone it has no finite cost. Put ``Round`` after it.
 
     or_all: a model with fewer than k classes keeps all of them.
     Errors: k above the number of classes raises AnswerError at the first answer, unless or_all.

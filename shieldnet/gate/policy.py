@@ -14,8 +14,8 @@ from shieldnet.files.documents import read_toml
 from shieldnet.findings.finding import Finding, goes_by
 from shieldnet.findings.metrics import Limit
 from shieldnet.gate.declared import declared
+from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.privacy.guarantee import Guarantee
-from shieldnet.privacy.price import Price
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 VERSION = 1
@@ -24,7 +24,7 @@ PROVEN = (
     Limit(
         "max_bits_per_answer",
         20,
-        "Proven, not measured: the price of one answer, and what holds of the training "
+        "Proven, not measured: the privacy cost of one answer, and what holds of the training "
         "(--guarantee).",
         is_set=True,
     ),
@@ -60,7 +60,7 @@ version = {version}
 
 @dataclass(frozen=True)
 class Judgment:
-    """Holds what one limit says of one finding or price. finding: its name, or of the claim."""
+    """Holds what one limit says of one finding or cost. finding: its name, or of the claim."""
 
     limit: str
     outcome: Outcome
@@ -168,11 +168,11 @@ class Policy:
     def judge(
         self,
         findings: Iterable[Finding],
-        price: Price,
+        cost: PrivacyCost,
         guarantee: Guarantee | None = None,
         groups: Sequence[str] = (),
     ) -> Verdict:
-        """Compares findings, the price and the guarantee of the training with every limit.
+        """Compares findings, the privacy cost and the guarantee of the training with every limit.
 
         groups: names of the subgroups that the audit was given.
         """
@@ -180,7 +180,7 @@ class Policy:
         judgments = [_crossed(one) for one in measured if one.crosses_proof]
         for name, limit in self.limits.items():
             if name in PROVEN_NAMES:
-                judgments.append(_proven(name, limit, price, guarantee))
+                judgments.append(_proven(name, limit, cost, guarantee))
             else:
                 judgments += _measured(name, limit, measured)
         judgments += [_required(name, measured) for name in self.required]
@@ -276,7 +276,7 @@ def _judge(name: str, limit: float, finding: Finding) -> Judgment:
     return Judgment(name, outcome, words, finding.name)
 
 
-def _proven(name: str, limit: float, price: Price, guarantee: Guarantee | None) -> Judgment:
+def _proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | None) -> Judgment:
     if name == "max_epsilon":
         if guarantee is None:
             words = f"{name} = {limit:g}, but nothing is proven of training"
@@ -285,7 +285,7 @@ def _proven(name: str, limit: float, price: Price, guarantee: Guarantee | None) 
             return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
         value, claims = guarantee.epsilon, "guarantee"
     else:
-        value = price.bits if name == "max_bits_per_answer" else price.mu
+        value = cost.bits if name == "max_bits_per_answer" else cost.mu
         claims = "certificate"
     outcome: Outcome = "pass" if value <= limit else "fail"
     words = f"{name} = {limit:g}, the {claims} says {value:.2f}"

@@ -41,7 +41,7 @@ def named_leaves(output: Any) -> dict[Path, Any]:
         if name in named:
             raise AnswerError(
                 f"The model returned two fields that are both called {name}; nothing was released, "
-                "as only one of them would be priced. Give each field a name of its own."
+                "as only one of them would be counted. Give each field a name of its own."
             )
         named[name], listed[path] = path, leaf
     _refuse_keys(output)

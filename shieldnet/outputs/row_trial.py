@@ -128,7 +128,7 @@ class _Question(NamedTuple):
                 f"The model answers row {row} of {self.asked.rows} differently when it is asked "
                 "the same again; nothing was released. Dropout, sampling or noise of its own: call "
                 "model.eval(), before torch.export or torch.jit.trace where it is a program; fresh "
-                "noise that is priced belongs into the shield."
+                "noise whose privacy cost is counted belongs into the shield."
             )
 
     def with_other_rows(self) -> None:

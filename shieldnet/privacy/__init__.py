@@ -1,1 +1,1 @@
-"""What is proven: prices, events, certificates, guarantees."""
+"""What is proven: privacy costs, events, certificates, guarantees."""

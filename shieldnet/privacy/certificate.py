@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from shieldnet.core.checks import whole
-from shieldnet.privacy.price import Price, rounded_up
+from shieldnet.privacy.cost import PrivacyCost, rounded_up
 
 NOT_COVERED = (
     "whoever holds the weights or the unshielded model",
@@ -24,14 +24,14 @@ _PURE = "(epsilon, 0)-differential privacy between any two inputs"
 class Certificate:
     """States what ``queries`` answers of a shield may give away at most, to any adversary.
 
-    shield: the chain of defenses in words. classes: of a row. price: of one answer. positions:
+    shield: the chain of defenses in words. classes: of a row. cost: of one answer. positions:
     rows of one answer, such as the pixels of a segmentation.
     The bounds hold for every prior, attack and strategy of asking; they are proven, not measured.
     """
 
     shield: str
     classes: int
-    price: Price
+    cost: PrivacyCost
     queries: int = 1
     positions: int = 1
 
@@ -41,9 +41,9 @@ class Certificate:
         whole("queries", self.queries, low=1)
 
     @property
-    def total(self) -> Price:
-        """Adds up the prices of all queries."""
-        return self.price * self.queries
+    def total(self) -> PrivacyCost:
+        """Adds up the privacy costs of all queries."""
+        return self.cost * self.queries
 
     @property
     def bits(self) -> float:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from shieldnet.privacy.price import Price
+from shieldnet.privacy.cost import PrivacyCost
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class RandomizedResponseEvent:
 Event = GaussianEvent | PureEvent | RandomizedResponseEvent
 
 
-def event_of(price: Price) -> Event | None:
-    """Returns the event that a price proves, the stronger of pure and Gaussian; None for neither.
+def event_of(cost: PrivacyCost) -> Event | None:
+    """Returns the event that a cost proves, the stronger of pure and Gaussian; None for neither.
 
-    A price's mu follows from its pure epsilon where nothing better is known, and says less.
+    A privacy cost's mu follows from its pure epsilon where nothing better is known, and says less.
     """
-    if price.mu == 0:
+    if cost.mu == 0:
         return PureEvent(0.0)
-    if math.isfinite(price.pure):
-        return PureEvent(price.pure)
-    return GaussianEvent(price.mu) if math.isfinite(price.mu) else None
+    if math.isfinite(cost.pure):
+        return PureEvent(cost.pure)
+    return GaussianEvent(cost.mu) if math.isfinite(cost.mu) else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shieldnet.core.checks import choice, fraction, positive, quietly, renamed, unwarned, whole
 from shieldnet.core.errors import ConfigError
-from shieldnet.privacy.price import Price, rounded_up
+from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.privacy.signing import signature_of, verify
 from shieldnet.privacy.steps import MAX_STEPS, Steps
 
@@ -283,8 +283,8 @@ class Guarantee:
         return all(step.rate == 1 for step in self._steps)
 
     @property
-    def _gaussian(self) -> Price:
-        return Price(mu=math.sqrt(sum(step.count / step.noise**2 for step in self._steps)))
+    def _gaussian(self) -> PrivacyCost:
+        return PrivacyCost(mu=math.sqrt(sum(step.count / step.noise**2 for step in self._steps)))
 
     @cached_property
     def _losses(self) -> "Losses":
@@ -380,7 +380,7 @@ def calibrate_noise(epsilon: float, delta: float, rate: float, steps: int) -> fl
 
     def spent(noise: float) -> float:
         if rate == 1:
-            return Price(mu=math.sqrt(steps) / noise).epsilon(delta)
+            return PrivacyCost(mu=math.sqrt(steps) / noise).epsilon(delta)
         try:
             return Losses((Steps(noise, rate, steps),)).epsilon(delta)
         except ConfigError:  # too much to be counted

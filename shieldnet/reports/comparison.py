@@ -10,7 +10,7 @@ from shieldnet.core.errors import DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.core.statistics import CONFIDENCE, normal_quantile
 from shieldnet.findings.finding import Finding
 from shieldnet.gate.declared import declared
-from shieldnet.privacy.price import Price, rounded_up
+from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.reports.report import Report, published_twice
 from shieldnet.reports.subject import Subject
 
@@ -80,8 +80,8 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
     Every finding that tells leakage or use is compared, with an interval for the difference; the
     intervals hold for all at once (Bonferroni), so that a long list raises no false alarm. What
     was measured before and is not any more is not comparable, and neither is a shield that is new:
-    what is not comparable never passes. Prices and the training's epsilon are proven: any rise is
-    worse.
+    what is not comparable never passes. Privacy costs and the training's epsilon are proven: any
+    rise is worse.
 
     The two audits are taken for independent. Where they share data, as two releases audited on
     the same sets do, the true interval is narrower: real differences may be missed, chance is
@@ -104,7 +104,7 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
     widening = shared / normal_quantile(CONFIDENCE)
     differences = [_difference(name, one, other, widening) for name, one, other in findings]
     for name, former, latter in pairs:
-        differences += _prices(name, former.certificate.price, latter.certificate.price)
+        differences += _prices(name, former.certificate.cost, latter.certificate.cost)
     differences += _epsilons(old, new)
     differences += _run_twice(old, new)
     differences += _newcomers(new, pairs)
@@ -167,7 +167,7 @@ def _difference(shield: str, old: Finding, new: Finding | None, widening: float)
     return Difference(shield, old.name, str(old), str(new), change, low, high, direction)
 
 
-def _prices(shield: str, old: Price, new: Price) -> Iterator[Difference]:
+def _prices(shield: str, old: PrivacyCost, new: PrivacyCost) -> Iterator[Difference]:
     for name in ("bits", "mu"):
         yield from _proven(shield, f"{name} an answer", getattr(old, name), getattr(new, name))
 

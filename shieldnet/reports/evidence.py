@@ -6,8 +6,8 @@ from typing import Literal
 
 from shieldnet.findings.finding import Finding
 from shieldnet.gate.declared import declared
+from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.privacy.guarantee import Guarantee
-from shieldnet.privacy.price import Price, rounded_up
 
 Status = Literal["evidence for", "evidence against", "not evidenced", "not applicable"]
 
@@ -130,7 +130,7 @@ ITEMS = frozenset(item.called for item in _ITEMS)
 
 def evidence(
     findings: Sequence[Finding],
-    price: Price,
+    cost: PrivacyCost,
     guarantee: Guarantee | None,
     *,
     is_table: bool = True,
@@ -149,7 +149,7 @@ def evidence(
         both conditions of anonymity. Items in our own words.
     """
     return tuple(
-        _spoken_to(item, findings, price, guarantee, is_table, has_classes, broken or {})
+        _spoken_to(item, findings, cost, guarantee, is_table, has_classes, broken or {})
         for item in _ITEMS
     )
 
@@ -157,7 +157,7 @@ def evidence(
 def _spoken_to(
     item: _Item,
     findings: Sequence[Finding],
-    price: Price,
+    cost: PrivacyCost,
     guarantee: Guarantee | None,
     is_table: bool,
     has_classes: bool,
@@ -175,8 +175,8 @@ def _spoken_to(
             found = []
         else:
             claims.append(f"proven of the training: {guarantee.words}")
-    if item.item == "11.3.2" and price.bits < float("inf"):
-        claims.append(f"proven: at most {rounded_up(price.bits)} bits an answer")
+    if item.item == "11.3.2" and cost.bits < float("inf"):
+        claims.append(f"proven: at most {rounded_up(cost.bits)} bits an answer")
     said = [*claims, *(_said(one, broken.get(one.name, "")) for one in found)]
     reason = _inapplicable(item, is_table, has_classes)
     status: Status = "not applicable" if reason else "not evidenced"

@@ -10,7 +10,7 @@ from shieldnet.core.errors import DataError
 from shieldnet.findings.finding import decimals
 from shieldnet.findings.metrics import Metric
 from shieldnet.gate.declared import declared
-from shieldnet.privacy.price import rounded_up
+from shieldnet.privacy.cost import rounded_up
 
 Document = Mapping[str, Any]
 

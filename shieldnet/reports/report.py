@@ -13,8 +13,8 @@ from shieldnet.findings.metrics import Metric
 from shieldnet.gate.declared import declared
 from shieldnet.gate.policy import Judgment, Policy, Verdict
 from shieldnet.privacy.certificate import Certificate
+from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
-from shieldnet.privacy.price import rounded_up
 from shieldnet.reports.codec import SCHEMA, parsed
 from shieldnet.reports.evidence import Evidence, evidence
 from shieldnet.reports.formats import write
@@ -88,8 +88,8 @@ class Report:
     ) -> Verdict:
         """Judges one shield, by default the one to be released, by a policy or the default one."""
         subject = self.subjects[-1] if name is None else self[name]
-        price = subject.certificate.price
-        return as_policy(policy).judge(subject.findings, price, self.guarantee, self.groups)
+        cost = subject.certificate.cost
+        return as_policy(policy).judge(subject.findings, cost, self.guarantee, self.groups)
 
     def passes(self, policy: Policy | str | Path | None = None) -> Verdict:
         """Judges every shield but the bare model; true only where all of them pass.
@@ -123,7 +123,7 @@ class Report:
             broken = {one.finding: one.limit for one in judgments if one.outcome == "fail"}
         return evidence(
             self.findings,
-            self.certificate.price,
+            self.certificate.cost,
             self.guarantee,
             is_table=bool(self.columns),
             has_classes=self.kind not in ("values", "embeddings"),
@@ -333,9 +333,9 @@ def untested_lines(subjects: Sequence[Subject]) -> list[str]:
 
 
 def _row(subject: Subject) -> list[str]:
-    price = subject.certificate.price
+    cost = subject.certificate.cost
     cells = (_cell(subject, metric) for metric in declared().headlines())
-    return [subject.name, rounded_up(price.bits), rounded_up(price.mu), *cells]
+    return [subject.name, rounded_up(cost.bits), rounded_up(cost.mu), *cells]
 
 
 def _cell(subject: Subject, metric: Metric) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from shieldnet.core.statistics import Curve
 from shieldnet.findings.finding import Exposed, Finding
 from shieldnet.privacy.certificate import Certificate
-from shieldnet.privacy.price import Price
+from shieldnet.privacy.cost import PrivacyCost
 
 _PRICE = ("bits", "mu", "pure", "center")
 
@@ -48,7 +48,7 @@ class Subject:
     def document(self) -> dict[str, Any]:
         """Returns all of it as JSON takes it."""
         certificate = self.certificate
-        bounds = {name: _bound(getattr(certificate.price, name)) for name in _PRICE}
+        bounds = {name: _bound(getattr(certificate.cost, name)) for name in _PRICE}
         return {
             "name": self.name,
             "configuration": self.configuration,
@@ -74,11 +74,11 @@ class Subject:
         Errors: KeyError, TypeError, ValueError for what contradicts itself.
         """
         proven = document["certificate"]
-        price = Price(*(_unbound(proven.get(name, "infinite")) for name in _PRICE))
+        cost = PrivacyCost(*(_unbound(proven.get(name, "infinite")) for name in _PRICE))
         curves = document.get("curves", {})
         return cls(
             name=document["name"],
-            certificate=Certificate(proven["shield"], proven["classes"], price),
+            certificate=Certificate(proven["shield"], proven["classes"], cost),
             findings=tuple(Finding.read(one) for one in document["findings"]),
             untested=tuple(document["untested"]),
             features={name: tensor(values) for name, values in document["features"].items()},

@@ -50,7 +50,7 @@ def least_event(chain: Chain, classes: int) -> Event | None:
     for stage in chain.stages:
         event = stage.event(classes, reach)
         if event is not None:
-            found.append((stage.price(classes, reach).mu, event))
+            found.append((stage.cost(classes, reach).mu, event))
         reach = stage.reach(classes, reach)
     return min(found, key=lambda pair: pair[0])[1] if found else None
 

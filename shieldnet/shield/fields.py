@@ -56,8 +56,8 @@ def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None
         )
 
 
-def priced(output: Any, settings: ShieldSettings) -> list[Tensor]:
-    """Lists the tensors of an output whose every row is priced by itself."""
+def counted_rows(output: Any, settings: ShieldSettings) -> list[Tensor]:
+    """Lists the tensors of an output whose every row has a privacy cost of its own."""
     if isinstance(output, Tensor) and settings.main is None:
         return [output]
     main = place_of(output, settings)

@@ -19,7 +19,7 @@ class LogitsProcessor:
 
     Pass it as ``model.generate(..., logits_processor=[LogitsProcessor(TopK(20), Round(2))])``:
     tokens are then drawn from the defended scores, and ``output_scores`` returns them. Each token
-    is an answer with its own price.
+    is an answer with its own cost.
 
     forbidden: numbers of words that are never said, such as padding. You say with it that this
     list is public: it is the same for every text. These words alone leave with -inf for being
@@ -31,7 +31,7 @@ class LogitsProcessor:
     nothing.
     What comes forbidden (-inf) by the model or by an earlier processor, and is not on the list, is
     taken for the least likely of all words and forgotten: which words these are may depend on the
-    scores, and then it is an answer that nobody has priced. Where defenses round or cut, such a
+    scores, and then it is an answer that nobody has counted. Where defenses round or cut, such a
     word has no chance; where they draw at random, it may be drawn.
     NOT promised: anything of ``output_logits``, which returns what came before all processors.
     """
@@ -58,7 +58,7 @@ class LogitsProcessor:
             if isinstance(answers, Named):
                 answers = answers._replace(rest=-torch.inf).dense()
             # A zero among the named words looks like one among the others: who is named without a
-            # chance was not priced.
+            # chance was not counted.
             if self.chain.stages and isinstance(self.chain.stages[-1], Log):
                 answers = answers.masked_fill(answers <= ZERO_LOGIT, -torch.inf)
             answers = answers.masked_fill(public, -torch.inf)

@@ -26,8 +26,8 @@ from shieldnet.outputs.nested import (
 from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
-from shieldnet.privacy.price import Price, rounded_up
-from shieldnet.shield.fields import copy_of, difference, place_of, priced, refuse_undefended
+from shieldnet.privacy.cost import PrivacyCost, rounded_up
+from shieldnet.shield.fields import copy_of, counted_rows, difference, place_of, refuse_undefended
 from shieldnet.shield.logits_processor import LogitsProcessor, processor_of
 from shieldnet.shield.settings import Extent, ShieldSettings, as_settings, has_settings, named_by
 
@@ -57,7 +57,7 @@ class Shield(nn.Module):
     axis: where the classes are, if the answer is not (rows, classes): 1 for a segmentation
         (N, K, H, W), -1 for a language model (N, T, V). A dict where several fields need one.
     also: defenses of the other fields that are released, ``{"boxes": (RoundTo(4.0),)}``; an empty
-        tuple releases a field as it is, for an infinite price. drop: fields that are left out.
+        tuple releases a field as it is, for an infinite cost. drop: fields that are left out.
     micro_batch: rows that the model gets at once; large batches can be faster in pieces. With 1,
         rows cannot change each other, whatever the model does.
     extent: the largest answer that is released, ``Extent(classes=10)``: what it costs is known
@@ -104,8 +104,8 @@ class Shield(nn.Module):
         if any(isinstance(part, Shield) for part in model.modules()):
             raise ConfigError(
                 "The model is a Shield already, or holds one: its defenses would act before these, "
-                "and no price would count them. Put all defenses into one Shield around the model "
-                "itself, which is shield.model."
+                "and no privacy cost would count them. Put all defenses into one Shield around the "
+                "model itself, which is shield.model."
             )
         self.model = model
         self.training = model.training
@@ -221,7 +221,7 @@ class Shield(nn.Module):
             inputs = tuple(torch.as_tensor(value) for value in given)
         answers = self._released(output, inputs, form_of_call(args, kwargs))
         if asked is not None and not _has_noise(model):
-            self.trial.run(model, asked, output, lambda given: priced(given, self.settings))
+            self.trial.run(model, asked, output, lambda given: counted_rows(given, self.settings))
         return answers
 
     def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
@@ -284,9 +284,9 @@ class Shield(nn.Module):
         if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != rows):
             raise AnswerError(
                 f"Expected {name} to have a row for each of the {rows} answers, got shape "
-                f"{tuple(leaf.shape)}: its price could not be told. Leave it out with "
+                f"{tuple(leaf.shape)}: its privacy cost could not be told. Leave it out with "
                 f"drop=({name!r},), or release it as it is with also={{{name!r}: ()}}, for an "
-                "infinite price."
+                "infinite cost."
             )
         answers = chain(leaf, inputs)
         known = self.other_sizes.get(name)
@@ -301,7 +301,7 @@ class Shield(nn.Module):
             return known
         allowed = "nothing of that name" if known is None else f"at most {Extent(*known)}"
         raise AnswerError(
-            f"Expected {allowed}, as the extent says whose price was agreed, got "
+            f"Expected {allowed}, as the extent says whose privacy cost was agreed, got "
             f"{Extent(*sizes)}; nothing was released."
         )
 
@@ -378,17 +378,17 @@ class Shield(nn.Module):
         """Says whether the same input always gets the same answer."""
         return self.settings.deterministic
 
-    def price(
+    def cost(
         self, classes: int | None = None, *, positions: tuple[int, ...] | None = None
-    ) -> Price:
-        """Prices one answer, all its fields and positions together.
+    ) -> PrivacyCost:
+        """Returns the privacy cost of one answer, all its fields and positions together.
 
         classes: of the model (numbers of a value, dimensions of an embedding); positions: the
         other axes of an answer, such as (height, width). Both are needed only before the first
-        answer, and where no extent was declared; else the declared extent is priced, or the
-        greatest so far along every axis. ``settings.price(extent)`` depends on no answer.
+        answer, and where no extent was declared; else the declared extent counts, or the
+        greatest so far along every axis. ``settings.cost(extent)`` depends on no answer.
         """
-        return self.settings.price(self._extent(classes, positions))
+        return self.settings.cost(self._extent(classes, positions))
 
     def certificate(
         self,
@@ -399,13 +399,13 @@ class Shield(nn.Module):
     ) -> Certificate:
         """States what ``queries`` answers may give away at most, to any adversary.
 
-        classes, positions: as in ``price``; needed only before the first answer.
+        classes, positions: as in ``privacy cost``; needed only before the first answer.
         """
         extent = self._extent(classes, positions)
         return Certificate(
             self.describe(),
             extent.classes,
-            self.settings.price(extent),
+            self.settings.cost(extent),
             queries,
             positions=math.prod(extent.positions),
         )
@@ -416,11 +416,11 @@ class Shield(nn.Module):
         return self.settings.describe(name)
 
     def __repr__(self) -> str:
-        price = "known with the first answer"
+        cost = "known with the first answer"
         if self.sizes is not None:
-            one = self.price()
-            price = f"{rounded_up(one.bits)} bits, mu {rounded_up(one.mu)} an answer"
-        return f"Shield({self.describe()}; releases {self.release}; price: {price})"
+            one = self.cost()
+            cost = f"{rounded_up(one.bits)} bits, mu {rounded_up(one.mu)} an answer"
+        return f"Shield({self.describe()}; releases {self.release}; cost: {cost})"
 
     def __prepare_scriptable__(self) -> "Shield":
         """Refuses torch.jit.script, which asks for this before it compiles a module."""

@@ -12,7 +12,7 @@ from shieldnet.core.frozen import FrozenDict
 from shieldnet.defenses import Chain, Defense
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.nested import Path, written
-from shieldnet.privacy.price import Price
+from shieldnet.privacy.cost import PrivacyCost
 
 _NO_FIELDS: FrozenDict["Extent | None"] = FrozenDict()
 
@@ -146,13 +146,13 @@ class ShieldSettings:
             drop=(*self.others, *self.drop),
         )
 
-    def price(self, extent: Extent) -> Price:
-        """Prices one answer of this extent, all its fields and positions together.
+    def cost(self, extent: Extent) -> PrivacyCost:
+        """Returns the privacy cost of one answer of this extent, all fields and positions together.
 
         For each field the least bits, mu and pure epsilon over the stages of its chain. It depends
         on nothing else: no answer has to be given before.
         """
-        price = self.chain.price(extent.classes, extent.positions)
+        cost = self.chain.cost(extent.classes, extent.positions)
         unknown = set(self.others)
         for path, part in extent.fields.items():
             name = named_by(tuple(path.split(".")), self.others)
@@ -161,8 +161,8 @@ class ShieldSettings:
             unknown.discard(name)
             if part is not None:
                 chain = self.others[name]
-                price += Price() if chain is None else chain.price(part.classes, part.positions)
-        return Price() if unknown else price  # how large the other fields are is not known yet
+                cost += PrivacyCost() if chain is None else chain.cost(part.classes, part.positions)
+        return PrivacyCost() if unknown else cost  # how large the other fields are is not known yet
 
     def describe(self, model: str) -> str:
         """Writes the chains in one line, inserted conversions in brackets."""

@@ -79,17 +79,17 @@ def _rates(reading: Tensor, times: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", WORLDS)
-def test_no_event_tells_two_worlds_better_than_the_price_allows(name, dtype) -> None:
+def test_no_event_tells_two_worlds_better_than_the_privacy_cost_allows(name, dtype) -> None:
     chain, settings, first, second = WORLDS[name]
     shield = sn.Shield(nn.Identity(), *chain, **settings)
     answers = torch.cat(
         [shield(torch.tensor(row, dtype=dtype).repeat(DRAWS, 1)) for row in (first, second)]
     )
-    price = shield.price()
+    cost = shield.cost()
     for event, reading in _readings(answers).items():
         for times in (1, 2, 8):
             fpr, tpr = _rates(reading, times)
-            assert tpr <= price.distinguish(fpr), f"{event}: {tpr} at {fpr}"
+            assert tpr <= cost.distinguish(fpr), f"{event}: {tpr} at {fpr}"
 
 
 def test_the_adversary_finds_what_float_noise_gives_away() -> None:
@@ -99,7 +99,7 @@ def test_the_adversary_finds_what_float_noise_gives_away() -> None:
         noise = torch.randn(2 * DRAWS, 1)
     answers = torch.cat([noise[:DRAWS] + 0.25, noise[DRAWS:]])
     fpr, tpr = _rates(_readings(answers)["its lowest digit"], times=8)
-    assert tpr > sn.Price(mu=0.25).distinguish(fpr)
+    assert tpr > sn.PrivacyCost(mu=0.25).distinguish(fpr)
 
 
 @pytest.mark.parametrize("name", WORLDS)

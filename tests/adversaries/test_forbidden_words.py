@@ -46,7 +46,7 @@ def test_equal_answers_leave_equal_sets_of_forbidden_words(chain) -> None:
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
-def test_no_more_answers_leave_than_are_priced(chain) -> None:
+def test_no_more_answers_leave_than_are_counted(chain) -> None:
     """Each answer of the defenses has one answer of the processor, whatever comes forbidden."""
     process = sn.LogitsProcessor(*chain)
     leaving: dict[bytes, set[bytes]] = {}
@@ -64,7 +64,7 @@ def test_no_more_answers_leave_than_are_priced(chain) -> None:
 
 
 def test_words_that_were_named_without_a_chance_look_like_all_others() -> None:
-    """``Round`` looks at the first hundred words: which these are is not in its price."""
+    """``Round`` looks at the first hundred words: which these are is not in its cost."""
     released = sn.LogitsProcessor(sn.Round(2))(NO_TEXT, _scores(1, 1000))
     assert int((released > -torch.inf).sum()) == int((released.softmax(-1) > 0).sum())
 

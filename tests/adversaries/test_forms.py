@@ -47,7 +47,7 @@ X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 )
 @pytest.mark.parametrize("also", [(), (sn.Sign(),)])
 def test_two_fields_of_one_name_are_refused(output, also) -> None:
-    """Both were released; one was priced."""
+    """Both were released; one was counted."""
     names = ("1", "a.b", "a.0")
     shield = sn.Shield(
         Says(output),

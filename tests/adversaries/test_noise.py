@@ -149,7 +149,7 @@ def test_no_event_over_ten_thousand_draws_is_likelier_than_claimed(noise, scale)
     """Sums that differ by a whole clip norm, and by an amount that no grid holds."""
     draws = 10_000
     lattice = Lattice.of(noise, scale, numbers=1, records=1000, error=1e-9)
-    price = sn.Price(mu=1 / noise)
+    cost = sn.PrivacyCost(mu=1 / noise)
     generator = torch.Generator().manual_seed(0)
     for shift in (scale, scale * math.pi / 7):
         base = float(torch.randn((), generator=generator, dtype=torch.float64)) * scale
@@ -167,7 +167,7 @@ def test_no_event_over_ten_thousand_draws_is_likelier_than_claimed(noise, scale)
                 high = 1.0
                 if misses < draws:
                     high = stats.beta.ppf(1 - 1e-5, misses + 1, draws - misses)
-                assert low <= price.distinguish(min(1.0, float(high))), name
+                assert low <= cost.distinguish(min(1.0, float(high))), name
 
 
 def test_a_sum_of_draws_has_no_pattern_of_its_levels() -> None:

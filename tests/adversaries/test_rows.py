@@ -78,7 +78,7 @@ def test_rows_that_change_each_other_are_refused_whatever_does_it(name) -> None:
         shield(ROWS)
     with pytest.raises(sn.AnswerError, match=MIXED):
         sn.harden(Mixes(MIXING[name]), example=ROWS)
-    assert shield.price(4).bits == 4, "a price is no answer"
+    assert shield.cost(4).bits == 4, "a cost is no answer"
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -140,8 +140,8 @@ class TestAudit:
         report.save(tmp_path / "report.json")
         again = sn.Report.load(tmp_path / "report.json")
         assert again.findings == report.findings
-        assert again.certificate.price == report.certificate.price
-        assert again["bare"].certificate.price == sn.Price()
+        assert again.certificate.cost == report.certificate.cost
+        assert again["bare"].certificate.cost == sn.PrivacyCost()
         assert torch.allclose(again.inputs, report.inputs, atol=1e-4)
         assert str(again) == str(report)
         document = json.loads((tmp_path / "report.json").read_text())

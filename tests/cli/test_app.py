@@ -141,13 +141,13 @@ def test_a_model_of_nans_is_bad_input(project) -> None:
 
 
 def test_a_factory_that_returns_a_shield_is_judged_as_it_is_served(project) -> None:
-    """Another preset was put around it and judged: an infinite price passed."""
+    """Another preset was put around it and judged: an infinite privacy cost passed."""
     result = audit(project, "--json=served.json", model="served:hardened")
     assert result.returncode in (0, 1, 3), result.stderr
     report = sn.Report.load(project / "served.json")
     assert [one.name for one in report.subjects] == ["bare", "served"]
     assert "TopK" in report["served"].certificate.shield
-    assert report["served"].certificate.price.bits == float("inf")
+    assert report["served"].certificate.cost.bits == float("inf")
     for extra in ("--preset=strict", "--outputs=logits", "--axis=1", "--shield=shield.toml"):
         refused = audit(project, extra, model="served:hardened")
         assert refused.returncode == 2

@@ -21,7 +21,7 @@ from shieldnet.defenses.rounding import RoundTo
 from shieldnet.defenses.signs import Sign
 from shieldnet.defenses.top_k import TopK
 from shieldnet.outputs.layout import Kind
-from shieldnet.privacy.price import Reach
+from shieldnet.privacy.cost import Reach
 
 MEMBERS = tuple(
     example
@@ -250,7 +250,7 @@ def test_many_classes_are_no_exception(defense: Defense, kind: Kind) -> None:
     given = defense(rows)
     assert torch.isfinite(given).all()
     assert defense.given(kind) != "probabilities" or is_distribution(given)
-    assert defense.price(100_000, Reach(radius=3.0, box=(-1.0, 1.0))).bits >= 0
+    assert defense.cost(100_000, Reach(radius=3.0, box=(-1.0, 1.0))).bits >= 0
 
 
 @pytest.mark.parametrize("defense", MEMBERS, ids=names)
@@ -258,12 +258,12 @@ def test_many_classes_are_no_exception(defense: Defense, kind: Kind) -> None:
 def test_a_chain_never_costs_more_for_an_upstream_that_says_less(
     defense: Defense, classes: int
 ) -> None:
-    open_price = defense.price(classes)
+    open_cost = defense.cost(classes)
     for known in (Reach(radius=1.0), Reach(radius=1.0, box=(-0.5, 0.5))):
-        price = defense.price(classes, known)
-        assert price.bits <= open_price.bits
-        assert price.mu <= open_price.mu
-        assert price.pure <= open_price.pure
+        cost = defense.cost(classes, known)
+        assert cost.bits <= open_cost.bits
+        assert cost.mu <= open_cost.mu
+        assert cost.pure <= open_cost.pure
 
 
 @pytest.mark.parametrize("defense", MEMBERS, ids=names)
@@ -306,7 +306,7 @@ def test_the_adversary_reads_finite_features_of_every_row(defense: Defense) -> N
             assert torch.isfinite(view).all()
 
 
-COUNTABLE = [one for one in MEMBERS if one.deterministic and one.price(4).bits < 30]
+COUNTABLE = [one for one in MEMBERS if one.deterministic and one.cost(4).bits < 30]
 KNOWN = (Reach(), Reach(named=1), Reach(named=2))
 
 
@@ -321,7 +321,7 @@ KNOWN = (Reach(), Reach(named=1), Reach(named=2))
     ],
     ids=names,
 )
-def test_no_more_answers_occur_than_it_is_priced_for(defense: Defense, known: Reach) -> None:
+def test_no_more_answers_occur_than_it_is_counted_for(defense: Defense, known: Reach) -> None:
     """Counts the answers to 60,000 random rows of four classes, sharp and flat, tied and not."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(60_000, 4, generator=generator) * torch.logspace(-3, 1, 60_000).unsqueeze(1)
@@ -333,7 +333,7 @@ def test_no_more_answers_occur_than_it_is_priced_for(defense: Defense, known: Re
         rows = rows.softmax(-1)
     start = rows if known.named is None else TopK(known.named).compact(rows)
     answers = len(dense(defense.compact(start)).unique(dim=0))
-    assert answers <= 2 ** defense.price(4, known).bits * (1 + 1e-9)
+    assert answers <= 2 ** defense.cost(4, known).bits * (1 + 1e-9)
     assert answers > 1
 
 

@@ -21,7 +21,7 @@ def test_worst_case_memguard_ends_at_one_row_a_class_and_keeps_its_budget() -> N
     assert len(WorstCaseMemGuard(2.0)(ROWS).round(decimals=5).unique(dim=0)) == 6
     moved = (WorstCaseMemGuard(0.3)(ROWS) - ROWS).abs().sum(1)
     assert moved.max() <= 0.3 + 1e-5
-    assert WorstCaseMemGuard(0.3).price(6).bits == math.inf
+    assert WorstCaseMemGuard(0.3).cost(6).bits == math.inf
 
 
 def test_the_rank_swap_keeps_the_order_and_nothing_else() -> None:
@@ -31,8 +31,8 @@ def test_the_rank_swap_keeps_the_order_and_nothing_else() -> None:
     )
     again = RankSwap()(ROWS)
     assert not torch.equal(answers, again)
-    assert RankSwap().price(10).bits == pytest.approx(math.log2(math.factorial(10)))
-    assert RankSwap().price(10).bits > sn.Round(1).price(10).bits
+    assert RankSwap().cost(10).bits == pytest.approx(math.log2(math.factorial(10)))
+    assert RankSwap().cost(10).bits > sn.Round(1).cost(10).bits
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,9 @@ def test_without_the_input_there_is_no_answer() -> None:
         shield.defend(torch.zeros(2, 4))
 
 
-def test_its_price_is_infinite_and_its_key_is_never_shown(tmp_path) -> None:
+def test_its_privacy_cost_is_infinite_and_its_key_is_never_shown(tmp_path) -> None:
     shield = sn.Shield(nn.Linear(3, 4), sn.ClipNorm(1.0), sn.KeyedNoise(1.0, KEY))
-    assert shield.price(4) == sn.Price()
+    assert shield.cost(4) == sn.PrivacyCost()
     assert "sixteen" not in repr(shield)
     with pytest.raises(sn.ConfigError, match=r'secret and is not written .* key = "env:NAME"'):
         sn.dump_shield(shield)

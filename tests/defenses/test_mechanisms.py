@@ -25,7 +25,7 @@ from shieldnet.core.randomness import (
     rounded_laplace,
 )
 from shieldnet.defenses.randomized_response import _TOTAL
-from shieldnet.privacy.price import Reach, laplace_price, pure_price
+from shieldnet.privacy.cost import Reach, laplace_cost, pure_cost
 
 DRAWS = 200_000
 
@@ -54,13 +54,13 @@ class TestLattice:
     @pytest.mark.parametrize("shift", [1, 8, 16])
     def test_the_privacy_profile_is_at_or_below_the_gaussians(self, epsilon, shift) -> None:
         _, chances = masses(gaussian_table(8.0))
-        proven = sn.Price(mu=shift / 8.0).delta(epsilon)
+        proven = sn.PrivacyCost(mu=shift / 8.0).delta(epsilon)
         assert hockey_stick(chances, shift, epsilon) <= proven * (1 + 1e-9) + 1e-30
 
     @pytest.mark.parametrize("shift", [1, 5, 16])
     def test_laplace_noise_has_no_delta_at_its_epsilon(self, shift) -> None:
         _, chances = masses(_laplace_table(8.0))
-        epsilon = laplace_price(1, Reach(radius=shift / 2), 8.0).pure
+        epsilon = laplace_cost(1, Reach(radius=shift / 2), 8.0).pure
         assert epsilon == pytest.approx(shift / 8.0)
         assert hockey_stick(chances, shift, epsilon) < 1e-14, "float rounding of e^epsilon alone"
         assert hockey_stick(chances, shift, epsilon * 0.9) > 1e-3, "and the bound is no larger"
@@ -121,17 +121,17 @@ class TestLattice:
                 assert torch.equal(released / noise.step, (released / noise.step).round())
 
     @pytest.mark.parametrize("low", [0.9, -1.1])
-    def test_a_range_beside_zero_is_priced_as_the_cut_leaves_it(self, low) -> None:
+    def test_a_range_beside_zero_is_counted_as_the_cut_leaves_it(self, low) -> None:
         box = sn.ClipRange(low, low + 0.2)
         reach = box.reach(1)
         noise = sn.LaplaceNoise(1.0, step=1.0)
-        assert noise.price(1, reach).pure == pytest.approx(1.0)
+        assert noise.cost(1, reach).pure == pytest.approx(1.0)
         with replayed_noise(0):
             worlds = [noise(torch.full((DRAWS, 1), low + by)) for by in (0.05, 0.15)]
         side = 1 if low > 0 else -1
         rates = [float((side * world <= 0).double().mean()) for world in worlds]
         assert abs(math.log(rates[0] / rates[1])) > 0.5 > 0.2, "more than the width alone"
-        gaussian = sn.GaussianNoise(1.0, step=1.0).price(1, reach)
+        gaussian = sn.GaussianNoise(1.0, step=1.0).cost(1, reach)
         assert gaussian.mu == pytest.approx(1.0)
 
     @pytest.mark.parametrize("bound", [3e-7, 1e-5, 1.0, 1e30])
@@ -210,14 +210,14 @@ class TestRandomizedResponse:
         assert chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-3
 
     def test_the_numbers_of_the_literature(self) -> None:
-        price = sn.RandomizedResponse(4.0).price(10)
-        assert price.pure == 4.0
-        assert price.bits == pytest.approx(3.1, abs=0.01)
-        assert sn.RandomizedResponse(1.0).price(10).bits == pytest.approx(1.2, abs=0.02)
+        cost = sn.RandomizedResponse(4.0).cost(10)
+        assert cost.pure == 4.0
+        assert cost.bits == pytest.approx(3.1, abs=0.01)
+        assert sn.RandomizedResponse(1.0).cost(10).bits == pytest.approx(1.2, abs=0.02)
 
     def test_the_best_guesser_stays_under_every_ceiling_and_reaches_the_first(self) -> None:
         """Ten inputs, ten labels, each as likely: who guesses the label it hears is the best."""
-        price = sn.RandomizedResponse(1.5).price(10)
+        cost = sn.RandomizedResponse(1.5).cost(10)
         secret = torch.arange(10).repeat(DRAWS // 10)
         rows = nn.functional.one_hot(secret, 10).float()
         with replayed_noise(0):
@@ -225,25 +225,25 @@ class TestRandomizedResponse:
         right = float((heard == secret).double().mean())
         kept = math.exp(1.5) / (math.exp(1.5) + 9)
         assert right == pytest.approx(kept, abs=0.005)
-        assert right <= price.reconstruction(1 / 10) + 0.005
-        assert price.reconstruction(1 / 10) == pytest.approx(kept)
+        assert right <= cost.reconstruction(1 / 10) + 0.005
+        assert cost.reconstruction(1 / 10) == pytest.approx(kept)
         tpr = float((heard[secret == 3] == 3).double().mean())
         fpr = float((heard[secret == 4] == 3).double().mean())
-        assert 0.9 * math.exp(1.5) * fpr < tpr <= price.distinguish(fpr) * 1.05
+        assert 0.9 * math.exp(1.5) * fpr < tpr <= cost.distinguish(fpr) * 1.05
 
     @pytest.mark.parametrize("classes", [2, 5, 10, 12, 20, 100])
     @pytest.mark.parametrize("epsilon", [0.5, 2.0, 6.0])
     def test_no_bound_is_below_what_the_believer_attains(self, epsilon, classes) -> None:
         attained = math.exp(epsilon) / (math.exp(epsilon) + classes - 1)
-        price = sn.RandomizedResponse(epsilon).price(classes)
-        assert price.reconstruction(1 / classes) == pytest.approx(attained)
-        alone = sn.Price(mu=price.mu, pure=price.pure)
+        cost = sn.RandomizedResponse(epsilon).cost(classes)
+        assert cost.reconstruction(1 / classes) == pytest.approx(attained)
+        alone = sn.PrivacyCost(mu=cost.mu, pure=cost.pure)
         assert alone.reconstruction(1 / classes) >= attained * (1 - 1e-12)
 
     def test_more_symbols_than_63_bits_can_tell_apart_are_refused(self) -> None:
         defense = sn.RandomizedResponse(1e-4, bins=2**20)
         with pytest.raises(sn.ConfigError, match="cannot tell 1048576000 symbols apart"):
-            defense.price(1000)
+            defense.cost(1000)
         with pytest.raises(sn.ConfigError, match="choose fewer bins or a larger epsilon"):
             defense(torch.full((1, 1000), 1e-3))
 
@@ -317,9 +317,9 @@ class TestPermuteAndFlip:
 class TestPrices:
     def test_pure_epsilon_implies_its_gaussian_and_not_a_smaller_one(self) -> None:
         for epsilon in (0.1, 1.0, 6.0, 30.0):
-            price = pure_price(epsilon)
+            cost = pure_cost(epsilon)
             corner = 1 / (1 + math.exp(epsilon))
-            gaussian = sn.Price(mu=price.mu)
+            gaussian = sn.PrivacyCost(mu=cost.mu)
             for fpr in (corner / 3, corner, (1 + corner) / 2):
                 pure = min(math.exp(epsilon) * fpr, 1 - math.exp(-epsilon) * (1 - fpr))
                 assert gaussian.distinguish(fpr) >= pure * (1 - 1e-9)
@@ -335,7 +335,7 @@ class TestPrices:
             60,
             points=[-3, 3],
         )
-        assert laplace_price(1, Reach(radius=radius), scale).bits == pytest.approx(math.log2(best))
+        assert laplace_cost(1, Reach(radius=radius), scale).bits == pytest.approx(math.log2(best))
 
     def test_the_best_guesser_of_laplace_codewords_stays_under_the_ceilings(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -344,15 +344,15 @@ class TestPrices:
         with replayed_noise(0):
             seen = sn.LaplaceNoise(2.0)(words[secret])
         right = float((torch.cdist(seen, words, p=1).argmin(1) == secret).double().mean())
-        price = laplace_price(3, Reach(box=(-2.0, 2.0)), 2.0)
-        assert 3 / 8 < right < price.reconstruction(1 / 8)
+        cost = laplace_cost(3, Reach(box=(-2.0, 2.0)), 2.0)
+        assert 3 / 8 < right < cost.reconstruction(1 / 8)
 
     @pytest.mark.parametrize("queries", [1, 4, 16])
     def test_the_best_test_between_two_worlds_stays_under_its_ceiling(self, queries) -> None:
         """Antipodal rows on the ball, told apart by the sum of all answers: the optimal test."""
         noise, rows = sn.GaussianNoise(8.0, step=2.0**-6), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
         clip = sn.ClipNorm(1.0)
-        price = sn.Shield(nn.Identity(), clip, noise).price(2) * queries
+        cost = sn.Shield(nn.Identity(), clip, noise).cost(2) * queries
         with replayed_noise(0):
             totals = [
                 sum(noise(clip(row.expand(20_000, 2)))[:, 0] for _ in range(queries))
@@ -361,8 +361,8 @@ class TestPrices:
         threshold = totals[1].quantile(0.9)
         fpr = float((totals[1] > threshold).double().mean())
         tpr = float((totals[0] > threshold).double().mean())
-        assert fpr < tpr < price.distinguish(fpr) + 0.01
-        assert tpr > price.distinguish(fpr) - 0.02, "and it comes near: the ceiling is tight"
+        assert fpr < tpr < cost.distinguish(fpr) + 0.01
+        assert tpr > cost.distinguish(fpr) - 0.02, "and it comes near: the ceiling is tight"
 
     def test_opendp_agrees_about_laplace_and_gaussian_noise(self) -> None:
         opendp = pytest.importorskip("opendp.prelude")
@@ -371,8 +371,8 @@ class TestPrices:
         laplace = opendp.m.make_laplace(*space, scale=2.0)
         gaussian = opendp.m.make_gaussian(*space, scale=2.0)
         box = Reach(box=(0.0, 3.0))
-        assert laplace.map(3.0) == pytest.approx(sn.LaplaceNoise(2.0).price(1, box).pure, rel=1e-6)
-        rho = sn.GaussianNoise(2.0).price(1, box).mu ** 2 / 2
+        assert laplace.map(3.0) == pytest.approx(sn.LaplaceNoise(2.0).cost(1, box).pure, rel=1e-6)
+        rho = sn.GaussianNoise(2.0).cost(1, box).mu ** 2 / 2
         assert gaussian.map(3.0) == pytest.approx(rho, rel=1e-6)
 
 

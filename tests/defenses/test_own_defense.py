@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.defenses import DEFENSES
+from shieldnet.privacy.cost import PrivacyCost, Reach, pure_cost
 from shieldnet.privacy.events import GaussianEvent, PureEvent, RandomizedResponseEvent, event_of
-from shieldnet.privacy.price import Price, Reach, pure_price
 from shieldnet.shield.composition import least_event
 
 
@@ -25,8 +25,8 @@ class Mine(sn.Defense):
     def __call__(self, answers: Tensor) -> Tensor:
         return answers.round(decimals=1)
 
-    def price(self, classes: int, upstream: Reach = Reach()) -> Price:  # noqa: B008  # frozen
-        return pure_price(self.epsilon, answers=classes)
+    def cost(self, classes: int, upstream: Reach = Reach()) -> PrivacyCost:  # noqa: B008  # frozen
+        return pure_cost(self.epsilon, answers=classes)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Plain(sn.Defense):
         return answers
 
 
-def test_it_composes_by_what_its_price_proves() -> None:
+def test_it_composes_by_what_its_privacy_cost_proves() -> None:
     pytest.importorskip("dp_accounting")
     shield = sn.Shield(nn.Identity(), Mine(0.1))
     composed = sn.composed_epsilon(shield, queries=100, delta=1e-6, classes=4)
@@ -47,7 +47,7 @@ def test_it_composes_by_what_its_price_proves() -> None:
     same = sn.composed_epsilon(known, queries=100, delta=1e-6, classes=4)
     assert composed == same < 10
     nothing = sn.Shield(nn.Identity(), Plain())
-    assert nothing.price(4).bits == math.inf
+    assert nothing.cost(4).bits == math.inf
     with pytest.raises(sn.ConfigError, match=r"Nothing is proven of Identity -> Plain\(\) but"):
         sn.composed_epsilon(nothing, queries=2, delta=1e-6, classes=4)
 
@@ -72,17 +72,17 @@ def test_what_is_no_defense_or_takes_the_name_of_one_is_not_known(tmp_path) -> N
 
 
 @pytest.mark.parametrize(
-    ("price", "event"),
+    ("cost", "event"),
     [
-        (Price(), None),
-        (Price(bits=3.0), None),
-        (Price(mu=0.5), GaussianEvent(0.5)),
-        (Price(mu=0.0), PureEvent(0.0)),
-        (Price(mu=0.5, pure=1.0), PureEvent(1.0)),
+        (PrivacyCost(), None),
+        (PrivacyCost(bits=3.0), None),
+        (PrivacyCost(mu=0.5), GaussianEvent(0.5)),
+        (PrivacyCost(mu=0.0), PureEvent(0.0)),
+        (PrivacyCost(mu=0.5, pure=1.0), PureEvent(1.0)),
     ],
 )
-def test_an_event_is_what_a_price_proves(price, event) -> None:
-    assert event_of(price) == event
+def test_an_event_is_what_a_privacy_cost_proves(cost, event) -> None:
+    assert event_of(cost) == event
 
 
 def test_a_chain_did_what_its_most_private_stage_did() -> None:

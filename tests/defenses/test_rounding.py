@@ -83,9 +83,9 @@ def test_cut_first_then_rounded_agrees_in_float32_and_float64() -> None:
     assert (narrow.double() - wide).abs().max() < 1e-6
 
 
-def test_the_price_is_the_number_of_distributions_on_the_grid() -> None:
-    assert Round(1).price(10).bits == pytest.approx(math.log2(math.comb(19, 9)))
-    assert Round(3).price(1000).bits == pytest.approx(math.log2(math.comb(1999, 999)))
+def test_the_privacy_cost_is_the_number_of_distributions_on_the_grid() -> None:
+    assert Round(1).cost(10).bits == pytest.approx(math.log2(math.comb(19, 9)))
+    assert Round(3).cost(1000).bits == pytest.approx(math.log2(math.comb(1999, 999)))
 
 
 @pytest.mark.parametrize("digits", [-1, 7, 1.5, float("nan"), True, "2"])

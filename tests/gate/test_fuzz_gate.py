@@ -45,7 +45,7 @@ def loaded(path: Path, content: bytes) -> None:
         policy = sn.Policy.load(path)
     except sn.ShieldnetError:
         return
-    verdict = policy.judge([], sn.Price())
+    verdict = policy.judge([], sn.PrivacyCost())
     assert verdict.judgments
     assert policy.hash()
 
@@ -74,7 +74,7 @@ def test_fuzz_any_values_as_a_policy(given_limits, required, groups) -> None:
         policy = sn.Policy(given_limits, required, groups)
     except sn.ConfigError:
         return
-    assert policy.judge([], sn.Price(), groups=("a",)).judgments
+    assert policy.judge([], sn.PrivacyCost(), groups=("a",)).judgments
 
 
 def report_loaded(path: Path, text: str) -> None:

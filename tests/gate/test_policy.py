@@ -18,7 +18,9 @@ def finding(name: str, low: float, high: float, ceiling: float | None = None) ->
     [(0.02, 0.08, "pass"), (0.02, 0.12, "inconclusive"), (0.11, 0.2, "fail"), (0.1, 0.1, "pass")],
 )
 def test_the_intervals_bound_is_judged_never_the_estimate(low, high, outcome) -> None:
-    verdict = sn.Policy({"max_leakage": 0.1}).judge([finding("inversion", low, high)], sn.Price())
+    verdict = sn.Policy({"max_leakage": 0.1}).judge(
+        [finding("inversion", low, high)], sn.PrivacyCost()
+    )
     assert verdict.outcome == outcome
     assert "inversion" in str(verdict)
 
@@ -28,33 +30,35 @@ def test_the_intervals_bound_is_judged_never_the_estimate(low, high, outcome) ->
     [(0.95, 0.99, "pass"), (0.8, 0.95, "inconclusive"), (0, 0.5, "fail")],
 )
 def test_a_least_accuracy_is_judged_from_the_other_side(low, high, outcome) -> None:
-    verdict = sn.Policy({"min_accuracy": 0.9}).judge([finding("accuracy", low, high)], sn.Price())
+    verdict = sn.Policy({"min_accuracy": 0.9}).judge(
+        [finding("accuracy", low, high)], sn.PrivacyCost()
+    )
     assert verdict.outcome == outcome
 
 
 def test_leakage_is_judged_averaged_too() -> None:
     found = [finding("inversion", 0, 0.05), finding("averaging.256", 0.3, 0.4)]
-    assert sn.Policy({"max_leakage": 0.1}).judge(found, sn.Price()).outcome == "fail"
+    assert sn.Policy({"max_leakage": 0.1}).judge(found, sn.PrivacyCost()).outcome == "fail"
 
 
 def test_what_could_not_be_measured_fails() -> None:
-    verdict = sn.Policy({"max_leakage": 0.1}).judge([], sn.Price())
+    verdict = sn.Policy({"max_leakage": 0.1}).judge([], sn.PrivacyCost())
     assert verdict.outcome == "fail"
     assert "was not measured" in str(verdict)
 
 
 def test_a_measured_bound_above_its_proof_fails_everything() -> None:
     found = [finding("inversion", 0, 0.01), finding("reidentification", 0.3, 0.4, ceiling=0.2)]
-    verdict = sn.Policy({"max_leakage": 0.1}).judge(found, sn.Price())
+    verdict = sn.Policy({"max_leakage": 0.1}).judge(found, sn.PrivacyCost())
     assert verdict.outcome == "fail"
     assert "measured at least 0.300, proven at most 0.200" in str(verdict)
 
 
-def test_prices_are_judged_and_unknown_is_infinite() -> None:
+def test_privacy_costs_are_judged_and_unknown_is_infinite() -> None:
     policy = sn.Policy({"max_bits_per_answer": 10, "max_mu_per_answer": 2})
-    assert policy.judge([], sn.Price(bits=5, mu=1)).outcome == "pass"
-    assert policy.judge([], sn.Price(bits=5)).outcome == "fail"
-    assert sn.Price().bits == math.inf
+    assert policy.judge([], sn.PrivacyCost(bits=5, mu=1)).outcome == "pass"
+    assert policy.judge([], sn.PrivacyCost(bits=5)).outcome == "fail"
+    assert sn.PrivacyCost().bits == math.inf
 
 
 def test_every_limit_can_be_set() -> None:
@@ -92,7 +96,7 @@ def test_a_policy_is_read_from_toml(tmp_path) -> None:
 
 def test_what_is_required_must_have_been_measured() -> None:
     policy = sn.Policy({}, required=("membership.canaries.auc", "attribute."))
-    verdict = policy.judge([finding("attribute.sex.gain", 0, 0.1)], sn.Price())
+    verdict = policy.judge([finding("attribute.sex.gain", 0, 0.1)], sn.PrivacyCost())
     assert [one.outcome for one in verdict.judgments] == ["fail", "pass"]
     assert "membership.canaries.auc was not measured; it is required" in str(verdict)
 
@@ -112,41 +116,45 @@ class TestSubgroups:
         ]
 
     def test_the_star_stands_for_every_one_that_was_given(self) -> None:
-        verdict = self.POLICY.judge(self.found(0.65), sn.Price(), groups=self.GROUPS)
+        verdict = self.POLICY.judge(self.found(0.65), sn.PrivacyCost(), groups=self.GROUPS)
         assert len(verdict.judgments) == 4
         assert verdict
-        assert self.POLICY.judge(self.found(0.8), sn.Price(), None, self.GROUPS).outcome == (
+        assert self.POLICY.judge(self.found(0.8), sn.PrivacyCost(), None, self.GROUPS).outcome == (
             "inconclusive"
         )
 
     def test_one_that_was_given_but_not_measured_fails(self) -> None:
-        verdict = self.POLICY.judge(self.found(0.65)[:2], sn.Price(), groups=self.GROUPS)
+        verdict = self.POLICY.judge(self.found(0.65)[:2], sn.PrivacyCost(), groups=self.GROUPS)
         assert verdict.outcome == "fail"
         assert "membership.group.sex = 1.auc was not measured" in str(verdict)
 
     def test_no_subgroup_at_all_fails_where_every_one_has_a_limit(self) -> None:
-        verdict = self.POLICY.judge([], sn.Price())
+        verdict = self.POLICY.judge([], sn.PrivacyCost())
         assert verdict.outcome == "fail"
         assert "no subgroup was given" in str(verdict)
 
     def test_a_name_stands_for_itself(self) -> None:
         policy = sn.Policy({}, groups={"sex = 1": {"min_accuracy": 0.9}})
-        verdict = policy.judge(self.found(0.65), sn.Price(), groups=self.GROUPS)
+        verdict = policy.judge(self.found(0.65), sn.PrivacyCost(), groups=self.GROUPS)
         assert [one.outcome for one in verdict.judgments] == ["inconclusive"]
 
 
 def test_a_star_in_a_limits_pattern_stands_for_a_column() -> None:
     policy = sn.Policy({"max_attribute_gain": 0.1})
     found = [finding("attribute.sex.gain", 0.2, 0.3), finding("attribute.sex", 0.9, 0.95)]
-    verdict = policy.judge(found, sn.Price())
+    verdict = policy.judge(found, sn.PrivacyCost())
     assert [one.words.split(" ")[0] for one in verdict.judgments] == ["attribute.sex.gain"]
     assert verdict.outcome == "fail"
 
 
 def test_a_verdict_is_true_only_where_all_pass_and_says_what_broke() -> None:
     policy = sn.Policy({"max_leakage": 0.1, "min_accuracy": 0.5})
-    good = policy.judge([finding("inversion", 0, 0.05), finding("accuracy", 0.9, 1)], sn.Price())
-    bad = policy.judge([finding("inversion", 0.2, 0.3), finding("accuracy", 0.9, 1)], sn.Price())
+    good = policy.judge(
+        [finding("inversion", 0, 0.05), finding("accuracy", 0.9, 1)], sn.PrivacyCost()
+    )
+    bad = policy.judge(
+        [finding("inversion", 0.2, 0.3), finding("accuracy", 0.9, 1)], sn.PrivacyCost()
+    )
     assert good
     assert not bad
     assert repr(good) == "<pass>"

@@ -31,13 +31,13 @@ def test_a_segmentation_has_its_classes_on_axis_one() -> None:
 def test_a_segmentations_bits_count_every_pixel_and_nothing_is_said_of_layout() -> None:
     shield = sn.harden(Says(), "strict", axis=1)
     shield(torch.randn(2, 5, 6, 7))
-    assert shield.price().bits == pytest.approx(6 * 7 * math.log2(5))
+    assert shield.cost().bits == pytest.approx(6 * 7 * math.log2(5))
     assert "5 classes at 42 positions" in str(shield.certificate())
     assert "the layout of what has positions" in str(shield.certificate())
-    assert sn.harden(Says(), "strict", axis=1).price(5, positions=(6, 7)) == shield.price()
+    assert sn.harden(Says(), "strict", axis=1).cost(5, positions=(6, 7)) == shield.cost()
     shield(torch.randn(1, 5, 10, 10))
     shield(torch.randn(1, 5, 2, 2))
-    assert shield.price().bits == pytest.approx(100 * math.log2(5)), "the largest so far"
+    assert shield.cost().bits == pytest.approx(100 * math.log2(5)), "the largest so far"
 
 
 def test_a_segmentation_releases_labels_without_the_class_axis() -> None:
@@ -63,9 +63,9 @@ def test_a_coarser_grid_shows_one_answer_a_square_and_costs_its_squares() -> Non
     assert (labels[:, 4:, 4:] == labels[:, 4:5, 4:5]).all()
     mean = scores.softmax(1)[:, :, :4, :4].mean((2, 3))
     assert torch.equal(labels[:, 0, 0], mean.argmax(1))
-    assert shield.price().bits == pytest.approx(4 * math.log2(5))
+    assert shield.cost().bits == pytest.approx(4 * math.log2(5))
     noisy = sn.Shield(Says(), sn.Coarsen(4), sn.RandomizedResponse(2.0), axis=1)
-    assert noisy.price(5, positions=(6, 7)).pure == pytest.approx(42 * 2.0)
+    assert noisy.cost(5, positions=(6, 7)).pure == pytest.approx(42 * 2.0)
 
 
 def test_a_coarser_grid_needs_positions() -> None:
@@ -79,8 +79,8 @@ def test_a_language_model_has_its_classes_last() -> None:
     answers = shield(scores)
     assert answers.shape == scores.shape
     assert torch.equal(answers.argmax(-1), scores.argmax(-1))
-    assert shield.price().bits == pytest.approx(
-        3 * sn.Shield(Says(), *shield.defenses).price(50).bits
+    assert shield.cost().bits == pytest.approx(
+        3 * sn.Shield(Says(), *shield.defenses).cost(50).bits
     )
 
 
@@ -97,8 +97,8 @@ def test_every_yes_or_no_is_a_row_of_its_own(shape, preset) -> None:
     assert torch.allclose(answers.sigmoid(), stated, atol=1e-6)
     labels = sn.harden(Says(), preset, outputs="binary_logits", release="labels")(scores)
     assert torch.equal(labels, (scores > 0).long())
-    each = sn.harden(Says(), preset).price(2).bits
-    assert shield.price().bits == pytest.approx(math.prod(shape[1:]) * each)
+    each = sn.harden(Says(), preset).cost(2).bits
+    assert shield.cost().bits == pytest.approx(math.prod(shape[1:]) * each)
 
 
 def test_labels_of_one_record_do_not_change_each_other() -> None:
@@ -121,21 +121,21 @@ def test_regression_values_keep_their_shape_and_sign(shape) -> None:
     answers = shield(values)
     assert answers.shape == values.shape
     assert torch.allclose(answers, (values.clamp(-4, 4) / 0.5).round() * 0.5)
-    assert shield.price().bits == pytest.approx(math.prod(shape[1:]) * math.log2(17))
+    assert shield.cost().bits == pytest.approx(math.prod(shape[1:]) * math.log2(17))
 
 
-def test_regression_without_a_clip_has_no_price() -> None:
-    assert sn.Shield(Says(), sn.RoundTo(0.5), outputs="values").price(1).bits == math.inf
+def test_regression_without_a_clip_has_no_cost() -> None:
+    assert sn.Shield(Says(), sn.RoundTo(0.5), outputs="values").cost(1).bits == math.inf
 
 
-def test_noise_on_values_is_priced_by_their_range() -> None:
+def test_noise_on_values_is_counted_by_their_range() -> None:
     gaussian = sn.Shield(Says(), sn.ClipRange(0, 10), sn.GaussianNoise(5.0), outputs="values")
-    assert gaussian.price(1).mu == pytest.approx(2.0)
-    assert gaussian.price(4).mu == pytest.approx(4.0)
+    assert gaussian.cost(1).mu == pytest.approx(2.0)
+    assert gaussian.cost(4).mu == pytest.approx(4.0)
     laplace = sn.Shield(Says(), sn.ClipRange(0, 10), sn.LaplaceNoise(5.0), outputs="values")
-    assert laplace.price(1).pure == pytest.approx(2.0)
-    assert laplace.price(3).pure == pytest.approx(6.0)
-    assert laplace.price(1).bits == pytest.approx(math.log2(1 + 5 / 5))
+    assert laplace.cost(1).pure == pytest.approx(2.0)
+    assert laplace.cost(3).pure == pytest.approx(6.0)
+    assert laplace.cost(1).bits == pytest.approx(math.log2(1 + 5 / 5))
 
 
 def test_embeddings_are_clipped_without_being_centered() -> None:
@@ -151,13 +151,13 @@ def test_embeddings_are_quantized_signed_and_counted() -> None:
     vectors = torch.randn(50, 8)
     sign = sn.Shield(Says(), sn.Sign(), outputs="embeddings")
     assert torch.equal(sign(vectors), torch.where(vectors < 0, -1.0, 1.0))
-    assert sign.price().bits == 8
+    assert sign.cost().bits == 8
     grid = sn.Shield(Says(), sn.ClipNorm(1.0), sn.RoundTo(0.25), outputs="embeddings")
     grid(vectors)
-    assert grid.price().bits == pytest.approx(8 * math.log2(9))
+    assert grid.cost().bits == pytest.approx(8 * math.log2(9))
     noisy = sn.Shield(Says(), sn.ClipNorm(1.0), sn.GaussianNoise(2.0), outputs="embeddings")
     noisy(vectors)
-    assert noisy.price().mu == pytest.approx(1.0)
+    assert noisy.cost().mu == pytest.approx(1.0)
 
 
 def test_integers_come_on_request_and_are_the_same_mechanism() -> None:
@@ -167,7 +167,7 @@ def test_integers_come_on_request_and_are_the_same_mechanism() -> None:
     steps = shield(scores)
     assert steps.dtype == torch.int64
     assert shield.release == "integers"
-    assert shield.price() == sn.Shield(Says(), chain[0], sn.GaussianNoise(2.0)).price(10)
+    assert shield.cost() == sn.Shield(Says(), chain[0], sn.GaussianNoise(2.0)).cost(10)
     with pytest.raises(sn.ConfigError, match="Release the integers as they are"):
         sn.Shield(Says(), *chain, sn.Label())
     with pytest.raises(sn.ConfigError, match="integers, which cannot be released as labels"):
@@ -200,7 +200,7 @@ def test_a_released_zero_has_no_sign() -> None:
     shield = sn.Shield(Says(), sn.ClipRange(-0.4, 0.4), sn.RoundTo(1.0), outputs="values")
     answers = shield(torch.tensor([-3.0, -0.2, 0.2, 5.0]))
     assert not torch.signbit(answers).any()
-    assert shield.price().bits == 0
+    assert shield.cost().bits == 0
 
 
 @pytest.mark.parametrize(
@@ -214,21 +214,21 @@ def test_the_multiples_of_a_step_are_counted_with_the_ends_that_floats_have(
     shield = sn.Shield(Says(), *chain, outputs="values")
     values = torch.cat([torch.linspace(low - 1, high + 1, 20_001), torch.tensor([low, high])])
     answers = shield(values.to(dtype))
-    assert len(answers.unique()) <= 2 ** shield.price().bits * (1 + 1e-9)
+    assert len(answers.unique()) <= 2 ** shield.cost().bits * (1 + 1e-9)
 
 
-def test_several_coarser_grids_are_priced_by_each_block_alone() -> None:
+def test_several_coarser_grids_are_counted_by_each_block_alone() -> None:
     two = sn.Shield(Says(), sn.Coarsen(2), sn.Coarsen(3), sn.Label(), axis=1)
-    assert two.price(2, positions=(6,)).bits == 2
+    assert two.cost(2, positions=(6,)).bits == 2
     shield = sn.Shield(Says(), sn.Coarsen(10), sn.Label(), axis=1)
     shield(torch.randn(1, 4, 2, 50))
     shield(torch.randn(1, 4, 1, 99))
-    assert shield.price().bits == 20, "the greatest extent along every axis"
+    assert shield.cost().bits == 20, "the greatest extent along every axis"
 
 
 @pytest.mark.parametrize("block", [2, 3, 5, 50])
 def test_a_coarsened_square_has_one_row_bit_by_bit_and_adds_in_one_order(block) -> None:
-    """On a GPU ``index_add_`` adds in any order: equal rows differed, and one was priced."""
+    """On a GPU ``index_add_`` adds in any order: equal rows differed, and one was counted."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Called(TorchDispatchMode):
@@ -411,4 +411,4 @@ def test_micro_batches_cut_what_has_rows_and_leave_the_rest() -> None:
     answers = shield(x, torch.zeros(3), scale=2.0, mask=mask)
     assert answers["logits"].shape == (10, 3)
     assert torch.equal(answers["mask"], mask)
-    assert shield.price().bits == math.inf, "a field released as it is has no price"
+    assert shield.cost().bits == math.inf, "a field released as it is has no privacy cost"

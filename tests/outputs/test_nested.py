@@ -91,27 +91,27 @@ def test_fields_are_dropped_by_name() -> None:
     assert hardened(Detection(SCORES, BOXES), drop="boxes").boxes is None
 
 
-def test_other_fields_get_defenses_of_their_own_and_a_price() -> None:
+def test_other_fields_get_defenses_of_their_own_and_a_cost() -> None:
     shield = sn.Shield(
         Says(Pair(SCORES, BOXES)),
         sn.Label(),
         outputs={"scores": "logits", "boxes": "values"},
         also={"boxes": (sn.ClipRange(0.0, 7.0), sn.RoundTo(1.0))},
     )
-    assert shield.price(5).bits == float("inf"), "not known before the first answer"
+    assert shield.cost(5).bits == float("inf"), "not known before the first answer"
     released = shield(torch.zeros(1))
     assert torch.equal(released.boxes, BOXES.clamp(0, 7).round())
-    assert shield.price().bits == pytest.approx(2.3219 + 4 * 3, abs=1e-3)
+    assert shield.cost().bits == pytest.approx(2.3219 + 4 * 3, abs=1e-3)
     assert "boxes: ClipRange(low=0.0, high=7.0) -> RoundTo(step=1.0)" in shield.describe()
 
 
-def test_a_field_released_as_it_is_has_an_infinite_price() -> None:
+def test_a_field_released_as_it_is_has_an_infinite_cost() -> None:
     shield = sn.harden(Says((SCORES, BOXES)), outputs={"0": "logits"}, also={"1": ()})
     assert torch.equal(shield(torch.zeros(1))[1], BOXES)
-    assert shield.price().bits == float("inf")
+    assert shield.cost().bits == float("inf")
 
 
-def test_a_field_without_a_row_for_each_answer_has_no_price_and_is_refused() -> None:
+def test_a_field_without_a_row_for_each_answer_has_no_privacy_cost_and_is_refused() -> None:
     shield = sn.Shield(
         Says({"logits": SCORES[:1], "boxes": [torch.rand(50, 4)]}),
         sn.Label(),
@@ -151,7 +151,7 @@ def test_one_name_stands_for_all_that_is_inside() -> None:
         released["hidden"][1][0],
         sn.Shield(Says(BOXES), sn.Sign(), outputs="embeddings")(torch.zeros(1)),
     )
-    assert shield.price().bits == pytest.approx(2.3219 + 4 + 4, abs=1e-3)
+    assert shield.cost().bits == pytest.approx(2.3219 + 4 + 4, abs=1e-3)
 
 
 def test_several_axes_are_named_by_field() -> None:

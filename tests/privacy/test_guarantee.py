@@ -3,8 +3,8 @@ import math
 import pytest
 
 import shieldnet as sn
+from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.privacy.guarantee import calibrate_noise
-from shieldnet.privacy.price import Price
 
 
 def test_full_batches_are_the_gaussian_mechanism_composed() -> None:
@@ -12,8 +12,8 @@ def test_full_batches_are_the_gaussian_mechanism_composed() -> None:
         noise_multiplier=4.0, sample_rate=1.0, steps=25, records=100, delta=1e-5
     )
     assert guarantee.mu == pytest.approx(5 / 4)
-    assert guarantee.epsilon == Price(mu=1.25).epsilon(1e-5)
-    assert guarantee.distinguish(0.01) == Price(mu=1.25).distinguish(0.01)
+    assert guarantee.epsilon == PrivacyCost(mu=1.25).epsilon(1e-5)
+    assert guarantee.distinguish(0.01) == PrivacyCost(mu=1.25).distinguish(0.01)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_opacus_gdp_would_have_under_reported_and_is_not_used() -> None:
 
 def test_subsampled_mu_allows_whatever_the_curve_allows() -> None:
     guarantee = sn.Guarantee(1.0, 0.05, 100, 1000, 1e-5)
-    gaussian = Price(mu=guarantee.mu)
+    gaussian = PrivacyCost(mu=guarantee.mu)
     for epsilon in (0.0, 0.5, 1.0, 2.0, 4.0):
         # Between the points of the curve, and below its last delta of 1e-10, by a little.
         assert guarantee.delta_at(epsilon) <= gaussian.delta(epsilon) * 1.01 + 1e-9
@@ -145,7 +145,7 @@ def test_gaussian_steps_composed_as_losses_are_the_closed_form_from_above() -> N
     from shieldnet.privacy.losses import Losses, Steps
 
     losses = Losses([Steps(4.0, 1.0, 20), Steps(8.0, 1.0, 20)])
-    exact = Price(mu=math.sqrt(20 / 16 + 20 / 64))
+    exact = PrivacyCost(mu=math.sqrt(20 / 16 + 20 / 64))
     for delta in (1e-3, 1e-6, 1e-12):
         assert exact.epsilon(delta) <= losses.epsilon(delta) <= exact.epsilon(delta) * 1.001
 

@@ -6,6 +6,7 @@ import torch
 from scipy.stats import binom, norm
 
 import shieldnet as sn
+from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.privacy.one_run_bounds import (
     best_guesses,
     epsilon_interval,
@@ -13,7 +14,6 @@ from shieldnet.privacy.one_run_bounds import (
     mu_interval,
     refutes,
 )
-from shieldnet.privacy.price import Price
 
 
 def run(mu: float, canaries: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,9 +50,9 @@ def test_bounds_stay_below_the_truth_and_are_worth_something(mu) -> None:
         right = guessed(*run(mu, 1000, seed), guesses)
         lows.append(epsilon_interval(right, guesses, 1000, 1e-5).low)
         mus.append(mu_interval(right, guesses, 1000).low)
-    assert max(lows) < Price(mu=mu).epsilon(1e-5)
+    assert max(lows) < PrivacyCost(mu=mu).epsilon(1e-5)
     assert max(mus) < mu
-    assert np.mean(lows) > 0.15 * Price(mu=mu).epsilon(1e-5)
+    assert np.mean(lows) > 0.15 * PrivacyCost(mu=mu).epsilon(1e-5)
     assert np.mean(mus) > 0.2 * mu
 
 

@@ -54,7 +54,7 @@ def test_what_is_not_measured_any_more_never_passes() -> None:
         found.require()
 
 
-def test_a_proven_price_that_rises_is_worse() -> None:
+def test_a_proven_privacy_cost_that_rises_is_worse() -> None:
     one, other = made(subject("strict", 0.0, 3.3)), made(subject("strict", 0.0, 5.3))
     with pytest.raises(sn.PolicyFailed, match=r"bits an answer, proven, 3.30 -> 5.30"):
         sn.compare(one, other).require()

@@ -4,12 +4,12 @@ import pytest
 from by_hand import GUARANTEE, finding, made, subject
 
 from shieldnet.gate.policy import Policy
-from shieldnet.privacy.price import Price
+from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.reports.evidence import evidence
 
 
-def by_item(*found, price=None, guarantee=None, **more) -> dict:
-    said = evidence(found, Price() if price is None else price, guarantee, **more)
+def by_item(*found, cost=None, guarantee=None, **more) -> dict:
+    said = evidence(found, PrivacyCost() if cost is None else cost, guarantee, **more)
     assert len({one.item for one in said}) == len(said)
     return {one.item: one for one in said}
 
@@ -63,21 +63,21 @@ def test_both_conditions_of_anonymity_are_seen_person_by_person() -> None:
 
 
 def test_a_proof_is_never_rounded_below_itself() -> None:
-    said = evidence([], Price(bits=math.log2(12)), None, is_table=False, has_classes=True)
+    said = evidence([], PrivacyCost(bits=math.log2(12)), None, is_table=False, has_classes=True)
     assert "proven: at most 3.59 bits an answer" in str(said)
 
 
 def test_proofs_count_as_evidence_of_what_they_are_about() -> None:
-    found = by_item(price=Price(bits=5.3), guarantee=GUARANTEE)
+    found = by_item(cost=PrivacyCost(bits=5.3), guarantee=GUARANTEE)
     assert "at most 5.30 bits an answer" in found["11.3.2"].words
     assert GUARANTEE.words in found["11.2.4"].words
-    assert by_item(price=Price(bits=math.inf))["11.3.2"].status == "not evidenced"
+    assert by_item(cost=PrivacyCost(bits=math.inf))["11.3.2"].status == "not evidenced"
 
 
 @pytest.mark.parametrize("item", ["11.1.4", "11.3.1", "11.3.4", "AML.T0043", "NISTAML.034"])
 def test_what_no_attack_here_looks_at_says_so(item) -> None:
     every = [finding(name, 0, 1) for name in ("inversion", "membership.auc", "extraction.fidelity")]
-    found = by_item(*every, price=Price(bits=1), guarantee=GUARANTEE)[item]
+    found = by_item(*every, cost=PrivacyCost(bits=1), guarantee=GUARANTEE)[item]
     assert found.status == "not evidenced"
     assert found.words
 

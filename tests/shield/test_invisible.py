@@ -48,7 +48,7 @@ def test_it_compiles_into_one_graph_and_still_refuses(chain, model, rows) -> Non
         assert torch.allclose(answers, shield(rows), atol=1e-5)
     else:
         assert not torch.equal(answers, compiled(rows)), "noise is drawn at every call"
-    assert shield.price().bits < float("inf")
+    assert shield.cost().bits < float("inf")
     broken = rows.clone()
     broken[3, 0] = float("nan")
     with pytest.raises(sn.AnswerError, match="NaN or Inf in row 3 of 32"):
@@ -113,7 +113,7 @@ def test_structured_shields_are_copied_with_all_they_know(copy_of) -> None:
     released = shield(x)
     again = copy_of(shield)
     assert torch.equal(again(x)["logits"], released["logits"])
-    assert again.price() == shield.price()
+    assert again.cost() == shield.cost()
     assert repr(again) == repr(shield)
 
 
@@ -330,8 +330,8 @@ class TestHuggingFace:
         released = shield(input_ids=tokens)
         assert released.logits.shape == (2, 7, 40)
         assert "past_key_values" not in released
-        one = sn.Shield(gpt, *shield.defenses).price(40)
-        assert shield.price().bits == pytest.approx(7 * one.bits)
+        one = sn.Shield(gpt, *shield.defenses).cost(40)
+        assert shield.cost().bits == pytest.approx(7 * one.bits)
 
     def test_generate_is_refused_and_the_processor_shapes_every_token(
         self, gpt, tokens, transformers

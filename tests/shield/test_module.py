@@ -63,7 +63,7 @@ def test_the_chain_shows_what_was_inserted() -> None:
     assert shield.describe() == (
         "Linear -> [Softmax()] -> TopK(k=2, or_all=False) -> Round(digits=1) -> [Log()]"
     )
-    assert "price: known with the first answer" in repr(shield)
+    assert "cost: known with the first answer" in repr(shield)
     shield(torch.zeros(1, 2))
     assert "bits, mu inf an answer" in repr(shield)
 
@@ -78,7 +78,7 @@ def test_labels_are_released_as_indices(scores) -> None:
     answers = shield(scores)
     assert torch.equal(answers, scores.argmax(-1))
     assert torch.equal(shield.distribution(answers).argmax(-1), scores.argmax(-1))
-    assert shield.price().bits == pytest.approx(math.log2(10))
+    assert shield.cost().bits == pytest.approx(math.log2(10))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_a_certificate_needs_the_number_of_classes_once(linear) -> None:
     assert shield.certificate().bits == 4
 
 
-def test_fresh_noise_costs_more_with_every_query_and_without_a_clip_it_has_no_price() -> None:
+def test_fresh_noise_costs_more_with_every_query_and_without_a_clip_it_has_no_cost() -> None:
     clipped = sn.Shield(Fixed(), sn.ClipNorm(10.0), sn.GaussianNoise(2.0))
     mus = [clipped.certificate(10, queries=count).mu for count in (1, 16, 256)]
     assert mus == pytest.approx([10, 40, 160])
@@ -327,17 +327,17 @@ def test_fresh_noise_costs_more_with_every_query_and_without_a_clip_it_has_no_pr
     assert "infinite" in str(bare)
 
 
-def test_what_follows_the_noise_does_not_raise_its_price() -> None:
+def test_what_follows_the_noise_does_not_raise_its_cost() -> None:
     chain = (sn.ClipNorm(10.0), sn.GaussianNoise(8.0))
-    noisy = sn.Shield(Fixed(), *chain).price(10)
-    cut = sn.Shield(Fixed(), *chain, sn.TopK(1), sn.Round(1)).price(10)
+    noisy = sn.Shield(Fixed(), *chain).cost(10)
+    cut = sn.Shield(Fixed(), *chain, sn.TopK(1), sn.Round(1)).cost(10)
     assert cut.mu == noisy.mu
     assert cut.bits <= noisy.bits
 
 
 def test_cut_first_then_rounded_is_cheaper_than_rounded_alone() -> None:
-    rounded = sn.Shield(Fixed(), sn.Round(1)).price(10).bits
-    cut = sn.Shield(Fixed(), sn.TopK(3), sn.Round(1)).price(10).bits
+    rounded = sn.Shield(Fixed(), sn.Round(1)).cost(10).bits
+    cut = sn.Shield(Fixed(), sn.TopK(3), sn.Round(1)).cost(10).bits
     assert cut == pytest.approx(math.log2(120 * 286))
     assert cut < rounded
 
@@ -410,7 +410,7 @@ def test_a_certificate_of_other_classes_than_those_answered_is_refused(linear) -
 
 
 def test_a_shield_goes_around_a_model_and_never_around_a_shield() -> None:
-    """Defenses inside would act before those outside, and no price would count them."""
+    """Defenses inside would act before those outside, and no privacy cost would count them."""
     inner = sn.Shield(nn.Linear(3, 4), sn.TopK(2))
     for model in (inner, nn.Sequential(inner, nn.Identity())):
         with pytest.raises(sn.ConfigError, match="is a Shield already, or holds one"):

@@ -90,27 +90,29 @@ def test_a_shield_is_made_of_settings_or_of_keywords_and_not_of_both(linear) -> 
 
 
 class TestExtents:
-    def test_a_price_depends_on_the_extent_and_on_no_answer_given_before(self) -> None:
+    def test_a_privacy_cost_depends_on_the_extent_and_on_no_answer_given_before(self) -> None:
         shield = sn.Shield(Maps(), sn.Label(), axis=1)
         small, large = sn.Extent(3, (4, 4)), sn.Extent(3, (8, 8))
-        before = [shield.settings.price(extent).bits for extent in (small, large)]
+        before = [shield.settings.cost(extent).bits for extent in (small, large)]
         shield(torch.randn(2, 8, 8))
         shield(torch.randn(2, 4, 4))
-        assert [shield.settings.price(extent).bits for extent in (small, large)] == before
+        assert [shield.settings.cost(extent).bits for extent in (small, large)] == before
         assert before == [pytest.approx(n * math.log2(3)) for n in (16, 64)]
 
-    def test_a_declared_extent_is_priced_before_the_first_answer_and_never_exceeded(self) -> None:
+    def test_a_declared_extent_is_counted_before_the_first_answer_and_never_exceeded(self) -> None:
         extent = sn.Extent(3, (4, 6))
         shield = sn.Shield(Maps(), sn.Label(), axis=1, extent=extent)
-        price = shield.price()
-        assert price.bits == pytest.approx(24 * math.log2(3))
+        cost = shield.cost()
+        assert cost.bits == pytest.approx(24 * math.log2(3))
         assert shield.certificate().positions == 24
         shield(torch.randn(2, 3, 5))
-        assert shield.price() == price
+        assert shield.cost() == cost
         for rows in (torch.randn(2, 5, 5), torch.randn(2, 4, 7)):
-            with pytest.raises(sn.AnswerError, match="as the extent says whose price was agreed"):
+            with pytest.raises(
+                sn.AnswerError, match="as the extent says whose privacy cost was agreed"
+            ):
                 shield(rows)
-        assert shield.price() == price
+        assert shield.cost() == cost
         assert shield.extent == extent
 
     def test_other_classes_than_declared_are_refused(self, linear) -> None:
@@ -119,17 +121,17 @@ class TestExtents:
             shield(torch.randn(2, 6))
 
     def test_what_other_fields_cost_is_infinite_until_their_extent_is_known(self) -> None:
-        main = BOXED.chain.price(3).bits
-        assert BOXED.price(sn.Extent(3)).bits == math.inf
+        main = BOXED.chain.cost(3).bits
+        assert BOXED.cost(sn.Extent(3)).bits == math.inf
         known = sn.Extent(3, (), {"boxes": sn.Extent(2)})
-        assert BOXED.price(known).bits == pytest.approx(main + 2 * math.log2(3))
-        assert BOXED.price(sn.Extent(3, (), {"boxes": None})).bits == main
+        assert BOXED.cost(known).bits == pytest.approx(main + 2 * math.log2(3))
+        assert BOXED.cost(sn.Extent(3, (), {"boxes": None})).bits == main
         with pytest.raises(sn.ConfigError, match="extents of boxes, got masks"):
-            BOXED.price(sn.Extent(3, (), {"masks": sn.Extent(2)}))
+            BOXED.cost(sn.Extent(3, (), {"masks": sn.Extent(2)}))
         shield = sn.Shield(Boxed(), BOXED)
         shield(torch.rand(4, 4))
         assert shield.extent == known
-        assert shield.price() == BOXED.price(known)
+        assert shield.cost() == BOXED.cost(known)
 
     def test_a_field_beyond_the_declared_extents_is_refused(self) -> None:
         small = replace(BOXED, extent=sn.Extent(3, (), {"boxes": sn.Extent(1)}))
@@ -138,7 +140,7 @@ class TestExtents:
         unnamed = replace(BOXED, extent=sn.Extent(3))
         with pytest.raises(sn.AnswerError, match="nothing of that name"):
             sn.Shield(Boxed(), unnamed)(torch.rand(4, 4))
-        assert unnamed.price(sn.Extent(3)).bits == math.inf
+        assert unnamed.cost(sn.Extent(3)).bits == math.inf
 
     @pytest.mark.parametrize(
         "bad", [{"classes": 0}, {"classes": 2, "positions": (0,)}, {"classes": True}]

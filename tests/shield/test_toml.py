@@ -104,7 +104,7 @@ def test_a_bad_setting_never_exists(make, words) -> None:
 
 
 def test_the_presets_cost_what_the_readme_says() -> None:
-    bits = {name: sn.harden(nn.Linear(3, 10), name).price(10).bits for name in PRESETS}
+    bits = {name: sn.harden(nn.Linear(3, 10), name).cost(10).bits for name in PRESETS}
     assert bits["strict"] == pytest.approx(math.log2(10))
     assert bits["balanced"] == pytest.approx(math.log2(40))
     assert bits["open"] == pytest.approx(math.log2(120 * 286))

@@ -211,7 +211,7 @@ class Reidentification(Attack):
     """Finds which candidate an answer is about: the adversary holds a gallery and asks about each.
 
     It compares the answer with the candidates' own answers and names the nearest, at random among
-    equals. Readings are chosen on the auxiliary data. Success is bounded by the price for every
+    equals. Readings are chosen on the auxiliary data. Success is bounded by the cost for every
     adversary: prior 1/gallery times 2^bits.
     """
 
@@ -242,7 +242,7 @@ class Reidentification(Attack):
                     baseline=len(labels) / size,
                     threat=Threat(auxiliary=len(auxiliary)),
                     source=f"nearest answer in a gallery of {size}, read as {best}",
-                    ceiling=game.shield.price().reconstruction(1 / size),
+                    ceiling=game.shield.cost().reconstruction(1 / size),
                 ),
             )
         )

@@ -11,7 +11,7 @@ from typing import Any
 from shieldnet.core.checks import optional
 from shieldnet.findings.finding import Threat, decimals
 from shieldnet.gate.declared import declared
-from shieldnet.privacy.price import rounded_up
+from shieldnet.privacy.cost import rounded_up
 from shieldnet.reports.html.charts import COLORS, EVERY, charts, leakage
 from shieldnet.reports.html.images import (
     class_pictures,

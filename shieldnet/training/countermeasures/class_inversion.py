@@ -112,7 +112,7 @@ class BiDO(Countermeasure):
 class MID(Countermeasure):
     """Puts noise on a hidden layer in training and charges for its size: a bottleneck.
 
-    layer: name of the hidden module. beta: the price of a nat. The noise is a standard normal, so
+    layer: name of the hidden module. beta: what a nat costs. The noise is a standard normal, so
     that the layer's squared norm over 2 is the divergence from no information at all; the answer
     later has no noise. Measured (benchmarks/RESULTS.md): a regularizer of membership (digits, AUC
     of canaries .99 to .91), nothing against inversion.

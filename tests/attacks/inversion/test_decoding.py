@@ -190,7 +190,7 @@ def test_reidentification_is_certain_bare_and_stays_under_its_ceiling(make_game)
 
 
 def test_a_shield_that_claims_too_little_crosses_its_proof(make_game, monkeypatch) -> None:
-    monkeypatch.setattr(sn.Confidence, "price", lambda *_: sn.Price(bits=0.5))
+    monkeypatch.setattr(sn.Confidence, "cost", lambda *_: sn.PrivacyCost(bits=0.5))
     assert Reidentification()(make_game(sn.Confidence(64))).findings[0].crosses_proof
 
 

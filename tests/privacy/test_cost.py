@@ -9,36 +9,36 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.privacy.price import (
+from shieldnet.privacy.cost import (
     FREE,
-    Price,
+    PrivacyCost,
     Reach,
-    gaussian_price,
+    gaussian_cost,
     grid_bits,
     label_bits,
-    laplace_price,
-    pure_price,
+    laplace_cost,
+    pure_cost,
     rounded_up,
 )
 
 
 def test_bits_add_and_mu_adds_in_squares() -> None:
-    total = Price(3, 3) + Price(1, 4)
+    total = PrivacyCost(3, 3) + PrivacyCost(1, 4)
     assert (total.bits, total.mu) == (4, 5)
-    assert Price(2, 3) * 4 == Price(8, 6)
-    assert Price() * 0 == FREE == Price(0, 0, 0)
-    assert Price(pure=2.0) * 3 + Price(pure=1.0) == Price(pure=7.0)
+    assert PrivacyCost(2, 3) * 4 == PrivacyCost(8, 6)
+    assert PrivacyCost() * 0 == FREE == PrivacyCost(0, 0, 0)
+    assert PrivacyCost(pure=2.0) * 3 + PrivacyCost(pure=1.0) == PrivacyCost(pure=7.0)
 
 
 def test_a_chain_costs_its_cheapest_stage() -> None:
-    assert Price(3, math.inf).capped(Price(math.inf, 2)) == Price(3, 2)
+    assert PrivacyCost(3, math.inf).capped(PrivacyCost(math.inf, 2)) == PrivacyCost(3, 2)
 
 
 def test_unknown_is_infinite_never_nothing() -> None:
-    assert Price() == Price(math.inf, math.inf)
-    assert Price().reconstruction(1e-9) == 1
-    assert Price().distinguish(1e-9) == 1
-    assert Price().epsilon(1e-6) == math.inf
+    assert PrivacyCost() == PrivacyCost(math.inf, math.inf)
+    assert PrivacyCost().reconstruction(1e-9) == 1
+    assert PrivacyCost().distinguish(1e-9) == 1
+    assert PrivacyCost().epsilon(1e-6) == math.inf
 
 
 def test_the_numbers_of_the_literature() -> None:
@@ -52,20 +52,20 @@ def test_the_numbers_of_the_literature() -> None:
 
 
 def test_reconstruction_is_bounded_by_bits_and_by_mu() -> None:
-    assert Price(bits=3).reconstruction(1e-3) == pytest.approx(8e-3)
-    ball = Price(mu=2.0, center=1.0)
+    assert PrivacyCost(bits=3).reconstruction(1e-3) == pytest.approx(8e-3)
+    ball = PrivacyCost(mu=2.0, center=1.0)
     assert ball.reconstruction(0.01) == pytest.approx(norm.cdf(norm.ppf(0.01) + 1))
     assert ball.reconstruction(0.5) == pytest.approx(0.8413, abs=1e-4)
-    assert Price(mu=2.0).center == 2.0, "any world can be the reference"
+    assert PrivacyCost(mu=2.0).center == 2.0, "any world can be the reference"
     assert (ball * 4).center == 2.0
     assert (ball + ball).center == pytest.approx(math.sqrt(2))
-    assert ball.capped(Price(bits=3)).center == 1.0
-    assert Price(bits=3).reconstruction(0.5) == 1
+    assert ball.capped(PrivacyCost(bits=3)).center == 1.0
+    assert PrivacyCost(bits=3).reconstruction(0.5) == 1
 
 
 def test_two_worlds_are_bounded_by_mu_and_by_total_variation() -> None:
-    assert Price(mu=1.0).distinguish(0.01) == pytest.approx(norm.cdf(norm.ppf(0.01) + 1))
-    assert Price(bits=math.log2(1.25)).distinguish(0.1) == pytest.approx(0.35)
+    assert PrivacyCost(mu=1.0).distinguish(0.01) == pytest.approx(norm.cdf(norm.ppf(0.01) + 1))
+    assert PrivacyCost(bits=math.log2(1.25)).distinguish(0.1) == pytest.approx(0.35)
 
 
 def test_delta_is_the_gaussian_privacy_profile() -> None:
@@ -73,16 +73,16 @@ def test_delta_is_the_gaussian_privacy_profile() -> None:
     worst, _ = quad(
         lambda x: max(0.0, norm.pdf(x, mu) - math.exp(epsilon) * norm.pdf(x)), -10, 14, limit=200
     )
-    assert Price(mu=mu).delta(epsilon) == pytest.approx(worst, rel=1e-6)
+    assert PrivacyCost(mu=mu).delta(epsilon) == pytest.approx(worst, rel=1e-6)
 
 
 @pytest.mark.parametrize("mu", [0.05, 1.0, 5.0, 40.0])
 @pytest.mark.parametrize("delta", [1e-10, 1e-6, 0.01])
 def test_epsilon_inverts_delta(mu: float, delta: float) -> None:
-    price = Price(mu=mu)
-    epsilon = price.epsilon(delta)
-    assert price.delta(epsilon) <= delta * (1 + 1e-6)
-    assert epsilon == 0 or price.delta(epsilon * (1 - 1e-6)) > delta * (1 - 1e-6)
+    cost = PrivacyCost(mu=mu)
+    epsilon = cost.epsilon(delta)
+    assert cost.delta(epsilon) <= delta * (1 + 1e-6)
+    assert epsilon == 0 or cost.delta(epsilon * (1 - 1e-6)) > delta * (1 - 1e-6)
 
 
 def test_bits_of_gaussian_noise_in_one_dimension_are_the_integral_of_the_best_density() -> None:
@@ -90,7 +90,7 @@ def test_bits_of_gaussian_noise_in_one_dimension_are_the_integral_of_the_best_de
     best, _ = quad(
         lambda y: norm.pdf(y, min(max(y, -radius), radius), deviation), -40, 40, points=[-3, 3]
     )
-    assert gaussian_price(1, Reach(radius), deviation).bits == pytest.approx(
+    assert gaussian_cost(1, Reach(radius), deviation).bits == pytest.approx(
         math.log2(best), rel=1e-6
     )
 
@@ -103,18 +103,18 @@ def test_bits_of_gaussian_noise_in_two_dimensions_are_the_integral_of_the_best_d
         return 2 * math.pi * r * math.exp(-((distance / deviation) ** 2) / 2)
 
     best = quad(ring, 0, 40, points=[radius])[0] / (2 * math.pi * deviation**2)
-    assert gaussian_price(2, Reach(radius), deviation).bits == pytest.approx(
+    assert gaussian_cost(2, Reach(radius), deviation).bits == pytest.approx(
         math.log2(best), rel=1e-6
     )
 
 
 def test_more_noise_never_costs_more() -> None:
-    prices = [gaussian_price(10, Reach(5.0), deviation) for deviation in (0.5, 1.0, 2.0, 8.0)]
-    assert all(a.bits > b.bits and a.mu > b.mu for a, b in itertools.pairwise(prices))
+    costs = [gaussian_cost(10, Reach(5.0), deviation) for deviation in (0.5, 1.0, 2.0, 8.0)]
+    assert all(a.bits > b.bits and a.mu > b.mu for a, b in itertools.pairwise(costs))
 
 
-def test_without_a_clip_noise_has_no_price() -> None:
-    assert gaussian_price(10, Reach(), 5.0) == Price()
+def test_without_a_clip_noise_has_no_cost() -> None:
+    assert gaussian_cost(10, Reach(), 5.0) == PrivacyCost()
 
 
 def test_the_best_guesser_stays_under_the_gaussian_ceilings() -> None:
@@ -126,14 +126,14 @@ def test_the_best_guesser_stays_under_the_gaussian_ceilings() -> None:
     secret = torch.randint(codes, (40_000,), generator=generator)
     seen = words[secret] + deviation * torch.randn(40_000, classes, generator=generator)
     right = float((torch.cdist(seen, words).argmin(1) == secret).double().mean())
-    ceiling = gaussian_price(classes, Reach(radius), deviation).reconstruction(1 / codes)
+    ceiling = gaussian_cost(classes, Reach(radius), deviation).reconstruction(1 / codes)
     assert 3 / codes < right < ceiling
 
 
 @pytest.mark.parametrize("bits", [-1.0, math.nan])
-def test_a_price_below_nothing_never_exists(bits: float) -> None:
+def test_a_privacy_cost_below_nothing_never_exists(bits: float) -> None:
     with pytest.raises(ConfigError, match="Expected bits, mu and pure >= 0"):
-        Price(bits=bits)
+        PrivacyCost(bits=bits)
 
 
 @pytest.mark.parametrize("prior", [1e-300, 1e-30, 1e-17, 1e-9])
@@ -146,16 +146,16 @@ def test_tiny_priors_are_bounded_exactly_and_never_below_themselves(prior, mu) -
         start = norm.ppf(prior)
         quantile = mpmath.findroot(lambda x: mpmath.log(mpmath.ncdf(x)) - mpmath.log(prior), start)
         wanted = float(mpmath.ncdf(quantile + mu / 2))
-    found = Price(mu=mu, center=mu / 2).reconstruction(prior)
+    found = PrivacyCost(mu=mu, center=mu / 2).reconstruction(prior)
     assert found == pytest.approx(wanted, rel=1e-6)
     assert found >= prior
 
 
-def test_an_infinite_price_promises_nothing_even_of_nothing() -> None:
-    assert Price().reconstruction(0.0) == 1
-    assert Price().reconstruction(1e-310) == 1
+def test_an_infinite_privacy_cost_promises_nothing_even_of_nothing() -> None:
+    assert PrivacyCost().reconstruction(0.0) == 1
+    assert PrivacyCost().reconstruction(1e-310) == 1
     with pytest.raises(ConfigError, match="Expected epsilon >= 0, got nan"):
-        Price(mu=1).delta(math.nan)
+        PrivacyCost(mu=1).delta(math.nan)
 
 
 def test_bounds_are_written_rounded_up() -> None:
@@ -203,21 +203,21 @@ class TestAboveWhatIsProven:
         "epsilon", [1e-300, 1e-15, 1e-8, 1e-3, 0.1, 0.11, 1.0, 6.0, 40.0, 600.0]
     )
     def test_mu_and_bits_of_a_pure_epsilon(self, epsilon) -> None:
-        price = pure_price(epsilon, answers=10)
+        cost = pure_cost(epsilon, answers=10)
         exact = mpmath.mpf(epsilon)
         corner = 1 / (1 + mpmath.exp(exact))
         if epsilon < 1e-100:
             wanted = exact / 4 * mpmath.sqrt(2 * mpmath.pi) * 2
         else:
             wanted = -2 * self.quantile(corner)
-        assert self.close(price.mu, wanted)
+        assert self.close(cost.mu, wanted)
         counted = -mpmath.log1p(mpmath.mpf(9) / 10 * mpmath.expm1(-exact)) / mpmath.log(2)
-        assert self.close(price.bits, min(counted, exact / mpmath.log(2)))
+        assert self.close(cost.bits, min(counted, exact / mpmath.log(2)))
 
     @pytest.mark.parametrize("mu", [1e-9, 0.05, 1.0, 5.0, 40.0, 1e4])
     @pytest.mark.parametrize("delta", [1e-300, 1e-100, 1e-16, 1e-6])
     def test_epsilon_and_delta(self, mu, delta) -> None:
-        price = Price(mu=mu)
+        cost = PrivacyCost(mu=mu)
 
         def exact_delta(epsilon: float) -> mpmath.mpf:
             ratio = mpmath.mpf(epsilon) / mu
@@ -225,20 +225,20 @@ class TestAboveWhatIsProven:
             upper = mpmath.erfc((ratio - half) / mpmath.sqrt(2)) / 2
             return upper - mpmath.exp(epsilon) * mpmath.erfc((ratio + half) / mpmath.sqrt(2)) / 2
 
-        epsilon = price.epsilon(delta)
+        epsilon = cost.epsilon(delta)
         assert exact_delta(epsilon) <= delta
         assert epsilon < 1e-10 or exact_delta(epsilon * (1 - (1e-6 if mu > 1e-6 else 0.02))) > delta
         for given in (0.0, epsilon / 2, epsilon, epsilon * 3):
-            assert exact_delta(given) <= price.delta(given)
+            assert exact_delta(given) <= cost.delta(given)
 
     @pytest.mark.parametrize("pure", [1e-300, 1e-9, 0.5, 20.0, 705.0])
     def test_delta_of_a_pure_epsilon(self, pure) -> None:
-        price = Price(pure=pure)
+        cost = PrivacyCost(pure=pure)
         for share in (0.0, 0.3, 0.999999):
             exact = mpmath.mpf(pure)
             behind = mpmath.mpf(pure * share) - exact
             wanted = -mpmath.expm1(behind) / (1 + mpmath.exp(-exact))
-            assert self.close(price.delta(pure * share), wanted)
+            assert self.close(cost.delta(pure * share), wanted)
 
     @pytest.mark.parametrize("rate", [5e-324, 3e-310, 1e-300, 1e-30, 1e-3, 0.3, 1 - 1e-12])
     @pytest.mark.parametrize("size", [1e-300, 1e-12, 1e-3, 1.0, 30.0, 740.0, 1070.0, 1e5])
@@ -252,15 +252,15 @@ class TestAboveWhatIsProven:
             chance * mpmath.exp(-exact) - mpmath.expm1(-exact),
         )
         pairs = [
-            (Price(bits=size).reconstruction(rate), chance * power),
-            (Price(mu=size).reconstruction(rate), shifted),
-            (Price(pure=size).reconstruction(rate), odds),
+            (PrivacyCost(bits=size).reconstruction(rate), chance * power),
+            (PrivacyCost(mu=size).reconstruction(rate), shifted),
+            (PrivacyCost(pure=size).reconstruction(rate), odds),
             (
-                Price(bits=size).distinguish(rate),
+                PrivacyCost(bits=size).distinguish(rate),
                 chance + mpmath.expm1(min(exact, 2000) * mpmath.log(2)),
             ),
-            (Price(mu=size).distinguish(rate), shifted),
-            (Price(pure=size).distinguish(rate), tpr),
+            (PrivacyCost(mu=size).distinguish(rate), shifted),
+            (PrivacyCost(pure=size).distinguish(rate), tpr),
         ]
         for bound, wanted in pairs:
             assert rate <= bound <= 1
@@ -278,7 +278,7 @@ class TestAboveWhatIsProven:
     @pytest.mark.parametrize("radius", [1e-12, 0.1, 3.0])
     @pytest.mark.parametrize("classes", [1, 3, 40])
     def test_bits_and_mu_of_noise(self, radius, classes) -> None:
-        noisy = gaussian_price(classes, Reach(radius=radius), 0.7)
+        noisy = gaussian_cost(classes, Reach(radius=radius), 0.7)
         exact, deviation = mpmath.mpf(radius), mpmath.mpf(0.7)
         ball = mpmath.mpf(0)
         for order in range(classes + 1):
@@ -292,12 +292,12 @@ class TestAboveWhatIsProven:
         wanted = min(mpmath.log(ball, 2), classes * mpmath.log(1 + sides, 2))
         assert wanted <= noisy.bits <= wanted * (1 + 1e-9) + 1e-9
         assert Fraction(noisy.mu) >= 2 * Fraction(radius) / Fraction(0.7)
-        spread = laplace_price(classes, Reach(box=(-radius, radius)), 0.7)
+        spread = laplace_cost(classes, Reach(box=(-radius, radius)), 0.7)
         assert Fraction(spread.pure) >= 2 * classes * Fraction(radius) / Fraction(0.7)
         assert self.close(spread.pure, 2 * classes * exact / deviation)
 
     def test_sums_and_products(self) -> None:
-        first, second = Price(0.1, 0.1, 0.1), Price(0.2, 0.3, 1e-20)
+        first, second = PrivacyCost(0.1, 0.1, 0.1), PrivacyCost(0.2, 0.3, 1e-20)
         total = first + second
         assert Fraction(total.bits) >= Fraction(0.1) + Fraction(0.2)
         assert Fraction(total.pure) >= Fraction(0.1) + Fraction(1e-20)

@@ -18,7 +18,7 @@ _ABOVE = 1 + 1e-12
 
 
 @dataclass(frozen=True)
-class Price:
+class PrivacyCost:
     """Holds what one answer, or a sum of answers, may give away at most.
 
     bits: maximal leakage, log2 of sum over answers of max over secrets of P(answer | secret); for
@@ -44,31 +44,31 @@ class Price:
         # Any world can serve as the reference.
         object.__setattr__(self, "center", min(self.center, self.mu))
 
-    def __add__(self, other: "Price") -> "Price":
-        """Adds the prices of two answers: bits and pure epsilon add, mu adds in squares."""
-        return Price(
+    def __add__(self, other: "PrivacyCost") -> "PrivacyCost":
+        """Adds the privacy costs of two answers: bits and pure epsilon add, mu adds in squares."""
+        return PrivacyCost(
             _sum(self.bits, other.bits),
             _hypotenuse(self.mu, other.mu),
             _sum(self.pure, other.pure),
             _hypotenuse(self.center, other.center),
         )
 
-    def __mul__(self, answers: int) -> "Price":
-        """Prices ``answers`` answers, each of which may be chosen after seeing the ones before."""
+    def __mul__(self, answers: int) -> "PrivacyCost":
+        """Returns the cost of ``answers`` answers, each chosen after seeing the ones before."""
         count = whole("answers", answers, low=0)
         if count == 0:
             return FREE
         root = _root(count)
-        return Price(
+        return PrivacyCost(
             _product(self.bits, count),
             _product(self.mu, root),
             _product(self.pure, count),
             _product(self.center, root),
         )
 
-    def capped(self, other: "Price") -> "Price":
-        """Prices a chain of two stages: what follows cannot give away more (data processing)."""
-        return Price(
+    def capped(self, other: "PrivacyCost") -> "PrivacyCost":
+        """Returns the cost of two stages: what follows gives no more away (data processing)."""
+        return PrivacyCost(
             min(self.bits, other.bits),
             min(self.mu, other.mu),
             min(self.pure, other.pure),
@@ -83,7 +83,7 @@ class Price:
         prior / (prior + (1 - prior) e^-pure)).
         """
         kappa = fraction("prior", prior)
-        if self == Price():
+        if self == PrivacyCost():
             return 1.0  # nothing is proven, not even of a prior of 0
         bounds = _times_power(kappa, self.bits), _shifted(kappa, self.center)
         return max(kappa, min(1.0, *bounds, _with_odds(kappa, self.pure)))
@@ -149,8 +149,8 @@ class Price:
         return high
 
 
-FREE = Price(0.0, 0.0, 0.0)
-"""The price of no answer."""
+FREE = PrivacyCost(0.0, 0.0, 0.0)
+"""The privacy cost of no answer."""
 
 
 def rounded_up(bound: float) -> str:
@@ -210,8 +210,8 @@ def grid_bits(classes: int, ticks: int, named: int | None = None) -> float:
     return _sum(_log2_choose(classes, named), _log2_choose(ticks + named, named))
 
 
-def gaussian_price(classes: int, reach: Reach, deviation: float) -> Price:
-    """Prices a row within ``reach`` released with Gaussian noise in every coordinate.
+def gaussian_cost(classes: int, reach: Reach, deviation: float) -> PrivacyCost:
+    """Returns the cost of a row within ``reach`` released with Gaussian noise in every coordinate.
 
     mu = 2 radius / deviation. bits = log2 of the integral of max over the ball of the noise's
     density, which is the Wills functional: sum_j V_j(ball) (sqrt(2 pi) deviation)^-j with the
@@ -220,7 +220,7 @@ def gaussian_price(classes: int, reach: Reach, deviation: float) -> Price:
     """
     _, radius = reach.norms(classes)
     if not math.isfinite(radius):
-        return Price()
+        return PrivacyCost()
     size = torch.tensor(float(classes), dtype=torch.float64)
     order = torch.arange(classes + 1, dtype=torch.float64)
     log_terms = (
@@ -234,11 +234,11 @@ def gaussian_price(classes: int, reach: Reach, deviation: float) -> Price:
     sides = 2 * reach.half_width / (math.sqrt(2 * math.pi) * deviation)
     box = classes * math.log1p(sides) / _LN2 * _ABOVE
     center = _quotient(radius, deviation)
-    return Price(max(0.0, min(ball, box)), 2 * center, center=center)
+    return PrivacyCost(max(0.0, min(ball, box)), 2 * center, center=center)
 
 
-def laplace_price(classes: int, reach: Reach, scale: float) -> Price:
-    """Prices a row within ``reach`` released with Laplace noise in every coordinate.
+def laplace_cost(classes: int, reach: Reach, scale: float) -> PrivacyCost:
+    """Returns the cost of a row within ``reach`` released with Laplace noise in every coordinate.
 
     pure = 2 L1 / scale with L1 the row's greatest distance from its center. bits: a coordinate
     in an interval of half-width r has the integral 1 + r / scale of the greatest density; and
@@ -246,14 +246,14 @@ def laplace_price(classes: int, reach: Reach, scale: float) -> Price:
     """
     in_l1, _ = reach.norms(classes)
     if not math.isfinite(in_l1):
-        return Price()
+        return PrivacyCost()
     by_box = classes * math.log1p(reach.half_width / scale) / _LN2 * _ABOVE
     distance = _quotient(in_l1, scale)
-    return pure_price(2 * distance, bits=min(by_box, distance / _LN2 * _ABOVE))
+    return pure_cost(2 * distance, bits=min(by_box, distance / _LN2 * _ABOVE))
 
 
-def pure_price(epsilon: float, *, bits: float = math.inf, answers: float = math.inf) -> Price:
-    """Prices an (epsilon, 0)-differentially private mechanism with ``answers`` possible answers.
+def pure_cost(epsilon: float, *, bits: float = math.inf, answers: float = math.inf) -> PrivacyCost:
+    """Returns the cost of an (epsilon, 0)-differentially private mechanism with so many answers.
 
     mu: the trade-off curve of pure epsilon has its corner at error rates 1/(1 + e^epsilon), and
     the Gaussian curve through that corner lies below it everywhere, as both are convex and meet
@@ -263,7 +263,7 @@ def pure_price(epsilon: float, *, bits: float = math.inf, answers: float = math.
     counted = math.inf
     if math.isfinite(answers):
         counted = -math.log1p((1 - 1 / answers) * math.expm1(-epsilon)) / _LN2 * _ABOVE
-    return Price(min(bits, counted, epsilon / _LN2 * _ABOVE), _mu_of(epsilon), epsilon)
+    return PrivacyCost(min(bits, counted, epsilon / _LN2 * _ABOVE), _mu_of(epsilon), epsilon)
 
 
 def _mu_of(epsilon: float) -> float:
