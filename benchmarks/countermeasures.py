@@ -127,22 +127,26 @@ def network(inputs: Tensor, labels: Tensor) -> nn.Module:
     )
 
 
-def rows_of(task: Task) -> dict[str, tuple[sn.Countermeasure, ...]]:
+def rows_of(task: Task) -> dict[str, tuple[sn.countermeasures.Countermeasure, ...]]:
     """Lists the countermeasures in training."""
     ball = {"epsilon": task.radius, "steps": 3, "low": task.low, "high": task.high}
-    move = sn.Augment(shift=1) if task.shift else sn.Augment(noise=0.3)
+    move = (
+        sn.countermeasures.Augment(shift=1) if task.shift else sn.countermeasures.Augment(noise=0.3)
+    )
     return {
         "none": (),
         "augmentation": (move,),
-        "L2 .01": (sn.WeightDecay(1e-2),),
-        "adversarial": (sn.Adversarial(**ball),),
-        "TRADES": (sn.Adversarial(**ball, trades=3.0),),
-        "smoothing +.2": (sn.LabelSmoothing(0.2),),
-        "smoothing -.05": (sn.LabelSmoothing(-0.05),),
-        "anti-adversarial": (sn.AntiAdversarial(task.radius, low=task.low, high=task.high),),
-        "BiDO": (sn.BiDO(("2",)),),
-        "MID": (sn.MID("2", 3e-3),),
-        "L2 + augmentation": (sn.WeightDecay(1e-2), move),
+        "L2 .01": (sn.countermeasures.WeightDecay(1e-2),),
+        "adversarial": (sn.countermeasures.Adversarial(**ball),),
+        "TRADES": (sn.countermeasures.Adversarial(**ball, trades=3.0),),
+        "smoothing +.2": (sn.countermeasures.LabelSmoothing(0.2),),
+        "smoothing -.05": (sn.countermeasures.LabelSmoothing(-0.05),),
+        "anti-adversarial": (
+            sn.countermeasures.AntiAdversarial(task.radius, low=task.low, high=task.high),
+        ),
+        "BiDO": (sn.countermeasures.BiDO(("2",)),),
+        "MID": (sn.countermeasures.MID("2", 3e-3),),
+        "L2 + augmentation": (sn.countermeasures.WeightDecay(1e-2), move),
         "DP, epsilon 50": (sn.DPSGD(50.0, DELTA),),
         "DP, epsilon 8": (sn.DPSGD(8.0, DELTA),),
         "DP, epsilon 2": (sn.DPSGD(2.0, DELTA),),
@@ -154,7 +158,7 @@ class Trainer:
     """Trains one network with countermeasures: for the target and for its shadows."""
 
     wide: int
-    countermeasures: tuple[sn.Countermeasure, ...]
+    countermeasures: tuple[sn.countermeasures.Countermeasure, ...]
 
     def __call__(self, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
         torch.manual_seed(seed)
@@ -202,7 +206,7 @@ def audited(task: Task, name: str, seed: int) -> dict[str, dict[str, float]]:
         progress=False,
     )
     x, y = inputs[rest], labels[rest]
-    attack = sn.Adversarial(task.radius, 10, low=task.low, high=task.high)
+    attack = sn.countermeasures.Adversarial(task.radius, 10, low=task.low, high=task.high)
     worst = attack.move(x, y, model, Criterion())
     robust = float((model(worst).argmax(-1) == y).double().mean())
     return {
@@ -266,7 +270,9 @@ def regression(name: str, seed: int) -> dict[str, float]:
     def errors(part: Tensor) -> Tensor:
         return loss(shielded(inputs[part]), labels[part]).detach().double()
 
-    moved = sn.Adversarial(0.25, 10, low=-5, high=5).move(inputs[rest], labels[rest], model, loss)
+    moved = sn.countermeasures.Adversarial(0.25, 10, low=-5, high=5).move(
+        inputs[rest], labels[rest], model, loss
+    )
     spread = labels[rest].var(unbiased=False)
     worst = loss(model(moved).detach(), labels[rest]).mean()
     return {
@@ -294,7 +300,7 @@ def segmentation(name: str, seed: int) -> dict[str, float]:
     def errors(part: slice) -> Tensor:
         return loss(shielded(inputs[part]), labels[part]).detach().double()
 
-    attack = sn.Adversarial(0.1, 5, low=-1, high=2)
+    attack = sn.countermeasures.Adversarial(0.1, 5, low=-1, high=2)
     rest = slice(60, 160)
     moved = attack.move(inputs[rest], labels[rest], model, loss)
     right = [(model(x).argmax(1) == labels[rest]).double().mean() for x in (inputs[rest], moved)]
@@ -308,7 +314,7 @@ def segmentation(name: str, seed: int) -> dict[str, float]:
 def _plainly(
     model: nn.Module,
     data: tuple[Tensor, Tensor],
-    chosen: Sequence[sn.Countermeasure],
+    chosen: Sequence[sn.countermeasures.Countermeasure],
     seed: int,
     outputs: str,
 ) -> nn.Module:
@@ -319,13 +325,13 @@ def _plainly(
     ).model
 
 
-Chosen = tuple[tuple[sn.Countermeasure, ...], bool]
+Chosen = tuple[tuple[sn.countermeasures.Countermeasure, ...], bool]
 PLAIN_ROWS: dict[str, Callable[[float, float, float], Chosen]] = {
     "none": lambda radius, low, high: ((), False),
-    "augmentation": lambda radius, low, high: ((sn.Augment(noise=radius),), False),
-    "L2 .01": lambda radius, low, high: ((sn.WeightDecay(1e-2),), False),
+    "augmentation": lambda radius, low, high: ((sn.countermeasures.Augment(noise=radius),), False),
+    "L2 .01": lambda radius, low, high: ((sn.countermeasures.WeightDecay(1e-2),), False),
     "adversarial": lambda radius, low, high: (
-        (sn.Adversarial(radius, 3, low=low, high=high),),
+        (sn.countermeasures.Adversarial(radius, 3, low=low, high=high),),
         False,
     ),
     "DP, epsilon 8": lambda radius, low, high: ((sn.DPSGD(8.0, 1e-3),), False),

@@ -106,7 +106,7 @@ def digits() -> str:
     public = sn.finetune(
         convolutional(),
         (small, labels),
-        sn.Augment(shift=1),
+        sn.countermeasures.Augment(shift=1),
         epochs=4,
         batch_size=128,
         learning_rate=0.05,

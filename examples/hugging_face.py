@@ -68,7 +68,7 @@ def main() -> None:
 
     try:
         shield(input_ids=words, output_hidden_states=True)
-    except sn.AnswerError as refused:
+    except sn.errors.AnswerError as refused:
         print("output_hidden_states=True is refused:", refused)
     dropping = sn.harden(model, drop=("hidden_states",))
     answers = dropping(input_ids=words, output_hidden_states=True)
@@ -90,7 +90,7 @@ def main() -> None:
 
     try:
         shield.generate(words[:1, :2])
-    except sn.BypassError as refused:
+    except sn.errors.BypassError as refused:
         print("shield.generate is refused:", refused)
     written = writer.generate(
         words[:1, :2],

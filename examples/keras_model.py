@@ -39,7 +39,7 @@ def main() -> None:
 
     try:
         shield.predict(x_test)  # Keras's own way out would go past the shield
-    except sn.BypassError as refused:
+    except sn.errors.BypassError as refused:
         print("shield.predict is refused:", refused)
 
 

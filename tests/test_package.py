@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,8 +41,18 @@ def test_every_public_name_loads_and_is_documented(name: str) -> None:
     assert isinstance(thing, float) or thing.__doc__
 
 
-def test_the_lazy_table_and_the_public_names_are_one_list() -> None:
-    assert sorted(shieldnet._ROOM_OF) == sorted(shieldnet.__all__)
+def test_namespaces_hold_what_they_are_called_for() -> None:
+    assert issubclass(shieldnet.errors.ConfigError, shieldnet.errors.ShieldnetError)
+    assert issubclass(shieldnet.attacks.Inversion, shieldnet.attacks.Attack)
+    assert issubclass(shieldnet.checks.Masking, shieldnet.attacks.Attack)
+    kinds = (shieldnet.countermeasures.Augment, shieldnet.DPSGD)
+    assert all(issubclass(kind, shieldnet.countermeasures.Countermeasure) for kind in kinds)
+    assert shieldnet.metrics.Limit("max_told", 0.1, "").name == "max_told"
+
+
+def test_a_program_that_checks_types_sees_every_name() -> None:
+    stub = (Path(shieldnet.__file__).parent / "__init__.pyi").read_text()
+    assert all(f"import {name} as {name}\n" in stub for name in shieldnet.__all__)
 
 
 def test_an_unknown_name_says_what_there_is() -> None:
@@ -56,9 +67,11 @@ def test_no_room_hides_a_public_name() -> None:
         "for room in pkgutil.walk_packages(shieldnet.__path__, 'shieldnet.'):\n"
         "    if not room.name.endswith('__main__'): importlib.import_module(room.name)\n"
         "import types; names = shieldnet.__all__\n"
-        "print([n for n in names if isinstance(getattr(shieldnet, n), types.ModuleType)])"
+        "modules = [n for n in names if isinstance(getattr(shieldnet, n), types.ModuleType)]\n"
+        "print(sorted(modules))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert result.stdout.strip() == "[]"
+    namespaces = ["attacks", "checks", "countermeasures", "errors", "metrics"]
+    assert result.stdout.strip() == str(namespaces)

@@ -76,7 +76,7 @@ def test_logits_are_defended_as_logits() -> None:
         answers = sn.harden(Says(), preset)(scores)
         assert torch.equal(answers.argmax(-1), scores.argmax(-1))
         assert torch.allclose(answers.softmax(-1).sum(-1), torch.ones(50))
-    with pytest.raises(sn.AnswerError, match="is no distribution"):
+    with pytest.raises(sn.errors.AnswerError, match="is no distribution"):
         released(sn.Label(), scores)
 
 
@@ -85,7 +85,7 @@ def test_a_segmentation_is_defended_pixel_by_pixel() -> None:
     answers = sn.harden(Says(), "strict", axis=1)(scores)
     assert torch.equal(answers.argmax(1), scores.argmax(1))
     assert torch.allclose(answers.softmax(1).sum(1), torch.ones(2, 5, 6))
-    with pytest.raises(sn.AnswerError, match="say where the classes are"):
+    with pytest.raises(sn.errors.AnswerError, match="say where the classes are"):
         sn.harden(Says(), "strict")(scores)
 
 
@@ -96,7 +96,7 @@ def test_negative_regression_values_stay_negative() -> None:
         noisy = sn.Shield(Says(), sn.ClipRange(-4, 4), sn.GaussianNoise(0.1), outputs="values")
         assert (noisy(values) - values).abs().max() < 1
     for wrong in (sn.Label(), sn.Confidence(4), sn.TopK(1), sn.Round(2)):
-        with pytest.raises(sn.ConfigError, match="For values use ClipRange"):
+        with pytest.raises(sn.errors.ConfigError, match="For values use ClipRange"):
             sn.Shield(Says(), wrong, outputs="values")
 
 
@@ -135,7 +135,7 @@ def test_gradients_and_methods_do_not_lead_around_the_defense() -> None:
     shield = sn.harden(Predicts(3, 4))
     x = torch.randn(5, 3, requires_grad=True)
     assert not shield(x).requires_grad
-    with pytest.raises(sn.BypassError, match="A Shield has no predict"):
+    with pytest.raises(sn.errors.BypassError, match="A Shield has no predict"):
         shield.predict(x)
 
 

@@ -10,6 +10,7 @@ from shieldnet.attacks.inversion.denoising import JitterAveraging, TableLearning
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
+from shieldnet.findings.finding import NotApplicable, Outcome
 
 ATTACKS: tuple[type[Attack], ...] = (
     *(Inversion, StraightThrough, Reidentification),
@@ -32,7 +33,9 @@ __all__ = [
     "Inversion",
     "JitterAveraging",
     "Membership",
+    "NotApplicable",
     "OneRun",
+    "Outcome",
     "Reidentification",
     "StraightThrough",
     "TableLearning",

@@ -101,11 +101,11 @@ def test_all_that_comes_forbidden_is_forgotten_by_noise() -> None:
     ],
 )
 def test_a_list_that_does_not_fit_the_model_is_refused(forbidden, words) -> None:
-    with pytest.raises(sn.AnswerError, match=words):
+    with pytest.raises(sn.errors.AnswerError, match=words):
         sn.LogitsProcessor(sn.Label(), forbidden=forbidden)(NO_TEXT, _scores(0, 6))
 
 
 @pytest.mark.parametrize("forbidden", [[-1], [True], [1.5], "pad", 3])
 def test_a_list_that_names_no_words_is_refused(forbidden) -> None:
-    with pytest.raises(sn.ConfigError, match="Expected forbidden"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected forbidden"):
         sn.LogitsProcessor(sn.Label(), forbidden=forbidden)

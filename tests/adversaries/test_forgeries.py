@@ -69,7 +69,7 @@ def written(path, **changes):
     ],
 )
 def test_a_guarantee_that_no_training_wrote_is_refused(tmp_path, changes, words) -> None:
-    with pytest.raises(sn.DataError, match=words):
+    with pytest.raises(sn.errors.DataError, match=words):
         load_guarantee(written(tmp_path / "guarantee.json", **changes))
 
 
@@ -94,14 +94,14 @@ def test_a_changed_guarantee_does_not_match_its_signature(tmp_path, monkeypatch)
     monkeypatch.setenv("SHIELDNET_KEY", secrets.token_hex(32))
     assert load_guarantee(written(path)).seal == "signed"
     for changes in ({"noise": 50.0}, {"steps": 1}, {"weights": "00" * 32}, {"premises": ["-"]}):
-        with pytest.raises(sn.DataError, match="signature is not of the key"):
+        with pytest.raises(sn.errors.DataError, match="signature is not of the key"):
             load_guarantee(written(path, **changes))
     document = {k: v for k, v in GUARANTEE.document().items() if k != "signature"}
     path.write_text(json.dumps(document))
-    with pytest.raises(sn.DataError, match="is not signed, and SHIELDNET_KEY is set"):
+    with pytest.raises(sn.errors.DataError, match="is not signed, and SHIELDNET_KEY is set"):
         load_guarantee(path)
     monkeypatch.setenv("SHIELDNET_KEY", secrets.token_hex(32))
-    with pytest.raises(sn.DataError, match="is not signed"):
+    with pytest.raises(sn.errors.DataError, match="is not signed"):
         load_guarantee(path)
 
 
@@ -116,7 +116,9 @@ def test_what_was_read_unsigned_is_never_signed_afterwards(tmp_path, monkeypatch
 @pytest.mark.parametrize("key", ["short", "zz" * 32, "ab"])
 def test_a_key_that_is_none_is_named(tmp_path, monkeypatch, key) -> None:
     monkeypatch.setenv("SHIELDNET_KEY", key)
-    with pytest.raises(sn.ConfigError, match="Expected SHIELDNET_KEY as at least 32 hexadecimal"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="Expected SHIELDNET_KEY as at least 32 hexadecimal"
+    ):
         written(tmp_path / "guarantee.json")
 
 
@@ -163,7 +165,7 @@ def test_the_audit_refuses_a_guarantee_for_a_model_that_holds_more() -> None:
     private = sn.DPSGD(epsilon=1.0, delta=1e-3)
     found = sn.finetune(Holder(5, 2), data, private, epochs=1, start="public", progress=False)
     found.model.known = data[0]
-    with pytest.raises(sn.ConfigError, match="The guarantee is of other weights"):
+    with pytest.raises(sn.errors.ConfigError, match="The guarantee is of other weights"):
         sn.audit(sn.harden(found.model), members=data, nonmembers=other, finetuned=found.guarantee)
 
 
@@ -228,10 +230,10 @@ def test_a_second_continuation_of_one_checkpoint_is_refused(training, tmp_path) 
     older = (tmp_path / "finetune.pt").read_bytes()
     training(tmp_path)
     (tmp_path / "finetune.pt").write_bytes(older)
-    with pytest.raises(sn.TrainingFailed, match="is an older state of the run"):
+    with pytest.raises(sn.errors.TrainingFailed, match="is an older state of the run"):
         training(tmp_path)
     (tmp_path / "finetune.run").unlink()
-    with pytest.raises(sn.TrainingFailed, match="whether .* was continued already"):
+    with pytest.raises(sn.errors.TrainingFailed, match="whether .* was continued already"):
         training(tmp_path)
 
 
@@ -239,7 +241,7 @@ def test_two_processes_cannot_continue_one_checkpoint_at_once(training, tmp_path
     stopped(training, tmp_path, 2)
     with (
         checkpoint.only_here(tmp_path),
-        pytest.raises(sn.TrainingFailed, match="Another process trains in"),
+        pytest.raises(sn.errors.TrainingFailed, match="Another process trains in"),
     ):
         training(tmp_path)
     assert training(tmp_path).steps == 5
@@ -271,7 +273,7 @@ def test_copies_of_a_folder_name_one_run_and_the_gate_refuses_both(training, tmp
     limits = sn.Policy({"max_epsilon": 1.0})
     require(reports[:1], limits)
     with pytest.raises(
-        sn.PolicyFailed, match=f"2 different models name the run {one.guarantee.run}"
+        sn.errors.PolicyFailed, match=f"2 different models name the run {one.guarantee.run}"
     ):
         require(reports, limits)
     assert sn.compare(*reports).outcome == "fail"
@@ -290,7 +292,9 @@ def test_a_changed_checkpoint_is_refused(training, tmp_path) -> None:
         torch.save({**content, **changes}, forged)
         for seal in (raw[-32:], secrets.token_bytes(32)):
             path.write_bytes(forged.getvalue() + seal)
-            with pytest.raises(sn.TrainingFailed, match="is not what was saved with this key"):
+            with pytest.raises(
+                sn.errors.TrainingFailed, match="is not what was saved with this key"
+            ):
                 training(tmp_path)
 
 
@@ -303,7 +307,7 @@ def test_steps_beyond_the_plan_are_refused_even_with_the_key(training, tmp_path)
     forged = io.BytesIO()
     torch.save({**content, "step": 999}, forged)
     path.write_bytes(forged.getvalue() + checkpoint.mac(key, forged.getvalue()))
-    with pytest.raises(sn.TrainingFailed, match="stands at step 999, the training has 5"):
+    with pytest.raises(sn.errors.TrainingFailed, match="stands at step 999, the training has 5"):
         training(tmp_path)
 
 
@@ -314,7 +318,7 @@ def test_the_key_of_the_environment_seals_checkpoints_and_leaves_none(
     stopped(training, tmp_path, 2)
     assert not (tmp_path / "finetune.key").exists()
     monkeypatch.setenv("SHIELDNET_KEY", secrets.token_hex(32))
-    with pytest.raises(sn.TrainingFailed, match="same SHIELDNET_KEY"):
+    with pytest.raises(sn.errors.TrainingFailed, match="same SHIELDNET_KEY"):
         training(tmp_path)
 
 
@@ -339,5 +343,5 @@ def test_a_checkpoint_goes_on_with_the_rate_that_it_was_begun_with(tmp_path) -> 
     private = sn.DPSGD(noise_multiplier=1.0, delta=1e-3)
     settings = {"epochs": 4, "seed": 1, "checkpoint": tmp_path}
     sn.finetune(model, DataLoader(data, batch_size=100), private, **settings)
-    with pytest.raises(sn.TrainingFailed, match="belongs to another training"):
+    with pytest.raises(sn.errors.TrainingFailed, match="belongs to another training"):
         sn.finetune(model, DataLoader(data, batch_size=10), private, **settings)

@@ -55,17 +55,21 @@ def test_two_fields_of_one_name_are_refused(output, also) -> None:
         outputs=dict.fromkeys(("logits", *names), "embeddings"),
         also=dict.fromkeys(names, also),
     )
-    with pytest.raises(sn.AnswerError, match="two fields that are both called|Expected to find"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="two fields that are both called|Expected to find"
+    ):
         shield(X)
     shield = sn.harden(Says(output), "strict", outputs={"1": "logits"}, also={"a": ()})
-    with pytest.raises(sn.AnswerError, match="two fields that are both called"):
+    with pytest.raises(sn.errors.AnswerError, match="two fields that are both called"):
         shield(X)
 
 
 @pytest.mark.parametrize("key", [True, 1.0, (1, 2), b"logits", torch.float32])
 def test_a_key_that_is_no_word_and_no_whole_number_is_refused(key) -> None:
     shield = sn.harden(Says(lambda x: {"logits": x, key: x}), drop=(str(key),))
-    with pytest.raises(sn.AnswerError, match="called by words or whole numbers, got a key of type"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="called by words or whole numbers, got a key of type"
+    ):
         shield(X)
 
 
@@ -107,7 +111,9 @@ def test_the_form_of_an_answer_carries_no_bit(name, turned) -> None:
     shield(X)
     secret = X.clone()
     secret[0, 0] = 101
-    with pytest.raises(sn.AnswerError, match="Expected an answer of the form of the first one"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="Expected an answer of the form of the first one"
+    ):
         shield(secret)
     shield(X)
 

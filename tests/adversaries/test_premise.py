@@ -69,20 +69,20 @@ def test_the_audit_puts_no_bound_beside_weights_of_which_none_is_proven(learned)
     assert report["bare"]["membership.auc"].ceiling is None
     assert not any(one.crosses_proof for one in report["bare"].findings)
     assert "of these steps" in str(report)
-    with pytest.raises(sn.PolicyFailed, match=r"steps alone.*start='public'"):
+    with pytest.raises(sn.errors.PolicyFailed, match=r"steps alone.*start='public'"):
         report.require(sn.Policy({"max_epsilon": 8.0}))
 
 
 def test_a_start_that_is_called_public_and_knows_the_records_is_refused(learned) -> None:
     _, model, members, others = learned
-    with pytest.raises(sn.ConfigError, match=r"start='public' is not true.*p = "):
+    with pytest.raises(sn.errors.ConfigError, match=r"start='public' is not true.*p = "):
         tuned(model, members, start="public", heldout=others)
 
 
 def test_heldout_rows_that_tell_nothing_are_no_evidence(learned) -> None:
     """The records themselves as heldout rows, or a handful of others, were called no evidence."""
     fresh, model, members, others = learned
-    with pytest.raises(sn.DataError, match="of the heldout rows are also records"):
+    with pytest.raises(sn.errors.DataError, match="of the heldout rows are also records"):
         tuned(model, members, start="public", heldout=members)
     few = others[0][:3], others[1][:3]
     assert "Too few rows (3) to tell" in tuned(fresh, members, start="public", heldout=few).start
@@ -98,7 +98,9 @@ def test_a_lie_is_caught_by_the_audit(learned) -> None:
     private = tuned(model, members, start="public")
     assert "(start='public')" in str(private)  # it is printed as what it is: taken for granted
     report = audited(private.model, members, others, private)
-    with pytest.raises(sn.PolicyFailed, match="the defense, the accountant or the attack is wrong"):
+    with pytest.raises(
+        sn.errors.PolicyFailed, match="the defense, the accountant or the attack is wrong"
+    ):
         report.require(sn.Policy({"max_epsilon": 8.0}))
 
 
@@ -129,7 +131,9 @@ def test_two_trainings_in_a_row_cost_both(learned) -> None:
 def test_a_guarantee_of_another_start_is_refused(learned) -> None:
     fresh, model, members, _ = learned
     first = tuned(fresh, members, start="public")
-    with pytest.raises(sn.ConfigError, match="is of another model than the one that is given"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="is of another model than the one that is given"
+    ):
         tuned(model, members, start=first.guarantee)
 
 
@@ -143,7 +147,7 @@ def test_steps_upon_steps_are_never_of_the_weights(learned) -> None:
 def test_draws_that_exceed_delta_by_themselves_are_refused(learned) -> None:
     """What is drawn is off by 2^-215 at most, which counts e^epsilon times."""
     fresh, _, members, _ = learned
-    with pytest.raises(sn.ConfigError, match="delta 0.0001 cannot be met"):
+    with pytest.raises(sn.errors.ConfigError, match="delta 0.0001 cannot be met"):
         sn.finetune(
             fresh, members, sn.DPSGD(noise_multiplier=0.05, delta=1e-4), epochs=9, progress=False
         )
@@ -152,11 +156,11 @@ def test_draws_that_exceed_delta_by_themselves_are_refused(learned) -> None:
 @pytest.mark.parametrize("start", ["Public", "private", True, 3])
 def test_a_start_that_says_nothing_is_refused(learned, start) -> None:
     fresh, _, members, _ = learned
-    with pytest.raises(sn.ConfigError, match="Expected start='public'"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected start='public'"):
         tuned(fresh, members, start=start)
 
 
 def test_a_start_is_stated_for_a_guarantee_alone(learned) -> None:
     fresh, _, members, _ = learned
-    with pytest.raises(sn.ConfigError, match="about the guarantee of DPSGD"):
+    with pytest.raises(sn.errors.ConfigError, match="about the guarantee of DPSGD"):
         sn.finetune(fresh, members, start="public")

@@ -149,11 +149,11 @@ def test_noise_is_fresh_in_every_draw_or_the_capture_is_refused_by_name(way, noi
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of what is deprecated in it
         if way in REFUSED and way != "CUDA graph":
-            with pytest.raises(sn.ConfigError, match=REFUSED[way]):
+            with pytest.raises(sn.errors.ConfigError, match=REFUSED[way]):
                 WAYS[way](noisy)(X)
             return
         if way == "CUDA graph":
-            with pytest.raises((sn.ConfigError, RuntimeError)):
+            with pytest.raises((sn.errors.ConfigError, RuntimeError)):
                 WAYS[way](noisy)(X)
             return
         assert _distinct(WAYS[way](noisy), draws=12) == 12
@@ -231,27 +231,29 @@ def test_a_draw_by_itself_is_not_kept_either(name, way) -> None:
         "fx": lambda: torch.fx.symbolic_trace(moved),
         "vmap": lambda: torch.vmap(moved)(torch.zeros(3)),
     }
-    with pytest.raises(sn.ConfigError, match=f"draw of noise {operator}"):
+    with pytest.raises(sn.errors.ConfigError, match=f"draw of noise {operator}"):
         record[way]()
 
 
 def test_a_capturing_cuda_stream_is_refused_by_name(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(sn.ConfigError, match="A CUDA graph cannot record the draw of noise"):
+    with pytest.raises(sn.errors.ConfigError, match="A CUDA graph cannot record the draw of noise"):
         random_words(2)
 
 
 def test_deterministic_shields_are_not_traced_either() -> None:
     """A trace keeps the branches of one batch: whether rows were tied, broken, many or few."""
     shield = sn.harden(nn.Linear(6, 4))
-    with pytest.raises(sn.ConfigError, match="the noise, checks and branches of this one call"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="the noise, checks and branches of this one call"
+    ):
         torch.jit.trace(shield, X)
 
 
 def test_a_logits_processor_is_not_traced() -> None:
     process = sn.LogitsProcessor(sn.RandomizedResponse(1.0))
-    with pytest.raises(sn.ConfigError, match="torch.jit.trace"):
+    with pytest.raises(sn.errors.ConfigError, match="torch.jit.trace"):
         torch.jit.trace(lambda x: process(x, x), X, check_trace=False)
 
 
@@ -259,9 +261,9 @@ def test_a_graph_refuses_a_broken_row_as_eager_answers_do() -> None:
     shield = _exported(sn.Shield(nn.Identity(), sn.Round(1)))
     broken = X.clone()
     broken[2, 0] = torch.nan
-    with pytest.raises(sn.AnswerError, match="NaN or Inf in row 2"):
+    with pytest.raises(sn.errors.AnswerError, match="NaN or Inf in row 2"):
         shield(broken)
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with pytest.raises(sn.AnswerError, match="NaN or Inf in row 2"):
+    with pytest.raises(sn.errors.AnswerError, match="NaN or Inf in row 2"):
         make_fx(sn.Shield(nn.Identity(), sn.Round(1)))(X)(broken)

@@ -301,7 +301,7 @@ def is_safe(*arguments, **settings) -> bool:
     """Says whether a training was refused, or moved by one clip norm at most."""
     try:
         return influence(*arguments, **settings) <= 1.02  # the cut to the grid included
-    except (sn.PreflightFailed, sn.DataError, sn.ConfigError):
+    except (sn.errors.PreflightFailed, sn.errors.DataError, sn.errors.ConfigError):
         return True
 
 
@@ -320,9 +320,9 @@ def test_no_loss_lets_a_record_move_more_than_its_share(loss) -> None:
 @pytest.mark.usefixtures("without_noise")
 def test_no_hook_and_no_augmentation_lets_a_record_move_more_than_its_share() -> None:
     assert is_safe(hooked)
-    assert is_safe(Net, sn.Augment(transform=with_the_last))
-    assert is_safe(Net, sn.Augment(transform=lambda x: x - 10 * x.mean(0)))
-    assert is_safe(Net, sn.Adversarial(0.5, steps=2, low=-100, high=100))
+    assert is_safe(Net, sn.countermeasures.Augment(transform=with_the_last))
+    assert is_safe(Net, sn.countermeasures.Augment(transform=lambda x: x - 10 * x.mean(0)))
+    assert is_safe(Net, sn.countermeasures.Adversarial(0.5, steps=2, low=-100, high=100))
 
 
 @pytest.mark.usefixtures("without_noise")
@@ -356,7 +356,7 @@ def test_code_of_the_users_never_sees_a_record() -> None:
                 Keeping(),
                 (inputs, labels),
                 sn.DPSGD(8.0, 1e-3),
-                sn.Augment(transform=transform),
+                sn.countermeasures.Augment(transform=transform),
                 loss=loss,
                 part=part,
                 epochs=1,
@@ -393,7 +393,7 @@ class Watching(torch.Tensor):
 def test_weights_whose_own_code_would_run_are_refused() -> None:
     model = Net()
     model.register_buffer("scale", torch.ones(8).as_subclass(Watching))
-    with pytest.raises(sn.ConfigError, match="is a Watching, whose own code would see"):
+    with pytest.raises(sn.errors.ConfigError, match="is a Watching, whose own code would see"):
         sn.finetune(model, records(), sn.DPSGD(8.0, 1e-3))
 
 
@@ -432,7 +432,7 @@ def test_a_word_beyond_the_table_is_named(make_model) -> None:
     model = make_model(lambda: nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 2)))
     words = torch.randint(0, 5, (30, 2))
     words[7] = 11
-    with pytest.raises(sn.DataError, match="a number that the model has no place for"):
+    with pytest.raises(sn.errors.DataError, match="a number that the model has no place for"):
         sn.finetune(model, (words, words[:, 0] % 2), sn.DPSGD(8.0, 1e-3), epochs=1)
 
 
@@ -448,5 +448,5 @@ def test_what_is_no_trainable_model_is_refused_by_its_own_name() -> None:
         (Net().to("meta"), "on the meta device"),
         (nn.Linear(8, 2, dtype=torch.complex64), "complex"),
     ):
-        with pytest.raises(sn.ConfigError, match=words):
+        with pytest.raises(sn.errors.ConfigError, match=words):
             sn.finetune(model, records(), sn.DPSGD(8.0, 1e-3))

@@ -74,9 +74,9 @@ DRAWN = {
 @pytest.mark.parametrize("name", MIXING)
 def test_rows_that_change_each_other_are_refused_whatever_does_it(name) -> None:
     shield = sn.harden(Mixes(MIXING[name]))
-    with pytest.raises(sn.AnswerError, match=MIXED):
+    with pytest.raises(sn.errors.AnswerError, match=MIXED):
         shield(ROWS)
-    with pytest.raises(sn.AnswerError, match=MIXED):
+    with pytest.raises(sn.errors.AnswerError, match=MIXED):
         sn.harden(Mixes(MIXING[name]), example=ROWS)
     assert shield.cost(4).bits == 4, "a cost is no answer"
 
@@ -86,7 +86,9 @@ def test_answers_that_are_drawn_are_refused_whatever_draws_them(name) -> None:
     state = torch.get_rng_state()
     for rows in (ROWS, ROWS[:1]):
         shield = sn.harden(Mixes(DRAWN[name]))
-        with pytest.raises(sn.AnswerError, match="differently when it is asked the same again"):
+        with pytest.raises(
+            sn.errors.AnswerError, match="differently when it is asked the same again"
+        ):
             shield(rows)
     if name == "noise of numpy":
         assert torch.equal(torch.get_rng_state(), state)
@@ -98,7 +100,7 @@ def test_what_mixes_by_a_coin_is_refused_and_stays_refused() -> None:
     for _ in range(6):
         try:
             shield(ROWS)
-        except sn.AnswerError:
+        except sn.errors.AnswerError:
             refusals += 1
     assert refusals == 6
 
@@ -111,9 +113,9 @@ def test_a_function_of_arrays_is_tried_as_a_module_is(name) -> None:
         with torch.no_grad():
             return model(torch.from_numpy(x)).numpy()
 
-    with pytest.raises(sn.AnswerError, match=MIXED):
+    with pytest.raises(sn.errors.AnswerError, match=MIXED):
         sn.Shield.around(function, sn.Round(1), outputs="logits")(ROWS.numpy())
-    with pytest.raises(sn.AnswerError, match=MIXED):
+    with pytest.raises(sn.errors.AnswerError, match=MIXED):
         sn.Shield.around(function, sn.Round(1), outputs="logits", example=ROWS.numpy())
 
 
@@ -146,10 +148,12 @@ def _exported(model: nn.Module) -> nn.Module:
 )
 class TestPrograms:
     def test_a_program_exported_in_training_mode_is_refused_by_its_operators(self) -> None:
-        with pytest.raises(sn.ConfigError, match=r"calls aten.batch_norm.default .*model.eval\(\)"):
+        with pytest.raises(
+            sn.errors.ConfigError, match=r"calls aten.batch_norm.default .*model.eval\(\)"
+        ):
             sn.harden(_exported(_net().train()))
         decomposed = torch.export.export(nn.Sequential(nn.Dropout()), (ROWS,)).run_decompositions()
-        with pytest.raises(sn.ConfigError, match=r"calls aten.native_dropout.default"):
+        with pytest.raises(sn.errors.ConfigError, match=r"calls aten.native_dropout.default"):
             sn.harden(decomposed.module())
         program = _exported(_net().eval())
         assert sn.harden(program)(ROWS).shape == (8, 3)
@@ -166,7 +170,7 @@ class TestPrograms:
 
         for make in (_exported, torch.fx.symbolic_trace):
             if make is _exported:
-                with pytest.raises(sn.ConfigError, match="calls aten.rand.default"):
+                with pytest.raises(sn.errors.ConfigError, match="calls aten.rand.default"):
                     sn.harden(make(Draws(6, 4)))
             assert sn.harden(make(Attends(6, 4)))(ROWS).shape == (8, 4)
             off = nn.Sequential(nn.Linear(6, 4), nn.Dropout()).eval()
@@ -176,13 +180,13 @@ class TestPrograms:
             def forward(self, x: Tensor) -> Tensor:
                 return F.dropout(super().forward(x))
 
-        with pytest.raises(sn.ConfigError, match="calls dropout"):
+        with pytest.raises(sn.errors.ConfigError, match="calls dropout"):
             sn.harden(torch.fx.symbolic_trace(Functional(6, 4)))
 
     def test_a_trace_in_training_mode_is_refused_by_what_it_does(self) -> None:
         model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train()
         traced = torch.jit.trace(model, ROWS)
-        with pytest.raises(sn.AnswerError, match=MIXED):
+        with pytest.raises(sn.errors.AnswerError, match=MIXED):
             sn.harden(traced)(ROWS)
 
     def test_a_program_that_takes_one_size_alone_is_tried_in_that_size(self) -> None:
@@ -190,7 +194,7 @@ class TestPrograms:
         shield = sn.harden(fixed, example=ROWS)
         assert shield(ROWS).shape == (8, 4)
         mixing = torch.export.export(Mixes(MIXING["softmax over the batch"]), (ROWS,)).module()
-        with pytest.raises(sn.AnswerError, match=MIXED):
+        with pytest.raises(sn.errors.AnswerError, match=MIXED):
             sn.harden(mixing)(ROWS)
 
 
@@ -253,7 +257,7 @@ class TestTheTrial:
             def forward(self, batch: dict[str, list[Tensor]]) -> Tensor:
                 return super().forward(batch["x"][0]).cumsum(0)
 
-        with pytest.raises(sn.AnswerError, match=MIXED):
+        with pytest.raises(sn.errors.AnswerError, match=MIXED):
             sn.harden(OfDict(6, 4))({"x": [ROWS]})
 
         def of_words(words: list[str]) -> np.ndarray:
@@ -261,7 +265,7 @@ class TestTheTrial:
             return np.stack([lengths / lengths.sum(), 1 - lengths / lengths.sum()], 1)
 
         words = ["a", "of", "the", "with"]
-        with pytest.raises(sn.AnswerError, match="Rows of a batch change each other"):
+        with pytest.raises(sn.errors.AnswerError, match="Rows of a batch change each other"):
             sn.Shield.around(of_words, sn.Label())(words)
         by_itself = sn.Shield.around(
             lambda words: np.array([[1 / len(word), 1 - 1 / len(word)] for word in words]),
@@ -272,10 +276,12 @@ class TestTheTrial:
     def test_rows_that_are_all_alike_show_nothing_and_it_goes_on(self) -> None:
         shield = sn.harden(Mixes(MIXING["scaled by the batch's largest"]), micro_batch=4)
         shield(torch.ones(4, 6))
-        with pytest.raises(sn.AnswerError, match="Rows of a batch change each other"):
+        with pytest.raises(sn.errors.AnswerError, match="Rows of a batch change each other"):
             shield(ROWS)
         for example in (torch.ones(4, 6), ROWS[:1]):
-            with pytest.raises(sn.ConfigError, match="an example of at least two rows that differ"):
+            with pytest.raises(
+                sn.errors.ConfigError, match="an example of at least two rows that differ"
+            ):
                 sn.harden(nn.Linear(6, 4), example=example)
 
     def test_it_begins_anew_where_modules_change_their_mode(self) -> None:
@@ -286,7 +292,7 @@ class TestTheTrial:
         model = Functional(6, 4).eval()
         shield = sn.harden(model, example=ROWS)
         model.train()
-        with pytest.raises(sn.AnswerError, match=RANDOM):
+        with pytest.raises(sn.errors.AnswerError, match=RANDOM):
             shield(ROWS)
         shield.eval()
         assert shield(ROWS).shape == (8, 4)
@@ -313,7 +319,7 @@ class TestTheTrial:
 
     def test_a_compiled_shield_is_not_tried_but_an_example_is(self) -> None:
         torch._dynamo.reset()
-        with pytest.raises(sn.AnswerError, match=MIXED):
+        with pytest.raises(sn.errors.AnswerError, match=MIXED):
             torch.compile(
                 sn.harden(Mixes(MIXING["softmax over the batch"]), example=ROWS),
                 backend="aot_eager",

@@ -82,9 +82,9 @@ def test_the_claim_is_saved_and_comes_back(audited, tmp_path) -> None:
 def test_a_policy_limits_epsilon(audited) -> None:
     _, report = audited
     report.require(sn.Policy({"max_epsilon": 2.0}))
-    with pytest.raises(sn.PolicyFailed, match=r"max_epsilon = 1, the guarantee says 2.00"):
+    with pytest.raises(sn.errors.PolicyFailed, match=r"max_epsilon = 1, the guarantee says 2.00"):
         report.require(sn.Policy({"max_epsilon": 1.0}))
-    with pytest.raises(sn.PolicyFailed, match="nothing is proven of training"):
+    with pytest.raises(sn.errors.PolicyFailed, match="nothing is proven of training"):
         replace(report, guarantee=None).require(sn.Policy({"max_epsilon": 1.0}))
 
 
@@ -92,7 +92,7 @@ def test_a_guarantee_of_steps_bounds_nothing_that_the_model_says(audited) -> Non
     _, report = audited
     steps = replace(GUARANTEE, scope="steps")
     assert with_ceilings([finding("membership.auc")], steps, 1)[0].ceiling is None
-    with pytest.raises(sn.PolicyFailed, match="steps alone"):
+    with pytest.raises(sn.errors.PolicyFailed, match="steps alone"):
         replace(report, guarantee=steps).require(sn.Policy({"max_epsilon": 100.0}))
 
 
@@ -109,14 +109,16 @@ def test_a_measured_bound_above_the_claim_fails_every_policy(audited) -> None:
     low = replace(GUARANTEE, noise=1e4, steps=1)
     shield = report.subjects[-1]
     wrong = replace(shield, findings=with_ceilings([finding("membership.auc")], low, 1))
-    with pytest.raises(sn.PolicyFailed, match="the defense, the accountant or the attack is wrong"):
+    with pytest.raises(
+        sn.errors.PolicyFailed, match="the defense, the accountant or the attack is wrong"
+    ):
         replace(report, subjects=(wrong,)).require(sn.Policy({"max_bits_per_answer": 100}))
 
 
 def test_what_is_no_training_is_refused(linear) -> None:
     data = torch.randn(30, 6), torch.arange(30) % 4
     other = torch.randn(30, 6), torch.arange(30) % 4
-    with pytest.raises(sn.ConfigError, match="Expected finetuned as finetune returns it"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected finetuned as finetune returns it"):
         sn.audit(sn.harden(linear), members=data, nonmembers=other, finetuned=3)
 
 
@@ -125,5 +127,5 @@ def test_a_guarantee_is_about_its_own_weights(audited, linear) -> None:
     data = torch.randn(30, 6), torch.arange(30) % 4
     other = torch.randn(30, 6), torch.arange(30) % 4
     for claimed in (found, found.guarantee):
-        with pytest.raises(sn.ConfigError, match="The guarantee is of other weights"):
+        with pytest.raises(sn.errors.ConfigError, match="The guarantee is of other weights"):
             sn.audit(sn.harden(linear), members=data, nonmembers=other, finetuned=claimed)

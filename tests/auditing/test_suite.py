@@ -122,7 +122,7 @@ class TestAudit:
         report = sn.audit(sn.harden(digits_model), **sets)
         assert "inversion: it needs auxiliary data: pass auxiliary=..." in report.untested
         assert "averaging: the shield gives the same answer every time" in report.untested
-        with pytest.raises(sn.PolicyFailed, match="inversion was not measured"):
+        with pytest.raises(sn.errors.PolicyFailed, match="inversion was not measured"):
             report.require()
 
     def test_records_stay_out_unless_they_are_asked_for(self, digits_model, sets, tmp_path) -> None:
@@ -209,7 +209,9 @@ class TestAudit:
         )
         assert untested in report.untested
         policy = sn.Policy({}, groups={"*": {"max_membership_auc": 1.0}})
-        with pytest.raises(sn.PolicyFailed, match="membership.group.rare = True.auc was not meas"):
+        with pytest.raises(
+            sn.errors.PolicyFailed, match="membership.group.rare = True.auc was not meas"
+        ):
             report.require(policy)
 
     def test_curves_and_durations_come_with_the_findings(self, digits_model, sets) -> None:
@@ -224,16 +226,18 @@ class TestAudit:
     def test_the_gate_raises_with_finding_bound_and_limit(self, digits_model, sets) -> None:
         report = sn.audit(sn.harden(digits_model, "strict"), **sets)
         report.require(sn.Policy({"max_leakage": 0.1, "min_accuracy": 0.9}))
-        with pytest.raises(sn.PolicyFailed, match=r"accuracy 0\.\d+ \[.*\], min_accuracy = 0.99"):
+        with pytest.raises(
+            sn.errors.PolicyFailed, match=r"accuracy 0\.\d+ \[.*\], min_accuracy = 0.99"
+        ):
             report.require(sn.Policy({"min_accuracy": 0.99}))
         accuracy = report["shield"]["accuracy"].value
-        with pytest.raises(sn.PolicyInconclusive, match="inconclusive"):
+        with pytest.raises(sn.errors.PolicyInconclusive, match="inconclusive"):
             report.require(sn.Policy({"min_accuracy": accuracy}))
 
     def test_the_bare_model_alone_is_judged_too(self, digits_model, sets) -> None:
         report = sn.audit(sn.Shield(digits_model), **sets)
         assert [subject.name for subject in report.subjects] == ["bare"]
-        with pytest.raises(sn.PolicyFailed, match="bare: inversion"):
+        with pytest.raises(sn.errors.PolicyFailed, match="bare: inversion"):
             report.require()
 
     def test_labels_and_probabilities_are_audited_as_released(self, digits_model, sets) -> None:
@@ -336,7 +340,7 @@ def test_sets_without_labels_are_audited_for_what_needs_none(digits_model, sets)
     assert "membership: it needs labels: pass members=(inputs, labels)" in report.untested
     assert any(line.startswith("accuracy: it needs labels") for line in report.untested)
     assert any(line.startswith("membership with shadow models") for line in report.untested)
-    with pytest.raises(sn.PolicyFailed, match="membership.auc was not measured"):
+    with pytest.raises(sn.errors.PolicyFailed, match="membership.auc was not measured"):
         report.require()
 
 
@@ -348,7 +352,7 @@ def test_a_biased_split_voids_membership_and_fails_a_policy_that_asks_for_it(
     report = sn.audit(sn.harden(digits_model), **given, tier=SMALL)
     assert report["shield"]["membership.blind"].low > 0.5
     assert any("void" in line for line in report.untested)
-    with pytest.raises(sn.PolicyFailed, match="membership.auc was not measured"):
+    with pytest.raises(sn.errors.PolicyFailed, match="membership.auc was not measured"):
         report.require(sn.Policy({"max_membership_auc": 1.0}))
 
 
@@ -450,38 +454,43 @@ def test_a_decoder_that_draws_is_tried_on_pictures() -> None:
     ],
 )
 def test_what_cannot_be_audited_is_refused(digits_model, sets, change, words) -> None:
-    with pytest.raises(sn.ShieldnetError, match=words):
+    with pytest.raises(sn.errors.ShieldnetError, match=words):
         sn.audit(sn.harden(digits_model), **{**sets, **change})
 
 
 def test_an_audit_of_what_it_cannot_measure_says_so_first(digits_model, sets) -> None:
     several = sn.harden(digits_model, outputs="binary_logits")
     with pytest.raises(
-        sn.ConfigError, match="one row of numbers an answer, the model gives binary_logits at 10"
+        sn.errors.ConfigError,
+        match="one row of numbers an answer, the model gives binary_logits at 10",
     ):
         sn.audit(several, **sets)
 
 
 def test_overlapping_members_and_nonmembers_are_refused(digits_model, sets) -> None:
-    with pytest.raises(sn.DataError, match="500 of the 500 nonmembers are also members"):
+    with pytest.raises(sn.errors.DataError, match="500 of the 500 nonmembers are also members"):
         sn.audit(sn.harden(digits_model), **{**sets, "nonmembers": sets["members"]})
 
 
 def test_labels_outside_the_classes_are_refused(digits_model, sets) -> None:
     inputs, labels = sets["nonmembers"]
-    with pytest.raises(sn.DataError, match="labels of the nonmembers from 0 to 9, got 5 to 14"):
+    with pytest.raises(
+        sn.errors.DataError, match="labels of the nonmembers from 0 to 9, got 5 to 14"
+    ):
         sn.audit(sn.harden(digits_model), **{**sets, "nonmembers": (inputs, labels + 5)})
 
 
 def test_shields_of_different_models_are_refused(sets) -> None:
     shields = {"one": sn.harden(nn.Linear(2, 2)), "two": sn.harden(nn.Linear(2, 2))}
-    with pytest.raises(sn.ConfigError, match="around one model"):
+    with pytest.raises(sn.errors.ConfigError, match="around one model"):
         sn.audit(shields, **sets)
-    with pytest.raises(sn.ConfigError, match="The name bare is kept"):
+    with pytest.raises(sn.errors.ConfigError, match="The name bare is kept"):
         sn.audit({"bare": sn.harden(nn.Linear(2, 2))}, **sets)
-    with pytest.raises(sn.ConfigError, match=r"got Linear. Put one around it: shieldnet.harden"):
+    with pytest.raises(
+        sn.errors.ConfigError, match=r"got Linear. Put one around it: shieldnet.harden"
+    ):
         sn.audit(nn.Linear(2, 2), **sets)
-    with pytest.raises(sn.ConfigError, match="Expected a Shield, or a dict of .*, got list"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected a Shield, or a dict of .*, got list"):
         sn.audit([], **sets)
 
 
@@ -489,14 +498,14 @@ def test_shields_of_different_models_are_refused(sets) -> None:
 def test_what_is_no_report_is_refused(tmp_path, text) -> None:
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(sn.DataError, match="report"):
+    with pytest.raises(sn.errors.DataError, match="report"):
         sn.Report.load(path)
-    with pytest.raises(sn.DataError, match="No such file"):
+    with pytest.raises(sn.errors.DataError, match="No such file"):
         sn.Report.load(tmp_path / "nowhere.json")
 
 
 def test_an_unknown_file_type_is_refused(tmp_path) -> None:
-    with pytest.raises(sn.ConfigError, match=r"\.md, \.xml, \.sarif; got report.pdf"):
+    with pytest.raises(sn.errors.ConfigError, match=r"\.md, \.xml, \.sarif; got report.pdf"):
         save([], tmp_path / "report.pdf")
 
 
@@ -508,7 +517,7 @@ def test_an_undefended_shield_among_others_does_not_slip_through_the_gate(
         {"prod": sn.Shield(digits_model), "strict": sn.harden(digits_model, "strict")}, **sets
     )
     assert [subject.name for subject in report.subjects] == ["bare", "prod", "strict"]
-    with pytest.raises(sn.PolicyFailed, match="prod: max_bits_per_answer = 20"):
+    with pytest.raises(sn.errors.PolicyFailed, match="prod: max_bits_per_answer = 20"):
         report.require(sn.Policy({"max_bits_per_answer": 20}))
 
 
@@ -524,7 +533,9 @@ def test_a_model_without_any_signal_is_still_reported(sets) -> None:
 
 
 def test_data_that_the_model_cannot_read_are_refused_before_the_attacks(sets) -> None:
-    with pytest.raises(sn.DataError, match="The model cannot read the nonmembers .*RuntimeError"):
+    with pytest.raises(
+        sn.errors.DataError, match="The model cannot read the nonmembers .*RuntimeError"
+    ):
         sn.audit(sn.harden(nn.Linear(7, 3)), **sets)
 
 
@@ -535,7 +546,7 @@ def test_data_that_the_model_cannot_read_are_refused_before_the_attacks(sets) ->
 def test_a_damaged_report_is_refused(tmp_path, text) -> None:
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(sn.DataError, match="exactly one report|is damaged"):
+    with pytest.raises(sn.errors.DataError, match="exactly one report|is damaged"):
         sn.Report.load(path)
 
 
@@ -580,7 +591,7 @@ def test_sorted_auxiliary_rows_do_not_hide_a_leak(monkeypatch) -> None:
     tier = sn.Tier("small", (Inversion(decoders=(KernelRidge(),)),))
     report = sn.audit(sn.Shield(Tells()), **sets, tier=tier, engine="inline")
     assert report["bare"]["inversion"].low > 0.2
-    with pytest.raises(sn.PolicyFailed, match="bare: inversion"):
+    with pytest.raises(sn.errors.PolicyFailed, match="bare: inversion"):
         report.require(sn.Policy({"max_leakage": 0.1}))
     game = Game(sn.Shield(Tells()), **{name: Examples(name, *pair) for name, pair in sets.items()})
     assert tier.attacks[0](game).findings[0].low > 0.2
@@ -648,7 +659,7 @@ def test_a_group_too_small_is_listed_and_a_canary_of_no_class_refused(digits_mod
     planted = sn.plant_canaries(sets["auxiliary"], count=40).canaries
     wrong = Examples("canaries", planted.planted.inputs, planted.planted.labels + 9)
     canaries = replace(planted, planted=wrong)
-    with pytest.raises(sn.DataError, match="labels of the canaries from 0 to 9"):
+    with pytest.raises(sn.errors.DataError, match="labels of the canaries from 0 to 9"):
         sn.audit(sn.harden(digits_model), **given, canaries=canaries)
 
 
@@ -675,7 +686,7 @@ def test_records_of_two_sets_are_dropped_from_both_where_it_is_asked_for(
     halves = {"half": (np.arange(len(x)) < 250, np.arange(len(nonmembers[0])) % 2 == 0)}
     given = {**sets, "nonmembers": nonmembers, "groups": halves}
     with pytest.raises(
-        sn.DataError, match=r"duplicates='drop' .--duplicates drop.*shieldnet.split"
+        sn.errors.DataError, match=r"duplicates='drop' .--duplicates drop.*shieldnet.split"
     ):
         sn.audit(sn.harden(digits_model), **given)
     report = sn.audit(sn.harden(digits_model), **given, duplicates="drop")
@@ -689,11 +700,13 @@ def test_records_of_two_sets_are_dropped_from_both_where_it_is_asked_for(
     assert not [one for one in plain["shield"].untested if "were dropped" in one]
     exposed = [row for one in report["bare"].exposed if one.role == "members" for row in one.rows]
     assert all(3 <= row < len(x) for row in exposed)
-    with pytest.raises(sn.DataError, match="Every one of the 500 members stands in another"):
+    with pytest.raises(sn.errors.DataError, match="Every one of the 500 members stands in another"):
         sn.audit(
             sn.harden(digits_model), **{**sets, "nonmembers": sets["members"]}, duplicates="drop"
         )
-    with pytest.raises(sn.ConfigError, match="Expected duplicates to be one of refuse, drop"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="Expected duplicates to be one of refuse, drop"
+    ):
         sn.audit(sn.harden(digits_model), **sets, duplicates="keep")
 
 

@@ -15,7 +15,9 @@ def call(first: int, *, new: int = 0) -> int:
 
 def test_a_setting_by_the_name_that_it_had_is_refused_with_the_new_one() -> None:
     assert call(1, new=2) == 3
-    with pytest.raises(sn.ConfigError, match="call has no setting old: it is called new now"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="call has no setting old: it is called new now"
+    ):
         call(1, old=2)
     assert list(inspect.signature(call).parameters) == ["first", "new"]
     assert call.__doc__ == "Adds."
@@ -37,5 +39,5 @@ def test_a_setting_by_the_name_that_it_had_is_refused_with_the_new_one() -> None
     ],
 )
 def test_renamed_settings_say_their_new_names(make, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         make()

@@ -64,5 +64,5 @@ def test_the_same_seed_plants_the_same_canaries() -> None:
 )
 def test_canaries_that_cannot_be_planted_are_refused(settings, words) -> None:
     given = {"data": records(), "count": 100, **settings}
-    with pytest.raises(sn.ShieldnetError, match=words):
+    with pytest.raises(sn.errors.ShieldnetError, match=words):
         sn.plant_canaries(given.pop("data"), **given)

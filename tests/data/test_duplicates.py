@@ -68,7 +68,9 @@ def test_an_audit_refuses_them_or_drops_them_with_a_count() -> None:
     }
     sets["nonmembers"][:30] = sets["members"][:30] * (1 + 1e-7)
     shield = sn.harden(nn.Linear(6, 3))
-    with pytest.raises(sn.DataError, match="30 of the 120 nonmembers are nearly members .first:"):
+    with pytest.raises(
+        sn.errors.DataError, match="30 of the 120 nonmembers are nearly members .first:"
+    ):
         sn.audit(shield, **sets, tier="quick", shadows=0)
     report = sn.audit(shield, **sets, tier="quick", shadows=0, duplicates="drop")
     line = "30 of the 120 members, 30 of the 120 nonmembers: they stand in another set too, exactly"

@@ -93,7 +93,7 @@ def test_a_split_draws_equal_records_together() -> None:
 
 @pytest.mark.parametrize("shares", [(1.0,), (0.5, 0.6), (0.5, 0.5, 0.0), (-0.5, 1.5)])
 def test_shares_that_divide_nothing_are_refused(shares) -> None:
-    with pytest.raises(sn.ConfigError, match="shares"):
+    with pytest.raises(sn.errors.ConfigError, match="shares"):
         sn.split(X, shares)
 
 

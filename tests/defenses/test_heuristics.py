@@ -40,5 +40,5 @@ def test_the_rank_swap_keeps_the_order_and_nothing_else() -> None:
     [lambda: ReverseSigmoid(0.0), lambda: WorstCaseMemGuard(-1.0), lambda: RankSwap(math.nan)],
 )
 def test_bad_settings_are_refused(make) -> None:
-    with pytest.raises(sn.ConfigError, match="Expected a finite"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected a finite"):
         make()

@@ -59,7 +59,9 @@ def test_noise_on_the_input_differs_between_positions() -> None:
 
 def test_without_the_input_there_is_no_answer() -> None:
     shield = sn.Shield(nn.Linear(3, 4), sn.KeyedNoise(1.0, KEY, on="input"))
-    with pytest.raises(sn.AnswerError, match=r"needs the model's input: call the shield itself"):
+    with pytest.raises(
+        sn.errors.AnswerError, match=r"needs the model's input: call the shield itself"
+    ):
         shield.defend(torch.zeros(2, 4))
 
 
@@ -67,7 +69,9 @@ def test_its_privacy_cost_is_infinite_and_its_key_is_never_shown(tmp_path) -> No
     shield = sn.Shield(nn.Linear(3, 4), sn.ClipNorm(1.0), sn.KeyedNoise(1.0, KEY))
     assert shield.cost(4) == sn.PrivacyCost()
     assert "sixteen" not in repr(shield)
-    with pytest.raises(sn.ConfigError, match=r'secret and is not written .* key = "env:NAME"'):
+    with pytest.raises(
+        sn.errors.ConfigError, match=r'secret and is not written .* key = "env:NAME"'
+    ):
         sn.dump_shield(shield)
 
 
@@ -79,10 +83,10 @@ def test_a_key_comes_from_the_environment(tmp_path, monkeypatch) -> None:
     (noise,) = sn.load_shield(nn.Linear(3, 4), path).defenses
     assert noise == sn.KeyedNoise(1.0, KEY)
     monkeypatch.setenv("SHIELD_KEY", "no digits")
-    with pytest.raises(sn.ConfigError, match="Expected hexadecimal digits in .* SHIELD_KEY"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected hexadecimal digits in .* SHIELD_KEY"):
         sn.load_shield(nn.Linear(3, 4), path)
     path.write_text("version = 1\n" + table.format("0123456789abcdef0123"))
-    with pytest.raises(sn.ConfigError, match="a key does not belong into a file"):
+    with pytest.raises(sn.errors.ConfigError, match="a key does not belong into a file"):
         sn.load_shield(nn.Linear(3, 4), path)
 
 
@@ -96,7 +100,7 @@ def test_a_key_comes_from_the_environment(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_bad_settings_are_refused(settings, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.KeyedNoise(1.0, **settings)
 
 

@@ -142,10 +142,12 @@ class TestLattice:
     def test_what_overflows_is_refused_before_it_becomes_a_number(self) -> None:
         integers = sn.Shield(nn.Identity(), sn.GaussianNoise(1.0, integers=True))
         for row in ([3e38, 0.0, 0.0], [1e30, -1e30, 0.0]):
-            with pytest.raises(sn.AnswerError, match="gave NaN or Inf; nothing was released"):
+            with pytest.raises(
+                sn.errors.AnswerError, match="gave NaN or Inf; nothing was released"
+            ):
                 integers(torch.tensor([row]))
         clipped = sn.Shield(nn.Identity(), sn.ClipNorm(1.0))
-        with pytest.raises(sn.AnswerError, match=r"Center\(\) gave NaN or Inf"):
+        with pytest.raises(sn.errors.AnswerError, match=r"Center\(\) gave NaN or Inf"):
             clipped(torch.tensor([[3e38, 3e38, -3e38]]))
 
     def test_integers_are_the_floats_in_steps(self) -> None:
@@ -174,7 +176,7 @@ class TestLattice:
         ],
     )
     def test_bad_settings_are_refused(self, settings, words) -> None:
-        with pytest.raises(sn.ConfigError, match=words):
+        with pytest.raises(sn.errors.ConfigError, match=words):
             sn.LaplaceNoise(**settings)
 
 
@@ -242,9 +244,9 @@ class TestRandomizedResponse:
 
     def test_more_symbols_than_63_bits_can_tell_apart_are_refused(self) -> None:
         defense = sn.RandomizedResponse(1e-4, bins=2**20)
-        with pytest.raises(sn.ConfigError, match="cannot tell 1048576000 symbols apart"):
+        with pytest.raises(sn.errors.ConfigError, match="cannot tell 1048576000 symbols apart"):
             defense.cost(1000)
-        with pytest.raises(sn.ConfigError, match="choose fewer bins or a larger epsilon"):
+        with pytest.raises(sn.errors.ConfigError, match="choose fewer bins or a larger epsilon"):
             defense(torch.full((1, 1000), 1e-3))
 
     def test_opendp_agrees_about_epsilon(self) -> None:
@@ -258,7 +260,9 @@ class TestRandomizedResponse:
             assert oracle.map(1) == pytest.approx(epsilon, rel=1e-9)
 
     def test_too_large_an_epsilon_is_refused_with_the_honest_defense(self) -> None:
-        with pytest.raises(sn.ConfigError, match=r"Expected epsilon <= 32.*Label\(\) says so"):
+        with pytest.raises(
+            sn.errors.ConfigError, match=r"Expected epsilon <= 32.*Label\(\) says so"
+        ):
             sn.RandomizedResponse(40.0)
 
 
@@ -401,7 +405,7 @@ class TestComposition:
 
     def test_without_a_mechanism_there_is_nothing_to_compose(self) -> None:
         with pytest.raises(
-            sn.ConfigError,
+            sn.errors.ConfigError,
             match="Nothing is proven of Identity .* takes a mechanism",
         ):
             sn.composed_epsilon(sn.harden(nn.Identity()), queries=3, delta=1e-6, classes=4)

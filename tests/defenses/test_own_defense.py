@@ -48,7 +48,9 @@ def test_it_composes_by_what_its_privacy_cost_proves() -> None:
     assert composed == same < 10
     nothing = sn.Shield(nn.Identity(), Plain())
     assert nothing.cost(4).bits == math.inf
-    with pytest.raises(sn.ConfigError, match=r"Nothing is proven of Identity -> Plain\(\) but"):
+    with pytest.raises(
+        sn.errors.ConfigError, match=r"Nothing is proven of Identity -> Plain\(\) but"
+    ):
         sn.composed_epsilon(nothing, queries=2, delta=1e-6, classes=4)
 
 
@@ -57,16 +59,16 @@ def test_it_is_written_and_read_where_it_is_named(tmp_path) -> None:
     path = tmp_path / "shield.toml"
     path.write_text(sn.dump_shield(shield, known=(Mine,)))
     assert sn.load_shield(nn.Identity(), path, known=[Mine]).settings == shield.settings
-    with pytest.raises(sn.ConfigError, match=r"Name it with known=\(Mine,\)"):
+    with pytest.raises(sn.errors.ConfigError, match=r"Name it with known=\(Mine,\)"):
         sn.dump_shield(shield)
-    with pytest.raises(sn.ConfigError, match="Expected name to be one of"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected name to be one of"):
         sn.load_shield(nn.Identity(), path)
 
 
 def test_what_is_no_defense_or_takes_the_name_of_one_is_not_known(tmp_path) -> None:
     impostor = type("Label", (Plain,), {})
     for kind in (3, nn.Linear, Mine(), impostor):
-        with pytest.raises(sn.ConfigError, match="Expected known as classes of defenses"):
+        with pytest.raises(sn.errors.ConfigError, match="Expected known as classes of defenses"):
             sn.load_shield(nn.Identity(), tmp_path / "none.toml", known=(kind,))
     assert DEFENSES["Label"] is sn.Label
 

@@ -23,5 +23,7 @@ def test_who_stands_out_from_nobody_is_not_exposed() -> None:
 
 
 def test_a_finding_lies_between_its_bounds() -> None:
-    with pytest.raises(sn.ConfigError, match="Expected f between its bounds, got 0.6 above 0.4"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="Expected f between its bounds, got 0.6 above 0.4"
+    ):
         sn.Finding("f", 0.5, 0.6, 0.4, 10, 0.0, sn.Threat(), "by hand")

@@ -92,10 +92,10 @@ def test_an_attack_of_ones_own_is_judged_compared_drawn_and_printed(report, tmp_
 
 def test_a_finding_that_nobody_declared_is_refused() -> None:
     with pytest.raises(
-        sn.ConfigError, match=r"the finding toy\.gain among those that Toy declares"
+        sn.errors.ConfigError, match=r"the finding toy\.gain among those that Toy declares"
     ):
         audited(Toy(name="toy.gain"))
-    with pytest.raises(sn.ConfigError, match="Expected Nameless to declare what it finds"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected Nameless to declare what it finds"):
         Tier("nameless", (Nameless(),))
 
 

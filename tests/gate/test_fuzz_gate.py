@@ -43,7 +43,7 @@ def loaded(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     try:
         policy = sn.Policy.load(path)
-    except sn.ShieldnetError:
+    except sn.errors.ShieldnetError:
         return
     verdict = policy.judge([], sn.PrivacyCost())
     assert verdict.judgments
@@ -72,7 +72,7 @@ def test_fuzz_a_policy_with_a_damaged_place(path, place, length, text) -> None:
 def test_fuzz_any_values_as_a_policy(given_limits, required, groups) -> None:
     try:
         policy = sn.Policy(given_limits, required, groups)
-    except sn.ConfigError:
+    except sn.errors.ConfigError:
         return
     assert policy.judge([], sn.PrivacyCost(), groups=("a",)).judgments
 
@@ -82,7 +82,7 @@ def report_loaded(path: Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "replace"))
     try:
         report = sn.Report.load(path)
-    except sn.ShieldnetError:
+    except sn.errors.ShieldnetError:
         return
     assert report.verdict().judgments
     assert str(report)

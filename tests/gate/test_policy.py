@@ -79,7 +79,7 @@ def test_every_limit_can_be_set() -> None:
     ],
 )
 def test_a_bad_limit_never_exists(limits, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.Policy(limits)
 
 
@@ -88,9 +88,9 @@ def test_a_policy_is_read_from_toml(tmp_path) -> None:
     path.write_text("max_leakage = 0.05\n")
     assert sn.Policy.load(path) == sn.Policy({"max_leakage": 0.05})
     path.write_text("")
-    with pytest.raises(sn.ConfigError, match="without a limit passes everything"):
+    with pytest.raises(sn.errors.ConfigError, match="without a limit passes everything"):
         sn.Policy.load(path)
-    with pytest.raises(sn.DataError, match="No such file"):
+    with pytest.raises(sn.errors.DataError, match="No such file"):
         sn.Policy.load(tmp_path / "nowhere.toml")
 
 
@@ -181,7 +181,7 @@ def test_a_verdict_is_true_only_where_all_pass_and_says_what_broke() -> None:
 def test_a_bad_file_is_refused_with_exact_words(tmp_path, text, words) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(text)
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.Policy.load(path)
 
 

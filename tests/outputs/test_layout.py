@@ -49,7 +49,9 @@ def test_a_segmentation_releases_labels_without_the_class_axis() -> None:
 @pytest.mark.parametrize("settings", [{"axis": 1}, {"outputs": "binary_logits"}])
 def test_before_the_first_answer_nothing_is_claimed_of_unknown_positions(settings) -> None:
     shield = sn.harden(Says(), "strict", **settings)
-    with pytest.raises(sn.ConfigError, match="How many positions an answer has is not known"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="How many positions an answer has is not known"
+    ):
         shield.certificate(2)
     assert shield.certificate(2, positions=()).bits == 1
     assert shield.certificate(2, positions=(3, 4)).bits == 12
@@ -69,7 +71,9 @@ def test_a_coarser_grid_shows_one_answer_a_square_and_costs_its_squares() -> Non
 
 
 def test_a_coarser_grid_needs_positions() -> None:
-    with pytest.raises(sn.AnswerError, match=r"Coarsen\(block=2\) expects answers with positions"):
+    with pytest.raises(
+        sn.errors.AnswerError, match=r"Coarsen\(block=2\) expects answers with positions"
+    ):
         sn.Shield(Says(), sn.Coarsen(2), sn.Label())(torch.randn(3, 4))
 
 
@@ -168,9 +172,9 @@ def test_integers_come_on_request_and_are_the_same_mechanism() -> None:
     assert steps.dtype == torch.int64
     assert shield.release == "integers"
     assert shield.cost() == sn.Shield(Says(), chain[0], sn.GaussianNoise(2.0)).cost(10)
-    with pytest.raises(sn.ConfigError, match="Release the integers as they are"):
+    with pytest.raises(sn.errors.ConfigError, match="Release the integers as they are"):
         sn.Shield(Says(), *chain, sn.Label())
-    with pytest.raises(sn.ConfigError, match="integers, which cannot be released as labels"):
+    with pytest.raises(sn.errors.ConfigError, match="integers, which cannot be released as labels"):
         sn.Shield(Says(), *chain, release="labels")
 
 
@@ -311,7 +315,7 @@ def test_answers_defended_by_hand_carry_no_graph_either() -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused_with_the_mend(settings, chain, output, words) -> None:
-    with pytest.raises(sn.AnswerError, match=words):
+    with pytest.raises(sn.errors.AnswerError, match=words):
         sn.Shield(Says(), *chain, **settings)(output)
 
 
@@ -334,7 +338,7 @@ def test_what_cannot_be_read_is_refused_with_the_mend(settings, chain, output, w
     ],
 )
 def test_what_makes_no_sense_is_refused_when_the_shield_is_made(chain, settings, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.Shield(Says(), *chain, **settings)
 
 
@@ -388,7 +392,9 @@ def test_micro_batches_refuse_what_they_cannot_join() -> None:
             return {"logits": x, "rows": list(x)}
 
     shield = sn.harden(Lists(), micro_batch=2, also={"rows": ()})
-    with pytest.raises(sn.AnswerError, match=r"Expected rows.0 to have a row for each of the 2"):
+    with pytest.raises(
+        sn.errors.AnswerError, match=r"Expected rows.0 to have a row for each of the 2"
+    ):
         shield(torch.randn(4, 3))
 
 
@@ -397,7 +403,7 @@ def test_micro_batches_need_something_to_cut() -> None:
         def forward(self, x: list) -> Tensor:
             return torch.tensor(x)
 
-    with pytest.raises(sn.AnswerError, match="Expected a tensor or an array with rows"):
+    with pytest.raises(sn.errors.AnswerError, match="Expected a tensor or an array with rows"):
         sn.harden(OfLists(), micro_batch=2)([[0.0, 1.0]])
 
 

@@ -80,7 +80,7 @@ def test_the_same_type_comes_back_with_a_defended_answer(output, read) -> None:
     ],
 )
 def test_what_no_defense_covers_is_refused_by_name(output, named) -> None:
-    with pytest.raises(sn.AnswerError, match=rf"also returns {named}.*nothing was released"):
+    with pytest.raises(sn.errors.AnswerError, match=rf"also returns {named}.*nothing was released"):
         hardened(output)
 
 
@@ -118,7 +118,9 @@ def test_a_field_without_a_row_for_each_answer_has_no_privacy_cost_and_is_refuse
         outputs={"logits": "logits", "boxes": "values"},
         also={"boxes": (sn.ClipRange(0, 1), sn.RoundTo(0.25))},
     )
-    with pytest.raises(sn.AnswerError, match=r"Expected boxes.0 to have a row for each of the 1"):
+    with pytest.raises(
+        sn.errors.AnswerError, match=r"Expected boxes.0 to have a row for each of the 1"
+    ):
         shield(torch.zeros(1))
 
 
@@ -133,7 +135,7 @@ def test_names_that_change_from_answer_to_answer_are_refused() -> None:
     shield(torch.zeros(1))
     model.output = {"score_9.75": SCORES}
     with pytest.raises(
-        sn.AnswerError, match=r"The first had score_1.25, this one has score_9.75. Have"
+        sn.errors.AnswerError, match=r"The first had score_1.25, this one has score_9.75. Have"
     ):
         shield(torch.zeros(1))
 
@@ -179,12 +181,14 @@ def test_several_axes_are_named_by_field() -> None:
     ],
 )
 def test_an_answer_that_is_not_found_is_refused_with_what_is_there(output, settings, words) -> None:
-    with pytest.raises(sn.AnswerError, match=words):
+    with pytest.raises(sn.errors.AnswerError, match=words):
         hardened(output, **settings)
 
 
 def test_an_answer_that_is_no_tensor_is_refused() -> None:
-    with pytest.raises(sn.AnswerError, match="Expected the answer to be a tensor, got float"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="Expected the answer to be a tensor, got float"
+    ):
         hardened({"a": 0.5}, outputs={"a": "logits"})
 
 
@@ -198,7 +202,9 @@ def test_a_container_that_hides_more_than_its_fields_is_refused() -> None:
         pass
 
     for output in (Secretive(SCORES), Rich(logits=SCORES)):
-        with pytest.raises(sn.AnswerError, match="cannot be built again without what is not"):
+        with pytest.raises(
+            sn.errors.AnswerError, match="cannot be built again without what is not"
+        ):
             hardened(output)
 
 
@@ -212,5 +218,5 @@ def test_a_container_that_hides_more_than_its_fields_is_refused() -> None:
     ],
 )
 def test_settings_that_leave_a_field_open_are_refused(settings, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.harden(Says(SCORES), **settings)

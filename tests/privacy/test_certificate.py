@@ -29,5 +29,5 @@ def test_no_bound_is_said_in_words() -> None:
 
 @pytest.mark.parametrize("arguments", [{"classes": 0}, {"classes": 10, "queries": 0}])
 def test_a_certificate_of_nothing_never_exists(arguments) -> None:
-    with pytest.raises(sn.ConfigError, match="Expected"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected"):
         sn.Certificate("chain", cost=sn.PrivacyCost(), **arguments)

@@ -80,7 +80,7 @@ def test_a_subsampled_curve_can_be_tested_as_it_is() -> None:
 
 def test_guesses_are_chosen_from_the_claim_alone() -> None:
     assert best_guesses(0.1, 1000, 1e-5) >= best_guesses(2.0, 1000, 1e-5)
-    with pytest.raises(sn.ConfigError, match="Expected 2 to 10 guesses"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected 2 to 10 guesses"):
         guessed(torch.zeros(10), torch.zeros(10, dtype=torch.bool), 11)
 
 

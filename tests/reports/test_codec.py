@@ -100,7 +100,7 @@ def test_a_damaged_report_is_refused_at_its_place(report, tmp_path, damage, word
     document = saved(report, path)
     damage(document)
     path.write_text(json.dumps(document))
-    with pytest.raises(sn.DataError, match=words):
+    with pytest.raises(sn.errors.DataError, match=words):
         sn.Report.load(path)
 
 
@@ -111,7 +111,7 @@ def test_a_forged_guarantee_of_absurd_numbers_is_refused_when_it_is_asked(tmp_pa
     document["reports"][0]["guarantee"].update(noise=0.1, rate=0.5, steps=10**7, epsilon=0.1)
     path.write_text(json.dumps(document))
     report = sn.Report.load(path)
-    with pytest.raises(sn.ConfigError, match="in the thousands and promise nothing"):
+    with pytest.raises(sn.errors.ConfigError, match="in the thousands and promise nothing"):
         report.require(sn.Policy({"max_epsilon": 8.0}))
 
 
@@ -128,10 +128,10 @@ def test_a_forged_guarantee_of_absurd_numbers_is_refused_when_it_is_asked(tmp_pa
 def test_what_is_no_report_is_refused(tmp_path, text, words) -> None:
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(sn.DataError, match=words):
+    with pytest.raises(sn.errors.DataError, match=words):
         parsed(path)
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:
-    with pytest.raises(sn.DataError, match="Cannot read .*nowhere.json: No such file"):
+    with pytest.raises(sn.errors.DataError, match="Cannot read .*nowhere.json: No such file"):
         parsed(tmp_path / "nowhere.json")

@@ -50,13 +50,13 @@ def test_what_is_not_measured_any_more_never_passes() -> None:
         of(finding("accuracy", 0.9, 1)),
     )
     assert found.outcome == "inconclusive"
-    with pytest.raises(sn.PolicyInconclusive, match="inversion .* -> not measured any more"):
+    with pytest.raises(sn.errors.PolicyInconclusive, match="inversion .* -> not measured any more"):
         found.require()
 
 
 def test_a_proven_privacy_cost_that_rises_is_worse() -> None:
     one, other = made(subject("strict", 0.0, 3.3)), made(subject("strict", 0.0, 5.3))
-    with pytest.raises(sn.PolicyFailed, match=r"bits an answer, proven, 3.30 -> 5.30"):
+    with pytest.raises(sn.errors.PolicyFailed, match=r"bits an answer, proven, 3.30 -> 5.30"):
         sn.compare(one, other).require()
     assert sn.compare(other, one)
     bare = made(subject("strict", 0.0, math.inf))
@@ -65,7 +65,7 @@ def test_a_proven_privacy_cost_that_rises_is_worse() -> None:
 
 
 def test_a_training_that_lost_its_guarantee_is_worse() -> None:
-    with pytest.raises(sn.PolicyFailed, match="training: epsilon, proven,"):
+    with pytest.raises(sn.errors.PolicyFailed, match="training: epsilon, proven,"):
         sn.compare(made(guarantee=GUARANTEE), made()).require()
 
 

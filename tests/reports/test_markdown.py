@@ -64,6 +64,6 @@ class TestModelCard:
     def test_a_card_that_cannot_be_read_is_left_alone(self, report, tmp_path, text, words) -> None:
         path = tmp_path / "README.md"
         path.write_text(text)
-        with pytest.raises(sn.DataError, match=words):
+        with pytest.raises(sn.errors.DataError, match=words):
             report.save(path)
         assert path.read_text() == text

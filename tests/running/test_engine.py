@@ -69,15 +69,17 @@ def test_what_a_job_raises_comes_through() -> None:
 
 
 def test_unknown_engines_and_what_cannot_be_sent_are_refused() -> None:
-    with pytest.raises(sn.ConfigError, match="Expected engine to be one of inline, processes"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="Expected engine to be one of inline, processes"
+    ):
         run(JOBS, engine="cloud")
     stuck = (x for x in range(3))
-    with pytest.raises(sn.ConfigError, match="cannot be sent to another process"):
+    with pytest.raises(sn.errors.ConfigError, match="cannot be sent to another process"):
         run([(noisy, (stuck,)), (noisy, (stuck,))], engine="processes", workers=2)
 
 
 def test_dask_without_its_package_or_a_client_says_what_to_do() -> None:
-    with pytest.raises(sn.ShieldnetError, match=r"shieldnet\[dask\]|needs a client"):
+    with pytest.raises(sn.errors.ShieldnetError, match=r"shieldnet\[dask\]|needs a client"):
         run(JOBS, engine="dask")
 
 
@@ -95,5 +97,5 @@ def test_jobs_in_threads_of_one_process_do_not_disturb_each_other() -> None:
 
 
 def test_no_workers_are_refused() -> None:
-    with pytest.raises(sn.ConfigError, match="Expected workers >= 1"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected workers >= 1"):
         run(JOBS, engine="processes", workers=0)

@@ -53,7 +53,7 @@ def test_a_damaged_or_pickled_file_is_made_again_not_read(tmp_path) -> None:
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(sn.ConfigError, match="Expected cache to be a folder"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected cache to be a folder"):
         cache_in(tmp_path / "file")
     assert cache_in(None) is None
 
@@ -150,7 +150,7 @@ def test_another_process_finds_the_same_fingerprint(tmp_path) -> None:
 
 
 def test_what_cannot_be_told_is_refused_not_guessed() -> None:
-    with pytest.raises(sn.ConfigError, match="Cannot tell what is in a generator"):
+    with pytest.raises(sn.errors.ConfigError, match="Cannot tell what is in a generator"):
         fingerprint(x for x in range(3))
 
 
@@ -239,12 +239,12 @@ def test_what_is_imported_inside_of_a_function_counts(tmp_path, monkeypatch) -> 
         prints.add(fingerprint(code("def train():\n from their_net import make\n return make()")))
     monkeypatch.delitem(sys.modules, "their_net", raising=False)
     assert len(prints) == 2
-    with pytest.raises(sn.ConfigError, match="Cannot find the module nowhere_at_all"):
+    with pytest.raises(sn.errors.ConfigError, match="Cannot find the module nowhere_at_all"):
         fingerprint(code("def train():\n import nowhere_at_all.part\n return 1"))
 
 
 def test_a_global_that_cannot_be_told_is_refused_too() -> None:
-    with pytest.raises(sn.ConfigError, match="Cannot tell what is in a generator"):
+    with pytest.raises(sn.errors.ConfigError, match="Cannot tell what is in a generator"):
         fingerprint(code("def train(): return next(K)", K=(x for x in range(3))))
     assert fingerprint(code("def train(): log.info('x')", log=logging.getLogger("theirs")))
 

@@ -51,7 +51,7 @@ def test_it_compiles_into_one_graph_and_still_refuses(chain, model, rows) -> Non
     assert shield.cost().bits < float("inf")
     broken = rows.clone()
     broken[3, 0] = float("nan")
-    with pytest.raises(sn.AnswerError, match="NaN or Inf in row 3 of 32"):
+    with pytest.raises(sn.errors.AnswerError, match="NaN or Inf in row 3 of 32"):
         compiled(broken)
 
 
@@ -61,7 +61,7 @@ def test_probabilities_are_checked_in_a_compiled_graph_too() -> None:
         sn.harden(nn.Identity(), outputs="probabilities"), fullgraph=True, backend="aot_eager"
     )
     assert compiled(torch.full((2, 4), 0.25)).shape == (2, 4)
-    with pytest.raises(sn.AnswerError, match="Row 0 of 2 is no distribution: it sums to 4"):
+    with pytest.raises(sn.errors.AnswerError, match="Row 0 of 2 is no distribution: it sums to 4"):
         compiled(torch.ones(2, 4))
 
 
@@ -173,7 +173,9 @@ def test_many_threads_at_many_sizes_get_the_answers_of_one() -> None:
 
 
 def test_an_input_on_another_device_is_named(model) -> None:
-    with pytest.raises(sn.AnswerError, match="The input is on meta, the model on cpu: move one"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="The input is on meta, the model on cpu: move one"
+    ):
         sn.harden(model)(torch.zeros(2, 6, device="meta"))
 
 
@@ -243,19 +245,25 @@ class TestAround:
         assert (answers.argmax(1) == (x @ weight).argmax(1)).all()
 
     def test_what_is_no_function_or_no_array_is_refused(self) -> None:
-        with pytest.raises(sn.ConfigError, match="Expected a function of arrays, got Linear"):
+        with pytest.raises(
+            sn.errors.ConfigError, match="Expected a function of arrays, got Linear"
+        ):
             sn.Shield.around(nn.Linear(2, 2))
-        with pytest.raises(sn.ConfigError, match="Expected a function of arrays, got int"):
+        with pytest.raises(sn.errors.ConfigError, match="Expected a function of arrays, got int"):
             sn.Shield.around(3)
         from sklearn.linear_model import LogisticRegression
 
-        with pytest.raises(sn.ConfigError, match=r"Pass its method: .*estimator.predict_proba"):
+        with pytest.raises(
+            sn.errors.ConfigError, match=r"Pass its method: .*estimator.predict_proba"
+        ):
             sn.Shield.around(LogisticRegression())
-        with pytest.raises(sn.ConfigError, match=r"Shield.around\(estimator.predict_proba"):
+        with pytest.raises(sn.errors.ConfigError, match=r"Shield.around\(estimator.predict_proba"):
             sn.Shield(LogisticRegression())
-        with pytest.raises(sn.AnswerError, match="got torch.int64. Shield what gives scores"):
+        with pytest.raises(
+            sn.errors.AnswerError, match="got torch.int64. Shield what gives scores"
+        ):
             sn.Shield.around(lambda x: np.zeros((2, 3), int))(np.zeros((2, 3)))
-        with pytest.raises(sn.AnswerError, match="function to return numbers, got <U4"):
+        with pytest.raises(sn.errors.AnswerError, match="function to return numbers, got <U4"):
             sn.Shield.around(lambda x: np.array(["spam", "ham"]))(np.zeros((2, 3)))
 
 
@@ -311,9 +319,11 @@ class TestHuggingFace:
 
     def test_hidden_states_attentions_and_losses_are_refused_or_dropped(self, bert, tokens) -> None:
         shield = sn.harden(bert)
-        with pytest.raises(sn.AnswerError, match=r"also returns hidden_states \(Tensor x 3\)"):
+        with pytest.raises(
+            sn.errors.AnswerError, match=r"also returns hidden_states \(Tensor x 3\)"
+        ):
             shield(input_ids=tokens, output_hidden_states=True)
-        with pytest.raises(sn.AnswerError, match=r"also returns loss \(Tensor\)"):
+        with pytest.raises(sn.errors.AnswerError, match=r"also returns loss \(Tensor\)"):
             shield(input_ids=tokens, labels=torch.tensor([0, 1]))
         dropped = sn.harden(bert, drop=("hidden_states", "loss"))
         released = dropped(input_ids=tokens, output_hidden_states=True, labels=torch.tensor([0, 1]))
@@ -322,9 +332,11 @@ class TestHuggingFace:
         assert list(released) == ["logits"]
 
     def test_a_language_model_needs_its_axis_and_loses_its_cache(self, gpt, tokens) -> None:
-        with pytest.raises(sn.AnswerError, match=r"also returns past_key_values \(DynamicCache\)"):
+        with pytest.raises(
+            sn.errors.AnswerError, match=r"also returns past_key_values \(DynamicCache\)"
+        ):
             sn.harden(gpt, axis=-1)(input_ids=tokens)
-        with pytest.raises(sn.AnswerError, match="axis=-1 for a language model"):
+        with pytest.raises(sn.errors.AnswerError, match="axis=-1 for a language model"):
             sn.harden(gpt, drop=("past_key_values",))(input_ids=tokens)
         shield = sn.Shield(gpt, sn.TopK(5), sn.Round(2), axis=-1, drop=("past_key_values",))
         released = shield(input_ids=tokens)
@@ -337,7 +349,9 @@ class TestHuggingFace:
         self, gpt, tokens, transformers
     ) -> None:
         shield = sn.Shield(gpt, sn.TopK(5), sn.Round(2), axis=-1, drop=("past_key_values",))
-        with pytest.raises(sn.BypassError, match="logits_processor=.shield.logits_processor"):
+        with pytest.raises(
+            sn.errors.BypassError, match="logits_processor=.shield.logits_processor"
+        ):
             shield.generate(tokens)
         result = gpt.generate(
             tokens,
@@ -376,9 +390,9 @@ class TestHuggingFace:
         noisy = sn.LogitsProcessor(sn.ClipNorm(10.0), sn.GaussianNoise(0.1), forbidden=[3])
         answers = noisy(torch.zeros(1, 1), torch.tensor([[5.0, 3.0, 0.0, -torch.inf]]))
         assert answers[0, 0] > answers[0, 1] + 1 > answers[0, 2] + 2, "forbidden words take no room"
-        with pytest.raises(sn.AnswerError, match="NaN or Inf"):
+        with pytest.raises(sn.errors.AnswerError, match="NaN or Inf"):
             process(torch.zeros(1, 1), torch.tensor([[torch.nan, 1.0]]))
-        with pytest.raises(sn.ConfigError, match="Expected a shield of logits"):
+        with pytest.raises(sn.errors.ConfigError, match="Expected a shield of logits"):
             sn.harden(nn.Linear(2, 2), outputs="probabilities").logits_processor()
 
 
@@ -401,11 +415,11 @@ assert torch.equal(answers, shield(x))
 assert list(shield.state_dict()) == list(model.state_dict())
 try:
     shield(x, training=True)
-except sn.AnswerError as refused:
+except sn.errors.AnswerError as refused:
     print(refused)
 try:
     shield.predict(x)
-except sn.BypassError as refused:
+except sn.errors.BypassError as refused:
     print(refused)
 """
     pytest.importorskip("keras")

@@ -92,12 +92,12 @@ def test_labels_are_released_as_indices(scores) -> None:
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused_with_the_mend(chain, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.Shield(Fixed(), *chain)
 
 
 def test_noise_on_a_model_of_probabilities_is_refused_with_the_mend() -> None:
-    with pytest.raises(sn.ConfigError, match="outputs are probabilities. Wrap the model"):
+    with pytest.raises(sn.errors.ConfigError, match="outputs are probabilities. Wrap the model"):
         sn.Shield(Fixed(), sn.GaussianNoise(1.0), outputs="probabilities")
 
 
@@ -109,18 +109,24 @@ def test_noise_on_a_model_of_probabilities_is_refused_with_the_mend() -> None:
     ],
 )
 def test_unknown_kinds_are_refused(arguments, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.Shield(Fixed(), **arguments)
 
 
 def test_what_is_no_defense_or_no_model_is_refused() -> None:
-    with pytest.raises(sn.ConfigError, match=r"Expected a defense such as Round\(2\), got 3"):
+    with pytest.raises(
+        sn.errors.ConfigError, match=r"Expected a defense such as Round\(2\), got 3"
+    ):
         sn.Shield(Fixed(), 3)
-    with pytest.raises(sn.ConfigError, match=r"one by one: Shield\(model, TopK\(3\), Round\(1\)\)"):
+    with pytest.raises(
+        sn.errors.ConfigError, match=r"one by one: Shield\(model, TopK\(3\), Round\(1\)\)"
+    ):
         sn.Shield(Fixed(), [sn.TopK(3), sn.Round(1)])
-    with pytest.raises(sn.ConfigError, match=r"Give it its settings: Label\(...\)"):
+    with pytest.raises(sn.errors.ConfigError, match=r"Give it its settings: Label\(...\)"):
         sn.Shield(Fixed(), sn.Label)
-    with pytest.raises(sn.ConfigError, match=r"Expected model to be an nn.Module, got function"):
+    with pytest.raises(
+        sn.errors.ConfigError, match=r"Expected model to be an nn.Module, got function"
+    ):
         sn.Shield(lambda x: x)
 
 
@@ -143,7 +149,7 @@ def test_what_is_no_defense_or_no_model_is_refused() -> None:
     ],
 )
 def test_what_cannot_be_defended_is_refused(output, words) -> None:
-    with pytest.raises(sn.AnswerError, match=words):
+    with pytest.raises(sn.errors.AnswerError, match=words):
         sn.harden(Fixed(output))(torch.zeros(1))
 
 
@@ -152,28 +158,32 @@ def test_a_model_that_returns_nothing_is_refused() -> None:
         def forward(self, x: Tensor) -> None:
             return None
 
-    with pytest.raises(sn.AnswerError, match="The model returned nothing"):
+    with pytest.raises(sn.errors.AnswerError, match="The model returned nothing"):
         sn.harden(Silent())(torch.zeros(1))
 
 
 def test_logits_declared_as_probabilities_are_refused_with_row_and_sum_alone() -> None:
     words = "Row 1 of 2 is no distribution: it sums to 7. Expected probabilities"
-    with pytest.raises(sn.AnswerError, match=words) as error:
+    with pytest.raises(sn.errors.AnswerError, match=words) as error:
         sn.harden(Fixed(), outputs="probabilities")(torch.tensor([[0.5, 0.5], [2.125, 4.875]]))
     assert not any(digits in str(error.value) for digits in ("4.875", "2.125"))
 
 
 def test_probabilities_declared_as_logits_are_refused_at_the_first_answer(scores) -> None:
     for dtype in (torch.float32, torch.float64):
-        with pytest.raises(sn.AnswerError, match="are probabilities, it seems.*outputs='probabil"):
+        with pytest.raises(
+            sn.errors.AnswerError, match="are probabilities, it seems.*outputs='probabil"
+        ):
             sn.harden(Fixed())(scores.to(dtype).softmax(-1))
     segmentation = torch.randn(2, 5, 4, 4).softmax(1)
-    with pytest.raises(sn.AnswerError, match="are probabilities, it seems"):
+    with pytest.raises(sn.errors.AnswerError, match="are probabilities, it seems"):
         sn.harden(Fixed(), axis=1)(segmentation)
 
 
 def test_more_top_classes_than_classes_are_refused_unless_all_will_do(scores) -> None:
-    with pytest.raises(sn.AnswerError, match="expects at least 20 classes, the model has 10"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="expects at least 20 classes, the model has 10"
+    ):
         sn.Shield(Fixed(), sn.TopK(20))(scores)
     assert torch.isfinite(sn.Shield(Fixed(), sn.TopK(20, or_all=True))(scores)).all()
 
@@ -185,7 +195,9 @@ def test_huge_finite_scores_are_defended() -> None:
 
 @pytest.mark.parametrize("chain", [(sn.Temperature(1e-3),), (sn.Temperature(1e-3), sn.Round(1))])
 def test_what_overflows_inside_the_defenses_is_not_released(chain) -> None:
-    with pytest.raises(sn.AnswerError, match=r"Temperature\(.*\) gave NaN or Inf; nothing was rel"):
+    with pytest.raises(
+        sn.errors.AnswerError, match=r"Temperature\(.*\) gave NaN or Inf; nothing was rel"
+    ):
         sn.Shield(Fixed(), *chain)(torch.tensor([[3e38, 1.0, 0.0]]))
 
 
@@ -196,14 +208,16 @@ def test_an_empty_batch_gets_an_empty_answer() -> None:
 def test_another_number_of_classes_is_refused(scores) -> None:
     shield = sn.harden(Fixed())
     shield(scores)
-    with pytest.raises(sn.AnswerError, match="Expected 10 classes as in the first answer, got 4"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="Expected 10 classes as in the first answer, got 4"
+    ):
         shield(torch.zeros(1, 4))
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(), nn.BatchNorm1d(4)])
 def test_layers_in_training_mode_are_refused_by_name(layer) -> None:
     shield = sn.harden(nn.Sequential(nn.Linear(6, 4), layer))
-    with pytest.raises(sn.AnswerError, match=r"layer 1 \(.*\) would make.*Call shield.eval"):
+    with pytest.raises(sn.errors.AnswerError, match=r"layer 1 \(.*\) would make.*Call shield.eval"):
         shield(torch.zeros(2, 6))
     shield.eval()
     assert shield(torch.zeros(2, 6)).shape == (2, 4)
@@ -285,7 +299,7 @@ def test_methods_that_would_bypass_the_shield_raise_and_name_the_way() -> None:
 
     shield = sn.harden(Generates(6, 4))
     words = r"A Shield has no generate.*Call shield\(...\) instead, model.generate\(..., logits_pro"
-    with pytest.raises(sn.BypassError, match=words):
+    with pytest.raises(sn.errors.BypassError, match=words):
         shield.generate()
     assert not hasattr(shield, "generate")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -311,7 +325,9 @@ def test_keyword_arguments_reach_the_model(linear) -> None:
 
 def test_a_certificate_needs_the_number_of_classes_once(linear) -> None:
     shield = sn.harden(linear)
-    with pytest.raises(sn.ConfigError, match=r"Answer a batch first, or give it: .*classes=10"):
+    with pytest.raises(
+        sn.errors.ConfigError, match=r"Answer a batch first, or give it: .*classes=10"
+    ):
         shield.certificate()
     assert shield.certificate(classes=4).bits == 4
     shield(torch.zeros(1, 6))
@@ -362,7 +378,9 @@ def test_a_shield_is_collected_with_its_model() -> None:
 
 def test_batch_norm_without_running_statistics_mixes_rows_and_is_refused() -> None:
     layer = nn.BatchNorm1d(4, track_running_stats=False)
-    with pytest.raises(sn.AnswerError, match="let rows of a batch change each other. Track its"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="let rows of a batch change each other. Track its"
+    ):
         sn.harden(nn.Sequential(nn.Linear(6, 4), layer).eval())(torch.zeros(2, 6))
 
 
@@ -371,10 +389,10 @@ def test_a_layer_put_in_later_and_dropout_inside_a_layer_are_seen() -> None:
     shield = sn.harden(model)
     shield(torch.zeros(2, 6))
     model.append(nn.Dropout())
-    with pytest.raises(sn.AnswerError, match="layer 1"):
+    with pytest.raises(sn.errors.AnswerError, match="layer 1"):
         shield(torch.zeros(2, 6))
     recurrent = nn.ModuleList([nn.LSTM(6, 4, num_layers=2, dropout=0.5)])
-    with pytest.raises(sn.AnswerError, match=r"layer 0 \(LSTM\)"):
+    with pytest.raises(sn.errors.AnswerError, match=r"layer 0 \(LSTM\)"):
         sn.harden(recurrent)(torch.zeros(2, 6))
 
 
@@ -400,12 +418,12 @@ def test_rows_that_sum_to_a_little_less_than_one_are_normalized() -> None:
 def test_a_certificate_of_other_classes_than_those_answered_is_refused(linear) -> None:
     shield = sn.harden(linear)
     for wrong in (1, 0, -3, "10"):
-        with pytest.raises(sn.ConfigError, match="Expected classes >= 2"):
+        with pytest.raises(sn.errors.ConfigError, match="Expected classes >= 2"):
             shield.certificate(classes=wrong)
     shield(torch.zeros(1, 6))
-    with pytest.raises(sn.ConfigError, match="has answered 4 classes, not 2"):
+    with pytest.raises(sn.errors.ConfigError, match="has answered 4 classes, not 2"):
         shield.certificate(classes=2)
-    with pytest.raises(sn.ConfigError, match="expects at least 5 classes, the model has 4"):
+    with pytest.raises(sn.errors.ConfigError, match="expects at least 5 classes, the model has 4"):
         sn.Shield(linear, sn.TopK(5), sn.Round(1)).certificate(classes=4)
 
 
@@ -413,7 +431,7 @@ def test_a_shield_goes_around_a_model_and_never_around_a_shield() -> None:
     """Defenses inside would act before those outside, and no privacy cost would count them."""
     inner = sn.Shield(nn.Linear(3, 4), sn.TopK(2))
     for model in (inner, nn.Sequential(inner, nn.Identity())):
-        with pytest.raises(sn.ConfigError, match="is a Shield already, or holds one"):
+        with pytest.raises(sn.errors.ConfigError, match="is a Shield already, or holds one"):
             sn.harden(model)
-    with pytest.raises(sn.ConfigError, match="A Shield is not trained"):
+    with pytest.raises(sn.errors.ConfigError, match="A Shield is not trained"):
         sn.finetune(inner, (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)))

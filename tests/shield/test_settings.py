@@ -59,9 +59,9 @@ def test_a_setting_that_changes_links_the_chain_anew() -> None:
     settings = sn.ShieldSettings(PRESETS["open"])
     labels = replace(settings, release="labels")
     assert labels.chain.release == "labels" != settings.chain.release
-    with pytest.raises(sn.ConfigError, match="Put TopK"):
+    with pytest.raises(sn.errors.ConfigError, match="Put TopK"):
         replace(settings, defenses=(sn.Round(1), sn.TopK(3)))
-    with pytest.raises(sn.ConfigError, match="Expected extent as Extent"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected extent as Extent"):
         sn.ShieldSettings(extent=10)  # type: ignore[arg-type]
 
 
@@ -82,9 +82,11 @@ def test_a_shield_is_made_of_settings_or_of_keywords_and_not_of_both(linear) -> 
     assert shield.settings == same.settings
     assert torch.equal(shield(x), same(x))
     assert shield.with_model(nn.Linear(6, 4)).settings is settings
-    with pytest.raises(sn.ConfigError, match=r"ShieldSettings alone, got release, axis beside"):
+    with pytest.raises(
+        sn.errors.ConfigError, match=r"ShieldSettings alone, got release, axis beside"
+    ):
         sn.Shield(linear, settings, release="labels", axis=1)
-    with pytest.raises(sn.ConfigError, match="got outputs beside them"):
+    with pytest.raises(sn.errors.ConfigError, match="got outputs beside them"):
         sn.Shield.around(lambda x: x, settings, outputs="values")
     assert sn.Shield.around(lambda x: x, settings).settings is settings
 
@@ -109,7 +111,7 @@ class TestExtents:
         assert shield.cost() == cost
         for rows in (torch.randn(2, 5, 5), torch.randn(2, 4, 7)):
             with pytest.raises(
-                sn.AnswerError, match="as the extent says whose privacy cost was agreed"
+                sn.errors.AnswerError, match="as the extent says whose privacy cost was agreed"
             ):
                 shield(rows)
         assert shield.cost() == cost
@@ -117,7 +119,9 @@ class TestExtents:
 
     def test_other_classes_than_declared_are_refused(self, linear) -> None:
         shield = sn.harden(linear, extent=sn.Extent(5))
-        with pytest.raises(sn.AnswerError, match="Expected at most 5 classes, as the extent"):
+        with pytest.raises(
+            sn.errors.AnswerError, match="Expected at most 5 classes, as the extent"
+        ):
             shield(torch.randn(2, 6))
 
     def test_what_other_fields_cost_is_infinite_until_their_extent_is_known(self) -> None:
@@ -126,7 +130,7 @@ class TestExtents:
         known = sn.Extent(3, (), {"boxes": sn.Extent(2)})
         assert BOXED.cost(known).bits == pytest.approx(main + 2 * math.log2(3))
         assert BOXED.cost(sn.Extent(3, (), {"boxes": None})).bits == main
-        with pytest.raises(sn.ConfigError, match="extents of boxes, got masks"):
+        with pytest.raises(sn.errors.ConfigError, match="extents of boxes, got masks"):
             BOXED.cost(sn.Extent(3, (), {"masks": sn.Extent(2)}))
         shield = sn.Shield(Boxed(), BOXED)
         shield(torch.rand(4, 4))
@@ -135,10 +139,10 @@ class TestExtents:
 
     def test_a_field_beyond_the_declared_extents_is_refused(self) -> None:
         small = replace(BOXED, extent=sn.Extent(3, (), {"boxes": sn.Extent(1)}))
-        with pytest.raises(sn.AnswerError, match="got 2 classes"):
+        with pytest.raises(sn.errors.AnswerError, match="got 2 classes"):
             sn.Shield(Boxed(), small)(torch.rand(4, 4))
         unnamed = replace(BOXED, extent=sn.Extent(3))
-        with pytest.raises(sn.AnswerError, match="nothing of that name"):
+        with pytest.raises(sn.errors.AnswerError, match="nothing of that name"):
             sn.Shield(Boxed(), unnamed)(torch.rand(4, 4))
         assert unnamed.cost(sn.Extent(3)).bits == math.inf
 
@@ -146,7 +150,7 @@ class TestExtents:
         "bad", [{"classes": 0}, {"classes": 2, "positions": (0,)}, {"classes": True}]
     )
     def test_an_extent_counts(self, bad) -> None:
-        with pytest.raises(sn.ConfigError, match="Expected"):
+        with pytest.raises(sn.errors.ConfigError, match="Expected"):
             sn.Extent(**bad)
 
 

@@ -62,21 +62,21 @@ def test_a_preset_can_be_named(tmp_path) -> None:
     ],
 )
 def test_what_toml_says_wrong_is_said_back(tmp_path, text, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         load(tmp_path, f"version = 1\n{text}")
 
 
 def test_another_version_is_refused(tmp_path) -> None:
-    with pytest.raises(sn.ConfigError, match="Expected version = 1 in .*got 2"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected version = 1 in .*got 2"):
         load(tmp_path, 'version = 2\npreset = "open"')
-    with pytest.raises(sn.ConfigError, match="got none"):
+    with pytest.raises(sn.errors.ConfigError, match="got none"):
         load(tmp_path, 'preset = "open"')
 
 
 def test_broken_and_missing_files_are_named(tmp_path) -> None:
-    with pytest.raises(sn.ConfigError, match="is no valid TOML"):
+    with pytest.raises(sn.errors.ConfigError, match="is no valid TOML"):
         load(tmp_path, "version = = 1")
-    with pytest.raises(sn.DataError, match="Cannot read .*nowhere.toml: No such file"):
+    with pytest.raises(sn.errors.DataError, match="Cannot read .*nowhere.toml: No such file"):
         sn.load_shield(nn.Linear(3, 4), tmp_path / "nowhere.toml")
 
 
@@ -99,7 +99,7 @@ def test_broken_and_missing_files_are_named(tmp_path) -> None:
     ],
 )
 def test_a_bad_setting_never_exists(make, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         make()
 
 
@@ -137,7 +137,7 @@ def test_a_structured_shield_written_down_is_read_back_equal(tmp_path) -> None:
 def test_what_could_not_be_read_back_is_not_written(tmp_path) -> None:
     from shieldnet.defenses.heuristics import RankSwap
 
-    with pytest.raises(sn.ConfigError, match="RankSwap cannot be read back from a file"):
+    with pytest.raises(sn.errors.ConfigError, match="RankSwap cannot be read back from a file"):
         sn.dump_shield(sn.Shield(nn.Linear(3, 4), RankSwap()))
     odd = sn.Shield(nn.Linear(3, 4), sn.Label(), drop=("\U0001f600", 'a"b\\', "\x7f\n"))
     assert load(tmp_path, sn.dump_shield(odd)).settings == odd.settings
@@ -160,5 +160,5 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path) -> None:
     ],
 )
 def test_wrong_shapes_of_settings_are_said_back(tmp_path, text, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         load(tmp_path, f"version = 1\n{text}")

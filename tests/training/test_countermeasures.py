@@ -15,16 +15,16 @@ def finetune(model, data, *countermeasures, **settings):
 
 
 ALL = [
-    sn.Augment(noise=0.1),
-    sn.WeightDecay(1e-2),
-    sn.LabelSmoothing(0.2),
-    sn.LabelSmoothing(-0.05),
-    sn.Adversarial(0.1, steps=3, low=-5, high=5),
-    sn.Adversarial(0.1, steps=3, low=-5, high=5, trades=2.0),
-    sn.AntiAdversarial(0.1, low=-5, high=5),
-    sn.TransferFreeze(1),
-    sn.BiDO(("1",)),
-    sn.MID("1"),
+    sn.countermeasures.Augment(noise=0.1),
+    sn.countermeasures.WeightDecay(1e-2),
+    sn.countermeasures.LabelSmoothing(0.2),
+    sn.countermeasures.LabelSmoothing(-0.05),
+    sn.countermeasures.Adversarial(0.1, steps=3, low=-5, high=5),
+    sn.countermeasures.Adversarial(0.1, steps=3, low=-5, high=5, trades=2.0),
+    sn.countermeasures.AntiAdversarial(0.1, low=-5, high=5),
+    sn.countermeasures.TransferFreeze(1),
+    sn.countermeasures.BiDO(("1",)),
+    sn.countermeasures.MID("1"),
 ]
 
 
@@ -46,13 +46,13 @@ def test_what_composes_with_dp_is_private(countermeasure, table, mlp) -> None:
 
 @pytest.mark.parametrize("countermeasure", [one for one in ALL if not one.private], ids=str)
 def test_what_mixes_records_does_not_compose_with_dp(countermeasure, table, mlp) -> None:
-    with pytest.raises(sn.ConfigError, match="does not compose with DPSGD"):
+    with pytest.raises(sn.errors.ConfigError, match="does not compose with DPSGD"):
         finetune(mlp, table, countermeasure, sn.DPSGD(8.0, 1e-3))
 
 
 def test_an_augmentation_that_mixes_records_is_caught_by_preflight(table, mlp) -> None:
-    mixing = sn.Augment(transform=lambda inputs: inputs - inputs.mean(0))
-    with pytest.raises(sn.PreflightFailed, match="mixed records in the countermeasures"):
+    mixing = sn.countermeasures.Augment(transform=lambda inputs: inputs - inputs.mean(0))
+    with pytest.raises(sn.errors.PreflightFailed, match="mixed records in the countermeasures"):
         finetune(mlp, table, mixing, sn.DPSGD(8.0, 1e-3))
 
 
@@ -60,10 +60,10 @@ def test_all_of_them_compose(table, mlp) -> None:
     found = finetune(
         mlp,
         table,
-        sn.Augment(noise=0.05),
-        sn.WeightDecay(1e-3),
-        sn.LabelSmoothing(0.1),
-        sn.Adversarial(0.05, steps=2, low=-5, high=5, trades=1.0),
+        sn.countermeasures.Augment(noise=0.05),
+        sn.countermeasures.WeightDecay(1e-3),
+        sn.countermeasures.LabelSmoothing(0.1),
+        sn.countermeasures.Adversarial(0.05, steps=2, low=-5, high=5, trades=1.0),
         epochs=15,
     )
     assert accuracy(found.model, table) > 0.8
@@ -73,11 +73,11 @@ def test_shifts_and_flips_keep_pixels_and_move_each_picture_by_itself() -> None:
     pictures = torch.arange(1.0, 51).reshape(2, 1, 5, 5).repeat(40, 1, 1, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        moved = sn.Augment(shift=1).move(pictures, None, None, None)
+        moved = sn.countermeasures.Augment(shift=1).move(pictures, None, None, None)
     assert moved.shape == pictures.shape
     centers = {float(one[0, 2, 2]) for one in moved[::2]}
     assert centers == {7.0, 8.0, 9.0, 12.0, 13.0, 14.0, 17.0, 18.0, 19.0}
-    flipped = sn.Augment(flip=True).move(pictures, None, None, None)
+    flipped = sn.countermeasures.Augment(flip=True).move(pictures, None, None, None)
     kept = [torch.equal(one, other) for one, other in zip(flipped, pictures, strict=True)]
     assert 0 < sum(kept) < 80
     assert all(
@@ -87,10 +87,14 @@ def test_shifts_and_flips_keep_pixels_and_move_each_picture_by_itself() -> None:
 
 
 def test_views_without_augmentation_are_refused(table, mlp) -> None:
-    with pytest.raises(sn.ConfigError, match="all the same without Augment"):
+    with pytest.raises(sn.errors.ConfigError, match="all the same without Augment"):
         finetune(mlp, table, sn.DPSGD(8.0, 1e-3, augmentations=4))
     found = finetune(
-        mlp, table, sn.Augment(noise=0.1), sn.DPSGD(8.0, 1e-3, augmentations=4), epochs=2
+        mlp,
+        table,
+        sn.countermeasures.Augment(noise=0.1),
+        sn.DPSGD(8.0, 1e-3, augmentations=4),
+        epochs=2,
     )
     assert found.guarantee.epsilon <= 8
 
@@ -113,16 +117,16 @@ def test_positions_are_averaged_within_their_record_and_some_count_for_nothing()
 def test_adversarial_inputs_stay_in_the_ball_and_raise_the_loss(table, mlp) -> None:
     inputs, labels = table
     loss = Criterion()
-    attack = sn.Adversarial(0.2, low=-5, high=5)
+    attack = sn.countermeasures.Adversarial(0.2, low=-5, high=5)
     moved = attack.move(inputs, labels, mlp, loss)
     assert float((moved - inputs).abs().max()) <= 0.2 + 1e-6
     assert (loss(mlp(moved), labels) > loss(mlp(inputs), labels)).double().mean() > 0.95
-    easier = sn.AntiAdversarial(0.2, low=-5, high=5).move(inputs, labels, mlp, loss)
+    easier = sn.countermeasures.AntiAdversarial(0.2, low=-5, high=5).move(inputs, labels, mlp, loss)
     assert (loss(mlp(easier), labels) < loss(mlp(inputs), labels)).double().mean() > 0.95
 
 
 def test_adversarial_training_makes_robust(table, mlp) -> None:
-    attack = sn.Adversarial(0.3, low=-5, high=5)
+    attack = sn.countermeasures.Adversarial(0.3, low=-5, high=5)
     plain, robust = (finetune(mlp, table, *chosen, epochs=30).model for chosen in ((), (attack,)))
     right = [
         accuracy(one, (attack.move(*table, one, Criterion()), table[1])) for one in (plain, robust)
@@ -131,7 +135,7 @@ def test_adversarial_training_makes_robust(table, mlp) -> None:
 
 
 def test_a_frozen_layer_stays_as_it_came(table, mlp) -> None:
-    found = finetune(mlp, table, sn.TransferFreeze(1), epochs=2).model
+    found = finetune(mlp, table, sn.countermeasures.TransferFreeze(1), epochs=2).model
     assert torch.equal(found[0].weight, mlp[0].weight)
     assert not torch.equal(found[2].weight, mlp[2].weight)
 
@@ -139,30 +143,30 @@ def test_a_frozen_layer_stays_as_it_came(table, mlp) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: sn.Augment(), "changes nothing"),
-        (lambda: sn.Augment(noise=-1.0), "Expected noise >= 0"),
-        (lambda: sn.WeightDecay(0.0), "Expected a finite rate > 0"),
-        (lambda: sn.LabelSmoothing(0.0), "Expected amount between"),
-        (lambda: sn.Adversarial(0.0), "Expected a finite epsilon > 0"),
-        (lambda: sn.Adversarial(0.1, low=1.0, high=0.0), "Expected low < high"),
-        (lambda: sn.TransferFreeze(0), "Expected layers >= 1"),
-        (lambda: sn.BiDO("1"), "Expected the names of hidden modules"),
-        (lambda: sn.MID(""), "Expected the names of hidden modules"),
+        (lambda: sn.countermeasures.Augment(), "changes nothing"),
+        (lambda: sn.countermeasures.Augment(noise=-1.0), "Expected noise >= 0"),
+        (lambda: sn.countermeasures.WeightDecay(0.0), "Expected a finite rate > 0"),
+        (lambda: sn.countermeasures.LabelSmoothing(0.0), "Expected amount between"),
+        (lambda: sn.countermeasures.Adversarial(0.0), "Expected a finite epsilon > 0"),
+        (lambda: sn.countermeasures.Adversarial(0.1, low=1.0, high=0.0), "Expected low < high"),
+        (lambda: sn.countermeasures.TransferFreeze(0), "Expected layers >= 1"),
+        (lambda: sn.countermeasures.BiDO("1"), "Expected the names of hidden modules"),
+        (lambda: sn.countermeasures.MID(""), "Expected the names of hidden modules"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         make()
 
 
 def test_what_does_not_fit_the_data_is_said(table, mlp) -> None:
     for countermeasure, words in (
-        (sn.Augment(shift=1), "Only pictures"),
-        (sn.BiDO(("nowhere",)), "has no module 'nowhere'"),
-        (sn.TransferFreeze(2), "Expected layers below 2"),
+        (sn.countermeasures.Augment(shift=1), "Only pictures"),
+        (sn.countermeasures.BiDO(("nowhere",)), "has no module 'nowhere'"),
+        (sn.countermeasures.TransferFreeze(2), "Expected layers below 2"),
         ("WeightDecay", "Expected countermeasures such as"),
     ):
-        with pytest.raises(sn.ConfigError, match=words):
+        with pytest.raises(sn.errors.ConfigError, match=words):
             finetune(mlp, table, countermeasure)
-    with pytest.raises(sn.ConfigError, match="LabelSmoothing needs the built-in loss"):
-        finetune(mlp, table, sn.LabelSmoothing(0.1), loss=nn.CrossEntropyLoss())
+    with pytest.raises(sn.errors.ConfigError, match="LabelSmoothing needs the built-in loss"):
+        finetune(mlp, table, sn.countermeasures.LabelSmoothing(0.1), loss=nn.CrossEntropyLoss())

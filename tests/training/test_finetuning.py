@@ -131,7 +131,9 @@ def test_a_low_rank_change_has_low_rank(table, mlp) -> None:
 def test_the_last_layer_is_trained_on_what_goes_into_it(table, mlp) -> None:
     private = sn.DPSGD(8.0, 1e-3)
     quick = sn.finetune(mlp, table, private, epochs=3, part="last", seed=0).model
-    slow = sn.finetune(mlp, table, private, sn.Augment(noise=1e-9), epochs=3, part="last", seed=0)
+    slow = sn.finetune(
+        mlp, table, private, sn.countermeasures.Augment(noise=1e-9), epochs=3, part="last", seed=0
+    )
     for one, other in zip(quick.parameters(), slow.model.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-4)
 
@@ -310,10 +312,10 @@ sn.finetune(
 def test_a_checkpoint_of_another_training_or_a_broken_one_is_refused(table, mlp, tmp_path) -> None:
     settings = {"epochs": 2, "seed": 3, "checkpoint": tmp_path}
     sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), **settings)
-    with pytest.raises(sn.TrainingFailed, match="belongs to another training"):
+    with pytest.raises(sn.errors.TrainingFailed, match="belongs to another training"):
         sn.finetune(mlp, table, sn.DPSGD(2.0, 1e-3), **settings)
     (tmp_path / "finetune.pt").write_bytes(b"nonsense")
-    with pytest.raises(sn.TrainingFailed, match="is not what was saved with this key"):
+    with pytest.raises(sn.errors.TrainingFailed, match="is not what was saved with this key"):
         sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), **settings)
 
 
@@ -322,12 +324,12 @@ def test_a_checkpoint_is_never_unpickled(table, mlp, tmp_path) -> None:
 
     (tmp_path / "finetune.pt").write_bytes(pickle.dumps(subprocess.Popen))
     (tmp_path / "finetune.key").write_bytes(bytes(32))
-    with pytest.raises(sn.TrainingFailed, match="is not what was saved with this key"):
+    with pytest.raises(sn.errors.TrainingFailed, match="is not what was saved with this key"):
         sn.finetune(mlp, table, epochs=1, checkpoint=tmp_path)
 
 
 def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
-    with pytest.raises(sn.TrainingFailed, match="Take a smaller lr"):
+    with pytest.raises(sn.errors.TrainingFailed, match="Take a smaller lr"):
         sn.finetune(
             mlp,
             (table[0] * 100, table[0].sum(1)),
@@ -357,7 +359,7 @@ def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, words, table, mlp) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.finetune(mlp, table, **settings)
 
 
@@ -381,12 +383,12 @@ def test_settings_that_make_no_sense_are_refused(settings, words, table, mlp) ->
     ],
 )
 def test_private_settings_that_make_no_sense_are_refused(settings, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.DPSGD(**settings)
 
 
 def test_a_delta_that_allows_a_record_to_be_published_is_refused(table, mlp) -> None:
-    with pytest.raises(sn.ConfigError, match="Expected delta below 1 / 120 records"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected delta below 1 / 120 records"):
         sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-2))
 
 
@@ -400,7 +402,7 @@ def test_a_delta_that_allows_a_record_to_be_published_is_refused(table, mlp) -> 
     ],
 )
 def test_data_that_is_none_is_refused(data, words, mlp) -> None:
-    with pytest.raises(sn.DataError, match=words):
+    with pytest.raises(sn.errors.DataError, match=words):
         sn.finetune(mlp, data)
 
 
@@ -441,17 +443,19 @@ def test_low_rank_changes_reach_layers_whose_weights_are_read_past_them(table, m
 
 def test_what_does_not_fit_is_said_before_anything_is_trained(table, mlp) -> None:
     inputs, labels = table
-    with pytest.raises(sn.DataError, match="Expected labels from 0 to 2.*got 5 to 7"):
+    with pytest.raises(sn.errors.DataError, match="Expected labels from 0 to 2.*got 5 to 7"):
         sn.finetune(mlp, (inputs, labels + 5))
-    with pytest.raises(sn.DataError, match=r"cannot read inputs of shape \(2, 5\)"):
+    with pytest.raises(sn.errors.DataError, match=r"cannot read inputs of shape \(2, 5\)"):
         sn.finetune(mlp, (inputs[:, :5], labels))
-    with pytest.raises(sn.DataError, match="Expected a label for each of the values"):
+    with pytest.raises(sn.errors.DataError, match="Expected a label for each of the values"):
         sn.finetune(mlp, (inputs, labels.float()), outputs="values")
     for wrong in (labels * 290, labels.float() - 0.5):
         data = inputs, wrong[:, None].expand(-1, 3)
-        with pytest.raises(sn.DataError, match="Expected labels of binary_logits from 0 to 1"):
+        with pytest.raises(
+            sn.errors.DataError, match="Expected labels of binary_logits from 0 to 1"
+        ):
             sn.finetune(mlp, data, sn.DPSGD(8.0, 1e-3), outputs="binary_logits")
-    with pytest.raises(sn.ConfigError, match="Expected an nn.Module"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected an nn.Module"):
         sn.finetune("model", table)
 
 
@@ -474,7 +478,7 @@ def test_shared_and_tied_layers_give_what_was_trained(table, make_model) -> None
     words = torch.randint(0, 20, (60, 4), generator=torch.Generator().manual_seed(0))
     data = words, words[:, 0]
     model = make_model(Tied)
-    with pytest.raises(sn.ConfigError, match="whose weight is its own"):
+    with pytest.raises(sn.errors.ConfigError, match="whose weight is its own"):
         sn.finetune(model, data, part="lora")
     loss = nn.CrossEntropyLoss()
     found = sn.finetune(model, data, part="last", epochs=20, seed=0).model
@@ -522,13 +526,13 @@ def test_yes_or_no_leaves_out_what_is_not_labeled() -> None:
     ],
 )
 def test_labels_of_another_form_are_refused(labels, words, table, mlp) -> None:
-    with pytest.raises(sn.ShieldnetError, match=words):
+    with pytest.raises(sn.errors.ShieldnetError, match=words):
         sn.finetune(mlp, (table[0], labels))
 
 
 def test_one_number_a_record_asks_what_it_is(table, make_model) -> None:
     line = make_model(lambda: nn.Linear(12, 1))
-    with pytest.raises(sn.DataError, match="say outputs='binary_logits' or 'values'"):
+    with pytest.raises(sn.errors.DataError, match="say outputs='binary_logits' or 'values'"):
         sn.finetune(line, (table[0], (table[1] == 0).long()))
     yes = sn.finetune(line, (table[0], table[1] == 0), outputs="binary_logits", epochs=1, seed=0)
     assert yes.steps == 2

@@ -100,12 +100,12 @@ def test_models_of_probabilities_and_of_one_yes_or_no_are_trained() -> None:
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(settings, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.Recipe(**{"make_model": small, **settings})
 
 
 def test_what_makes_no_model_and_what_has_no_rows_is_refused() -> None:
-    with pytest.raises(sn.ConfigError, match="make_model to return an nn.Module, got int"):
+    with pytest.raises(sn.errors.ConfigError, match="make_model to return an nn.Module, got int"):
         sn.Recipe(lambda: 3)(data(), 0)
-    with pytest.raises(sn.DataError, match="no rows"):
+    with pytest.raises(sn.errors.DataError, match="no rows"):
         sn.Recipe(small).models(*data(), [torch.arange(0)], [0])

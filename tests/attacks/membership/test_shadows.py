@@ -211,12 +211,12 @@ def breaks(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
     ],
 )
 def test_a_train_function_that_is_wrong_is_named(wrong, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         trained(order(wrong), engine="inline")
 
 
 def test_too_few_shadows_and_missing_labels_are_said() -> None:
-    with pytest.raises(sn.ConfigError, match="at least 4 shadows, got 3"):
+    with pytest.raises(sn.errors.ConfigError, match="at least 4 shadows, got 3"):
         order(count=3)
     bare = Examples("members", SETS["members"].inputs)
     with pytest.raises(NotApplicable, match="needs labels: pass members="):

@@ -90,7 +90,7 @@ def test_what_is_no_graph_is_refused_with_the_reason(function, words) -> None:
 
 def test_our_own_errors_pass() -> None:
     def function(x):
-        raise sn.ConfigError("Expected something else.")
+        raise sn.errors.ConfigError("Expected something else.")
 
-    with pytest.raises(sn.ConfigError, match="something else"):
+    with pytest.raises(sn.errors.ConfigError, match="something else"):
         capture(function, (torch.zeros(3),))

@@ -108,7 +108,7 @@ def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, words) -> None:
-    with pytest.raises(sn.ConfigError, match=words):
+    with pytest.raises(sn.errors.ConfigError, match=words):
         sn.AdaptiveClip(**settings)
 
 

@@ -31,7 +31,7 @@ def test_the_noise_is_what_is_claimed_and_the_grid_is_fine(noise, clip, numbers,
 
 
 def test_what_float64_cannot_hold_is_refused() -> None:
-    with pytest.raises(sn.ConfigError, match="does not fit into float64"):
+    with pytest.raises(sn.errors.ConfigError, match="does not fit into float64"):
         Lattice.of(1e-9, 1.0, numbers=10**8, records=10**9, error=0.0)
 
 
@@ -152,7 +152,7 @@ def test_tables_decide_every_draw_by_256_bits() -> None:
 
 def test_deviations_between_those_of_the_tables_are_refused() -> None:
     for deviation in (1.0, 1600.0, 7000.0, 1_600_000.0, 1e8):
-        with pytest.raises(sn.ConfigError, match="Expected a deviation between"):
+        with pytest.raises(sn.errors.ConfigError, match="Expected a deviation between"):
             lattice_levels(deviation)
 
 

@@ -146,7 +146,9 @@ def test_batch_norm_is_refused_by_name_and_the_mend_works(
     model = make_model(make)
     if model[1].affine:
         nn.init.constant_(model[1].weight, 1.5)
-    with pytest.raises(sn.PreflightFailed, match=f"batch statistics in 1: BatchNorm2d.*{fix}"):
+    with pytest.raises(
+        sn.errors.PreflightFailed, match=f"batch statistics in 1: BatchNorm2d.*{fix}"
+    ):
         train(model, pictures)
     found = train(model, pictures, fix=True)
     assert isinstance(found.model[1], kept)
@@ -166,7 +168,9 @@ def test_batch_norm_is_refused_by_name_and_the_mend_works(
 def test_batch_statistics_in_forward_are_blamed_on_their_module(
     make, where, table, make_model
 ) -> None:
-    with pytest.raises(sn.PreflightFailed, match=f"batch statistics in {where}: .* Centered says"):
+    with pytest.raises(
+        sn.errors.PreflightFailed, match=f"batch statistics in {where}: .* Centered says"
+    ):
         train(make_model(make), table)
 
 
@@ -177,14 +181,14 @@ def test_batch_statistics_cannot_reach_a_graph_of_one_record(table, make_model) 
 
 def test_a_class_weighted_mean_is_refused_and_its_sum_is_not(table, mlp) -> None:
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 10.0]))
-    with pytest.raises(sn.PreflightFailed, match="weighted loss .*reduction='none'"):
+    with pytest.raises(sn.errors.PreflightFailed, match="weighted loss .*reduction='none'"):
         train(mlp, table, loss=weighted)
     assert train(mlp, table, loss=weighted, fix=True).guarantee.epsilon <= 8
     assert weighted.reduction == "mean"
 
 
 def test_a_loss_that_joins_records_is_refused(table, mlp) -> None:
-    with pytest.raises(sn.ConfigError, match="Expected a loss for each of"):
+    with pytest.raises(sn.errors.ConfigError, match="Expected a loss for each of"):
         train(mlp, table, loss=lambda output, labels: F.cross_entropy(output, labels))
 
 
@@ -276,7 +280,9 @@ class Peak(nn.Module):
 
 
 def test_statistics_that_are_taken_in_training_alone_are_found(table, make_model) -> None:
-    with pytest.raises(sn.PreflightFailed, match="batch statistics in the model's own forward"):
+    with pytest.raises(
+        sn.errors.PreflightFailed, match="batch statistics in the model's own forward"
+    ):
         train(make_model(OnlyInTraining), table)
 
 
@@ -286,7 +292,7 @@ def test_layers_whose_rows_are_no_records_are_trained(table, make_model) -> None
 
 
 def test_weights_that_a_forward_pass_writes_into_are_refused(make_model) -> None:
-    with pytest.raises(sn.PreflightFailed, match="moving weight in table.weight.*max_norm"):
+    with pytest.raises(sn.errors.PreflightFailed, match="moving weight in table.weight.*max_norm"):
         train(make_model(Renormed), words())
 
 
@@ -326,8 +332,8 @@ def test_an_augmentation_that_mixes_now_and_then_is_found(table, mlp) -> None:
     def mixup(inputs):
         return (inputs + inputs.flip(0)) / 2 if torch.rand(()) > 0.6 else inputs
 
-    with pytest.raises(sn.PreflightFailed, match="mixed records|asks for the value"):
-        train(mlp, table, sn.Augment(transform=mixup))
+    with pytest.raises(sn.errors.PreflightFailed, match="mixed records|asks for the value"):
+        train(mlp, table, sn.countermeasures.Augment(transform=mixup))
 
 
 def test_layers_with_many_states_are_not_taken_for_records(table, make_model) -> None:
@@ -358,7 +364,7 @@ def test_coins_that_draw_nobody_are_no_error(pictures, make_model) -> None:
 
 def test_a_weight_that_the_loss_never_sees_is_named_and_frozen(table, make_model) -> None:
     model = make_model(Unseen)
-    with pytest.raises(sn.PreflightFailed, match="unseen weight in forgotten.weight"):
+    with pytest.raises(sn.errors.PreflightFailed, match="unseen weight in forgotten.weight"):
         train(model, table)
     found = train(model, table, fix=True).model
     assert torch.equal(found.forgotten.weight, model.forgotten.weight)
@@ -369,7 +375,7 @@ def test_buffers_that_move_in_training_are_refused(table, make_model) -> None:
     model = make_model(
         lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(12, 3)))
     )
-    with pytest.raises(sn.PreflightFailed, match="moving buffer in 0.parametrizations"):
+    with pytest.raises(sn.errors.PreflightFailed, match="moving buffer in 0.parametrizations"):
         train(model, table)
 
 
@@ -443,7 +449,7 @@ def test_samplers_and_joins_that_would_be_dropped_are_refused(table, mlp) -> Non
         (DataLoader(data, batch_sampler=[[0, 1], [2]]), "would be lost"),
         (DataLoader(data, batch_size=8, collate_fn=lambda rows: rows), "collate_fn"),
     ):
-        with pytest.raises(sn.DataError, match=words):
+        with pytest.raises(sn.errors.DataError, match=words):
             train(mlp, loader)
 
 
@@ -457,7 +463,7 @@ def test_a_plain_loader_gives_its_records_and_batch_but_not_its_order(table, mlp
 def test_records_that_are_not_finite_are_named(bad, table, mlp) -> None:
     inputs = table[0].clone()
     inputs[7, 3] = bad
-    with pytest.raises(sn.DataError, match="record 7"):
+    with pytest.raises(sn.errors.DataError, match="record 7"):
         train(mlp, (inputs, table[1]))
 
 
@@ -480,7 +486,7 @@ def test_clipping_per_batch_is_caught_before_a_step_is_taken(table, mlp, monkeyp
             part.add(total, torch.full((count,), clip, dtype=torch.float64), slice(None))
 
     monkeypatch.setattr("shieldnet.training.private.preflight.clipped_sum", per_batch)
-    with pytest.raises(sn.PreflightFailed, match="one record moved the clipped sum by"):
+    with pytest.raises(sn.errors.PreflightFailed, match="one record moved the clipped sum by"):
         train(mlp, table)
 
 
@@ -588,7 +594,7 @@ class Counting(nn.Module):
     ],
 )
 def test_what_cannot_be_computed_is_not_called_unsafe(make, words, table, make_model) -> None:
-    with pytest.raises(sn.PreflightFailed, match=words) as refused:
+    with pytest.raises(sn.errors.PreflightFailed, match=words) as refused:
         train(make_model(make), table)
     assert "moved the clipped sum" not in str(refused.value)
 
