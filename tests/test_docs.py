@@ -38,7 +38,7 @@ def test_the_policy_that_is_shown_is_one(tmp_path) -> None:
 
 def test_every_form_of_a_report_is_explained() -> None:
     text = (DOCS / "gate.md").read_text()
-    assert all(f"`{suffix}`" in text for suffix in formats._FORMS)
+    assert all(f"`{suffix}`" in text for suffix in formats.FORMATS)
 
 
 def test_every_defense_and_preset_is_in_the_table_of_choices() -> None:

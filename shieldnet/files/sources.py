@@ -3,7 +3,7 @@
 import importlib
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,32 @@ _MODEL_HELP = (
     "Expected MODEL as package.module:factory, a function that returns an nn.Module, or as a file "
     f"ending in {', '.join(MODEL_FILES)}"
 )
-_DATA_HELP = (
-    "a file ending in .npz (arrays x and y), .npy (or inputs.npy,labels.npy), "
-    f"{', '.join(TABLES)}, a folder of pictures in a folder for each class, or "
-    "package.module:factory"
-)
+
+
+@dataclass(frozen=True)
+class Read:
+    """Holds what a reader found: arrays, names of a table's columns, values of subgroups."""
+
+    inputs: NDArray[Any]
+    labels: NDArray[Any] | None = None
+    columns: tuple[str, ...] = ()
+    groups: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads one form of data.
+
+    expected: the form in words, for messages. fits: whether a name is of it. read: takes the name,
+    what the data are, the label's column and the groups. takes_label, takes_groups: whether these
+    name something in it.
+    """
+
+    expected: str
+    fits: Callable[[str], bool]
+    read: Callable[[str, str, str | None, Sequence[str]], Read]
+    takes_label: bool = False
+    takes_groups: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,28 +136,20 @@ def load_examples(
     order; several sets of one task go through ``common_classes`` after.
     Errors: DataError for what cannot be read, ConfigError for a label or groups of what has none.
     """
-    path = Path(name)
-    of_table = is_table(path)
-    if label is not None and not of_table:
+    reader = next((one for one in READERS if one.fits(name)), None)
+    if label is not None and not (reader and reader.takes_label):
         raise ConfigError(
             f"--label names a column of a table ({', '.join(TABLES)}), not of {name}."
         )
-    if groups and not (of_table or path.suffix == ".npz"):
+    if groups and not (reader and reader.takes_groups):
         raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
-    columns: tuple[str, ...] = ()
-    found: dict[str, NDArray[Any]] = {}
-    if of_table:
-        inputs, labels, columns, found = divided(read_table(path, role), label, groups, path)
-    elif path.suffix == ".npz":
-        inputs, labels, found = _npz(path, role, groups)
-    elif name.endswith(".npy"):
-        inputs, labels = _npy(name, role)
-    elif ":" in name:
+    if reader is None and ":" in name:
         return Loaded(as_examples(_call(name, f"Expected the {role} as a function's result"), role))
-    elif path.is_dir():
-        inputs, labels = read_pictures(path, role)
-    else:
-        raise DataError(f"Expected the {role} as {_DATA_HELP}; got {name!r}.")
+    if reader is None:
+        every = ", ".join(one.expected for one in READERS)
+        raise DataError(f"Expected the {role} as {every}, or package.module:factory; got {name!r}.")
+    read = reader.read(name, role, label, groups)
+    inputs, labels, columns, found = read.inputs, read.labels, read.columns, read.groups
     narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
     if labels is None:
         return Loaded(as_examples(narrow, role), columns, found)
@@ -258,21 +271,53 @@ def _unloadable(name: str, expected: str, failed: Exception) -> DataError:
     return DataError(f"{expected}; cannot load {name!r}: {reason}")
 
 
-def _npz(
-    path: Path, role: str, groups: Sequence[str]
-) -> tuple[NDArray[Any], NDArray[Any] | None, dict[str, NDArray[Any]]]:
-    arrays = read_npz(path, role, ("x", "y", *groups))
+def _table(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:
+    path = Path(name)
+    return Read(*divided(read_table(path, role), label, groups, path))
+
+
+def _npz(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:
+    arrays = read_npz(Path(name), role, ("x", "y", *groups))
     if "x" not in arrays:
-        raise DataError(f"Expected arrays x and y in {path}.")
-    missing = [name for name in groups if name not in arrays]
+        raise DataError(f"Expected arrays x and y in {name}.")
+    missing = [group for group in groups if group not in arrays]
     if missing:
-        raise DataError(f"{path} has no array {', '.join(missing)} for --group.")
-    return arrays["x"], arrays.get("y"), {name: arrays[name] for name in groups}
+        raise DataError(f"{name} has no array {', '.join(missing)} for --group.")
+    of_groups = {group: arrays[group] for group in groups}
+    return Read(arrays["x"], arrays.get("y"), groups=of_groups)
 
 
-def _npy(name: str, role: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _npy(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:
     inputs, comma, labels = name.partition(",")
-    return read_npy(Path(inputs), role), read_npy(Path(labels), role) if comma else None
+    return Read(read_npy(Path(inputs), role), read_npy(Path(labels), role) if comma else None)
+
+
+def _pictures(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:
+    return Read(*read_pictures(Path(name), role))
+
+
+READERS = (
+    Reader(
+        "a file ending in .npz (arrays x and y)",
+        lambda name: name.endswith(".npz"),
+        _npz,
+        takes_groups=True,
+    ),
+    Reader(".npy (or inputs.npy,labels.npy)", lambda name: name.endswith(".npy"), _npy),
+    Reader(
+        ", ".join(TABLES),
+        lambda name: is_table(Path(name)),
+        _table,
+        takes_label=True,
+        takes_groups=True,
+    ),
+    Reader(
+        "a folder of pictures in a folder for each class",
+        lambda name: Path(name).is_dir(),
+        _pictures,
+    ),
+)
+"""Of files and folders; the first that fits reads. A new form takes a file and a line here."""
 
 
 def _whole(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:

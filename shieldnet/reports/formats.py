@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,15 +23,27 @@ def as_json(document: Document) -> str:
     return json.dumps(document, indent=1, allow_nan=False)
 
 
-_FORMS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
+@dataclass(frozen=True)
+class Format:
+    """Says how a report is written under one ending, and which optional package that takes.
+
+    write: of a report's document. needs: a module and the extra that installs it.
+    """
+
+    write: Callable[[Any], str]
+    needs: tuple[str, str] | None = None
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        ".json": as_json,
-        ".html": page,
-        ".md": as_markdown,
-        ".xml": as_junit,
-        ".sarif": as_sarif,
+        ".json": Format(as_json),
+        ".html": Format(page, needs=("vl_convert", "html")),
+        ".md": Format(as_markdown),
+        ".xml": Format(as_junit),
+        ".sarif": Format(as_sarif),
     }
 )
+"""By the ending of a file's name. A new form takes a file and a line here."""
 
 
 def check_target(path: str | Path) -> Path:
@@ -39,16 +52,15 @@ def check_target(path: str | Path) -> Path:
     Errors: ConfigError for an unknown ending or a missing folder, MissingDependency.
     """
     target = Path(path)
-    if target.suffix not in _FORMS:
+    if target.suffix not in FORMATS:
         raise ConfigError(
-            f"Expected a file name that ends in {', '.join(_FORMS)}; got {target.name}."
+            f"Expected a file name that ends in {', '.join(FORMATS)}; got {target.name}."
         )
     if not target.parent.is_dir():
         raise ConfigError(f"Cannot write {target}: there is no folder {target.parent}.")
-    if target.suffix == ".html":
-        optional("vl_convert", extra="html")
-    if target.name == CARD:
-        optional("huggingface_hub", extra="card")
+    needs = ("huggingface_hub", "card") if target.name == CARD else FORMATS[target.suffix].needs
+    if needs is not None:
+        optional(needs[0], extra=needs[1])
     return target
 
 
@@ -58,5 +70,5 @@ def write(document: Document, path: Path) -> None:
     if target.name == CARD:
         text = as_card(document, target.read_text(encoding="utf-8") if target.exists() else "")
     else:
-        text = _FORMS[target.suffix](document)
+        text = FORMATS[target.suffix].write(document)
     target.write_text(text, encoding="utf-8")
