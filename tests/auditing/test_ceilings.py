@@ -106,7 +106,7 @@ def test_a_report_says_what_is_taken_for_granted_and_that_a_file_was_unsigned(au
 
 def test_a_measured_bound_above_the_claim_fails_every_policy(audited) -> None:
     _, report = audited
-    low = replace(GUARANTEE, noise=1e4, steps=1)
+    low = replace(GUARANTEE, noise_multiplier=1e4, steps=1)
     shield = report.subjects[-1]
     wrong = replace(shield, findings=with_ceilings([finding("membership.auc")], low, 1))
     with pytest.raises(

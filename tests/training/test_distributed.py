@@ -27,7 +27,7 @@ said = {}
 for way, batch in (("full", None), ("private", 20), ("plain", 20)):
     private = () if way == "plain" else (sn.DPSGD(8.0, 1e-3, canaries=40),)
     seed = 5 if way != "private" or rank == 0 else 6  # draws are the first one's
-    found = sn.finetune(model, (inputs, labels), *private, batch=batch, epochs=3, seed=seed)
+    found = sn.finetune(model, (inputs, labels), *private, batch_size=batch, epochs=3, seed=seed)
     weights = torch.cat([one.detach().flatten() for one in found.model.parameters()])
     said[way] = {"weights": weights.tolist(), "findings": [one.value for one in found.findings]}
     if found.guarantee is not None:

@@ -296,7 +296,7 @@ def save(folder, key, state):
         os._exit(7)  # as if it was killed
 stepping.save = save
 sn.finetune(
-    mlp, table, sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30, clip={clip}),
+    mlp, table, sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30, max_grad_norm={clip}),
     checkpoint={str(tmp_path)!r}, checkpoint_every_s=1e-9, **{settings!r},
 )
 """
@@ -329,7 +329,7 @@ def test_a_checkpoint_is_never_unpickled(table, mlp, tmp_path) -> None:
 
 
 def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
-    with pytest.raises(sn.errors.TrainingFailed, match="Take a smaller lr"):
+    with pytest.raises(sn.errors.TrainingFailed, match="Take a smaller learning_rate"):
         sn.finetune(
             mlp,
             (table[0] * 100, table[0].sum(1)),
@@ -379,7 +379,7 @@ def test_settings_that_make_no_sense_are_refused(settings, words, table, mlp) ->
             "Expected max_grad_norm from 1e-30 to 1e30",
         ),
         ({"epsilon": 1.0, "delta": 1e-3, "canaries": 5}, "Expected at least 20 canaries"),
-        ({"epsilon": 1.0, "mode": "empirical"}, "takes noise, and neither"),
+        ({"epsilon": 1.0, "mode": "empirical"}, "takes noise_multiplier, and neither"),
     ],
 )
 def test_private_settings_that_make_no_sense_are_refused(settings, words) -> None:

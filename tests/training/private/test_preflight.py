@@ -359,7 +359,7 @@ def test_coins_that_draw_nobody_are_no_error(pictures, make_model) -> None:
             return self.head(self.layer(x).view(x.size(0), -1))
 
     private = sn.DPSGD(noise_multiplier=2.0, delta=1e-3)
-    assert train(make_model(Viewing), pictures, private=private, batch=1).steps == 96
+    assert train(make_model(Viewing), pictures, private=private, batch_size=1).steps == 96
 
 
 def test_a_weight_that_the_loss_never_sees_is_named_and_frozen(table, make_model) -> None:
