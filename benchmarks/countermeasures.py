@@ -165,7 +165,9 @@ class Trainer:
         model = network(data[0], torch.tensor([self.wide - 1]))
         is_private = any(isinstance(one, sn.DPSGD) for one in self.countermeasures)
         settings = (
-            {"epochs": 80, "lr": 0.5} if is_private else {"epochs": 40, "batch": 64, "lr": 0.1}
+            {"epochs": 80, "learning_rate": 0.5}
+            if is_private
+            else {"epochs": 40, "batch_size": 64, "learning_rate": 0.1}
         )
         found = sn.finetune(
             model, data, *self.countermeasures, seed=seed, progress=False, **settings
@@ -319,7 +321,11 @@ def _plainly(
     outputs: str,
 ) -> nn.Module:
     is_private = any(isinstance(one, sn.DPSGD) for one in chosen)
-    settings = {"epochs": 60, "lr": 0.1} if is_private else {"epochs": 60, "batch": 16, "lr": 0.02}
+    settings = (
+        {"epochs": 60, "learning_rate": 0.1}
+        if is_private
+        else {"epochs": 60, "batch_size": 16, "learning_rate": 0.02}
+    )
     return sn.finetune(
         model, data, *chosen, outputs=outputs, seed=seed, progress=False, **settings
     ).model

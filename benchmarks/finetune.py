@@ -153,7 +153,7 @@ class Trainer:
             return sn.Recipe(digits_network, epochs=60)(data, seed)
         torch.manual_seed(seed)
         private = sn.DPSGD(self.epsilon, 1e-4)
-        settings = {"epochs": 80, "lr": 0.5, "progress": False}
+        settings = {"epochs": 80, "learning_rate": 0.5, "progress": False}
         return sn.finetune(digits_network(), data, private, seed=seed, **settings).model
 
 
@@ -341,7 +341,7 @@ def timed(name: str, way: str) -> None:
         calibrate_noise(8.0, 1e-5, 64 / 512, 32)  # kept, and not part of training
         start = time.perf_counter()
         begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        settings = {"batch": 64, "lr": 0.01, "momentum": 0.0, "progress": False}
+        settings = {"batch_size": 64, "learning_rate": 0.01, "momentum": 0.0, "progress": False}
         private = sn.DPSGD(8.0, 1e-5)
         marks: list[float] = []
         step = torch.optim.SGD.step

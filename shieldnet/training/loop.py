@@ -129,6 +129,7 @@ class Private:
         self.gradients.clip = state.clip
         totals = self.gradients.zeros()
         within = torch.zeros((), dtype=torch.int64, device=totals[0].device)
+        empty = torch.zeros(0, dtype=torch.float64)
         for number, part in enumerate(self.ranks.share(rows).split(self.physical)):
             if len(part):  # coins may have drawn nobody
                 # A batch's many terms are not rounded at the size of the total.
@@ -150,8 +151,8 @@ class Private:
                 deviation = self.lattice.deviation * self.lattice.step / height
                 state.scores += _surprise(totals.pop().cpu() / height, deviation, self.rate)
         totals = [self.ranks.told(total) for total in totals]
-        for seen in counted:
-            state.clip = clip.next(state.clip, self.ranks.told(seen), self.noise, size)
+        seen = torch.cat([self.ranks.told(part) for part in counted]) if counted else empty
+        state.clip = clip.next(state.clip, seen, self.noise, size)
         for total, row in zip(totals, self.gradients.silent_rows, strict=True):
             if row is not None:  # of padding: it has no gradient, so it gets no noise
                 total[row] = 0.0

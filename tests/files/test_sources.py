@@ -1,6 +1,7 @@
 import pickle
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.files import sources
 from shieldnet.files.sources import (
     common_classes,
     common_columns,
@@ -425,3 +427,19 @@ def test_a_factory_of_a_module_called_onnx_is_no_file(tmp_path, monkeypatch) -> 
     (package / "onnx.py").write_text("from torch import nn\ndef make(): return nn.Linear(2, 2)\n")
     monkeypatch.chdir(tmp_path)
     assert load_model("servedmodels.onnx:make")(torch.zeros(1, 2)).shape == (1, 2)
+
+
+def test_a_form_of_ones_own_takes_a_function_and_a_line_of_the_table(tmp_path, monkeypatch) -> None:
+    def toy(name, role, label, groups) -> sources.Read:
+        lines = Path(name).read_text().split("\n")
+        rows = np.array([[float(word) for word in line.split()] for line in lines])
+        return sources.Read(rows, groups={group: np.arange(len(rows)) for group in groups})
+
+    reader = sources.Reader("a .toy", lambda name: name.endswith(".toy"), toy, takes_groups=True)
+    monkeypatch.setattr(sources, "READERS", (*sources.READERS, reader))
+    (tmp_path / "members.toy").write_text("1 2\n3 4")
+    loaded = load_examples(str(tmp_path / "members.toy"), "members", groups=("place",))
+    assert loaded.examples.inputs.tolist() == [[1, 2], [3, 4]]
+    assert loaded.groups["place"].tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"Expected the members as .*, a \.toy, or package\.module"):
+        load_examples("members.odd", "members")

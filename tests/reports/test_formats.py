@@ -3,7 +3,8 @@ import sys
 import pytest
 
 import shieldnet as sn
-from shieldnet.reports.formats import check_target
+from shieldnet.reports import formats
+from shieldnet.reports.formats import Format, check_target
 
 
 def test_a_target_is_checked_before_any_attack_runs(tmp_path) -> None:
@@ -24,3 +25,18 @@ def test_a_missing_library_is_named_with_its_install(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(sn.errors.MissingDependency, match=rf"pip install 'shieldnet\[{extra}\]'"):
         check_target(tmp_path / name)
+
+
+def test_a_form_of_ones_own_takes_a_function_and_a_line_of_the_table(
+    report, tmp_path, monkeypatch
+) -> None:
+    def as_toy(document) -> str:
+        return "\n".join(one["name"] for one in document["reports"][0]["subjects"])
+
+    monkeypatch.setattr(formats, "FORMATS", {**formats.FORMATS, ".toy": Format(as_toy)})
+    report.save(tmp_path / "report.toy")
+    assert (tmp_path / "report.toy").read_text().split() == [one.name for one in report.subjects]
+    needs = Format(as_toy, needs=("no_such_module", "toys"))
+    monkeypatch.setattr(formats, "FORMATS", {".toy": needs})
+    with pytest.raises(sn.errors.MissingDependency, match=r"pip install 'shieldnet\[toys\]'"):
+        report.save(tmp_path / "report.toy")

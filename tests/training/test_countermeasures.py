@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -170,3 +172,22 @@ def test_what_does_not_fit_the_data_is_said(table, mlp) -> None:
             finetune(mlp, table, countermeasure)
     with pytest.raises(sn.errors.ConfigError, match="LabelSmoothing needs the built-in loss"):
         finetune(mlp, table, sn.countermeasures.LabelSmoothing(0.1), loss=nn.CrossEntropyLoss())
+
+
+@dataclass(frozen=True)
+class Shrink(sn.countermeasures.Countermeasure):
+    """Learns from smaller inputs: a toy of one's own."""
+
+    by: float = 0.5
+
+    def move(self, inputs, labels, predict, loss) -> torch.Tensor:
+        return inputs * self.by
+
+
+@pytest.mark.parametrize("more", [(), (sn.DPSGD(8.0, 1e-3),)], ids=["plain", "private"])
+def test_a_countermeasure_of_ones_own_is_trained_with(more, table, mlp) -> None:
+    inputs, labels = table
+    shrunk = sn.finetune(mlp, table, Shrink(), *more, epochs=2, seed=0).model
+    same = sn.finetune(mlp, (inputs * 0.5, labels), *more, epochs=2, seed=0).model
+    for one, other in zip(shrunk.parameters(), same.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)

@@ -48,7 +48,10 @@ class Clip(ABC):
         return []
 
     def next(self, norm: float, seen: Tensor, noise: float, size: float) -> float:
-        """Returns the norm of the next step. seen: what was released of ``counted``, with noise."""
+        """Returns the norm of the next step, of what was released and of nothing else.
+
+        seen: what was released of ``counted``, with noise. Shapes: (numbers,).
+        """
         return norm
 
 

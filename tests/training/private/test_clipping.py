@@ -1,10 +1,11 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 import shieldnet as sn
-from shieldnet.training.private.clipping import FixedClip, as_clip
+from shieldnet.training.private.clipping import Clip, FixedClip, as_clip
 from shieldnet.training.private.gradients import Gradient, Whole, clipped_sum
 
 NOISE, SIZE = 1.0, 40.0
@@ -117,3 +118,33 @@ def test_a_number_is_one_norm_for_all_steps() -> None:
     assert (clip.start, clip.unit, clip.scale(2.0, 1.0, 9.0)) == (2.0, 2.0, 1.0)
     assert clip.next(2.0, torch.ones(1), 1.0, 9.0) == 2.0
     assert sn.DPSGD(8.0, 1e-3).clipping == FixedClip(1.0)
+
+
+@dataclass(frozen=True)
+class Halving(Clip):
+    """Halves the norm after every step: a toy of one's own."""
+
+    first: float = 1.0
+
+    @property
+    def start(self) -> float:
+        return self.first
+
+    @property
+    def unit(self) -> float:
+        return self.first
+
+    def next(self, norm: float, seen: torch.Tensor, noise: float, size: float) -> float:
+        NORMS.append(norm)
+        assert seen.shape == (0,)
+        return norm / 2
+
+
+NORMS: list[float] = []
+
+
+def test_a_clip_of_ones_own_is_trained_with_and_proven_for(table, mlp) -> None:
+    private = sn.DPSGD(8.0, 1e-3, max_grad_norm=Halving())
+    found = sn.finetune(mlp, table, private, epochs=3, seed=0)
+    assert found.guarantee.epsilon <= 8
+    assert NORMS == [1.0, 0.5, 0.25]
