@@ -29,8 +29,9 @@ from shieldnet.attacks import (
     Reidentification,
     TableLearning,
 )
+from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.selection import choose
 from shieldnet.attacks.base import in_batches
-from shieldnet.attacks.inversion.decoding import Scale, choose
 from shieldnet.attacks.membership.scores import all_scores
 from shieldnet.attacks.membership.shadows import Order, trained
 from shieldnet.core.randomness import replayed_noise

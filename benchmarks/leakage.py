@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import shieldnet as sn
 from shieldnet.attacks import Game, Inversion, Reidentification
-from shieldnet.attacks.inversion.decoding import choose
+from shieldnet.attacks.adversary.selection import choose
 from shieldnet.checks import Attribution
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.core.statistics import rank_correlation

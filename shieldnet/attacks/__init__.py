@@ -5,8 +5,9 @@ from shieldnet.attacks.averaging import Averaging
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.extraction import Extraction
 from shieldnet.attacks.inversion.classes import ClassInversion
-from shieldnet.attacks.inversion.decoding import Inversion, Reidentification
+from shieldnet.attacks.inversion.decoding import Inversion
 from shieldnet.attacks.inversion.denoising import JitterAveraging, TableLearning
+from shieldnet.attacks.inversion.reidentification import Reidentification
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot, pad
 
+from shieldnet.attacks.adversary.features import standardize
+from shieldnet.attacks.adversary.selection import MIN_ROWS
 from shieldnet.attacks.base import MANY, Attack, Game
-from shieldnet.attacks.inversion.decoding import MIN_ROWS, standardize
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
 from shieldnet.core.errors import DataError
 from shieldnet.core.statistics import CONFIDENCE, Interval, auc, proportion

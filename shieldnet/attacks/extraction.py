@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Network, Ridge
+from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.selection import MIN_ROWS
 from shieldnet.attacks.base import Answers, Attack, Game
-from shieldnet.attacks.inversion.decoding import MIN_ROWS, Scale
 from shieldnet.core.checks import whole
 from shieldnet.core.statistics import proportion
 from shieldnet.data.examples import Examples

@@ -8,15 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
+from shieldnet.attacks.adversary.features import Scale, Words, secret_of, standardize
+from shieldnet.attacks.adversary.label_baseline import label_means
+from shieldnet.attacks.adversary.selection import MIN_ROWS
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches
-from shieldnet.attacks.inversion.decoding import (
-    MIN_ROWS,
-    Scale,
-    Words,
-    label_means,
-    secret_of,
-    standardize,
-)
 from shieldnet.checks.embeddings import FromEmbeddings
 from shieldnet.core.statistics import CONFIDENCE, Interval
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_each
-from shieldnet.attacks.inversion.decoding import Scale
 from shieldnet.checks.attribution import require_gradient
 from shieldnet.core.statistics import Interval, mean
 from shieldnet.data.examples import reference_rows

@@ -1,6 +1,5 @@
 """Turning answers back into inputs: how much closer does an answer bring than its label alone?"""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -15,38 +14,25 @@ from shieldnet.attacks.adversary.decoders import (
     Network,
     Ridge,
 )
+from shieldnet.attacks.adversary.features import Scale, units_of
+from shieldnet.attacks.adversary.label_baseline import label_baseline
+from shieldnet.attacks.adversary.selection import MIN_ROWS, choose_each
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.core.statistics import (
-    LEAST_SHARE,
     Interval,
-    normal_quantile,
-    normal_share,
     proportion,
-    random_sums,
     saved_share,
     saved_shares,
 )
-from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 
-MIN_ROWS = 40
-"""Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
 SMALLEST_PICTURE = 16
 """Pixels on each side, at least, of a picture that is drawn."""
-
-_CUT = 0.005  # of the rows on each side of a column: further out, values count as these
-_DRAWN = 400  # rows
-_MOST_FIT, _MOST_CHECK = 1000, 1000  # rows to learn from and to judge by, while choosing
-_SUMS = 64
-_DOUBT = 2.0  # standard errors
 _COLUMN_RESAMPLES = 500
 _MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 3.0  # to bound what is given away of one record
 _BY_CHANCE = 0.00135  # of records that give nothing away, above such a bound
 _MOST_NAMED = 8
-_MAX_GALLERY = 1000
-_MOST_WORDS = 500
-
 LEAKAGE = Limit(
     "max_leakage",
     0.10,
@@ -206,370 +192,6 @@ class Inversion(Attack):
         return (Convolutional(shape=tuple(shape)),) if self.pictures and is_picture else ()
 
 
-@dataclass(frozen=True)
-class Reidentification(Attack):
-    """Finds which candidate an answer is about: the adversary holds a gallery and asks about each.
-
-    It compares the answer with the candidates' own answers and names the nearest, at random among
-    equals. Readings are chosen on the auxiliary data. Success is bounded by the cost for every
-    adversary: prior 1/gallery times 2^bits.
-    """
-
-    metrics = (
-        Metric(
-            "reidentification",
-            "re-identified",
-            "more",
-            Limit("max_reidentification", 0.10, "the right record named in a gallery"),
-            standards=(*INVERTS, "EDPB queries"),
-            headline=True,
-        ),
-    )
-
-    def __call__(self, game: Game) -> Outcome:
-        auxiliary, targets = game.owned(), game.nonmembers
-        size = min(len(targets), _MAX_GALLERY)
-        practice = _chances_of_self(game, auxiliary, size)
-        best = max(practice, key=lambda name: float(practice[name].sum()))
-        right = _chances_of_self(game, targets, size)[best]
-        labels = game.model_labels(targets)[:size].unique()
-        return Outcome(
-            findings=(
-                Finding.of(
-                    "reidentification",
-                    proportion(float(right.sum()), size),
-                    samples=size,
-                    baseline=len(labels) / size,
-                    threat=Threat(auxiliary=len(auxiliary)),
-                    source=f"nearest answer in a gallery of {size}, read as {best}",
-                    ceiling=game.shield.cost().reconstruction(1 / size),
-                ),
-            )
-        )
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Maps inputs to the units in which they are scored.
-
-    Each column of a table has its own deviation; the pixels of a picture share one. weights: of
-    each feature in a sum of squared errors.
-    """
-
-    shape: torch.Size
-    center: Tensor
-    deviation: Tensor
-    weights: Tensor
-
-    @classmethod
-    def of(cls, inputs: Tensor) -> "Scale":
-        """Measures the inputs. Shapes: (rows, columns) is a table; anything else is a picture."""
-        flat = inputs.flatten(1).float()
-        deviation = flat.std(0) if inputs.dim() == 2 else flat.std().expand(flat.shape[1])
-        deviation = deviation.where(deviation > 0, 1.0)
-        return cls(inputs.shape[1:], flat.mean(0), deviation, torch.ones(flat.shape[1]))
-
-    def apply(self, inputs: Tensor) -> Tensor:
-        """Returns (rows, features)."""
-        return (inputs.flatten(1).float() - self.center) / self.deviation
-
-    def undo(self, features: Tensor) -> Tensor:
-        """Returns (rows, features) in the inputs' own units."""
-        return features * self.deviation + self.center
-
-    def shaped(self, per_feature: Tensor) -> Tensor:
-        """Returns a number per feature in the shape of one input."""
-        return per_feature.reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class Columns(Scale):
-    """Maps the columns of a table to units in which no outlier and no rare value counts for all.
-
-    Each column is cut at the least and greatest values but ``_CUT`` of the rows on each side (one
-    at least), and measured in the deviation that is left. weights: of each column in a sum of
-    squared errors: 3 / kurtosis, at most 1, so that a column whose variance lies in few rows counts
-    as far as these are many; 0 where nothing varies after the cut. Multiplying a column, or adding
-    to it, changes nothing.
-    Shapes: low, high and weights (columns,).
-    """
-
-    low: Tensor
-    high: Tensor
-
-    @classmethod
-    def of(cls, inputs: Tensor) -> "Columns":
-        """Measures a table. Shapes: (rows, columns)."""
-        rows = inputs.double()
-        low, high = _usual(rows)
-        kept = rows.clamp(low, high)
-        center, varies = kept.mean(0), high > low
-        deviation = kept.std(0).where(varies, 1.0)
-        kurtosis = ((kept - center) / deviation).pow(4).mean(0)
-        weights = (3 / kurtosis.clamp_min(3.0)).where(varies, 0.0)
-        return cls(inputs.shape[1:], center, deviation, weights.float(), low, high)
-
-    def apply(self, inputs: Tensor) -> Tensor:
-        kept = inputs.double().clamp(self.low, self.high)
-        return ((kept - self.center) / self.deviation).float()
-
-    def undo(self, features: Tensor) -> Tensor:
-        return (features * self.deviation + self.center).float()
-
-
-def _usual(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the ends of each column between which all but a few rows lie."""
-    cut = min(math.ceil(_CUT * len(rows)), (len(rows) - 1) // 2)
-    low, high = (rows.topk(cut + 1, dim=0, largest=largest).values for largest in (False, True))
-    return low[-1], high[-1]
-
-
-@dataclass(frozen=True)
-class Words:
-    """Reads a text as the words that occur in it: what is secret, whatever their order.
-
-    Shapes: tokens (rows, length) whole numbers; words (words,) the most frequent ones, sorted.
-    """
-
-    words: Tensor
-
-    @classmethod
-    def of(cls, tokens: Tensor) -> "Words":
-        """Keeps the most frequent words, but for those that stand in every text or in one alone."""
-        every, counts = tokens.flatten().unique(return_counts=True)
-        frequent = every[counts.argsort(descending=True, stable=True)[: 4 * _MOST_WORDS]]
-        found = cls(frequent.sort().values).apply(tokens).sum(0)
-        telling = (found > 1) & (found < len(tokens))
-        kept = found.where(telling, -1.0).argsort(descending=True, stable=True)
-        kept = kept[: min(_MOST_WORDS, int(telling.sum()))]
-        return cls(frequent.sort().values[kept].sort().values)
-
-    def apply(self, tokens: Tensor) -> Tensor:
-        """Says which words occur. Shapes: -> (rows, words) float32, 0 or 1."""
-        if not len(self.words):
-            return torch.zeros(len(tokens), 0)
-        place = torch.searchsorted(self.words, tokens.flatten(1).to(self.words.dtype))
-        place = place.clamp_max(len(self.words) - 1)
-        known = self.words[place] == tokens.flatten(1)
-        marks = torch.zeros(len(tokens), len(self.words))
-        return marks.scatter_reduce_(1, place, known.float(), reduce="amax")
-
-    @property
-    def weights(self) -> Tensor:
-        """Returns the weight of each word: they all count the same."""
-        return torch.ones(len(self.words))
-
-    def undo(self, features: Tensor) -> Tensor:
-        """Returns what was guessed of each word."""
-        return features
-
-    def shaped(self, per_feature: Tensor) -> Tensor:
-        """Returns a number per word."""
-        return per_feature
-
-
-def secret_of(inputs: Tensor) -> Scale | Words:
-    """Returns the units in which inputs are guessed: words for whole numbers, else features.
-
-    Whole numbers in rows (batch, length) are taken for the tokens of a text.
-    """
-    whole = not (inputs.is_floating_point() or inputs.dtype in (torch.bool, torch.uint8))
-    return Words.of(inputs) if whole and inputs.dim() == 2 else Scale.of(inputs)
-
-
-def units_of(inputs: Tensor) -> Scale | Words:
-    """Returns the units in which guesses are scored: those of ``Columns`` for a table."""
-    secret = secret_of(inputs)
-    return Columns.of(inputs) if isinstance(secret, Scale) and inputs.dim() == 2 else secret
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The decoder, reading and setting that did best on the rows held back for choosing."""
-
-    decoder: Decoder
-    view: str
-    setting: tuple[float, ...]
-    error: float
-
-    def predict(
-        self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor]
-    ) -> Tensor:
-        """Learns from all known rows and returns what it expects for the rows asked about."""
-        features, questions = standardize(learned[self.view], asked[self.view])
-        return self.decoder.predict(features, known, questions, self.setting)
-
-    def __str__(self) -> str:
-        return f"{type(self.decoder).__name__} on {self.view}"
-
-
-def choose(
-    decoders: tuple[Decoder, ...], views: dict[str, Tensor], known: Tensor, *, seed: int
-) -> Chosen:
-    """Tries every decoder, reading and setting on a fifth of the rows; returns the best.
-
-    Shapes: views, each (rows, features); known (rows, d).
-    """
-    fit, check = _parts(len(known), seed)
-    return min(_best(decoders, views, known, fit, check), key=lambda trial: trial.error)
-
-
-@dataclass(frozen=True)
-class Each:
-    """Holds, for every feature, the decoder that did best on it, or the label alone.
-
-    sure: of which features they are surely better than the label; of the others the adversary
-    guesses from the label, and what they would have reached is the upper end of what is found.
-    Shapes: places (features,), numbers of ``chosen``, or their count for the label; sure
-    (features,) bool.
-    """
-
-    chosen: tuple[Chosen, ...]
-    places: Tensor
-    sure: Tensor
-
-    def predict(
-        self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor], by_label: Tensor
-    ) -> Tensor:
-        """Learns from all known rows and returns what it expects; by_label: the label's guess.
-
-        No guess lies outside of what the known rows hold.
-        """
-        guess = by_label.clone()
-        for number, one in enumerate(self.chosen):
-            mine = self.places == number
-            if not mine.any():
-                continue
-            if one.decoder.joint:
-                guess[:, mine] = one.predict(learned, known, asked)[:, mine]
-            else:
-                guess[:, mine] = one.predict(learned, known[:, mine], asked)
-        return guess.clamp(known.amin(0), known.amax(0))
-
-    def kept(self, share: Interval, feature: int) -> Interval:
-        """Returns what is found of a feature, given the share that the decoders save."""
-        return share if self.sure[feature] else Interval(0.0, 0.0, max(0.0, share.high))
-
-    @property
-    def note(self) -> str:
-        """Says so where the adversary does not use the answers at all."""
-        if self.sure.any():
-            return ""
-        return "no decoder was surely better than the label alone, which is used"
-
-    def __str__(self) -> str:
-        used_places = self.places.where(self.sure, len(self.chosen))
-        counts = torch.bincount(used_places, minlength=len(self.chosen) + 1).tolist()
-        named = [*map(str, self.chosen), "the label alone"]
-        used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
-        words = [f"{name} ({count})" for count, name in used if count]
-        return words[0].rpartition(" ")[0] if len(words) == 1 else ", ".join(words)
-
-
-def choose_each(
-    decoders: tuple[Decoder, ...],
-    views: dict[str, Tensor],
-    known: Tensor,
-    labels: Tensor,
-    classes: int,
-    *,
-    seed: int,
-) -> Each:
-    """Chooses every decoder's reading and setting on a fifth of the rows, and one for each feature.
-
-    They are used only where, chosen on half of the rows held back and judged on the other half,
-    they err less than the label: in all features together by ``_DOUBT`` standard errors, or in one
-    by as many as make chance as seldom among all. What is gained by chance is lost on other rows.
-    Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's.
-    """
-    fit, check = _parts(len(known), seed)
-    best = _best(decoders, views, known, fit, check)
-    learned, asked = (
-        {trial.view: views[trial.view][rows] for trial in best} for rows in (fit, check)
-    )
-    by_label = label_baseline(labels[fit], known[fit], classes)[labels[check]]
-    ends = known[fit].amin(0), known[fit].amax(0)
-    guesses = [trial.predict(learned, known[fit], asked).clamp(*ends) for trial in best]
-    guesses.append(by_label)
-    return Each(tuple(best), *surely_best(torch.stack(guesses).sub_(known[check]).square_()))
-
-
-def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
-    """Says which guess errs least in each feature, and of which it surely errs less than the last.
-
-    Shapes: errors (guesses, rows, features), squared -> (features,), (features,) bool.
-    """
-    half = torch.arange(errors.shape[1]) % 2 == 0
-    saved = torch.empty(errors.shape[1:])
-    for choose_by, judge in ((half, ~half), (~half, half)):
-        place = _least(errors[:, choose_by]).expand(1, int(judge.sum()), -1)
-        kept = errors[:, judge]
-        saved[judge] = kept[-1] - kept.gather(0, place)[0]
-    features = saved.shape[1]
-    alone = normal_quantile(1 - 2 * (1 - normal_share(_DOUBT)) / features)
-    sure = _gained(saved, errors[-1], alone)
-    if _gained(saved.sum(1, keepdim=True), errors[-1].sum(1, keepdim=True), _DOUBT).all():
-        sure = torch.ones_like(sure)
-    return _least(errors), sure
-
-
-def _gained(saved: Tensor, errors: Tensor, doubt: float) -> Tensor:
-    """Says in which columns more is saved than by chance. Shapes: (rows, columns) -> (columns,)."""
-    least = doubt * saved.std(0) / len(saved) ** 0.5
-    gained: Tensor = saved.mean(0) > least + LEAST_SHARE * errors.mean(0)
-    return gained
-
-
-def _least(errors: Tensor) -> Tensor:
-    """Says which guess errs least in each feature, by shares of the last one's errors.
-
-    A feature's own are drawn towards those of all features together as if ``_DRAWN`` more rows had
-    judged: few rows say little of one feature. Together, a feature counts as far as it varies: of
-    pixels that hardly do, a good decoder may miss many times what the label does.
-    Shapes: (guesses, rows, features) -> (features,).
-    """
-    means = errors.mean(1)
-    varies = means[-1] > 0
-    shares = means / means[-1].where(varies, 1.0)
-    total = means.sum(1, keepdim=True)
-    everywhere = total / total[-1].clamp_min(1e-30)
-    weight = errors.shape[1] / (errors.shape[1] + _DRAWN)
-    places = (weight * shares + (1 - weight) * everywhere).argmin(0)
-    places = places.where(shares.amin(0) > _MUCH, shares.argmin(0))  # much is no luck of few rows
-    return places.where(varies, len(errors) - 1)
-
-
-def _parts(rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Divides rows into those to learn from and those to choose by."""
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-    check, fit = order[: rows // 5], order[rows // 5 :]
-    return fit[:_MOST_FIT], check[:_MOST_CHECK]
-
-
-def _best(
-    decoders: tuple[Decoder, ...],
-    views: dict[str, Tensor],
-    known: Tensor,
-    fit: Tensor,
-    check: Tensor,
-) -> list[Chosen]:
-    """Tries every reading and setting, and returns the best of each decoder.
-
-    Decoders that learn each feature by itself are judged on few random sums of many features.
-    """
-    sums, best = random_sums(known, _SUMS), dict[Decoder, Chosen]()
-    for name, view in views.items():
-        features, questions = standardize(view[fit], view[check])
-        for decoder in decoders:
-            targets = known if decoder.joint else sums
-            guesses = decoder.predict_each(features, targets[fit], questions)
-            for setting, guess in zip(decoder.settings, guesses, strict=True):
-                error = float((guess - targets[check]).square().mean())
-                if decoder not in best or error < best[decoder].error:
-                    best[decoder] = Chosen(decoder, name, setting, error)
-    return list(best.values())
-
-
 def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
     """Names the columns that cannot be scored, in one line."""
     rare = [name for name, weight in zip(columns, weights.tolist(), strict=False) if not weight]
@@ -578,56 +200,6 @@ def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
     more = f" and {len(rare) - _MOST_NAMED} more" if len(rare) > _MOST_NAMED else ""
     named = ", ".join(rare[:_MOST_NAMED]) + more
     return (f"inversion of {named}: hardly any auxiliary row differs there from the others",)
-
-
-def standardize(learned: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales both by the mean and deviation of the first, no further out than ten deviations.
-
-    A feature that hardly ever moves would else throw a linear decoder far off where it does, and
-    one answer that is far off would hide what all the others say: a few rows on each side count as
-    the next of them.
-    Shapes: (n, f), (m, f).
-    """
-    low, high = _usual(learned)
-    kept = learned.clamp(low, high)
-    varies = kept.std(0) > 1e-6
-    center = kept.mean(0).where(varies, learned.mean(0))
-    deviation = kept.std(0).where(varies, learned.std(0))
-    deviation = deviation.where(deviation > 1e-6, 1.0)
-    scaled = (((part - center) / deviation).clamp(-10, 10).float() for part in (learned, asked))
-    known, questions = scaled
-    return known, questions
-
-
-def label_means(labels: Tensor, known: Tensor, classes: int) -> Tensor:
-    """Returns the decoder that sees the label alone: the mean input of each class.
-
-    A class without rows gets the mean of all. Shapes: labels (n,), known (n, d) -> (classes, d).
-    """
-    hot = torch.nn.functional.one_hot(labels, classes).to(known.dtype)
-    counts = hot.sum(0).unsqueeze(-1)
-    return torch.where(counts > 0, (hot.T @ known) / counts.clamp_min(1), known.mean(0))
-
-
-def label_baseline(labels: Tensor, known: Tensor, classes: int) -> Tensor:
-    """Returns what the best decoder that sees the label alone expects: shrunken class means.
-
-    The means of few rows are noisy; drawn towards the mean of all as far as that noise accounts
-    for their spread, they err less, as any regularized decoder's would.
-
-    Shapes: labels (n,), known (n, d) -> (classes, d).
-    Source: empirical Bayes, Efron and Morris 1973.
-    """
-    means, center = label_means(labels, known, classes), known.mean(0)
-    counts = torch.bincount(labels, minlength=classes).to(known.dtype)
-    present = counts > 0
-    if int(present.sum()) < 2:
-        return means
-    noise = (known - means[labels]).square().sum() / max(1, len(known) - int(present.sum()))
-    spread = (means - center).square().sum(1)[present].mean()
-    own = (spread - noise * (1 / counts[present]).mean()).clamp_min(0)
-    weight = own / (own + noise / counts.clamp_min(1)).clamp_min(1e-30)
-    return center + weight.unsqueeze(1) * (means - center)
 
 
 def record_bounds(errors: Tensor, baseline: Tensor) -> Tensor:
@@ -659,21 +231,3 @@ def _exposed(name: str, errors: Tensor, baseline: Tensor) -> Iterator[Exposed]:
     found = Exposed.of(name, "nonmembers", torch.arange(len(shares)), shares, shares, words)
     if found.rows:
         yield found
-
-
-def _chances_of_self(game: Game, examples: Examples, size: int) -> dict[str, Tensor]:
-    """Returns, for every reading, each row's chance to be named from one answer about it."""
-    gallery = game.views(game.own_answers(examples).first(size))
-    asked = game.views(game.ask(examples).first(size))
-    return {name: _chance_of_self(gallery[name], view) for name, view in asked.items()}
-
-
-def _chance_of_self(gallery: Tensor, asked: Tensor) -> Tensor:
-    """Returns each row's chance to be named: 1/n if it is among its n nearest equals, else 0.
-
-    Shapes: gallery (n, f), asked (n, f) -> (n,) float64.
-    """
-    exact = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(asked.double(), gallery.double(), compute_mode=exact)
-    nearest = (distances <= distances.amin(1, keepdim=True)).double()
-    return nearest.diagonal() / nearest.sum(1)

@@ -6,16 +6,11 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Ridge
+from shieldnet.attacks.adversary.features import Columns, Scale
+from shieldnet.attacks.adversary.label_baseline import label_baseline
+from shieldnet.attacks.adversary.selection import MIN_ROWS, choose, surely_best
 from shieldnet.attacks.base import Answers, Attack, Behind, Game, defended
-from shieldnet.attacks.inversion.decoding import (
-    INVERTS,
-    MIN_ROWS,
-    Columns,
-    Scale,
-    choose,
-    label_baseline,
-    surely_best,
-)
+from shieldnet.attacks.inversion.decoding import INVERTS
 from shieldnet.core.statistics import Interval, saved_share
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.inversion.decoding import choose, secret_of
+from shieldnet.attacks.adversary.features import secret_of
+from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.statistics import Interval, auc
 from shieldnet.data.examples import Examples, row_bytes
 from shieldnet.findings.finding import Finding, Threat

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Ridge
-from shieldnet.attacks.inversion.decoding import Scale, choose
+from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.statistics import random_sums
 from shieldnet.data.examples import Examples
 

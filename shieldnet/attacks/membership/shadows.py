@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.base import Behind, in_batches
-from shieldnet.attacks.inversion.decoding import Scale
 from shieldnet.attacks.shadow_answers import Shadows, drawn, share_of_members
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.data.examples import Canaries, Examples, reference_rows

@@ -13,7 +13,9 @@ from shieldnet.attacks.adversary.decoders import (
     Network,
     Ridge,
 )
-from shieldnet.attacks.inversion.decoding import Scale, choose, label_means, standardize
+from shieldnet.attacks.adversary.features import Scale, standardize
+from shieldnet.attacks.adversary.label_baseline import label_means
+from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.core.statistics import saved_share
 from shieldnet.data.examples import Examples

@@ -1,0 +1,214 @@
+"""Which decoder, reading and setting an adversary takes, chosen on rows that are not scored."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.attacks.adversary.decoders import (
+    Decoder,
+)
+from shieldnet.attacks.adversary.features import standardize
+from shieldnet.attacks.adversary.label_baseline import label_baseline
+from shieldnet.core.statistics import (
+    LEAST_SHARE,
+    Interval,
+    normal_quantile,
+    normal_share,
+    random_sums,
+)
+
+MIN_ROWS = 40
+"""Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
+_MUCH = 0.5  # of an input given away: no luck of few rows
+_DRAWN = 400  # rows
+_MOST_FIT, _MOST_CHECK = 1000, 1000  # rows to learn from and to judge by, while choosing
+_SUMS = 64
+_DOUBT = 2.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The decoder, reading and setting that did best on the rows held back for choosing."""
+
+    decoder: Decoder
+    view: str
+    setting: tuple[float, ...]
+    error: float
+
+    def predict(
+        self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor]
+    ) -> Tensor:
+        """Learns from all known rows and returns what it expects for the rows asked about."""
+        features, questions = standardize(learned[self.view], asked[self.view])
+        return self.decoder.predict(features, known, questions, self.setting)
+
+    def __str__(self) -> str:
+        return f"{type(self.decoder).__name__} on {self.view}"
+
+
+def choose(
+    decoders: tuple[Decoder, ...], views: dict[str, Tensor], known: Tensor, *, seed: int
+) -> Chosen:
+    """Tries every decoder, reading and setting on a fifth of the rows; returns the best.
+
+    Shapes: views, each (rows, features); known (rows, d).
+    """
+    fit, check = _parts(len(known), seed)
+    return min(_best(decoders, views, known, fit, check), key=lambda trial: trial.error)
+
+
+@dataclass(frozen=True)
+class Each:
+    """Holds, for every feature, the decoder that did best on it, or the label alone.
+
+    sure: of which features they are surely better than the label; of the others the adversary
+    guesses from the label, and what they would have reached is the upper end of what is found.
+    Shapes: places (features,), numbers of ``chosen``, or their count for the label; sure
+    (features,) bool.
+    """
+
+    chosen: tuple[Chosen, ...]
+    places: Tensor
+    sure: Tensor
+
+    def predict(
+        self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor], by_label: Tensor
+    ) -> Tensor:
+        """Learns from all known rows and returns what it expects; by_label: the label's guess.
+
+        No guess lies outside of what the known rows hold.
+        """
+        guess = by_label.clone()
+        for number, one in enumerate(self.chosen):
+            mine = self.places == number
+            if not mine.any():
+                continue
+            if one.decoder.joint:
+                guess[:, mine] = one.predict(learned, known, asked)[:, mine]
+            else:
+                guess[:, mine] = one.predict(learned, known[:, mine], asked)
+        return guess.clamp(known.amin(0), known.amax(0))
+
+    def kept(self, share: Interval, feature: int) -> Interval:
+        """Returns what is found of a feature, given the share that the decoders save."""
+        return share if self.sure[feature] else Interval(0.0, 0.0, max(0.0, share.high))
+
+    @property
+    def note(self) -> str:
+        """Says so where the adversary does not use the answers at all."""
+        if self.sure.any():
+            return ""
+        return "no decoder was surely better than the label alone, which is used"
+
+    def __str__(self) -> str:
+        used_places = self.places.where(self.sure, len(self.chosen))
+        counts = torch.bincount(used_places, minlength=len(self.chosen) + 1).tolist()
+        named = [*map(str, self.chosen), "the label alone"]
+        used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
+        words = [f"{name} ({count})" for count, name in used if count]
+        return words[0].rpartition(" ")[0] if len(words) == 1 else ", ".join(words)
+
+
+def choose_each(
+    decoders: tuple[Decoder, ...],
+    views: dict[str, Tensor],
+    known: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    seed: int,
+) -> Each:
+    """Chooses every decoder's reading and setting on a fifth of the rows, and one for each feature.
+
+    They are used only where, chosen on half of the rows held back and judged on the other half,
+    they err less than the label: in all features together by ``_DOUBT`` standard errors, or in one
+    by as many as make chance as seldom among all. What is gained by chance is lost on other rows.
+    Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's.
+    """
+    fit, check = _parts(len(known), seed)
+    best = _best(decoders, views, known, fit, check)
+    learned, asked = (
+        {trial.view: views[trial.view][rows] for trial in best} for rows in (fit, check)
+    )
+    by_label = label_baseline(labels[fit], known[fit], classes)[labels[check]]
+    ends = known[fit].amin(0), known[fit].amax(0)
+    guesses = [trial.predict(learned, known[fit], asked).clamp(*ends) for trial in best]
+    guesses.append(by_label)
+    return Each(tuple(best), *surely_best(torch.stack(guesses).sub_(known[check]).square_()))
+
+
+def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
+    """Says which guess errs least in each feature, and of which it surely errs less than the last.
+
+    Shapes: errors (guesses, rows, features), squared -> (features,), (features,) bool.
+    """
+    half = torch.arange(errors.shape[1]) % 2 == 0
+    saved = torch.empty(errors.shape[1:])
+    for choose_by, judge in ((half, ~half), (~half, half)):
+        place = _least(errors[:, choose_by]).expand(1, int(judge.sum()), -1)
+        kept = errors[:, judge]
+        saved[judge] = kept[-1] - kept.gather(0, place)[0]
+    features = saved.shape[1]
+    alone = normal_quantile(1 - 2 * (1 - normal_share(_DOUBT)) / features)
+    sure = _gained(saved, errors[-1], alone)
+    if _gained(saved.sum(1, keepdim=True), errors[-1].sum(1, keepdim=True), _DOUBT).all():
+        sure = torch.ones_like(sure)
+    return _least(errors), sure
+
+
+def _gained(saved: Tensor, errors: Tensor, doubt: float) -> Tensor:
+    """Says in which columns more is saved than by chance. Shapes: (rows, columns) -> (columns,)."""
+    least = doubt * saved.std(0) / len(saved) ** 0.5
+    gained: Tensor = saved.mean(0) > least + LEAST_SHARE * errors.mean(0)
+    return gained
+
+
+def _least(errors: Tensor) -> Tensor:
+    """Says which guess errs least in each feature, by shares of the last one's errors.
+
+    A feature's own are drawn towards those of all features together as if ``_DRAWN`` more rows had
+    judged: few rows say little of one feature. Together, a feature counts as far as it varies: of
+    pixels that hardly do, a good decoder may miss many times what the label does.
+    Shapes: (guesses, rows, features) -> (features,).
+    """
+    means = errors.mean(1)
+    varies = means[-1] > 0
+    shares = means / means[-1].where(varies, 1.0)
+    total = means.sum(1, keepdim=True)
+    everywhere = total / total[-1].clamp_min(1e-30)
+    weight = errors.shape[1] / (errors.shape[1] + _DRAWN)
+    places = (weight * shares + (1 - weight) * everywhere).argmin(0)
+    places = places.where(shares.amin(0) > _MUCH, shares.argmin(0))  # much is no luck of few rows
+    return places.where(varies, len(errors) - 1)
+
+
+def _parts(rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Divides rows into those to learn from and those to choose by."""
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    check, fit = order[: rows // 5], order[rows // 5 :]
+    return fit[:_MOST_FIT], check[:_MOST_CHECK]
+
+
+def _best(
+    decoders: tuple[Decoder, ...],
+    views: dict[str, Tensor],
+    known: Tensor,
+    fit: Tensor,
+    check: Tensor,
+) -> list[Chosen]:
+    """Tries every reading and setting, and returns the best of each decoder.
+
+    Decoders that learn each feature by itself are judged on few random sums of many features.
+    """
+    sums, best = random_sums(known, _SUMS), dict[Decoder, Chosen]()
+    for name, view in views.items():
+        features, questions = standardize(view[fit], view[check])
+        for decoder in decoders:
+            targets = known if decoder.joint else sums
+            guesses = decoder.predict_each(features, targets[fit], questions)
+            for setting, guess in zip(decoder.settings, guesses, strict=True):
+                error = float((guess - targets[check]).square().mean())
+                if decoder not in best or error < best[decoder].error:
+                    best[decoder] = Chosen(decoder, name, setting, error)
+    return list(best.values())
