@@ -336,7 +336,7 @@ def timed(name: str, way: str) -> None:
         with FakeTensorMode():
             make_fx(lambda x: x + 1)(torch.zeros(1))
 
-        from shieldnet.privacy.guarantee import calibrate_noise
+        from shieldnet.privacy.calibration import calibrate_noise
 
         calibrate_noise(8.0, 1e-5, 64 / 512, 32)  # kept, and not part of training
         start = time.perf_counter()

@@ -2,33 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot, pad
+from torch.nn.functional import one_hot, pad
 
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.selection import MIN_ROWS
 from shieldnet.attacks.base import MANY, Attack, Game
+from shieldnet.attacks.guesses import Guesses, Resampled, learned
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
-from shieldnet.core.errors import DataError
-from shieldnet.core.statistics import CONFIDENCE, Interval, auc, proportion
+from shieldnet.attacks.secrets import MAX_ROWS, Secret
+from shieldnet.core.statistics import CONFIDENCE, Interval
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 
-_MOST_VALUES = 20
-_MOST_ROWS = 2000  # of each set: every row is asked about once for every value
-_FOLDS = 4
-_PENALTIES = (1.0, 1e-1, 1e-2, 1e-3)
-_RESAMPLES = 2000
 _LEAST_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
 _SAME = 1e-8  # squared distance, in deviations of an answer, up to which answers are the same
 _LEAST_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
-
-Resampled: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
 
 
 @dataclass(frozen=True)
@@ -121,191 +114,6 @@ class AttributeInference(Attack):
         return _each_secret(game, sets, _inferred)
 
 
-@dataclass(frozen=True)
-class Secret:
-    """A sensitive column, or a one-hot group of columns, and what it may be.
-
-    name: the column's, or what the names of the group begin with.
-    Shapes: candidates (count, columns) what the adversary asks with; values (count,) int64 which
-    value of the secret each stands for. cut: the secret is whether the column lies above it.
-    """
-
-    name: str
-    places: tuple[int, ...]
-    candidates: Tensor
-    values: Tensor
-    cut: float | None = None
-
-    @classmethod
-    def of(cls, game: Game, name: str) -> "Secret":
-        """Reads the values of a column off the auxiliary data.
-
-        Errors: DataError for a name that is no column's; NotApplicable for one value only.
-        """
-        places = places_of(game.columns, name)
-        known = game.owned().inputs[:, list(places)]
-        found = known.unique(dim=0)
-        if len(found) < 2:
-            raise NotApplicable("it has one value only in the auxiliary data")
-        if len(places) > 1:
-            _require_one_hot(name, known)
-        else:
-            _require_alone(game, name)
-        if len(found) <= _MOST_VALUES:
-            return cls(name, places, found, torch.arange(len(found)))
-        if len(places) > 1:
-            raise NotApplicable(f"it has {len(found)} values, more than {_MOST_VALUES}")
-        cut = float(known.double().median())
-        ladder = known.double().quantile(torch.arange(0.05, 1, 0.1, dtype=torch.float64))
-        steps = ladder.unique().unsqueeze(1).to(known.dtype)
-        values = (steps.squeeze(1) > cut).long()
-        if len(values.unique()) < 2:
-            raise NotApplicable("it hardly varies in the auxiliary data")
-        return cls(name, places, steps, values, cut)
-
-    @property
-    def count(self) -> int:
-        """Counts the values that the secret can have."""
-        return int(self.values.max()) + 1
-
-    def truth(self, inputs: Tensor) -> Tensor:
-        """Returns which value each row has, -1 for one that was never seen. Shapes: -> (rows,)."""
-        own = inputs[:, list(self.places)]
-        if self.cut is not None:
-            return (own.squeeze(1) > self.cut).long()
-        same = (own.unsqueeze(1) == self.candidates).all(-1)
-        return torch.where(same.any(1), same.long().argmax(1), -1)
-
-    def others(self, inputs: Tensor) -> Tensor:
-        """Returns the other columns. Shapes: -> (rows, columns that are left)."""
-        kept = [place for place in range(inputs.shape[1]) if place not in self.places]
-        return inputs[:, kept].float()
-
-    def tried(self, examples: Examples) -> Examples:
-        """Puts every candidate into every row. Shapes: inputs -> (rows * candidates, columns)."""
-        rows = examples.inputs[:_MOST_ROWS].repeat_interleave(len(self.candidates), 0)
-        rows[:, list(self.places)] = self.candidates.repeat(len(rows) // len(self.candidates), 1)
-        return Examples(f"{examples.name} with every {self.name}", rows)
-
-    def by_value(self, scores: Tensor) -> Tensor:
-        """Keeps the best candidate of each value.
-
-        Shapes: (rows * candidates, features) -> (rows, values, features).
-        """
-        rows = scores.reshape(-1, len(self.candidates), scores.shape[-1])
-        return torch.stack([rows[:, self.values == one].amax(1) for one in range(self.count)], 1)
-
-
-@dataclass(frozen=True)
-class Guesses:
-    """Holds log p of every value, by the imputation and by the attack, for rows with the truth.
-
-    Shapes: truth (rows,), imputed and attacked (rows, values).
-    """
-
-    truth: Tensor
-    imputed: Tensor
-    attacked: Tensor
-
-    def measured(self, log_p: Tensor, confidence: float = CONFIDENCE) -> Interval:
-        """Returns the AUC for two values, else the share of values named right."""
-        if log_p.shape[1] == 2:
-            odds = log_p[:, 1] - log_p[:, 0]
-            return auc(odds[self.truth == 1], odds[self.truth == 0], confidence)
-        right = int((log_p.argmax(1) == self.truth).sum())
-        return proportion(right, len(self.truth), confidence)
-
-    def gains(self, seed: int) -> tuple[float, Resampled]:
-        """Returns how far the attack is ahead of the imputation, and the same for resamples.
-
-        Both are scored on the same resampled rows; for an AUC each value's rows are resampled.
-        Source: percentile bootstrap, Efron and Tibshirani 1993, chapter 13.
-        """
-        draw = np.random.default_rng(seed)
-
-        def shares(rows: int) -> Tensor:
-            counts = draw.multinomial(rows, [1 / rows] * rows, size=_RESAMPLES)
-            return torch.from_numpy(counts / rows)
-
-        if self.imputed.shape[1] == 2:
-            ahead = self._ordered(self.attacked) - self._ordered(self.imputed)
-            again = ((shares(len(ahead)) @ ahead) * shares(ahead.shape[1])).sum(1)
-        else:
-            named = [one.argmax(1) == self.truth for one in (self.attacked, self.imputed)]
-            ahead = named[0].double() - named[1].double()
-            again = shares(len(ahead)) @ ahead
-        return float(ahead.mean()), again.numpy()
-
-    def _ordered(self, log_p: Tensor) -> Tensor:
-        """Says which pairs are in order, 1/2 for ties. Shapes: -> (ones, zeros) float64."""
-        odds = log_p[:, 1] - log_p[:, 0]
-        apart = odds[self.truth == 1].unsqueeze(1) - odds[self.truth == 0]
-        return (apart.sign().double() + 1) / 2
-
-
-def learned(
-    scores: Callable[[Tensor, Tensor], Tensor],
-    weights: int,
-    truth: Tensor,
-    rows: int,
-    *,
-    seed: int,
-    doubt: float = 0.0,
-) -> Tensor:
-    """Learns weights on the first rows, those with a truth, and returns log p for all rows.
-
-    The first rows get what the other folds learned, the rest what all of the first taught. Weights
-    minimize log loss plus a penalty on their squares, chosen by the folds. They stay 0 unless that
-    is better in the folds by ``doubt`` standard errors.
-
-    scores: of (weights, places of rows), (rows, values). Shapes: truth (n,) -> (rows, values).
-    """
-    fold = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed)) % _FOLDS
-    everyone, known = torch.arange(rows), torch.arange(len(truth))
-    nothing = torch.zeros(weights, dtype=torch.float64)
-
-    def held_out(penalty: float) -> Tensor:
-        answers = scores(nothing, known)
-        for one in range(_FOLDS):
-            fit = known[fold != one]
-            found = _fitted(scores, weights, fit, truth[fit], penalty)
-            answers[fold == one] = scores(found, known[fold == one])
-        return answers
-
-    trials = {penalty: held_out(penalty) for penalty in _PENALTIES}
-    best = min(trials, key=lambda penalty: float(cross_entropy(trials[penalty], truth)))
-    before, after = (
-        cross_entropy(one, truth, reduction="none")
-        for one in (scores(nothing, known), trials[best])
-    )
-    saved = before - after
-    if saved.mean() <= doubt * saved.std() / len(saved) ** 0.5:
-        return scores(nothing, everyone).log_softmax(1)
-    answers = scores(_fitted(scores, weights, known, truth, best), everyone)
-    answers[: len(truth)] = trials[best]
-    return answers.log_softmax(1)
-
-
-def _fitted(
-    scores: Callable[[Tensor, Tensor], Tensor],
-    weights: int,
-    rows: Tensor,
-    truth: Tensor,
-    penalty: float,
-) -> Tensor:
-    found = torch.zeros(weights, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([found], max_iter=60, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        total = cross_entropy(scores(found, rows), truth) + penalty * found.square().sum() / 2
-        total.backward()
-        return total
-
-    optimizer.step(loss)
-    return found.detach()
-
-
 def _require_table(game: Game) -> None:
     if game.nonmembers.inputs.dim() != 2:
         raise NotApplicable("it needs a table: inputs of two axes")
@@ -332,57 +140,11 @@ def _each_secret(
     return Outcome(findings=tuple(found), untested=tuple(untested))
 
 
-def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
-    """Returns the columns of a name: its own, or those of a one-hot group that begin with it.
-
-    Errors: DataError, with the columns, where there are none.
-    """
-    if name in columns:
-        return (columns.index(name),)
-    group = tuple(
-        place for place, one in enumerate(columns) if one.startswith((f"{name}=", f"{name}_"))
-    )
-    if not group:
-        raise DataError(
-            f"There is no column {name}, and none that begins with {name}= or {name}_. "
-            f"The columns are: {', '.join(columns) or 'not named; pass columns=(...)'}."
-        )
-    return group
-
-
-def _require_alone(game: Game, name: str) -> None:
-    """Raises NotApplicable for one column of a one-hot group: the others tell it already."""
-    for mark in ("=", "_"):
-        stem = name.rpartition(mark)[0]
-        group = [
-            place
-            for place, one in enumerate(game.columns)
-            if stem and one.rpartition(mark)[0] == stem
-        ]
-        if len(group) > 1 and _is_one_hot(game.owned().inputs[:, group]):
-            raise NotApplicable(f"the other columns of {stem} tell it: name the group, {stem}")
-
-
-def _is_one_hot(known: Tensor) -> bool:
-    high, low = known.amax(0), known.amin(0)
-    is_either = bool(((known == high) | (known == low)).all())
-    return is_either and bool(((known == high).sum(1) == 1).all())
-
-
-def _require_one_hot(name: str, known: Tensor) -> None:
-    """Raises NotApplicable unless one column of every row is high and the others are low."""
-    if not _is_one_hot(known):
-        raise NotApplicable(
-            f"it takes exactly one of the {known.shape[1]} columns of {name} set in every row, and "
-            "others are; name single columns instead"
-        )
-
-
 def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
     sets = [game.owned(), game.nonmembers]
-    scale = game.views(game.ask(game.owned()).first(_MOST_ROWS))
+    scale = game.views(game.ask(game.owned()).first(MAX_ROWS))
     fits = [_fit(game, secret, one, scale) for one in sets]
-    sides = [secret.others(one.inputs)[:_MOST_ROWS] for one in sets]
+    sides = [secret.others(one.inputs)[:MAX_ROWS] for one in sets]
     imputed, combined = _combined(game, secret, sides, fits)
     guesses = _guesses(secret, game.nonmembers, imputed[1], combined[1])
     threat = Threat(
@@ -398,7 +160,7 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
     sides = []
     for one in sets:
         labels = one_hot(game.labels(one), game.classes)
-        sides.append(torch.cat([secret.others(one.inputs), labels], 1)[:_MOST_ROWS])
+        sides.append(torch.cat([secret.others(one.inputs), labels], 1)[:MAX_ROWS])
     imputed, weighed = _combined(game, secret, sides, scores)
     by_bayes = [guess + part[:, :, 0] for guess, part in zip(imputed, scores, strict=True)]
     trials = {
@@ -437,7 +199,7 @@ def _fit(game: Game, secret: Secret, examples: Examples, scale: dict[str, Tensor
 
     Shapes: scale, the auxiliary answers in every reading -> (rows, values, features).
     """
-    seen = game.views(game.ask(examples).first(_MOST_ROWS))
+    seen = game.views(game.ask(examples).first(MAX_ROWS))
     tried = game.views(game.own_answers(secret.tried(examples)))
     closeness = []
     for name, view in seen.items():
@@ -455,7 +217,7 @@ def _likeness(game: Game, secret: Secret, examples: Examples) -> Tensor:
     Shapes: -> (rows, values, features).
     """
     log_p = log_probabilities(game.own_answers(secret.tried(examples)))
-    labels = game.labels(examples)[:_MOST_ROWS].repeat_interleave(len(secret.candidates))
+    labels = game.labels(examples)[:MAX_ROWS].repeat_interleave(len(secret.candidates))
     own = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
     scores = torch.stack([own, *membership_scores(log_p, labels).values()], 1)
     return secret.by_value(scores.clamp(_LEAST_LOG_P, -_LEAST_LOG_P))
@@ -469,7 +231,7 @@ def _combined(
     Shapes: a list holds one part for each set; sides (rows, columns), evidence (rows, values,
     features) -> (rows, values) log p of the imputation and of both together.
     """
-    truth = secret.truth(game.owned().inputs[:_MOST_ROWS])
+    truth = secret.truth(game.owned().inputs[:MAX_ROWS])
     sizes = [len(side) for side in sides]
     padded = [pad(side, (1, 0)) for side in sides]
     table = torch.cat([standardize(padded[0], side)[1] for side in padded]).double()
@@ -499,7 +261,7 @@ def _combined(
 
 
 def _guesses(secret: Secret, examples: Examples, imputed: Tensor, attacked: Tensor) -> Guesses:
-    truth = secret.truth(examples.inputs[:_MOST_ROWS])
+    truth = secret.truth(examples.inputs[:MAX_ROWS])
     seen = truth >= 0
     guesses = Guesses(truth[seen], imputed[seen], attacked[seen])
     counts = guesses.truth.bincount(minlength=secret.count)

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from shieldnet.attacks import Game
-from shieldnet.attacks.attributes import places_of
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.inversion.decoding import SMALLEST_PICTURE
 from shieldnet.attacks.membership.blind import blind_finding
 from shieldnet.attacks.membership.shadows import FEWEST, Order, Train, trained
+from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.case import (
     as_given,
     as_the_model_reads,

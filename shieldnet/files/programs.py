@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from shieldnet.core.errors import DataError
+from shieldnet.files.checked_operators import CHECKED
 from shieldnet.files.documents import parse_json
 from shieldnet.files.limits import content, opened_archive
-from shieldnet.files.torch_operators import CHECKED, EVALUATE, refusal
+from shieldnet.files.torch_operators import EVALUATE, refusal
 
 _NAME = re.compile(r"[\w.+\-]*")
 _SYMBOL = re.compile(r"[a-z]{1,4}\d{1,9}")

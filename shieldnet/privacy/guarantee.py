@@ -1,9 +1,9 @@
 """From noise to epsilon and back: what private training proves, counted step by step."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from shieldnet.privacy.steps import MAX_STEPS, Steps
 
 if TYPE_CHECKING:  # scipy takes a second to come
     from shieldnet.privacy.losses import Losses
-
 SCOPES = ("steps", "weights")
 MAX_NOISE = 1e4
 _VERSION = 2
@@ -29,7 +28,6 @@ _MAX_LINES, _MAX_LENGTH = 32, 1000
 _ORDERS = [*range(2, 33), 40, 48, 64, 96, 128, 192, 256, 384, 512, 1024]  # quick: whole numbers
 _TAIL = 1e-10
 """The least delta down to which mu of subsampled steps is stated."""
-
 NOT_COVERED = (
     "whoever reads the training data, the gradients or the noise",
     "what many records say together: each record alone is protected",
@@ -38,7 +36,6 @@ NOT_COVERED = (
     "what preflight prints: measured on a few records, without noise",
 )
 """Limits that every guarantee prints."""
-
 PUBLIC = (
     "the starting weights, frozen parts, buffers, and what the code of model and loss holds know "
     "nothing of the records (start='public')"
@@ -364,81 +361,6 @@ def _hex(name: str, value: object, length: int) -> str:
             f"Expected {name} as {length} hexadecimal digits, got {str(value)[:80]!r}."
         )
     return str(value)
-
-
-@lru_cache(maxsize=256)
-def calibrate_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    """Returns the noise, as a multiple of the clip norm, that keeps to epsilon at delta.
-
-    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .2 %.
-    Errors: ConfigError where that takes more noise than anything learns with, or too many steps.
-    """
-    from shieldnet.privacy.losses import Losses
-
-    positive("epsilon", epsilon)
-    whole("steps", steps, low=1, high=MAX_STEPS)
-
-    def spent(noise: float) -> float:
-        if rate == 1:
-            return PrivacyCost(mu=math.sqrt(steps) / noise).epsilon(delta)
-        try:
-            return Losses((Steps(noise, rate, steps),)).epsilon(delta)
-        except ConfigError:  # too much to be counted
-            return math.inf
-
-    least, most = _bracket(spent, epsilon, start=max(0.3, rate * math.sqrt(steps) / epsilon))
-    return _least_noise(spent, epsilon, least, most, slack=1e-6 if rate == 1 else 2e-3)
-
-
-def _bracket(
-    spent: Callable[[float], float], epsilon: float, start: float
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Finds a noise that spends too much and one that does not, each with what it spends."""
-    noise = min(start, MAX_NOISE)
-    cost = spent(noise)
-    too_much = cost > epsilon
-    while True:
-        moved = min(MAX_NOISE, noise * 1.6) if too_much else noise / 1.6
-        if moved == noise:
-            raise ConfigError(
-                f"No noise of at most {MAX_NOISE:g} x clip norm keeps to epsilon {epsilon:g}: take "
-                "fewer steps, or a larger epsilon."
-            )
-        if moved < 1e-6:
-            raise ConfigError(f"Expected an epsilon that takes noise, got {epsilon:g}.")
-        moved_cost = spent(moved)
-        if (moved_cost > epsilon) != too_much:
-            pair = (noise, cost), (moved, moved_cost)
-            return pair if too_much else (pair[1], pair[0])
-        noise, cost = moved, moved_cost
-
-
-def _least_noise(
-    spent: Callable[[float], float],
-    epsilon: float,
-    least: tuple[float, float],
-    most: tuple[float, float],
-    slack: float,
-) -> float:
-    """Closes in on the noise between two, on a line through the logarithms of what they spend."""
-    aim = (1 - slack / 4) * epsilon
-    for attempt in range(60):
-        (low, low_cost), (high, high_cost) = least, most
-        if high_cost > (1 - slack) * epsilon or high / low < 1 + slack / 1e3:
-            break
-        is_line = high_cost > 0 and math.isfinite(low_cost) and attempt % 3 < 2
-        if is_line:
-            slope = math.log(high / low) / math.log(high_cost / low_cost)
-            noise = high * math.exp(slope * math.log(aim / high_cost))
-            noise = min(max(noise, low * (high / low) ** 0.02), high * (low / high) ** 0.02)
-        else:
-            noise = math.sqrt(low * high)
-        cost = spent(noise)
-        if cost > epsilon:
-            least = (noise, cost)
-        else:
-            most = (noise, cost)
-    return most[0]
 
 
 def _mu_of(epsilons: NDArray[np.float64], deltas: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,7 +18,8 @@ from shieldnet.core.randomness import noise_about, random_seed, replayed_noise
 from shieldnet.data.examples import Examples, row_bytes
 from shieldnet.data.hashing import weights_hash
 from shieldnet.findings.finding import Finding, Threat, decimals
-from shieldnet.privacy.guarantee import Guarantee, calibrate_noise
+from shieldnet.privacy.calibration import calibrate_noise
+from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.running.store import fingerprint
 from shieldnet.shield.module import Shield

@@ -16,15 +16,8 @@ from shieldnet.training.countermeasures.base import Countermeasure
 from shieldnet.training.distributed import Ranks
 from shieldnet.training.losses import Loss
 from shieldnet.training.private.dpsgd import DPSGD
-from shieldnet.training.private.gradients import (
-    Gradient,
-    Losses,
-    Predict,
-    RecordGradients,
-    Whole,
-    clipped_sum,
-    sum_error,
-)
+from shieldnet.training.private.gradient_parts import Gradient, Whole, clipped_sum, sum_error
+from shieldnet.training.private.gradients import Losses, Predict, RecordGradients
 from shieldnet.training.private.lattice import Lattice
 from shieldnet.training.records import Records
 

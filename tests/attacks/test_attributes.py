@@ -5,14 +5,10 @@ import torch
 from torch import Tensor, nn
 
 import shieldnet as sn
-from shieldnet.attacks.attributes import (
-    AttributeInference,
-    AttributeRecovery,
-    Guesses,
-    Secret,
-    learned,
-)
+from shieldnet.attacks.attributes import AttributeInference, AttributeRecovery
 from shieldnet.attacks.base import Game
+from shieldnet.attacks.guesses import Guesses, learned
+from shieldnet.attacks.secrets import Secret
 from shieldnet.core.errors import DataError
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.data.examples import Examples

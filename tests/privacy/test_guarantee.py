@@ -3,8 +3,8 @@ import math
 import pytest
 
 import shieldnet as sn
+from shieldnet.privacy.calibration import calibrate_noise
 from shieldnet.privacy.cost import PrivacyCost
-from shieldnet.privacy.guarantee import calibrate_noise
 
 
 def test_full_batches_are_the_gaussian_mechanism_composed() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.base import Behind, in_batches
+from shieldnet.attacks.membership.references import NARROW, WIDE, Narrowed, reference
 from shieldnet.attacks.shadow_answers import Shadows, drawn, share_of_members
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.data.examples import Canaries, Examples, reference_rows
@@ -22,12 +23,10 @@ from shieldnet.training.recipe import Recipe
 
 Train = Callable[[tuple[Tensor, Tensor], int], nn.Module]
 """Trains a model like the target: ``train((inputs, labels), seed) -> model``."""
-
 FEWEST = 4
 """Fewer shadows than this say nothing of a single record."""
 COPIES = 16
 """Moved copies of a record that label-only attacks ask about."""
-
 _CHUNK = 8  # models trained as one: fixed, so that the engine cannot change a result
 _MOST_MOVED = 1000  # records whose copies are asked about, fewer of many features
 _MOST_MOVED_NUMBERS = 5 * 10**7
@@ -36,9 +35,6 @@ _MOST_OWNED = 2000
 _PROBE_ROWS = 200
 _REFERENCE_ROWS = 5000  # of each set, for reference models
 _REFERENCE_STEPS = 1500
-_NARROW = 64  # features up to which plain gradient steps learn the most; beyond, they diverge
-_WIDE, _AT_ONCE = 512, 4096  # features that reference models read at most, rows narrowed at once
-_FAR = 10.0  # deviations: no input of a reference model lies further out
 _LEARNED = 0.1  # less often right than the target on their own records, and they are no stand-ins
 
 
@@ -112,8 +108,8 @@ def trained(
         for one in pool:
             copies = moved(one.inputs[: most_moved(one.inputs)], reference, order.seed)
             asked[f"moved {one.name}"] = copies.flatten(0, 1)
-    if order.train is None and inputs.is_floating_point() and inputs[0].numel() > _WIDE:
-        narrowed = _Narrowed.of(inputs)
+    if order.train is None and inputs.is_floating_point() and inputs[0].numel() > WIDE:
+        narrowed = Narrowed.of(inputs)
         inputs, asked = narrowed(inputs), {name: narrowed(part) for name, part in asked.items()}
     train, answer = _way(order, inputs, labels, rows)
     if order.train is not None:
@@ -242,53 +238,6 @@ def as_it_is(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-class _Standardized(nn.Module):
-    """Scales inputs as the pool's are spread. Shapes: (rows, ...) -> (rows, features)."""
-
-    def __init__(self, center: Tensor, deviation: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("center", center.clone())
-        self.register_buffer("deviation", deviation.clone())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        scaled = (inputs.flatten(1).float() - self.center) / self.deviation  # type: ignore[operator]  # buffers
-        return scaled.clamp(-_FAR, _FAR)
-
-
-def reference(scale: Scale, classes: int, probabilities: bool) -> nn.Module:
-    """Makes a small network that stands for the target."""
-    layers: list[nn.Module] = [
-        _Standardized(scale.center, scale.deviation),
-        nn.Linear(len(scale.center), 128),
-        nn.ReLU(),
-        nn.Linear(128, classes),
-    ]
-    return nn.Sequential(*layers, *([nn.Softmax(-1)] if probabilities else []))
-
-
-class _Narrowed(nn.Module):
-    """Makes few random sums of many features, which keep how far records lie apart.
-
-    Shapes: (rows, ...) -> (rows, ``_WIDE``) float32.
-    Source: Johnson and Lindenstrauss 1984.
-    """
-
-    def __init__(self, scaled: _Standardized, weights: Tensor) -> None:
-        super().__init__()
-        self.scaled, self.weights = scaled, weights
-
-    @classmethod
-    def of(cls, inputs: Tensor) -> "_Narrowed":
-        """Takes the units of the inputs. Shapes: inputs (rows, ...)."""
-        scale, generator = Scale.of(inputs), torch.Generator().manual_seed(0)
-        weights = torch.randn(len(scale.center), _WIDE, generator=generator) / _WIDE**0.5
-        return cls(_Standardized(scale.center, scale.deviation), weights)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        parts = [self.scaled(part) @ self.weights for part in inputs.split(_AT_ONCE)]
-        return torch.cat(parts)
-
-
 def _way(
     order: Order, inputs: Tensor, labels: Tensor, rows: Sequence[Tensor]
 ) -> tuple[Train, Callable[[nn.Module], Callable[[Tensor], Tensor]]]:
@@ -300,7 +249,7 @@ def _way(
     classes = max(_classes(order), int(labels.max()) + 1)
     probabilities = layout.row_kind == "probabilities"
     steps = -(-max(len(one) for one in rows) // 32)
-    is_narrow = inputs[0].numel() <= _NARROW
+    is_narrow = inputs[0].numel() <= NARROW
     recipe = Recipe(
         partial(reference, Scale.of(inputs), classes, probabilities),
         epochs=max(5, min(50, _REFERENCE_STEPS // steps)),

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,239 +13,21 @@ from torch.fx import GraphModule, Node
 
 from shieldnet.core.checks import unwarned
 from shieldnet.training.private.capture import capture, is_random, with_draws_given
+from shieldnet.training.private.gradient_parts import (
+    Gradient,
+    Part,
+    Products,
+    Rows,
+    Whole,
+    clipped_sum,
+)
 
 Predict = Callable[[Tensor], Any]
 Losses = Callable[[Predict, Tensor, Tensor], Tensor]
 """Takes a model as a function, inputs and labels; returns (records,), one loss for each."""
 Move = Callable[[Tensor, Tensor, Predict], Tensor]
 """Takes inputs, labels and a model as a function; returns what to learn from, row by row."""
-
-MAX_SPREAD = 256.0
-"""A record's gradient is also clipped where the products that it is a sum of are, together, this
-many times the clip norm long: so much the rounding of sums may grow by cancellation."""
-_MARGIN = 1 - 2.0**-20  # of the clip norm: covers the rounding of norms, factors and products
-_MAX_LENGTH = 1e100
 _ATEN = torch.ops.aten
-
-
-def clip_factors(norms: Tensor, clip: float) -> Tensor:
-    """Returns what a gradient of each norm is multiplied by: never more than ``clip`` is left.
-
-    Shapes: norms (records,) finite, float64 -> (records,). The margin covers the rounding.
-    Source: Abadi et al. 2016, Algorithm 1 (arXiv:1607.00133).
-    """
-    return (clip * _MARGIN / norms).clamp_max(1.0)
-
-
-class Part(ABC):
-    """Holds a share of every record's gradient of one weight."""
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Counts the float operations that a squared norm is the sum of, at least."""
-
-    @abstractmethod
-    def measured(self) -> tuple[Tensor, Tensor]:
-        """Returns squared norms, as float64 computes them, and spreads.
-
-        A spread bounds the norm of the sum of absolute products. Shapes: -> (records,) each.
-        """
-
-    @abstractmethod
-    def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
-        """Adds the rows' gradients, each times its factor, to a float64 total in place."""
-
-    @abstractmethod
-    def length(self) -> float:
-        """Bounds the norm of all gradients together."""
-
-    @abstractmethod
-    def distance(self, row: int, alone: Any) -> float:
-        """Bounds the distance of a row's gradient from the only one of a part of the same kind."""
-
-
-@dataclass(frozen=True)
-class Whole(Part):
-    """Holds the gradients themselves. Shapes: each (records, *weight)."""
-
-    each: Tensor
-
-    @property
-    def size(self) -> int:
-        return self.each[:1].numel()
-
-    def measured(self) -> tuple[Tensor, Tensor]:
-        norms = _lengths(self.each.flatten(1))
-        return norms.square(), norms
-
-    def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
-        each = self.each[rows].flatten(1)
-        total.view(-1).addmv_(each.double().T, factors)
-
-    def length(self) -> float:
-        return _norm(self.each)
-
-    def distance(self, row: int, alone: "Whole") -> float:
-        return _norm(self.each[row] - alone.each[0])
-
-
-@dataclass(frozen=True)
-class Products(Part):
-    """Holds the gradients of a matrix as sums of outer products: of a linear layer's two sides.
-
-    Shapes: left (records, terms, rows), right (records, terms, columns).
-    Source of the norms: Goodfellow 2015 (arXiv:1510.01799); Li et al. 2022 (arXiv:2110.05679).
-    """
-
-    left: Tensor
-    right: Tensor
-
-    @property
-    def size(self) -> int:
-        return self.left.shape[1] ** 2 + self.left.shape[2] + self.right.shape[2]
-
-    def measured(self) -> tuple[Tensor, Tensor]:
-        spreads = (_lengths(self.left) * _lengths(self.right)).sum(1)
-        if self.left.shape[1] == 1:
-            return spreads.square(), spreads
-        left, right = self.left.double(), self.right.double()
-        return (left @ left.mT).mul_(right @ right.mT).sum((1, 2)), spreads
-
-    def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
-        left = self.left[rows].double() * factors[:, None, None]
-        total.addmm_(left.flatten(0, 1).T, self.right[rows].double().flatten(0, 1))
-
-    def length(self) -> float:
-        return _norm(self.left) * _norm(self.right)
-
-    def distance(self, row: int, alone: "Products") -> float:
-        left, right = alone.left[0], alone.right[0]
-        moved = _norm(self.left[row] - left) * _norm(right)
-        return moved + _norm(self.left[row]) * _norm(self.right[row] - right)
-
-
-@dataclass(frozen=True)
-class Rows(Part):
-    """Holds the gradients of a table that is looked up: a row for every place that was asked.
-
-    Shapes: places (records, terms), each (records, terms, columns); unused: a row that gets none.
-    """
-
-    places: Tensor
-    each: Tensor
-    unused: int
-
-    @property
-    def size(self) -> int:
-        return self.each.shape[1] ** 2 + self.each.shape[2]
-
-    def measured(self) -> tuple[Tensor, Tensor]:
-        each = self.used().double()
-        same = self.places[:, :, None] == self.places[:, None, :]
-        return (each @ each.mT).mul_(same).sum((1, 2)), _lengths(each).sum(1)
-
-    def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
-        each = self.used()[rows].double() * factors[:, None, None]
-        total.index_add_(0, self.places[rows].flatten(), each.flatten(0, 1))
-
-    def length(self) -> float:
-        return math.sqrt(self.each.shape[1]) * _norm(self.each)
-
-    def distance(self, row: int, alone: "Rows") -> float:
-        if not torch.equal(self.places[row], alone.places[0]):
-            return math.inf
-        return _norm(self.each[row] - alone.each[0])
-
-    def used(self) -> Tensor:
-        """Returns the gradients, with 0 where the row gets none."""
-        return self.each.masked_fill((self.places == self.unused)[:, :, None], 0.0)
-
-
-def _norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-
-
-def _lengths(tensor: Tensor) -> Tensor:
-    """Returns the norms along the last axis, in float64, and inf above ``_MAX_LENGTH``.
-
-    Only numbers of float64 get so far. Beside a factor below it, what is lost where squares of
-    small numbers are 0 in float64 is below 1e-50: nothing beside the least clip norm, 1e-30.
-    """
-    norms: Tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
-    if tensor.dtype != torch.float64:
-        return norms
-    return norms.masked_fill(norms > _MAX_LENGTH, math.inf)
-
-
-def _inner(products: Products, rows: Rows) -> Tensor:
-    """Returns the inner product of two parts of one weight, for every record."""
-    records, terms, _ = products.left.shape
-    at = rows.places[:, None, :].expand(records, terms, -1)
-    left = products.left.gather(2, at).double()
-    right = products.right.double() @ rows.used().double().mT
-    return (left * right).sum((1, 2))
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """Holds every record's gradient of one weight, in parts that add up to it."""
-
-    parts: tuple[Part, ...]
-
-    def measured(self) -> tuple[Tensor, Tensor]:
-        """Bounds squared norms from above, and returns spreads. Shapes: -> (records,) each.
-
-        What float64 computes of a squared norm is off by at most the operations times 2^-52 of the
-        squared spread.
-        """
-        products = [part for part in self.parts if isinstance(part, Products)]
-        looked_up = [part for part in self.parts if isinstance(part, Rows)]
-        squares, spreads = zip(*(part.measured() for part in self.parts), strict=True)
-        crossed = [2 * _inner(pair, rows) for pair in products for rows in looked_up]
-        spread: Tensor = sum(spreads)
-        rounding = 2.0**-52 * 4 * sum(part.size for part in self.parts)
-        total: Tensor = sum([*squares, *crossed])  # type: ignore[assignment]  # there is a part
-        return total.clamp_min(0) + rounding * spread.square(), spread
-
-
-def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Tensor]) -> Tensor:
-    """Adds each record's gradient, clipped to an L2 norm of ``clip`` over all weights, to totals.
-
-    Returns how many of them are no longer than ``clip``.
-    Shapes: totals float64 of the shape of every weight, changed in place; -> () int64.
-    Guarantee: but for the rounding of sums that ``sum_error`` bounds, one record moves the totals
-    by at most ``clip``, whatever it is: a gradient that is not finite, or too large to have a
-    finite norm, counts as 0. To report it would betray its record.
-    """
-    measured = [gradient.measured() for gradient in gradients]
-    norms = torch.stack([squares for squares, _ in measured]).sum(0).sqrt()
-    spreads = torch.stack([spread for _, spread in measured]).square().sum(0).sqrt()
-    factors = torch.minimum(clip_factors(norms, clip), clip_factors(spreads, MAX_SPREAD * clip))
-    rows: Tensor | slice = slice(None)
-    sound = torch.isfinite(norms) & torch.isfinite(spreads)
-    if not sound.all():
-        rows = sound.nonzero()[:, 0]
-        factors = factors[rows]
-    for gradient, total in zip(gradients, totals, strict=True):
-        for part in gradient.parts:
-            part.add(total, factors, rows)
-    return (norms <= clip).sum()
-
-
-def sum_error(records: int, physical: int, terms: int, *, scaled: bool = False) -> float:
-    """Bounds how far ``clipped_sum`` over physical batches is from the true sum, in clip norms.
-
-    Each physical batch is added up by itself, and then to the total.
-    terms: the most products that one record's gradient of a weight is a sum of. Every sum of n
-    numbers in float64, in any order, is off by at most n 2^-52 of the sum of their absolute values
-    (n < 2^51), and over all weights these are at most ``MAX_SPREAD`` clip norms a record, or one
-    where every gradient is one product. scaled: whether the sum is multiplied by a number after,
-    which rounds it once more.
-    Source: Higham 2002, section 4.2.
-    """
-    spread = 1.0 if terms == 1 else MAX_SPREAD
-    return 2.0**-52 * records * (physical * terms * spread + records + scaled)
 
 
 class RecordGradients:

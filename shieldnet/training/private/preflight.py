@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import PreflightFailed
 from shieldnet.training.private.capture import NotCaptured
-from shieldnet.training.private.gradients import Losses, Move, RecordGradients, clipped_sum
+from shieldnet.training.private.gradient_parts import clipped_sum
+from shieldnet.training.private.gradients import Losses, Move, RecordGradients
 from shieldnet.training.private.hazards import Hazard, few_of, same_draws, stand_ins
 from shieldnet.training.records import Records
 

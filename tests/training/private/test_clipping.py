@@ -6,7 +6,7 @@ import torch
 
 import shieldnet as sn
 from shieldnet.training.private.clipping import Clip, FixedClip, as_clip
-from shieldnet.training.private.gradients import Gradient, Whole, clipped_sum
+from shieldnet.training.private.gradient_parts import Gradient, Whole, clipped_sum
 
 NOISE, SIZE = 1.0, 40.0
 CLIPS = [FixedClip(0.3), sn.AdaptiveClip(start=0.3), sn.AdaptiveClip(0.9, pace=1.0, start=5.0)]

@@ -7,15 +7,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from shieldnet.training.losses import Criterion
-from shieldnet.training.private.gradients import (
+from shieldnet.training.private.gradient_parts import (
     Gradient,
     Products,
-    RecordGradients,
     Rows,
     Whole,
     clipped_sum,
     sum_error,
 )
+from shieldnet.training.private.gradients import RecordGradients
 
 CRITERION = Criterion()
 

@@ -1,0 +1,58 @@
+"""Networks that stand for shadows where nobody says how the model was trained."""
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.attacks.adversary.features import Scale
+
+NARROW = 64  # features up to which plain gradient steps learn the most; beyond, they diverge
+WIDE = 512  # features that reference models read at most
+_AT_ONCE = 4096  # rows narrowed at once
+_FAR = 10.0  # deviations: no input of a reference model lies further out
+
+
+class _Standardized(nn.Module):
+    """Scales inputs as the pool's are spread. Shapes: (rows, ...) -> (rows, features)."""
+
+    def __init__(self, center: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("center", center.clone())
+        self.register_buffer("deviation", deviation.clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scaled = (inputs.flatten(1).float() - self.center) / self.deviation  # type: ignore[operator]  # buffers
+        return scaled.clamp(-_FAR, _FAR)
+
+
+def reference(scale: Scale, classes: int, probabilities: bool) -> nn.Module:
+    """Makes a small network that stands for the target."""
+    layers: list[nn.Module] = [
+        _Standardized(scale.center, scale.deviation),
+        nn.Linear(len(scale.center), 128),
+        nn.ReLU(),
+        nn.Linear(128, classes),
+    ]
+    return nn.Sequential(*layers, *([nn.Softmax(-1)] if probabilities else []))
+
+
+class Narrowed(nn.Module):
+    """Makes few random sums of many features, which keep how far records lie apart.
+
+    Shapes: (rows, ...) -> (rows, ``WIDE``) float32.
+    Source: Johnson and Lindenstrauss 1984.
+    """
+
+    def __init__(self, scaled: _Standardized, weights: Tensor) -> None:
+        super().__init__()
+        self.scaled, self.weights = scaled, weights
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> "Narrowed":
+        """Takes the units of the inputs. Shapes: inputs (rows, ...)."""
+        scale, generator = Scale.of(inputs), torch.Generator().manual_seed(0)
+        weights = torch.randn(len(scale.center), WIDE, generator=generator) / WIDE**0.5
+        return cls(_Standardized(scale.center, scale.deviation), weights)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts = [self.scaled(part) @ self.weights for part in inputs.split(_AT_ONCE)]
+        return torch.cat(parts)
