@@ -31,7 +31,7 @@ from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
 from shieldnet.shield.module import Shield
-from shieldnet.training.finetuning import Finetuned
+from shieldnet.training.result import Finetuned
 
 _MOST_VALUES = 20  # of a grouping: more are no groups
 

@@ -47,7 +47,7 @@ from shieldnet.reports.report import BARE, Report
 from shieldnet.running.engine import ENGINES, run, why_unsendable
 from shieldnet.running.store import cache_in
 from shieldnet.shield.module import Shield
-from shieldnet.training.finetuning import Finetuned
+from shieldnet.training.result import Finetuned
 
 _log = logging.getLogger("shieldnet")
 

@@ -1,124 +1,48 @@
 """Trains a copy of a model: privately, against attacks, or both."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.checks import choice, finite, flag, positive, renamed, whole
-from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.core.checks import positive, renamed
+from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import noise_about, random_seed, replayed_noise
-from shieldnet.data.examples import Examples, row_bytes
 from shieldnet.data.hashing import weights_hash
-from shieldnet.findings.finding import Finding, Threat, decimals
-from shieldnet.privacy.calibration import calibrate_noise
 from shieldnet.privacy.guarantee import Guarantee
-from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.running.store import fingerprint
-from shieldnet.shield.module import Shield
-from shieldnet.training.checkpoint import State, only_here
+from shieldnet.training.checkpoint import only_here
+from shieldnet.training.claims import findings_of_run, guarantee_of, known_of_start, require_met
 from shieldnet.training.countermeasures.base import (
     Augment,
     Countermeasure,
-    LabelSmoothing,
-    WeightDecay,
 )
 from shieldnet.training.distributed import Ranks
-from shieldnet.training.features import features
 from shieldnet.training.loop import Course, Keeper, Plain, Private, train
-from shieldnet.training.losses import Criterion, Loss, as_loss, scores_of, weighted_mean
-from shieldnet.training.private.dpsgd import DPSGD
-from shieldnet.training.private.gradients import RecordGradients
-from shieldnet.training.private.hazards import Hazard, fixed, hazards_of, stand_ins
-from shieldnet.training.private.preflight import Preflight, examine
-from shieldnet.training.private.premise import Premise, fit
-from shieldnet.training.records import Records, as_records
-from shieldnet.training.trainable import PARTS, choose_part, last_layer, merge, shared_weights
-
-OPTIMIZERS = ("sgd", "adam")
-_MOMENTUM = 0.9
-_RANK = 4
-_TOLD = 10  # times that epsilon so far is told in a run
-_WEIGHTED = Hazard(
-    "weighted loss",
-    "the loss",
-    "its mean divides by the weights of the whole batch, so that one record scales all others",
-    "Sum it instead (reduction='none'): a record's weight is then its own",
-    fixes=True,
+from shieldnet.training.losses import as_loss
+from shieldnet.training.preparing import (
+    as_read,
+    gradients_examined,
+    prepared_copies,
+    publish,
+    require_plain_weights,
+    try_once,
+    what_is_learned,
 )
+from shieldnet.training.private.dpsgd import DPSGD
+from shieldnet.training.private.premise import Premise
+from shieldnet.training.records import Records, as_records
+from shieldnet.training.result import Finetuned
+from shieldnet.training.settings import FinetuneSettings
 
-
-@dataclass(frozen=True)
-class Finetuned:
-    """Holds a trained model and what is claimed, and known, of it.
-
-    model: in evaluation mode, with the keys of the model that was given. guarantee: what is proven;
-    None without DPSGD, or in its empirical mode. findings: of the audit of the run itself.
-    preflight: what was measured before. steps, seconds: what it took. start: what the start is seen
-    to know of the records, "" where there was no heldout: as preflight, measured without noise.
-    """
-
-    model: nn.Module
-    guarantee: Guarantee | None
-    findings: tuple[Finding, ...]
-    preflight: Preflight | None
-    steps: int
-    seconds: float
-    start: str = ""
-
-    def __str__(self) -> str:
-        claimed = "No guarantee is stated." if self.guarantee is None else str(self.guarantee)
-        audited = [
-            f"  {one.name.removeprefix('one_run.')} at least {decimals(one.low)} "
-            f"(95 %, {one.samples} canaries)"
-            for one in self.findings
-        ]
-        head = ["Measured in the run itself:"] if audited else []
-        known = [self.start] if self.start else []
-        took = f"{self.steps} steps in {self.seconds:.1f} s"
-        return "\n".join([took, claimed, *known, *head, *audited])
-
-
-@dataclass(frozen=True)
-class _Settings:
-    epochs: float
-    batch_size: int | None
-    learning_rate: float
-    momentum: float | None
-    optimizer: str
-    part: str
-    rank: int | None
-    outputs: str
-    axis: int | None
-    fix: bool
-    seed: int | None
-
-    def __post_init__(self) -> None:
-        positive("epochs", self.epochs)
-        positive("learning_rate", self.learning_rate)
-        choice("optimizer", self.optimizer, OPTIMIZERS)
-        choice("part", self.part, PARTS)
-        if self.momentum is not None:
-            if not 0 <= finite("momentum", self.momentum) < 1:
-                raise ConfigError(f"Expected momentum from 0 to below 1, got {self.momentum!r}.")
-            if self.optimizer != "sgd":
-                raise ConfigError(f"The optimizer {self.optimizer} has no momentum: leave it out.")
-        if self.rank is not None:
-            whole("rank", self.rank, low=1)
-            if self.part != "lora":
-                raise ConfigError(f"Only part='lora' has a rank, part is {self.part!r}.")
-        flag("fix", self.fix)
-        if self.batch_size is not None:
-            whole("batch_size", self.batch_size, low=1)
-        if self.seed is not None:
-            whole("seed", self.seed, low=0, high=2**63 - 1)
+_MOMENTUM = 0.9
+_TOLD = 10  # times that epsilon so far is told in a run
 
 
 @renamed(batch="batch_size", lr="learning_rate", mend="fix")
@@ -177,7 +101,7 @@ def finetune(
     training's, was changed, or was continued already.
     """
     began = time.monotonic()
-    settings = _Settings(
+    settings = FinetuneSettings(
         epochs,
         batch_size,
         learning_rate,
@@ -192,8 +116,8 @@ def finetune(
     )
     positive("checkpoint_every_s", checkpoint_every_s)
     private = _private_of(countermeasures)
-    _require_plain_weights(model, private)
-    records = _as_read(model, as_records(data))
+    require_plain_weights(model, private)
+    records = as_read(model, as_records(data))
     size = _size(settings, records, private)
     rate = size / len(records)
     steps = _steps(settings, len(records), size, private)
@@ -201,24 +125,26 @@ def finetune(
     criterion = as_loss(loss, outputs, axis)
     for one in countermeasures:
         criterion = one.criterion(criterion)
-    _try_once(model, records, criterion, private)
+    try_once(model, records, criterion, private)
     course = Course(criterion, countermeasures)
-    claimed = None if private is None else _claimed(private, rate, steps, len(records), seed)
+    claimed = None if private is None else guarantee_of(private, rate, steps, len(records), seed)
     premise = Premise.of(model, start)
-    knows = _known(model, premise, records, heldout, as_loss(loss, outputs, axis), claimed)
+    knows = known_of_start(model, premise, records, heldout, as_loss(loss, outputs, axis), claimed)
     with _drawing(seed):
-        working, finished = _prepared(model, records, countermeasures, private, settings, loss)
+        working, finished = prepared_copies(
+            model, records, countermeasures, private, settings, loss
+        )
         ranks.agree(working)
-        trained, learned = _what_is_learned(working, records, countermeasures, settings)
+        trained, learned = what_is_learned(working, records, countermeasures, settings)
         preflight, noise = None, 0.0
         learn: Plain | Private = Plain(trained, learned, course, size, ranks)
         if private is not None:
-            preflight, gradients = _examined(trained, learned, course, private, settings)
+            preflight, gradients = gradients_examined(trained, learned, course, private, settings)
             noise = float((claimed or private).noise_multiplier or 0)
             learn = Private(gradients, learned, private, noise, rate, ranks)
             if claimed is not None:
                 claimed = replace(claimed, variation=steps * learn.lattice.variation)
-                _require_met(claimed)
+                require_met(claimed)
         drawn = (size, rate, steps, noise)
         about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count, start)
         folder = None if checkpoint is None else Path(checkpoint)
@@ -230,8 +156,8 @@ def finetune(
             with_optimizer = _optimizer(trained, settings, countermeasures)
             state = train(trained, learn, steps, with_optimizer, keeper, ema, tell)
         ranks.agree(working)
-    _publish(working, finished, everything=claimed is None)
-    audited = _audited(claimed, state)
+    publish(working, finished, everything=claimed is None)
+    audited = findings_of_run(claimed, state)
     if claimed is not None:
         claimed = premise.stated(replace(claimed, weights=weights_hash(finished)), state.run)
     return Finetuned(
@@ -239,129 +165,11 @@ def finetune(
     )
 
 
-def _require_met(claimed: Guarantee) -> None:
-    if math.isinf(claimed.epsilon):
-        raise ConfigError(
-            f"delta {claimed.delta:g} cannot be met: what is drawn differs from the ideal law by a "
-            f"total variation of up to {claimed.variation:.1g}, which counts 1 + e^epsilon times. "
-            "Take more noise, or mode='empirical', which states no guarantee."
-        )
-
-
 def _run(ranks: Ranks) -> str:
     """Names this training, the same on every rank."""
     with noise_about("run"):
         words = ranks.told(torch.tensor([random_seed(), random_seed()]))
     return "".join(f"{word:016x}" for word in words.tolist())
-
-
-def _known(
-    model: nn.Module,
-    premise: Premise,
-    records: Records,
-    heldout: object,
-    loss: Loss,
-    claimed: Guarantee | None,
-) -> str:
-    """Says what the start is seen to know of the records, "" where nobody looked."""
-    if claimed is None:
-        if premise.given is not None or heldout is not None:
-            raise ConfigError(
-                "start= and heldout= are about the guarantee of DPSGD(epsilon or noise, delta): "
-                "without it nothing is stated, leave them out."
-            )
-        return ""
-    if heldout is None:
-        return ""
-    rows = _as_read(model, as_records(heldout))
-    if rows.inputs.shape[1:] != records.inputs.shape[1:]:
-        raise DataError(
-            f"Expected heldout rows of shape {tuple(records.inputs.shape[1:])} as the records "
-            f"have, got {tuple(rows.inputs.shape[1:])}."
-        )
-    ours, theirs = (
-        row_bytes(Examples("rows", one.inputs.reshape(len(one), -1))) for one in (records, rows)
-    )
-    if shared := len(set(ours) & set(theirs)):
-        raise DataError(
-            f"{shared} of the heldout rows are also records that are trained on: what the start "
-            "knows cannot be told by them. Hold other rows of the same kind out."
-        )
-    found = fit(model, records, rows, loss)
-    return premise.check(*found, rows=min(len(records), len(rows)))
-
-
-def _publish(working: nn.Module, finished: nn.Module, *, everything: bool) -> None:
-    """Puts what was trained into the form that is given back.
-
-    everything: or nothing but what got noise: buffers and frozen weights then stay as they came.
-    """
-    every = working.named_parameters(remove_duplicate=False)  # tied weights by all their names
-    named = [name for name, one in every if one.requires_grad]
-    named = merge(working) or named
-    state = working.state_dict()
-    if not everything:
-        state = {**finished.state_dict(), **{name: state[name] for name in named}}
-    finished.load_state_dict(state)
-
-
-def _as_read(model: nn.Module, records: Records) -> Records:
-    """Returns real numbers in the type of the model's weights."""
-    kinds = [one.dtype for one in model.parameters() if one.is_floating_point()]
-    if not kinds:
-        raise ConfigError("Expected a model with weights, got one without.")
-    return records.of_type(kinds[0])
-
-
-def _require_plain_weights(model: nn.Module, private: DPSGD | None) -> None:
-    """Raises ConfigError for a model whose weights are not numbers that can be trained."""
-    if isinstance(model, Shield):
-        raise ConfigError(
-            "A Shield is not trained: train the model itself, shield.model, and harden what "
-            "finetune returns."
-        )
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"Expected an nn.Module, got {type(model).__name__}.")
-    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
-        raise ConfigError("Expected the model itself, got torch.compile's: pass model._orig_mod.")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ConfigError("Expected an nn.Module in Python, got TorchScript: pass the module.")
-    for name, weight in (*model.named_parameters(), *model.named_buffers()):
-        if nn.parameter.is_lazy(weight):
-            raise ConfigError(f"{name} has no shape yet: ask the model once about a row first.")
-        if private is not None and type(weight) not in (Tensor, nn.Parameter, nn.Buffer):
-            raise ConfigError(
-                f"{name} is a {type(weight).__name__}, whose own code would see every record. Make "
-                "it a plain tensor to train privately."
-            )
-        if weight.is_meta or weight.is_complex():
-            kind = "on the meta device" if weight.is_meta else "complex"
-            raise ConfigError(f"Expected real weights that hold numbers, got {name}, {kind}.")
-        if weight.is_floating_point() and not torch.isfinite(weight).all():
-            raise ConfigError(f"Expected finite weights, got NaN or Inf in {name}.")
-
-
-def _try_once(model: nn.Module, records: Records, criterion: Loss, private: DPSGD | None) -> None:
-    """Asks a copy of the model about two records, so that what does not fit is said at once.
-
-    With DPSGD it is asked about rows of their shape: what runs in Python never sees a record.
-    """
-    copied = copy.deepcopy(model).eval()
-    device = next(copied.parameters()).device
-    rows = (records.inputs, records.labels) if private is None else stand_ins(records)
-    inputs, labels = (part[:2].to(device) for part in rows)
-    try:
-        with torch.no_grad():
-            output = copied(inputs.clone())  # it may write into them
-    except Exception as unread:  # the user's own code: whatever it raises is theirs to fix
-        raise DataError(
-            f"The model cannot read inputs of shape {tuple(inputs.shape)} and type "
-            f"{inputs.dtype}: {type(unread).__name__}: {unread}"
-        ) from unread
-    if isinstance(criterion, Criterion):
-        criterion.require_fit(scores_of(output), labels, records.labels)
-    if private is None:
-        criterion(output, labels)
 
 
 def _private_of(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
@@ -386,133 +194,20 @@ def _private_of(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
     return found[0]
 
 
-def _size(settings: _Settings, records: Records, private: DPSGD | None) -> int:
+def _size(settings: FinetuneSettings, records: Records, private: DPSGD | None) -> int:
     usual = len(records) if private is not None else 64
     return min(len(records), settings.batch_size or records.batch or usual)
 
 
-def _steps(settings: _Settings, records: int, size: int, private: DPSGD | None) -> int:
+def _steps(settings: FinetuneSettings, records: int, size: int, private: DPSGD | None) -> int:
     """Counts the steps: exactly those that are taken, whatever a loader's length would say."""
     if private is None:
         return max(1, round(settings.epochs * -(-records // size)))
     return max(1, math.ceil(settings.epochs * records / size - 1e-9))
 
 
-def _claimed(
-    private: DPSGD, rate: float, steps: int, records: int, seed: int | None
-) -> Guarantee | None:
-    if not private.is_certified:
-        return None
-    delta = float(private.delta or 0)
-    if delta >= 1 / records:
-        raise ConfigError(
-            f"Expected delta below 1 / {records} records, got {delta:g}: it would allow to publish "
-            "one of them whole."
-        )
-    noise = private.noise_multiplier
-    if private.epsilon is not None:
-        noise = calibrate_noise(private.epsilon, delta, rate, steps)
-    caveats = (
-        ()
-        if seed is None
-        else ("whoever knows the seed knows the noise: seeded runs are for tests",)
-    )
-    guarantee = Guarantee(float(noise or 0), rate, steps, records, delta, caveats)
-    looser = guarantee.cross_check()
-    if looser < 0.98 * guarantee.epsilon - 1e-3:  # near 0 the grid of losses is the coarser
-        raise ConfigError(
-            f"Two accountants disagree: {guarantee.epsilon:.4g} by privacy losses, {looser:.4g} by "
-            "Renyi divergences, which cannot be less. Please report this; nothing was trained."
-        )
-    return guarantee
-
-
-def _prepared(
-    model: nn.Module,
-    records: Records,
-    countermeasures: Sequence[Countermeasure],
-    private: DPSGD | None,
-    settings: _Settings,
-    loss: object,
-) -> tuple[nn.Module, nn.Module]:
-    """Returns the copy that is trained, and the form of what is given back."""
-    finished, working = copy.deepcopy(model), copy.deepcopy(model)
-    choose_part(working, settings.part, settings.rank or _RANK)
-    for one in countermeasures:
-        one.prepare(working)
-    for layer in working.modules():
-        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
-            layer.sparse = False  # the same gradient, as rows of numbers
-    _set_mode(working, settings.part)
-    if private is None or not private.is_certified:
-        return working, finished
-    weighted = (_WEIGHTED,) if weighted_mean(loss) and not settings.fix else ()
-    hazards = hazards_of(working, records)
-    if settings.fix and any(one.fixes for one in hazards):
-        finished = fixed(finished, working, hazards)
-        working = fixed(working, working, hazards)
-        hazards = hazards_of(working, records)
-    Preflight((*weighted, *hazards)).require()
-    return working, finished
-
-
-def _set_mode(model: nn.Module, part: str) -> None:
-    """Puts a model into training mode; with the last layer alone, the others only compute."""
-    model.train(part != "last")
-    last_layer(model).train()
-
-
-def _what_is_learned(
-    working: nn.Module,
-    records: Records,
-    countermeasures: Sequence[Countermeasure],
-    settings: _Settings,
-) -> tuple[nn.Module, Records]:
-    """Returns the last layer and what goes into it, where that is all that is trained."""
-    simple = all(isinstance(one, DPSGD | WeightDecay | LabelSmoothing) for one in countermeasures)
-    if settings.part != "last" or not simple:
-        return working, records
-    last, tied = last_layer(working), shared_weights(working)
-    if any(id(one) in tied for one in last.parameters(recurse=False)):
-        return working, records
-    found = features(working, last, records.inputs)
-    return (working, records) if found is None else (last, Records(found, records.labels))
-
-
-def _examined(
-    trained: nn.Module,
-    learned: Records,
-    course: Course,
-    private: DPSGD,
-    settings: _Settings,
-) -> tuple[Preflight, RecordGradients]:
-    """Captures what a record asks of the weights, or raises PreflightFailed."""
-    device = next(trained.parameters()).device
-    few = Records(learned.inputs[:256].to(device), learned.labels[:256].to(device))
-
-    def examined() -> tuple[Preflight, RecordGradients | None]:
-        return examine(
-            trained,
-            few,
-            course.losses,
-            clip=private.clipping.start,
-            views=private.augmentations,
-            move=course.move,
-        )
-
-    preflight, gradients = examined()
-    if settings.fix and any(hazard.fixes for hazard in preflight.hazards):
-        for hazard in preflight.hazards:
-            trained.get_parameter(hazard.where).requires_grad_(False)
-        preflight, gradients = examined()
-    if private.is_certified or gradients is None:
-        preflight.require()
-    assert gradients is not None  # noqa: S101  # beside None stands a hazard
-    return preflight, gradients
-
-
 def _optimizer(
-    model: nn.Module, settings: _Settings, countermeasures: Sequence[Countermeasure]
+    model: nn.Module, settings: FinetuneSettings, countermeasures: Sequence[Countermeasure]
 ) -> torch.optim.Optimizer:
     weights = [one for one in model.parameters() if one.requires_grad]
     decay = sum(one.weight_decay for one in countermeasures)
@@ -521,38 +216,6 @@ def _optimizer(
     momentum = _MOMENTUM if settings.momentum is None else settings.momentum
     return torch.optim.SGD(
         weights, lr=settings.learning_rate, momentum=momentum, weight_decay=decay
-    )
-
-
-def _audited(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:
-    """Judges the run by its canaries, where there are any: guesses chosen before the scores."""
-    count = len(state.coins)
-    if claimed is None or not count:
-        return ()
-    guesses = best_guesses(claimed.mu, count, claimed.delta)
-    right = guessed(state.scores, state.coins, guesses)
-    threat = Threat(white_box=True, sees="every noisy gradient")
-    return (
-        epsilon_finding(
-            "one_run.epsilon",
-            right,
-            guesses,
-            count,
-            claimed.delta,
-            claimed=claimed.epsilon,
-            threat=threat,
-            way="gradient canaries",
-        ),
-        Finding.of(
-            "one_run.mu",
-            mu_interval(right, guesses, count),
-            samples=count,
-            baseline=0.0,
-            threat=threat,
-            source="Mahloujifar et al. 2024, Algorithm 3; gradient canaries",
-            ceiling=claimed.mu,
-            note="of Gaussian differential privacy; no bound on epsilon",
-        ),
     )
 
 

@@ -1,0 +1,126 @@
+"""What a training claims before it runs, and what its own canaries say after."""
+
+import math
+
+from torch import nn
+
+from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.data.examples import Examples, row_bytes
+from shieldnet.findings.finding import Finding, Threat
+from shieldnet.privacy.calibration import calibrate_noise
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
+from shieldnet.training.checkpoint import State
+from shieldnet.training.losses import Loss
+from shieldnet.training.preparing import as_read
+from shieldnet.training.private.dpsgd import DPSGD
+from shieldnet.training.private.premise import Premise, fit
+from shieldnet.training.records import Records, as_records
+
+
+def require_met(claimed: Guarantee) -> None:
+    """Raises ConfigError where what is drawn is too far from the ideal law for any epsilon."""
+    if math.isinf(claimed.epsilon):
+        raise ConfigError(
+            f"delta {claimed.delta:g} cannot be met: what is drawn differs from the ideal law by a "
+            f"total variation of up to {claimed.variation:.1g}, which counts 1 + e^epsilon times. "
+            "Take more noise, or mode='empirical', which states no guarantee."
+        )
+
+
+def known_of_start(
+    model: nn.Module,
+    premise: Premise,
+    records: Records,
+    heldout: object,
+    loss: Loss,
+    claimed: Guarantee | None,
+) -> str:
+    """Says what the start is seen to know of the records, "" where nobody looked."""
+    if claimed is None:
+        if premise.given is not None or heldout is not None:
+            raise ConfigError(
+                "start= and heldout= are about the guarantee of DPSGD(epsilon or noise, delta): "
+                "without it nothing is stated, leave them out."
+            )
+        return ""
+    if heldout is None:
+        return ""
+    rows = as_read(model, as_records(heldout))
+    if rows.inputs.shape[1:] != records.inputs.shape[1:]:
+        raise DataError(
+            f"Expected heldout rows of shape {tuple(records.inputs.shape[1:])} as the records "
+            f"have, got {tuple(rows.inputs.shape[1:])}."
+        )
+    ours, theirs = (
+        row_bytes(Examples("rows", one.inputs.reshape(len(one), -1))) for one in (records, rows)
+    )
+    if shared := len(set(ours) & set(theirs)):
+        raise DataError(
+            f"{shared} of the heldout rows are also records that are trained on: what the start "
+            "knows cannot be told by them. Hold other rows of the same kind out."
+        )
+    found = fit(model, records, rows, loss)
+    return premise.check(*found, rows=min(len(records), len(rows)))
+
+
+def guarantee_of(
+    private: DPSGD, rate: float, steps: int, records: int, seed: int | None
+) -> Guarantee | None:
+    """Returns what so many steps prove, None in the empirical mode; raises ConfigError."""
+    if not private.is_certified:
+        return None
+    delta = float(private.delta or 0)
+    if delta >= 1 / records:
+        raise ConfigError(
+            f"Expected delta below 1 / {records} records, got {delta:g}: it would allow to publish "
+            "one of them whole."
+        )
+    noise = private.noise_multiplier
+    if private.epsilon is not None:
+        noise = calibrate_noise(private.epsilon, delta, rate, steps)
+    caveats = (
+        ()
+        if seed is None
+        else ("whoever knows the seed knows the noise: seeded runs are for tests",)
+    )
+    guarantee = Guarantee(float(noise or 0), rate, steps, records, delta, caveats)
+    looser = guarantee.cross_check()
+    if looser < 0.98 * guarantee.epsilon - 1e-3:  # near 0 the grid of losses is the coarser
+        raise ConfigError(
+            f"Two accountants disagree: {guarantee.epsilon:.4g} by privacy losses, {looser:.4g} by "
+            "Renyi divergences, which cannot be less. Please report this; nothing was trained."
+        )
+    return guarantee
+
+
+def findings_of_run(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:
+    """Judges the run by its canaries, where there are any: guesses chosen before the scores."""
+    count = len(state.coins)
+    if claimed is None or not count:
+        return ()
+    guesses = best_guesses(claimed.mu, count, claimed.delta)
+    right = guessed(state.scores, state.coins, guesses)
+    threat = Threat(white_box=True, sees="every noisy gradient")
+    return (
+        epsilon_finding(
+            "one_run.epsilon",
+            right,
+            guesses,
+            count,
+            claimed.delta,
+            claimed=claimed.epsilon,
+            threat=threat,
+            way="gradient canaries",
+        ),
+        Finding.of(
+            "one_run.mu",
+            mu_interval(right, guesses, count),
+            samples=count,
+            baseline=0.0,
+            threat=threat,
+            source="Mahloujifar et al. 2024, Algorithm 3; gradient canaries",
+            ceiling=claimed.mu,
+            note="of Gaussian differential privacy; no bound on epsilon",
+        ),
+    )

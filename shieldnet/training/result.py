@@ -1,0 +1,40 @@
+"""What a training gives back."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from shieldnet.findings.finding import Finding, decimals
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.training.private.preflight import Preflight
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """Holds a trained model and what is claimed, and known, of it.
+
+    model: in evaluation mode, with the keys of the model that was given. guarantee: what is proven;
+    None without DPSGD, or in its empirical mode. findings: of the audit of the run itself.
+    preflight: what was measured before. steps, seconds: what it took. start: what the start is seen
+    to know of the records, "" where there was no heldout: as preflight, measured without noise.
+    """
+
+    model: nn.Module
+    guarantee: Guarantee | None
+    findings: tuple[Finding, ...]
+    preflight: Preflight | None
+    steps: int
+    seconds: float
+    start: str = ""
+
+    def __str__(self) -> str:
+        claimed = "No guarantee is stated." if self.guarantee is None else str(self.guarantee)
+        audited = [
+            f"  {one.name.removeprefix('one_run.')} at least {decimals(one.low)} "
+            f"(95 %, {one.samples} canaries)"
+            for one in self.findings
+        ]
+        head = ["Measured in the run itself:"] if audited else []
+        known = [self.start] if self.start else []
+        took = f"{self.steps} steps in {self.seconds:.1f} s"
+        return "\n".join([took, claimed, *known, *head, *audited])
