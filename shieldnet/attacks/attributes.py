@@ -19,6 +19,9 @@ from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 
+PARTS_OF_ATTRIBUTES = (".gain", ".members_over_nonmembers")
+"""Endings of findings about a column."""
+
 _LEAST_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
 _SAME = 1e-8  # squared distance, in deviations of an answer, up to which answers are the same
 _LEAST_UNIT = 1e-9  # what varies less is the arithmetic, not evidence

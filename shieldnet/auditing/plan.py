@@ -24,6 +24,7 @@ from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, 
 from shieldnet.checks import Attribution, Calibration, Masking, Memorization
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError
+from shieldnet.gate.declared import require_declared
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,7 @@ class Tier:
         for attack in self.attacks:
             if not isinstance(attack, Attack):
                 raise ConfigError(f"Expected attacks such as Inversion(), got {attack!r}.")
-            if not attack.metrics:
-                raise ConfigError(
-                    f"Expected {type(attack).__name__} to declare what it finds: metrics = "
-                    "(Metric(...),) with a limit, or with why none judges it."
-                )
+            require_declared(attack)
 
 
 _CHECKS = (Attribution(), Masking(), Calibration())

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from shieldnet.attacks import Game
+from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.inversion.decoding import SMALLEST_PICTURE
 from shieldnet.attacks.membership.blind import blind_finding
@@ -132,6 +133,11 @@ def audit(
     names = column_names(columns, sets["nonmembers"].inputs)
     if isinstance(sensitive, str):
         raise ConfigError(f"Expected sensitive as names of columns: sensitive=({sensitive!r},).")
+    if taken := [name for name in sensitive if name.endswith(PARTS_OF_ATTRIBUTES)]:
+        raise ConfigError(
+            f"The sensitive column {taken[0]} ends as findings do ({', '.join(PARTS_OF_ATTRIBUTES)}"
+            "): what was found of it could not be told from what was found of another. Rename it."
+        )
     for name in sensitive:
         places_of(names, name)
     planted = canaries_of(canaries, sets)

@@ -15,6 +15,7 @@ CONFIDENCE = 0.95
 
 _SAME_SHARE = 1e-12
 """Deviations of a share below this are taken for 0."""
+_EQUAL = 1e-6  # a smaller share is of two equal guesses
 LEAST_SHARE = 1e-4
 """A share below this, its deviation included, may be float32's rounding of two equal guesses."""
 _NEAR_END, _FEW_ROWS, _FEW_DIFFER = 0.05, 100, 10
@@ -106,7 +107,8 @@ def saved_shares(
         ratio = float(lost[:, place].sum()) / total if total else 1.0
         spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / (total or 1.0)
         if total == 0 or abs(1 - ratio) + spread < LEAST_SHARE:
-            intervals.append(Interval(0.0, 0.0, 0.0))
+            is_same = total == 0 or abs(1 - ratio) + spread < _EQUAL
+            intervals.append(Interval(0.0, 0.0, 0.0 if is_same else LEAST_SHARE))
             continue
         if count == 1:
             intervals.append(Interval(1 - ratio, min(0.0, 1 - ratio), 1.0))
@@ -140,8 +142,11 @@ def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) ->
     says nothing: the interval is [0, 1].
 
     Shapes: positives (m,), negatives (n,).
+    Errors: DataError for NaN.
     Source: DeLong, DeLong, Clarke-Pearson 1988; Newcombe 2006, method 5; Clopper, Pearson 1934.
     """
+    if positives.isnan().any() or negatives.isnan().any():
+        raise DataError("Expected scores, got NaN: nobody can rank it.")
     if min(len(positives), len(negatives)) < 2:
         return Interval(0.5, 0.0, 1.0)
     wins = _placements(positives, negatives)

@@ -13,16 +13,17 @@ _ROWS, _COLUMNS = 256, 256  # held in float64 at once
 _CAST = 1e-6  # of a number's size: what float32 and a factor of 1 + 1e-7 leave apart
 _CAST_APART, _APART = 1e-4, 0.05  # deviations, root mean square over the columns
 _CLOSER = 0.05  # than the nearest record of its own set, at least so many times
-_MIN_COLUMNS = 4  # fewer bring two records as near by chance
+_LOOKED_AT, _MANY = 1000, 20  # rows; values of a column that two records hardly share by chance
+_MIN_COLUMNS = 4  # in which two records differ; where fewer do, they lie as near by chance
 
 
 def near_duplicates(one: Tensor, other: Tensor) -> Tensor:
     """Lists the pairs of rows that are one record: the nearest row of ``one`` to each of ``other``.
 
     Two rows are one where they lie twenty times nearer to each other than either does to the next
-    record of its own set, and are a cast or a copy apart in every number, or near in four columns
-    and more: rounded, or changed a little. Records that lie near by nature lie so within a set.
-    Copies of a record that its own set has nearly twice are not found.
+    record of its own set, and are a cast or a copy apart in every number, or near although four
+    numbers and more differ: rounded, or changed a little. Records that lie near by nature lie so
+    within a set. Copies of a record that its own set has nearly twice are not found.
     Whole numbers are tokens or counts, of which none is nearly another: there are no pairs.
     Shapes: one (n, ...), other (m, ...) -> (pairs, 2), rows of one and of other.
     """
@@ -46,19 +47,22 @@ def near_duplicates(one: Tensor, other: Tensor) -> Tensor:
 class _Scale:
     """Measures distances in deviations of every column, on few rows at once.
 
-    Shapes: center and unit (columns,), in float64; a constant column has unit 1.
+    Shapes: center and unit (columns,), in float64; a constant column has unit 1. fine: how many
+    columns have many values.
     """
 
     center: Tensor
     unit: Tensor
-    varying: int
+    fine: int
 
     @classmethod
     def of(cls, pool: Tensor) -> "_Scale":
         """Measures the columns of both sets. Shapes: pool (rows, columns)."""
         parts = (torch.std_mean(part.double(), 0) for part in pool.split(_COLUMNS, 1))
         deviation, center = (torch.cat(part) for part in zip(*parts, strict=True))
-        return cls(center, deviation.where(deviation > 0, 1.0), int((deviation > 0).sum()))
+        some = pool[:_LOOKED_AT].sort(0).values
+        fine = int(((some[1:] != some[:-1]).sum(0) >= _MANY).sum())
+        return cls(center, deviation.where(deviation > 0, 1.0), fine)
 
     def sums(self, rows: Tensor) -> Tensor:
         """Shortens rows to random sums. Shapes: (rows, columns) -> (rows, at most 64)."""
@@ -81,7 +85,10 @@ class _Scale:
         apart = ((one - other) / self.unit).square().mean(1).sqrt()
         size = torch.maximum(one.abs(), other.abs())
         is_cast = ((one - other).abs() <= _CAST * size).all(1) & (apart <= _CAST_APART)
-        is_near = (apart <= _APART) & (self.varying >= _MIN_COLUMNS)
+        differ = (one != other).sum(1) >= _MIN_COLUMNS
+        is_near = (apart <= _APART) & differ
+        if self.fine >= _MIN_COLUMNS:
+            is_near |= apart <= _CAST_APART
         return is_near | is_cast, apart
 
 

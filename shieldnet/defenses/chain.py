@@ -156,9 +156,11 @@ class Chain:
         for stage in self.stages:
             if (coarser := stage.distinct(positions)) != positions:
                 distinct = coarser
-            if not stage.deterministic:
+            if stage.reads_inputs or not stage.deterministic:
                 distinct = positions  # fresh noise makes equal positions differ again
-            cost = cost.capped(stage.cost(classes, reach) * math.prod(distinct))
+            alone = stage.cost(classes, reach) * math.prod(distinct)
+            # What reads the inputs again is computed from more than what was counted before.
+            cost = alone if stage.reads_inputs else cost.capped(alone)
             reach = stage.reach(classes, reach)
         return cost
 

@@ -58,10 +58,14 @@ def divide(
         )
     arrays = read_npz(path, "data", None)
     rows_of = {one.shape[:1] for one in arrays.values()}
-    if "x" not in arrays or len(rows_of) != 1 or () in rows_of:
-        raise DataError(f"Expected an array x in {path}, and others of as many rows.")
+    is_sound = "x" in arrays and arrays["x"].ndim > 1 and arrays["x"].dtype.kind in "biuf"
+    if not is_sound or len(rows_of) != 1 or min(rows_of) < (1,):
+        raise DataError(
+            f"Expected an array x of numbers, (rows, ...), in {path}, and others of as many rows."
+        )
     inputs = arrays["x"]
-    narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
+    is_wide = inputs.dtype.kind == "f" and inputs.dtype.itemsize > 4
+    narrow = inputs.astype(np.float32) if is_wide else inputs
     rows = coins(row_bytes_of(torch.from_numpy(narrow)), shares, seed)
 
     def write(part: Tensor, target: Path) -> None:

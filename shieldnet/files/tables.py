@@ -126,7 +126,10 @@ def divided(
     if not columns:
         raise DataError(f"{path} has no column of inputs.")
     with np.errstate(over="ignore"):  # what does not fit float32 is Inf, and refused as such
-        inputs = np.stack([table[name].astype(np.float32) for name in columns], 1)
+        # By float64, as whoever divides the table: a column of whole numbers in one part may hold
+        # fractions in another.
+        wide = [table[name].astype(np.float64) for name in columns]
+        inputs = np.stack([column.astype(np.float32) for column in wide], 1)
     labels = None if label is None else table[label]
     return inputs, labels, tuple(columns), {name: table[name] for name in groups}
 
@@ -205,12 +208,31 @@ def as_the_audit_compares(column: Any) -> list[Any]:
     types = optional("pyarrow.types", extra="data")
     if types.is_decimal(column.type):
         column = column.cast("float64")
+    values: list[Any] = column.to_pylist()
     if not (types.is_integer(column.type) or types.is_floating(column.type)):
-        values: list[Any] = column.to_pylist()
-        return values
+        # Without its words, a part of the column may be read as numbers.
+        values = [_number_or_word(value) for value in values]
     with np.errstate(over="ignore"):
-        narrow = np.asarray(column.to_numpy()).astype(np.float32) + np.float32(0)  # -0.0 is 0.0
-    return [None if value != value else value for value in narrow.tolist()]
+        return [
+            value if value is None or isinstance(value, str) else _compared(value)
+            for value in values
+        ]
+
+
+def _compared(value: Any) -> float | None:
+    narrow = float(np.float32(np.float64(value)) + np.float32(0))  # -0.0 is 0.0
+    return None if narrow != narrow else narrow
+
+
+def _number_or_word(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value.lower() if value.lower() in ("true", "false") else value
 
 
 def _column(column: Any, name: str) -> NDArray[Any]:

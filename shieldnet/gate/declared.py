@@ -1,27 +1,88 @@
 """Every kind of finding that there is, from whatever measures it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from shieldnet.attacks import ATTACKS, Attack
 from shieldnet.attacks.membership.blind import METRICS as OF_BLIND_TESTS
 from shieldnet.checks import CHECKS
 from shieldnet.checks.utility import METRICS as OF_USE
+from shieldnet.core.errors import ConfigError
 from shieldnet.findings.metrics import Metric, Metrics
 from shieldnet.privacy.one_run_bounds import METRICS as OF_TRAININGS
 
+PROVEN_NAMES = ("max_bits_per_answer", "max_mu_per_answer", "max_epsilon")
+"""Limits on what is proven: no finding may take their names."""
+
 
 def declared() -> Metrics:
-    """Returns what all attacks and checks declare, a user's own among them, in reading order."""
-    ours = (*ATTACKS, *CHECKS)
-    theirs = (attack for attack in _kinds_of(Attack) if attack not in ours)
+    """Returns what all attacks and checks declare, a user's own among them, in reading order.
+
+    What a class of a user's declares counts where ``refused`` finds nothing wrong with it: no
+    class takes a finding from its limit by merely being there.
+    """
+    metrics = dict.fromkeys(_ours())
+    for attack in _kinds_of(Attack):
+        own = _declared_by(attack)
+        if not refused(own, metrics):
+            metrics |= dict.fromkeys(own)
+    return Metrics(tuple(metrics))
+
+
+def require_declared(attack: Attack) -> None:
+    """Raises ConfigError where an attack does not declare what it finds, or not so that it counts.
+
+    It is asked before the attack is played.
+    """
+    name = type(attack).__name__
+    if not attack.metrics:
+        raise ConfigError(
+            f"Expected {name} to declare what it finds: metrics = (Metric(...),) with a limit, or "
+            "with why none judges it."
+        )
+    own = _declared_by(type(attack))
+    if len(own) < len(attack.metrics):
+        raise ConfigError(f"Expected the metrics of {name} as Metric(...), got {attack.metrics!r}.")
+    if fault := refused(own, _ours()):
+        raise ConfigError(f"{name} cannot declare that: {fault}.")
+
+
+def refused(own: Sequence[Metric], others: Iterable[Metric]) -> str:
+    """Says why metrics cannot stand beside others, "" where they can.
+
+    Two kinds of finding must not share a name: one would take the other from its limit.
+    """
+    known = Metrics(tuple(others))
+    for metric in own:
+        if metric in known.every:
+            continue
+        if metric.limit is not None and metric.limit.name in PROVEN_NAMES:
+            return f"the limit {metric.limit.name} is about what is proven, not measured"
+        clash = known.find(metric.of("x")) or next(
+            (other for other in known.every if metric.matches(other.of("x"))), None
+        )
+        if clash is not None:
+            return f"{metric.name} would also name findings of {clash.name}: call it otherwise"
+    return ""
+
+
+def _ours() -> tuple[Metric, ...]:
     metrics: list[Metric] = [*OF_USE, *OF_BLIND_TESTS, *OF_TRAININGS]
-    for attack in (*ours, *theirs):
+    for attack in (*ATTACKS, *CHECKS):
         metrics += attack.metrics
-    return Metrics(tuple(dict.fromkeys(metrics)))
+    return tuple(dict.fromkeys(metrics))
+
+
+def _declared_by(attack: type[Attack]) -> tuple[Metric, ...]:
+    return tuple(metric for metric in attack.metrics if isinstance(metric, Metric))
 
 
 def _kinds_of(attack: type) -> Iterator[type[Attack]]:
-    kinds: Sequence[type[Attack]] = attack.__subclasses__()
-    for kind in kinds:
+    """Lists the kinds of attack; of several of one name (a cell that ran again) the last."""
+    kinds: dict[str, type[Attack]] = {}
+    found: Sequence[type[Attack]] = attack.__subclasses__()
+    for kind in found:
+        kinds.pop(f"{kind.__module__}.{kind.__qualname__}", None)
+        kinds[f"{kind.__module__}.{kind.__qualname__}"] = kind
+    for kind in kinds.values():
         yield kind
         yield from _kinds_of(kind)

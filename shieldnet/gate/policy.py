@@ -13,7 +13,7 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.files.documents import read_toml
 from shieldnet.findings.finding import Finding, goes_by
 from shieldnet.findings.metrics import Limit
-from shieldnet.gate.declared import declared
+from shieldnet.gate.declared import PROVEN_NAMES, declared
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.privacy.guarantee import Guarantee
 
@@ -33,7 +33,6 @@ PROVEN = (
 )
 """Limits on the certificate, and on the guarantee of the training."""
 
-PROVEN_NAMES = tuple(limit.name for limit in PROVEN)
 EVERY_GROUP = "*"
 _OF_STEPS = (
     "the guarantee is of the training's steps alone: what the start already knew of the records is "
@@ -183,12 +182,17 @@ class Policy:
                 judgments.append(_proven(name, limit, cost, guarantee))
             else:
                 judgments += _measured(name, limit, measured)
+        known = declared()
+        judgments += [_strange(one) for one in measured if known.find(one.name) is None]
         judgments += [_required(name, measured) for name in self.required]
         judgments += self._of_groups(measured, groups)
         return Verdict(tuple(judgments))
 
     def _of_groups(self, measured: Sequence[Finding], groups: Sequence[str]) -> Iterator[Judgment]:
-        for group, limits in self.groups.items():
+        # In one order, however the file is written: tests of a pipeline keep their names.
+        for group, limits in sorted(
+            self.groups.items(), key=lambda item: (item[0] != EVERY_GROUP, item[0])
+        ):
             named = tuple(groups) if group == EVERY_GROUP else (group,)
             for limit, value in limits.items():
                 for metric in declared().judged_by(limit, of_groups=True):
@@ -259,6 +263,15 @@ def _each(
         yield Judgment(limit, "fail", words, expected)
     for finding in concerned:
         yield _judge(limit, value, finding)
+
+
+def _strange(finding: Finding) -> Judgment:
+    """Says of a finding that no limit can judge here that it is not judged."""
+    words = (
+        f"{finding.name} {finding}: nothing here declares what it means, so that no limit judges "
+        "it. Judge the report where the attack that measured it is imported"
+    )
+    return Judgment("declared", "inconclusive", words, finding.name)
 
 
 def _required(name: str, findings: Sequence[Finding]) -> Judgment:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
@@ -28,9 +27,11 @@ def as_junit(document: Document) -> str:
     same from run to run.
     """
     root = ElementTree.Element("testsuites", name="shieldnet")
+    several = len(document["reports"]) > 1
     for report in document["reports"]:
         for subject in _judged(report):
-            root.append(_suite(report, subject))
+            place = f"{report['title']}.{subject['name']}" if several else subject["name"]
+            root.append(_suite(report, subject, f"shieldnet.{place}"))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -76,7 +77,7 @@ def _judged(report: Document) -> Iterator[Document]:
     return (one for one in subjects if one["name"] != "bare" or len(subjects) == 1)
 
 
-def _suite(report: Document, subject: Document) -> ElementTree.Element:
+def _suite(report: Document, subject: Document, place: str) -> ElementTree.Element:
     judgments, untested = subject["verdict"]["judgments"], subject["untested"]
     outcomes = [judgment["outcome"] for judgment in judgments]
     suite = ElementTree.Element(
@@ -90,7 +91,7 @@ def _suite(report: Document, subject: Document) -> ElementTree.Element:
     )
     names = _told_apart(f"{judgment['limit']}: {judgment['finding']}" for judgment in judgments)
     for judgment, name in zip(judgments, names, strict=True):
-        case = _case(suite, subject, name)
+        case = _case(suite, place, name)
         if judgment["outcome"] != "pass":
             tag = "failure" if judgment["outcome"] == "fail" else "error"
             words = _writable(judgment["words"])
@@ -99,14 +100,13 @@ def _suite(report: Document, subject: Document) -> ElementTree.Element:
         _without_numbers(f"not tested: {line.partition(': ')[0]}") for line in untested
     )
     for line, name in zip(untested, names, strict=True):
-        case = _case(suite, subject, name)
+        case = _case(suite, place, name)
         ElementTree.SubElement(case, "skipped", message=_writable(line))
     return suite
 
 
-def _case(suite: ElementTree.Element, subject: Document, name: str) -> ElementTree.Element:
-    place = _writable(f"shieldnet.{subject['name']}")
-    return ElementTree.SubElement(suite, "testcase", classname=place, name=_writable(name))
+def _case(suite: ElementTree.Element, place: str, name: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", classname=_writable(place), name=name)
 
 
 def _without_numbers(name: str) -> str:
@@ -116,11 +116,15 @@ def _without_numbers(name: str) -> str:
 
 def _told_apart(names: Iterable[str]) -> list[str]:
     """Numbers the second and later ones of equal names, in the policy's order."""
-    seen: Counter[str] = Counter()
+    taken: set[str] = set()
     apart = []
-    for name in names:
-        seen[name] += 1
-        apart.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    for name in map(_writable, names):
+        number, told = 1, name
+        while told in taken:
+            number += 1
+            told = f"{name} ({number})"
+        taken.add(told)
+        apart.append(told)
     return apart
 
 

@@ -10,6 +10,7 @@ from shieldnet.defenses.base import UNBOUNDED
 from shieldnet.privacy.events import Event, GaussianEvent, PureEvent, RandomizedResponseEvent
 from shieldnet.shield.module import Shield
 
+_LEAST_LOSS, _MOST_LOSS = 1e-6, 40.0  # mu or epsilon of one answer
 _LOSSES = "dp_accounting.pld.privacy_loss_distribution"
 
 
@@ -33,26 +34,40 @@ def composed_epsilon(
     extent = shield._extent(classes, None)
     if shield.others or math.prod(extent.positions) != 1:
         raise ConfigError("Expected a shield with one row an answer and no other fields.")
-    event = least_event(shield.chain, extent.classes)
-    if event is None:
+    events = events_of(shield.chain, extent.classes)
+    if not events:
         raise ConfigError(
             f"Nothing is proven of {shield.describe()} but bits, so no epsilon can be composed: it "
             "takes a mechanism, such as RandomizedResponse(6.0) or ClipNorm followed by "
             "GaussianNoise."
         )
-    return float(loss_of(event).self_compose(queries).get_epsilon_for_delta(delta))
+    closed = (shield.settings.cost(extent) * queries).epsilon(delta)
+    composed = (loss_of(event) for event in events if _is_counted(event))
+    found = (float(one.self_compose(queries).get_epsilon_for_delta(delta)) for one in composed)
+    return min([closed, *found])
 
 
-def least_event(chain: Chain, classes: int) -> Event | None:
-    """Returns what the most private stage of a chain did to one row; None where none is known."""
-    found: list[tuple[float, Event]] = []
+def events_of(chain: Chain, classes: int) -> tuple[Event, ...]:
+    """Lists what the stages of a chain did to one row, as far as it is proven.
+
+    What reads the inputs again undoes what was proven of the stages before it.
+    """
+    found: list[Event] = []
     reach = UNBOUNDED
     for stage in chain.stages:
+        if stage.reads_inputs:
+            found = []
         event = stage.event(classes, reach)
         if event is not None:
-            found.append((stage.cost(classes, reach).mu, event))
+            found.append(event)
         reach = stage.reach(classes, reach)
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    return tuple(found)
+
+
+def _is_counted(event: Event) -> bool:
+    """Says whether dp-accounting can hold a loss; beyond, the closed form is as good."""
+    size = event.mu if isinstance(event, GaussianEvent) else event.epsilon
+    return _LEAST_LOSS <= size <= _MOST_LOSS
 
 
 def loss_of(event: Event) -> Any:

@@ -23,7 +23,7 @@ class LogitsProcessor:
 
     forbidden: numbers of words that are never said, such as padding. You say with it that this
     list is public: it is the same for every text. These words alone leave with -inf for being
-    forbidden.
+    forbidden. words: how many the model has, where that was declared; other rows are refused.
 
     Where defenses name a few words and share the rest among all others, as ``TopK`` does, the
     others get no chance at all, and neither does a word that is released with a chance of zero: a
@@ -36,8 +36,11 @@ class LogitsProcessor:
     NOT promised: anything of ``output_logits``, which returns what came before all processors.
     """
 
-    def __init__(self, *defenses: Defense, forbidden: Iterable[int] = ()) -> None:
+    def __init__(
+        self, *defenses: Defense, forbidden: Iterable[int] = (), words: int | None = None
+    ) -> None:
         self.chain = Chain.of(defenses, "logits")
+        self.words = None if words is None else whole("words", words, low=2)
         if isinstance(forbidden, Tensor) and forbidden.dtype == torch.bool:
             forbidden = forbidden.nonzero().flatten()
         listed = forbidden.tolist() if isinstance(forbidden, Tensor) else forbidden
@@ -69,6 +72,11 @@ class LogitsProcessor:
     def _mask(self, scores: Tensor) -> Tensor:
         """Marks the words that are publicly forbidden. Shapes: -> (words,) bool."""
         words = scores.shape[-1]
+        if self.words not in (None, words):
+            raise AnswerError(
+                f"Expected {self.words} words, as the extent says whose privacy cost was agreed, "
+                f"got {words}; nothing was released."
+            )
         if self.forbidden and self.forbidden[-1] >= words:
             raise AnswerError(
                 f"Expected forbidden words below {words}, which the model has, got "
@@ -109,11 +117,13 @@ class LogitsProcessor:
         return f"LogitsProcessor({self.chain}{listed})"
 
 
-def processor_of(chain: Chain, forbidden: Iterable[int] = ()) -> LogitsProcessor:
+def processor_of(
+    chain: Chain, forbidden: Iterable[int] = (), words: int | None = None
+) -> LogitsProcessor:
     """Makes the processor with the defenses of a shield of a language model."""
     kind: Kind = chain.layout.kind
     if kind != "logits" or chain.release != "logits":
         raise ConfigError(
             f"Expected a shield of logits that releases logits, got {kind} and {chain.release}."
         )
-    return LogitsProcessor(*chain.defenses, forbidden=forbidden)
+    return LogitsProcessor(*chain.defenses, forbidden=forbidden, words=words)

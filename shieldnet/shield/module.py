@@ -279,6 +279,7 @@ class Shield(nn.Module):
         name = written(path)
         chain = self.others[named_by(path, self.others) or ""]
         if chain is None:
+            self._require_declared(path)
             self.other_sizes[name] = (1, ())
             return copy_of(leaf)
         if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != rows):
@@ -292,6 +293,18 @@ class Shield(nn.Module):
         known = self.other_sizes.get(name)
         self.other_sizes[name] = self._at_most(known, chain.layout.sizes(leaf.shape))
         return answers.detach() if answers.requires_grad else answers
+
+    def _require_declared(self, path: Path) -> None:
+        """Raises AnswerError for a field that the declared extent does not have."""
+        declared = self.settings.extent
+        if declared is None:
+            return
+        there = [name for name, part in declared.fields.items() if part is not None]
+        if written(path) not in there:
+            raise AnswerError(
+                f"Expected no field {written(path)}, as the extent says whose privacy cost was "
+                "agreed; nothing was released. Name it: Extent(classes, fields={...: Extent(1)})."
+            )
 
     def _at_most(self, known: Sizes | None, sizes: Sizes) -> Sizes:
         """Returns the greatest extent along every axis, or refuses what is above the declared."""
@@ -351,7 +364,8 @@ class Shield(nn.Module):
 
         forbidden: words that are never said, the same for every text (``LogitsProcessor``).
         """
-        return processor_of(self.chain, forbidden)
+        words = None if self.settings.extent is None else self.settings.extent.classes
+        return processor_of(self.chain, forbidden, words)
 
     @property
     def defenses(self) -> tuple[Defense, ...]:
@@ -451,8 +465,8 @@ class Shield(nn.Module):
     @property
     def extent(self) -> Extent | None:
         """Returns the declared extent of an answer, or the greatest so far; None before any."""
-        if self.sizes is None:
-            return None
+        if self.sizes is None or self.settings.extent is not None:
+            return self.settings.extent
         fields: dict[str, Extent | None] = {
             path: Extent(*sizes) for path, sizes in self.other_sizes.items()
         }

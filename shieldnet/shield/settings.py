@@ -32,6 +32,12 @@ class Extent:
 
     def __post_init__(self) -> None:
         whole("classes", self.classes, low=1)
+        given: object = self.positions
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise ConfigError(f"Expected positions as (height, width), got {given!r}.")
+        parts = self.fields.values() if isinstance(self.fields, Mapping) else (self.fields,)
+        if not all(part is None or isinstance(part, Extent) for part in parts):
+            raise ConfigError(f"Expected fields as a dict of extents, got {self.fields!r}.")
         places = tuple(whole("positions", place, low=1) for place in self.positions)
         object.__setattr__(self, "positions", places)
         object.__setattr__(self, "fields", FrozenDict(self.fields))
@@ -75,6 +81,10 @@ class ShieldSettings:
             whole("micro_batch", self.micro_batch, low=1)
         if not isinstance(self.extent, Extent | None):
             raise ConfigError(f"Expected extent as Extent(classes=10), got {self.extent!r}.")
+        also: dict[object, object] = dict(self.also.items())
+        lists = all(isinstance(chain, list | tuple) for chain in also.values())
+        if not (lists and all(isinstance(name, str) for name in also)):
+            raise ConfigError(f"Expected also as a dict of defenses by field, got {self.also!r}.")
         self._set(
             defenses=tuple(self.defenses),
             outputs=self.outputs if isinstance(self.outputs, str) else FrozenDict(self.outputs),
@@ -83,6 +93,8 @@ class ShieldSettings:
             drop=tuple(names),
         )
         _ = self.chain, self.others  # an order that makes no sense never exists
+        if self.extent is not None:
+            self.cost(self.extent)  # nor an extent of fields that there are not
 
     def _set(self, **settings: object) -> None:
         for name, value in settings.items():

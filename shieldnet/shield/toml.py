@@ -90,7 +90,8 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
 
 
 def _plain(extent: Extent) -> dict[str, Any]:
-    fields = {path: _plain(one) for path, one in extent.fields.items() if one is not None}
+    # False stands for a field that no answer has: TOML has no None.
+    fields = {path: one is not None and _plain(one) for path, one in extent.fields.items()}
     plain = {"classes": extent.classes, "positions": list(extent.positions), "fields": fields}
     return {name: value for name, value in plain.items() if value}
 
@@ -101,9 +102,8 @@ def _extent(table: Any) -> Extent:
     positions, parts = table.get("positions", []), table.get("fields", {})
     if not (isinstance(positions, list) and isinstance(parts, dict)):
         raise ConfigError("Expected positions = [height, width] and fields as tables of extents.")
-    return Extent(
-        table["classes"], tuple(positions), {path: _extent(one) for path, one in parts.items()}
-    )
+    fields = {path: None if one is False else _extent(one) for path, one in parts.items()}
+    return Extent(table["classes"], tuple(positions), fields)
 
 
 def _known(known: Sequence[type[Defense]]) -> dict[str, type[Defense]]:

@@ -121,7 +121,7 @@ class Private:
         clip, size = self.settings.clipping, self.rate * len(self.records)
         self.gradients.clip = state.clip
         totals = self.gradients.zeros()
-        within = torch.zeros((), dtype=torch.int64, device=totals[0].device)
+        within = torch.zeros((), dtype=torch.float64, device=totals[0].device)
         empty = torch.zeros(0, dtype=torch.float64)
         for number, part in enumerate(self.ranks.share(rows).split(self.physical)):
             if len(part):  # coins may have drawn nobody

@@ -757,3 +757,11 @@ def test_a_set_that_is_too_small_ends_no_audit(few, few_of) -> None:
     report = sn.audit(shield, **sets, tier=FEW, sensitive=("column 0",), shadows=0)
     assert report["shield"]["accuracy"].samples == counts["nonmembers"]
     assert any("it takes at least" in line for line in report.untested)
+
+
+def test_a_sensitive_column_does_not_end_as_findings_do(digits_model, sets) -> None:
+    flat = {name: (part[0].flatten(1), part[1]) for name, part in sets.items()}
+    columns = ("capital", "capital.gain", *map(str, range(62)))
+    model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), digits_model)
+    with pytest.raises(sn.errors.ConfigError, match="capital.gain ends as findings do"):
+        sn.audit(sn.harden(model), **flat, columns=columns, sensitive=("capital.gain",))

@@ -245,3 +245,16 @@ def test_errors_that_are_not_finite_have_no_share(bad) -> None:
 @pytest.mark.parametrize(("members", "nonmembers"), [(0, 0), (0, 5), (1, 1), (1, 50), (50, 1)])
 def test_a_single_row_says_nothing_of_who_scores_higher(members, nonmembers) -> None:
     assert auc(torch.ones(members), torch.zeros(nonmembers)) == Interval(0.5, 0.0, 1.0)
+
+
+def test_one_record_of_many_that_is_read_is_not_surely_nothing() -> None:
+    errors, baseline = torch.ones(20_000), torch.ones(20_000)
+    errors[0] = 0
+    found = saved_share(errors, baseline, seed=0)
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high >= 1 / 20_000
+
+
+def test_nobody_ranks_a_score_that_is_no_number() -> None:
+    with pytest.raises(DataError, match="Expected scores, got NaN"):
+        auc(torch.tensor([1.0, float("nan")]), torch.tensor([0.0, 0.5]))

@@ -112,3 +112,19 @@ def test_seconds_and_idle_records_are_left_alone() -> None:
         for part, share in ((rows(500, 6, 1), 0.1), (rows(500, 6, 2), 0.6))
     ]
     assert len(near_duplicates(*idle)) <= 1
+
+
+@pytest.mark.parametrize(("real", "binary"), [(2, 2), (3, 3), (1, 7)])
+def test_strangers_of_one_group_that_lie_near_in_few_columns_are_left_alone(real, binary) -> None:
+    for seed in range(4):
+        sets = [
+            torch.cat(
+                [
+                    rows(800, real, 2 * seed + part),
+                    (rows(800, binary, 90 + 2 * seed + part) > 0).float(),
+                ],
+                1,
+            )
+            for part in (0, 1)
+        ]
+        assert len(near_duplicates(*sets)) == 0

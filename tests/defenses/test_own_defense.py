@@ -11,7 +11,7 @@ import shieldnet as sn
 from shieldnet.defenses import DEFENSES
 from shieldnet.privacy.cost import PrivacyCost, Reach, pure_cost
 from shieldnet.privacy.events import GaussianEvent, PureEvent, RandomizedResponseEvent, event_of
-from shieldnet.shield.composition import least_event
+from shieldnet.shield.composition import events_of
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,14 @@ def test_an_event_is_what_a_privacy_cost_proves(cost, event) -> None:
     assert event_of(cost) == event
 
 
-def test_a_chain_did_what_its_most_private_stage_did() -> None:
+def test_a_chain_did_what_its_stages_did() -> None:
     chain = sn.Shield(
         nn.Identity(), sn.ClipNorm(1.0), sn.GaussianNoise(8.0), sn.RandomizedResponse(6.0, bins=2)
     ).chain
-    assert least_event(chain, 4) == GaussianEvent(0.25)
-    strict = sn.Shield(nn.Identity(), sn.ClipNorm(9.0), sn.GaussianNoise(1.0), sn.PermuteAndFlip(1))
-    assert least_event(strict.chain, 4) == PureEvent(1.0)
+    assert events_of(chain, 4) == (GaussianEvent(0.25), RandomizedResponseEvent(6.0, 8))
     certified = sn.harden(nn.Identity(), "certified").chain
-    assert least_event(certified, 4) == RandomizedResponseEvent(6.0, 4)
-    assert least_event(sn.harden(nn.Identity()).chain, 4) is None
+    assert events_of(certified, 4) == (RandomizedResponseEvent(6.0, 4),)
+    assert events_of(sn.harden(nn.Identity()).chain, 4) == ()
 
 
 def test_what_is_asked_of_a_defense_is_declared() -> None:
@@ -107,3 +105,41 @@ def test_what_is_asked_of_a_defense_is_declared() -> None:
     assert plain.noise_deviation is None
     assert torch.equal(plain.with_inputs(scores, (scores,)), scores)
     assert sn.LaplaceNoise(2.0).noise_deviation == pytest.approx(2 * math.sqrt(2))
+
+
+@pytest.mark.parametrize("noise", [sn.GaussianNoise(1.0), sn.LaplaceNoise(1.0)])
+def test_what_reads_the_inputs_again_undoes_what_was_proven_before_it(noise) -> None:
+    """Noise that is keyed on the input is no post-processing: it tells inputs apart by itself."""
+    before = sn.ClipNorm(1.0), noise
+    keyed = sn.KeyedNoise(50.0, b"sixteen bytes it", on="input")
+    shield = sn.Shield(nn.Identity(), *before, keyed)
+    assert shield.cost(3) == PrivacyCost()
+    with pytest.raises(sn.errors.ConfigError, match="Nothing is proven"):
+        sn.composed_epsilon(shield, queries=1, delta=1e-6, classes=3)
+    after = sn.Shield(nn.Identity(), *before, keyed, sn.RandomizedResponse(2.0))
+    assert after.cost(3) == sn.Shield(nn.Identity(), sn.RandomizedResponse(2.0)).cost(3)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        PrivacyCost(mu=0.1, pure=50.0),
+        PrivacyCost(pure=750.0),
+        PrivacyCost(mu=1e-320),
+        PrivacyCost(mu=1e3),
+        PrivacyCost(pure=0.1),
+    ],
+)
+def test_composition_never_lies_above_the_closed_form(cost) -> None:
+    pytest.importorskip("dp_accounting")
+
+    @dataclass(frozen=True)
+    class Costing(Mine):
+        def cost(self, classes: int, upstream: Reach = Reach()) -> PrivacyCost:  # noqa: B008  # frozen
+            return cost
+
+    shield = sn.Shield(nn.Identity(), Costing())
+    composed = sn.composed_epsilon(shield, queries=3, delta=1e-6, classes=4)
+    assert 0 <= composed <= (cost * 3).epsilon(1e-6)
+    both = sn.Shield(nn.Identity(), Costing(), sn.RandomizedResponse(3.0))
+    assert sn.composed_epsilon(both, queries=3, delta=1e-6, classes=4) <= composed

@@ -122,3 +122,31 @@ def test_two_columns_that_may_be_the_label_are_refused(tmp_path) -> None:
 def test_other_files_are_refused(tmp_path, name) -> None:
     with pytest.raises(DataError, match="Expected a table"):
         divide(tmp_path / name, (0.5, 0.5), label=None, seed=0)
+
+
+@pytest.mark.parametrize("odd", ["word", "true", "1.5"])
+def test_one_value_of_another_kind_does_not_divide_equal_records(tmp_path, odd) -> None:
+    """In the part that it does not go to, the column is read as numbers."""
+    large = 2**53 + 2**29 + 1
+    rows = [f"{1 + n % 7},{large + n % 2}" for n in range(60)] + [f"{odd},{large}"]
+    rows += [f"{1 + n % 7}.0,{large + n % 2}.0" for n in range(60)]
+    path = tmp_path / "data.csv"
+    path.write_text("a,b\n" + "\n".join(rows) + "\n")
+    for seed in range(8):
+        parts = divide(path, (0.5, 0.5), label=None, seed=seed)
+        keys = []
+        for number, places in enumerate(parts.rows):
+            parts.write(places, tmp_path / f"{number}.csv")
+            lines = (tmp_path / f"{number}.csv").read_text().split("\n")[1:-1]
+            values = [line.replace('"', "").split(",") for line in lines]
+            keys.append(
+                {tuple(np.float32(float(v)) for v in row) for row in values if odd not in row}
+            )
+        assert not keys[0] & keys[1]
+
+
+@pytest.mark.parametrize("x", [np.array(["a", "b"]), np.zeros(5), np.zeros((0, 3)), np.array(3.0)])
+def test_arrays_that_hold_no_rows_of_numbers_are_refused(tmp_path, x) -> None:
+    np.savez(tmp_path / "data.npz", x=x)
+    with pytest.raises(DataError, match="Expected an array x of numbers"):
+        divide(tmp_path / "data.npz", (0.5, 0.5), label=None, seed=0)

@@ -122,3 +122,46 @@ def test_every_kind_of_finding_and_every_limit_stands_in_the_docs() -> None:
     assert [one.name for one in ours if f"`{one.name}`" not in report] == []
     names = [*declared().limits(), *declared().limits(of_groups=True)]
     assert [name for name in names if f"`{name}`" not in gate and name != "max_toy"] == []
+
+
+def taking(name: str, limit: str = "max_toy") -> type[Attack]:
+    """Makes a class that declares a finding of this name, and never runs."""
+
+    @dataclass(frozen=True)
+    class Taking(Attack):
+        metrics = (Metric(name, "taken", "more", Limit(limit, 0.5, "")),)
+
+        def __call__(self, game: Game) -> Outcome:
+            return Outcome()
+
+    return Taking
+
+
+@pytest.mark.parametrize(
+    "name", ["attribute.income.*", "inversion", "membership.*.auc", "accuracy"]
+)
+def test_no_class_takes_a_finding_from_its_limit_by_being_there(name) -> None:
+    before = declared().find("attribute.income.gain"), declared().find("inversion")
+    kind = taking(name)
+    assert (declared().find("attribute.income.gain"), declared().find("inversion")) == before
+    with pytest.raises(sn.errors.ConfigError, match="would also name findings of"):
+        Tier("taking", (kind(),))
+    broken = finding("attribute.income.gain", 0.4, 0.6)
+    assert not sn.Policy({"max_attribute_gain": 0.1}).judge([broken], sn.PrivacyCost())
+
+
+def test_a_limit_on_what_is_proven_is_no_finding_s(monkeypatch) -> None:
+    with pytest.raises(sn.errors.ConfigError, match="max_epsilon is about what is proven"):
+        Tier("taking", (taking("taken.epsilon", "max_epsilon")(),))
+    kind = taking("taken.words")
+    monkeypatch.setattr(kind, "metrics", ("oops",))
+    with pytest.raises(sn.errors.ConfigError, match=r"as Metric\(\.\.\.\), got \('oops',\)"):
+        Tier("taking", (kind(),))
+    assert sn.Policy({"max_leakage": 0.5})  # whatever classes there are
+
+
+def test_a_report_of_findings_that_nothing_here_declares_is_inconclusive() -> None:
+    strange = made(subject("balanced", 0.0, 5.0, findings=(finding("strange.leak", 0.9, 1.0),)))
+    verdict = strange.passes(sn.Policy({"max_bits_per_answer": 9}))
+    assert verdict.outcome == "inconclusive"
+    assert "strange.leak 0.950 [0.900, 1.000]: nothing here declares" in verdict.broken[0].words

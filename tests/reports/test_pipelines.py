@@ -8,6 +8,8 @@ from by_hand import finding, made, subject
 from pydantic_sarif.model import StaticAnalysisResultsFormatSarifVersion210JsonSchema as Sarif
 
 import shieldnet as sn
+from shieldnet.reports.pipelines import _told_apart
+from shieldnet.reports.report import save
 
 POLICY = sn.Policy({"max_leakage": 0.1, "max_membership_auc": 0.55, "min_accuracy": 0.99})
 
@@ -139,3 +141,30 @@ class TestSarif:
         assert {"proof", "max_bits_per_answer"} == {
             rule["id"] for rule in log["runs"][0]["tool"]["driver"]["rules"]
         }
+
+
+def test_names_are_told_apart_whatever_they_are(tmp_path) -> None:
+    assert _told_apart(["a", "a", "a (2)", "\x01", "\x02"]) == [
+        "a",
+        "a (2)",
+        "a (2) (2)",
+        "\ufffd",
+        "\ufffd (2)",
+    ]
+    reports = [made(subject("balanced", 0.0, 3.0), title=title) for title in ("one", "two")]
+    save(reports, tmp_path / "audit.xml", POLICY)
+    suites = junitparser.JUnitXml.fromfile(str(tmp_path / "audit.xml"))
+    names = [(case.classname, case.name) for suite in suites for case in suite]
+    assert len(set(names)) == len(names)
+
+
+def test_the_order_of_a_policy_s_groups_renames_no_test(tmp_path) -> None:
+    auc = finding("membership.group.site = 1.auc", 0.4, 0.6)
+    one = made(subject("balanced", 0.0, 3.0, findings=(auc,)), groups=("site = 1",))
+    groups = {"*": {"max_membership_auc": 0.55}, "site = 1": {"max_membership_auc": 0.5}}
+    marks = []
+    for order in (groups, dict(reversed(groups.items()))):
+        one.save(tmp_path / "audit.sarif", sn.Policy({}, groups=order))
+        (run,) = json.loads((tmp_path / "audit.sarif").read_text())["runs"]
+        marks.append([(r["partialFingerprints"], r["message"]) for r in run["results"]])
+    assert marks[0] == marks[1]

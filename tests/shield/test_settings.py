@@ -159,3 +159,52 @@ def test_a_frozen_dict_is_a_dict_in_its_order() -> None:
     assert one == {"a": 1, "b": 2} != FrozenDict({"b": 2, "a": 1})
     assert repr(one) == "{'a': 1, 'b': 2}"
     assert one != 5
+
+
+class TestFieldsOfAnExtent:
+    SETTINGS = replace(BOXED, defenses=(sn.RandomizedResponse(2.0),), also={"boxes": ()})
+
+    @pytest.mark.parametrize("fields", [{}, {"boxes": None}])
+    def test_a_field_that_was_priced_as_absent_is_not_released(self, fields) -> None:
+        settings = sn.ShieldSettings(
+            (sn.RandomizedResponse(2.0),),
+            outputs={"logits": "logits"},
+            also={"boxes": ()},
+            extent=sn.Extent(3, (), fields),
+        )
+        with pytest.raises(sn.errors.AnswerError, match="Expected no field boxes, as the extent"):
+            sn.Shield(Boxed(), settings)(torch.rand(4, 4))
+
+    def test_what_is_declared_absent_stays_so_in_the_shield_and_in_a_file(self, tmp_path) -> None:
+        extent = sn.Extent(3, (), {"boxes": None})
+        settings = replace(BOXED, extent=extent)
+        shield = sn.Shield(Boxed(), settings)
+        assert shield.extent == extent
+        assert shield.cost() == settings.cost(extent) == settings.chain.cost(3)
+        (tmp_path / "shield.toml").write_text(sn.dump_shield(shield))
+        assert sn.load_shield(Boxed(), tmp_path / "shield.toml").settings == settings
+        with pytest.raises(sn.errors.AnswerError, match="nothing of that name"):
+            shield(torch.rand(4, 4))
+
+    @pytest.mark.parametrize(
+        ("make", "words"),
+        [
+            (lambda: sn.Extent(3, 5), "Expected positions as"),
+            (lambda: sn.Extent(3, (), {"a": 7}), "Expected fields as"),
+            (lambda: sn.ShieldSettings(also={"a": 5}), "Expected also as"),
+            (lambda: sn.ShieldSettings(also={1: ()}), "Expected also as"),
+            (
+                lambda: replace(BOXED, extent=sn.Extent(3, (), {"z": None})),
+                "extents of boxes, got z",
+            ),
+        ],
+    )
+    def test_extents_of_nonsense_are_refused(self, make, words) -> None:
+        with pytest.raises(sn.errors.ConfigError, match=words):
+            make()
+
+    def test_a_logits_processor_keeps_to_the_extent(self, linear) -> None:
+        processor = sn.harden(linear, extent=sn.Extent(4)).logits_processor()
+        assert processor(torch.zeros(2, 1), torch.randn(2, 4)).shape == (2, 4)
+        with pytest.raises(sn.errors.AnswerError, match="Expected 4 words, as the extent"):
+            processor(torch.zeros(2, 1), torch.randn(2, 5000))

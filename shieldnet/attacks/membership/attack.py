@@ -13,6 +13,8 @@ from shieldnet.attacks.membership.scores import (
     membership_scores,
     pooled_scores,
 )
+from shieldnet.core.checks import fraction, whole
+from shieldnet.core.errors import ConfigError
 from shieldnet.core.statistics import CONFIDENCE, Curve, Interval, auc, roc, rows_needed, tpr_at_fpr
 from shieldnet.data.examples import Group, row_bytes
 from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
@@ -188,6 +190,13 @@ class Membership(Attack):
     fprs: tuple[float, ...] = (1e-2, 1e-3)
     queries: int = 1
 
+    def __post_init__(self) -> None:
+        if len(set(self.fprs)) < len(self.fprs) or not all(
+            0 < fraction("fprs", fpr) < 1 for fpr in self.fprs
+        ):
+            raise ConfigError(f"Expected fprs above 0 and below 1, each once, got {self.fprs}.")
+        whole("queries", self.queries, low=1)
+
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()
         sets = game.members, game.nonmembers
@@ -258,7 +267,7 @@ class Membership(Attack):
         findings: list[Finding] = []
         untested: list[str] = []
         for fpr in self.fprs:
-            name = f"{prefix}.tpr_at_fpr_{fpr:.0e}".replace("e-0", "e-")
+            name = f"{prefix}.tpr_at_fpr_{_written(fpr)}"
             rates = {
                 source: rate
                 for source, one in scored.items()
@@ -271,6 +280,12 @@ class Membership(Attack):
             source, rate = max(rates.items(), key=lambda item: item[1].value)
             findings.append(_finding(name, source, scored[source], rate, baseline=fpr))
         return findings, untested
+
+
+def _written(rate: float) -> str:
+    """Writes a rate so that it is read back the same: 1e-2, or all of its digits."""
+    short = f"{rate:.0e}".replace("e-0", "e-")
+    return short if float(short) == rate else repr(rate)
 
 
 def _ranked(prefix: str, scored: Mapping[str, Scored], groups: int = 1) -> dict[str, Finding]:

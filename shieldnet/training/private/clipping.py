@@ -42,8 +42,8 @@ class Clip(ABC):
     def counted(self, within: Tensor, drawn: int, noise: float, size: float) -> list[Tensor]:
         """Returns the sum of what the drawn records add beside their gradients.
 
-        within: how many of them have a gradient no longer than the norm. Shapes: -> (numbers,)
-        float64, or nothing where there are none.
+        within: how many of them have a gradient no longer than the norm, in parts about it.
+        Shapes: -> (numbers,) float64, or nothing where there are none.
         """
         return []
 
@@ -77,10 +77,11 @@ class FixedClip(Clip):
 class AdaptiveClip(Clip):
     """Clips to about the norm that a share of the gradients keeps, which each step tells anew.
 
-    Every record says, beside its gradient, whether that is shorter than the norm: +b or -b. It is
-    one more number of the same noisy sum: the gradient is released as a share a of the norm, with
-    a^2 + b^2 = 1, so that the step is the same Gaussian mechanism and nothing is added to epsilon.
-    b is as small as keeps the noise of the counted share at a tenth.
+    Every record says, beside its gradient, whether that is shorter than the norm: +b, -b, or in
+    between within a tenth of the norm, so that no last digit flips it. It is one more number of the
+    same noisy sum: the gradient is released as a share a of the norm, with a^2 + b^2 = 1, so that
+    the step is the same Gaussian mechanism and nothing is added to epsilon. b is as small as keeps
+    the noise of the counted share at a tenth.
 
     quantile: the share of gradients that are to be shorter. pace: of the norm's change, geometric.
     start: the norm of the first step; rather too short than too long, which drowns the weights in

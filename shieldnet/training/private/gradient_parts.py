@@ -13,6 +13,7 @@ MAX_SPREAD = 256.0
 """A record's gradient is also clipped where the products that it is a sum of are, together, this
 many times the clip norm long: so much the rounding of sums may grow by cancellation."""
 _MARGIN = 1 - 2.0**-20  # of the clip norm: covers the rounding of norms, factors and products
+_RAMP = 0.1  # of the clip norm, on either side of it: within, a gradient counts in part
 _MAX_LENGTH = 1e100
 
 
@@ -200,8 +201,9 @@ class Gradient:
 def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Tensor]) -> Tensor:
     """Adds each record's gradient, clipped to an L2 norm of ``clip`` over all weights, to totals.
 
-    Returns how many of them are no longer than ``clip``.
-    Shapes: totals float64 of the shape of every weight, changed in place; -> () int64.
+    Returns how many of them are no longer than ``clip``; one that is about as long counts in part,
+    so that the last digit of a norm, which may depend on the batch, moves the count by a digit too.
+    Shapes: totals float64 of the shape of every weight, changed in place; -> () float64.
     Guarantee: but for the rounding of sums that ``sum_error`` bounds, one record moves the totals
     by at most ``clip``, whatever it is: a gradient that is not finite, or too large to have a
     finite norm, counts as 0. To report it would betray its record.
@@ -218,7 +220,8 @@ def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Ten
     for gradient, total in zip(gradients, totals, strict=True):
         for part in gradient.parts:
             part.add(total, factors, rows)
-    return (norms <= clip).sum()
+    shorter = (0.5 + (1 - norms / clip) / (2 * _RAMP)).clamp(0, 1)
+    return torch.where(sound, shorter, 0.0).sum()
 
 
 def sum_error(records: int, physical: int, terms: int, *, scaled: bool = False) -> float:

@@ -8,12 +8,16 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.attacks import Game, Membership
 from shieldnet.attacks.base import Answers
-from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
+from shieldnet.attacks.membership.attack import (
+    _written,
+    log_probabilities,
+    membership_scores,
+)
 from shieldnet.attacks.membership.blind import blind_finding
 from shieldnet.attacks.membership.scores import _floor
 from shieldnet.attacks.membership.shadows import Order, trained
 from shieldnet.attacks.shadow_answers import Shadows
-from shieldnet.core.errors import DataError
+from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.core.statistics import auc
 from shieldnet.data.examples import Examples, Group
@@ -333,3 +337,12 @@ def test_equal_rows_of_few_categories_are_different_persons() -> None:
         sets[name] = Examples(name, nn.functional.one_hot(kinds, 12).float(), kinds % 2)
     found = {one.name: one for one in Membership()(Game(Shield(nn.Linear(12, 2)), **sets)).findings}
     assert found["membership.loss.auc"].samples == 600
+
+
+def test_a_rate_stands_in_the_name_as_it_is() -> None:
+    assert [_written(rate) for rate in (1e-2, 1e-3, 0.3, 0.0149, 1 / 3)] == [
+        *("1e-2", "1e-3", "3e-1", "0.0149", "0.3333333333333333")
+    ]
+    for rates in ((0.014, 0.014), (0.0,), (1.0,), (math.nan,)):
+        with pytest.raises(ConfigError, match="fprs"):
+            Membership(fprs=rates)

@@ -148,3 +148,15 @@ def test_a_clip_of_ones_own_is_trained_with_and_proven_for(table, mlp) -> None:
     found = sn.finetune(mlp, table, private, epochs=3, seed=0)
     assert found.guarantee.epsilon <= 8
     assert NORMS == [1.0, 0.5, 0.25]
+
+
+def test_the_last_digit_of_a_norm_moves_the_count_by_a_digit() -> None:
+    """A norm may differ in its last digits with the batch; a threshold would make that a whole."""
+    each = torch.full((1000, 1), 1.0)
+    totals = [torch.zeros(1, dtype=torch.float64)]
+    counts = [
+        float(clipped_sum([Gradient((Whole(each * scale),))], 1.0, totals))
+        for scale in (1 - 1e-7, 1.0, 1 + 1e-7, 0.5, 2.0)
+    ]
+    assert max(counts[:3]) - min(counts[:3]) < 0.01
+    assert counts[3:] == [1000, 0]
