@@ -195,6 +195,7 @@ def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[D
                 raise ConfigError(f"Put {defense} before {earlier}: {reason}.")
         if kind not in defense.accepts and kind == "logits" and "probabilities" in defense.accepts:
             chain.append(Softmax())
+            kind = "probabilities"
         elif kind not in defense.accepts:
             raise ConfigError(_misfit(defense, chain, kind))
         elif kind == "logits" and defense.centered:

@@ -312,7 +312,9 @@ class Shield(nn.Module):
             return _largest(known, sizes)
         if known is not None and _fits(sizes, known):
             return known
-        allowed = "nothing of that name" if known is None else f"at most {Extent(*known)}"
+        allowed = "nothing of that name" if known is None else f"{Extent(*known)} at most"
+        if known is not None and known[0] != sizes[0]:
+            allowed = f"exactly {Extent(known[0])}"
         raise AnswerError(
             f"Expected {allowed}, as the extent says whose privacy cost was agreed, got "
             f"{Extent(*sizes)}; nothing was released."

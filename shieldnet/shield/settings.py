@@ -44,7 +44,8 @@ class Extent:
 
     def __str__(self) -> str:
         places = " x ".join(map(str, self.positions))
-        return f"{self.classes} classes" + (f" at {places} positions" if places else "")
+        classes = "1 class" if self.classes == 1 else f"{self.classes} classes"
+        return classes + (f" at {places} positions" if places else "")
 
 
 @dataclass(frozen=True)

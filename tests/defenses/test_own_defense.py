@@ -143,3 +143,23 @@ def test_composition_never_lies_above_the_closed_form(cost) -> None:
     assert 0 <= composed <= (cost * 3).epsilon(1e-6)
     both = sn.Shield(nn.Identity(), Costing(), sn.RandomizedResponse(3.0))
     assert sn.composed_epsilon(both, queries=3, delta=1e-6, classes=4) <= composed
+
+
+@dataclass(frozen=True)
+class Even(sn.Defense):
+    """Reads probabilities and does not say what it gives: what it read."""
+
+    accepts = ("probabilities",)
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        return answers
+
+
+def test_what_it_read_is_what_it_gives_after_a_conversion() -> None:
+    scores = torch.tensor([[2.0, 1.0, -1.0]])
+    for chain in ((Even(),), (sn.Temperature(1.0), Even()), (Even(), Even())):
+        shield = sn.Shield(nn.Identity(), *chain)
+        assert torch.allclose(shield(scores).softmax(-1), scores.softmax(-1))
+    twice = sn.Shield(nn.Identity(), Even(), sn.TopK(2), release="probabilities")
+    once = sn.Shield(nn.Identity(), sn.TopK(2), release="probabilities")
+    assert torch.allclose(twice(scores), once(scores))

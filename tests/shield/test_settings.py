@@ -120,7 +120,7 @@ class TestExtents:
     def test_other_classes_than_declared_are_refused(self, linear) -> None:
         shield = sn.harden(linear, extent=sn.Extent(5))
         with pytest.raises(
-            sn.errors.AnswerError, match="Expected at most 5 classes, as the extent"
+            sn.errors.AnswerError, match="Expected exactly 5 classes, as the extent"
         ):
             shield(torch.randn(2, 6))
 

@@ -101,17 +101,28 @@ def _kernel_ridges(
     median = few[few > 0].median() if few.any() else 1.0
     center = targets.mean(0)
     for width, penalty in settings:
-        gram, asked_about = (
-            torch.exp(-((part / (width * median)) ** 2) / 2) for part in (distances, across)
-        )
+        gram, asked_about = (_gaussian(part, width * median) for part in (distances, across))
         gram.diagonal().add_(penalty)
         factor, failed = torch.linalg.cholesky_ex(gram)
-        if failed:  # rows so alike that float32 cannot tell
+        if failed:  # rows so alike that float32 cannot tell: distances again, without its rounding
+            distances, across = (_exact(part, features) for part in (features, asked))
+            gram, asked_about = (_gaussian(part, width * median) for part in (distances, across))
+            gram.diagonal().add_(penalty)
             factor = torch.linalg.cholesky(gram.double()).float()
         if len(asked) < targets.shape[1]:
             yield torch.cholesky_solve(asked_about.T, factor).T @ (targets - center) + center
         else:
             yield asked_about @ torch.cholesky_solve(targets - center, factor) + center
+
+
+def _gaussian(distances: Tensor, width: float | Tensor) -> Tensor:
+    return torch.exp(-((distances / width) ** 2) / 2)
+
+
+def _exact(rows: Tensor, others: Tensor) -> Tensor:
+    """Returns distances without the rounding of |a|^2 - 2ab + |b|^2, which is faster."""
+    mode = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(rows.double(), others.double(), compute_mode=mode).float()
 
 
 @dataclass(frozen=True)

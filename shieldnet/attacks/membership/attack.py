@@ -221,6 +221,8 @@ class Membership(Attack):
             parts["membership.canaries"] = all_scores(game, canaries.planted, canaries.held_out, 1)
         findings: list[Finding] = []
         untested: list[str] = []
+        if game.shadows is not None and game.shadows.weaker:
+            untested.append(f"membership by shadows trained as the model was: {game.shadows.how}")
         curves: dict[str, Curve] = {}
         for prefix, one in parts.items():
             if one:

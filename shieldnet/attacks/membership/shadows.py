@@ -393,6 +393,6 @@ def _rows(pool: Sequence[Examples], coins: Sequence[Tensor], order: Order) -> Te
 
 def _words(order: Order) -> str:
     if order.train is None:
-        return f"{order.count} reference networks, the weaker form: pass train=... for your own"
+        return f"{order.count} small networks stand for them, the weaker form: pass train=..."
     kind = "by a recipe" if isinstance(order.train, Recipe) else "by train"
     return f"{order.count} shadows trained {kind}"

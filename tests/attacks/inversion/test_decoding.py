@@ -358,3 +358,15 @@ def test_few_rows_that_are_not_read_make_no_interval_endless() -> None:
     found = saved_share(errors, torch.ones(400), seed=0)
     assert found.value > 0.99
     assert found.low > 0.9
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4, 1e6])
+def test_rows_that_are_alike_beside_far_ones_end_no_attack(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = 1e-3 * torch.randn(500, 3, generator=generator)
+    features[:3] += scale
+    features[10:200] = features[10]
+    targets = torch.randn(500, 4, generator=generator)
+    guesses = list(KernelRidge().predict_each(features, targets, features[:50]))
+    assert len(guesses) == len(KernelRidge.settings)
+    assert all(guess.isfinite().all() for guess in guesses)

@@ -346,3 +346,12 @@ def test_a_rate_stands_in_the_name_as_it_is() -> None:
     for rates in ((0.014, 0.014), (0.0,), (1.0,), (math.nan,)):
         with pytest.raises(ConfigError, match="fprs"):
             Membership(fprs=rates)
+
+
+def test_shadows_that_only_stand_for_the_models_own_are_said_to(own_shadows) -> None:
+    shield = Shield(RECIPE(MEMBERS, 99))
+    weak = replace(own_shadows, weaker=True, how="4 small networks stand for them")
+    line = "membership by shadows trained as the model was: 4 small networks stand for them"
+    assert line in Membership()(Game(shield, **SETS, shadows=weak)).untested
+    own = Membership()(Game(shield, **SETS, shadows=own_shadows)).untested
+    assert not any("stand for them" in one for one in own)

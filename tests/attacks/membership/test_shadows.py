@@ -77,7 +77,7 @@ def test_every_engine_trains_the_same_shadows() -> None:
 def test_without_train_small_networks_stand_for_the_target_and_say_so() -> None:
     found = trained(order(None), engine="inline")
     assert found.weaker
-    assert "reference networks, the weaker form" in found.how
+    assert "small networks stand for them, the weaker form" in found.how
     assert found.scores["members"].shape == (4, 60, 3)
 
 
