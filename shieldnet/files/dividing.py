@@ -1,5 +1,6 @@
 """Dividing a file's records into sets, each written as the file was."""
 
+import csv
 import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,14 +102,19 @@ def _parquet_writer(table: Any) -> Callable[[Tensor, Path], None]:
 
 
 def _csv_writer(path: Path) -> Callable[[Tensor, Path], None]:
-    """Writes every number as it was written: 007 and 1.50 are what somebody meant."""
-    writer = optional("pyarrow.csv", extra="data")
+    """Writes every value as it was written, in quotes where it needs them.
+
+    007 and 1.50 are what somebody meant, and numbers in quotes are words to many readers.
+    """
     words, delimiter = csv_as_written(path, "data")
-    form = writer.WriteOptions(delimiter=delimiter)
 
     def write(part: Tensor, target: Path) -> None:
-        packed = target.suffix.lower() == ".gz"
-        with gzip.open(target, "wb") if packed else target.open("wb") as file:
-            writer.write_csv(words.take(part.numpy()), file, form)
+        columns = [column.to_pylist() for column in words.take(part.numpy()).columns]
+        is_packed = target.suffix.lower() == ".gz"
+        opened = gzip.open if is_packed else open
+        with opened(target, "wt", newline="", encoding="utf-8") as file:
+            lines = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+            lines.writerow(words.column_names)
+            lines.writerows(zip(*columns, strict=True))
 
     return write

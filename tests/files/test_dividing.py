@@ -90,6 +90,26 @@ def test_a_table_keeps_how_its_values_were_written(tmp_path) -> None:
     assert sorted(written) == list(csv.reader(lines, delimiter=";"))
 
 
+@pytest.mark.parametrize(("ending", "mark"), [(".csv", ","), (".tsv", "\t"), (".csv.gz", ";")])
+def test_a_line_stays_as_it_is_and_only_what_needs_quotes_has_them(tmp_path, ending, mark) -> None:
+    rows = [(f"{n:03}", f"{n}.50", "", f"word {n}", f"1e-{n}", n % 2) for n in range(20)]
+    rows[3] = ("003", "3.50", "", f'"a{mark}b ""c"""', "-0.0", 1)
+    lines = [mark.join(map(str, row)) for row in [("a", "b", "c", "d", "e", "y"), *rows]]
+    opened = gzip.open if ending.endswith(".gz") else open
+    with opened(tmp_path / f"data{ending}", "wt") as file:
+        file.write("\n".join(lines) + "\n")
+    parts = divide(tmp_path / f"data{ending}", (0.5, 0.5), label=None, seed=0)
+    written = []
+    for number, places in enumerate(parts.rows):
+        target = tmp_path / f"{number}{parts.ending}"
+        parts.write(places, target)
+        with opened(target, "rt") as file:
+            first, *rest = file.read().splitlines()
+        assert first == lines[0]
+        written += rest
+    assert sorted(written) == sorted(lines[1:])
+
+
 def test_records_are_one_where_an_audit_reads_them_as_one(tmp_path) -> None:
     rows = [
         f"{n}.1{'0' * (n % 3)}{'00000001' * twin},{'fm'[twin]},0"
