@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from shieldnet.attacks.adversary.features import exact_distances
+
 MAX_KERNEL_ROWS = 4000
 """Kernel ridge and k-NN learn from at most this many auxiliary rows: their cost grows fast."""
 _FOR_MEDIAN = 1000  # rows whose distances have their median taken
@@ -97,6 +99,7 @@ def _kernel_ridges(
     features: Tensor, targets: Tensor, asked: Tensor, settings: Sequence[tuple[float, ...]]
 ) -> Iterator[Tensor]:
     distances, across = torch.cdist(features, features), torch.cdist(asked, features)
+    is_exact = False
     few = distances[:_FOR_MEDIAN]
     median = few[few > 0].median() if few.any() else 1.0
     center = targets.mean(0)
@@ -104,10 +107,14 @@ def _kernel_ridges(
         gram, asked_about = (_gaussian(part, width * median) for part in (distances, across))
         gram.diagonal().add_(penalty)
         factor, failed = torch.linalg.cholesky_ex(gram)
-        if failed:  # rows so alike that float32 cannot tell: distances again, without its rounding
-            distances, across = (_exact(part, features) for part in (features, asked))
+        if failed and not is_exact:  # rows so alike that float32 cannot tell: without its rounding
+            is_exact = True
+            distances, across = (
+                exact_distances(part, features).float() for part in (features, asked)
+            )
             gram, asked_about = (_gaussian(part, width * median) for part in (distances, across))
             gram.diagonal().add_(penalty)
+        if failed:
             factor = torch.linalg.cholesky(gram.double()).float()
         if len(asked) < targets.shape[1]:
             yield torch.cholesky_solve(asked_about.T, factor).T @ (targets - center) + center
@@ -117,12 +124,6 @@ def _kernel_ridges(
 
 def _gaussian(distances: Tensor, width: float | Tensor) -> Tensor:
     return torch.exp(-((distances / width) ** 2) / 2)
-
-
-def _exact(rows: Tensor, others: Tensor) -> Tensor:
-    """Returns distances without the rounding of |a|^2 - 2ab + |b|^2, which is faster."""
-    mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(rows.double(), others.double(), compute_mode=mode).float()
 
 
 @dataclass(frozen=True)

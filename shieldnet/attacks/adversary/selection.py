@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.adversary.decoders import (
-    Decoder,
-)
+from shieldnet.attacks.adversary.decoders import Decoder
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.label_baseline import label_baseline
 from shieldnet.core.statistics import (

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from shieldnet.attacks.adversary.features import exact_distances
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.inversion.decoding import INVERTS
-from shieldnet.core.statistics import (
-    proportion,
-)
+from shieldnet.core.statistics import proportion
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
@@ -71,7 +69,6 @@ def _chance_of_self(gallery: Tensor, asked: Tensor) -> Tensor:
 
     Shapes: gallery (n, f), asked (n, f) -> (n,) float64.
     """
-    exact = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(asked.double(), gallery.double(), compute_mode=exact)
+    distances = exact_distances(asked, gallery)
     nearest = (distances <= distances.amin(1, keepdim=True)).double()
     return nearest.diagonal() / nearest.sum(1)
