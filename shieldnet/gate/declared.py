@@ -1,17 +1,29 @@
 """Every kind of finding that there is, from whatever measures it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from shieldnet.attacks import ATTACKS, Attack
 from shieldnet.attacks.membership.blind import METRICS as OF_BLIND_TESTS
 from shieldnet.checks import CHECKS
 from shieldnet.checks.utility import METRICS as OF_USE
 from shieldnet.core.errors import ConfigError
-from shieldnet.findings.metrics import Metric, Metrics
+from shieldnet.findings.metrics import Limit, Metric, Metrics
 from shieldnet.privacy.one_run_bounds import METRICS as OF_TRAININGS
 
-PROVEN_NAMES = ("max_bits_per_answer", "max_mu_per_answer", "max_epsilon")
-"""Limits on what is proven: no finding may take their names."""
+PROVEN = (
+    Limit(
+        "max_bits_per_answer",
+        20,
+        "Proven, not measured: the privacy cost of one answer, and what holds of the training "
+        "(--guarantee).",
+        is_set=True,
+    ),
+    Limit("max_mu_per_answer", 1.0, ""),
+    Limit("max_epsilon", 8.0, ""),
+)
+"""Limits on the certificate, and on the guarantee of the training."""
+PROVEN_NAMES = tuple(limit.name for limit in PROVEN)
+"""No finding may take their names."""
 
 
 def declared() -> Metrics:
@@ -46,15 +58,14 @@ def require_declared(attack: Attack) -> None:
         raise ConfigError(f"{name} cannot declare that: {fault}.")
 
 
-def refused(own: Sequence[Metric], others: Iterable[Metric]) -> str:
+def refused(own: Sequence[Metric], others: Collection[Metric]) -> str:
     """Says why metrics cannot stand beside others, "" where they can.
 
     Two kinds of finding must not share a name: one would take the other from its limit.
     """
-    known = Metrics(tuple(others))
-    for metric in own:
-        if metric in known.every:
-            continue
+    new = [metric for metric in own if metric not in others]
+    known = Metrics(tuple(others) if new else ())
+    for metric in new:
         if metric.limit is not None and metric.limit.name in PROVEN_NAMES:
             return f"the limit {metric.limit.name} is about what is proven, not measured"
         clash = known.find(metric.of("x")) or next(

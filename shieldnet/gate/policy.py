@@ -13,25 +13,12 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.files.documents import read_toml
 from shieldnet.findings.finding import Finding, goes_by
 from shieldnet.findings.metrics import Limit
-from shieldnet.gate.declared import PROVEN_NAMES, declared
+from shieldnet.gate.declared import PROVEN, PROVEN_NAMES, declared
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.privacy.guarantee import Guarantee
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 VERSION = 1
-
-PROVEN = (
-    Limit(
-        "max_bits_per_answer",
-        20,
-        "Proven, not measured: the privacy cost of one answer, and what holds of the training "
-        "(--guarantee).",
-        is_set=True,
-    ),
-    Limit("max_mu_per_answer", 1.0, ""),
-    Limit("max_epsilon", 8.0, ""),
-)
-"""Limits on the certificate, and on the guarantee of the training."""
 
 EVERY_GROUP = "*"
 _OF_STEPS = (
