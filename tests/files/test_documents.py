@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import relaxed
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.files.documents import MAX_DEPTH, parse_json, read_json, read_toml
 
-relaxed = settings(suppress_health_check=list(HealthCheck))
 scalars = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.text(max_size=9)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 documents = st.dictionaries(

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzzing import relaxed, with_another_value
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
@@ -24,8 +25,6 @@ from torch import nn
 from shieldnet.core.errors import ShieldnetError
 from shieldnet.files.sources import load_examples, load_model
 from shieldnet.files.weights import load_weights, read_weights
-
-relaxed = settings(suppress_health_check=list(HealthCheck))
 
 
 def npy(array) -> bytes:
@@ -201,14 +200,7 @@ PLACES = [
 @relaxed
 def test_fuzz_programs_with_another_value_somewhere(folder, where, value, drop) -> None:
     text, place = where
-    document = json.loads(PARTS[text])
-    inner = document
-    for step in place[:-1]:
-        inner = inner[step]
-    if drop:
-        del inner[place[-1]]
-    else:
-        inner[place[-1]] = value
+    document = with_another_value(PARTS[text], place, value, drop)
     changed = PARTS | {text: json.dumps(document).encode()}
     read(folder / "made.pt2", zipped((f"made/{name}", data) for name, data in changed.items()))
 

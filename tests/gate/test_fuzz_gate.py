@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from by_hand import SAVED
-from hypothesis import HealthCheck, given, settings
+from fuzzing import relaxed, with_another_value
+from hypothesis import given
 from hypothesis import strategies as st
 
 import shieldnet as sn
@@ -17,7 +18,6 @@ from shieldnet.gate.policy import PROVEN_NAMES, init_text
 from shieldnet.reports.report import summary
 
 FIRST = SAVED.read_text()
-relaxed = settings(suppress_health_check=list(HealthCheck))
 
 words = st.text(max_size=12)
 numbers = st.one_of(
@@ -121,12 +121,4 @@ PLACES = [path for path in steps(json.loads(FIRST)) if path]
 @given(place=st.sampled_from(PLACES), value=values, drop=st.booleans())
 @relaxed
 def test_fuzz_a_report_with_another_value_somewhere(path, place, value, drop) -> None:
-    document = json.loads(FIRST)
-    inner = document
-    for step in place[:-1]:
-        inner = inner[step]
-    if drop:
-        del inner[place[-1]]
-    else:
-        inner[place[-1]] = value
-    report_loaded(path, json.dumps(document))
+    report_loaded(path, json.dumps(with_another_value(FIRST, place, value, drop)))
