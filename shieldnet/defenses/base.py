@@ -86,7 +86,8 @@ def dense(answers: Tensor | Named) -> Tensor:
 class Defense(ABC):
     """Changes answers before they are released, row by row on the last axis.
 
-    The class attributes are claims; ``tests/test_every_defense.py`` holds every defense to them.
+    The class attributes are claims, to which ``tests/defenses/test_every_defense.py`` holds every
+    defense.
 
     accepts: the kinds it reads; gives: the kind it returns, or None for the kind that it read.
     keeps_argmax: the first largest score of each row stays the first largest.

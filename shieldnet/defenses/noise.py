@@ -113,7 +113,7 @@ class GaussianNoise(_Lattice):
         return rounded_gaussian(shape, scale, self.constant_time)
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
-        return gaussian_cost(classes, upstream.on_grid(self.step or 0.0), self.scale)
+        return gaussian_cost(classes, upstream.on_grid(self.grid), self.scale)
 
 
 @dataclass(frozen=True)
@@ -143,4 +143,4 @@ class LaplaceNoise(_Lattice):
         return rounded_laplace(shape, scale, self.constant_time)
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
-        return laplace_cost(classes, upstream.on_grid(self.step or 0.0), self.scale)
+        return laplace_cost(classes, upstream.on_grid(self.grid), self.scale)

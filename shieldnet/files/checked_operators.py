@@ -297,4 +297,4 @@ CHECKED: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     }
 )
 """What torch runs without checking all shapes (2.13 on a CPU reads, or writes, past the end), and
-what is called in its place."""
+what is called in its place: functions of this module, which code that fx writes imports by name."""

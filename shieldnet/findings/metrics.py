@@ -35,7 +35,7 @@ class Metric:
     name: of the finding; a ``*`` stands for a part that differs (a column, a group, a number).
     title: for a table's head. worse: which way is worse. limit: that judges it. ungated: why no
     limit does. of_groups: whether the limit is set for subgroups, in a policy's ``[groups]``.
-    standards: items that it speaks to, as ``auditing.evidence`` numbers them. headline: whether it
+    standards: items that it speaks to, as ``reports.evidence`` numbers them. headline: whether it
     stands in the first tables. training_bound: what a guarantee of the training bounds it by, its
     area under the curve or the rate at the false-positive rate that the name ends in.
     Errors: ConfigError for a leak that has neither a limit nor a reason why none judges it.

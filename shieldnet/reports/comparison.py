@@ -104,7 +104,7 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
     widening = shared / normal_quantile(CONFIDENCE)
     differences = [_difference(name, one, other, widening) for name, one, other in findings]
     for name, former, latter in pairs:
-        differences += _prices(name, former.certificate.cost, latter.certificate.cost)
+        differences += _costs(name, former.certificate.cost, latter.certificate.cost)
     differences += _epsilons(old, new)
     differences += _run_twice(old, new)
     differences += _newcomers(new, pairs)
@@ -167,7 +167,7 @@ def _difference(shield: str, old: Finding, new: Finding | None, widening: float)
     return Difference(shield, old.name, str(old), str(new), change, low, high, direction)
 
 
-def _prices(shield: str, old: PrivacyCost, new: PrivacyCost) -> Iterator[Difference]:
+def _costs(shield: str, old: PrivacyCost, new: PrivacyCost) -> Iterator[Difference]:
     for name in ("bits", "mu"):
         yield from _proven(shield, f"{name} an answer", getattr(old, name), getattr(new, name))
 

@@ -12,7 +12,7 @@ from shieldnet.findings.finding import Exposed, Finding
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
 
-_PRICE = ("bits", "mu", "pure", "center")
+_COST = ("bits", "mu", "pure", "center")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Subject:
     def document(self) -> dict[str, Any]:
         """Returns all of it as JSON takes it."""
         certificate = self.certificate
-        bounds = {name: _bound(getattr(certificate.cost, name)) for name in _PRICE}
+        bounds = {name: _bound(getattr(certificate.cost, name)) for name in _COST}
         return {
             "name": self.name,
             "configuration": self.configuration,
@@ -74,7 +74,7 @@ class Subject:
         Errors: KeyError, TypeError, ValueError for what contradicts itself.
         """
         proven = document["certificate"]
-        cost = PrivacyCost(*(_unbound(proven.get(name, "infinite")) for name in _PRICE))
+        cost = PrivacyCost(*(_unbound(proven.get(name, "infinite")) for name in _COST))
         curves = document.get("curves", {})
         return cls(
             name=document["name"],

@@ -312,9 +312,12 @@ class Shield(nn.Module):
             return _largest(known, sizes)
         if known is not None and _fits(sizes, known):
             return known
-        allowed = "nothing of that name" if known is None else f"{Extent(*known)} at most"
-        if known is not None and known[0] != sizes[0]:
+        if known is None:
+            allowed = "nothing of that name"
+        elif known[0] != sizes[0]:
             allowed = f"exactly {Extent(known[0])}"
+        else:
+            allowed = f"{Extent(*known)} at most"
         raise AnswerError(
             f"Expected {allowed}, as the extent says whose privacy cost was agreed, got "
             f"{Extent(*sizes)}; nothing was released."
@@ -415,7 +418,8 @@ class Shield(nn.Module):
     ) -> Certificate:
         """States what ``queries`` answers may give away at most, to any adversary.
 
-        classes, positions: as in ``privacy cost``; needed only before the first answer.
+        classes, positions: as in ``cost``; needed only before the first answer, and where no extent
+        was declared.
         """
         extent = self._extent(classes, positions)
         return Certificate(

@@ -40,8 +40,8 @@ def known_of_start(
     if claimed is None:
         if premise.given is not None or heldout is not None:
             raise ConfigError(
-                "start= and heldout= are about the guarantee of DPSGD(epsilon or noise, delta): "
-                "without it nothing is stated, leave them out."
+                "start= and heldout= are about the guarantee of DPSGD(epsilon or "
+                "noise_multiplier, delta): without it nothing is stated, leave them out."
             )
         return ""
     if heldout is None:

@@ -79,8 +79,7 @@ def finetune(
     win). epochs: how often each record is used, on average. learning_rate, optimizer: ``sgd``
     (momentum 0.9 unless given) or ``adam`` (decoupled weight decay). part: ``full``, ``last``
     (layer; what goes into it is computed once), ``bias``, or ``lora`` of ``rank`` 4 unless given,
-    merged into the weights
-    afterwards.
+    merged into the weights afterwards.
     start: what the model that is given knows of the records, for the guarantee to be one of the
     weights: ``"public"`` for nothing (a fresh model, or one of public data), or the ``Guarantee``
     that it was trained under, which is composed with the steps'. Without it the guarantee is of
