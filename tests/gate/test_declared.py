@@ -16,7 +16,7 @@ from shieldnet.findings.finding import Finding, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 from shieldnet.gate.declared import declared
 from shieldnet.reports.evidence import ITEMS
-from shieldnet.reports.html.charts import charts
+from shieldnet.reports.html.charts.drawing import charts
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -12,7 +12,7 @@ from shieldnet.core.checks import optional
 from shieldnet.findings.finding import Threat, decimals
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
-from shieldnet.reports.html.charts import COLORS, EVERY, charts, leakage
+from shieldnet.reports.html.charts.drawing import COLORS, EVERY, charts, leakage
 from shieldnet.reports.html.images import (
     class_pictures,
     inputs_drawn,
