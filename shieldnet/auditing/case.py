@@ -88,7 +88,8 @@ def try_once(bare: Shield, examples: Examples) -> None:
 def require_auditable(bare: Shield) -> None:
     """Raises ConfigError for answers of several positions, which no attack here reads."""
     kind = bare.chain.layout.kind
-    _, positions = bare.sizes or (0, ())  # asked again with the first answer
+    extent = bare.extent  # None before the first answer, with which this is asked again
+    positions = () if extent is None else extent.positions
     if math.prod(positions) > 1:
         raise ConfigError(
             f"An audit measures one row of numbers an answer, the model gives {kind} at "

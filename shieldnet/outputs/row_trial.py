@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.errors import AnswerError
+from shieldnet.core.errors import AnswerError, ConfigError
 
 Scores = Callable[[Any], list[Tensor]]
 """Takes, from an output of the model, the tensors that are to have a row for each of the batch."""
@@ -67,6 +67,14 @@ class RowTrial:
 
     def __deepcopy__(self, memo: object) -> "RowTrial":
         return RowTrial(self.one_by_one)  # a copied model is a model of its own
+
+    def require_tried(self) -> None:
+        """Raises ConfigError where the example so far shows nothing of rows."""
+        if self.enough < 2 and not self.one_by_one:
+            raise ConfigError(
+                "Expected an example of at least two rows that differ, to try whether rows change "
+                "each other. Give a few real ones: example=inputs[:8]."
+            )
 
     def due(self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: object) -> Asked | None:
         """Returns a copy of the arguments where they are to be tried, None where not.

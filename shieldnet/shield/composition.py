@@ -31,7 +31,7 @@ def composed_epsilon(
     """
     whole("queries", queries, low=1)
     fraction("delta", delta)
-    extent = shield._extent(classes, None)
+    extent = shield.seen.extent(classes)
     if shield.others or math.prod(extent.positions) != 1:
         raise ConfigError("Expected a shield with one row an answer and no other fields.")
     events = events_of(shield.chain, extent.classes)

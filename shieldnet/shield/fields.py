@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import AnswerError
-from shieldnet.outputs.nested import Path, leaves, written
+from shieldnet.outputs.nested import Path, leaves, outline, written
 from shieldnet.shield.settings import ShieldSettings, named_by
 
 
@@ -40,7 +40,7 @@ def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None
     """Raises AnswerError for fields that no defense covers and nobody drops."""
     open_fields: dict[str, list[str]] = {}
     for path, leaf in leaves(output):
-        if named_by(path, settings.drop) is not None:
+        if settings.is_dropped(path):
             continue
         if path != main and named_by(path, settings.others) is None:
             open_fields.setdefault(path[0], []).append(type(leaf).__name__)
@@ -56,6 +56,18 @@ def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None
         )
 
 
+def require_rows(path: Path, leaf: Any, rows: int) -> None:
+    """Raises AnswerError for a field without a row for each answer."""
+    if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != rows):
+        name = written(path)
+        raise AnswerError(
+            f"Expected {name} to have a row for each of the {rows} answers, got shape "
+            f"{tuple(leaf.shape)}: its privacy cost could not be told. Leave it out with "
+            f"drop=({name!r},), or release it as it is with also={{{name!r}: ()}}, for an "
+            "infinite cost."
+        )
+
+
 def counted_rows(output: Any, settings: ShieldSettings) -> list[Tensor]:
     """Lists the tensors of an output whose every row has a privacy cost of its own."""
     if isinstance(output, Tensor) and settings.main is None:
@@ -66,7 +78,7 @@ def counted_rows(output: Any, settings: ShieldSettings) -> list[Tensor]:
         leaf
         for path, leaf in leaves(output)
         if isinstance(leaf, Tensor)
-        and (path == main or (named_by(path, settings.drop) is None and named_by(path, names)))
+        and (path == main or (not settings.is_dropped(path) and named_by(path, names)))
     ]
 
 
@@ -79,7 +91,30 @@ def copy_of(leaf: Any) -> Any:
     return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def difference(first: object, shown: object) -> str:
+class AnswerForms:
+    """Holds answers to the form of the first one: types and names of fields are answers, too."""
+
+    def __init__(self) -> None:
+        self._first: dict[object, object] = {}
+
+    def require_same(self, call: object, released: Any) -> None:
+        """Raises AnswerError for an answer of another form than the first to this form of call."""
+        form = outline(released)
+        first = self._first.setdefault(call, form)
+        if first != form:
+            raise AnswerError(
+                "Expected an answer of the form of the first one, as types and names of fields "
+                f"are answers too; nothing was released. {_difference(first, form)} Have the "
+                "model return one form, leave out what comes and goes with drop=(...), or make "
+                "one Shield for each form."
+            )
+
+    def forget(self) -> None:
+        """Takes the next answers as the first ones: the owner has moved or cast the model."""
+        self._first.clear()
+
+
+def _difference(first: object, shown: object) -> str:
     """Says in what an answer's form differs from that of the first."""
     names = [", ".join(sorted(_names(form))) for form in (first, shown)]
     if names[0] != names[1]:

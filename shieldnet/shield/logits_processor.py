@@ -12,6 +12,7 @@ from shieldnet.defenses import Chain, Defense, Softmax
 from shieldnet.defenses.base import Named, Naming
 from shieldnet.defenses.conversions import Center, Log
 from shieldnet.outputs.layout import ZERO_LOGIT, Kind
+from shieldnet.shield.settings import ShieldSettings
 
 
 class LogitsProcessor:
@@ -117,13 +118,13 @@ class LogitsProcessor:
         return f"LogitsProcessor({self.chain}{listed})"
 
 
-def processor_of(
-    chain: Chain, forbidden: Iterable[int] = (), words: int | None = None
-) -> LogitsProcessor:
+def processor_of(settings: ShieldSettings, forbidden: Iterable[int] = ()) -> LogitsProcessor:
     """Makes the processor with the defenses of a shield of a language model."""
+    chain, extent = settings.chain, settings.extent
     kind: Kind = chain.layout.kind
     if kind != "logits" or chain.release != "logits":
         raise ConfigError(
             f"Expected a shield of logits that releases logits, got {kind} and {chain.release}."
         )
+    words = None if extent is None else extent.classes
     return LogitsProcessor(*chain.defenses, forbidden=forbidden, words=words)

@@ -7,35 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.checks import whole
-from shieldnet.core.errors import AnswerError, BypassError, ConfigError
+from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import is_captured, refuse_recording
 from shieldnet.defenses import Defense
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
-from shieldnet.outputs.nested import (
-    Path,
-    form_of_call,
-    leaves,
-    named_leaves,
-    outline,
-    replaced,
-    written,
-)
+from shieldnet.outputs.nested import Path, form_of_call, named_leaves, replaced
 from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
-from shieldnet.privacy.cost import PrivacyCost, rounded_up
-from shieldnet.shield.fields import copy_of, counted_rows, difference, place_of, refuse_undefended
+from shieldnet.privacy.cost import PrivacyCost
+from shieldnet.shield.bypasses import bypassed, nested, scripted
+from shieldnet.shield.fields import (
+    AnswerForms,
+    copy_of,
+    counted_rows,
+    place_of,
+    refuse_undefended,
+    require_rows,
+)
 from shieldnet.shield.logits_processor import LogitsProcessor, processor_of
+from shieldnet.shield.seen import SeenExtent
 from shieldnet.shield.settings import Extent, ShieldSettings, as_settings, has_settings, named_by
-
-_WAYS = {"generate": ", model.generate(..., logits_processor=[shield.logits_processor()])"}
-"""Other ways to what methods do that would bypass a shield."""
-
-Sizes = tuple[int, tuple[int, ...]]
-"""The classes of a row and the positions of an answer."""
+from shieldnet.shield.state import keep_model_keys
 
 
 class Shield(nn.Module):
@@ -102,11 +97,7 @@ class Shield(nn.Module):
                 "Shield.around(estimator.predict_proba, ...)."
             )
         if any(isinstance(part, Shield) for part in model.modules()):
-            raise ConfigError(
-                "The model is a Shield already, or holds one: its defenses would act before these, "
-                "and no privacy cost would count them. Put all defenses into one Shield around the "
-                "model itself, which is shield.model."
-            )
+            raise nested()
         self.model = model
         self.training = model.training
         self.settings = as_settings(
@@ -123,12 +114,10 @@ class Shield(nn.Module):
         self.chain, self.others = self.settings.chain, self.settings.others
         self.micro_batch, self.reads_inputs = self.settings.micro_batch, self.settings.reads_inputs
         self.is_one_tensor = self.settings.main is None
-        self.answered = False
-        self.sizes, self.other_sizes = _sizes_of(self.settings.extent)
-        self.outlines: dict[object, object] = {}
+        self.seen = SeenExtent(self.settings)
+        self.forms = AnswerForms()
         self.trial = RowTrial(self.micro_batch == 1)
-        self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]  # torch's
-        self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]  # torch's
+        keep_model_keys(self)
         refuse_mixing_graphs(model)
         if example is not None:
             self._try(example)
@@ -172,16 +161,11 @@ class Shield(nn.Module):
 
         Errors: ConfigError where it shows nothing of rows.
         """
-        args = example if isinstance(example, tuple) else (example,)
         if isinstance(example, Mapping):
             self(**example)
         else:
-            self(*args)
-        if self.trial.enough < 2 and self.micro_batch != 1:
-            raise ConfigError(
-                "Expected an example of at least two rows that differ, to try whether rows change "
-                "each other. Give a few real ones: example=inputs[:8]."
-            )
+            self(*(example if isinstance(example, tuple) else (example,)))
+        self.trial.require_tried()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answers like the model, with what the defenses leave of it.
@@ -215,10 +199,8 @@ class Shield(nn.Module):
         except RuntimeError as failed:
             explain_devices(failed, model, (*args, *kwargs.values()))
             raise
-        inputs: tuple[Tensor, ...] = ()
-        if self.reads_inputs:
-            given = arrays((*args, *kwargs.values()))
-            inputs = tuple(torch.as_tensor(value) for value in given)
+        read = arrays((*args, *kwargs.values())) if self.reads_inputs else []
+        inputs = tuple(torch.as_tensor(value) for value in read)
         answers = self._released(output, inputs, form_of_call(args, kwargs))
         if asked is not None and not _has_noise(model):
             self.trial.run(model, asked, output, lambda given: counted_rows(given, self.settings))
@@ -234,19 +216,10 @@ class Shield(nn.Module):
             return self._released(output, inputs, "defend")
 
     def _released(self, output: Any, inputs: tuple[Tensor, ...], form: object) -> Any:
-        if output is None or (isinstance(output, Tensor) and self.is_one_tensor):
-            released = self._main_answer(output, inputs)
-        else:
-            released = self._fields_released(output, inputs)
-        shown = outline(released)
-        first = self.outlines.setdefault(form, shown)
-        if first != shown:
-            raise AnswerError(
-                "Expected an answer of the form of the first one, as types and names of fields "
-                f"are answers too; nothing was released. {difference(first, shown)} Have the "
-                "model return one form, leave out what comes and goes with drop=(...), or make "
-                "one Shield for each form."
-            )
+        is_answer = output is None or (isinstance(output, Tensor) and self.is_one_tensor)
+        release = self._main_answer if is_answer else self._fields_released
+        released = release(output, inputs)
+        self.forms.require_same(form, released)
         return released
 
     def _fields_released(self, output: Any, inputs: tuple[Tensor, ...]) -> Any:
@@ -261,75 +234,32 @@ class Shield(nn.Module):
                 return self._main_answer(leaf, inputs)
             return self._other_answer(path, leaf, rows, inputs)
 
-        dropped = self.settings.drop
-        return replaced(output, change, without=lambda path: named_by(path, dropped) is not None)
+        return replaced(output, change, without=self.settings.is_dropped)
 
     def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
-        if not self.answered:
-            self.chain.layout.refuse_mistaken(output)
-        answers = self.chain(output, inputs)
-        sizes = self.chain.layout.sizes(output.shape)
-        if sizes != self.sizes:
-            self.sizes = self._at_most(self.sizes, sizes)
-        if not self.answered:
-            self.answered = True
+        chain, seen = self.chain, self.seen
+        if not seen.answered:
+            chain.layout.refuse_mistaken(output)
+        answers = chain(output, inputs)
+        seen.see(chain.layout.sizes(output.shape))
         return answers.detach() if answers.requires_grad else answers
 
     def _other_answer(self, path: Path, leaf: Any, rows: int, inputs: tuple[Tensor, ...]) -> Any:
-        name = written(path)
         chain = self.others[named_by(path, self.others) or ""]
         if chain is None:
-            self._require_declared(path)
-            self.other_sizes[name] = (1, ())
+            self.seen.see_as_it_is(path)
             return copy_of(leaf)
-        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != rows):
-            raise AnswerError(
-                f"Expected {name} to have a row for each of the {rows} answers, got shape "
-                f"{tuple(leaf.shape)}: its privacy cost could not be told. Leave it out with "
-                f"drop=({name!r},), or release it as it is with also={{{name!r}: ()}}, for an "
-                "infinite cost."
-            )
+        require_rows(path, leaf, rows)
         answers = chain(leaf, inputs)
-        known = self.other_sizes.get(name)
-        self.other_sizes[name] = self._at_most(known, chain.layout.sizes(leaf.shape))
+        self.seen.see_field(path, chain.layout.sizes(leaf.shape))
         return answers.detach() if answers.requires_grad else answers
-
-    def _require_declared(self, path: Path) -> None:
-        """Raises AnswerError for a field that the declared extent does not have."""
-        declared = self.settings.extent
-        if declared is None:
-            return
-        there = [name for name, part in declared.fields.items() if part is not None]
-        if written(path) not in there:
-            raise AnswerError(
-                f"Expected no field {written(path)}, as the extent says whose privacy cost was "
-                "agreed; nothing was released. Name it: Extent(classes, fields={...: Extent(1)})."
-            )
-
-    def _at_most(self, known: Sizes | None, sizes: Sizes) -> Sizes:
-        """Returns the greatest extent along every axis, or refuses what is above the declared."""
-        if self.settings.extent is None:
-            return _largest(known, sizes)
-        if known is not None and _fits(sizes, known):
-            return known
-        if known is None:
-            allowed = "nothing of that name"
-        elif known[0] != sizes[0]:
-            allowed = f"exactly {Extent(known[0])}"
-        else:
-            allowed = f"{Extent(*known)} at most"
-        raise AnswerError(
-            f"Expected {allowed}, as the extent says whose privacy cost was agreed, got "
-            f"{Extent(*sizes)}; nothing was released."
-        )
 
     def answer_in(self, released: Any) -> Tensor:
         """Returns the tensor that ``defenses`` act on, of an output or of what was released."""
         if isinstance(released, Tensor):
             return released
-        place = place_of(released, self.settings)
-        found: Tensor = dict(leaves(released))[place]
-        return found
+        answer: Tensor = named_leaves(released)[place_of(released, self.settings)]
+        return answer
 
     def bare(self, release: Kind | None = None) -> "Shield":
         """Returns a shield of the same model and output without any defense, for comparison."""
@@ -350,7 +280,7 @@ class Shield(nn.Module):
         """
         if self.chain.layout.kind in ("values", "embeddings"):
             raise ConfigError(f"{self.chain.layout.kind} are no distribution.")
-        classes = self._known_sizes(None)[0] if self.release == "labels" else 0  # told by the rows
+        classes = 0 if self.release != "labels" else self.seen.extent(None).classes
         return self.chain.distribution(self.answer_in(answers), classes)
 
     def adversary_view(
@@ -369,8 +299,7 @@ class Shield(nn.Module):
 
         forbidden: words that are never said, the same for every text (``LogitsProcessor``).
         """
-        words = None if self.settings.extent is None else self.settings.extent.classes
-        return processor_of(self.chain, forbidden, words)
+        return processor_of(self.settings, forbidden)
 
     @property
     def defenses(self) -> tuple[Defense, ...]:
@@ -385,7 +314,7 @@ class Shield(nn.Module):
     @property
     def classes(self) -> int | None:
         """Returns the number of classes, known with the first answer."""
-        return None if self.sizes is None else self.sizes[0]
+        return None if self.seen.sizes is None else self.seen.sizes[0]
 
     @property
     def releases_scores(self) -> bool:
@@ -407,7 +336,7 @@ class Shield(nn.Module):
         answer, and where no extent was declared; else the declared extent counts, or the
         greatest so far along every axis. ``settings.cost(extent)`` depends on no answer.
         """
-        return self.settings.cost(self._extent(classes, positions))
+        return self.settings.cost(self.seen.extent(classes, positions))
 
     def certificate(
         self,
@@ -421,7 +350,7 @@ class Shield(nn.Module):
         classes, positions: as in ``cost``; needed only before the first answer, and where no extent
         was declared.
         """
-        extent = self._extent(classes, positions)
+        extent = self.seen.extent(classes, positions)
         return Certificate(
             self.describe(),
             extent.classes,
@@ -436,22 +365,14 @@ class Shield(nn.Module):
         return self.settings.describe(name)
 
     def __repr__(self) -> str:
-        cost = "known with the first answer"
-        if self.sizes is not None:
-            one = self.cost()
-            cost = f"{rounded_up(one.bits)} bits, mu {rounded_up(one.mu)} an answer"
-        return f"Shield({self.describe()}; releases {self.release}; cost: {cost})"
+        return f"Shield({self.describe()}; releases {self.release}; cost: {self.seen.cost()})"
 
     def __prepare_scriptable__(self) -> "Shield":
         """Refuses torch.jit.script, which asks for this before it compiles a module."""
-        raise ConfigError(
-            "torch.jit.script cannot compile a Shield: what it draws and refuses is Python. Use "
-            "torch.compile(shield) or torch.export.export(shield, ...); or script the model alone "
-            "and put the shield around it."
-        )
+        raise scripted()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Shield":
-        self.outlines.clear()  # the owner has moved or cast the model: so are its answers
+        self.forms.forget()  # the owner has moved or cast the model: so are its answers
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         return self
 
@@ -462,95 +383,14 @@ class Shield(nn.Module):
             model = self.__dict__.get("_modules", {}).get("model")
             if name.startswith("_") or not callable(getattr(model, name, None)):
                 raise
-        raise BypassError(
-            f"A Shield has no {name}: the model's own would answer without the defenses. "
-            f"Call shield(...) instead{_WAYS.get(name, '')}, "
-            f"or shield.model.{name} where no stranger listens."
-        )
+        raise bypassed(name)
 
     @property
     def extent(self) -> Extent | None:
         """Returns the declared extent of an answer, or the greatest so far; None before any."""
-        if self.sizes is None or self.settings.extent is not None:
-            return self.settings.extent
-        fields: dict[str, Extent | None] = {
-            path: Extent(*sizes) for path, sizes in self.other_sizes.items()
-        }
-        if self.answered:  # what the form of an answer does not have costs nothing
-            paths = [tuple(path.split(".")) for path in fields]
-            there = {named_by(path, self.others) for path in paths}
-            fields |= {name: None for name in self.others if name not in there}
-        return Extent(*self.sizes, fields)
-
-    def _extent(self, classes: int | None, positions: tuple[int, ...] | None) -> Extent:
-        """Returns the extent that is known, at these positions where some are given."""
-        sizes = self._known_sizes(classes, positions)
-        return Extent(*sizes, {} if self.extent is None else self.extent.fields)
-
-    def _known_sizes(self, classes: int | None, positions: tuple[int, ...] | None = None) -> Sizes:
-        least = 1 if self.chain.layout.kind in ("values", "embeddings") else 2
-        given = None if classes is None else whole("classes", classes, low=least)
-        places = (
-            None
-            if positions is None
-            else tuple(whole("positions", one, low=1) for one in positions)
-        )
-        if self.sizes is None:
-            if given is None:
-                raise ConfigError(
-                    "The number of classes is not known before the first answer. "
-                    "Answer a batch first, or give it: shield.certificate(classes=10)."
-                )
-            if places is None and self.chain.layout.has_positions:
-                raise ConfigError(
-                    "How many positions an answer has is not known before the first answer. "
-                    "Answer a batch first, or give them: positions=(height, width), or "
-                    "positions=() for one number or row an answer."
-                )
-            return given, places or ()
-        if given not in (None, self.sizes[0]):
-            raise ConfigError(f"The shield has answered {self.sizes[0]} classes, not {given}.")
-        return self.sizes[0], self.sizes[1] if places is None else places
-
-
-def _fits(sizes: Sizes, most: Sizes) -> bool:
-    same = sizes[0] == most[0] and len(sizes[1]) == len(most[1])
-    return same and all(size <= limit for size, limit in zip(sizes[1], most[1], strict=True))
-
-
-def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
-    """Returns the greatest extent along every axis: no answer so far costs more than that."""
-    if known is None or known == sizes:
-        return sizes
-    if known[0] != sizes[0] or len(known[1]) != len(sizes[1]):
-        raise AnswerError(
-            f"Expected {Extent(*known)} as in the first answer, got {Extent(*sizes)}; "
-            "make one Shield for each model."
-        )
-    return known[0], tuple(map(max, known[1], sizes[1]))
-
-
-def _sizes_of(extent: Extent | None) -> tuple[Sizes | None, dict[str, Sizes]]:
-    """Returns the sizes of a declared extent, of the answer and of the other fields."""
-    if extent is None:
-        return None, {}
-    others = {path: (one.classes, one.positions) for path, one in extent.fields.items() if one}
-    return (extent.classes, extent.positions), others
+        return self.seen.known()
 
 
 def _has_noise(model: nn.Module) -> bool:
     """Says whether a model holds a shield with fresh noise: it tries its own rows."""
     return any(isinstance(part, Shield) and not part.deterministic for part in model.modules())
-
-
-def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Gives ``state_dict`` the model's own keys, in their order."""
-    inner = f"{prefix}model."
-    own = {key: state.pop(key) for key in list(state) if key.startswith(inner)}
-    state.update({prefix + key.removeprefix(inner): value for key, value in own.items()})
-
-
-def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Lets ``load_state_dict`` take the model's own keys."""
-    own = {key: state.pop(key) for key in list(state) if key.startswith(prefix)}
-    state.update({f"{prefix}model.{key.removeprefix(prefix)}": value for key, value in own.items()})

@@ -177,6 +177,10 @@ class ShieldSettings:
                 cost += PrivacyCost() if chain is None else chain.cost(part.classes, part.positions)
         return PrivacyCost() if unknown else cost  # how large the other fields are is not known yet
 
+    def is_dropped(self, path: Path) -> bool:
+        """Says whether a field of the output is left out."""
+        return named_by(path, self.drop) is not None
+
     def describe(self, model: str) -> str:
         """Writes the chains in one line, inserted conversions in brackets."""
         line = " -> ".join([model, str(self.chain)] if self.chain.stages else [model])
