@@ -1,30 +1,20 @@
-"""What an audit is given: checked once, before any attack."""
+"""What an audit is about, checked once: shields, sets, columns, groups, canaries, claims."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shieldnet.attacks import Game
+from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import in_batches
-from shieldnet.core.checks import choice
+from shieldnet.attacks.secrets import places_of
+from shieldnet.auditing.sets import Sets, as_the_model_reads, column_names
+from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.canaries import Planted
-from shieldnet.data.duplicates import near_duplicates
-from shieldnet.data.examples import (
-    Canaries,
-    Examples,
-    Group,
-    as_examples,
-    require_disjoint,
-    require_one_shape,
-    row_bytes,
-)
+from shieldnet.data.examples import Canaries, Examples, Group, require_disjoint
 from shieldnet.data.hashing import state_hash, weights_hash
 from shieldnet.findings.finding import Finding
 from shieldnet.privacy.guarantee import Guarantee
@@ -33,14 +23,118 @@ from shieldnet.reports.subject import Subject
 from shieldnet.shield.module import Shield
 from shieldnet.training.result import Finetuned
 
-_MOST_VALUES = 20  # of a grouping: more are no groups
+
+@dataclass(frozen=True)
+class Case:
+    """Holds the question of an audit; several audits may ask it.
+
+    shields: by name, the bare model first. sets: in a random order of the seed's. guarantee and
+    findings: what the training claims of the model, and what it found itself. hashes: of the
+    weights and of the sets as they were given.
+    """
+
+    shields: Mapping[str, Shield]
+    sets: Sets
+    columns: tuple[str, ...]
+    sensitive: tuple[str, ...]
+    groups: tuple[Group, ...]
+    canaries: Canaries | None
+    guarantee: Guarantee | None
+    findings: tuple[Finding, ...]
+    hashes: Mapping[str, str]
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        shields: Mapping[str, Shield],
+        sets: Sets,
+        *,
+        columns: Sequence[str] = (),
+        sensitive: Sequence[str] = (),
+        groups: Mapping[str, tuple[object, object]] | None = None,
+        canaries: Canaries | Planted | None = None,
+        finetuned: Finetuned | Guarantee | None = None,
+        seed: int = 0,
+    ) -> "Case":
+        """Checks what an audit is given. The model is asked about one row.
+
+        shields: as ``with_bare`` returns them. Errors: ConfigError and DataError, as in ``audit``.
+        """
+        whole("seed", seed, low=0, high=2**63 - 1)
+        bare = shields[BARE]
+        names = column_names(columns, sets.examples["nonmembers"].inputs)
+        _require_sensitive(sensitive, names)
+        planted = _canaries(canaries, sets, bare.model)
+        sets = sets.as_read_by(bare.model)
+        weights = weights_hash(bare.model)
+        guarantee, findings = _claimed_by(finetuned, bare.model)
+        _try_once(bare, sets.examples["nonmembers"])
+        _require_one_position(bare)
+        for examples in (*sets.examples.values(), *_both(planted)):
+            _require_classes(bare, examples)
+        hashes = {name: examples.fingerprint() for name, examples in sets.examples.items()}
+        sets = sets.shuffled(seed)
+        return cls(
+            shields=shields,
+            sets=sets,
+            columns=names,
+            sensitive=tuple(sensitive),
+            groups=sets.groups(groups),
+            canaries=planted,
+            guarantee=guarantee,
+            findings=findings,
+            hashes={"model": weights, **hashes},
+            seed=seed,
+        )
+
+    @property
+    def bare(self) -> Shield:
+        """Returns the undefended model."""
+        return self.shields[BARE]
+
+    def game(self) -> Game:
+        """Returns the game of the undefended model; the others' differ in their shield alone."""
+        examples = self.sets.examples
+        return Game(
+            self.bare,
+            examples["members"],
+            examples["nonmembers"],
+            examples.get("auxiliary"),
+            seed=self.seed,
+            columns=self.columns,
+            sensitive=self.sensitive,
+            groups=self.groups,
+            canaries=self.canaries,
+            guarantee=self.guarantee,
+        )
+
+    def told(self, subject: Subject, untested: Sequence[str]) -> Subject:
+        """Adds to what was found of a shield what holds for all, with records as they were given.
+
+        untested: what none of the shields was tested for.
+        """
+        exposed = tuple(
+            replace(record, rows=tuple(self.sets.rows[record.role][list(record.rows)].tolist()))
+            for record in subject.exposed
+        )
+        return replace(
+            subject,
+            exposed=exposed,
+            findings=(*subject.findings, *self.findings),
+            untested=(*self.sets.dropped, *untested, *subject.untested),
+        )
+
+    def shown(self, count: int) -> Tensor | None:
+        """Returns the first nonmembers, as pictures for the report; None for none."""
+        return self.sets.examples["nonmembers"].inputs[:count].float() if count else None
 
 
 def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     """Returns the undefended model by its name, and every shield by its own."""
     shields = {"shield": shield} if isinstance(shield, Shield) else shield
     named = isinstance(shields, Mapping) and all(
-        isinstance(one, Shield) for one in shields.values()
+        isinstance(value, Shield) for value in shields.values()
     )
     if not (named and shields):
         is_model = isinstance(shield, nn.Module)
@@ -49,30 +143,34 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
             f"Expected a Shield, or a dict of Shields by name, got {type(shield).__name__}.{fix}"
         )
     first = next(iter(shields.values()))
-    if any(one.model is not first.model for one in shields.values()):
+    if any(other.model is not first.model for other in shields.values()):
         raise ConfigError("Expected shields around one model; audit another model by itself.")
     if BARE in shields:
         raise ConfigError(f"The name {BARE} is kept for the undefended model.")
     bare = {BARE: first.bare()}
+    _require_one_position(bare[BARE])
     # The bare model audited alone is not measured twice; among others it keeps its name, so that
     # the gate sees it.
     alone = len(shields) == 1 and not first.chain.stages
     return bare if alone else bare | dict(shields)
 
 
-def as_the_model_reads(sets: Mapping[str, Examples], model: nn.Module) -> dict[str, Examples]:
-    """Returns sets of fractions in the float type of the model's weights, as ``finetune`` does."""
-    kinds = [one.dtype for one in model.parameters() if one.is_floating_point()]
-    own = getattr(model, "dtype", None) if not kinds else kinds[0]  # of an ONNX model, its input's
-    if not (isinstance(own, torch.dtype) and own.is_floating_point):
-        return dict(sets)
-    return {
-        name: replace(one, inputs=one.inputs.to(own)) if one.inputs.is_floating_point() else one
-        for name, one in sets.items()
-    }
+def _require_sensitive(sensitive: Sequence[str], columns: tuple[str, ...]) -> None:
+    """Raises ConfigError for what is no name of a column, or could not be told from a finding's."""
+    if isinstance(sensitive, str):
+        raise ConfigError(f"Expected sensitive as names of columns: sensitive=({sensitive!r},).")
+    endings = ", ".join(PARTS_OF_ATTRIBUTES)
+    for name in sensitive:
+        if name.endswith(PARTS_OF_ATTRIBUTES):
+            raise ConfigError(
+                f"The sensitive column {name} ends as findings do ({endings}): what was found of "
+                "it could not be told from what was found of another. Rename it."
+            )
+    for name in sensitive:
+        places_of(columns, name)
 
 
-def try_once(bare: Shield, examples: Examples) -> None:
+def _try_once(bare: Shield, examples: Examples) -> None:
     """Answers one row, so that a model that cannot read the data is told from a defect of ours."""
     try:
         in_batches(bare, examples.inputs[:1])
@@ -85,7 +183,7 @@ def try_once(bare: Shield, examples: Examples) -> None:
         ) from unreadable
 
 
-def require_auditable(bare: Shield) -> None:
+def _require_one_position(bare: Shield) -> None:
     """Raises ConfigError for answers of several positions, which no attack here reads."""
     kind = bare.chain.layout.kind
     extent = bare.extent  # None before the first answer, with which this is asked again
@@ -98,97 +196,15 @@ def require_auditable(bare: Shield) -> None:
         )
 
 
-def require_classes(bare: Shield, sets: Iterable[Examples]) -> None:
+def _require_classes(bare: Shield, examples: Examples) -> None:
     """Raises DataError for labels that are no classes of the model, which has answered once."""
-    if bare.chain.layout.kind in ("values", "embeddings"):
-        return
-    for examples in sets:
-        if examples.labels is not None:
-            examples.require_labels(bare.classes or 0)
+    has_classes = bare.chain.layout.kind not in ("values", "embeddings")
+    if has_classes and examples.labels is not None:
+        examples.require_labels(bare.classes or 0)
 
 
-def checked_sets(
-    members: object, nonmembers: object, auxiliary: object, duplicates: str
-) -> tuple[dict[str, Examples], dict[str, Tensor], dict[str, int]]:
-    """Returns the sets by name, which of the rows given are in them, and how many were given.
-
-    duplicates: ``"drop"`` takes what stands in two sets out of both.
-    Errors: DataError where sets are missing, unlike, or overlap.
-    """
-    choice("duplicates", duplicates, ("refuse", "drop"))
-    given = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
-    sets = {name: as_examples(value, name) for name, value in given.items() if value is not None}
-    for name in ("members", "nonmembers"):
-        if name not in sets:
-            raise DataError(f"Expected {name} as (inputs, labels), got None.")
-    counts = {name: len(one) for name, one in sets.items()}
-    kept = {name: torch.arange(count) for name, count in counts.items()}
-    pairs = [("members", "nonmembers"), ("auxiliary", "nonmembers"), ("auxiliary", "members")]
-    pairs = [pair for pair in pairs if pair[0] in sets]
-    if duplicates == "drop":
-        for one, other in pairs:
-            require_one_shape(sets[one], sets[other])
-        kept = _in_one_set(sets, pairs)
-        sets = {name: one.shuffled(kept[name]) for name, one in sets.items()}
-    for one, other in pairs:
-        require_disjoint(sets[one], sets[other])
-        if duplicates == "drop":
-            continue
-        near = near_duplicates(sets[one].inputs, sets[other].inputs)
-        if len(near):
-            first = f"row {int(near[0, 1])} is nearly row {int(near[0, 0])}"
-            raise DataError(
-                f"{len(near)} of the {len(sets[other])} {other} are nearly {one} (first: {first}): "
-                "a cast, a copy or a rounding is all that tells them apart. What is measured "
-                "between overlapping sets means nothing. Take them out of both with "
-                "duplicates='drop' (--duplicates drop), or divide the data anew with "
-                "shieldnet.split."
-            )
-    return sets, kept, counts
-
-
-def _in_one_set(
-    sets: Mapping[str, Examples], pairs: Sequence[tuple[str, str]]
-) -> dict[str, Tensor]:
-    """Lists the rows of every set that stand in no other, nor nearly so."""
-    content = {name: row_bytes(one) for name, one in sets.items()}
-    times = Counter(row for rows in content.values() for row in set(rows))
-    alone = {
-        name: torch.tensor([times[row] == 1 for row in rows]) for name, rows in content.items()
-    }
-    for one, other in pairs:
-        near = near_duplicates(sets[one].inputs, sets[other].inputs)
-        alone[one][near[:, 0]] = False
-        alone[other][near[:, 1]] = False
-    for name, rows in alone.items():
-        if not rows.any():
-            raise DataError(f"Every one of the {len(rows)} {name} stands in another set too.")
-    return {name: rows.nonzero().flatten() for name, rows in alone.items()}
-
-
-def dropped(given: Mapping[str, int], kept: Mapping[str, Tensor]) -> list[str]:
-    """Says in one line what was taken out of the sets. given: how many rows each had."""
-    lost = {name: count - len(kept[name]) for name, count in given.items()}
-    words = [f"{count} of the {given[name]} {name}" for name, count in lost.items() if count]
-    why = "they stand in another set too, exactly or nearly, and were dropped"
-    return [f"{', '.join(words)}: {why}"] if words else []
-
-
-def column_names(columns: Sequence[str], inputs: Tensor) -> tuple[str, ...]:
-    """Returns a name for every column of a table, none for anything else."""
-    if inputs.dim() != 2:
-        if columns:
-            shape = tuple(inputs.shape)
-            raise ConfigError(f"Only a table has columns; the inputs have shape {shape}.")
-        return ()
-    width = inputs.shape[1]
-    if columns and len(columns) != width:
-        raise ConfigError(f"Expected {width} column names, got {len(columns)}.")
-    return tuple(columns) or tuple(f"column {place}" for place in range(width))
-
-
-def canaries_of(given: object, sets: Mapping[str, Examples]) -> Canaries | None:
-    """Returns canaries that are neither members nor nonmembers, or raises an error."""
+def _canaries(given: object, sets: Sets, model: nn.Module) -> Canaries | None:
+    """Returns canaries that are neither members nor nonmembers, as the model reads them."""
     if given is None:
         return None
     canaries = given.canaries if isinstance(given, Planted) else given
@@ -196,13 +212,21 @@ def canaries_of(given: object, sets: Mapping[str, Examples]) -> Canaries | None:
         raise ConfigError(
             f"Expected canaries as plant_canaries returns them, got {type(given).__name__}."
         )
-    for one in (canaries.planted, canaries.held_out):
+    for part in _both(canaries):
         for name in ("members", "nonmembers"):
-            require_disjoint(sets[name], one)
-    return canaries
+            require_disjoint(sets.examples[name], part)
+    parts = {"planted": canaries.planted, "held_out": canaries.held_out}
+    read = as_the_model_reads(parts, model)
+    return replace(canaries, planted=read["planted"], held_out=read["held_out"])
 
 
-def claimed_by(finetuned: object, model: nn.Module) -> tuple[Guarantee | None, tuple[Finding, ...]]:
+def _both(canaries: Canaries | None) -> tuple[Examples, ...]:
+    return () if canaries is None else (canaries.planted, canaries.held_out)
+
+
+def _claimed_by(
+    finetuned: object, model: nn.Module
+) -> tuple[Guarantee | None, tuple[Finding, ...]]:
     """Returns what a training claims of its model, and what its own audit found.
 
     model: that is audited. A guarantee is about the model it was stated for.
@@ -210,9 +234,9 @@ def claimed_by(finetuned: object, model: nn.Module) -> tuple[Guarantee | None, t
     if finetuned is None:
         return None, ()
     if isinstance(finetuned, Finetuned):
-        claimed, found = finetuned.guarantee, finetuned.findings
+        claimed, findings = finetuned.guarantee, finetuned.findings
     elif isinstance(finetuned, Guarantee):
-        claimed, found = finetuned, ()
+        claimed, findings = finetuned, ()
     else:
         raise ConfigError(
             f"Expected finetuned as finetune returns it, or a Guarantee; got "
@@ -224,7 +248,7 @@ def claimed_by(finetuned: object, model: nn.Module) -> tuple[Guarantee | None, t
             "model that is audited: nothing is proven of these. Audit the model that finetune "
             "returned, or that the same factory makes with the weights that it wrote."
         )
-    return claimed, found
+    return claimed, findings
 
 
 def _is_about(claimed: Guarantee, model: nn.Module) -> bool:
@@ -232,87 +256,3 @@ def _is_about(claimed: Guarantee, model: nn.Module) -> bool:
         return True
     # Trainings of version 1 had no run and hashed the state_dict alone.
     return not claimed.run and claimed.weights == state_hash(model)
-
-
-def canary_sets(canaries: Canaries | None) -> tuple[Examples, ...]:
-    """Lists the sets of canaries, none where there are none."""
-    return () if canaries is None else (canaries.planted, canaries.held_out)
-
-
-def groups_of(
-    given: Mapping[str, tuple[object, object]] | None,
-    counts: Mapping[str, int],
-    kept: Mapping[str, Tensor],
-) -> tuple[Group, ...]:
-    """Makes a group of every value of every grouping, of the rows that were kept.
-
-    counts: of the rows that were given of every set.
-    """
-    groups: list[Group] = []
-    for name, pair in (given or {}).items():
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            raise ConfigError(
-                f"Expected groups as {{name: (of the members, of the nonmembers)}}, got {name!r}: "
-                f"{type(pair).__name__}."
-            )
-        values = [np.asarray(one) for one in pair]
-        for part, role in zip(values, ("members", "nonmembers"), strict=True):
-            if part.shape != (counts[role],):
-                raise DataError(
-                    f"Expected the group {name} of the {role} as {counts[role]} values, got "
-                    f"shape {part.shape}."
-                )
-        roles = ("members", "nonmembers")
-        values = [part[kept[role].numpy()] for part, role in zip(values, roles, strict=True)]
-        try:
-            every = np.unique(np.concatenate(values))
-        except TypeError as mixed:
-            raise DataError(
-                f"Expected the group {name} as values of one kind, none of them missing: {mixed}."
-            ) from mixed
-        if len(every) > _MOST_VALUES:
-            raise DataError(
-                f"Expected at most {_MOST_VALUES} values of the group {name}, got {len(every)}."
-            )
-        groups += [
-            Group(f"{name} = {_named(value)}", *(_equal(part, value) for part in values))
-            for value in every.tolist()
-        ]
-    return tuple(groups)
-
-
-def _named(value: object) -> str:
-    return "missing" if value != value else str(value)
-
-
-def _equal(values: NDArray[Any], value: object) -> Tensor:
-    """Says which values are this one; what is missing (NaN) equals what is missing, too."""
-    same = values != values if value != value else values == value
-    return torch.from_numpy(np.asarray(same))
-
-
-def shuffled(
-    sets: Mapping[str, Examples], groups: tuple[Group, ...], kept: Mapping[str, Tensor], seed: int
-) -> tuple[dict[str, Examples], tuple[Group, ...], dict[str, Tensor]]:
-    """Puts every set into a random order, groups with it; returns the rows as given, too.
-
-    Attacks that cannot afford all rows take the first: of data sorted by class, or by anything
-    else, these would be of one kind, and a leak or a safety would be seen that is none.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    orders = {name: torch.randperm(len(one), generator=generator) for name, one in sets.items()}
-    moved = tuple(
-        Group(one.name, one.members[orders["members"]], one.nonmembers[orders["nonmembers"]])
-        for one in groups
-    )
-    places = {name: kept[name][order] for name, order in orders.items()}
-    return {name: one.shuffled(orders[name]) for name, one in sets.items()}, moved, places
-
-
-def as_given(subject: Subject, orders: Mapping[str, Tensor]) -> Subject:
-    """Names exposed records by their places in the sets as they were given, before ``shuffled``."""
-    exposed = tuple(
-        replace(one, rows=tuple(orders[one.role][list(one.rows)].tolist()))
-        for one in subject.exposed
-    )
-    return replace(subject, exposed=exposed)

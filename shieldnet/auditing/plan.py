@@ -1,8 +1,10 @@
-"""How hard an audit tries: which attacks run, with how many shadows, in about what time."""
+"""How hard an audit tries, and where: attacks, shadows, engine, workers, cache."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from shieldnet.attacks import (
@@ -21,10 +23,15 @@ from shieldnet.attacks import (
     TableLearning,
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
+from shieldnet.attacks.membership.shadows import FEWEST, Train
 from shieldnet.checks import Attribution, Calibration, Masking, Memorization
-from shieldnet.core.checks import whole
+from shieldnet.core.checks import choice, whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.gate.declared import require_declared
+from shieldnet.reports.report import BARE
+from shieldnet.running.engine import ENGINES, why_unsendable
+from shieldnet.running.store import Cache, cache_in
+from shieldnet.shield.module import Shield
 
 
 @dataclass(frozen=True)
@@ -116,44 +123,69 @@ def as_tier(tier: "str | Tier") -> Tier:
     return TIERS[tier]
 
 
-def told(seconds: float) -> str:
-    """Writes a length of time for a person: about 40 s, about 3 min, about 2 h."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"about {seconds / size:.0f} {unit}"
-    return f"about {max(1, seconds):.0f} s"
-
-
 @dataclass(frozen=True)
-class Load:
-    """Says what an audit works on. rows: of all sets; owned: of the auxiliary ones.
+class Plan:
+    """Says how an audit runs, as its settings asked for it and as its shields allow.
 
-    ask_s: seconds for one answer about every row, measured. pictures: whether pictures are drawn.
-    reference_models: how many are trained; shadows by ``train`` are not foreseen.
+    shadows: how many are trained, by ``train`` or as reference models; 0 for none.
     """
 
-    rows: int
-    owned: int
-    features: int
-    classes: int
-    ask_s: float
-    pictures: bool = False
-    reference_models: int = 0
+    tier: Tier
+    shadows: int
+    train: Train | None
+    engine: str | None
+    workers: int | None
+    cache: Cache | None
 
+    @classmethod
+    def of(
+        cls,
+        tier: str | Tier,
+        *,
+        train: Train | None = None,
+        shadows: int | None = None,
+        engine: str | None = None,
+        workers: int | None = None,
+        cache: str | Path | None = None,
+    ) -> "Plan":
+        """Checks the settings of an audit; raises ConfigError."""
+        chosen = as_tier(tier)
+        count = chosen.shadows if shadows is None else whole("shadows", shadows, low=0)
+        if shadows is not None and 0 < count < FEWEST:
+            raise ConfigError(
+                f"Expected at least {FEWEST} shadows, or 0 for none; got {count}. "
+                "Fewer say nothing of a single record."
+            )
+        if engine is not None:
+            choice("engine", engine, ENGINES)
+        return cls(chosen, count, train, engine, workers, cache_in(cache))
 
-def estimate_s(tier: Tier, load: Load, *, shields: Sequence[bool], workers: int = 1) -> float:
-    """Estimates how long an audit takes, to within a factor of two on two cores.
+    def for_shields(self, shields: Mapping[str, Shield]) -> "Plan":
+        """Chooses the engine: processes, where they pay and where the work can be sent."""
+        if self.engine is not None:
+            return self
+        model = shields[BARE].model
+        tensors = (*model.parameters(), *model.buffers())
+        stays = self.tier.name == "quick" or any(one.device.type != "cpu" for one in tensors)
+        stays = stays or bool(why_unsendable(dict(shields), self.train, self.tier.attacks))
+        return replace(self, engine="inline" if stays else "processes")
 
-    shields: for each, whether it answers with noise. workers: how many work at once.
-    Source: fitted to the table of benchmarks/cost.py.
-    """
-    owned, features, classes = load.owned, load.features, load.classes
-    work = 0.4 + (min(owned, 1250) / 1250) ** 2 + 3.6 * (min(owned, 4000) / 4000) ** 3
-    work += 2.5e-7 * load.rows * features + 3.3e-4 * min(features, 20_000)
-    work += 2.2e-10 * classes**2 * features * min(owned, 2000)
-    work += tier.more_s * (1 + min(features, 1000) / 470 + 10 * load.pictures * features / 3072)
-    steps = min(max(1500, load.rows / 17), load.rows * 0.6)
-    reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
-    waves = math.ceil(load.reference_models / 8 / workers)
-    asking = sum(load.ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
-    return waves * reference_s + work * len(shields) + asking
+    @property
+    def is_inline(self) -> bool:
+        """Says whether all work runs in this process, one piece after another."""
+        return self.engine == "inline"
+
+    @property
+    def at_once(self) -> int:
+        """Counts the pieces of work that run at the same time."""
+        return 1 if self.is_inline else self.workers or os.cpu_count() or 1
+
+    @property
+    def trains_shadows(self) -> bool:
+        """Says whether shadows are trained and an attack needs them."""
+        return self.shadows > 0 and any(attack.needs_shadows for attack in self.tier.attacks)
+
+    @property
+    def shadow_jobs(self) -> int:
+        """Counts the pieces in which the shadows are trained."""
+        return math.ceil(self.shadows / 8) if self.train is None else self.shadows

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shieldnet.attacks import Attack, Game
+from shieldnet.attacks.membership.shadows import Order, trained
 from shieldnet.auditing.ceilings import with_ceilings
+from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.checks.utility import agreement, utility
 from shieldnet.core.randomness import noise_about, replayed_noise
 from shieldnet.core.statistics import Curve
-from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome
+from shieldnet.findings.finding import CLASS_IMAGE, Exposed, Finding, NotApplicable, Outcome
 from shieldnet.findings.metrics import Metrics
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
+from shieldnet.running.engine import run
+from shieldnet.running.progress import Progress
 from shieldnet.running.store import Cache, fingerprint, read_text_array, text_array
+from shieldnet.shield.module import Shield
 
 ALWAYS_UNTESTED = (
     "timing and other side channels",
@@ -28,59 +33,102 @@ ALWAYS_UNTESTED = (
 """What this version cannot test; every report says so."""
 
 
-def played(
+def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str, ...]]:
+    """Trains the shadows that a plan asks for; says what is not tested where they do not fit."""
+    if not plan.trains_shadows:
+        return game, ()
+    order = Order(
+        plan.train,
+        plan.shadows,
+        game.shield,
+        game.members,
+        game.nonmembers,
+        game.auxiliary,
+        game.canaries,
+        game.seed,
+    )
+    try:
+        shadows = trained(
+            order,
+            engine=plan.engine or "inline",
+            workers=plan.workers,
+            cache=plan.cache,
+            done=bar.advance,
+        )
+    except NotApplicable as reason:
+        return game, (f"membership with shadow models: {reason}",)
+    return replace(game, shadows=shadows), ()
+
+
+def play(
+    game: Game, shields: Mapping[str, Shield], plan: Plan, with_examples: int, bar: Progress
+) -> list[Subject]:
+    """Plays a plan's attacks against every shield."""
+    begin = bar.begin if plan.is_inline else None
+    jobs = [
+        (
+            _played,
+            (name, replace(game, shield=shield), plan.tier, plan.cache, with_examples, begin),
+        )
+        for name, shield in shields.items()
+    ]
+    steps = 0 if plan.is_inline else len(plan.tier.attacks)
+    subjects: list[Subject] = run(
+        jobs,
+        engine=plan.engine or "inline",
+        workers=plan.workers,
+        done=lambda: bar.advance(steps),
+    )
+    return subjects
+
+
+def _played(
     name: str,
     game: Game,
-    attacks: Sequence[Attack],
+    tier: Tier,
     cache: Cache | None,
     with_examples: int,
-    tell: Callable[[str], object],
+    begin: Callable[[str], object] | None,
 ) -> Subject:
-    """Plays all attacks against one shield."""
-    findings: list[Finding] = [] if game.blind is None else [game.blind]
-    features: dict[str, Tensor] = {}
-    reconstructions: Tensor | None = None
-    untested: list[str] = []
-    curves: dict[str, Curve] = {}
-    exposed: list[Exposed] = []
+    """Plays all attacks against one shield. begin: is told of each; None in another process."""
+    found = Outcome() if game.blind is None else Outcome(findings=(game.blind,))
     durations_s: dict[str, float] = {}
     with replayed_noise(game.seed):
-        findings += list(utility(game, untested))
-        for attack in attacks:
+        untested: list[str] = []
+        findings = utility(game, untested)
+        found += Outcome(findings=tuple(findings), untested=tuple(untested))
+        for attack in tier.attacks:
             words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
-            tell(f"{name}: {words}")
-            begun = time.monotonic()
-            outcome = _outcome(attack, game, words, cache, with_examples)
-            durations_s[words] = durations_s.get(words, 0.0) + time.monotonic() - begun
-            findings += outcome.findings
-            features |= {
-                feature: values
-                for feature, values in outcome.features.items()
-                if with_examples or not feature.startswith("class image ")
-            }
-            untested += outcome.untested
-            curves |= outcome.curves
-            exposed += outcome.exposed
-            if outcome.reconstructions is not None:
-                reconstructions = outcome.reconstructions
-        if name == BARE and {"recovered", "leak map", "null map"} <= features.keys():
-            try:
-                findings.append(agreement(features, game))
-            except NotApplicable as reason:
-                untested.append(f"attribution.rank_correlation: {reason}")
+            if begin is not None:
+                begin(f"{name}: {words}")
+            started = time.monotonic()
+            found += _outcome(attack, game, words, cache, with_examples)
+            durations_s[words] = durations_s.get(words, 0.0) + time.monotonic() - started
+        if name == BARE:
+            found += _agreement(found.features, game)
     copies = 1 if game.canaries is None else game.canaries.copies
     return Subject(
         name=name,
         certificate=game.shield.certificate(),
-        findings=with_ceilings(findings, game.guarantee, copies),
-        untested=(*untested, *ALWAYS_UNTESTED),
-        features=features,
-        reconstructions=reconstructions,
-        curves=curves,
-        exposed=tuple(exposed),
+        findings=with_ceilings(found.findings, game.guarantee, copies),
+        untested=(*found.untested, *ALWAYS_UNTESTED),
+        features=found.features,
+        reconstructions=found.reconstructions,
+        curves=found.curves,
+        exposed=found.exposed,
         durations_s=durations_s,
         configuration=game.shield.settings.digest(),
     )
+
+
+def _agreement(features: dict[str, Tensor], game: Game) -> Outcome:
+    """Compares what attribution names with what inversion reads, where both were measured."""
+    if not {"recovered", "leak map", "null map"} <= features.keys():
+        return Outcome()
+    try:
+        return Outcome(findings=(agreement(features, game),))
+    except NotApplicable as reason:
+        return Outcome(untested=(f"attribution.rank_correlation: {reason}",))
 
 
 def _outcome(
@@ -88,7 +136,7 @@ def _outcome(
 ) -> Outcome:
     """Plays one attack, or reads what it found when it was played before.
 
-    Nothing is kept of a record that the report does not show.
+    Nothing is kept of a record, or of an image of a class, that the report does not show.
     """
     seen = game if attack.needs_shadows else game.without_shadows()
     key = "" if cache is None else _key(attack, seen, with_examples)
@@ -103,7 +151,12 @@ def _outcome(
         outcome = Outcome(untested=(f"{words}: {reason}",))
     drawn = outcome.reconstructions
     shown = None if drawn is None or not with_examples else drawn[:with_examples].float()
-    outcome = replace(outcome, reconstructions=shown)
+    features = outcome.features
+    if not with_examples:
+        features = {
+            name: values for name, values in features.items() if not name.startswith(CLASS_IMAGE)
+        }
+    outcome = replace(outcome, reconstructions=shown, features=features)
     if cache is not None:
         cache.put(key, _packed(outcome))
     return outcome

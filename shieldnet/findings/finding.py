@@ -168,6 +168,10 @@ class Exposed:
         return cls(document["name"], document["role"], places, values, document["words"])
 
 
+CLASS_IMAGE = "class image "
+"""How an outcome's features are named that show what a class looks like, before the label."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Holds what an attack or check returns: findings, and what a page can draw.
@@ -184,3 +188,15 @@ class Outcome:
     untested: tuple[str, ...] = ()
     curves: dict[str, Curve] = field(default_factory=dict)
     exposed: tuple[Exposed, ...] = ()
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        """Puts two outcomes together; of what both have, the later one's counts."""
+        shown = self.reconstructions if other.reconstructions is None else other.reconstructions
+        return Outcome(
+            findings=(*self.findings, *other.findings),
+            features={**self.features, **other.features},
+            reconstructions=shown,
+            untested=(*self.untested, *other.untested),
+            curves={**self.curves, **other.curves},
+            exposed=(*self.exposed, *other.exposed),
+        )

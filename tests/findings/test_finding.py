@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import shieldnet as sn
-from shieldnet.findings.finding import Exposed
+from shieldnet.findings.finding import Exposed, Outcome
 
 
 def exposed(scores) -> Exposed:
@@ -27,3 +27,14 @@ def test_a_finding_lies_between_its_bounds() -> None:
         sn.errors.ConfigError, match="Expected f between its bounds, got 0.6 above 0.4"
     ):
         sn.Finding("f", 0.5, 0.6, 0.4, 10, 0.0, sn.Threat(), "by hand")
+
+
+def test_outcomes_are_added_and_the_later_image_counts() -> None:
+    image, other = torch.zeros(2), torch.ones(2)
+    first = Outcome(untested=("a: why",), reconstructions=image, features={"map": image})
+    second = Outcome(untested=("b: why",), features={"map": other, "more": image})
+    both = first + second
+    assert both.untested == ("a: why", "b: why")
+    assert both.features == {"map": other, "more": image}
+    assert both.reconstructions is image
+    assert (both + Outcome(reconstructions=other)).reconstructions is other

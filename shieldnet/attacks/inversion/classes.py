@@ -12,7 +12,7 @@ from shieldnet.attacks.base import Attack, Game, in_batches, one_row_each
 from shieldnet.attacks.inversion.white_box import Space, require_gradient, scores_with_graph
 from shieldnet.core.checks import positive, whole
 from shieldnet.core.statistics import CONFIDENCE, proportion
-from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.finding import CLASS_IMAGE, Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 from shieldnet.shield.module import Shield
 
@@ -225,7 +225,7 @@ class _Search:
         count = min(len(self.wanted.unique()), _MOST_IMAGES)
         images = self.space.inputs(points[:count] @ self.space.axes).float()
         for label, image in zip(self.wanted[:count].tolist(), images, strict=True):
-            yield f"class image {label}", image
+            yield f"{CLASS_IMAGE}{label}", image
 
     def _released(self, inputs: Tensor) -> Tensor:
         shield = self.shield

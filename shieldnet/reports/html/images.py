@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shieldnet.findings.finding import CLASS_IMAGE
+
 Document = Mapping[str, Any]
 Images = list[str]
 """Data URIs of PNG."""
@@ -34,7 +36,7 @@ def class_pictures(report: Document, subject: Document) -> Images:
     images = [
         np.asarray(values, dtype=float)
         for name, values in subject["features"].items()
-        if name.startswith("class image ")
+        if name.startswith(CLASS_IMAGE)
     ]
     if report["columns"] or not images:
         return []

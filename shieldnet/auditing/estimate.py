@@ -1,0 +1,97 @@
+"""How long an audit takes, said before it starts."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shieldnet.attacks import Game
+from shieldnet.attacks.base import in_batches
+from shieldnet.attacks.inversion.decoding import SMALLEST_PICTURE
+from shieldnet.auditing.plan import Plan, Tier
+from shieldnet.shield.module import Shield
+
+_log = logging.getLogger("shieldnet")
+_PROBE_ROWS = 256
+
+
+def announce(game: Game, shields: Mapping[str, Shield], plan: Plan) -> str:
+    """Logs how long an audit will take, and returns it in words: quick, about 10 s."""
+    tier = plan.tier
+    load = Load.of(game, reference_models=plan.shadows if plan.train is None else 0)
+    noisy = [not shield.deterministic for shield in shields.values()]
+    duration = in_words(estimate_s(tier, load, shields=noisy, workers=plan.at_once))
+    by_train = "" if plan.train is None else " (their training comes on top)"
+    _log.info(
+        "%s audit: %d attacks on %d shields%s; %s",
+        tier.name,
+        len(tier.attacks),
+        len(shields),
+        f", {plan.shadows} shadows{by_train}" if plan.shadows else "",
+        duration,
+    )
+    return f"{tier.name}, {duration}"
+
+
+def in_words(seconds: float) -> str:
+    """Writes a length of time for a person: about 40 s, about 3 min, about 2 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"about {seconds / size:.0f} {unit}"
+    return f"about {max(1, seconds):.0f} s"
+
+
+@dataclass(frozen=True)
+class Load:
+    """Says what an audit works on. rows: of all sets; owned: of the auxiliary ones.
+
+    ask_s: seconds for one answer about every row, measured. pictures: whether pictures are drawn.
+    reference_models: how many are trained; shadows by ``train`` are not foreseen.
+    """
+
+    rows: int
+    owned: int
+    features: int
+    classes: int
+    ask_s: float
+    pictures: bool = False
+    reference_models: int = 0
+
+    @classmethod
+    def of(cls, game: Game, reference_models: int) -> "Load":
+        """Looks at the sets of an audit, and times the model on some rows."""
+        probe = game.nonmembers.inputs[:_PROBE_ROWS]
+        answers = in_batches(game.shield, probe)  # the first call prepares what others only use
+        begun = time.monotonic()
+        in_batches(game.shield, probe)
+        asking_s = time.monotonic() - begun
+        owned = 0 if game.auxiliary is None else len(game.auxiliary)
+        rows = len(game.members) + len(game.nonmembers) + owned
+        return cls(
+            rows=rows,
+            owned=owned,
+            features=probe[0].numel(),
+            classes=1 if game.is_vector else answers.shape[-1],
+            ask_s=asking_s * rows / len(probe),
+            pictures=probe.dim() == 4 and min(probe.shape[2:]) >= SMALLEST_PICTURE,
+            reference_models=reference_models,
+        )
+
+
+def estimate_s(tier: Tier, load: Load, *, shields: Sequence[bool], workers: int = 1) -> float:
+    """Estimates how long an audit takes, to within a factor of two on two cores.
+
+    shields: for each, whether it answers with noise. workers: how many work at once.
+    Source: fitted to the table of benchmarks/cost.py.
+    """
+    owned, features, classes = load.owned, load.features, load.classes
+    work = 0.4 + (min(owned, 1250) / 1250) ** 2 + 3.6 * (min(owned, 4000) / 4000) ** 3
+    work += 2.5e-7 * load.rows * features + 3.3e-4 * min(features, 20_000)
+    work += 2.2e-10 * classes**2 * features * min(owned, 2000)
+    work += tier.more_s * (1 + min(features, 1000) / 470 + 10 * load.pictures * features / 3072)
+    steps = min(max(1500, load.rows / 17), load.rows * 0.6)
+    reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
+    waves = math.ceil(load.reference_models / 8 / workers)
+    asking = sum(load.ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
+    return waves * reference_s + work * len(shields) + asking
