@@ -22,8 +22,9 @@ from shieldnet.findings.metrics import Metrics
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
 from shieldnet.running.engine import run
+from shieldnet.running.fingerprints import fingerprint
 from shieldnet.running.progress import Progress
-from shieldnet.running.store import Cache, fingerprint, read_text_array, text_array
+from shieldnet.running.store import Cache, read_text_array, text_array
 from shieldnet.shield.module import Shield
 
 ALWAYS_UNTESTED = (

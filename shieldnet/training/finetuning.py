@@ -16,7 +16,7 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import noise_about, random_seed, replayed_noise
 from shieldnet.data.hashing import weights_hash
 from shieldnet.privacy.guarantee import Guarantee
-from shieldnet.running.store import fingerprint
+from shieldnet.running.fingerprints import fingerprint
 from shieldnet.training.checkpoint import only_here
 from shieldnet.training.claims import findings_of_run, guarantee_of, known_of_start, require_met
 from shieldnet.training.countermeasures.base import (

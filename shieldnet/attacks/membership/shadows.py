@@ -17,7 +17,8 @@ from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.data.examples import Canaries, Examples, reference_rows
 from shieldnet.findings.finding import NotApplicable
 from shieldnet.running.engine import alone, run
-from shieldnet.running.store import Cache, fingerprint
+from shieldnet.running.fingerprints import fingerprint
+from shieldnet.running.store import Cache
 from shieldnet.shield.module import Shield
 from shieldnet.training.recipe import Recipe
 
