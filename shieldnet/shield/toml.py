@@ -1,6 +1,5 @@
 """A shield written down in TOML, and read back with exact error messages."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -66,7 +65,13 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
     known: defenses of your own that it may hold; ``load_shield`` takes the same.
     Errors: ConfigError for a defense with a secret key, which does not belong into a file.
     """
+    import tomlkit
+
     settings, kinds = shield.settings, _known(known)
+    also = {
+        name: [_table(defense, kinds) for defense in defenses]
+        for name, defenses in settings.also.items()
+    }
     shown = {
         "version": VERSION,
         "outputs": settings.outputs,
@@ -75,18 +80,16 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
         "drop": list(settings.drop) or None,
         "micro_batch": settings.micro_batch,
         "extent": None if settings.extent is None else _plain(settings.extent),
-        "defense": None if settings.defenses else [],
+        "defense": [_table(defense, kinds) for defense in settings.defenses],
+        "also": also or None,
     }
-    lines = [f"{name} = {_toml(value)}" for name, value in shown.items() if value is not None]
-    empty = [name for name, defenses in settings.also.items() if not defenses]
-    if empty:
-        lines += ["", "[also]", *(f"{_toml(name)} = []" for name in empty)]
-    for defense in settings.defenses:
-        lines += _table("defense", defense, kinds)
-    for name, defenses in settings.also.items():
-        for defense in defenses:
-            lines += _table(f"also.{_toml(name)}", defense, kinds)
-    return "\n".join(lines) + "\n"
+    return tomlkit.dumps(_without_none(shown))
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out what is not set: TOML has no None."""
+    plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in values.items()}
+    return {name: value for name, value in plain.items() if value is not None}
 
 
 def _plain(extent: Extent) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def _known(known: Sequence[type[Defense]]) -> dict[str, type[Defense]]:
     return DEFENSES | {kind.__name__: kind for kind in known}
 
 
-def _table(name: str, defense: Defense, kinds: Mapping[str, type[Defense]]) -> list[str]:
+def _table(defense: Defense, kinds: Mapping[str, type[Defense]]) -> dict[str, Any]:
     if secrets := defense.secret:
         raise ConfigError(
             f"The {secrets[0]} of {type(defense).__name__} is secret and is not written to a "
@@ -130,16 +133,7 @@ def _table(name: str, defense: Defense, kinds: Mapping[str, type[Defense]]) -> l
             f"{kind.__name__} cannot be read back from a file. It can hold: {', '.join(kinds)}. "
             f"Name it with known=({kind.__name__},), here and where it is read."
         )
-    settings = asdict(defense).items()
-    head = ["", f"[[{name}]]", f'name = "{type(defense).__name__}"']
-    return head + [f"{key} = {_toml(value)}" for key, value in settings if value is not None]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{_toml(key)} = {_toml(one)}" for key, one in value.items())
-        return f"{{ {inner} }}"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return {"name": kind.__name__, **_without_none(asdict(defense))}
 
 
 def _defenses(settings: dict[str, Any], kinds: Mapping[str, type[Defense]]) -> Sequence[Defense]:
