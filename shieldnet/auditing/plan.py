@@ -166,7 +166,7 @@ class Plan:
             return self
         model = shields[BARE].model
         tensors = (*model.parameters(), *model.buffers())
-        stays = self.tier.name == "quick" or any(one.device.type != "cpu" for one in tensors)
+        stays = self.tier.name == "quick" or any(tensor.device.type != "cpu" for tensor in tensors)
         stays = stays or bool(why_unsendable(dict(shields), self.train, self.tier.attacks))
         return replace(self, engine="inline" if stays else "processes")
 

@@ -92,31 +92,31 @@ def _played(
     begin: Callable[[str], object] | None,
 ) -> Subject:
     """Plays all attacks against one shield. begin: is told of each; None in another process."""
-    found = Outcome() if game.blind is None else Outcome(findings=(game.blind,))
+    outcome = Outcome() if game.blind is None else Outcome(findings=(game.blind,))
     durations_s: dict[str, float] = {}
     with replayed_noise(game.seed):
         untested: list[str] = []
         findings = utility(game, untested)
-        found += Outcome(findings=tuple(findings), untested=tuple(untested))
+        outcome += Outcome(findings=tuple(findings), untested=tuple(untested))
         for attack in tier.attacks:
-            words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
+            task = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
             if begin is not None:
-                begin(f"{name}: {words}")
+                begin(f"{name}: {task}")
             started = time.monotonic()
-            found += _outcome(attack, game, words, cache, with_examples)
-            durations_s[words] = durations_s.get(words, 0.0) + time.monotonic() - started
+            outcome += _outcome(attack, game, task, cache, with_examples)
+            durations_s[task] = durations_s.get(task, 0.0) + time.monotonic() - started
         if name == BARE:
-            found += _agreement(found.features, game)
+            outcome += _agreement(outcome.features, game)
     copies = 1 if game.canaries is None else game.canaries.copies
     return Subject(
         name=name,
         certificate=game.shield.certificate(),
-        findings=with_ceilings(found.findings, game.guarantee, copies),
-        untested=(*found.untested, *ALWAYS_UNTESTED),
-        features=found.features,
-        reconstructions=found.reconstructions,
-        curves=found.curves,
-        exposed=found.exposed,
+        findings=with_ceilings(outcome.findings, game.guarantee, copies),
+        untested=(*outcome.untested, *ALWAYS_UNTESTED),
+        features=outcome.features,
+        reconstructions=outcome.reconstructions,
+        curves=outcome.curves,
+        exposed=outcome.exposed,
         durations_s=durations_s,
         configuration=game.shield.settings.digest(),
     )
@@ -133,7 +133,7 @@ def _agreement(features: dict[str, Tensor], game: Game) -> Outcome:
 
 
 def _outcome(
-    attack: Attack, game: Game, words: str, cache: Cache | None, with_examples: int
+    attack: Attack, game: Game, task: str, cache: Cache | None, with_examples: int
 ) -> Outcome:
     """Plays one attack, or reads what it found when it was played before.
 
@@ -149,7 +149,7 @@ def _outcome(
         named = (finding.name for finding in outcome.findings)
         Metrics(attack.metrics).require(named, type(attack).__name__)
     except NotApplicable as reason:
-        outcome = Outcome(untested=(f"{words}: {reason}",))
+        outcome = Outcome(untested=(f"{task}: {reason}",))
     drawn = outcome.reconstructions
     shown = None if drawn is None or not with_examples else drawn[:with_examples].float()
     features = outcome.features
@@ -185,7 +185,7 @@ def _packed(outcome: Outcome) -> dict[str, NDArray[Any]]:
         "findings": [asdict(finding) for finding in outcome.findings],
         "untested": outcome.untested,
         "curves": {name: asdict(curve) for name, curve in outcome.curves.items()},
-        "exposed": [asdict(one) for one in outcome.exposed],
+        "exposed": [asdict(records) for records in outcome.exposed],
     }
     return {**arrays, "document": text_array(document)}
 
@@ -194,7 +194,7 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> Outcome:
     document = read_text_array(arrays["document"])
     shown = arrays.get("reconstructions")
     return Outcome(
-        findings=tuple(Finding.read(one) for one in document["findings"]),
+        findings=tuple(Finding.read(finding) for finding in document["findings"]),
         features={
             name.removeprefix("feature "): torch.from_numpy(values)
             for name, values in arrays.items()
@@ -202,6 +202,6 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> Outcome:
         },
         reconstructions=None if shown is None else torch.from_numpy(shown),
         untested=tuple(document["untested"]),
-        curves={name: Curve.read(one) for name, one in document["curves"].items()},
-        exposed=tuple(Exposed.read(one) for one in document["exposed"]),
+        curves={name: Curve.read(curve) for name, curve in document["curves"].items()},
+        exposed=tuple(Exposed.read(records) for records in document["exposed"]),
     )

@@ -10,7 +10,7 @@ from shieldnet.files.documents import read_json
 
 SCHEMA = "shieldnet.report/1"
 _FILE = Path(__file__).parent / "report-1.schema.json"
-_SHOWN = 160
+_MAX_SHOWN = 160
 
 
 @cache
@@ -38,10 +38,10 @@ def parsed(path: str | Path) -> dict[str, Any]:
         )
     fault = best_match(Draft202012Validator(schema()).iter_errors(document))
     if fault is not None:
-        place = "/".join(str(step) for step in fault.absolute_path) or "the document"
-        raise DataError(f"The report in {path} is damaged at {place}: {_short(fault.message)}")
+        path = "/".join(str(step) for step in fault.absolute_path) or "the document"
+        raise DataError(f"The report in {path} is damaged at {path}: {_short(fault.message)}")
     return document
 
 
-def _short(words: str) -> str:
-    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
+def _short(message: str) -> str:
+    return message if len(message) <= _MAX_SHOWN else f"{message[:_MAX_SHOWN]}..."

@@ -31,10 +31,10 @@ class Difference:
     direction: Direction
 
     def __str__(self) -> str:
-        moved = f"{self.change:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        change = f"{self.change:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
         is_number = self.direction != "not comparable" and math.isfinite(self.change)
-        said = f" ({moved})" if is_number else ""
-        return f"{self.shield}: {self.name} {self.before} -> {self.after}{said}"
+        shown = f" ({change})" if is_number else ""
+        return f"{self.shield}: {self.name} {self.before} -> {self.after}{shown}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Comparison:
     @property
     def outcome(self) -> Literal["pass", "fail", "inconclusive"]:
         """Returns fail if anything is worse, else inconclusive if anything is not comparable."""
-        directions = {one.direction for one in self.differences}
+        directions = {difference.direction for difference in self.differences}
         if "worse" in directions:
             return "fail"
         return "inconclusive" if "not comparable" in directions else "pass"
@@ -65,12 +65,13 @@ class Comparison:
     def __str__(self) -> str:
         ranked: tuple[Direction, ...] = ("worse", "not comparable", "better")
         lines = [
-            f"{direction:>14}  {one}"
+            f"{direction:>14}  {difference}"
             for direction in ranked
-            for one in self.differences
-            if one.direction == direction
+            for difference in self.differences
+            if difference.direction == direction
         ]
-        same = sum(one.direction == "no difference beyond chance" for one in self.differences)
+        chance: Direction = "no difference beyond chance"
+        same = sum(difference.direction == chance for difference in self.differences)
         return "\n".join([*lines, f"{same:>14}  without a difference beyond chance", *self.caveats])
 
 
@@ -90,19 +91,19 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
     measures Zou and Donner 2008.
     Errors: DataError for files that are no reports.
     """
-    old, new = (one if isinstance(one, Report) else Report.load(one) for one in (before, after))
+    old, new = (
+        report if isinstance(report, Report) else Report.load(report) for report in (before, after)
+    )
     pairs = list(_pairs(old, new))
     if not pairs:
         raise DataError("The two reports have no shield in common, and one of them has none.")
     findings = [
-        (name, one, other)
-        for name, former, latter in pairs
-        for one, other in _matched(former, latter)
+        (name, *matched) for name, former, latter in pairs for matched in _matched(former, latter)
     ]
-    measured = sum(other is not None for _, _, other in findings)
+    measured = sum(new_finding is not None for _, _, new_finding in findings)
     shared = normal_quantile(1 - (1 - CONFIDENCE) / max(1, measured))
     widening = shared / normal_quantile(CONFIDENCE)
-    differences = [_difference(name, one, other, widening) for name, one, other in findings]
+    differences = [_difference(*finding, widening) for finding in findings]
     for name, former, latter in pairs:
         differences += _costs(name, former.certificate.cost, latter.certificate.cost)
     differences += _epsilons(old, new)
@@ -113,12 +114,12 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
 
 def _pairs(old: Report, new: Report) -> Iterator[tuple[str, Subject, Subject]]:
     named = {subject.name: subject for subject in new.released}
-    shared = [one for one in old.released if one.name in named]
+    shared = [subject for subject in old.released if subject.name in named]
     if shared:
-        yield from ((one.name, one, named[one.name]) for one in shared)
+        yield from ((subject.name, subject, named[subject.name]) for subject in shared)
     elif old.released and new.released:
-        one, other = old.released[-1], new.released[-1]
-        yield f"{one.name} -> {other.name}", one, other
+        former, latter = old.released[-1], new.released[-1]
+        yield f"{former.name} -> {latter.name}", former, latter
 
 
 def _newcomers(new: Report, pairs: Sequence[tuple[str, Subject, Subject]]) -> Iterator[Difference]:
@@ -131,10 +132,10 @@ def _newcomers(new: Report, pairs: Sequence[tuple[str, Subject, Subject]]) -> It
 
 
 def _matched(old: Subject, new: Subject) -> Iterator[tuple[Finding, Finding | None]]:
-    found = {finding.name: finding for finding in new.findings}
+    by_name = {finding.name: finding for finding in new.findings}
     for finding in old.findings:
         if _sign(finding.name):
-            yield finding, found.get(finding.name)
+            yield finding, by_name.get(finding.name)
 
 
 def _sign(name: str) -> int:
@@ -175,8 +176,7 @@ def _costs(shield: str, old: PrivacyCost, new: PrivacyCost) -> Iterator[Differen
 def _epsilons(old: Report, new: Report) -> Iterator[Difference]:
     if old.guarantee is None and new.guarantee is None:
         return
-    values = [_epsilon_of_weights(one) for one in (old, new)]
-    yield from _proven("training", "epsilon", *values)
+    yield from _proven("training", "epsilon", _epsilon_of_weights(old), _epsilon_of_weights(new))
 
 
 def _epsilon_of_weights(report: Report) -> float:
@@ -186,10 +186,11 @@ def _epsilon_of_weights(report: Report) -> float:
 
 def _run_twice(old: Report, new: Report) -> Iterator[Difference]:
     """Yields a difference for the worse where two models come of one run of training."""
-    runs = [one.guarantee.run if one.guarantee is not None else "" for one in (old, new)]
-    models = [one.guarantee.weights if one.guarantee is not None else "" for one in (old, new)]
-    if runs[0] and runs[0] == runs[1] and models[0] != models[1]:
-        shown = "one model", f"two, which {published_twice(runs[0])}"
+    first, second = old.guarantee, new.guarantee
+    if first is None or second is None or not first.run:
+        return
+    if first.run == second.run and first.weights != second.weights:
+        shown = "one model", f"two, which {published_twice(first.run)}"
         yield Difference("training", "models of one run:", *shown, 1.0, 1.0, 1.0, "worse")
 
 

@@ -164,7 +164,7 @@ def _spoken_to(
     broken: Mapping[str, str],
 ) -> Evidence:
     metrics = declared()
-    found = [
+    measured = [
         finding
         for finding in findings
         if (metric := metrics.find(finding.name)) and item.called in metric.standards
@@ -172,20 +172,20 @@ def _spoken_to(
     claims = []
     if item.item == "11.2.4":
         if guarantee is None:
-            found = []
+            measured = []
         else:
             claims.append(f"proven of the training: {guarantee.words}")
     if item.item == "11.3.2" and cost.bits < float("inf"):
         claims.append(f"proven: at most {rounded_up(cost.bits)} bits an answer")
-    said = [*claims, *(_said(one, broken.get(one.name, "")) for one in found)]
+    spoken = [*claims, *(_in_words(finding, broken.get(finding.name, "")) for finding in measured)]
     reason = _inapplicable(item, is_table, has_classes)
     status: Status = "not applicable" if reason else "not evidenced"
-    if any(_against(item, one, one.name in broken) for one in found):
+    if any(_against(item, finding, finding.name in broken) for finding in measured):
         status = "evidence against"
-    elif said and (claims or item.asks_to_measure or all(map(_is_near, found))):
+    elif spoken and (claims or item.asks_to_measure or all(map(_is_near, measured))):
         status = "evidence for"
-    words = "; ".join(said) or reason or item.missing
-    names = tuple(one.name for one in found)
+    words = "; ".join(spoken) or reason or item.missing
+    names = tuple(finding.name for finding in measured)
     return Evidence(item.standard, item.item, item.asks, status, words, names)
 
 
@@ -205,7 +205,7 @@ def _is_near(finding: Finding) -> bool:
     return finding.high <= finding.baseline + _NEAR
 
 
-def _said(finding: Finding, broken: str) -> str:
+def _in_words(finding: Finding, broken: str) -> str:
     beyond = ""
     if finding.low > finding.baseline:
         beyond = f", above its baseline of {finding.baseline:.3f}"

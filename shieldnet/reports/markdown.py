@@ -45,20 +45,20 @@ def as_card(document: Document, card: str) -> str:
     if not card.startswith("---"):
         card = f"---\ntags:\n- shieldnet\n---\n{card}"
     try:
-        found = hub.ModelCard(card, ignore_metadata_errors=False)
+        model_card = hub.ModelCard(card, ignore_metadata_errors=False)
     except Exception as unreadable:  # of YAML or of the hub's own kinds
         raise DataError(f"The model card's metadata cannot be read: {unreadable}") from unreadable
-    tags = found.data.tags or []
+    tags = model_card.data.tags or []
     if "shieldnet" not in tags:
-        found.data.tags = [*tags, "shieldnet"]
+        model_card.data.tags = [*tags, "shieldnet"]
     # Cut by hand: a section may hold what a regular expression's replacement would read.
-    before, begun, rest = found.text.partition(_BEGIN)
+    before, begun, rest = model_card.text.partition(_BEGIN)
     _, ended, after = rest.partition(_END)
     if bool(begun) != bool(ended):
         raise DataError(f"The model card has {_BEGIN} without {_END}: fix or delete it.")
-    text = f"{before}{section}{after}" if begun else f"{found.text.rstrip()}\n\n{section}\n"
-    found.text = text
-    return str(found)
+    text = f"{before}{section}{after}" if begun else f"{model_card.text.rstrip()}\n\n{section}\n"
+    model_card.text = text
+    return str(model_card)
 
 
 def _report(report: Document) -> Iterator[str]:
@@ -81,8 +81,8 @@ def _report(report: Document) -> Iterator[str]:
     yield from _table(
         ("item", "asks that", "status", "what speaks to it"),
         [
-            (f"{one['standard']} {one['item']}", one["asks"], one["status"], one["words"])
-            for one in report["evidence"]
+            (f"{item['standard']} {item['item']}", item["asks"], item["status"], item["words"])
+            for item in report["evidence"]
         ],
     )
     yield "\n</details>\n"
@@ -93,10 +93,8 @@ def _summary(report: Document, heading: str) -> Iterator[str]:
     yield f"{_READING}\n"
     headers = ["shield", "policy", "bits", *(metric.title for metric in declared().headlines())]
     rows = [_headline(subject) for subject in report["subjects"]]
-    kept = [place for place in range(len(headers)) if any(row[place] != "-" for row in rows)]
-    yield from _table(
-        [headers[place] for place in kept], [[row[place] for place in kept] for row in rows]
-    )
+    kept = [n for n in range(len(headers)) if any(row[n] != "-" for row in rows)]
+    yield from _table([headers[n] for n in kept], [[row[n] for n in kept] for row in rows])
     if report["guarantee"] is not None:
         yield f"\nTraining: {report['guarantee']['words']}, proven."
         for premise in report["guarantee"]["premises"]:
@@ -106,17 +104,17 @@ def _summary(report: Document, heading: str) -> Iterator[str]:
 
 def _headline(subject: Document) -> list[str]:
     bits = subject["certificate"]["bits"]
-    said = "infinite" if isinstance(bits, str) else rounded_up(bits)
+    shown = "infinite" if isinstance(bits, str) else rounded_up(bits)
     cells = [_worst(subject["findings"], metric) for metric in declared().headlines()]
-    return [subject["name"], _MARKS[subject["verdict"]["outcome"]], said, *cells]
+    return [subject["name"], _MARKS[subject["verdict"]["outcome"]], shown, *cells]
 
 
 def _worst(findings: Sequence[Document], metric: Metric) -> str:
     metrics = declared()
-    found = [finding for finding in findings if metrics.find(finding["name"]) == metric]
-    if not found:
+    measured = [finding for finding in findings if metrics.find(finding["name"]) == metric]
+    if not measured:
         return "-"
-    worst = max(found, key=lambda one: one["value"])
+    worst = max(measured, key=lambda finding: finding["value"])
     low, high = decimals(worst["low"]), decimals(worst["high"])
     return f"{decimals(worst['value'])} ({low} to {high})"
 
@@ -128,7 +126,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
         yield f"| {' | '.join(_plain(cell) for cell in row)} |"
 
 
-def _plain(words: str) -> str:
+def _plain(text: str) -> str:
     """Keeps words from being read as Markdown or HTML, on one line."""
-    one_line = re.sub(r"\s+", " ", words)
+    one_line = re.sub(r"\s+", " ", text)
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(one_line, quote=False))

@@ -30,8 +30,8 @@ def as_junit(document: Document) -> str:
     several = len(document["reports"]) > 1
     for report in document["reports"]:
         for subject in _judged(report):
-            place = f"{report['title']}.{subject['name']}" if several else subject["name"]
-            root.append(_suite(report, subject, f"shieldnet.{place}"))
+            path = f"{report['title']}.{subject['name']}" if several else subject["name"]
+            root.append(_suite(report, subject, f"shieldnet.{path}"))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -52,6 +52,7 @@ def as_sarif(document: Document) -> str:
         f"{report['title']}/{subject['name']}/{judgment['limit']}/{judgment['finding']}"
         for report, subject, judgment in judgments
     )
+    untested = {line for report in document["reports"] for line in report["untested"]}
     run = {
         "tool": {
             "driver": {
@@ -63,9 +64,7 @@ def as_sarif(document: Document) -> str:
         "results": [
             _result(rules, *judged, mark) for judged, mark in zip(judgments, marks, strict=True)
         ],
-        "properties": {
-            "untested": sorted({line for one in document["reports"] for line in one["untested"]})
-        },
+        "properties": {"untested": sorted(untested)},
     }
     log = {"$schema": _SARIF, "version": "2.1.0", "runs": [run]}
     return json.dumps(log, indent=1, allow_nan=False)
@@ -74,10 +73,10 @@ def as_sarif(document: Document) -> str:
 def _judged(report: Document) -> Iterator[Document]:
     """Lists the shields that the policy judges: the bare model only where it is alone."""
     subjects: Sequence[Document] = report["subjects"]
-    return (one for one in subjects if one["name"] != "bare" or len(subjects) == 1)
+    return (part for part in subjects if part["name"] != "bare" or len(subjects) == 1)
 
 
-def _suite(report: Document, subject: Document, place: str) -> ElementTree.Element:
+def _suite(report: Document, subject: Document, path: str) -> ElementTree.Element:
     judgments, untested = subject["verdict"]["judgments"], subject["untested"]
     outcomes = [judgment["outcome"] for judgment in judgments]
     suite = ElementTree.Element(
@@ -91,22 +90,24 @@ def _suite(report: Document, subject: Document, place: str) -> ElementTree.Eleme
     )
     names = _told_apart(f"{judgment['limit']}: {judgment['finding']}" for judgment in judgments)
     for judgment, name in zip(judgments, names, strict=True):
-        case = _case(suite, place, name)
+        case = _case(suite, path, name)
         if judgment["outcome"] != "pass":
             tag = "failure" if judgment["outcome"] == "fail" else "error"
-            words = _writable(judgment["words"])
-            ElementTree.SubElement(case, tag, type=judgment["limit"], message=words).text = words
+            message = _writable(judgment["words"])
+            ElementTree.SubElement(
+                case, tag, type=judgment["limit"], message=message
+            ).text = message
     names = _told_apart(
         _without_numbers(f"not tested: {line.partition(': ')[0]}") for line in untested
     )
     for line, name in zip(untested, names, strict=True):
-        case = _case(suite, place, name)
+        case = _case(suite, path, name)
         ElementTree.SubElement(case, "skipped", message=_writable(line))
     return suite
 
 
-def _case(suite: ElementTree.Element, place: str, name: str) -> ElementTree.Element:
-    return ElementTree.SubElement(suite, "testcase", classname=_writable(place), name=name)
+def _case(suite: ElementTree.Element, path: str, name: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", classname=_writable(path), name=name)
 
 
 def _without_numbers(name: str) -> str:
@@ -119,29 +120,29 @@ def _told_apart(names: Iterable[str]) -> list[str]:
     taken: set[str] = set()
     apart = []
     for name in map(_writable, names):
-        number, told = 1, name
-        while told in taken:
+        number, unique = 1, name
+        while unique in taken:
             number += 1
-            told = f"{name} ({number})"
-        taken.add(told)
-        apart.append(told)
+            unique = f"{name} ({number})"
+        taken.add(unique)
+        apart.append(unique)
     return apart
 
 
-def _writable(words: str) -> str:
-    return _UNWRITABLE.sub("\ufffd", words)
+def _writable(text: str) -> str:
+    return _UNWRITABLE.sub("\ufffd", text)
 
 
 def _rule(name: str) -> dict[str, Any]:
-    words = _PROOF if name == "proof" else f"the policy's {name}"
-    return {"id": name, "shortDescription": {"text": words}}
+    meaning = _PROOF if name == "proof" else f"the policy's {name}"
+    return {"id": name, "shortDescription": {"text": meaning}}
 
 
 def _result(
     rules: Sequence[str], report: Document, subject: Document, judgment: Document, mark: str
 ) -> dict[str, Any]:
     kind, level = _LEVELS[judgment["outcome"]]
-    place = f"{report['title']}/{subject['name']}"
+    path = f"{report['title']}/{subject['name']}"
     return {
         "ruleId": judgment["limit"],
         "ruleIndex": rules.index(judgment["limit"]),
@@ -154,7 +155,7 @@ def _result(
                     "artifactLocation": {"uri": report["policy_source"] or "policy.toml"},
                     "region": {"startLine": 1},
                 },
-                "logicalLocations": [{"fullyQualifiedName": place, "kind": "resource"}],
+                "logicalLocations": [{"fullyQualifiedName": path, "kind": "resource"}],
             }
         ],
         "partialFingerprints": {"shieldnet/v1": sha256(mark.encode()).hexdigest()},

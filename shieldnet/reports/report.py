@@ -99,9 +99,9 @@ class Report:
         limits = as_policy(policy)
         return Verdict(
             tuple(
-                replace(one, words=f"{subject.name}: {one.words}")
+                replace(judgment, words=f"{subject.name}: {judgment.words}")
                 for subject in self.released
-                for one in self.verdict(limits, subject.name).judgments
+                for judgment in self.verdict(limits, subject.name).judgments
             )
         )
 
@@ -120,7 +120,8 @@ class Report:
         broken = {}
         if policy is not None:
             judgments = self.verdict(policy).judgments
-            broken = {one.finding: one.limit for one in judgments if one.outcome == "fail"}
+            failed = [judgment for judgment in judgments if judgment.outcome == "fail"]
+            broken = {judgment.finding: judgment.limit for judgment in failed}
         return evidence(
             self.findings,
             self.certificate.cost,
@@ -155,7 +156,7 @@ class Report:
         claimed = document.get("guarantee")
         return cls(
             title=document["title"],
-            subjects=tuple(Subject.read(one) for one in document["subjects"]),
+            subjects=tuple(Subject.read(subject) for subject in document["subjects"]),
             seed=document["seed"],
             duration_s=document["duration_s"],
             columns=tuple(document["columns"]),
@@ -186,7 +187,7 @@ class Report:
             "policy_source": policy.source,
             "outcome": self.passes(policy).outcome,
             "untested": untested_lines(self.subjects),
-            "evidence": [asdict(one) for one in self.evidence(policy)],
+            "evidence": [asdict(item) for item in self.evidence(policy)],
             "subjects": [
                 {**subject.document(), "verdict": self._verdict_document(subject.name, policy)}
                 for subject in self.subjects
@@ -206,11 +207,11 @@ class Report:
         headers = ["shield", "bits", "mu", *(metric.title for metric in declared().headlines())]
         rows = [_row(subject) for subject in self.subjects]
         kept = [
-            place
-            for place, header in enumerate(headers)
-            if header == "bits" or any(row[place] not in ("-", "inf") for row in rows)
+            n
+            for n, header in enumerate(headers)
+            if header == "bits" or any(row[n] not in ("-", "inf") for row in rows)
         ]
-        return [headers[place] for place in kept], [[row[place] for place in kept] for row in rows]
+        return [headers[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
     def notes(self) -> list[str]:
         """Returns what the table needs said under it: how to read it, and what nobody tested."""
@@ -243,24 +244,24 @@ def load_all(path: str | Path) -> list[Report]:
     if not documents:
         raise DataError(f"Expected a report in {path}, got none.")
     try:
-        return [Report.read(one) for one in documents]
+        return [Report.read(document) for document in documents]
     except (KeyError, TypeError, ValueError, OverflowError) as damaged:
         raise DataError(f"The report in {path} is damaged: {damaged}") from damaged
 
 
 def require(reports: Sequence[Report], policy: Policy | str | Path | None = None) -> None:
     """Returns if every shield of every report passes; raises as ``Report.require`` does."""
-    limits = as_policy(policy)
+    limits, several = as_policy(policy), len(reports) > 1
     judgments = [
-        replace(one, words=f"{report.title}: {one.words}") if len(reports) > 1 else one
+        replace(judgment, words=f"{report.title}: {judgment.words}") if several else judgment
         for report in reports
-        for one in report.passes(limits).judgments
+        for judgment in report.passes(limits).judgments
     ]
     verdict = Verdict((*judgments, *_published_twice(reports)))
     if verdict:
         return
     error = PolicyFailed if verdict.outcome == "fail" else PolicyInconclusive
-    lines = (f"\n  {one.outcome}: {one.words}" for one in verdict.broken)
+    lines = (f"\n  {judgment.outcome}: {judgment.words}" for judgment in verdict.broken)
     raise error(f"The policy's outcome is {verdict.outcome}:{''.join(lines)}")
 
 
@@ -274,8 +275,8 @@ def _published_twice(reports: Sequence[Report]) -> Iterator[Judgment]:
             weights.setdefault(claimed.run, set()).add(model)
     for run, models in weights.items():
         if len(models) > 1:
-            words = f"{len(models)} different models {published_twice(run)}"
-            yield Judgment("proof", "fail", words, "guarantee")
+            message = f"{len(models)} different models {published_twice(run)}"
+            yield Judgment("proof", "fail", message, "guarantee")
 
 
 def published_twice(run: str) -> str:
@@ -340,5 +341,5 @@ def _row(subject: Subject) -> list[str]:
 
 def _cell(subject: Subject, metric: Metric) -> str:
     metrics = declared()
-    found = [finding for finding in subject.findings if metrics.find(finding.name) == metric]
-    return str(max(found, key=lambda finding: finding.value)) if found else "-"
+    measured = [part for part in subject.findings if metrics.find(part.name) == metric]
+    return str(max(measured, key=lambda finding: finding.value)) if measured else "-"

@@ -63,7 +63,7 @@ class Subject:
             "features": {name: numbers(values) for name, values in self.features.items()},
             "reconstructions": numbers(self.reconstructions),
             "curves": {name: asdict(curve) for name, curve in self.curves.items()},
-            "exposed": [asdict(one) for one in self.exposed],
+            "exposed": [asdict(records) for records in self.exposed],
             "durations_s": {name: round(taken, 2) for name, taken in self.durations_s.items()},
         }
 
@@ -79,12 +79,12 @@ class Subject:
         return cls(
             name=document["name"],
             certificate=Certificate(proven["shield"], proven["classes"], cost),
-            findings=tuple(Finding.read(one) for one in document["findings"]),
+            findings=tuple(Finding.read(finding) for finding in document["findings"]),
             untested=tuple(document["untested"]),
             features={name: tensor(values) for name, values in document["features"].items()},
             reconstructions=optional_tensor(document["reconstructions"]),
-            curves={name: Curve.read(one) for name, one in curves.items()},
-            exposed=tuple(Exposed.read(one) for one in document.get("exposed", ())),
+            curves={name: Curve.read(curve) for name, curve in curves.items()},
+            exposed=tuple(Exposed.read(records) for records in document.get("exposed", ())),
             durations_s=dict(document.get("durations_s", {})),
             configuration=document.get("configuration", ""),
         )
@@ -97,10 +97,10 @@ def numbers(values: Tensor | None) -> Any:
 
 def tensor(values: Any) -> Tensor:
     """Returns nested lists as a float tensor; raises ValueError where ragged or not finite."""
-    found = torch.tensor(values, dtype=torch.float32)
-    if not found.isfinite().all():
+    numbers = torch.tensor(values, dtype=torch.float32)
+    if not numbers.isfinite().all():
         raise ValueError("a number is too large")
-    return found
+    return numbers
 
 
 def optional_tensor(values: Any) -> Tensor | None:

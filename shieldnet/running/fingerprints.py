@@ -117,9 +117,9 @@ def _inside(value: object, seen: Seen) -> Iterator[bytes]:
         yield from _lines(_bound_to(value), seen)
     elif is_dataclass(value):
         yield from _lines(type(value), seen)
-        for one in fields(value):
-            if one.init:
-                yield from _lines((one.name, getattr(value, one.name)), seen)
+        for field in fields(value):
+            if field.init:
+                yield from _lines((field.name, getattr(value, field.name)), seen)
     elif hasattr(value, "__dict__") and not isinstance(value, types.CodeType):
         yield from _lines((type(value), vars(value)), seen)
     else:
@@ -148,7 +148,7 @@ def _bound_to(value: object) -> object:
 def _module(model: nn.Module, seen: Seen) -> Iterator[bytes]:
     """Lists a model: its parts, their code and modes, its weights and every buffer."""
     for name, part in model.named_modules():
-        own = {key: one for key, one in vars(part).items() if key not in _MODULE}
+        own = {key: entry for key, entry in vars(part).items() if key not in _MODULE}
         yield from _lines((name, type(part), own), seen)
     yield from _lines(dict(model.named_parameters(remove_duplicate=False)), seen)
     yield from _lines(dict(model.named_buffers(remove_duplicate=False)), seen)
@@ -180,11 +180,11 @@ def _function(function: types.FunctionType, seen: Seen) -> Iterator[bytes]:
 
 def _class(value: type, seen: Seen) -> Iterator[bytes]:
     """Lists a class with its bases: methods, and attributes that are no machinery of Python's."""
-    for one in value.__mro__:
-        yield f"{one.__module__}.{one.__qualname__}".encode()
-        if _installed(one):
+    for base in value.__mro__:
+        yield f"{base.__module__}.{base.__qualname__}".encode()
+        if _installed(base):
             continue
-        for name, attribute in vars(one).items():
+        for name, attribute in vars(base).items():
             is_code = isinstance(
                 attribute, types.FunctionType | staticmethod | classmethod | property
             )

@@ -43,8 +43,8 @@ def composed_epsilon(
         )
     closed = (shield.settings.cost(extent) * queries).epsilon(delta)
     composed = (loss_of(event) for event in events if _is_counted(event))
-    found = (float(one.self_compose(queries).get_epsilon_for_delta(delta)) for one in composed)
-    return min([closed, *found])
+    epsilons = (float(loss.self_compose(queries).get_epsilon_for_delta(delta)) for loss in composed)
+    return min([closed, *epsilons])
 
 
 def events_of(chain: Chain, classes: int) -> tuple[Event, ...]:
@@ -52,16 +52,16 @@ def events_of(chain: Chain, classes: int) -> tuple[Event, ...]:
 
     What reads the inputs again undoes what was proven of the stages before it.
     """
-    found: list[Event] = []
+    events: list[Event] = []
     reach = UNBOUNDED
     for stage in chain.stages:
         if stage.reads_inputs:
-            found = []
+            events = []
         event = stage.event(classes, reach)
         if event is not None:
-            found.append(event)
+            events.append(event)
         reach = stage.reach(classes, reach)
-    return tuple(found)
+    return tuple(events)
 
 
 def _is_counted(event: Event) -> bool:

@@ -13,22 +13,22 @@ from shieldnet.shield.settings import ShieldSettings, named_by
 
 def place_of(output: Any, settings: ShieldSettings) -> Path:
     """Finds the answer in an output, or says what is there; raises AnswerError."""
-    found = dict(leaves(output))
+    fields = dict(leaves(output))
     if settings.main is not None:
-        fitting = [path for path in found if written(path) == settings.main]
+        fitting = [path for path in fields if written(path) == settings.main]
     else:
         kinds = (settings.chain.layout.kind, settings.chain.layout.row_kind)
-        named = [path for path in found if path and path[-1] in kinds]
+        named = [path for path in fields if path and path[-1] in kinds]
         fitting = named or [
             path
-            for path, leaf in found.items()
+            for path, leaf in fields.items()
             if isinstance(leaf, Tensor) and not named_by(path, (*settings.others, *settings.drop))
         ]
     if len(fitting) != 1:
         wanted = settings.main or "the answer"
-        there = [written(path) for path in found]
+        there = [written(path) for path in fields]
         kind = settings.chain.layout.kind
-        example = f"{{{there[0] if there and found else 'logits'!r}: {kind!r}}}"
+        example = f"{{{there[0] if there and fields else 'logits'!r}: {kind!r}}}"
         raise AnswerError(
             f"Expected to find {wanted} in what the model returned ({type(output).__name__}); "
             f"it holds {', '.join(there) or 'nothing'}. Name it, such as outputs={example}."

@@ -94,7 +94,7 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(extent: Extent) -> dict[str, Any]:
     # False stands for a field that no answer has: TOML has no None.
-    fields = {path: one is not None and _plain(one) for path, one in extent.fields.items()}
+    fields = {path: part is not None and _plain(part) for path, part in extent.fields.items()}
     plain = {"classes": extent.classes, "positions": list(extent.positions), "fields": fields}
     return {name: value for name, value in plain.items() if value}
 
@@ -105,7 +105,7 @@ def _extent(table: Any) -> Extent:
     positions, parts = table.get("positions", []), table.get("fields", {})
     if not (isinstance(positions, list) and isinstance(parts, dict)):
         raise ConfigError("Expected positions = [height, width] and fields as tables of extents.")
-    fields = {path: None if one is False else _extent(one) for path, one in parts.items()}
+    fields = {path: None if part is False else _extent(part) for path, part in parts.items()}
     return Extent(table["classes"], tuple(positions), fields)
 
 

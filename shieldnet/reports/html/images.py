@@ -53,8 +53,8 @@ def null_map(report: Document) -> str:
     """Draws how much each pixel varies at all, with which every leak map is compared."""
     if report["columns"]:
         return ""
-    found = (subject["features"].get("null map") for subject in report["subjects"])
-    return _heat(next((values for values in found if values is not None), None), None)
+    maps = (subject["features"].get("null map") for subject in report["subjects"])
+    return _heat(next((values for values in maps if values is not None), None), None)
 
 
 def _heat(values: Any, most: float | None) -> str:

@@ -23,7 +23,7 @@ from shieldnet.reports.html.images import (
 
 _ROOM = Path(__file__).parent
 _TEMPLATE, _SCRIPT = "report.html.jinja", "report.js"
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 _LIBRARY = "window.vegaEmbed = vegaEmbed;"
 
 
@@ -48,7 +48,7 @@ def page(document: Mapping[str, Any]) -> str:
         "number": _number,
         "interval": _interval,
         "decimals": decimals,
-        "threat": lambda given: str(Threat(**given)),
+        "threat": lambda threat: str(Threat(**threat)),
     }
     scripts = [_library(), (_ROOM / _SCRIPT).read_text(encoding="utf-8")]
     return environment.get_template(_TEMPLATE).render(
@@ -78,7 +78,7 @@ def _script_hash(script: str) -> str:
 
 
 def _section(report: Mapping[str, Any]) -> dict[str, Any]:
-    subjects = [_panel(report, place) for place in range(len(report["subjects"]))]
+    subjects = [_panel(report, number) for number in range(len(report["subjects"]))]
     return {
         **report,
         "subjects": subjects,
@@ -96,14 +96,16 @@ def _section(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _panel(report: Mapping[str, Any], place: int) -> dict[str, Any]:
+def _panel(report: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Returns what the page shows of one shield."""
-    subject = report["subjects"][place]
+    subject = report["subjects"][number]
     by_name = {finding["name"]: finding for finding in subject["findings"]}
     leak = leakage(subject)  # the worst of one answer and of many averaged
     judged = subject["name"] != "bare" or len(report["subjects"]) == 1
     decided = [
-        one["finding"] for one in subject["verdict"]["judgments"] if one["outcome"] != "pass"
+        judgment["finding"]
+        for judgment in subject["verdict"]["judgments"]
+        if judgment["outcome"] != "pass"
     ]
     leaks = [] if leak is None else [leak["name"]]
     shown = [*leaks, *(metric.name for metric in declared().headlines()), *decided]
@@ -113,7 +115,7 @@ def _panel(report: Mapping[str, Any], place: int) -> dict[str, Any]:
         "durations_s": {},
         "configuration": "",
         **subject,
-        "color": COLORS[place % len(COLORS)],
+        "color": COLORS[number % len(COLORS)],
         "judged": judged,
         "by_name": by_name,
         "leak": leak,
@@ -140,26 +142,26 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         for judgment in subject["verdict"]["judgments"]
     ]
     outcome = report["outcome"]
-    decisive = [(name, one) for name, one in judgments if one["outcome"] == outcome]
+    decisive = [pair for pair in judgments if pair[1]["outcome"] == outcome]
     first = f"{decisive[0][0]}: {decisive[0][1]['words']}"
     more = f" ({len(decisive)} of {len(judgments)} limits)"
-    words = {
+    sentences = {
         "pass": f"The policy is met: all {len(judgments)} limits are kept, by whole intervals.",
         "fail": f"Do not release this under the policy. {first}{more}.",
         "inconclusive": f"This cannot be told, measure more rows. {first}{more}.",
     }
-    if any(one["limit"] == "proof" for _, one in decisive):
-        words["fail"] = (
+    if any(judgment["limit"] == "proof" for _, judgment in decisive):
+        sentences["fail"] = (
             "Do not release this: something was measured that is proven to be impossible. The "
             "defense, the accountant or the attack is wrong."
         )
     ranked = sorted(judgments, key=lambda pair: pair[1]["outcome"] == "inconclusive")
     reasons = [
-        (one["outcome"], f"{name}: {one['words']}")
-        for name, one in ranked
-        if one["outcome"] != "pass"
+        (judgment["outcome"], f"{name}: {judgment['words']}")
+        for name, judgment in ranked
+        if judgment["outcome"] != "pass"
     ]
-    return {"outcome": outcome, "words": words[outcome], "reasons": reasons}
+    return {"outcome": outcome, "words": sentences[outcome], "reasons": reasons}
 
 
 def _headline(subjects: Sequence[Mapping[str, Any]]) -> str:
@@ -172,8 +174,8 @@ def _headline(subjects: Sequence[Mapping[str, Any]]) -> str:
     if len(leaks) < 2:
         return ""
     (bare, most), *rest = leaks
-    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest[:_MOST_NAMED])
-    left += f", and {len(rest) - _MOST_NAMED} more" if len(rest) > _MOST_NAMED else ""
+    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest[:_MAX_NAMED])
+    left += f", and {len(rest) - _MAX_NAMED} more" if len(rest) > _MAX_NAMED else ""
     return (
         f"Of what the label leaves open about an input, the best attack reads {most:.0%} from "
         f"the {bare} model's answers. Behind the shields it still reads: {left}."
