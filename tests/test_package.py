@@ -44,7 +44,8 @@ def test_every_public_name_loads_and_is_documented(name: str) -> None:
 def test_namespaces_hold_what_they_are_called_for() -> None:
     assert issubclass(shieldnet.errors.ConfigError, shieldnet.errors.ShieldnetError)
     assert issubclass(shieldnet.attacks.Inversion, shieldnet.attacks.Attack)
-    assert issubclass(shieldnet.checks.Masking, shieldnet.attacks.Attack)
+    assert issubclass(shieldnet.checks.Masking, shieldnet.checks.Check)
+    assert not issubclass(shieldnet.checks.Masking, shieldnet.attacks.Attack)
     kinds = (shieldnet.countermeasures.Augment, shieldnet.DPSGD)
     assert all(issubclass(kind, shieldnet.countermeasures.Countermeasure) for kind in kinds)
     assert shieldnet.metrics.Limit("max_told", 0.1, "").name == "max_told"

@@ -188,13 +188,8 @@ def one_row_each(rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Attack(ABC):
-    """What an adversary does. Called with a game, it returns what it found.
-
-    metrics: what it may find; what it finds beside is refused. needs_shadows: whether it looks at
-    the game's shadows.
-    Errors: NotApplicable, with the reason, where it does not fit the shield or the data.
-    """
+class Measurement(ABC):
+    """What an audit runs: an attack, or a check."""
 
     metrics: ClassVar[tuple[Metric, ...]] = ()
     needs_shadows: ClassVar[bool] = False
@@ -202,6 +197,15 @@ class Attack(ABC):
     @abstractmethod
     def __call__(self, game: Game) -> Outcome:
         """Plays the game and returns findings with intervals."""
+
+
+class Attack(Measurement):
+    """What an adversary does. Called with a game, it returns what it found.
+
+    metrics: what it may find; what it finds beside is refused. needs_shadows: whether it looks at
+    the game's shadows.
+    Errors: NotApplicable, with the reason, where it does not fit the shield or the data.
+    """
 
 
 def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from shieldnet.attacks import Game
@@ -24,14 +24,19 @@ def announce(game: Game, shields: Mapping[str, Shield], plan: Plan) -> str:
     duration = in_words(estimate_s(tier, load, shields=noisy, workers=plan.at_once))
     by_train = "" if plan.train is None else " (their training comes on top)"
     _log.info(
-        "%s audit: %d attacks on %d shields%s; %s",
+        "%s audit: %s and %s on %s%s; %s",
         tier.name,
-        len(tier.attacks),
-        len(shields),
+        _count(tier.attacks, "attack"),
+        _count(tier.checks, "check"),
+        _count(shields, "shield"),
         f", {plan.shadows} shadows{by_train}" if plan.shadows else "",
         duration,
     )
     return f"{tier.name}, {duration}"
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def in_words(seconds: float) -> str:

@@ -23,8 +23,9 @@ from shieldnet.attacks import (
     TableLearning,
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
+from shieldnet.attacks.base import Measurement
 from shieldnet.attacks.membership.shadows import FEWEST, Train
-from shieldnet.checks import Attribution, Calibration, Masking, Memorization
+from shieldnet.checks import Attribution, Calibration, Check, Masking, Memorization
 from shieldnet.core.checks import choice, whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.gate.declared import require_declared
@@ -38,22 +39,37 @@ from shieldnet.shield.module import Shield
 class Tier:
     """Says what an audit runs. shadows: how many are trained; 0 leaves them out.
 
+    checks: what is measured beside the attacks, after them.
     more_s: seconds on two cores for one shield of a small model, beyond the quick tier's, measured;
     asks: answers about every row, of a shield with noise.
     """
 
     name: str
     attacks: tuple[Attack, ...]
+    checks: tuple[Check, ...] = ()
     shadows: int = 0
     more_s: float = 0.0
     asks: int = 64
 
     def __post_init__(self) -> None:
         whole("shadows", self.shadows, low=0)
-        for attack in self.attacks:
-            if not isinstance(attack, Attack):
-                raise ConfigError(f"Expected attacks such as Inversion(), got {attack!r}.")
-            require_declared(attack)
+        _require_all(self.attacks, Attack, "attacks such as Inversion()")
+        _require_all(self.checks, Check, "checks such as Attribution()")
+        for measurement in self.measurements:
+            require_declared(measurement)
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Lists attacks and checks in the order in which they run."""
+        return (*self.attacks, *self.checks)
+
+
+def _require_all(measurements: tuple[object, ...], kind: type, expected: str) -> None:
+    for measurement in measurements:
+        if not isinstance(measurement, kind):
+            is_check = isinstance(measurement, Check)
+            fix = f" It is a check: checks=({measurement!r},)." if is_check else ""
+            raise ConfigError(f"Expected {expected}, got {measurement!r}.{fix}")
 
 
 _CHECKS = (Attribution(), Masking(), Calibration())
@@ -67,8 +83,6 @@ _ALSO = (
     AttributeInference(),
     Extraction(),
     ClassInversion(),
-    Memorization(),
-    *_CHECKS,
 )
 _MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))
 
@@ -83,14 +97,15 @@ TIERS = MappingProxyType(
                 Membership(),
                 OneRun(),
                 AttributeRecovery(),
-                *_CHECKS,
             ),
+            _CHECKS,
             shadows=8,
             asks=130,
         ),
         "standard": Tier(
             "standard",
             (Inversion(), Averaging(), JitterAveraging(), *_ALSO),
+            (Memorization(), *_CHECKS),
             shadows=16,
             more_s=3.0,
             asks=1100,
@@ -103,6 +118,7 @@ TIERS = MappingProxyType(
                 JitterAveraging(queries=1024),
                 *_ALSO,
             ),
+            (Memorization(), *_CHECKS),
             shadows=64,
             more_s=30.0,
             asks=4000,
@@ -167,7 +183,7 @@ class Plan:
         model = shields[BARE].model
         tensors = (*model.parameters(), *model.buffers())
         stays = self.tier.name == "quick" or any(tensor.device.type != "cpu" for tensor in tensors)
-        stays = stays or bool(why_unsendable(dict(shields), self.train, self.tier.attacks))
+        stays = stays or bool(why_unsendable(dict(shields), self.train, self.tier.measurements))
         return replace(self, engine="inline" if stays else "processes")
 
     @property
@@ -182,8 +198,8 @@ class Plan:
 
     @property
     def trains_shadows(self) -> bool:
-        """Says whether shadows are trained and an attack needs them."""
-        return self.shadows > 0 and any(attack.needs_shadows for attack in self.tier.attacks)
+        """Says whether shadows are trained and a measurement needs them."""
+        return self.shadows > 0 and any(part.needs_shadows for part in self.tier.measurements)
 
     @property
     def shadow_jobs(self) -> int:

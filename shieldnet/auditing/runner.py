@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shieldnet.attacks import Attack, Game
+from shieldnet.attacks import Game
+from shieldnet.attacks.base import Measurement
 from shieldnet.attacks.membership.shadows import Order, trained
 from shieldnet.auditing.ceilings import with_ceilings
 from shieldnet.auditing.plan import Plan, Tier
@@ -64,7 +65,7 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
 def play(
     game: Game, shields: Mapping[str, Shield], plan: Plan, with_examples: int, bar: Progress
 ) -> list[Subject]:
-    """Plays a plan's attacks against every shield."""
+    """Plays a plan's attacks and checks against every shield."""
     begin = bar.begin if plan.is_inline else None
     jobs = [
         (
@@ -73,7 +74,7 @@ def play(
         )
         for name, shield in shields.items()
     ]
-    steps = 0 if plan.is_inline else len(plan.tier.attacks)
+    steps = 0 if plan.is_inline else len(plan.tier.measurements)
     subjects: list[Subject] = run(
         jobs,
         engine=plan.engine or "inline",
@@ -91,19 +92,19 @@ def _played(
     with_examples: int,
     begin: Callable[[str], object] | None,
 ) -> Subject:
-    """Plays all attacks against one shield. begin: is told of each; None in another process."""
+    """Plays everything against one shield. begin: is told of each; None in another process."""
     outcome = Outcome() if game.blind is None else Outcome(findings=(game.blind,))
     durations_s: dict[str, float] = {}
     with replayed_noise(game.seed):
         untested: list[str] = []
         findings = utility(game, untested)
         outcome += Outcome(findings=tuple(findings), untested=tuple(untested))
-        for attack in tier.attacks:
-            task = re.sub(r"(?<!^)(?=[A-Z])", " ", type(attack).__name__).lower()
+        for measurement in tier.measurements:
+            task = re.sub(r"(?<!^)(?=[A-Z])", " ", type(measurement).__name__).lower()
             if begin is not None:
                 begin(f"{name}: {task}")
             started = time.monotonic()
-            outcome += _outcome(attack, game, task, cache, with_examples)
+            outcome += _outcome(measurement, game, task, cache, with_examples)
             durations_s[task] = durations_s.get(task, 0.0) + time.monotonic() - started
         if name == BARE:
             outcome += _agreement(outcome.features, game)
@@ -133,21 +134,21 @@ def _agreement(features: dict[str, Tensor], game: Game) -> Outcome:
 
 
 def _outcome(
-    attack: Attack, game: Game, task: str, cache: Cache | None, with_examples: int
+    measurement: Measurement, game: Game, task: str, cache: Cache | None, with_examples: int
 ) -> Outcome:
-    """Plays one attack, or reads what it found when it was played before.
+    """Plays one attack or check, or reads what it found when it was played before.
 
     Nothing is kept of a record, or of an image of a class, that the report does not show.
     """
-    seen = game if attack.needs_shadows else game.without_shadows()
-    key = "" if cache is None else _key(attack, seen, with_examples)
+    seen = game if measurement.needs_shadows else game.without_shadows()
+    key = "" if cache is None else _key(measurement, seen, with_examples)
     if cache is not None and (kept := cache.get(key)) is not None:
         return _unpacked(kept)
     try:
-        with noise_about(repr(attack)):
-            outcome = attack(seen)
+        with noise_about(repr(measurement)):
+            outcome = measurement(seen)
         named = (finding.name for finding in outcome.findings)
-        Metrics(attack.metrics).require(named, type(attack).__name__)
+        Metrics(measurement.metrics).require(named, type(measurement).__name__)
     except NotApplicable as reason:
         outcome = Outcome(untested=(f"{task}: {reason}",))
     drawn = outcome.reconstructions
@@ -163,10 +164,10 @@ def _outcome(
     return outcome
 
 
-def _key(attack: Attack, game: Game, with_examples: int) -> str:
+def _key(measurement: Measurement, game: Game, with_examples: int) -> str:
     sets = (game.members, game.nonmembers, game.auxiliary)
     return fingerprint(
-        attack,
+        measurement,
         game.shield,
         sets,
         (game.seed, game.columns, game.sensitive, game.groups, game.canaries),

@@ -99,7 +99,8 @@ def audit(
         seed=seed,
     )
     plan = plan.for_shields(case.shields)
-    with Progress(len(case.shields) * len(plan.tier.attacks) + plan.shadow_jobs, progress) as bar:
+    steps = len(case.shields) * len(plan.tier.measurements) + plan.shadow_jobs
+    with Progress(steps, progress) as bar:
         game = case.game()
         bar.begin(announce(game, case.shields, plan))
         game = replace(game, blind=blind_finding(game.members, game.nonmembers, seed))

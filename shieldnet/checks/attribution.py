@@ -11,7 +11,8 @@ from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
 from shieldnet.attacks.adversary.features import Scale, Words, secret_of, standardize
 from shieldnet.attacks.adversary.label_baseline import label_means
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import Attack, Behind, Game, in_batches
+from shieldnet.attacks.base import Behind, Game, in_batches
+from shieldnet.checks.base import Check
 from shieldnet.checks.embeddings import FromEmbeddings
 from shieldnet.core.statistics import CONFIDENCE, Interval
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
@@ -25,7 +26,7 @@ _MAX_SPREAD = 0.25  # an estimate known less well than this says nothing
 
 
 @dataclass(frozen=True)
-class Attribution(Attack):
+class Attribution(Check):
     """Draws the leak map of a shield and estimates its inversion leakage, in about a second.
 
     Around the mean input of each class c the model is linear, z = J_c x, with rows J_c from

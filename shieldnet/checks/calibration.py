@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.base import Game
+from shieldnet.checks.base import Check
 from shieldnet.core.statistics import Curve, Interval, mean, proportion
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
@@ -21,7 +22,7 @@ _RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Calibration(Attack):
+class Calibration(Check):
     """Compares the confidence of each released winner with how often it is right, on nonmembers.
 
     ``calibration.ece`` is the expected calibration error over ten bins of as many rows each: the

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.features import Scale
-from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_each
+from shieldnet.attacks.base import Behind, Game, in_batches, one_row_each
 from shieldnet.checks.attribution import require_gradient
+from shieldnet.checks.base import Check
 from shieldnet.core.statistics import Interval, mean
 from shieldnet.data.examples import reference_rows
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
@@ -21,7 +22,7 @@ _STEPS = (0.1, 0.3, 1.0)  # in standard deviations of the inputs
 
 
 @dataclass(frozen=True)
-class Masking(Attack):
+class Masking(Check):
     """Compares what Captum reads through the shield with what plain queries recover.
 
     Rounding has a zero gradient almost everywhere, so Captum through a rounding shield reads 0,

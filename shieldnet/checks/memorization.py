@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from shieldnet.attacks.base import Attack, Behind, Game, in_batches
+from shieldnet.attacks.base import Behind, Game, in_batches
 from shieldnet.attacks.membership.attack import MIN_ROWS
+from shieldnet.checks.base import Check
 from shieldnet.core.statistics import CONFIDENCE, Interval, auc
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat, decimals
@@ -26,7 +27,7 @@ _THREAT = Threat(white_box=True, sees="the gradients of the last layer")
 
 
 @dataclass(frozen=True)
-class Memorization(Attack):
+class Memorization(Check):
     """Measures how much a step on a record alone would lower the record's own loss.
 
     That is the record's self-influence: the squared gradient of its loss with respect to the

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-from shieldnet.attacks import ATTACKS, Attack
+from shieldnet.attacks import ATTACKS
+from shieldnet.attacks.base import Measurement
 from shieldnet.attacks.membership.blind import METRICS as OF_BLIND_TESTS
 from shieldnet.checks import CHECKS
 from shieldnet.checks.utility import METRICS as OF_USE
@@ -33,27 +34,29 @@ def declared() -> Metrics:
     class takes a finding from its limit by merely being there.
     """
     metrics = dict.fromkeys(_ours())
-    for attack in _kinds_of(Attack):
-        own = _declared_by(attack)
+    for kind in _kinds_of(Measurement):
+        own = _declared_by(kind)
         if not refused(own, metrics):
             metrics |= dict.fromkeys(own)
     return Metrics(tuple(metrics))
 
 
-def require_declared(attack: Attack) -> None:
-    """Raises ConfigError where an attack does not declare what it finds, or not so that it counts.
+def require_declared(measurement: Measurement) -> None:
+    """Raises ConfigError where an attack or check declares what it finds badly, or not at all.
 
-    It is asked before the attack is played.
+    It is asked before anything is played.
     """
-    name = type(attack).__name__
-    if not attack.metrics:
+    name = type(measurement).__name__
+    if not measurement.metrics:
         raise ConfigError(
             f"Expected {name} to declare what it finds: metrics = (Metric(...),) with a limit, or "
             "with why none judges it."
         )
-    own = _declared_by(type(attack))
-    if len(own) < len(attack.metrics):
-        raise ConfigError(f"Expected the metrics of {name} as Metric(...), got {attack.metrics!r}.")
+    own = _declared_by(type(measurement))
+    if len(own) < len(measurement.metrics):
+        raise ConfigError(
+            f"Expected the metrics of {name} as Metric(...), got {measurement.metrics!r}."
+        )
     if fault := refused(own, _ours()):
         raise ConfigError(f"{name} cannot declare that: {fault}.")
 
@@ -78,20 +81,20 @@ def refused(own: Sequence[Metric], others: Collection[Metric]) -> str:
 
 def _ours() -> tuple[Metric, ...]:
     metrics: list[Metric] = [*OF_USE, *OF_BLIND_TESTS, *OF_TRAININGS]
-    for attack in (*ATTACKS, *CHECKS):
-        metrics += attack.metrics
+    for kind in (*ATTACKS, *CHECKS):
+        metrics += kind.metrics
     return tuple(dict.fromkeys(metrics))
 
 
-def _declared_by(attack: type[Attack]) -> tuple[Metric, ...]:
-    return tuple(metric for metric in attack.metrics if isinstance(metric, Metric))
+def _declared_by(kind: type[Measurement]) -> tuple[Metric, ...]:
+    return tuple(metric for metric in kind.metrics if isinstance(metric, Metric))
 
 
-def _kinds_of(attack: type) -> Iterator[type[Attack]]:
-    """Lists the kinds of attack; of several of one name (a cell that ran again) the last."""
-    kinds: dict[str, type[Attack]] = {}
-    found: Sequence[type[Attack]] = attack.__subclasses__()
-    for kind in found:
+def _kinds_of(base: type) -> Iterator[type[Measurement]]:
+    """Lists the kinds of attack and check; of several of one name (a cell run again) the last."""
+    kinds: dict[str, type[Measurement]] = {}
+    subclasses: Sequence[type[Measurement]] = base.__subclasses__()
+    for kind in subclasses:
         kinds.pop(f"{kind.__module__}.{kind.__qualname__}", None)
         kinds[f"{kind.__module__}.{kind.__qualname__}"] = kind
     for kind in kinds.values():

@@ -39,8 +39,8 @@ QUICK = sn.Tier(
         Averaging(queries=(2,)),
         Reidentification(),
         Membership(),
-        Attribution(),
     ),
+    (Attribution(),),
 )
 
 RIDGE = (Ridge(),)
@@ -59,8 +59,8 @@ FEW = sn.Tier(
         AttributeInference(),
         Extraction(students=RIDGE),
         ClassInversion(steps=2),
-        *(check() for check in CHECKS),
     ),
+    tuple(check() for check in CHECKS),
 )
 
 
@@ -276,7 +276,9 @@ class TestAudit:
         assert '<img src="data' not in page
 
 
-SMALL = sn.Tier("small", (Inversion(decoders=(Ridge(),)), Membership(), Attribution()), shadows=8)
+SMALL = sn.Tier(
+    "small", (Inversion(decoders=(Ridge(),)), Membership()), (Attribution(),), shadows=8
+)
 
 
 def small_sets(sets: dict) -> dict:
@@ -330,7 +332,9 @@ def test_another_target_is_never_answered_from_the_cache(digits_model, sets, tmp
 def test_how_long_it_takes_is_told_before_it_starts(digits_model, sets, caplog) -> None:
     with caplog.at_level("INFO", logger="shieldnet"):
         sn.audit(sn.harden(digits_model), **small_sets(sets), tier=SMALL, shadows=0)
-    assert re.search(r"small audit: 3 attacks on 2 shields; about \d+ (s|min)", caplog.text)
+    assert re.search(
+        r"small audit: 2 attacks and 1 check on 2 shields; about \d+ (s|min)", caplog.text
+    )
 
 
 def test_sets_without_labels_are_audited_for_what_needs_none(digits_model, sets) -> None:
@@ -363,7 +367,7 @@ def test_canaries_and_groups_are_found_where_they_are_given(sets) -> None:
     given = {**sets, "members": planted.members, "canaries": planted, "train": recipe}
     rows = len(planted.members[0]), len(sets["nonmembers"][0])
     groups = {"half": tuple([place % 2 for place in range(count)] for count in rows)}
-    tier = sn.Tier("small", (Membership(), Memorization()), shadows=16)
+    tier = sn.Tier("small", (Membership(),), (Memorization(),), shadows=16)
     report = sn.audit(sn.Shield(model, sn.Round(4)), **given, groups=groups, tier=tier)
     found = report.subjects[-1]
     assert found["membership.canaries.auc"].low > found["membership.auc"].value
@@ -765,3 +769,10 @@ def test_a_sensitive_column_does_not_end_as_findings_do(digits_model, sets) -> N
     model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), digits_model)
     with pytest.raises(sn.errors.ConfigError, match="capital.gain ends as findings do"):
         sn.audit(sn.harden(model), **flat, columns=columns, sensitive=("capital.gain",))
+
+
+def test_a_check_is_no_attack_and_the_refusal_says_where_it_goes() -> None:
+    with pytest.raises(sn.errors.ConfigError, match=r"It is a check: checks=\(Attribution\("):
+        sn.Tier("mine", (Attribution(),))
+    with pytest.raises(sn.errors.ConfigError, match="Expected checks such as Attribution"):
+        sn.Tier("mine", (Membership(),), (Membership(),))

@@ -71,7 +71,7 @@ def test_shadows_are_trained_by_the_users_own_function_and_kept(project) -> None
     given = ("--train=served:train", "--shadows=4", "--cache=kept", "--policy=lenient.toml")
     result = audit(project, *given)
     assert result.returncode == 0, result.stderr
-    assert "quick audit: 9 attacks on 2 shields, 4 shadows" in result.stderr
+    assert "quick audit: 6 attacks and 3 checks on 2 shields, 4 shadows" in result.stderr
     kept = set((project / "kept").iterdir())
     assert audit(project, *given).returncode == 0
     assert set((project / "kept").iterdir()) == kept

@@ -112,7 +112,7 @@ def test_every_attack_declares_what_it_finds_and_speaks_to_items_that_there_are(
 
 
 def test_every_tier_is_made_of_attacks_that_are_listed() -> None:
-    played = {type(attack) for tier in TIERS.values() for attack in tier.attacks}
+    played = {type(attack) for tier in TIERS.values() for attack in tier.measurements}
     assert played == {*ATTACKS, *CHECKS}
 
 
