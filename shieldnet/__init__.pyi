@@ -39,6 +39,7 @@ from .shield.settings import ShieldSettings as ShieldSettings
 from .shield.toml import dump_shield as dump_shield
 from .shield.toml import load_shield as load_shield
 from .training import countermeasures as countermeasures
+from .training import trainable as trainable
 from .training.finetuning import finetune as finetune
 from .training.private.clipping import AdaptiveClip as AdaptiveClip
 from .training.private.dpsgd import DPSGD as DPSGD

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ from shieldnet.training.countermeasures.base import (
     Countermeasure,
 )
 from shieldnet.training.distributed import Ranks
-from shieldnet.training.loop import Course, Keeper, Plain, Private, train
+from shieldnet.training.loop import Course, Keeper, Plain, Private
+from shieldnet.training.loop import train as take_steps
 from shieldnet.training.losses import as_loss
 from shieldnet.training.preparing import (
     as_read,
@@ -40,11 +42,30 @@ from shieldnet.training.private.premise import Premise
 from shieldnet.training.records import Records, as_records
 from shieldnet.training.result import Finetuned
 from shieldnet.training.settings import FinetuneSettings
+from shieldnet.training.trainable import BY_NAME, Full, LoRA, Trainable
 
+T = TypeVar("T", bound=Callable[..., Any])
 _MOMENTUM = 0.9
 _TOLD = 10  # times that epsilon so far is told in a run
 
 
+def _refusing_part(verb: T) -> T:
+    """Refuses part= and rank= of a verb, with the value that says the same."""
+
+    @wraps(verb)
+    def checked(*args: Any, **settings: Any) -> Any:
+        for old in ("part", "rank"):
+            if old in settings:
+                value = BY_NAME.get(str(settings.get("part")), LoRA())
+                if isinstance(value, LoRA) and settings.get("rank"):
+                    value = LoRA(settings["rank"])
+                raise ConfigError(f"finetune has no {old}: say train=sn.trainable.{value!r}.")
+        return verb(*args, **settings)
+
+    return checked  # type: ignore[return-value]  # of the same signature
+
+
+@_refusing_part
 @renamed(batch="batch_size", lr="learning_rate", mend="fix")
 def finetune(
     model: nn.Module,
@@ -55,8 +76,7 @@ def finetune(
     learning_rate: float = 0.1,
     momentum: float | None = None,
     optimizer: str = "sgd",
-    part: str = "full",
-    rank: int | None = None,
+    train: Trainable = Full(),  # noqa: B008 - a frozen value
     start: Literal["public"] | Guarantee | None = None,
     heldout: object = None,
     loss: Callable[..., Tensor] | None = None,
@@ -77,9 +97,8 @@ def finetune(
     batch_size: records of a step, on average where DPSGD draws each by itself; by default the
     loader's, else 64, with DPSGD all records (few steps on all have the simplest proof, and often
     win). epochs: how often each record is used, on average. learning_rate, optimizer: ``sgd``
-    (momentum 0.9 unless given) or ``adam`` (decoupled weight decay). part: ``full``, ``last``
-    (layer; what goes into it is computed once), ``bias``, or ``lora`` of ``rank`` 4 unless given,
-    merged into the weights afterwards.
+    (momentum 0.9 unless given) or ``adam`` (decoupled weight decay). train: which weights are
+    trained, a value of ``sn.trainable``: ``Full()``, ``LastLayer()``, ``Biases()`` or ``LoRA(4)``.
     start: what the model that is given knows of the records, for the guarantee to be one of the
     weights: ``"public"`` for nothing (a fresh model, or one of public data), or the ``Guarantee``
     that it was trained under, which is composed with the steps'. Without it the guarantee is of
@@ -106,8 +125,7 @@ def finetune(
         learning_rate,
         momentum,
         optimizer,
-        part,
-        rank,
+        train,
         outputs,
         axis,
         fix,
@@ -153,7 +171,7 @@ def finetune(
         mine = folder if ranks.is_first else None
         with only_here(mine), _told(steps, claimed, progress, ranks) as tell:
             with_optimizer = _optimizer(trained, settings, countermeasures)
-            state = train(trained, learn, steps, with_optimizer, keeper, ema, tell)
+            state = take_steps(trained, learn, steps, with_optimizer, keeper, ema, tell)
         ranks.agree(working)
     publish(working, finished, everything=claimed is None)
     audited = findings_of_run(claimed, state)

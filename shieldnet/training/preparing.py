@@ -14,17 +14,18 @@ from shieldnet.training.countermeasures.base import (
     WeightDecay,
 )
 from shieldnet.training.features import features
+from shieldnet.training.layers import last_layer, shared_weights
 from shieldnet.training.loop import Course
 from shieldnet.training.losses import Criterion, Loss, scores_of, weighted_mean
+from shieldnet.training.low_rank import merge
 from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.gradients import RecordGradients
 from shieldnet.training.private.hazards import Hazard, fixed, hazards_of, stand_ins
 from shieldnet.training.private.preflight import Preflight, examine
 from shieldnet.training.records import Records
 from shieldnet.training.settings import FinetuneSettings
-from shieldnet.training.trainable import choose_part, last_layer, merge, shared_weights
+from shieldnet.training.trainable import Trainable, choose_trainable
 
-_RANK = 4
 _WEIGHTED = Hazard(
     "weighted loss",
     "the loss",
@@ -117,13 +118,13 @@ def prepared_copies(
 ) -> tuple[nn.Module, nn.Module]:
     """Returns the copy that is trained, and the form of what is given back."""
     finished, working = copy.deepcopy(model), copy.deepcopy(model)
-    choose_part(working, settings.part, settings.rank or _RANK)
+    choose_trainable(working, settings.train)
     for one in countermeasures:
         one.prepare(working)
     for layer in working.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             layer.sparse = False  # the same gradient, as rows of numbers
-    _set_mode(working, settings.part)
+    _set_mode(working, settings.train)
     if private is None or not private.is_certified:
         return working, finished
     weighted = (_WEIGHTED,) if weighted_mean(loss) and not settings.fix else ()
@@ -136,9 +137,9 @@ def prepared_copies(
     return working, finished
 
 
-def _set_mode(model: nn.Module, part: str) -> None:
+def _set_mode(model: nn.Module, train: Trainable) -> None:
     """Puts a model into training mode; with the last layer alone, the others only compute."""
-    model.train(part != "last")
+    model.train(not train.last_layer_alone)
     last_layer(model).train()
 
 
@@ -150,7 +151,7 @@ def what_is_learned(
 ) -> tuple[nn.Module, Records]:
     """Returns the last layer and what goes into it, where that is all that is trained."""
     simple = all(isinstance(one, DPSGD | WeightDecay | LabelSmoothing) for one in countermeasures)
-    if settings.part != "last" or not simple:
+    if not settings.train.last_layer_alone or not simple:
         return working, records
     last, tied = last_layer(working), shared_weights(working)
     if any(id(one) in tied for one in last.parameters(recurse=False)):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shieldnet.core.checks import choice, finite, flag, positive, whole
 from shieldnet.core.errors import ConfigError
-from shieldnet.training.trainable import PARTS
+from shieldnet.training.trainable import Trainable
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -18,8 +18,7 @@ class FinetuneSettings:
     learning_rate: float
     momentum: float | None
     optimizer: str
-    part: str
-    rank: int | None
+    train: Trainable
     outputs: str
     axis: int | None
     fix: bool
@@ -29,16 +28,16 @@ class FinetuneSettings:
         positive("epochs", self.epochs)
         positive("learning_rate", self.learning_rate)
         choice("optimizer", self.optimizer, OPTIMIZERS)
-        choice("part", self.part, PARTS)
+        if not isinstance(self.train, Trainable):
+            raise ConfigError(
+                "Expected train as a value such as sn.trainable.LoRA(4) or "
+                f"sn.trainable.LastLayer(), got {self.train!r}."
+            )
         if self.momentum is not None:
             if not 0 <= finite("momentum", self.momentum) < 1:
                 raise ConfigError(f"Expected momentum from 0 to below 1, got {self.momentum!r}.")
             if self.optimizer != "sgd":
                 raise ConfigError(f"The optimizer {self.optimizer} has no momentum: leave it out.")
-        if self.rank is not None:
-            whole("rank", self.rank, low=1)
-            if self.part != "lora":
-                raise ConfigError(f"Only part='lora' has a rank, part is {self.part!r}.")
         flag("fix", self.fix)
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, low=1)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from shieldnet.core.checks import positive, whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.training.countermeasures.base import Adversarial, Countermeasure
+from shieldnet.training.layers import weight_holders
 from shieldnet.training.losses import Loss
 from shieldnet.training.private.gradients import Losses, Predict
-from shieldnet.training.trainable import weight_holders
 
 
 @dataclass(frozen=True)
