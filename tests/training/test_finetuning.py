@@ -155,7 +155,7 @@ def test_ema_releases_the_mean_of_the_weights(table, mlp) -> None:
     assert away[1] < away[0]
 
 
-def test_regressions_yes_or_no_and_segmentations_are_trained(table, pictures, make_model) -> None:
+def test_regressions_yes_or_no_and_segmentations_are_trained(table, images, make_model) -> None:
     inputs, labels = table
     private = sn.DPSGD(8.0, 1e-3)
     line = make_model(lambda: nn.Linear(12, 1))
@@ -175,7 +175,7 @@ def test_regressions_yes_or_no_and_segmentations_are_trained(table, pictures, ma
         line, (inputs, yes), private, outputs="binary_logits", epochs=40, learning_rate=0.5, seed=0
     )
     assert ((found.model(inputs)[:, 0] > 0) == yes).double().mean() > 0.7
-    images = pictures[0]
+    images = images[0]
     pixels = (images[:, 0] > 0).long()
     found = sn.finetune(
         make_model(lambda: nn.Conv2d(3, 2, 1)),
@@ -266,15 +266,13 @@ def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monke
 
 
 def test_clipping_per_batch_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
-    from shieldnet.training import loop as stepping
-
     def per_batch(gradients, clip, totals):
         each = gradients[0].parts[0].each
         mean = each.sum(0) / max(1, len(each))
         totals[0].add_(len(each) * mean * (clip / mean.norm().clamp_min(1e-12)).clamp(max=1))
         return torch.tensor(len(each))
 
-    monkeypatch.setattr(stepping, "clipped_sum", per_batch)
+    monkeypatch.setattr("shieldnet.training.private.canaries.clipped_sum", per_batch)
     found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
     assert any(one.crosses_proof for one in found.findings)
 
@@ -290,19 +288,19 @@ import os, sys
 import torch
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import shieldnet as sn
-from shieldnet.training import loop as stepping
+from shieldnet.training import checkpoint
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
 inputs = torch.randn(120, 12, generator=generator)
 table = inputs, inputs[:, :3].argmax(1)
 torch.manual_seed(0)
 mlp = torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
-kept = stepping.save
+real_save = checkpoint.save
 def save(folder, key, state):
-    kept(folder, key, state)
+    real_save(folder, key, state)
     if state.step == 11:
         os._exit(7)  # as if it was killed
-stepping.save = save
+checkpoint.save = save
 sn.finetune(
     mlp, table, sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30, max_grad_norm={clip}),
     checkpoint={str(tmp_path)!r}, checkpoint_every_s=1e-9, **{settings!r},

@@ -9,7 +9,7 @@ from shieldnet.training.countermeasures.base import Countermeasure
 from shieldnet.training.private.clipping import Clip, as_clip
 
 MODES = ("certified", "empirical")
-_NEVER = 1e-12
+_MIN_DELTA = 1e-12
 
 
 @renamed(
@@ -34,12 +34,12 @@ class DPSGD(Countermeasure):
     max_physical_batch_size: records whose gradients are in memory at once; by default 256, or fewer
     where their gradients (activations not counted) would take more than a quarter of a gigabyte.
     canaries: that audit the run itself: gradients of their own, along weights that no model reads,
-    planted by a coin each; how many are found bounds epsilon from below.
+    planted by a fair Bernoulli draw each; how many are found bounds epsilon from below.
 
-    Guarantee: of the trained model, by ``Guarantee``. Batches are drawn by independent coins
-    (Poisson sampling), noise and coins come from the operating system. Each record's gradient is
-    computed by a graph that sees that record alone, and the noisy sum is released on a grid, with
-    every rounding counted: it holds for floats, of any type of the model's.
+    Guarantee: of the trained model, by ``Guarantee``. Batches are drawn by independent Bernoulli
+    draws (Poisson sampling); these and the noise come from the operating system. Each record's
+    gradient is computed by a graph that sees that record alone, and the noisy sum is released on a
+    grid, with every rounding counted: it holds for floats, of any type of the model's.
     Source: Abadi et al. 2016 (arXiv:1607.00133).
     """
 
@@ -54,6 +54,7 @@ class DPSGD(Countermeasure):
     canaries: int = 0
 
     private: ClassVar[bool] = True
+    keeps_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         choice("mode", self.mode, MODES)
@@ -77,8 +78,8 @@ class DPSGD(Countermeasure):
             positive("epsilon", self.epsilon)
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise ConfigError("Expected either epsilon or noise_multiplier, and delta.")
-        if self.delta is None or not _NEVER <= fraction("delta", self.delta) < 1:
-            raise ConfigError(f"Expected delta from {_NEVER:g} to below 1, got {self.delta!r}.")
+        if self.delta is None or not _MIN_DELTA <= fraction("delta", self.delta) < 1:
+            raise ConfigError(f"Expected delta from {_MIN_DELTA:g} to below 1, got {self.delta!r}.")
         if self.canaries and self.canaries < 20:
             raise ConfigError(f"Expected at least 20 canaries, got {self.canaries}.")
 
