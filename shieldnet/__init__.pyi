@@ -43,6 +43,8 @@ from .training import trainable as trainable
 from .training.finetuning import finetune as finetune
 from .training.private.clipping import AdaptiveClip as AdaptiveClip
 from .training.private.dpsgd import DPSGD as DPSGD
+from .training.private.sampling import AllRecords as AllRecords
+from .training.private.sampling import PoissonSampling as PoissonSampling
 from .training.recipe import Recipe as Recipe
 
 __version__: str

@@ -9,7 +9,6 @@ from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.examples import Examples, row_bytes
 from shieldnet.data.hashing import weights_hash
 from shieldnet.findings.finding import Finding, Threat
-from shieldnet.privacy.calibration import calibrate_noise
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.training.checkpoint import State
@@ -85,15 +84,13 @@ def guarantee_of(
             f"Expected delta below 1 / {records} records, got {delta:g}: it would allow to publish "
             "one of them whole."
         )
-    noise = private.noise_multiplier
-    if private.epsilon is not None:
-        noise = calibrate_noise(private.epsilon, delta, rate, steps)
+    event = private.event(rate, steps)
     caveats = (
         ()
         if seed is None
         else ("whoever knows the seed knows the noise: seeded runs are for tests",)
     )
-    guarantee = Guarantee(float(noise or 0), rate, steps, records, delta, caveats)
+    guarantee = Guarantee(event.noise, event.rate, event.count, records, delta, caveats)
     looser = guarantee.cross_check()
     if looser < 0.98 * guarantee.epsilon - 1e-3:  # near 0 the grid of losses is the coarser
         raise ConfigError(

@@ -146,8 +146,16 @@ def private_among(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
 
 
 def _size(settings: FinetuneSettings, records: Records, private: DPSGD | None) -> int:
-    usual = len(records) if private is not None else _BATCH_SIZE
-    return min(len(records), settings.batch_size or records.batch or usual)
+    asked = settings.batch_size or records.batch
+    if private is None:
+        return min(len(records), asked or _BATCH_SIZE)
+    size = private.sampler.size(len(records), asked)
+    if not 1 <= size <= len(records):
+        raise ConfigError(
+            f"Expected {private.sampler!r} to draw from 1 to {len(records)} records of a step, got "
+            f"{size}."
+        )
+    return size
 
 
 def _steps(epochs: float, records: int, size: int, *, exact: bool) -> int:

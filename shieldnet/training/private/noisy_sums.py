@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.errors import DataError, TrainingFailed
+from shieldnet.core.errors import ConfigError, DataError, TrainingFailed
 from shieldnet.core.randomness import heads, noise_about
 from shieldnet.training.checkpoint import State
 from shieldnet.training.distributed import Ranks
@@ -52,7 +52,7 @@ class DpSgd(Updates):
 
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:
         """Returns the noisy sum of a step's clipped gradients, over the size of a batch."""
-        rows = self.ranks.broadcast(heads(len(self.records), self.rate)).nonzero()[:, 0]
+        rows = self.ranks.broadcast(self._drawn(len(self.records))).nonzero()[:, 0]
         self.gradients.clip = state.clip
         totals, within = self._clipped_sums(rows)
         counted = self.clip.counted(within, len(rows), self.noise, self.size)
@@ -104,6 +104,17 @@ class DpSgd(Updates):
         if self.settings.max_physical_batch_size is not None:
             return self.settings.max_physical_batch_size
         return max(1, min(_MAX_ROWS, _MAX_BYTES // max(1, self.gradients.bytes_per_record)))
+
+    def _drawn(self, records: int) -> Tensor:
+        """Draws the records of a step. Shapes: -> (records,) bool."""
+        sampler = self.settings.sampler
+        drawn = sampler.draw(records, self.rate)
+        if drawn.shape != (records,) or drawn.dtype != torch.bool:
+            raise ConfigError(
+                f"Expected {sampler!r} to draw ({records},) bool, got {tuple(drawn.shape)} "
+                f"{drawn.dtype}."
+            )
+        return drawn
 
     def _clipped_sums(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Sums the clipped gradients of these rows, over all processes.
@@ -163,4 +174,4 @@ class DpSgd(Updates):
         count = len(state.coins)
         if not count:
             return torch.zeros(0, dtype=torch.float64)
-        return canary_sum(state.coins & heads(count, self.rate), state.clip)
+        return canary_sum(state.coins & self._drawn(count), state.clip)
