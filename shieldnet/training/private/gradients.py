@@ -65,8 +65,10 @@ class RecordGradients:
         self.held = {**frozen, **dict(model.named_buffers())}
         record_loss = _RecordLoss(model, losses, views, move)
         record = [column[0] for column in example]
-        # A function: the tracer miscounts the arguments of a method.
-        gradient = lambda *given: record_loss.gradient(*given)  # noqa: E731
+
+        def gradient(*arguments: Any) -> list[Tensor]:  # the tracer cannot count a method's own
+            return record_loss.gradient(*arguments)
+
         self.graph = capture(gradient, (self.named, self.held, *record))
         self.unseen = record_loss.unseen
         self.plans, self.silent_rows = _planned(self.graph)
