@@ -146,10 +146,10 @@ def private_among(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
 
 
 def _size(settings: FinetuneSettings, records: Records, private: DPSGD | None) -> int:
-    asked = settings.batch_size or records.batch
+    batch_size = settings.batch_size or records.batch
     if private is None:
-        return min(len(records), asked or _BATCH_SIZE)
-    size = private.sampler.size(len(records), asked)
+        return min(len(records), batch_size or _BATCH_SIZE)
+    size = private.sampler.size(len(records), batch_size)
     if not 1 <= size <= len(records):
         raise ConfigError(
             f"Expected {private.sampler!r} to draw from 1 to {len(records)} records of a step, got "

@@ -19,10 +19,10 @@ class Sampler(ABC):
     """
 
     @abstractmethod
-    def size(self, records: int, asked: int | None) -> int:
+    def size(self, records: int, batch_size: int | None) -> int:
         """Returns how many records a step draws on average, from 1 to ``records``.
 
-        asked: the batch size of the user's or of a loader, None where there is none.
+        batch_size: of the user's or of a loader, None where there is none.
         """
 
     @abstractmethod
@@ -53,8 +53,8 @@ class PoissonSampling(Sampler):
     Source: Abadi et al. 2016 (arXiv:1607.00133); Mironov, Talwar, Zhang 2019 (arXiv:1908.10530).
     """
 
-    def size(self, records: int, asked: int | None) -> int:
-        return min(records, asked or records)
+    def size(self, records: int, batch_size: int | None) -> int:
+        return min(records, batch_size or records)
 
     def draw(self, records: int, rate: float) -> Tensor:
         return heads(records, rate)
@@ -72,11 +72,11 @@ class AllRecords(Sampler):
     Source: Dong, Roth, Su 2022 (arXiv:1905.02383), Corollary 3.3.
     """
 
-    def size(self, records: int, asked: int | None) -> int:
-        if asked is not None and asked < records:
+    def size(self, records: int, batch_size: int | None) -> int:
+        if batch_size is not None and batch_size < records:
             raise ConfigError(
                 f"AllRecords takes all {records} records in every step, got a batch size of "
-                f"{asked}. Leave batch_size out and pass the data without a loader, or take "
+                f"{batch_size}. Leave batch_size out and pass the data without a loader, or take "
                 "PoissonSampling()."
             )
         return records

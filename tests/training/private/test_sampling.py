@@ -9,13 +9,17 @@ from shieldnet.core.randomness import heads, replayed_noise
 from shieldnet.privacy.steps import Steps
 from shieldnet.training.private.sampling import Sampler
 
-SAMPLERS = [sn.PoissonSampling(), sn.AllRecords()]
+SAMPLERS = [
+    (sn.PoissonSampling(), None),
+    (sn.PoissonSampling(), 600),
+    (sn.AllRecords(), None),
+    (sn.AllRecords(), 2500),
+]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-@pytest.mark.parametrize("asked", [None, 2000, 2500])
-def test_every_record_is_drawn_with_the_chance_of_the_event(sampler, asked) -> None:
-    rate = sampler.size(2000, asked) / 2000
+@pytest.mark.parametrize(("sampler", "batch_size"), SAMPLERS)
+def test_every_record_is_drawn_with_the_chance_of_the_event(sampler, batch_size) -> None:
+    rate = sampler.size(2000, batch_size) / 2000
     event = sampler.event(2.0, rate, 40)
     assert (event.noise, event.count) == (2.0, 40)
     with replayed_noise(0):
@@ -77,7 +81,7 @@ def test_a_batch_size_that_would_be_ignored_is_refused(table, mlp) -> None:
 class Cyclic(Sampler):
     """Takes one record in three, in turn: a toy of one's own, of which nothing is proven."""
 
-    def size(self, records: int, asked: int | None) -> int:
+    def size(self, records: int, batch_size: int | None) -> int:
         return max(1, records // 3)
 
     def draw(self, records: int, rate: float) -> torch.Tensor:
@@ -100,11 +104,11 @@ def test_a_sampler_whose_event_is_unknown_states_no_guarantee(table, mlp) -> Non
 
 @dataclass(frozen=True)
 class Half(Sampler):
-    """Draws half of the records, whatever is asked: a toy of one's own."""
+    """Draws half of the records, whatever the batch size: a toy of one's own."""
 
     wrong: str = ""
 
-    def size(self, records: int, asked: int | None) -> int:
+    def size(self, records: int, batch_size: int | None) -> int:
         return records // 2 if self.wrong != "size" else 2 * records
 
     def draw(self, records: int, rate: float) -> torch.Tensor:
