@@ -11,6 +11,7 @@ _NAMESPACES = {
     "countermeasures": "training.countermeasures",
     "errors": "core.errors",
     "metrics": "findings.metrics",
+    "trainable": "training.trainable",
 }
 # Each public name stands once, in __init__.pyi, and is loaded when it is first used.
 _load, _names, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -39,9 +39,12 @@ from .shield.settings import ShieldSettings as ShieldSettings
 from .shield.toml import dump_shield as dump_shield
 from .shield.toml import load_shield as load_shield
 from .training import countermeasures as countermeasures
+from .training import trainable as trainable
 from .training.finetuning import finetune as finetune
 from .training.private.clipping import AdaptiveClip as AdaptiveClip
 from .training.private.dpsgd import DPSGD as DPSGD
+from .training.private.sampling import AllRecords as AllRecords
+from .training.private.sampling import PoissonSampling as PoissonSampling
 from .training.recipe import Recipe as Recipe
 
 __version__: str

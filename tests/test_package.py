@@ -48,6 +48,7 @@ def test_namespaces_hold_what_they_are_called_for() -> None:
     assert not issubclass(shieldnet.checks.Masking, shieldnet.attacks.Attack)
     kinds = (shieldnet.countermeasures.Augment, shieldnet.DPSGD)
     assert all(issubclass(kind, shieldnet.countermeasures.Countermeasure) for kind in kinds)
+    assert issubclass(shieldnet.trainable.LoRA, shieldnet.trainable.Trainable)
     assert shieldnet.metrics.Limit("max_told", 0.1, "").name == "max_told"
 
 
@@ -74,5 +75,5 @@ def test_no_room_hides_a_public_name() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    namespaces = ["attacks", "checks", "countermeasures", "errors", "metrics"]
+    namespaces = ["attacks", "checks", "countermeasures", "errors", "metrics", "trainable"]
     assert result.stdout.strip() == str(namespaces)

@@ -238,13 +238,14 @@ def finetune(
 
     Writes model.safetensors and, with --epsilon, guarantee.json for audit --guarantee.
     """
-    from shieldnet.core.checks import optional
+    from shieldnet.core.checks import choice, optional
     from shieldnet.core.errors import ConfigError, PolicyFailed
     from shieldnet.files.sources import load_guarantee, load_model, load_training
     from shieldnet.files.weights import write_weights
     from shieldnet.training.countermeasures.base import Countermeasure, WeightDecay
     from shieldnet.training.finetuning import finetune as run
     from shieldnet.training.private.dpsgd import DPSGD
+    from shieldnet.training.trainable import BY_NAME
 
     optional("safetensors.torch", extra="cli")  # before hours of training, not after
     chosen: list[Countermeasure] = []
@@ -262,7 +263,7 @@ def finetune(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        part=part,
+        train=BY_NAME[choice("part", part, tuple(BY_NAME))],
         start=start if start in (None, "public") else load_guarantee(Path(start)),  # type: ignore[arg-type]  # checked
         heldout=others,
         outputs=outputs,

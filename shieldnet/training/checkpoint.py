@@ -4,8 +4,9 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from hmac import compare_digest
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import TrainingFailed
+from shieldnet.core.randomness import noise_about, random_seed
 from shieldnet.privacy.signing import key_of_environment, mac
+from shieldnet.training.distributed import Ranks
 
 _VERSION = 2
 _SIZE = 32  # bytes of a keyed hash
@@ -27,9 +30,9 @@ class State:
     """Holds all that the next step depends on, and all that a guarantee counts.
 
     step: steps that were taken; a guarantee counts these. weights: of the trained part. mean: their
-    running mean. coins, scores: which canaries are in, and how surely each looks it. clip: the norm
-    of the next step, 0 before the first. run: names the training, once and for all. saved: how
-    often it was saved.
+    running mean. coins, scores: which canaries are in (fair Bernoulli draws), and how surely each
+    looks it. clip: the norm of the next step, 0 before the first. run: names the training,
+    once and for all. saved: how often it was saved.
     """
 
     step: int = 0
@@ -41,6 +44,54 @@ class State:
     clip: float = 0.0
     run: str = ""
     saved: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpointer:
+    """Keeps a training in a folder every so many seconds, if there is one.
+
+    key: the fingerprint of all that the training depends on. run: names it, where it begins anew.
+    """
+
+    folder: Path | None
+    key: str
+    every_s: float
+    ranks: Ranks
+    run: str
+
+    @classmethod
+    def of(
+        cls, folder: str | Path | None, every_s: float, ranks: Ranks, key: Callable[[Ranks], str]
+    ) -> "Checkpointer":
+        """Draws the name of a run, the same on every rank; asks for the key if there is a folder.
+
+        key: returns the fingerprint, for which all records are read.
+        """
+        with noise_about("run"):
+            draws = ranks.broadcast(torch.tensor([random_seed(), random_seed()]))
+        run = "".join(f"{draw:016x}" for draw in draws.tolist())
+        if folder is None:
+            return cls(None, "", every_s, ranks, run)
+        return cls(Path(folder), key(ranks), every_s, ranks, run)
+
+    def only_here(self) -> AbstractContextManager[None]:
+        """Keeps the folder to this training; see ``only_here``."""
+        return only_here(self.folder if self.ranks.is_first else None)
+
+    def latest(self, steps: int) -> State:
+        """Returns where the training stood, the same for all ranks."""
+        state = None if self.folder is None else load(self.folder, self.key, steps)
+        return state or State(run=self.run)
+
+    def is_time(self, saved_at: float, *, last: bool) -> bool:
+        """Says whether the state is to be written. saved_at: seconds of ``time.monotonic``."""
+        return self.folder is not None and (last or time.monotonic() - saved_at > self.every_s)
+
+    def keep(self, state: State) -> float:
+        """Writes the state; returns when that was."""
+        if self.folder is not None and self.ranks.is_first:
+            save(self.folder, self.key, state)
+        return time.monotonic()
 
 
 def save(folder: Path, key: str, state: State) -> None:
@@ -167,9 +218,9 @@ def _run_seal(secret: bytes, run: str, saved: int) -> str:
 
 def _secret(folder: Path, *, make: bool) -> bytes:
     """Returns the environment's key, or the folder's own, which only its owner can read."""
-    given = key_of_environment()
-    if given is not None:
-        return given
+    key = key_of_environment()
+    if key is not None:
+        return key
     path = folder / KEY
     if make and not path.exists():
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

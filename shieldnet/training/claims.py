@@ -1,31 +1,39 @@
 """What a training claims before it runs, and what its own canaries say after."""
 
 import math
+from dataclasses import replace
 
 from torch import nn
 
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.examples import Examples, row_bytes
+from shieldnet.data.hashing import weights_hash
 from shieldnet.findings.finding import Finding, Threat
-from shieldnet.privacy.calibration import calibrate_noise
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.training.checkpoint import State
+from shieldnet.training.compatibility import as_read
 from shieldnet.training.losses import Loss
-from shieldnet.training.preparing import as_read
 from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.premise import Premise, fit
 from shieldnet.training.records import Records, as_records
 
 
-def require_met(claimed: Guarantee) -> None:
-    """Raises ConfigError where what is drawn is too far from the ideal law for any epsilon."""
+def with_variation(claimed: Guarantee | None, variation: float) -> Guarantee | None:
+    """Returns the claim with the total variation of all that will be drawn to the ideal law.
+
+    Errors: ConfigError where that leaves no epsilon.
+    """
+    if claimed is None:
+        return None
+    claimed = replace(claimed, variation=variation)
     if math.isinf(claimed.epsilon):
         raise ConfigError(
             f"delta {claimed.delta:g} cannot be met: what is drawn differs from the ideal law by a "
             f"total variation of up to {claimed.variation:.1g}, which counts 1 + e^epsilon times. "
             "Take more noise, or mode='empirical', which states no guarantee."
         )
+    return claimed
 
 
 def known_of_start(
@@ -38,7 +46,7 @@ def known_of_start(
 ) -> str:
     """Says what the start is seen to know of the records, "" where nobody looked."""
     if claimed is None:
-        if premise.given is not None or heldout is not None:
+        if premise.known is not None or heldout is not None:
             raise ConfigError(
                 "start= and heldout= are about the guarantee of DPSGD(epsilon or "
                 "noise_multiplier, delta): without it nothing is stated, leave them out."
@@ -53,15 +61,15 @@ def known_of_start(
             f"have, got {tuple(rows.inputs.shape[1:])}."
         )
     ours, theirs = (
-        row_bytes(Examples("rows", one.inputs.reshape(len(one), -1))) for one in (records, rows)
+        row_bytes(Examples("rows", side.inputs.reshape(len(side), -1))) for side in (records, rows)
     )
     if shared := len(set(ours) & set(theirs)):
         raise DataError(
             f"{shared} of the heldout rows are also records that are trained on: what the start "
             "knows cannot be told by them. Hold other rows of the same kind out."
         )
-    found = fit(model, records, rows, loss)
-    return premise.check(*found, rows=min(len(records), len(rows)))
+    better, chance = fit(model, records, rows, loss)
+    return premise.check(better, chance, rows=min(len(records), len(rows)))
 
 
 def guarantee_of(
@@ -76,15 +84,13 @@ def guarantee_of(
             f"Expected delta below 1 / {records} records, got {delta:g}: it would allow to publish "
             "one of them whole."
         )
-    noise = private.noise_multiplier
-    if private.epsilon is not None:
-        noise = calibrate_noise(private.epsilon, delta, rate, steps)
+    event = private.event(rate, steps)
     caveats = (
         ()
         if seed is None
         else ("whoever knows the seed knows the noise: seeded runs are for tests",)
     )
-    guarantee = Guarantee(float(noise or 0), rate, steps, records, delta, caveats)
+    guarantee = Guarantee(event.noise, event.rate, event.count, records, delta, caveats)
     looser = guarantee.cross_check()
     if looser < 0.98 * guarantee.epsilon - 1e-3:  # near 0 the grid of losses is the coarser
         raise ConfigError(
@@ -92,6 +98,15 @@ def guarantee_of(
             "Renyi divergences, which cannot be less. Please report this; nothing was trained."
         )
     return guarantee
+
+
+def released_guarantee(
+    claimed: Guarantee | None, premise: Premise, released: nn.Module, run: str
+) -> Guarantee | None:
+    """Returns what is proven of the weights that are released, with what it takes for granted."""
+    if claimed is None:
+        return None
+    return premise.stated(replace(claimed, weights=weights_hash(released)), run)
 
 
 def findings_of_run(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:

@@ -23,7 +23,9 @@ def features(model: nn.Module, last: nn.Module, inputs: Tensor) -> Tensor | None
     def of_one(held: dict[str, Tensor], x: Tensor) -> Tensor:
         calls: list[Any] = []
         layer = traced.get_submodule(name)
-        handle = layer.register_forward_hook(lambda _, given, output: calls.append((given, output)))
+        handle = layer.register_forward_hook(
+            lambda _, inputs, output: calls.append((inputs, output))
+        )
         try:
             output = functional_call(traced, held, (x.unsqueeze(0),))
         finally:

@@ -1,50 +1,53 @@
 """Trains a copy of a model: privately, against attacks, or both."""
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from shieldnet.core.checks import positive, renamed
 from shieldnet.core.errors import ConfigError
-from shieldnet.core.randomness import noise_about, random_seed, replayed_noise
-from shieldnet.data.hashing import weights_hash
+from shieldnet.core.randomness import random_seed, replayed_noise
 from shieldnet.privacy.guarantee import Guarantee
-from shieldnet.running.fingerprints import fingerprint
-from shieldnet.training.checkpoint import only_here
-from shieldnet.training.claims import findings_of_run, guarantee_of, known_of_start, require_met
-from shieldnet.training.countermeasures.base import (
-    Augment,
-    Countermeasure,
-)
+from shieldnet.training.checkpoint import Checkpointer
+from shieldnet.training.claims import findings_of_run, released_guarantee, with_variation
+from shieldnet.training.countermeasures.base import Countermeasure
 from shieldnet.training.distributed import Ranks
-from shieldnet.training.loop import Course, Keeper, Plain, Private, train
-from shieldnet.training.losses import as_loss
-from shieldnet.training.preparing import (
-    as_read,
-    gradients_examined,
-    prepared_copies,
-    publish,
-    require_plain_weights,
-    try_once,
-    what_is_learned,
-)
-from shieldnet.training.private.dpsgd import DPSGD
-from shieldnet.training.private.premise import Premise
-from shieldnet.training.records import Records, as_records
+from shieldnet.training.loop import take_steps
+from shieldnet.training.plan import Plan
+from shieldnet.training.preparing import prepared_copies, prepared_updates
+from shieldnet.training.records import as_records
 from shieldnet.training.result import Finetuned
-from shieldnet.training.settings import FinetuneSettings
+from shieldnet.training.settings import FinetuneSettings, Optimization
+from shieldnet.training.trainable import BY_NAME, Full, LoRA, Trainable
 
-_MOMENTUM = 0.9
-_TOLD = 10  # times that epsilon so far is told in a run
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+_EPSILON_SHOWN = 10  # times in a run that the bar shows what is spent so far
 
 
+def _refusing_part(verb: Verb) -> Verb:
+    """Refuses part= and rank= of a verb, with the value that says the same."""
+
+    @wraps(verb)
+    def checked(*args: Any, **settings: Any) -> Any:
+        for old in ("part", "rank"):
+            if old in settings:
+                value = BY_NAME.get(str(settings.get("part")), LoRA())
+                if isinstance(value, LoRA) and settings.get("rank"):
+                    value = LoRA(settings["rank"])
+                raise ConfigError(f"finetune has no {old}: say train=sn.trainable.{value!r}.")
+        return verb(*args, **settings)
+
+    return checked  # type: ignore[return-value]  # of the same signature
+
+
+@_refusing_part
 @renamed(batch="batch_size", lr="learning_rate", mend="fix")
 def finetune(
     model: nn.Module,
@@ -55,8 +58,7 @@ def finetune(
     learning_rate: float = 0.1,
     momentum: float | None = None,
     optimizer: str = "sgd",
-    part: str = "full",
-    rank: int | None = None,
+    train: Trainable = Full(),  # noqa: B008 - a frozen value
     start: Literal["public"] | Guarantee | None = None,
     heldout: object = None,
     loss: Callable[..., Tensor] | None = None,
@@ -77,9 +79,8 @@ def finetune(
     batch_size: records of a step, on average where DPSGD draws each by itself; by default the
     loader's, else 64, with DPSGD all records (few steps on all have the simplest proof, and often
     win). epochs: how often each record is used, on average. learning_rate, optimizer: ``sgd``
-    (momentum 0.9 unless given) or ``adam`` (decoupled weight decay). part: ``full``, ``last``
-    (layer; what goes into it is computed once), ``bias``, or ``lora`` of ``rank`` 4 unless given,
-    merged into the weights afterwards.
+    (momentum 0.9 unless given) or ``adam`` (decoupled weight decay). train: which weights are
+    trained, a value of ``sn.trainable``: ``Full()``, ``LastLayer()``, ``Biases()`` or ``LoRA(4)``.
     start: what the model that is given knows of the records, for the guarantee to be one of the
     weights: ``"public"`` for nothing (a fresh model, or one of public data), or the ``Guarantee``
     that it was trained under, which is composed with the steps'. Without it the guarantee is of
@@ -100,122 +101,26 @@ def finetune(
     training's, was changed, or was continued already.
     """
     began = time.monotonic()
-    settings = FinetuneSettings(
-        epochs,
-        batch_size,
-        learning_rate,
-        momentum,
-        optimizer,
-        part,
-        rank,
-        outputs,
-        axis,
-        fix,
-        seed,
-    )
     positive("checkpoint_every_s", checkpoint_every_s)
-    private = _private_of(countermeasures)
-    require_plain_weights(model, private)
-    records = as_read(model, as_records(data))
-    size = _size(settings, records, private)
-    rate = size / len(records)
-    steps = _steps(settings, len(records), size, private)
-    ranks = Ranks.here()
-    criterion = as_loss(loss, outputs, axis)
-    for one in countermeasures:
-        criterion = one.criterion(criterion)
-    try_once(model, records, criterion, private)
-    course = Course(criterion, countermeasures)
-    claimed = None if private is None else guarantee_of(private, rate, steps, len(records), seed)
-    premise = Premise.of(model, start)
-    knows = known_of_start(model, premise, records, heldout, as_loss(loss, outputs, axis), claimed)
+    optimization = Optimization(optimizer, learning_rate, momentum)
+    settings = FinetuneSettings(epochs, batch_size, optimization, train, outputs, axis, fix, seed)
+    plan = Plan.of(model, as_records(data), countermeasures, settings, loss, start, heldout)
+    ranks = Ranks.from_torch()
     with _drawing(seed):
-        working, finished = prepared_copies(
-            model, records, countermeasures, private, settings, loss
-        )
-        ranks.agree(working)
-        trained, learned = what_is_learned(working, records, countermeasures, settings)
-        preflight, noise = None, 0.0
-        learn: Plain | Private = Plain(trained, learned, course, size, ranks)
-        if private is not None:
-            preflight, gradients = gradients_examined(trained, learned, course, private, settings)
-            noise = float((claimed or private).noise_multiplier or 0)
-            learn = Private(gradients, learned, private, noise, rate, ranks)
-            if claimed is not None:
-                claimed = replace(claimed, variation=steps * learn.lattice.variation)
-                require_met(claimed)
-        drawn = (size, rate, steps, noise)
-        about = (model, records.fingerprint(), countermeasures, settings, loss, ranks.count, start)
-        folder = None if checkpoint is None else Path(checkpoint)
-        key = fingerprint(*about, drawn) if folder else ""
-        keeper = Keeper(folder, key, checkpoint_every_s, ranks, _run(ranks))
-        ema = 0.0 if private is None else private.ema
-        mine = folder if ranks.is_first else None
-        with only_here(mine), _told(steps, claimed, progress, ranks) as tell:
-            with_optimizer = _optimizer(trained, settings, countermeasures)
-            state = train(trained, learn, steps, with_optimizer, keeper, ema, tell)
-        ranks.agree(working)
-    publish(working, finished, everything=claimed is None)
-    audited = findings_of_run(claimed, state)
-    if claimed is not None:
-        claimed = premise.stated(replace(claimed, weights=weights_hash(finished)), state.run)
-    return Finetuned(
-        finished.eval(), claimed, audited, preflight, steps, time.monotonic() - began, knows
-    )
-
-
-def _run(ranks: Ranks) -> str:
-    """Names this training, the same on every rank."""
-    with noise_about("run"):
-        words = ranks.told(torch.tensor([random_seed(), random_seed()]))
-    return "".join(f"{word:016x}" for word in words.tolist())
-
-
-def _private_of(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
-    for one in countermeasures:
-        if not isinstance(one, Countermeasure):
-            raise ConfigError(
-                f"Expected countermeasures such as DPSGD(...) or WeightDecay(...), got {one!r}."
-            )
-    found = [one for one in countermeasures if isinstance(one, DPSGD)]
-    if len(found) > 1:
-        raise ConfigError("Expected DPSGD once at most.")
-    if not found:
-        return None
-    mixing = [one for one in countermeasures if not one.private]
-    if mixing and found[0].is_certified:
-        raise ConfigError(
-            f"{type(mixing[0]).__name__} compares the records of a batch with each other or reads "
-            "the model's inside: it does not compose with DPSGD."
-        )
-    if found[0].augmentations > 1 and not any(isinstance(one, Augment) for one in countermeasures):
-        raise ConfigError("Augmentations of a record are all the same without Augment.")
-    return found[0]
-
-
-def _size(settings: FinetuneSettings, records: Records, private: DPSGD | None) -> int:
-    usual = len(records) if private is not None else 64
-    return min(len(records), settings.batch_size or records.batch or usual)
-
-
-def _steps(settings: FinetuneSettings, records: int, size: int, private: DPSGD | None) -> int:
-    """Counts the steps: exactly those that are taken, whatever a loader's length would say."""
-    if private is None:
-        return max(1, round(settings.epochs * -(-records // size)))
-    return max(1, math.ceil(settings.epochs * records / size - 1e-9))
-
-
-def _optimizer(
-    model: nn.Module, settings: FinetuneSettings, countermeasures: Sequence[Countermeasure]
-) -> torch.optim.Optimizer:
-    weights = [one for one in model.parameters() if one.requires_grad]
-    decay = sum(one.weight_decay for one in countermeasures)
-    if settings.optimizer == "adam":
-        return torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=decay)
-    momentum = _MOMENTUM if settings.momentum is None else settings.momentum
-    return torch.optim.SGD(
-        weights, lr=settings.learning_rate, momentum=momentum, weight_decay=decay
-    )
+        copies = prepared_copies(plan)
+        ranks.sync(copies.working)
+        updates, preflight = prepared_updates(plan, copies.working, ranks)
+        claimed = with_variation(plan.claimed, plan.steps * updates.variation)
+        checkpointer = Checkpointer.of(checkpoint, checkpoint_every_s, ranks, plan.key)
+        with checkpointer.only_here(), _progress_bar(claimed, plan, progress, ranks) as on_step:
+            state = take_steps(plan, updates, checkpointer, on_step)
+        ranks.sync(copies.working)
+    copies.publish(everything=claimed is None)
+    findings = findings_of_run(claimed, state)
+    guarantee = released_guarantee(claimed, plan.premise, copies.finished, state.run)
+    seconds = time.monotonic() - began
+    model, steps, known = copies.finished.eval(), plan.steps, plan.start
+    return Finetuned(model, guarantee, findings, preflight, steps, seconds, known)
 
 
 @contextmanager
@@ -232,20 +137,20 @@ def _drawing(seed: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _told(
-    steps: int, claimed: Guarantee | None, progress: bool | None, ranks: Ranks
+def _progress_bar(
+    claimed: Guarantee | None, plan: Plan, progress: bool | None, ranks: Ranks
 ) -> Iterator[Callable[[int], None]]:
     """Shows a bar, with the epsilon that is spent so far."""
     from tqdm import tqdm
 
     hidden = None if progress is None else not progress  # by default shown on a terminal
-    with tqdm(
-        total=steps, unit="step", disable=hidden if ranks.is_first else True, leave=False
-    ) as bar:
+    hidden = hidden if ranks.is_first else True
+    with tqdm(total=plan.steps, unit="step", disable=hidden, leave=False) as bar:
 
-        def tell(step: int) -> None:
+        def on_step(step: int) -> None:
             bar.update(step - bar.n)
-            if not bar.disable and claimed is not None and step % max(1, steps // _TOLD) == 0:
+            is_time = step % max(1, plan.steps // _EPSILON_SHOWN) == 0
+            if not bar.disable and claimed is not None and is_time:
                 bar.set_postfix(epsilon=f"{replace(claimed, steps=step).epsilon:.3f}")
 
-        yield tell
+        yield on_step

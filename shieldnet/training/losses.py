@@ -43,25 +43,27 @@ class Criterion:
             return _mean((scores.reshape(labels.shape) - labels).square())
         counted = labels != IGNORED
         if self.outputs == "binary_logits":
-            said = labels.clamp_min(0).to(scores.dtype)
-            wanted = said * (1 - self.smoothing) + self.smoothing / 2
-            each = F.binary_cross_entropy_with_logits(
+            yes = labels.clamp_min(0).to(scores.dtype)
+            wanted = yes * (1 - self.smoothing) + self.smoothing / 2
+            losses = F.binary_cross_entropy_with_logits(
                 scores.reshape(labels.shape), wanted, reduction="none"
             )
-            return _mean(each * counted, counted)
+            return _mean(losses * counted, counted)
         scores = scores.movedim(self._axis_of(scores, labels), 1)
-        given = self.outputs == "probabilities"
-        log_p = scores.clamp_min(1e-12).log() if given else scores.log_softmax(1)
-        each = F.nll_loss(log_p, labels, reduction="none", ignore_index=IGNORED)
+        if self.outputs == "probabilities":
+            log_p = scores.clamp_min(1e-12).log()
+        else:
+            log_p = scores.log_softmax(1)
+        losses = F.nll_loss(log_p, labels, reduction="none", ignore_index=IGNORED)
         if self.smoothing:
             spread = -log_p.mean(1) * counted
-            each = (1 - self.smoothing) * each + self.smoothing * spread
-        return _mean(each, counted)
+            losses = (1 - self.smoothing) * losses + self.smoothing * spread
+        return _mean(losses, counted)
 
-    def require_fit(self, scores: Tensor, labels: Tensor, every: Tensor) -> None:
+    def require_fit(self, scores: Tensor, labels: Tensor, all_labels: Tensor) -> None:
         """Raises DataError where labels do not fit the scores of the same records.
 
-        every: the labels of all records, whose range is looked at.
+        all_labels: of all records, whose range is looked at.
         """
         if self.outputs in ("values", "binary_logits"):
             if scores.numel() != labels.numel():
@@ -70,7 +72,7 @@ class Criterion:
                     f"labels of shape {tuple(labels.shape)}."
                 )
             if self.outputs == "binary_logits":
-                _require_yes_or_no(every)
+                _require_yes_or_no(all_labels)
             return
         if scores.dim() != labels.dim() + 1:
             raise DataError(
@@ -84,7 +86,7 @@ class Criterion:
                 "Expected scores of two classes or more, got one number a record: say "
                 "outputs='binary_logits' or 'values'."
             )
-        counted = every[every != IGNORED]
+        counted = all_labels[all_labels != IGNORED]
         if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
             raise DataError(
                 f"Expected labels from 0 to {classes - 1}, or {IGNORED} for what counts for "
@@ -117,21 +119,22 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Given:
+class OwnLoss:
     """Judges by a loss of the user's, and holds it to one number a record."""
 
     loss: Callable[..., Tensor]
 
     def __call__(self, output: object, labels: Tensor) -> Tensor:
-        each = self.loss(scores_of(output) if isinstance(self.loss, nn.Module) else output, labels)
-        if not isinstance(each, Tensor) or each.dim() == 0 or len(each) != len(labels):
-            shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+        inputs = scores_of(output) if isinstance(self.loss, nn.Module) else output
+        losses = self.loss(inputs, labels)
+        if not isinstance(losses, Tensor) or losses.dim() == 0 or len(losses) != len(labels):
+            shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise ConfigError(
                 f"Expected a loss for each of {len(labels)} records, got {shape}. A loss that is "
                 "summed or averaged over a batch mixes its records: return one number a record "
                 "(reduction='none')."
             )
-        return _mean(each)
+        return _mean(losses)
 
 
 def _require_yes_or_no(labels: Tensor) -> None:
@@ -170,33 +173,33 @@ def as_loss(loss: Callable[..., Tensor] | None, outputs: str, axis: int | None) 
         if averaged:
             loss.weight = loss.weight / loss.weight.mean()  # type: ignore[attr-defined]  # it has one
         loss.reduction = "none"  # type: ignore[attr-defined]  # a criterion of torch has it
-    return Given(loss)
+    return OwnLoss(loss)
 
 
 def scores_of(output: object) -> Tensor:
     """Finds the scores in an output: a tensor, the field ``logits``, or the one float tensor."""
     if isinstance(output, Tensor):
         return output
-    found = {
+    tensors = {
         path: leaf
         for path, leaf in leaves(output)
         if isinstance(leaf, Tensor) and leaf.is_floating_point()
     }
-    if ("logits",) in found:
-        return found["logits",]
-    if len(found) == 1:
-        return next(iter(found.values()))
+    if ("logits",) in tensors:
+        return tensors["logits",]
+    if len(tensors) == 1:
+        return next(iter(tensors.values()))
     raise AnswerError(
         f"Expected an output with a tensor, or with a field named logits; got "
-        f"{type(output).__name__} with {len(found)} tensors. Pass loss=, which is given the "
+        f"{type(output).__name__} with {len(tensors)} tensors. Pass loss=, which is given the "
         "output as it is."
     )
 
 
-def _mean(each: Tensor, counted: Tensor | None = None) -> Tensor:
+def _mean(losses: Tensor, counted: Tensor | None = None) -> Tensor:
     """Averages over the positions, or those that count; a record without any is as it is."""
-    if each.dim() == 1:
-        return each
+    if losses.dim() == 1:
+        return losses
     if counted is None:
-        return each.flatten(1).mean(1)
-    return each.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)
+        return losses.flatten(1).mean(1)
+    return losses.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shieldnet.core.checks import choice, finite, positive, renamed, whole
 from shieldnet.core.errors import ConfigError, DataError
 
-_SMALL = 50_000
+_MAX_TOGETHER = 50_000
 """Weights up to which a stack of models is quicker than one after the other, by 3 times."""
 
 
@@ -64,7 +64,7 @@ class Recipe:
         self, inputs: Tensor, labels: Tensor, rows: Sequence[Tensor], seeds: Sequence[int]
     ) -> list[nn.Module]:
         """Trains a model on each choice of rows. Shapes: rows, each (n,) indices of inputs."""
-        if any(len(one) == 0 for one in rows):
+        if any(len(own_rows) == 0 for own_rows in rows):
             raise DataError("A model cannot be trained on no rows.")
         fresh = [self._fresh(seed) for seed in seeds]
         if self._as_one(fresh[0]):
@@ -88,8 +88,8 @@ class Recipe:
         if self.together is not None:
             return self.together
         convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        is_small = sum(one.numel() for one in model.parameters()) <= _SMALL
-        return is_small and not any(isinstance(part, convolutions) for part in model.modules())
+        is_small = sum(weight.numel() for weight in model.parameters()) <= _MAX_TOGETHER
+        return is_small and not any(isinstance(layer, convolutions) for layer in model.modules())
 
 
 def _train(
@@ -101,49 +101,73 @@ def _train(
     seeds: Sequence[int],
 ) -> None:
     """Trains the models, as one where there are several; their weights are changed in place."""
-    alone = len(models) == 1
-    if alone:
-        parameters = dict(models[0].named_parameters())
-    else:
-        parameters, buffers = torch.func.stack_module_state(models)
-        skeleton = copy.deepcopy(models[0]).to("meta")
-
-    def losses(picked: Tensor) -> Tensor:
-        if alone:
-            return _loss(recipe, models[0](inputs[picked[0]]), labels[picked[0]])
-
-        def one(
-            weights: Mapping[str, Tensor], state: Mapping[str, Tensor], x: Tensor, y: Tensor
-        ) -> Tensor:
-            return _loss(
-                recipe, torch.func.functional_call(skeleton, {**weights, **state}, (x,)), y
-            )
-
-        each = torch.vmap(one, randomness="different")
-        return each(parameters, buffers, inputs[picked], labels[picked]).sum()
-
-    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.AdamW}
-    settings = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
-    optimizer = kinds[recipe.optimizer](
-        parameters.values(),
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-        **settings,
-    )
-    leaves = [one for one in parameters.values() if one.requires_grad]
+    stack = _Single(models[0]) if len(models) == 1 else _Stack(models)
+    weights = [weight for weight in stack.weights if weight.requires_grad]
+    optimizer = _optimizer(recipe, stack.weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds[0])  # of dropout, which asks the global generator
-        for picked in _batches(rows, recipe.batch_size, recipe.epochs, seeds):
-            gradients = torch.autograd.grad(losses(picked), leaves)
-            for leaf, gradient in zip(leaves, gradients, strict=True):
+        for batch in _batches(rows, recipe.batch_size, recipe.epochs, seeds):
+            loss = stack.loss(recipe, inputs[batch], labels[batch])
+            gradients = torch.autograd.grad(loss, weights)
+            for weight, gradient in zip(weights, gradients, strict=True):
                 # vmap's gradients are strided otherwise, and a fused step ignores strides.
-                leaf.grad = gradient.contiguous()
+                weight.grad = gradient.contiguous()
             optimizer.step()
-    for leaf in leaves:
-        leaf.grad = None
-    if not alone:
-        _unstack(models, {**parameters, **buffers})
+    for weight in weights:
+        weight.grad = None
+    stack.finish()
+
+
+class _Single:
+    """Asks one model as it is. Shapes of what it is asked about: (1, rows, ...)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.weights = model, list(model.parameters())
+
+    def loss(self, recipe: Recipe, inputs: Tensor, labels: Tensor) -> Tensor:
+        return _loss(recipe, self.model(inputs[0]), labels[0])
+
+    def finish(self) -> None:
+        """Leaves the model as it is: its own weights were trained."""
+
+
+class _Stack:
+    """Asks many models at once, by one stack of their weights. Shapes: (models, rows, ...)."""
+
+    def __init__(self, models: list[nn.Module]) -> None:
+        self.models, self.skeleton = models, copy.deepcopy(models[0]).to("meta")
+        self.parameters, self.buffers = torch.func.stack_module_state(models)
+        self.weights = list(self.parameters.values())
+
+    def loss(self, recipe: Recipe, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Returns the sum of the models' losses, each of its own rows."""
+
+        def of_model(
+            weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, y: Tensor
+        ) -> Tensor:
+            held = {**weights, **buffers}
+            return _loss(recipe, torch.func.functional_call(self.skeleton, held, (x,)), y)
+
+        losses = torch.vmap(of_model, randomness="different")
+        total: Tensor = losses(self.parameters, self.buffers, inputs, labels).sum()
+        return total
+
+    def finish(self) -> None:
+        """Copies the weights and buffers into the models."""
+        with torch.no_grad():
+            for number, model in enumerate(self.models):
+                state = model.state_dict(keep_vars=True)
+                for name, values in (*self.parameters.items(), *self.buffers.items()):
+                    state[name].copy_(values[number])
+
+
+def _optimizer(recipe: Recipe, weights: Sequence[Tensor]) -> torch.optim.Optimizer:
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adam":
+        return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(
+        weights, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=True
+    )
 
 
 def _batches(
@@ -153,13 +177,16 @@ def _batches(
 
     An epoch has as many batches as the most rows need; who has fewer rows begins them anew.
     """
-    most = max(len(one) for one in rows)
+    longest = max(len(own_rows) for own_rows in rows)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    size = min(batch, most)
-    steps = -(-most // size)
+    size = min(batch, longest)
+    steps = -(-longest // size)
     for _ in range(epochs):
         order = torch.stack(
-            [_filled(one, steps * size, by) for one, by in zip(rows, generators, strict=True)]
+            [
+                _filled(own_rows, steps * size, generator)
+                for own_rows, generator in zip(rows, generators, strict=True)
+            ]
         )
         yield from order.split(size, dim=1)
 
@@ -177,11 +204,3 @@ def _loss(recipe: Recipe, output: Tensor, labels: Tensor) -> Tensor:
     if scores.shape[-1] == 1:  # one yes or no
         return nn.functional.binary_cross_entropy_with_logits(scores[:, 0], labels.to(scores.dtype))
     return nn.functional.cross_entropy(scores, labels)
-
-
-def _unstack(models: Sequence[nn.Module], stacked: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for place, model in enumerate(models):
-            state = model.state_dict(keep_vars=True)
-            for name, values in stacked.items():
-                state[name].copy_(values[place])

@@ -23,10 +23,10 @@ class Records:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        for name, one in (("inputs", self.inputs), ("labels", self.labels)):
-            if one.dim() == 0 or len(one) == 0:
+        for name, tensor in (("inputs", self.inputs), ("labels", self.labels)):
+            if tensor.dim() == 0 or len(tensor) == 0:
                 raise DataError(f"Expected {name} with a row for every record, got none.")
-            broken = ~torch.isfinite(one)
+            broken = ~torch.isfinite(tensor)
             if broken.any():
                 row = int(broken.nonzero()[0, 0])
                 raise DataError(
@@ -41,12 +41,18 @@ class Records:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def of_type(self, kind: torch.dtype) -> "Records":
+    def rows(self, rows: Tensor | slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns inputs and labels of some rows, on a device. Shapes: rows (n,) -> (n, ...)."""
+        return self.inputs[rows].to(device), self.labels[rows].to(device)
+
+    def of_type(self, dtype: torch.dtype) -> "Records":
         """Returns the records with their real numbers in another type: the model's."""
-        parts = (self.inputs, self.labels)
-        if all(one.dtype == kind or not one.is_floating_point() for one in parts):
+        columns = (self.inputs, self.labels)
+        if all(column.dtype == dtype or not column.is_floating_point() for column in columns):
             return self
-        inputs, labels = (one.to(kind) if one.is_floating_point() else one for one in parts)
+        inputs, labels = (
+            column.to(dtype) if column.is_floating_point() else column for column in columns
+        )
         return Records(inputs, labels, self.batch)
 
     def fingerprint(self) -> str:
@@ -65,14 +71,14 @@ def as_records(data: object) -> Records:
         return data
     if isinstance(data, DataLoader):
         _require_plain(data)
-        found = as_records(data.dataset)
-        return Records(found.inputs, found.labels, data.batch_size)
+        records = as_records(data.dataset)
+        return Records(records.inputs, records.labels, data.batch_size)
     if (
         isinstance(data, tuple | list)
         and len(data) == 2
-        and not any(isinstance(one, tuple) for one in data)
+        and not any(isinstance(column, tuple) for column in data)
     ):
-        inputs, labels = (as_tensor(one, "records") for one in data)
+        inputs, labels = (as_tensor(column, "records") for column in data)
     elif isinstance(data, Sized) and hasattr(data, "__getitem__"):
         inputs, labels = pairs_of(data, "records")
     else:

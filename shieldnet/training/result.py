@@ -30,9 +30,9 @@ class Finetuned:
     def __str__(self) -> str:
         claimed = "No guarantee is stated." if self.guarantee is None else str(self.guarantee)
         audited = [
-            f"  {one.name.removeprefix('one_run.')} at least {decimals(one.low)} "
-            f"(95 %, {one.samples} canaries)"
-            for one in self.findings
+            f"  {finding.name.removeprefix('one_run.')} at least {decimals(finding.low)} "
+            f"(95 %, {finding.samples} canaries)"
+            for finding in self.findings
         ]
         head = ["Measured in the run itself:"] if audited else []
         known = [self.start] if self.start else []

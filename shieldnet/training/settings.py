@@ -1,12 +1,49 @@
 """The settings of a training that are about neither data nor countermeasures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import nn
 
 from shieldnet.core.checks import choice, finite, flag, positive, whole
 from shieldnet.core.errors import ConfigError
-from shieldnet.training.trainable import PARTS
+from shieldnet.training.trainable import Trainable
 
 OPTIMIZERS = ("sgd", "adam")
+_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Says how weights follow gradients, and makes the optimizer that does it.
+
+    optimizer: ``sgd``, or ``adam`` with decoupled weight decay. learning_rate: above 0. momentum:
+    of sgd, from 0 to below 1; by default 0.9.
+    """
+
+    optimizer: str
+    learning_rate: float
+    momentum: float | None
+
+    def __post_init__(self) -> None:
+        positive("learning_rate", self.learning_rate)
+        choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.momentum is not None:
+            if not 0 <= finite("momentum", self.momentum) < 1:
+                raise ConfigError(f"Expected momentum from 0 to below 1, got {self.momentum!r}.")
+            if self.optimizer != "sgd":
+                raise ConfigError(f"The optimizer {self.optimizer} has no momentum: leave it out.")
+
+    def __call__(
+        self, weights: Sequence[nn.Parameter], weight_decay: float
+    ) -> torch.optim.Optimizer:
+        """Makes the optimizer of some weights."""
+        rate = self.learning_rate
+        if self.optimizer == "adam":
+            return torch.optim.AdamW(weights, lr=rate, weight_decay=weight_decay)
+        momentum = _MOMENTUM if self.momentum is None else self.momentum
+        return torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=weight_decay)
 
 
 @dataclass(frozen=True)
@@ -15,11 +52,8 @@ class FinetuneSettings:
 
     epochs: float
     batch_size: int | None
-    learning_rate: float
-    momentum: float | None
-    optimizer: str
-    part: str
-    rank: int | None
+    optimization: Optimization
+    train: Trainable
     outputs: str
     axis: int | None
     fix: bool
@@ -27,18 +61,11 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         positive("epochs", self.epochs)
-        positive("learning_rate", self.learning_rate)
-        choice("optimizer", self.optimizer, OPTIMIZERS)
-        choice("part", self.part, PARTS)
-        if self.momentum is not None:
-            if not 0 <= finite("momentum", self.momentum) < 1:
-                raise ConfigError(f"Expected momentum from 0 to below 1, got {self.momentum!r}.")
-            if self.optimizer != "sgd":
-                raise ConfigError(f"The optimizer {self.optimizer} has no momentum: leave it out.")
-        if self.rank is not None:
-            whole("rank", self.rank, low=1)
-            if self.part != "lora":
-                raise ConfigError(f"Only part='lora' has a rank, part is {self.part!r}.")
+        if not isinstance(self.train, Trainable):
+            raise ConfigError(
+                "Expected train as a value such as sn.trainable.LoRA(4) or "
+                f"sn.trainable.LastLayer(), got {self.train!r}."
+            )
         flag("fix", self.fix)
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, low=1)

@@ -12,7 +12,6 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.files.sources import load_guarantee
 from shieldnet.training import checkpoint
-from shieldnet.training import loop as stepping
 
 GUARANTEE = sn.Guarantee(
     *(1.0, 0.1, 100, 1000, 1e-5),
@@ -177,15 +176,15 @@ def training(monkeypatch):
     data = inputs, inputs[:, :2].argmax(1)
     model = nn.Linear(5, 2)
 
-    def run(folder, stop=0, epochs=5):
-        kept = checkpoint.save
+    real_save = checkpoint.save
 
+    def run(folder, stop=0, epochs=5):
         def save(folder, key, state):
-            kept(folder, key, state)
+            real_save(folder, key, state)
             if stop and state.step == stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(stepping, "save", save)
+        monkeypatch.setattr(checkpoint, "save", save)
         return sn.finetune(
             model,
             data,

@@ -351,17 +351,17 @@ def test_code_of_the_users_never_sees_a_record() -> None:
         return x * 1
 
     with torch.random.fork_rng(devices=[]):
-        for part in ("full", "last"):
+        for train in (sn.trainable.Full(), sn.trainable.LastLayer()):
             sn.finetune(
                 Keeping(),
                 (inputs, labels),
                 sn.DPSGD(8.0, 1e-3),
                 sn.countermeasures.Augment(transform=transform),
                 loss=loss,
-                part=part,
+                train=train,
                 epochs=1,
             )
-            sn.finetune(Keeping(), (inputs, labels), sn.DPSGD(8.0, 1e-3), part=part, epochs=1)
+            sn.finetune(Keeping(), (inputs, labels), sn.DPSGD(8.0, 1e-3), train=train, epochs=1)
     seen = [one for one in kept if type(one) is torch.Tensor and one.shape[-1] == 8]
     assert seen
     rows = {tuple(row.tolist()) for row in inputs}

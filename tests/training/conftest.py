@@ -14,8 +14,8 @@ def table() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns 48 pictures of three channels in three classes."""
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns 48 images of three channels in three classes."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(48, 3, 6, 6, generator=generator)
     return inputs, inputs.mean((2, 3)).argmax(1)

@@ -72,19 +72,19 @@ def test_all_of_them_compose(table, mlp) -> None:
 
 
 def test_shifts_and_flips_keep_pixels_and_move_each_picture_by_itself() -> None:
-    pictures = torch.arange(1.0, 51).reshape(2, 1, 5, 5).repeat(40, 1, 1, 1)
+    images = torch.arange(1.0, 51).reshape(2, 1, 5, 5).repeat(40, 1, 1, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        moved = sn.countermeasures.Augment(shift=1).move(pictures, None, None, None)
-    assert moved.shape == pictures.shape
+        moved = sn.countermeasures.Augment(shift=1).move(images, None, None, None)
+    assert moved.shape == images.shape
     centers = {float(one[0, 2, 2]) for one in moved[::2]}
     assert centers == {7.0, 8.0, 9.0, 12.0, 13.0, 14.0, 17.0, 18.0, 19.0}
-    flipped = sn.countermeasures.Augment(flip=True).move(pictures, None, None, None)
-    kept = [torch.equal(one, other) for one, other in zip(flipped, pictures, strict=True)]
+    flipped = sn.countermeasures.Augment(flip=True).move(images, None, None, None)
+    kept = [torch.equal(one, other) for one, other in zip(flipped, images, strict=True)]
     assert 0 < sum(kept) < 80
     assert all(
         torch.equal(one, other) or torch.equal(one, other.flip(-1))
-        for one, other in zip(flipped, pictures, strict=True)
+        for one, other in zip(flipped, images, strict=True)
     )
 
 
@@ -163,7 +163,7 @@ def test_settings_that_make_no_sense_are_refused(make, words) -> None:
 
 def test_what_does_not_fit_the_data_is_said(table, mlp) -> None:
     for countermeasure, words in (
-        (sn.countermeasures.Augment(shift=1), "Only pictures"),
+        (sn.countermeasures.Augment(shift=1), "Only images"),
         (sn.countermeasures.BiDO(("nowhere",)), "has no module 'nowhere'"),
         (sn.countermeasures.TransferFreeze(2), "Expected layers below 2"),
         ("WeightDecay", "Expected countermeasures such as"),

@@ -13,6 +13,8 @@ from torch.utils.data import TensorDataset
 
 import shieldnet as sn
 
+LAST = sn.trainable.LastLayer()
+
 
 def accuracy(model, data) -> float:
     inputs, labels = data
@@ -104,35 +106,39 @@ def test_the_sum_gets_the_noise_that_is_claimed(table) -> None:
     assert abs(float(moved.mean())) < 0.1
 
 
-@pytest.mark.parametrize("part", ["last", "bias", "lora"])
-def test_a_part_is_trained_and_the_rest_stays(part, table, mlp) -> None:
-    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=5, part=part, seed=0).model
+@pytest.mark.parametrize(
+    ("train", "wanted"),
+    [
+        (sn.trainable.Full(), {"0.weight", "0.bias", "2.weight", "2.bias"}),
+        (sn.trainable.LastLayer(), {"2.weight", "2.bias"}),
+        (sn.trainable.Biases(), {"0.bias", "2.bias"}),
+        (sn.trainable.LoRA(), {"0.weight", "2.weight"}),
+    ],
+    ids=["full", "last", "biases", "lora"],
+)
+def test_a_part_is_trained_and_the_rest_stays(train, wanted, table, mlp) -> None:
+    found = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=5, train=train, seed=0).model
     moved = {
         name
         for name, one in found.state_dict().items()
         if not torch.equal(one, mlp.state_dict()[name])
     }
-    wanted = {
-        "last": {"2.weight", "2.bias"},
-        "bias": {"0.bias", "2.bias"},
-        "lora": {"0.weight", "2.weight"},
-    }
-    assert moved == wanted[part]
+    assert moved == wanted
     assert list(found.state_dict()) == list(mlp.state_dict())
     assert all(one.requires_grad for one in found.parameters())
 
 
 def test_a_low_rank_change_has_low_rank(table, mlp) -> None:
-    found = sn.finetune(mlp, table, epochs=3, part="lora", rank=2, seed=0).model
+    found = sn.finetune(mlp, table, epochs=3, train=sn.trainable.LoRA(2), seed=0).model
     change = (found[0].weight - mlp[0].weight).detach()
     assert int(torch.linalg.matrix_rank(change, rtol=1e-4)) == 2
 
 
 def test_the_last_layer_is_trained_on_what_goes_into_it(table, mlp) -> None:
     private = sn.DPSGD(8.0, 1e-3)
-    quick = sn.finetune(mlp, table, private, epochs=3, part="last", seed=0).model
+    quick = sn.finetune(mlp, table, private, epochs=3, train=LAST, seed=0).model
     slow = sn.finetune(
-        mlp, table, private, sn.countermeasures.Augment(noise=1e-9), epochs=3, part="last", seed=0
+        mlp, table, private, sn.countermeasures.Augment(noise=1e-9), epochs=3, train=LAST, seed=0
     )
     for one, other in zip(quick.parameters(), slow.model.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-4)
@@ -149,7 +155,7 @@ def test_ema_releases_the_mean_of_the_weights(table, mlp) -> None:
     assert away[1] < away[0]
 
 
-def test_regressions_yes_or_no_and_segmentations_are_trained(table, pictures, make_model) -> None:
+def test_regressions_yes_or_no_and_segmentations_are_trained(table, images, make_model) -> None:
     inputs, labels = table
     private = sn.DPSGD(8.0, 1e-3)
     line = make_model(lambda: nn.Linear(12, 1))
@@ -169,7 +175,7 @@ def test_regressions_yes_or_no_and_segmentations_are_trained(table, pictures, ma
         line, (inputs, yes), private, outputs="binary_logits", epochs=40, learning_rate=0.5, seed=0
     )
     assert ((found.model(inputs)[:, 0] > 0) == yes).double().mean() > 0.7
-    images = pictures[0]
+    images = images[0]
     pixels = (images[:, 0] > 0).long()
     found = sn.finetune(
         make_model(lambda: nn.Conv2d(3, 2, 1)),
@@ -228,8 +234,10 @@ def test_hugging_face_models_are_trained_privately(make, make_model) -> None:
     words = torch.randint(0, 20, (40, 7), generator=generator)
     data = (words[:, :-1], words[:, 1:]) if make is causal else (words, words[:, 0] % 3)
     model = make_model(make)
-    for part in ("full", "lora"):
-        found = sn.finetune(model, data, sn.DPSGD(8.0, 1e-3), epochs=1, part=part, axis=-1, seed=0)
+    for train in (sn.trainable.Full(), sn.trainable.LoRA()):
+        found = sn.finetune(
+            model, data, sn.DPSGD(8.0, 1e-3), epochs=1, train=train, axis=-1, seed=0
+        )
         assert found.preflight.sensitivity <= 1
         assert list(found.model.state_dict()) == list(model.state_dict())
 
@@ -258,15 +266,13 @@ def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monke
 
 
 def test_clipping_per_batch_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
-    from shieldnet.training import loop as stepping
-
     def per_batch(gradients, clip, totals):
         each = gradients[0].parts[0].each
         mean = each.sum(0) / max(1, len(each))
         totals[0].add_(len(each) * mean * (clip / mean.norm().clamp_min(1e-12)).clamp(max=1))
         return torch.tensor(len(each))
 
-    monkeypatch.setattr(stepping, "clipped_sum", per_batch)
+    monkeypatch.setattr("shieldnet.training.private.canaries.clipped_sum", per_batch)
     found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
     assert any(one.crosses_proof for one in found.findings)
 
@@ -282,19 +288,19 @@ import os, sys
 import torch
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import shieldnet as sn
-from shieldnet.training import loop as stepping
+from shieldnet.training import checkpoint
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
 inputs = torch.randn(120, 12, generator=generator)
 table = inputs, inputs[:, :3].argmax(1)
 torch.manual_seed(0)
 mlp = torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
-kept = stepping.save
+real_save = checkpoint.save
 def save(folder, key, state):
-    kept(folder, key, state)
+    real_save(folder, key, state)
     if state.step == 11:
         os._exit(7)  # as if it was killed
-stepping.save = save
+checkpoint.save = save
 sn.finetune(
     mlp, table, sn.DPSGD(8.0, 1e-3, ema=0.5, canaries=30, max_grad_norm={clip}),
     checkpoint={str(tmp_path)!r}, checkpoint_every_s=1e-9, **{settings!r},
@@ -348,13 +354,17 @@ def test_a_training_that_diverges_returns_nothing(table, mlp) -> None:
         ({"batch_size": 0}, "Expected batch_size >= 1"),
         ({"momentum": 1.0}, "Expected momentum from 0 to below 1"),
         ({"optimizer": "lion"}, "Expected optimizer to be one of"),
-        ({"part": "half"}, "Expected part to be one of"),
+        ({"train": "lora"}, "Expected train as a value such as sn.trainable.LoRA"),
+        ({"train": sn.trainable.LoRA}, "Expected train as a value"),
         ({"outputs": "labels"}, "Expected outputs to be one of"),
         ({"fix": "yes"}, "Expected fix to be true or false"),
         ({"seed": -1}, "Expected seed from 0"),
         ({"loss": 3}, r"Expected loss\(output, labels\)"),
         ({"momentum": 0.5, "optimizer": "adam"}, "adam has no momentum"),
-        ({"rank": 2}, "Only part='lora' has a rank"),
+        ({"rank": 2}, r"finetune has no rank: say train=sn.trainable.LoRA\(rank=2\)"),
+        ({"part": "lora"}, r"finetune has no part: say train=sn.trainable.LoRA\(rank=4\)"),
+        ({"part": "last"}, r"finetune has no part: say train=sn.trainable.LastLayer\(\)"),
+        ({"part": ["half"]}, r"finetune has no part: say train=sn.trainable.LoRA\(rank=4\)"),
         ({"loss": nn.MSELoss(), "outputs": "values"}, "leave outputs and axis out"),
     ],
 )
@@ -437,7 +447,9 @@ def test_low_rank_changes_reach_layers_whose_weights_are_read_past_them(table, m
         return Attending()
 
     model = make_model(attending)
-    found = sn.finetune(model, table, sn.DPSGD(8.0, 1e-3), epochs=2, part="lora", seed=0).model
+    found = sn.finetune(
+        model, table, sn.DPSGD(8.0, 1e-3), epochs=2, train=sn.trainable.LoRA(), seed=0
+    ).model
     assert list(found.state_dict()) == list(model.state_dict())
 
 
@@ -462,7 +474,7 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(table, mlp) -> Non
 def test_shared_and_tied_layers_give_what_was_trained(table, make_model) -> None:
     shared = make_model(lambda: nn.Linear(12, 12))
     twice = nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(12, 3))
-    found = sn.finetune(twice, table, epochs=60, part="lora", rank=4, seed=0).model
+    found = sn.finetune(twice, table, epochs=60, train=sn.trainable.LoRA(4), seed=0).model
     assert found[0] is found[2]
     assert accuracy(found, table) > accuracy(twice, table) + 0.2
 
@@ -479,9 +491,9 @@ def test_shared_and_tied_layers_give_what_was_trained(table, make_model) -> None
     data = words, words[:, 0]
     model = make_model(Tied)
     with pytest.raises(sn.errors.ConfigError, match="whose weight is its own"):
-        sn.finetune(model, data, part="lora")
+        sn.finetune(model, data, train=sn.trainable.LoRA())
     loss = nn.CrossEntropyLoss()
-    found = sn.finetune(model, data, part="last", epochs=20, seed=0).model
+    found = sn.finetune(model, data, train=LAST, epochs=20, seed=0).model
     lost = [float(loss(one(words), data[1]).detach()) for one in (found, model)]
     assert lost[0] < lost[1]
 
@@ -493,7 +505,9 @@ def test_batch_norm_of_numbers_can_be_mended(table, make_model) -> None:
     private = sn.DPSGD(epsilon=100.0, delta=1e-3)
     found = sn.finetune(model, table, private, epochs=60, learning_rate=0.5, fix=True, seed=0).model
     assert accuracy(found, table) > 0.9
-    part = sn.finetune(model, table, sn.DPSGD(8.0, 1e-3), epochs=2, part="bias", fix=True, seed=0)
+    part = sn.finetune(
+        model, table, sn.DPSGD(8.0, 1e-3), epochs=2, train=sn.trainable.Biases(), fix=True, seed=0
+    )
     assert torch.equal(part.model[1].weight, model[1].weight)
 
 

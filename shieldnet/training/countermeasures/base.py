@@ -18,10 +18,12 @@ class Countermeasure:
     """Changes how a model is trained; several act in the order in which they are given.
 
     private: whether it composes with DP-SGD: what it does to a record depends on no other record.
-    weight_decay: L2 on the weights, in every step.
+    keeps_inputs: whether it learns from inputs as they are and leaves the model alone, so that what
+    goes into the last layer can be computed once. weight_decay: L2 on the weights, in every step.
     """
 
     private: ClassVar[bool] = True
+    keeps_inputs: ClassVar[bool] = False
     weight_decay: float = 0.0
 
     def prepare(self, model: nn.Module) -> None:
@@ -42,12 +44,12 @@ class Countermeasure:
 
 @dataclass(frozen=True)
 class Augment(Countermeasure):
-    """Learns from moved copies of each record.
+    """Learns from changed copies of each record.
 
-    shift: up to so many pixels, either way. flip: left to right, by a coin. noise: deviation of
-    noise on every number. transform: of your own, such as one of kornia's; it must treat every row
-    by itself.
-    Measured (benchmarks/RESULTS.md, countermeasures; three seeds): shifted pictures lower the AUC
+    shift: up to so many pixels, either way. flip: left to right, with chance 1/2. noise: deviation
+    of noise on every number. transform: of your own, such as one of kornia's; it must treat every
+    row by itself.
+    Measured (benchmarks/RESULTS.md, countermeasures; three seeds): shifted images lower the AUC
     of membership (digits .63 to .55; canaries .99 to .79), noise on tables hardly does; inversion
     of answers stays as it was.
     """
@@ -68,13 +70,13 @@ class Augment(Countermeasure):
     def move(self, inputs: Tensor, labels: Tensor, predict: Predict, loss: Loss) -> Tensor:
         if (self.shift or self.flip) and inputs.dim() < 3:
             raise ConfigError(
-                f"Only pictures can be shifted or flipped; the inputs have shape "
+                f"Only images can be shifted or flipped; the inputs have shape "
                 f"{tuple(inputs.shape)}. A table takes noise."
             )
         if self.flip:
-            coins = torch.rand(len(inputs)).to(inputs.device) < 0.5
+            flipped = torch.rand(len(inputs)).to(inputs.device) < 0.5
             shape = (-1, *[1] * (inputs.dim() - 1))
-            inputs = torch.where(coins.reshape(shape), inputs.flip(-1), inputs)
+            inputs = torch.where(flipped.reshape(shape), inputs.flip(-1), inputs)
         if self.shift:
             inputs = _shifted(inputs, self.shift)
         if self.noise:
@@ -82,16 +84,16 @@ class Augment(Countermeasure):
         return inputs if self.transform is None else self.transform(inputs)
 
 
-def _shifted(inputs: Tensor, most: int) -> Tensor:
-    """Moves every picture by up to ``most`` pixels; what comes in is 0."""
+def _shifted(inputs: Tensor, max_shift: int) -> Tensor:
+    """Moves every image by up to ``max_shift`` pixels; what comes in is 0."""
     count, height, width = len(inputs), inputs.shape[-2], inputs.shape[-1]
-    planes = F.pad(inputs.reshape(count, -1, height, width), (most,) * 4)
-    offsets = (torch.rand(count, 2) * (2 * most + 1)).long().to(inputs.device)
+    planes = F.pad(inputs.reshape(count, -1, height, width), (max_shift,) * 4)
+    offsets = (torch.rand(count, 2) * (2 * max_shift + 1)).long().to(inputs.device)
     rows = offsets[:, :1] + torch.arange(height, device=inputs.device)
     columns = offsets[:, 1:] + torch.arange(width, device=inputs.device)
     at = torch.arange(count, device=inputs.device)[:, None, None]
-    moved = planes.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).reshape(inputs.shape)
+    shifted = planes.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]]
+    return shifted.permute(0, 3, 1, 2).reshape(inputs.shape)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class WeightDecay(Countermeasure):
     """
 
     rate: float = 1e-2
+    keeps_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("rate", self.rate)
@@ -123,6 +126,7 @@ class LabelSmoothing(Countermeasure):
     """
 
     amount: float = 0.1
+    keeps_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not -1 < finite("amount", self.amount) < 1 or self.amount == 0:
@@ -146,7 +150,7 @@ class Adversarial(Countermeasure):
     what it says of the worst input, with this weight (TRADES, Zhang 2019).
     Measured (benchmarks/RESULTS.md, countermeasures; three seeds): robust accuracy (digits .18 to
     .77), and accuracy where labels are wrong; inversion of answers gets easier (.52 to .59);
-    membership stays as it was on pictures, though Song 2019 found it worse.
+    membership stays as it was on images, though Song 2019 found it worse.
     """
 
     epsilon: float = 0.1
@@ -172,10 +176,10 @@ class Adversarial(Countermeasure):
         if self.trades is None:
             return self.worst(inputs, predict, lambda output: loss(output, labels))
         with torch.no_grad():
-            said = scores_of(predict(inputs)).softmax(-1)
+            target = scores_of(predict(inputs)).softmax(-1)
         # At the input itself the divergence is flat: start beside it.
         start = inputs + 1e-3 * (2 * torch.rand(inputs.shape).to(inputs) - 1)
-        worst = self.worst(inputs, predict, lambda output: _divergence(output, said), start)
+        worst = self.worst(inputs, predict, lambda output: _divergence(output, target), start)
         return torch.stack([inputs, worst], 1)
 
     def losses(self, losses: Losses, loss: Loss) -> Losses:
@@ -186,8 +190,8 @@ class Adversarial(Countermeasure):
         def both(predict: Predict, pairs: Tensor, labels: Tensor) -> Tensor:
             inputs, worst = pairs.unbind(1)
             output = predict(inputs)
-            said = scores_of(output).softmax(-1)
-            return loss(output, labels) + weight * _divergence(predict(worst), said)
+            target = scores_of(output).softmax(-1)
+            return loss(output, labels) + weight * _divergence(predict(worst), target)
 
         return both
 
@@ -209,16 +213,16 @@ class Adversarial(Countermeasure):
         size = self.step_size or 2.5 * self.epsilon / self.steps
         offset = 0 if start is None else start - inputs
 
-        def forward(moved: Tensor) -> Tensor:
-            each = loss(predict(moved + offset))
-            return each.unsqueeze(1)
+        def forward(perturbed: Tensor) -> Tensor:
+            losses = loss(predict(perturbed + offset))
+            return losses.unsqueeze(1)
 
-        def summed(each: Tensor, target: object) -> Tensor:
-            return each[:, 0]
+        def summed(losses: Tensor, target: object) -> Tensor:
+            return losses[:, 0]
 
         attack = PGD(forward, loss_func=summed, lower_bound=self.low, upper_bound=self.high)
         with torch.enable_grad(), unwarned("Input Tensor 0 did not already require"):
-            moved: Tensor = attack.perturb(
+            worst: Tensor = attack.perturb(
                 inputs.detach().clone(),
                 radius=self.epsilon,
                 step_size=size,
@@ -226,10 +230,10 @@ class Adversarial(Countermeasure):
                 target=0,
                 targeted=easier,
             )
-        return moved.detach()
+        return worst.detach()
 
 
-def _divergence(output: object, said: Tensor) -> Tensor:
-    """Returns KL(said || softmax of the output) of every record."""
+def _divergence(output: object, target: Tensor) -> Tensor:
+    """Returns KL(target || softmax of the output) of every record."""
     log_p = scores_of(output).log_softmax(-1)
-    return (torch.xlogy(said, said) - said * log_p).flatten(1).sum(1)
+    return (torch.xlogy(target, target) - target * log_p).flatten(1).sum(1)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from shieldnet.core.checks import positive, whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.training.countermeasures.base import Adversarial, Countermeasure
+from shieldnet.training.layers import weight_holders
 from shieldnet.training.losses import Loss
 from shieldnet.training.private.gradients import Losses, Predict
-from shieldnet.training.trainable import weight_holders
 
 
 @dataclass(frozen=True)
 class AntiAdversarial(Countermeasure):
-    """Learns from inputs moved toward their class within a linf ball: training made easier.
+    """Learns from inputs changed toward their class within a linf ball: training made easier.
 
     It leaves the loss steep beside the data, so that gradients mislead who draws a class by them.
     Queries do not follow gradients: classes are drawn all the same, and accuracy falls (digits, .91
@@ -68,8 +68,8 @@ class TransferFreeze(Countermeasure):
                 f"{self.layers}: nothing would be trained."
             )
         for module in holders[: self.layers]:
-            for one in module.parameters(recurse=False):
-                one.requires_grad_(False)
+            for weight in module.parameters(recurse=False):
+                weight.requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,15 @@ class BiDO(Countermeasure):
     def losses(self, losses: Losses, loss: Loss) -> Losses:
         def with_dependence(predict: Predict, inputs: Tensor, labels: Tensor) -> Tensor:
             with _hidden(predict, self.layers) as seen:
-                each = loss(predict(inputs), labels)
+                of_output = loss(predict(inputs), labels)
             of_input = _kernel(inputs)
             of_label = (labels[:, None] == labels).to(of_input)
-            total = each.new_zeros(())
+            total = of_output.new_zeros(())
             for layer in seen:
                 of_layer = _kernel(layer)
                 total = total + self.to_input * _hsic(of_layer, of_input)
                 total = total - self.to_label * _hsic(of_layer, of_label)
-            return each + total
+            return of_output + total
 
         return with_dependence
 
@@ -131,15 +131,15 @@ class MID(Countermeasure):
     def losses(self, losses: Losses, loss: Loss) -> Losses:
         def through_noise(predict: Predict, inputs: Tensor, labels: Tensor) -> Tensor:
             with _hidden(predict, (self.layer,), lambda h: h + torch.randn_like(h)) as seen:
-                each = loss(predict(inputs), labels)
+                of_output = loss(predict(inputs), labels)
             spent: Tensor = seen[0].flatten(1).square().sum(1) / 2
-            return each + self.beta * spent
+            return of_output + self.beta * spent
 
         return through_noise
 
 
 def _names(layers: Sequence[str]) -> None:
-    named = all(isinstance(one, str) and one for one in layers)
+    named = all(isinstance(name, str) and name for name in layers)
     if not layers or isinstance(layers, str) or not named:
         raise ConfigError(f"Expected the names of hidden modules, got {layers!r}.")
 
@@ -148,7 +148,7 @@ def _names(layers: Sequence[str]) -> None:
 def _hidden(
     predict: Predict, names: Sequence[str], change: Callable[[Tensor], Tensor] | None = None
 ) -> Any:
-    """Lists what the named modules say, and passes on what it is changed to."""
+    """Lists the outputs of the named modules, and passes on what they are changed to."""
     assert isinstance(predict, nn.Module)  # noqa: S101  # private is False: always the model itself
     modules = dict(predict.named_modules())
     missing = [name for name in names if name not in modules]
@@ -156,15 +156,15 @@ def _hidden(
         raise ConfigError(
             f"The model has no module {missing[0]!r}. It has: {', '.join(filter(None, modules))}."
         )
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, given: Any, output: Tensor) -> Tensor:
-        seen.append(output)
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        outputs.append(output)
         return output if change is None else change(output)
 
     handles = [modules[name].register_forward_hook(keep) for name in names]
     try:
-        yield seen
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -173,12 +173,12 @@ def _hidden(
 def _kernel(rows: Tensor) -> Tensor:
     """Compares rows by a Gaussian kernel as wide as their mean distance."""
     flat = rows.flatten(1)
-    apart: Tensor = torch.cdist(flat, flat).square()
-    return torch.exp(-apart / (2 * apart.mean().detach().clamp_min(1e-12)))
+    squares: Tensor = torch.cdist(flat, flat).square()
+    return torch.exp(-squares / (2 * squares.mean().detach().clamp_min(1e-12)))
 
 
-def _hsic(one: Tensor, other: Tensor) -> Tensor:
+def _hsic(kernel: Tensor, other: Tensor) -> Tensor:
     """Returns the Hilbert-Schmidt independence criterion of two kernels."""
-    count = len(one)
-    centered: Tensor = one - one.mean(0) - one.mean(1, keepdim=True) + one.mean()
+    count = len(kernel)
+    centered: Tensor = kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
     return torch.sum(centered * other) / max(1, count - 1) ** 2

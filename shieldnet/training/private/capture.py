@@ -1,8 +1,8 @@
 """One record's computation as a graph of plain tensor operators, which no other record can enter.
 
-A forward pass in Python may look at its batch, count its calls, toss coins or keep what it saw. A
-graph cannot: it is traced once, on tensors without values, for a batch of one, and what it computes
-of a record depends on the arguments of the graph alone.
+A forward pass in Python may look at its batch, count its calls, draw at random or keep what it saw.
+A graph cannot: it is traced once, on tensors without values, for a batch of one, and what it
+computes of a record depends on the arguments of the graph alone.
 """
 
 import operator
@@ -76,17 +76,17 @@ def map_records(
     """
     device = next(iter(held.values())).device
     example = [column[0].to(device) for column in columns]
-    graph = capture(lambda *given: [function(*given)], (held, *example))
+    graph = capture(lambda *arguments: [function(*arguments)], (held, *example))
     if is_random(graph):
         raise NotCaptured("its answers are random")
     # forward: a call would run global hooks, which may keep what they see.
     mapped = vmap(graph.forward, in_dims=(*[None] * len(held), *[0] * len(columns)))
     with torch.no_grad(), unwarned("There is a performance drop"):
-        parts = [
-            mapped(*held.values(), *(part.to(device) for part in rows))[0].cpu()
-            for rows in zip(*(column.split(_ROWS) for column in columns), strict=True)
+        results = [
+            mapped(*held.values(), *(rows.to(device) for rows in batch))[0].cpu()
+            for batch in zip(*(column.split(_ROWS) for column in columns), strict=True)
         ]
-    return torch.cat(parts)
+    return torch.cat(results)
 
 
 def is_random(graph: GraphModule) -> bool:
@@ -100,19 +100,19 @@ def with_draws_given(graph: GraphModule) -> tuple[GraphModule, GraphModule]:
     The second takes the arguments of the first, and then each draw: the same draws can so be given
     to one record and to many.
     """
-    drawing, given = _copied(graph), _copied(graph)
+    drawing, computing = _copied(graph), _copied(graph)
     output = next(node for node in drawing.graph.nodes if node.op == "output")
     output.args = (_random_nodes(drawing),)
-    last = [node for node in given.graph.nodes if node.op == "placeholder"][-1]
-    for number, node in enumerate(_random_nodes(given)):
-        with given.graph.inserting_after(last):
-            last = given.graph.placeholder(f"draw_{number}")
+    last = [node for node in computing.graph.nodes if node.op == "placeholder"][-1]
+    for number, node in enumerate(_random_nodes(computing)):
+        with computing.graph.inserting_after(last):
+            last = computing.graph.placeholder(f"draw_{number}")
         node.replace_all_uses_with(last)
-        given.graph.erase_node(node)
-    for part in (drawing, given):
-        part.graph.eliminate_dead_code()
-        part.recompile()
-    return drawing, given
+        computing.graph.erase_node(node)
+    for half in (drawing, computing):
+        half.graph.eliminate_dead_code()
+        half.recompile()
+    return drawing, computing
 
 
 def _copied(graph: GraphModule) -> GraphModule:
@@ -229,7 +229,7 @@ _REASONS = (
 
 def _reason(failed: Exception) -> str:
     text = f"{type(failed).__name__}: {failed}"
-    for words, reason in _REASONS:
-        if any(word in text for word in words):
+    for signs, reason in _REASONS:
+        if any(sign in text for sign in signs):
             return reason
     return f"tracing it failed with {text.splitlines()[0][:300]}"

@@ -5,11 +5,14 @@ from typing import ClassVar
 
 from shieldnet.core.checks import choice, fraction, positive, renamed, whole
 from shieldnet.core.errors import ConfigError
+from shieldnet.privacy.calibration import calibrate_noise
+from shieldnet.privacy.steps import Steps
 from shieldnet.training.countermeasures.base import Countermeasure
 from shieldnet.training.private.clipping import Clip, as_clip
+from shieldnet.training.private.sampling import PoissonSampling, Sampler
 
 MODES = ("certified", "empirical")
-_NEVER = 1e-12
+_MIN_DELTA = 1e-12
 
 
 @renamed(
@@ -33,13 +36,14 @@ class DPSGD(Countermeasure):
     mean of the weights, which is released in their place; it costs no privacy.
     max_physical_batch_size: records whose gradients are in memory at once; by default 256, or fewer
     where their gradients (activations not counted) would take more than a quarter of a gigabyte.
+    sampler: which records a step draws: ``PoissonSampling()``, or ``AllRecords()``.
     canaries: that audit the run itself: gradients of their own, along weights that no model reads,
-    planted by a coin each; how many are found bounds epsilon from below.
+    planted by a fair Bernoulli draw each; how many are found bounds epsilon from below.
 
-    Guarantee: of the trained model, by ``Guarantee``. Batches are drawn by independent coins
-    (Poisson sampling), noise and coins come from the operating system. Each record's gradient is
-    computed by a graph that sees that record alone, and the noisy sum is released on a grid, with
-    every rounding counted: it holds for floats, of any type of the model's.
+    Guarantee: of the trained model, by ``Guarantee``: of the sampler's event and the noise, which
+    both draw from the operating system. Each record's gradient is computed by a graph that sees
+    that record alone, and the noisy sum is released on a grid, with every rounding counted: it
+    holds for floats, of any type of the model's.
     Source: Abadi et al. 2016 (arXiv:1607.00133).
     """
 
@@ -52,8 +56,10 @@ class DPSGD(Countermeasure):
     ema: float = 0.0
     max_physical_batch_size: int | None = None
     canaries: int = 0
+    sampler: Sampler = PoissonSampling()  # noqa: RUF009 - a frozen value
 
     private: ClassVar[bool] = True
+    keeps_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         choice("mode", self.mode, MODES)
@@ -64,6 +70,8 @@ class DPSGD(Countermeasure):
             raise ConfigError(f"Expected ema from 0 to below 1, got {self.ema!r}.")
         if self.max_physical_batch_size is not None:
             whole("max_physical_batch_size", self.max_physical_batch_size, low=1)
+        if not isinstance(self.sampler, Sampler):
+            raise ConfigError(f"Expected a sampler such as sn.AllRecords(), got {self.sampler!r}.")
         if self.noise_multiplier is not None:
             positive("noise_multiplier", self.noise_multiplier)
         if self.mode == "empirical":
@@ -77,8 +85,8 @@ class DPSGD(Countermeasure):
             positive("epsilon", self.epsilon)
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise ConfigError("Expected either epsilon or noise_multiplier, and delta.")
-        if self.delta is None or not _NEVER <= fraction("delta", self.delta) < 1:
-            raise ConfigError(f"Expected delta from {_NEVER:g} to below 1, got {self.delta!r}.")
+        if self.delta is None or not _MIN_DELTA <= fraction("delta", self.delta) < 1:
+            raise ConfigError(f"Expected delta from {_MIN_DELTA:g} to below 1, got {self.delta!r}.")
         if self.canaries and self.canaries < 20:
             raise ConfigError(f"Expected at least 20 canaries, got {self.canaries}.")
 
@@ -91,3 +99,31 @@ class DPSGD(Countermeasure):
     def is_certified(self) -> bool:
         """Says whether a guarantee is stated."""
         return self.mode == "certified"
+
+    def event(self, rate: float, steps: int) -> Steps:
+        """Returns the noisy sums of so many steps, with the noise that keeps to epsilon.
+
+        rate: the share of the records that a step draws, on average.
+        Errors: ConfigError where nothing is proven of the sampler, or no noise keeps to epsilon.
+        """
+        noise = self.noise_multiplier
+        if noise is None:
+            of_unit_noise = self._event(1.0, rate, steps)
+            epsilon, delta = float(self.epsilon or 0), float(self.delta or 0)
+            noise = calibrate_noise(epsilon, delta, of_unit_noise.rate, steps)
+        return self._event(float(noise), rate, steps)
+
+    def _event(self, noise: float, rate: float, steps: int) -> Steps:
+        event = self.sampler.event(noise, rate, steps)
+        if event is None:
+            raise ConfigError(
+                f"Nothing is proven of {self.sampler!r}, so no epsilon can be stated. Take "
+                "PoissonSampling() or AllRecords(), give the sampler an event, or take "
+                "mode='empirical', which states no guarantee."
+            )
+        if not isinstance(event, Steps) or (event.noise, event.count) != (noise, steps):
+            raise ConfigError(
+                f"Expected the event of {self.sampler!r} as {steps} Steps with noise {noise:g}, as "
+                f"they are taken, got {event!r}."
+            )
+        return event

@@ -110,13 +110,13 @@ class Products(Part):
 
     def distance(self, row: int, alone: "Products") -> float:
         left, right = alone.left[0], alone.right[0]
-        moved = _norm(self.left[row] - left) * _norm(right)
-        return moved + _norm(self.left[row]) * _norm(self.right[row] - right)
+        by_left = _norm(self.left[row] - left) * _norm(right)
+        return by_left + _norm(self.left[row]) * _norm(self.right[row] - right)
 
 
 @dataclass(frozen=True)
 class Rows(Part):
-    """Holds the gradients of a table that is looked up: a row for every place that was asked.
+    """Holds the gradients of a table that is looked up: a row for every lookup.
 
     Shapes: places (records, terms), each (records, terms, columns); unused: a row that gets none.
     """

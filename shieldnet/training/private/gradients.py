@@ -59,45 +59,23 @@ class RecordGradients:
         self.named = {
             name: weight for name, weight in model.named_parameters() if weight.requires_grad
         }
-        traced = copy.deepcopy(model)  # tracing may leave tensors without values in it
         frozen = {
             name: weight for name, weight in model.named_parameters() if name not in self.named
         }
         self.held = {**frozen, **dict(model.named_buffers())}
-        self.unseen: tuple[str, ...] = ()
+        record_loss = _RecordLoss(model, losses, views, move)
+        record = [column[0] for column in example]
 
-        def one_record(
-            weights: dict[str, Tensor], held: dict[str, Tensor], x: Tensor, y: Tensor
-        ) -> list[Tensor]:
-            leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        def gradient(*arguments: Any) -> list[Tensor]:  # the tracer cannot count a method's own
+            return record_loss.gradient(*arguments)
 
-            def predict(inputs: Tensor) -> Any:
-                return functional_call(traced, (leaves, held), (inputs,))
-
-            inputs, labels = (part.unsqueeze(0) for part in (x, y))
-            if views > 1:
-                inputs, labels = (part.repeat_interleave(views, 0) for part in (inputs, labels))
-            if move is not None:
-                inputs = move(inputs, labels, predict)
-            loss = losses(predict, inputs, labels).mean()
-            wanted = list(leaves.values())
-            slopes = torch.autograd.grad(loss, wanted, allow_unused=True)
-            self.unseen = tuple(
-                name for name, slope in zip(leaves, slopes, strict=True) if slope is None
-            )
-            return [
-                torch.zeros_like(weight) if slope is None else slope
-                for weight, slope in zip(wanted, slopes, strict=True)
-            ]
-
-        record = [part[0] for part in example]
-        graph = capture(one_record, (self.named, self.held, *record))
-        self.plans, self.silent_rows = _planned(graph)
-        self.graph = graph
+        self.graph = capture(gradient, (self.named, self.held, *record))
+        self.unseen = record_loss.unseen
+        self.plans, self.silent_rows = _planned(self.graph)
         self._drawing: GraphModule | None = None
-        self._given = graph
-        if is_random(graph):
-            self._drawing, self._given = with_draws_given(graph)
+        self._with_draws = self.graph
+        if is_random(self.graph):
+            self._drawing, self._with_draws = with_draws_given(self.graph)
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -176,7 +154,7 @@ class RecordGradients:
 
         draws: given to all records in place of draws of their own.
         """
-        graph = self._given if draws else self.graph
+        graph = self._with_draws if draws else self.graph
         dims = (*[None] * len(self._held), 0, 0, *[None] * len(draws))
         # forward: a call would run global hooks, which may keep what they see.
         mapped = vmap(graph.forward, in_dims=dims, randomness="different")
@@ -185,7 +163,7 @@ class RecordGradients:
 
     def alone(self, inputs: Tensor, labels: Tensor, draws: Sequence[Any] = ()) -> list[Gradient]:
         """Returns the gradients of one record by the graph itself. Shapes: (1, ...)."""
-        graph = self._given if draws else self.graph
+        graph = self._with_draws if draws else self.graph
         with torch.no_grad():
             outputs = graph.forward(*self._held, inputs[0], labels[0], *draws)
         return self._gathered([output.unsqueeze(0) for output in outputs])
@@ -201,6 +179,42 @@ class RecordGradients:
             parts = [plan.part([next(waiting) for _ in plan.outputs], weight) for plan in plans]
             gradients.append(Gradient(_joined(parts)))
         return gradients
+
+
+class _RecordLoss:
+    """Computes what one record asks of the weights, with a copy of the model: for a tracer.
+
+    unseen: names of weights that the loss did not depend on when it was last asked.
+    """
+
+    def __init__(self, model: nn.Module, losses: Losses, views: int, move: Move | None) -> None:
+        self.model = copy.deepcopy(model)  # tracing may leave tensors without values in it
+        self.losses, self.views, self.move = losses, views, move
+        self.unseen: tuple[str, ...] = ()
+
+    def gradient(
+        self, weights: dict[str, Tensor], held: dict[str, Tensor], x: Tensor, y: Tensor
+    ) -> list[Tensor]:
+        """Returns the gradient of every weight. Shapes: x, y of one record, without its axis."""
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+
+        def predict(inputs: Tensor) -> Any:
+            return functional_call(self.model, (leaves, held), (inputs,))
+
+        inputs, labels = x.unsqueeze(0), y.unsqueeze(0)
+        if self.views > 1:
+            inputs = inputs.repeat_interleave(self.views, 0)
+            labels = labels.repeat_interleave(self.views, 0)
+        if self.move is not None:
+            inputs = self.move(inputs, labels, predict)
+        loss = self.losses(predict, inputs, labels).mean()
+        slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        by_name = dict(zip(leaves, slopes, strict=True))
+        self.unseen = tuple(name for name, slope in by_name.items() if slope is None)
+        return [
+            torch.zeros_like(leaves[name]) if slope is None else slope
+            for name, slope in by_name.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -244,9 +258,9 @@ def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
         joined.append(Products(left, torch.cat([part.right for part in products], 1)))
     if looked_up:
         places = torch.cat([part.places for part in looked_up], 1)
-        each = torch.cat([part.used() for part in looked_up], 1)
+        gradients = torch.cat([part.used() for part in looked_up], 1)
         unused = looked_up[0].unused if len(looked_up) == 1 else -1
-        joined.append(Rows(places, each, unused))
+        joined.append(Rows(places, gradients, unused))
     return tuple(joined)
 
 
@@ -263,9 +277,9 @@ def _planned(graph: GraphModule) -> tuple[list[list[_Plan]], list[int | None]]:
         unused = {plan.unused for plan in parts}
         row = unused.pop() if len(unused) == 1 else None
         silent.append(None if row is None or row < 0 else row)
-        least = sum(plan.bytes for plan in parts) if parts else math.inf
         whole = _Plan((gradient,))
-        plans.append(parts if parts and least < whole.bytes else [whole])
+        is_less = bool(parts) and sum(plan.bytes for plan in parts) < whole.bytes
+        plans.append(parts if is_less else [whole])
     flat = [node for gradient in plans for plan in gradient for node in plan.outputs]
     output.args = (flat,)
     graph.graph.eliminate_dead_code()

@@ -140,14 +140,15 @@ def _squeezed(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
 
 
 def _is_frozen(layer: nn.Module) -> bool:
-    return not any(one.requires_grad for one in layer.parameters())
+    return not any(weight.requires_grad for weight in layer.parameters())
 
 
 def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
     """Makes a GroupNorm with the scale and shift of a BatchNorm; its statistics are dropped."""
     channels = layer.num_features
-    most = 1 if isinstance(layer, nn.BatchNorm1d) else max(1, min(32, channels // _CHANNELS))
-    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+    max_groups = max(1, min(32, channels // _CHANNELS))
+    max_groups = 1 if isinstance(layer, nn.BatchNorm1d) else max_groups
+    groups = next(count for count in range(max_groups, 0, -1) if channels % count == 0)
     made = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
     if layer.affine:
         made.to(layer.weight.device, layer.weight.dtype)
@@ -168,9 +169,9 @@ def same_draws(seed: int = 0) -> Iterator[None]:
 
 def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
     """Changes the first record and looks for the module in which others change with it."""
-    moved = inputs.clone()
-    moved[0] = 10 * inputs[0] + 1 if inputs.is_floating_point() else inputs[-1]
-    before, again, after = (_seen(model, given) for given in (inputs, inputs, moved))
+    changed = inputs.clone()
+    changed[0] = 10 * inputs[0] + 1 if inputs.is_floating_point() else inputs[-1]
+    before, again, after = (_seen(model, rows) for rows in (inputs, inputs, changed))
     if _differ(before[""][1], again[""][1], len(inputs)):
         yield Hazard(
             "kept state",
@@ -206,13 +207,13 @@ def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
 
 def _seen(model: nn.Module, inputs: Tensor) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
     """Runs the model in training mode and keeps what went into and came out of every module."""
-    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     handles = []
     for name, module in model.named_modules():
 
-        def keep(_: nn.Module, given: Any, kwargs: Any, output: Any, name: str = name) -> None:
-            inside = [*_tensors(given), *_tensors(kwargs)]
-            found.setdefault(name, (inside, list(_tensors(output))))
+        def keep(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+            inside = [*_tensors(args), *_tensors(kwargs)]
+            seen.setdefault(name, (inside, list(_tensors(output))))
 
         handles.append(module.register_forward_hook(keep, with_kwargs=True))
     try:
@@ -221,7 +222,7 @@ def _seen(model: nn.Module, inputs: Tensor) -> dict[str, tuple[list[Tensor], lis
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return seen
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -230,13 +231,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield leaf.detach().clone()
 
 
-def _differ(ones: list[Tensor], others: list[Tensor], rows: int) -> bool:
-    """Says whether anything but the first record's part differs."""
-    for one, other in zip(ones, others, strict=False):
-        if one.shape != other.shape or one.shape[0] % rows:
+def _differ(before: list[Tensor], after: list[Tensor], rows: int) -> bool:
+    """Says whether anything but the first record's share differs."""
+    for old, new in zip(before, after, strict=False):
+        if old.shape != new.shape or old.shape[0] % rows:
             continue
-        start = len(one) // rows
-        left, right = one[start:].double(), other[start:].double()
+        start = len(old) // rows
+        left, right = old[start:].double(), new[start:].double()
         if not torch.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True):
             return True
     return False
@@ -245,13 +246,13 @@ def _differ(ones: list[Tensor], others: list[Tensor], rows: int) -> bool:
 @contextmanager
 def _kept(held: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Lends what the tensors hold, and puts it back into them afterwards."""
-    kept = {name: one.detach().clone() for name, one in held.items()}
+    kept = {name: tensor.detach().clone() for name, tensor in held.items()}
     try:
         yield kept
     finally:
         with torch.no_grad():
-            for name, one in held.items():
-                one.copy_(kept[name])
+            for name, tensor in held.items():
+                tensor.copy_(kept[name])
 
 
 def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
@@ -261,8 +262,8 @@ def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
     with _kept(held) as kept:
         with same_draws(), torch.no_grad():
             model(inputs.clone())
-        moved = [name for name, one in held.items() if not torch.equal(one, kept[name])]
-    for name in moved:
+        changed = [name for name in held if not torch.equal(held[name], kept[name])]
+    for name in changed:
         yield Hazard(
             "moving buffer" if name in buffers else "moving weight",
             name,

@@ -69,8 +69,10 @@ class Lattice:
         noisy = flat.div_(self.step).round_()
         noisy += lattice_gaussian(len(flat), self.deviation).to(flat.device)
         noisy *= self.step
-        parts = noisy.split([total.numel() for total in sums])
-        return [part.view(total.shape) for part, total in zip(parts, sums, strict=True)]
+        released = noisy.split([total.numel() for total in sums])
+        return [
+            noisy_sum.view(total.shape) for noisy_sum, total in zip(released, sums, strict=True)
+        ]
 
 
 def _is_drawn(deviation: float) -> bool:

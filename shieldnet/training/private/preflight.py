@@ -110,14 +110,12 @@ def _mixes(move: Move, model: nn.Module, inputs: Tensor, labels: Tensor) -> bool
     model = copy.deepcopy(model)
     other = torch.cat([inputs[:-1], inputs[:1]])
 
-    def moved(seed: int, given: Tensor) -> Tensor:
+    def made(seed: int, rows: Tensor) -> Tensor:
         with same_draws(seed):
-            return move(given, labels, model)[:-1]
+            return move(rows, labels, model)[:-1]
 
     return not all(
-        torch.allclose(
-            moved(seed, inputs), moved(seed, other), rtol=1e-4, atol=1e-5, equal_nan=True
-        )
+        torch.allclose(made(seed, inputs), made(seed, other), rtol=1e-4, atol=1e-5, equal_nan=True)
         for seed in range(_SEEDS)
     )
 
@@ -159,7 +157,7 @@ def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _moved_by_last(gradients: RecordGradients, inputs: Tensor, labels: Tensor) -> float:
     """Returns how far the last record moves the clipped sum, in clip norms, at two of them."""
-    moved = 0.0
+    farthest = 0.0
     draws = gradients.draws(inputs[-1:], labels[-1:])
     for clip in (gradients.clip, _SMALL_CLIP * gradients.clip):
         sums = []
@@ -171,5 +169,5 @@ def _moved_by_last(gradients: RecordGradients, inputs: Tensor, labels: Tensor) -
         squares = sum(
             float((total - other).square().sum()) for total, other in zip(*sums, strict=True)
         )
-        moved = max(moved, math.sqrt(squares) / clip)
-    return moved
+        farthest = max(farthest, math.sqrt(squares) / clip)
+    return farthest

@@ -15,59 +15,59 @@ from shieldnet.training.private.capture import NotCaptured, map_records
 from shieldnet.training.records import Records
 
 _SIGNIFICANT = 1e-3
-_ENOUGH = 100  # rows of either set: fewer hardly tell a start that knows the records
+_MIN_ROWS = 100  # rows of either set: fewer hardly tell a start that knows the records
 
 
 @dataclass(frozen=True)
 class Premise:
     """Says what a guarantee takes for granted of the model that the training begins with.
 
-    given: ``public``, the guarantee of the start, or None where nothing is stated. start: the hash
-    of the start. opaque: attributes whose content no hash covers.
+    known: ``public``, the guarantee of the start, or None where nothing is. start: the hash of the
+    start. opaque: attributes whose content no hash covers.
     """
 
-    given: str | Guarantee | None
+    known: str | Guarantee | None
     start: str
     opaque: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, given: object) -> "Premise":
+    def of(cls, model: nn.Module, known: object) -> "Premise":
         """Checks what is stated of the start.
 
         Errors: ConfigError for anything but "public", a Guarantee of this model, and None.
         """
         start = weights_hash(model)
-        if isinstance(given, Guarantee):
-            if given.weights != start:
+        if isinstance(known, Guarantee):
+            if known.weights != start:
                 raise ConfigError(
                     "The guarantee in start= is of another model than the one that is given: "
                     "nothing is known of this start. Pass the model that finetune returned."
                 )
-        elif given is not None and not (isinstance(given, str) and given == "public"):
+        elif known is not None and not (isinstance(known, str) and known == "public"):
             raise ConfigError(
                 "Expected start='public' (a fresh or public model that knows nothing of the "
-                f"records), start=Guarantee (of the model that is given), or None; got {given!r}."
+                f"records), start=Guarantee (of the model that is given), or None; got {known!r}."
             )
-        return cls(given, start, unhashed(model))
+        return cls(known, start, unhashed(model))
 
     def stated(self, claimed: Guarantee, run: str) -> Guarantee:
         """Returns a guarantee with what it takes for granted."""
-        if isinstance(self.given, Guarantee):
-            scope, premises = self.given.scope, (COMPOSED, *self.given.premises)
-            before = self.given
-            caveats = tuple(dict.fromkeys((*claimed.caveats, *self.given.caveats)))
-            claimed = replace(claimed, caveats=caveats, seal=self.given.seal)
+        if isinstance(self.known, Guarantee):
+            scope, premises = self.known.scope, (COMPOSED, *self.known.premises)
+            before = self.known
+            caveats = tuple(dict.fromkeys((*claimed.caveats, *self.known.caveats)))
+            claimed = replace(claimed, caveats=caveats, seal=self.known.seal)
         else:
-            scope = "steps" if self.given is None else "weights"
-            premises = (UNSTATED if self.given is None else PUBLIC,)
+            scope = "steps" if self.known is None else "weights"
+            premises = (UNSTATED if self.known is None else PUBLIC,)
             before = None
         hidden = [f"what {name} holds says nothing of the records" for name in self.opaque]
-        every = tuple(dict.fromkeys((*premises, KERNELS, ONE_MODEL, *hidden)))
+        all_premises = tuple(dict.fromkeys((*premises, KERNELS, ONE_MODEL, *hidden)))
         return replace(
             claimed,
             run=run,
             start=self.start,
-            premises=every,
+            premises=all_premises,
             scope=scope,
             before=() if before is None else (before,),
         )
@@ -83,17 +83,17 @@ class Premise:
             f"the start fits a record better than a held-out row {better:.0%} of the time "
             f"(p = {chance:.1g})"
         )
-        if chance >= _SIGNIFICANT and rows < _ENOUGH:
+        if chance >= _SIGNIFICANT and rows < _MIN_ROWS:
             return f"Too few rows ({rows}) to tell whether the start knows the records: {measured}."
         if chance >= _SIGNIFICANT:
             return f"No evidence that the start knows the records: {measured}."
-        if self.given == "public":
+        if self.known == "public":
             raise ConfigError(
                 f"start='public' is not true: {measured}, so it knows the records already, and no "
                 "guarantee of the weights would hold. Begin with a fresh or public model, or pass "
                 "the Guarantee that the start was trained under."
             )
-        if isinstance(self.given, Guarantee) and self.given.scope == "weights":
+        if isinstance(self.known, Guarantee) and self.known.scope == "weights":
             return f"The start knows of the records, as its guarantee allows: {measured}."
         return f"The start knows the records: {measured}. The guarantee is not one of the weights."
 

@@ -150,6 +150,32 @@ def test_a_clip_of_ones_own_is_trained_with_and_proven_for(table, mlp) -> None:
     assert NORMS == [1.0, 0.5, 0.25]
 
 
+@dataclass(frozen=True)
+class CountingTwice(Halving):
+    """Counts up in one number and down in another: a toy of one's own."""
+
+    numbers = 2
+
+    def counted(self, within, drawn: int, noise: float, size: float) -> list[torch.Tensor]:
+        share = 0.1 * torch.full((1,), float(drawn), dtype=torch.float64)
+        return [share, -share]
+
+    def next(self, norm: float, seen: torch.Tensor, noise: float, size: float) -> float:
+        SEEN.append(seen)
+        return norm
+
+
+SEEN: list[torch.Tensor] = []
+
+
+def test_a_clip_gets_its_numbers_in_the_order_in_which_it_gave_them(table, mlp) -> None:
+    private = sn.DPSGD(noise_multiplier=0.1, mode="empirical", max_grad_norm=CountingTwice())
+    sn.finetune(mlp, table, private, epochs=1, seed=0)
+    assert SEEN[0].shape == (2,)
+    assert SEEN[0][0] > 10
+    assert SEEN[0][1] < -10
+
+
 def test_the_last_digit_of_a_norm_moves_the_count_by_a_digit() -> None:
     """A norm may differ in its last digits with the batch; a threshold would make that a whole."""
     each = torch.full((1000, 1), 1.0)

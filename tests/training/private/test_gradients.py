@@ -238,13 +238,13 @@ def test_what_has_no_finite_norm_counts_as_nothing(place, bad) -> None:
         assert torch.allclose(total, other, atol=1e-12)
 
 
-def test_weights_may_lie_in_memory_in_any_order(pictures, make_model) -> None:
+def test_weights_may_lie_in_memory_in_any_order(images, make_model) -> None:
     def model() -> nn.Module:
         made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
         made[3].weight = nn.Parameter(made[3].weight.detach().t().contiguous().t())
         return made.to(memory_format=torch.channels_last)
 
-    data = tuple(part[:7] for part in pictures)
+    data = tuple(part[:7] for part in images)
     found = sums(make_model(model), data, 0.5)
     for total, right in zip(found, one_by_one(make_model(model), *data, 0.5), strict=True):
         assert total.is_contiguous()

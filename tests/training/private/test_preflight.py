@@ -141,7 +141,7 @@ def train(model, data, *more, private=PRIVATE, **settings):
     ],
 )
 def test_batch_norm_is_refused_by_name_and_the_mend_works(
-    make, fix, kept, pictures, make_model
+    make, fix, kept, images, make_model
 ) -> None:
     model = make_model(make)
     if model[1].affine:
@@ -149,8 +149,8 @@ def test_batch_norm_is_refused_by_name_and_the_mend_works(
     with pytest.raises(
         sn.errors.PreflightFailed, match=f"batch statistics in 1: BatchNorm2d.*{fix}"
     ):
-        train(model, pictures)
-    found = train(model, pictures, fix=True)
+        train(model, images)
+    found = train(model, images, fix=True)
     assert isinstance(found.model[1], kept)
     assert found.preflight.sensitivity <= 1
     if kept is nn.BatchNorm2d:  # what it knew before stays: nothing of the records is in it
@@ -349,7 +349,7 @@ def test_layers_with_many_states_are_not_taken_for_records(table, make_model) ->
     assert train(make_model(TwoWays), table).preflight.hazards == ()
 
 
-def test_coins_that_draw_nobody_are_no_error(pictures, make_model) -> None:
+def test_steps_that_draw_nobody_are_no_error(images, make_model) -> None:
     class Viewing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -359,7 +359,7 @@ def test_coins_that_draw_nobody_are_no_error(pictures, make_model) -> None:
             return self.head(self.layer(x).view(x.size(0), -1))
 
     private = sn.DPSGD(noise_multiplier=2.0, delta=1e-3)
-    assert train(make_model(Viewing), pictures, private=private, batch_size=1).steps == 96
+    assert train(make_model(Viewing), images, private=private, batch_size=1).steps == 96
 
 
 def test_a_weight_that_the_loss_never_sees_is_named_and_frozen(table, make_model) -> None:
@@ -431,14 +431,14 @@ def test_clean_models_pass(name, table, make_model) -> None:
     assert "one record moved the sum of gradients by 1.000 clip norms" in str(found.preflight)
 
 
-def test_group_and_instance_norm_pass(pictures, make_model) -> None:
+def test_group_and_instance_norm_pass(images, make_model) -> None:
     for norm in (lambda: nn.GroupNorm(2, 8), lambda: nn.InstanceNorm2d(8, affine=True)):
         model = make_model(
             lambda norm=norm: nn.Sequential(
                 nn.Conv2d(3, 8, 3), norm(), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)
             )
         )
-        assert train(model, pictures).preflight.hazards == ()
+        assert train(model, images).preflight.hazards == ()
 
 
 def test_samplers_and_joins_that_would_be_dropped_are_refused(table, mlp) -> None:

@@ -1,0 +1,75 @@
+"""Whether a model can be trained on some records: asked before anything is copied or drawn."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.shield.module import Shield
+from shieldnet.training.losses import Criterion, Loss, scores_of
+from shieldnet.training.private.hazards import stand_ins
+from shieldnet.training.records import Records
+
+
+def as_read(model: nn.Module, records: Records) -> Records:
+    """Returns real numbers in the type of the model's weights."""
+    dtypes = [weight.dtype for weight in model.parameters() if weight.is_floating_point()]
+    if not dtypes:
+        raise ConfigError("Expected a model with weights, got one without.")
+    return records.of_type(dtypes[0])
+
+
+def require_plain_weights(model: nn.Module, *, private: bool) -> None:
+    """Raises ConfigError for a model whose weights are not numbers that can be trained."""
+    _require_plain_module(model)
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(weight):
+            raise ConfigError(f"{name} has no shape yet: ask the model once about a row first.")
+        if private and type(weight) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise ConfigError(
+                f"{name} is a {type(weight).__name__}, whose own code would see every record. Make "
+                "it a plain tensor to train privately."
+            )
+        if weight.is_meta or weight.is_complex():
+            state = "on the meta device" if weight.is_meta else "complex"
+            raise ConfigError(f"Expected real weights that hold numbers, got {name}, {state}.")
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise ConfigError(f"Expected finite weights, got NaN or Inf in {name}.")
+
+
+def _require_plain_module(model: object) -> None:
+    if isinstance(model, Shield):
+        raise ConfigError(
+            "A Shield is not trained: train the model itself, shield.model, and harden what "
+            "finetune returns."
+        )
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"Expected an nn.Module, got {type(model).__name__}.")
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        raise ConfigError("Expected the model itself, got torch.compile's: pass model._orig_mod.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError("Expected an nn.Module in Python, got TorchScript: pass the module.")
+
+
+def try_once(model: nn.Module, records: Records, criterion: Loss, *, private: bool) -> None:
+    """Asks a copy of the model about two records, so that what does not fit is said at once.
+
+    private: it is asked about rows of their shape then: what runs in Python never sees a record.
+    """
+    copied = copy.deepcopy(model).eval()
+    device = next(copied.parameters()).device
+    rows = stand_ins(records) if private else (records.inputs, records.labels)
+    inputs, labels = (column[:2].to(device) for column in rows)
+    try:
+        with torch.no_grad():
+            output = copied(inputs.clone())  # it may write into them
+    except Exception as unread:  # the user's own code: whatever it raises is theirs to fix
+        raise DataError(
+            f"The model cannot read inputs of shape {tuple(inputs.shape)} and type "
+            f"{inputs.dtype}: {type(unread).__name__}: {unread}"
+        ) from unread
+    if isinstance(criterion, Criterion):
+        criterion.require_fit(scores_of(output), labels, records.labels)
+    if not private:
+        criterion(output, labels)

@@ -1,0 +1,168 @@
+"""What a training will do: all of it checked and counted before a weight is copied."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.core.errors import ConfigError
+from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.running.fingerprints import fingerprint
+from shieldnet.training.claims import guarantee_of, known_of_start
+from shieldnet.training.compatibility import as_read, require_plain_weights, try_once
+from shieldnet.training.countermeasures.base import Augment, Countermeasure
+from shieldnet.training.distributed import Ranks
+from shieldnet.training.losses import as_loss
+from shieldnet.training.objective import Objective
+from shieldnet.training.private.dpsgd import DPSGD
+from shieldnet.training.private.premise import Premise
+from shieldnet.training.records import Records
+from shieldnet.training.settings import FinetuneSettings
+
+_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Holds what a training is asked for, and what follows from it.
+
+    loss: of the user's own. private: the one countermeasure that is DPSGD. size: records of a step,
+    on average. steps: that will be taken, exactly. claimed: the guarantee of these steps, None
+    where none is stated. start: what the start is seen to know of the records, "" if nobody looked.
+    """
+
+    model: nn.Module
+    records: Records
+    countermeasures: tuple[Countermeasure, ...]
+    settings: FinetuneSettings
+    loss: Callable[..., Tensor] | None
+    private: DPSGD | None
+    objective: Objective
+    size: int
+    steps: int
+    claimed: Guarantee | None
+    premise: Premise
+    start: str
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        records: Records,
+        countermeasures: tuple[Countermeasure, ...],
+        settings: FinetuneSettings,
+        loss: Callable[..., Tensor] | None = None,
+        start: object = None,
+        heldout: object = None,
+    ) -> "Plan":
+        """Checks that it all fits together. Errors: ConfigError and DataError."""
+        private = private_among(countermeasures)
+        require_plain_weights(model, private=private is not None)
+        records = as_read(model, records)
+        size = _size(settings, records, private)
+        steps = _steps(settings.epochs, len(records), size, exact=private is not None)
+        plain = criterion = as_loss(loss, settings.outputs, settings.axis)
+        for countermeasure in countermeasures:
+            criterion = countermeasure.criterion(criterion)
+        try_once(model, records, criterion, private=private is not None)
+        claimed = None
+        if private is not None:
+            rate = size / len(records)
+            claimed = guarantee_of(private, rate, steps, len(records), settings.seed)
+        premise = Premise.of(model, start)
+        known = known_of_start(model, premise, records, heldout, plain, claimed)
+        return cls(
+            model=model,
+            records=records,
+            countermeasures=countermeasures,
+            settings=settings,
+            loss=loss,
+            private=private,
+            objective=Objective(criterion, countermeasures),
+            size=size,
+            steps=steps,
+            claimed=claimed,
+            premise=premise,
+            start=known,
+        )
+
+    @property
+    def rate(self) -> float:
+        """Returns the chance of a record to be drawn in a step."""
+        return self.size / len(self.records)
+
+    @property
+    def noise(self) -> float:
+        """Returns the noise's deviation, in what one record moves a sum by; 0 without DPSGD."""
+        source = self.claimed or self.private
+        return 0.0 if source is None else float(source.noise_multiplier or 0)
+
+    @property
+    def ema(self) -> float:
+        """Returns the decay of the running mean of the weights, 0 where there is none."""
+        return 0.0 if self.private is None else self.private.ema
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Makes the optimizer of the weights of a model that are trained."""
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        decay = sum(countermeasure.weight_decay for countermeasure in self.countermeasures)
+        return self.settings.optimization(weights, decay)
+
+    def key(self, ranks: Ranks) -> str:
+        """Returns the fingerprint of all that the training depends on."""
+        return fingerprint(
+            *(self.model, self.records.fingerprint(), self.countermeasures, self.settings),
+            *(self.loss, ranks.count, self.premise.known),
+            (self.size, self.rate, self.steps, self.noise),
+        )
+
+
+def private_among(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
+    """Returns the DPSGD among countermeasures that go together; raises ConfigError for others."""
+    for countermeasure in countermeasures:
+        if not isinstance(countermeasure, Countermeasure):
+            raise ConfigError(
+                "Expected countermeasures such as DPSGD(...) or WeightDecay(...), got "
+                f"{countermeasure!r}."
+            )
+    dpsgds = [measure for measure in countermeasures if isinstance(measure, DPSGD)]
+    if len(dpsgds) > 1:
+        raise ConfigError("Expected DPSGD once at most.")
+    if not dpsgds:
+        return None
+    (private,) = dpsgds
+    mixing = [measure for measure in countermeasures if not measure.private]
+    if mixing and private.is_certified:
+        raise ConfigError(
+            f"{type(mixing[0]).__name__} compares the records of a batch with each other or reads "
+            "the model's inside: it does not compose with DPSGD."
+        )
+    is_augmented = any(isinstance(measure, Augment) for measure in countermeasures)
+    if private.augmentations > 1 and not is_augmented:
+        raise ConfigError("Augmentations of a record are all the same without Augment.")
+    return private
+
+
+def _size(settings: FinetuneSettings, records: Records, private: DPSGD | None) -> int:
+    batch_size = settings.batch_size or records.batch
+    if private is None:
+        return min(len(records), batch_size or _BATCH_SIZE)
+    size = private.sampler.size(len(records), batch_size)
+    if not 1 <= size <= len(records):
+        raise ConfigError(
+            f"Expected {private.sampler!r} to draw from 1 to {len(records)} records of a step, got "
+            f"{size}."
+        )
+    return size
+
+
+def _steps(epochs: float, records: int, size: int, *, exact: bool) -> int:
+    """Counts the steps: exactly those that are taken, whatever a loader's length would say.
+
+    exact: batches are of ``size`` on average; else an epoch is whole batches of a shuffled order.
+    """
+    if exact:
+        return max(1, math.ceil(epochs * records / size - 1e-9))
+    return max(1, round(epochs * -(-records // size)))

@@ -1,0 +1,177 @@
+"""What a private step moves the weights by: the noisy sum of clipped gradients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.core.errors import ConfigError, DataError, TrainingFailed
+from shieldnet.core.randomness import heads, noise_about
+from shieldnet.training.checkpoint import State
+from shieldnet.training.distributed import Ranks
+from shieldnet.training.private.canaries import canary_sum, log_likelihood_ratio
+from shieldnet.training.private.clipping import Clip
+from shieldnet.training.private.dpsgd import DPSGD
+from shieldnet.training.private.gradient_parts import sum_error
+from shieldnet.training.private.gradients import RecordGradients
+from shieldnet.training.private.lattice import Lattice
+from shieldnet.training.records import Records
+from shieldnet.training.updates import Updates
+
+_MAX_BYTES = 2**28  # of the gradients that are in memory at once
+_MAX_ROWS = 256
+
+
+@dataclass
+class DpSgd(Updates):
+    """Learns from records that are drawn at random: clips each, sums, adds noise on a grid.
+
+    noise: deviation, in what one record moves a sum by. rate: the chance of a record to be drawn.
+    """
+
+    model: nn.Module
+    gradients: RecordGradients
+    records: Records
+    settings: DPSGD
+    noise: float
+    rate: float
+    ranks: Ranks
+    keeps_buffers: ClassVar[bool] = False  # what a forward pass left in them has no noise
+
+    def start(self, state: State) -> None:
+        """Draws which canaries are in and sets the first clip norm, once in a run."""
+        state.clip = state.clip or self.clip.start
+        count = self.settings.canaries if self.ranks.is_first else 0
+        if len(state.coins) != count:
+            with noise_about("coins"):
+                state.coins = heads(count, 0.5)
+            state.scores = torch.zeros(count, dtype=torch.float64)
+
+    def __call__(self, step: int, state: State) -> Sequence[Tensor]:
+        """Returns the noisy sum of a step's clipped gradients, over the size of a batch."""
+        rows = self.ranks.broadcast(self._drawn(len(self.records))).nonzero()[:, 0]
+        self.gradients.clip = state.clip
+        totals, within = self._clipped_sums(rows)
+        counted = self.clip.counted(within, len(rows), self.noise, self.size)
+        scale = self.clip.scale(state.clip, self.noise, self.size)
+        if self.ranks.is_first:
+            totals, counted = self._released(totals, counted, scale, state)
+        totals = [self.ranks.broadcast(total) for total in totals]
+        counts = [self.ranks.broadcast(count) for count in counted]
+        released = torch.cat(counts) if counts else torch.zeros(0, dtype=torch.float64)
+        state.clip = self.clip.next(state.clip, released, self.noise, self.size)
+        for total, row in zip(totals, self.gradients.silent_rows, strict=True):
+            if row is not None:  # of padding: it has no gradient, so it gets no noise
+                total[row] = 0.0
+        return [
+            total.div_(self.size * scale).to(weight.dtype)
+            for total, weight in zip(totals, self.gradients.weights, strict=True)
+        ]
+
+    @property
+    def clip(self) -> Clip:
+        """Returns how gradients are clipped."""
+        return self.settings.clipping
+
+    @property
+    def size(self) -> float:
+        """Returns how many records a step draws, on average."""
+        return self.rate * len(self.records)
+
+    @property
+    def variation(self) -> float:
+        return self.lattice.variation
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """Returns the grid on which sums are released."""
+        numbers = sum(weight.numel() for weight in self.gradients.weights)
+        records, terms = len(self.records), self.gradients.terms
+        return Lattice.of(
+            self.noise,
+            self.clip.unit,
+            numbers=numbers + self.settings.canaries + self.clip.numbers,
+            records=records,
+            error=sum_error(records, self.physical, terms, scaled=self.clip.numbers > 0),
+        )
+
+    @property
+    def physical(self) -> int:
+        """Returns how many records' gradients are in memory at once, at most."""
+        if self.settings.max_physical_batch_size is not None:
+            return self.settings.max_physical_batch_size
+        return max(1, min(_MAX_ROWS, _MAX_BYTES // max(1, self.gradients.bytes_per_record)))
+
+    def _drawn(self, records: int) -> Tensor:
+        """Draws the records of a step. Shapes: -> (records,) bool."""
+        sampler = self.settings.sampler
+        drawn = sampler.draw(records, self.rate)
+        if drawn.shape != (records,) or drawn.dtype != torch.bool:
+            raise ConfigError(
+                f"Expected {sampler!r} to draw ({records},) bool, got {tuple(drawn.shape)} "
+                f"{drawn.dtype}."
+            )
+        return drawn
+
+    def _clipped_sums(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Sums the clipped gradients of these rows, over all processes.
+
+        Returns how many of them are no longer than the clip norm, too.
+        """
+        totals = self.gradients.zeros()
+        within = torch.zeros((), dtype=torch.float64, device=totals[0].device)
+        for number, batch in enumerate(self.ranks.shard(rows).split(self.physical)):
+            if len(batch):  # there may be none: of no rows, or of fewer than there are processes
+                # A batch's many terms are not rounded at the size of the total.
+                sums = self.gradients.zeros() if number else totals
+                within = within + self._add(sums, batch)
+                if number:
+                    torch._foreach_add_(totals, sums)
+        self.ranks.summed([*totals, within])
+        return totals, within
+
+    def _add(self, totals: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Adds the gradients of these rows; returns how many are no longer than the clip norm."""
+        inputs, labels = self.records.rows(rows, self.gradients.weights[0].device)
+        try:
+            batch, within = self.gradients.add(totals, inputs, labels)
+        except IndexError as outside:
+            raise DataError(
+                f"A record holds a number that the model has no place for, such as a word beyond "
+                f"its table: {str(outside).splitlines()[0]:.200}. Nothing was published."
+            ) from outside
+        row = int(torch.randint(len(rows), ()))
+        difference = self.gradients.difference(batch, inputs, labels, row)
+        if difference > self.gradients.tolerance:
+            raise TrainingFailed(
+                f"A record's gradient in a batch differs by {difference:.2g} of its norm from the "
+                "one that it has alone. Nothing was published. This should not be possible: please "
+                "report it with the model."
+            )
+        return within
+
+    def _released(
+        self, totals: list[Tensor], counted: list[Tensor], scale: float, state: State
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Adds noise to the sums of gradients and to the counts; scores the canaries by theirs."""
+        canaries = self._canary_sums(state).to(totals[0].device)
+        sums = [*totals, canaries] if len(canaries) else totals
+        if scale != 1:
+            torch._foreach_mul_(sums, scale)
+        released = self.lattice.released([*sums, *counted])
+        if len(canaries):
+            height = scale * state.clip
+            noise = self.lattice.deviation * self.lattice.step / height
+            seen = released[len(totals)].cpu() / height
+            state.scores += log_likelihood_ratio(seen, noise, self.rate)
+        return released[: len(totals)], released[len(sums) :]
+
+    def _canary_sums(self, state: State) -> Tensor:
+        """Sums the gradients of the canaries that are in and drawn."""
+        count = len(state.coins)
+        if not count:
+            return torch.zeros(0, dtype=torch.float64)
+        return canary_sum(state.coins & self._drawn(count), state.clip)
