@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot, pad
 
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import MANY, Attack, Game
+from shieldnet.attacks.base import MAX_QUERIES, Attack, Game
 from shieldnet.attacks.guesses import Guesses, Resampled, learned
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
 from shieldnet.attacks.secrets import MAX_ROWS, Secret
@@ -22,9 +22,9 @@ from shieldnet.findings.metrics import Limit, Metric
 PARTS_OF_ATTRIBUTES = (".gain", ".members_over_nonmembers")
 """Endings of findings about a column."""
 
-_LEAST_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
+_MIN_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
 _SAME = 1e-8  # squared distance, in deviations of an answer, up to which answers are the same
-_LEAST_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
+_MIN_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
     members, nonmembers = trials[best]
     count = len(secret.candidates)
     threat = Threat(
-        count * (1 if game.shield.deterministic else MANY),
+        count * (1 if game.shield.deterministic else MAX_QUERIES),
         len(sets[0]),
         sees="the true label and all other columns, and asks about candidates",
     )
@@ -223,7 +223,7 @@ def _likeness(game: Game, secret: Secret, examples: Examples) -> Tensor:
     labels = game.labels(examples)[:MAX_ROWS].repeat_interleave(len(secret.candidates))
     own = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
     scores = torch.stack([own, *membership_scores(log_p, labels).values()], 1)
-    return secret.by_value(scores.clamp(_LEAST_LOG_P, -_LEAST_LOG_P))
+    return secret.by_value(scores.clamp(_MIN_LOG_P, -_MIN_LOG_P))
 
 
 def _combined(
@@ -249,7 +249,7 @@ def _combined(
     )
     told = torch.cat([part - part.mean(1, keepdim=True) for part in evidence])
     unit = told[: len(truth)].square().mean((0, 1)).sqrt()
-    told = (told / unit.where(unit > _LEAST_UNIT, 1.0)).clamp(-10, 10)
+    told = (told / unit.where(unit > _MIN_UNIT, 1.0)).clamp(-10, 10)
     each = torch.eye(secret.count, dtype=told.dtype).expand(len(told), -1, -1)
     told = torch.cat([told, imputed.unsqueeze(2), each], 2)
     combined = learned(

@@ -11,7 +11,7 @@ from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable
 
 MAX_ROWS = 2000  # of each set: every row is asked about once for every value
-_MOST_VALUES = 20
+_MAX_VALUES = 20
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Secret:
             require_one_hot(name, known)
         else:
             require_alone(game, name)
-        if len(found) <= _MOST_VALUES:
+        if len(found) <= _MAX_VALUES:
             return cls(name, places, found, torch.arange(len(found)))
         if len(places) > 1:
-            raise NotApplicable(f"it has {len(found)} values, more than {_MOST_VALUES}")
+            raise NotApplicable(f"it has {len(found)} values, more than {_MAX_VALUES}")
         cut = float(known.double().median())
         ladder = known.double().quantile(torch.arange(0.05, 1, 0.1, dtype=torch.float64))
         steps = ladder.unique().unsqueeze(1).to(known.dtype)

@@ -33,7 +33,7 @@ from shieldnet.reports.subject import Subject
 from shieldnet.shield.module import Shield
 from shieldnet.training.result import Finetuned
 
-_MOST_VALUES = 20  # of a grouping: more are no groups
+_MAX_GROUPS = 20  # of a grouping: more are no groups
 
 
 def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
@@ -269,9 +269,9 @@ def groups_of(
             raise DataError(
                 f"Expected the group {name} as values of one kind, none of them missing: {mixed}."
             ) from mixed
-        if len(every) > _MOST_VALUES:
+        if len(every) > _MAX_GROUPS:
             raise DataError(
-                f"Expected at most {_MOST_VALUES} values of the group {name}, got {len(every)}."
+                f"Expected at most {_MAX_GROUPS} values of the group {name}, got {len(every)}."
             )
         groups += [
             Group(f"{name} = {_named(value)}", *(_equal(part, value) for part in values))

@@ -15,9 +15,9 @@ import torch
 from shieldnet.attacks import Game
 from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import in_batches
-from shieldnet.attacks.inversion.decoding import SMALLEST_PICTURE
+from shieldnet.attacks.inversion.decoding import MIN_IMAGE_SIDE
 from shieldnet.attacks.membership.blind import blind_finding
-from shieldnet.attacks.membership.shadows import FEWEST, Order, Train, trained
+from shieldnet.attacks.membership.shadows import MIN_SHADOWS, Order, Train, trained
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.case import (
     as_given,
@@ -235,9 +235,9 @@ def _shadow_count(tier: Tier, given: int | None) -> int:
     if given is None:
         return tier.shadows
     count = whole("shadows", given, low=0)
-    if 0 < count < FEWEST:
+    if 0 < count < MIN_SHADOWS:
         raise ConfigError(
-            f"Expected at least {FEWEST} shadows, or 0 for none; got {count}. "
+            f"Expected at least {MIN_SHADOWS} shadows, or 0 for none; got {count}. "
             "Fewer say nothing of a single record."
         )
     return count
@@ -270,7 +270,7 @@ def _announce(game: Game, tier: Tier, shields: Mapping[str, Shield], plan: "_Pla
         features=probe[0].numel(),
         classes=1 if game.is_vector else answers.shape[-1],
         ask_s=(time.monotonic() - begun) * rows / len(probe),
-        pictures=probe.dim() == 4 and min(probe.shape[2:]) >= SMALLEST_PICTURE,
+        pictures=probe.dim() == 4 and min(probe.shape[2:]) >= MIN_IMAGE_SIDE,
         reference_models=0 if plan.train is not None else plan.shadows,
     )
     noisy = [not one.deterministic for one in shields.values()]

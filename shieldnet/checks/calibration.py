@@ -15,7 +15,7 @@ MIN_ROWS = 200
 """Fewer nonmembers than this tell nothing of confidences near 1."""
 
 _BINS = 10
-_FEW_VALUES = 20
+_MAX_DISTINCT_VALUES = 20
 _SURE = 0.99  # of the lower end, which rests on signs that were guessed
 _RESAMPLES = 1000
 
@@ -94,7 +94,7 @@ def bins_of(confidence: Tensor) -> Tensor:
     Shapes: (n,) -> (n,) int64.
     """
     values = confidence.unique()
-    if len(values) <= _FEW_VALUES:
+    if len(values) <= _MAX_DISTINCT_VALUES:
         return torch.searchsorted(values, confidence)
     inner = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
     edges = torch.quantile(confidence, inner).unique()

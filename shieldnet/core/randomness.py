@@ -42,7 +42,7 @@ _OPEN = -(2**15)
 VARIATION = 2.0**-230
 """Bounds the total variation of one number of ``lattice_gaussian`` to the discrete Gaussian."""
 _CHUNK = 2**16  # draws that a constant-time scan holds in memory at once
-_FEW = 4096  # draws below which one binary search is quicker than three lookups
+_MIN_LOOKUP_DRAWS = 4096  # below which one binary search is quicker than three lookups
 
 _source: ContextVar[Source] = ContextVar("_source", default=os.urandom)
 _replayed: ContextVar[int | None] = ContextVar("_replayed", default=None)
@@ -302,7 +302,7 @@ def by_table(words: Tensor, table: Table, constant_time: bool = False) -> Tensor
     """
     if constant_time:
         return _scanned(words, table, torch.ge) + table.first
-    if len(words) < _FEW:
+    if len(words) < _MIN_LOOKUP_DRAWS:
         return torch.searchsorted(table.leading, words, right=True) + table.first
     bucket = (words >> 16).to(torch.int64).add_(2**15)
     found = table.start[bucket]

@@ -16,9 +16,9 @@ CONFIDENCE = 0.95
 _SAME_SHARE = 1e-12
 """Deviations of a share below this are taken for 0."""
 _EQUAL = 1e-6  # a smaller share is of two equal guesses
-LEAST_SHARE = 1e-4
+MIN_SHARE = 1e-4
 """A share below this, its deviation included, may be float32's rounding of two equal guesses."""
-_NEAR_END, _FEW_ROWS, _FEW_DIFFER = 0.05, 100, 10
+_NEAR_END, _MIN_AUC_ROWS, _MIN_DIFFERING_ROWS = 0.05, 100, 10
 """Closer to 0 or 1, or with fewer rows or unequal ones, an AUC's own variance is little known."""
 
 
@@ -106,9 +106,9 @@ def saved_shares(
         total = float(whole[:, place].sum())
         ratio = float(lost[:, place].sum()) / total if total else 1.0
         spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / (total or 1.0)
-        if total == 0 or abs(1 - ratio) + spread < LEAST_SHARE:
+        if total == 0 or abs(1 - ratio) + spread < MIN_SHARE:
             is_same = total == 0 or abs(1 - ratio) + spread < _EQUAL
-            intervals.append(Interval(0.0, 0.0, 0.0 if is_same else LEAST_SHARE))
+            intervals.append(Interval(0.0, 0.0, 0.0 if is_same else MIN_SHARE))
             continue
         if count == 1:
             intervals.append(Interval(1 - ratio, min(0.0, 1 - ratio), 1.0))
@@ -162,7 +162,7 @@ def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) ->
         width = reach * math.sqrt(variance) / (value * (1 - value))
         ends = [Interval(value, _logistic(odds - width), _logistic(odds + width))]
     differ = min(int((part != part.mode().values).sum()) for part in (wins, losses))
-    if min(value, 1 - value) < _NEAR_END or smaller < _FEW_ROWS or differ < _FEW_DIFFER:
+    if min(value, 1 - value) < _NEAR_END or smaller < _MIN_AUC_ROWS or differ < _MIN_DIFFERING_ROWS:
         ends.append(_newcombe(value, len(wins), len(losses), reach))
     return Interval(
         value, min(value, *(end.low for end in ends)), max(value, *(end.high for end in ends))

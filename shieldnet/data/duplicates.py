@@ -13,7 +13,8 @@ _ROWS, _COLUMNS = 256, 256  # held in float64 at once
 _CAST = 1e-6  # of a number's size: what float32 and a factor of 1 + 1e-7 leave apart
 _CAST_APART, _APART = 1e-4, 0.05  # deviations, root mean square over the columns
 _CLOSER = 0.05  # than the nearest record of its own set, at least so many times
-_LOOKED_AT, _MANY = 1000, 20  # rows; values of a column that two records hardly share by chance
+_MAX_SORTED_ROWS = 1000
+_MIN_DISTINCT_VALUES = 20  # of a column that two records hardly share by chance
 _MIN_COLUMNS = 4  # in which two records differ; where fewer do, they lie as near by chance
 
 
@@ -60,8 +61,8 @@ class _Scale:
         """Measures the columns of both sets. Shapes: pool (rows, columns)."""
         parts = (torch.std_mean(part.double(), 0) for part in pool.split(_COLUMNS, 1))
         deviation, center = (torch.cat(part) for part in zip(*parts, strict=True))
-        some = pool[:_LOOKED_AT].sort(0).values
-        fine = int(((some[1:] != some[:-1]).sum(0) >= _MANY).sum())
+        some = pool[:_MAX_SORTED_ROWS].sort(0).values
+        fine = int(((some[1:] != some[:-1]).sum(0) >= _MIN_DISTINCT_VALUES).sum())
         return cls(center, deviation.where(deviation > 0, 1.0), fine)
 
     def sums(self, rows: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from shieldnet.privacy.events import Event, event_of
 
 UNBOUNDED = Reach()
 
-_NARROW, _MANY = 64, 4096  # classes and numbers up to which one sort beats topk and a look at ties
+# Up to which one sort beats topk and a look at ties.
+_MAX_SORTED_CLASSES, _MAX_SORTED_NUMBERS = 64, 4096
 
 
 class Lookup(NamedTuple):
@@ -257,7 +258,7 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Shapes: (..., classes) -> (..., k) descending and (..., k) int64.
     """
     classes = scores.shape[-1]
-    if k >= classes or (classes <= _NARROW and scores.numel() < _MANY):
+    if k >= classes or (classes <= _MAX_SORTED_CLASSES and scores.numel() < _MAX_SORTED_NUMBERS):
         found = scores.sort(dim=-1, descending=True, stable=True)
         return found.values[..., :k].clone(), found.indices[..., :k].clone()
     values, places = scores.topk(k + 1, dim=-1)

@@ -15,7 +15,7 @@ from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.randomness import MAX_STEPS, by_table, gaussian_table
 from shieldnet.defenses.base import Defense
 
-_LEAST_KEY = 16
+_MIN_KEY_BYTES = 16
 _BLOCK = 16  # bytes of an AES block: 12 of the row's tag, 4 of a counter
 
 
@@ -52,11 +52,11 @@ class KeyedNoise(Defense):
     def __post_init__(self) -> None:
         scale = positive("scale", self.scale)
         choice("on", self.on, ("answer", "input"))
-        if not isinstance(self.key, bytes) or len(self.key) < _LEAST_KEY:
+        if not isinstance(self.key, bytes) or len(self.key) < _MIN_KEY_BYTES:
             came = f"{len(self.key)} bytes" if isinstance(self.key, bytes) else "no bytes"
             raise ConfigError(
-                f"Expected a key of at least {_LEAST_KEY} secret bytes, got {came}. "
-                f"Make one with secrets.token_bytes({_LEAST_KEY})."
+                f"Expected a key of at least {_MIN_KEY_BYTES} secret bytes, got {came}. "
+                f"Make one with secrets.token_bytes({_MIN_KEY_BYTES})."
             )
         if self.step is None:
             object.__setattr__(self, "step", 2.0 ** math.floor(math.log2(scale / 8)))

@@ -16,7 +16,7 @@ from shieldnet.core.errors import DataError
 from shieldnet.files.limits import content, opened_archive, require_bytes, require_file
 
 _NUMBERS = "biuf"
-_HEADER = 10_000  # characters: a header of numbers needs less
+_MAX_HEADER_CHARACTERS = 10_000  # a header of numbers needs less
 _UNREADABLE = (
     EOFError,
     KeyError,
@@ -62,7 +62,7 @@ def _array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
         version = npy.read_magic(file)
         reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         with unwarned("Reading `.npy`"):  # of a header that Python 2 wrote
-            shape, is_fortran, dtype = reader(file, max_header_size=_HEADER)
+            shape, is_fortran, dtype = reader(file, max_header_size=_MAX_HEADER_CHARACTERS)
     except _UNREADABLE as broken:
         raise DataError(f"{name} is no array of numpy's: {broken}") from broken
     if dtype.kind not in f"{_NUMBERS}U" or dtype.itemsize == 0:

@@ -20,7 +20,7 @@ MAX_DEPTH = 200
 """Tables or lists within each other; more are refused before anything recurses over them."""
 MAX_TOML_BYTES = 2**20
 _MAX_DIGITS = 300  # of a whole number: any of these is a float too
-_SHOWN = 160
+_MAX_SHOWN_CHARACTERS = 160
 _MARKS = re.compile(r"[\[\]{}.,=\n]")
 _JSON_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _TOML_STRINGS = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"|\'[^\'\n]*\'')
@@ -149,4 +149,4 @@ def _short(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     words = str(error)
-    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
+    return words if len(words) <= _MAX_SHOWN_CHARACTERS else f"{words[:_MAX_SHOWN_CHARACTERS]}..."

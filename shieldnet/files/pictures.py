@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import MOST_FILES, inside, require_bytes
+from shieldnet.files.limits import MAX_FILES, inside, require_bytes
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -62,8 +62,8 @@ def _files(folder: Path, role: str) -> Iterator[tuple[Path, str]]:
                     f"Expected {', '.join(_ENDINGS)} among the {role}, got {part.name}/{path.name}."
                 )
             count += 1
-            if count > MOST_FILES:
-                raise DataError(f"{folder} has more than {MOST_FILES} pictures.")
+            if count > MAX_FILES:
+                raise DataError(f"{folder} has more than {MAX_FILES} pictures.")
             yield path, part.name
         if count == before:
             raise DataError(

@@ -35,9 +35,9 @@ _SIZES = re.compile(
 _TREES = frozenset(
     [None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"]
 )
-_LONGEST = 2000  # characters of a size
-_MOST = 2**53  # in a size
-_MOST_INTEGER = 2**64
+_MAX_SIZE_CHARACTERS = 2000  # characters of a size
+_MAX_SIZE = 2**53  # in a size
+_MAX_INTEGER = 2**64
 _CODE = frozenset(["as_graph", "as_operator", "as_custom_obj", "custom_obj"])
 _INPUTS = frozenset(["parameter", "buffer", "tensor_constant", "user_input"])
 
@@ -250,7 +250,7 @@ def _check_names(document: Any, path: Path) -> None:
             todo += [(key, one) for one in value]
         elif isinstance(value, str):
             _check_word(key, value, path)
-        elif isinstance(value, int) and abs(value) > _MOST_INTEGER:
+        elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
             raise DataError(f"{path} has an absurd number: {value!r:.40}.")
 
 
@@ -266,7 +266,7 @@ def _check_word(key: str, word: str, path: Path) -> None:
 
 def _is_size(words: str) -> bool:
     """Says whether words are sizes put together by arithmetic, before sympy evaluates them."""
-    if len(words) > _LONGEST:
+    if len(words) > _MAX_SIZE_CHARACTERS:
         return False
     try:
         tree = ast.parse(words, mode="eval").body
@@ -277,7 +277,7 @@ def _is_size(words: str) -> bool:
 
 def _is_part(node: ast.expr) -> bool:
     if isinstance(node, ast.Constant):
-        return isinstance(node.value, int | float) and abs(node.value) <= _MOST
+        return isinstance(node.value, int | float) and abs(node.value) <= _MAX_SIZE
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.USub) and _is_part(node.operand)
     if isinstance(node, ast.BinOp):

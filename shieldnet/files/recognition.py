@@ -35,7 +35,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _PICKLE = b"\x80"  # of protocol 2 and later, as any of the last ten years
 _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
-_SHOWN = 4  # keys of a checkpoint in a message
+_MAX_SHOWN_NAMES = 4  # keys of a checkpoint in a message
 _STATES = ("model_state_dict", "state_dict", "model_state", "model", "net", "ema_state_dict")
 _PICKLED = (".pkl", ".pickle", ".joblib")
 
@@ -188,7 +188,7 @@ _WORDS = {
 
 
 def _of_checkpoint(keys: Sequence[str], path: Path) -> str:
-    listed = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+    listed = ", ".join(keys[:_MAX_SHOWN_NAMES]) + (", ..." if len(keys) > _MAX_SHOWN_NAMES else "")
     state = next((key for key in _STATES if key in keys), None)
     if state is None:
         return (
@@ -204,7 +204,7 @@ def _of_checkpoint(keys: Sequence[str], path: Path) -> str:
 
 
 def _of_pickle(classes: Sequence[str], path: Path) -> str:
-    shown = f" of {', '.join(classes[:_SHOWN])}" if classes else ""
+    shown = f" of {', '.join(classes[:_MAX_SHOWN_NAMES])}" if classes else ""
     if path.suffix in _PICKLED and path.suffix not in (".pt", ".pth"):
         return (
             f"is a pickle{shown}, and unpickling runs whatever code is in it: it is not "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import MOST_BYTES, require_bytes, require_file
+from shieldnet.files.limits import MAX_FILE_BYTES, require_bytes, require_file
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 LABELS = ("label", "y", "target", "class")
@@ -24,7 +24,7 @@ _DELIMITERS = (",", ";", "\t")
 _INDEX = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls row numbers
 
 _BYTES = 8  # of a number in memory
-_MOST_LINE = 2**20
+_MAX_HEAD_BYTES = 2**20
 
 
 def is_table(path: Path) -> bool:
@@ -177,9 +177,9 @@ def _text(path: Path, role: str) -> tuple[bytes, Any]:
     """Reads a .csv file, and finds how it is divided."""
     reader = optional("pyarrow.csv", extra="data")
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        text = file.read(MOST_BYTES + 1)
+        text = file.read(MAX_FILE_BYTES + 1)
     require_bytes(len(text), path, role)  # a small archive may hold any number
-    head = re.sub('"[^"]*"', "", text[:_MOST_LINE].decode("utf-8", "replace"))  # quoted names
+    head = re.sub('"[^"]*"', "", text[:_MAX_HEAD_BYTES].decode("utf-8", "replace"))  # quoted names
     counts = {mark: head.partition("\n")[0].count(mark) for mark in _DELIMITERS}
     mark = max(counts, key=lambda mark: counts[mark])
     return text, reader.ParseOptions(delimiter=mark, newlines_in_values=True)

@@ -23,7 +23,7 @@ _WRAPPERS = {
     "model.": "Lightning",
 }
 """What wrappers put before the names of weights."""
-_SHOWN = 3  # names in a message
+_MAX_SHOWN_NAMES = 3  # names in a message
 
 
 def load_weights(model: nn.Module, path: Path, name: str) -> None:
@@ -167,8 +167,8 @@ def _keeps_digits(tensor: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{rest}"
+    rest = f" and {len(names) - _MAX_SHOWN_NAMES} more" if len(names) > _MAX_SHOWN_NAMES else ""
+    return f"{', '.join(names[:_MAX_SHOWN_NAMES])}{rest}"
 
 
 def _hint(names: Iterable[str]) -> str:

@@ -126,12 +126,12 @@ class PrivacyCost:
             return float(self.mu > 0)
         ends = [self.mu / 2 - epsilon / self.mu, -self.mu / 2 - epsilon / self.mu]
         if ends[1] == -math.inf:
-            return _LEAST  # beyond all floats
+            return _MIN_FLOAT  # beyond all floats
         upper, lower = torch.special.log_ndtr(torch.tensor(ends, dtype=torch.float64)).tolist()
         # What the logarithms may be wrong by, their arguments' rounding included.
         slack = 1e-14 * (1 + epsilon + abs(upper) + abs(lower))
         share = -math.expm1(min(0.0, epsilon + lower - upper - slack))
-        return max(_LEAST, math.exp(min(0.0, upper + slack)) * share * _ABOVE)
+        return max(_MIN_FLOAT, math.exp(min(0.0, upper + slack)) * share * _ABOVE)
 
     def epsilon(self, delta: float) -> float:
         """Returns an epsilon >= 0 with (epsilon, delta)-differential privacy, the least to 1e-9."""
@@ -277,7 +277,7 @@ def _mu_of(epsilon: float) -> float:
     return 2 * math.sqrt(2) * float(torch.special.erfinv(half)) * _ABOVE
 
 
-_LEAST = math.ulp(0.0)  # what is positive and below all floats is written as the least of them
+_MIN_FLOAT = math.ulp(0.0)  # what is positive and below all floats is written as the least of them
 _MAX_COUNTED = 2000  # of classes to choose: beyond, whole numbers would take too long
 
 

@@ -22,10 +22,10 @@ DIRECTIONS: tuple[Direction, ...] = ("added", "removed")
 _POINTS, _MAX_POINTS = 2**13, 2**16  # of one step's losses
 _MAX_SIZE = 2**22  # of the losses of all steps
 _FINENESS = 0.02  # of a step's deviation: rounding adds about .01 % to the variance
-_FINEST = 1e-4  # of the root of the steps: all of their rounding together is finer than that
+_MIN_COARSENESS = 1e-4  # of the root of the steps: all of their rounding is finer than that
 _TAIL = 1e-15
 _RAISED = 1e-9
-_LEAST = 1e-10  # delta, of a curve
+_MIN_DELTA = 1e-10  # of a curve
 _MARGIN = 1e-6  # of a cell's mass, moved up: it covers what floats lose where two masses cancel
 _SLACK = 1e-9  # of delta: what adding up positive numbers loses
 _ROUNDING = 4 * float(np.finfo(np.float64).eps)
@@ -59,7 +59,7 @@ class Losses:
 
     def curve(self, points: int = 400) -> tuple[Floats, Floats]:
         """Samples (epsilon, delta) from epsilon 0 to where delta is 1e-10."""
-        last = self.epsilon(_LEAST)
+        last = self.epsilon(_MIN_DELTA)
         epsilons = np.linspace(0.0, last if math.isfinite(last) else MAX_LOSS, points)
         deltas = [total.deltas(epsilons) for total in self._sums] or [np.zeros(points)]
         return epsilons, np.max(deltas, axis=0)
@@ -92,7 +92,7 @@ class _Sum:
 
     def deltas(self, epsilons: Floats) -> Floats:
         """Returns the least of what a few tilts prove."""
-        tilts = (0.0, self._tilt(math.log(1e-4)), self._tilt(math.log(_LEAST)))
+        tilts = (0.0, self._tilt(math.log(1e-4)), self._tilt(math.log(_MIN_DELTA)))
         every = [self._at(tilt).deltas(epsilons) for tilt in tilts]
         least: Floats = np.min(every, axis=0)
         return least
@@ -366,7 +366,7 @@ def _interval(steps: Sequence[Steps], direction: Direction) -> float:
     count = sum(step.count for step in steps)
     fine = _FINENESS * min(2.5, max(1.0, (count / 1e4) ** 0.25)) * spread
     usual = min(max(fine, width / _POINTS), max(fine, 4 * _FINENESS * spread))
-    return float(max(usual, width / _MAX_POINTS, _FINEST / math.sqrt(count)))
+    return float(max(usual, width / _MAX_POINTS, _MIN_COARSENESS / math.sqrt(count)))
 
 
 def _deviation(step: Steps, direction: Direction) -> float:

@@ -22,7 +22,7 @@ METRICS = (
 )
 """What ``finetune`` finds in its own training."""
 
-_CAP = 64.0
+_MAX_EPSILON = 64.0
 """Epsilon and mu above which nothing is told: every guess was right."""
 
 
@@ -161,7 +161,7 @@ def _largest(is_refuted: Callable[[float], bool]) -> float:
     if not is_refuted(0.0):
         return 0.0
     low, high = 0.0, 1.0
-    while is_refuted(high) and high < _CAP:
+    while is_refuted(high) and high < _MAX_EPSILON:
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2

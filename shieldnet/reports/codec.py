@@ -10,7 +10,7 @@ from shieldnet.files.documents import read_json
 
 SCHEMA = "shieldnet.report/1"
 _FILE = Path(__file__).parent / "report-1.schema.json"
-_SHOWN = 160
+_MAX_SHOWN_CHARACTERS = 160
 
 
 @cache
@@ -44,4 +44,4 @@ def parsed(path: str | Path) -> dict[str, Any]:
 
 
 def _short(words: str) -> str:
-    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
+    return words if len(words) <= _MAX_SHOWN_CHARACTERS else f"{words[:_MAX_SHOWN_CHARACTERS]}..."

@@ -21,8 +21,8 @@ from shieldnet.training.private.gradients import Losses, Predict, RecordGradient
 from shieldnet.training.private.lattice import Lattice
 from shieldnet.training.records import Records
 
-_MEMORY = 2**28
-_MOST_ROWS = 256
+_MAX_BYTES = 2**28
+_MAX_ROWS = 256
 _HUGE = 1e3
 _LOOKED_AT = 50  # steps after which weights are looked at, whether they are finite
 
@@ -203,7 +203,7 @@ class Private:
         """Returns how many records' gradients are in memory at once, at most."""
         if self.settings.max_physical_batch_size is not None:
             return self.settings.max_physical_batch_size
-        return max(1, min(_MOST_ROWS, _MEMORY // max(1, self.gradients.bytes_per_record)))
+        return max(1, min(_MAX_ROWS, _MAX_BYTES // max(1, self.gradients.bytes_per_record)))
 
 
 def _surprise(seen: Tensor, noise: float, rate: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shieldnet.core.checks import choice, finite, positive, renamed, whole
 from shieldnet.core.errors import ConfigError, DataError
 
-_SMALL = 50_000
+_MAX_STACKED_WEIGHTS = 50_000
 """Weights up to which a stack of models is quicker than one after the other, by 3 times."""
 
 
@@ -88,7 +88,7 @@ class Recipe:
         if self.together is not None:
             return self.together
         convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        is_small = sum(one.numel() for one in model.parameters()) <= _SMALL
+        is_small = sum(one.numel() for one in model.parameters()) <= _MAX_STACKED_WEIGHTS
         return is_small and not any(isinstance(part, convolutions) for part in model.modules())
 
 

@@ -94,7 +94,7 @@ def test_a_cut_picture_is_damaged(folder) -> None:
 
 
 def test_bombs_are_refused_by_their_headers(folder, monkeypatch) -> None:
-    monkeypatch.setattr(limits, "MOST_BYTES", 200)
+    monkeypatch.setattr(limits, "MAX_FILE_BYTES", 200)
     with pytest.raises(DataError, match="would take 288 bytes, more than the 200"):
         read_pictures(folder, "members")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)

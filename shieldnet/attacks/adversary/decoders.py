@@ -12,7 +12,7 @@ from shieldnet.attacks.adversary.features import exact_distances
 
 MAX_KERNEL_ROWS = 4000
 """Kernel ridge and k-NN learn from at most this many auxiliary rows: their cost grows fast."""
-_FOR_MEDIAN = 1000  # rows whose distances have their median taken
+_MAX_MEDIAN_ROWS = 1000  # whose distances have their median taken
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _kernel_ridges(
 ) -> Iterator[Tensor]:
     distances, across = torch.cdist(features, features), torch.cdist(asked, features)
     is_exact = False
-    few = distances[:_FOR_MEDIAN]
+    few = distances[:_MAX_MEDIAN_ROWS]
     median = few[few > 0].median() if few.any() else 1.0
     center = targets.mean(0)
     for width, penalty in settings:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
-_MOST_WORDS = 500
+_MAX_WORDS = 500
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Words:
     def of(cls, tokens: Tensor) -> "Words":
         """Keeps the most frequent words, but for those that stand in every text or in one alone."""
         every, counts = tokens.flatten().unique(return_counts=True)
-        frequent = every[counts.argsort(descending=True, stable=True)[: 4 * _MOST_WORDS]]
+        frequent = every[counts.argsort(descending=True, stable=True)[: 4 * _MAX_WORDS]]
         found = cls(frequent.sort().values).apply(tokens).sum(0)
         telling = (found > 1) & (found < len(tokens))
         kept = found.where(telling, -1.0).argsort(descending=True, stable=True)
-        kept = kept[: min(_MOST_WORDS, int(telling.sum()))]
+        kept = kept[: min(_MAX_WORDS, int(telling.sum()))]
         return cls(frequent.sort().values[kept].sort().values)
 
     def apply(self, tokens: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from shieldnet.attacks.adversary.decoders import Decoder
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.label_baseline import label_baseline
 from shieldnet.core.statistics import (
-    LEAST_SHARE,
+    MIN_SHARE,
     Interval,
     normal_quantile,
     normal_share,
@@ -20,7 +20,7 @@ MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
 _MUCH = 0.5  # of an input given away: no luck of few rows
 _DRAWN = 400  # rows
-_MOST_FIT, _MOST_CHECK = 1000, 1000  # rows to learn from and to judge by, while choosing
+_MAX_FIT_ROWS, _MAX_CHECK_ROWS = 1000, 1000  # rows to learn from and to judge by, while choosing
 _SUMS = 64
 _DOUBT = 2.0  # standard errors
 
@@ -158,7 +158,7 @@ def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
 def _gained(saved: Tensor, errors: Tensor, doubt: float) -> Tensor:
     """Says in which columns more is saved than by chance. Shapes: (rows, columns) -> (columns,)."""
     least = doubt * saved.std(0) / len(saved) ** 0.5
-    gained: Tensor = saved.mean(0) > least + LEAST_SHARE * errors.mean(0)
+    gained: Tensor = saved.mean(0) > least + MIN_SHARE * errors.mean(0)
     return gained
 
 
@@ -185,7 +185,7 @@ def _parts(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     """Divides rows into those to learn from and those to choose by."""
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     check, fit = order[: rows // 5], order[rows // 5 :]
-    return fit[:_MOST_FIT], check[:_MOST_CHECK]
+    return fit[:_MAX_FIT_ROWS], check[:_MAX_CHECK_ROWS]
 
 
 def _best(

@@ -16,9 +16,9 @@ from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 from shieldnet.shield.module import Shield
 
-_MOST_CLASSES = 20
-_MOST_IMAGES = 10
-_MOST_AT_ONCE = 1024
+_MAX_CLASSES = 20
+_MAX_IMAGES = 10
+_MAX_POINTS = 1024  # asked about at once
 _JITTER = 0.3  # of the starts, in deviations of the data
 _WIDTH = 1.0  # of the population around a point, in deviations of the data
 _FLOOR = 1e-8  # a released zero says no more than this
@@ -120,7 +120,7 @@ class ClassInversion(Attack):
         """Places the starts, of all classes or of as many as there is time for."""
         generator = torch.Generator().manual_seed(game.seed)
         order = torch.randperm(len(present), generator=generator)
-        some = present[order[:_MOST_CLASSES]].sort().values
+        some = present[order[:_MAX_CLASSES]].sort().values
         wanted = some.repeat(self.restarts)
         space = Space.of(game.owned().inputs, self.dimensions)
         starts = _JITTER * torch.randn(len(wanted), len(space.axes), generator=generator)
@@ -192,7 +192,7 @@ class _Search:
     def scores(self, points: Tensor) -> Tensor:
         """Asks for log p of the wanted classes. Shapes: (n, q) -> (n,), (n, m, q) -> (n, m)."""
         flat = points.reshape(-1, points.shape[-1])
-        inputs = (self.space.inputs(part @ self.space.axes) for part in flat.split(_MOST_AT_ONCE))
+        inputs = (self.space.inputs(part @ self.space.axes) for part in flat.split(_MAX_POINTS))
         answers = torch.cat([in_batches(self.shield, part) for part in inputs])
         stated = one_row_each(self.shield.distribution(answers)).float().clamp_min(_FLOOR).log()
         wanted = self.wanted.repeat_interleave(len(flat) // len(self.wanted))
@@ -222,7 +222,7 @@ class _Search:
 
     def pictures(self, points: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yields the first reconstruction of at most ten classes, of the shape of an input."""
-        count = min(len(self.wanted.unique()), _MOST_IMAGES)
+        count = min(len(self.wanted.unique()), _MAX_IMAGES)
         images = self.space.inputs(points[:count] @ self.space.axes).float()
         for label, image in zip(self.wanted[:count].tolist(), images, strict=True):
             yield f"class image {label}", image

@@ -27,12 +27,12 @@ from shieldnet.core.statistics import (
 from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 
-SMALLEST_PICTURE = 16
+MIN_IMAGE_SIDE = 16
 """Pixels on each side, at least, of a picture that is drawn."""
 _COLUMN_RESAMPLES = 500
 _MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 3.0  # to bound what is given away of one record
 _BY_CHANCE = 0.00135  # of records that give nothing away, above such a bound
-_MOST_NAMED = 8
+_MAX_NAMED = 8
 LEAKAGE = Limit(
     "max_leakage",
     0.10,
@@ -188,7 +188,7 @@ class Inversion(Attack):
         return (replace(share, baseline=_BY_CHANCE),)
 
     def _drawing(self, shape: torch.Size) -> tuple[Decoder, ...]:
-        is_picture = len(shape) == 3 and min(shape[1:]) >= SMALLEST_PICTURE
+        is_picture = len(shape) == 3 and min(shape[1:]) >= MIN_IMAGE_SIDE
         return (Convolutional(shape=tuple(shape)),) if self.pictures and is_picture else ()
 
 
@@ -197,8 +197,8 @@ def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
     rare = [name for name, weight in zip(columns, weights.tolist(), strict=False) if not weight]
     if not rare:
         return ()
-    more = f" and {len(rare) - _MOST_NAMED} more" if len(rare) > _MOST_NAMED else ""
-    named = ", ".join(rare[:_MOST_NAMED]) + more
+    more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""
+    named = ", ".join(rare[:_MAX_NAMED]) + more
     return (f"inversion of {named}: hardly any auxiliary row differs there from the others",)
 
 

@@ -14,7 +14,7 @@ from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Metric
 
-_MOST_TARGETS = 200
+_MAX_TARGETS = 200
 
 
 _METRICS = (
@@ -146,7 +146,7 @@ def clean_scores(game: Game, examples: Examples) -> Tensor:
 
 
 def _some(examples: Examples) -> Examples:
-    return Examples(examples.name, examples.inputs[:_MOST_TARGETS])
+    return Examples(examples.name, examples.inputs[:_MAX_TARGETS])
 
 
 def _outcome(

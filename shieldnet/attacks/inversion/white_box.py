@@ -17,9 +17,9 @@ from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 from shieldnet.shield.module import Shield
 
-_MOST_TARGETS = 400
-_MOST_PRACTICE = 100
-_MOST_ROWS = 2000
+_MAX_TARGETS = 400
+_MAX_PRACTICE_ROWS = 100
+_MAX_ROWS = 2000
 """Rows whose principal directions are taken: a decomposition of more takes long."""
 
 
@@ -62,7 +62,7 @@ class StraightThrough(Attack):
         auxiliary, targets = game.owned(), game.nonmembers
         game.require_rows(MIN_ROWS, auxiliary, targets)
         require_gradient(game, auxiliary.inputs)
-        targets = Examples(targets.name, targets.inputs[:_MOST_TARGETS])
+        targets = Examples(targets.name, targets.inputs[:_MAX_TARGETS])
         space = Space.of(auxiliary.inputs, self.dimensions)
         scale = space.scale
         known, sought = scale.apply(auxiliary.inputs), scale.apply(targets.inputs)
@@ -115,7 +115,7 @@ class StraightThrough(Attack):
         guessed better than by it. Shapes: -> (features,) bool.
         """
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(game.seed))
-        count = min(_MOST_PRACTICE, len(known) // 4)
+        count = min(_MAX_PRACTICE_ROWS, len(known) // 4)
         practice, rest = order[:count], order[count:]
         fit = {name: view[rest] for name, view in learned.items()}
         asked = {name: view[practice] for name, view in learned.items()}
@@ -164,7 +164,7 @@ class Space:
         """Takes the ``dimensions`` widest directions of the inputs. Shapes: inputs (rows, ...)."""
         scale = Columns.of(inputs) if inputs.dim() == 2 else Scale.of(inputs)
         rows = scale.apply(inputs)
-        some = rows[:_MOST_ROWS]
+        some = rows[:_MAX_ROWS]
         _, lengths, directions = torch.linalg.svd(some, full_matrices=False)
         count = min(dimensions, max(1, int((lengths > 1e-4 * lengths[0]).sum())))
         deviations = lengths[:count] / len(some) ** 0.5

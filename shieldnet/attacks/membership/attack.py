@@ -22,9 +22,9 @@ from shieldnet.findings.metrics import Limit, Metric
 
 MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
-GROUP_ROWS = 30
+MIN_GROUP_ROWS = 30
 """Groups with fewer members or nonmembers are not judged: their intervals would be too sure."""
-_FEW_DISTINCT = 0.2
+_MIN_DISTINCT_SHARE = 0.2
 
 __all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
 
@@ -247,10 +247,10 @@ class Membership(Attack):
         """Reports the worst attack on one of so many groups, the whole counted as one."""
         parts = {name: _within(group, one) for name, one in scored.items()}
         rows = {name: min(len(one.members), len(one.nonmembers)) for name, one in parts.items()}
-        enough = {name: one for name, one in parts.items() if rows[name] >= GROUP_ROWS}
+        enough = {name: one for name, one in parts.items() if rows[name] >= MIN_GROUP_ROWS}
         if not enough:
             counts = f"{int(group.members.sum())} and {int(group.nonmembers.sum())}"
-            words = f"it takes {GROUP_ROWS} members and nonmembers, there are {counts}"
+            words = f"it takes {MIN_GROUP_ROWS} members and nonmembers, there are {counts}"
             return [], [f"membership of {group.name}: {words}"]
         name = f"membership.group.{group.name}"
         rates, _ = self._rates(name, enough, groups)
@@ -310,7 +310,7 @@ def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
         (group.name, name, part)
         for group in (*_classes(game), *game.groups)
         for name, one in scored.items()
-        if min(len((part := _within(group, one)).members), len(part.nonmembers)) >= GROUP_ROWS
+        if min(len((part := _within(group, one)).members), len(part.nonmembers)) >= MIN_GROUP_ROWS
     ]
     if not tried:
         return
@@ -331,7 +331,7 @@ def _distinct(game: Game) -> Group:
         seen: dict[bytes, int] = {}
         places = [seen.setdefault(row, place) for place, row in enumerate(row_bytes(examples))]
         firsts.append(torch.tensor(places) == torch.arange(len(examples)))
-    if any(float(first.double().mean()) < _FEW_DISTINCT for first in firsts):
+    if any(float(first.double().mean()) < _MIN_DISTINCT_SHARE for first in firsts):
         firsts = [torch.ones_like(first) for first in firsts]
     return Group("distinct records", *firsts)
 

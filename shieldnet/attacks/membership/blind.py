@@ -13,10 +13,10 @@ from shieldnet.findings.metrics import Metric
 
 METRICS = (Metric("membership.blind", "members told without the model", "neither"),)
 CONFIDENCE = 0.99
-_MOST = 4000
-_MOST_HARD = 1000  # of each set, whose difficulty is learned
+_MAX_ROWS = 4000
+_MAX_DIFFICULTY_ROWS = 1000  # of each set, whose difficulty is learned
 _FOLDS = 4
-_FEWEST = 8  # of each set
+_MIN_ROWS = 8  # of each set
 _WAYS = 3
 
 
@@ -43,7 +43,7 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
     truth = torch.cat([torch.full((len(one),), float(one is sets[0])) for one in sets])
     labels = _hot(sets)
     ways = {"too few records": (Interval(0.5, 0.0, 1.0), len(truth))}
-    if min(map(len, sets)) >= _FEWEST:
+    if min(map(len, sets)) >= _MIN_ROWS:
         ways = {"records": _told_apart(features, labels, truth, generator, seed)}
         if labels is not None:
             ways |= _harder(features, labels, truth, generator, seed)
@@ -75,7 +75,7 @@ def _harder(
 ) -> dict[str, tuple[Interval, int]]:
     """Compares how well the labels of records are told by a regression that did not see them."""
     order = torch.randperm(len(truth), generator=generator)
-    few = torch.cat([order[truth[order] == side][:_MOST_HARD] for side in (1, 0)])
+    few = torch.cat([order[truth[order] == side][:_MAX_DIFFICULTY_ROWS] for side in (1, 0)])
     features, labels, truth = features[few], labels[few].float(), truth[few]
     chosen = choose((KernelRidge(),), {"records": features}, labels, seed=seed)
     fold = torch.randint(_FOLDS, (len(few),), generator=generator)
@@ -105,7 +105,7 @@ def _some(examples: Examples, generator: torch.Generator) -> Examples:
     order = torch.randperm(len(examples), generator=generator).tolist()
     content = row_bytes(examples)
     distinct = {content[place]: place for place in order}
-    rows = torch.tensor(list(distinct.values())[:_MOST])
+    rows = torch.tensor(list(distinct.values())[:_MAX_ROWS])
     labels = None if examples.labels is None else examples.labels[rows]
     return Examples(examples.name, examples.inputs[rows], labels)
 

@@ -11,7 +11,7 @@ from shieldnet.data.examples import Examples
 
 MIN_ROWS = 100
 """Fewer rows of one's own than this teach nothing of a record's own threshold."""
-_MOST_FEATURES = 256
+_MAX_FEATURES = 256
 
 
 def quantile_scores(
@@ -58,5 +58,5 @@ def quantile_scores(
 def _features(examples: Examples, scale: Scale, classes: int) -> Tensor:
     """Returns inputs, or random sums of many, and labels as columns. Shapes: -> (rows, columns)."""
     labels = examples.require_labels(classes)
-    inputs = random_sums(scale.apply(examples.inputs), _MOST_FEATURES)
+    inputs = random_sums(scale.apply(examples.inputs), _MAX_FEATURES)
     return torch.cat([inputs, nn.functional.one_hot(labels, classes)], 1)

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.features import Scale
 
-NARROW = 64  # features up to which plain gradient steps learn the most; beyond, they diverge
-WIDE = 512  # features that reference models read at most
+MAX_SGD_FEATURES = 64  # up to which plain gradient steps learn the most; beyond, they diverge
+MAX_FEATURES = 512  # features that reference models read at most
 _AT_ONCE = 4096  # rows narrowed at once
 _FAR = 10.0  # deviations: no input of a reference model lies further out
 
@@ -38,7 +38,7 @@ def reference(scale: Scale, classes: int, probabilities: bool) -> nn.Module:
 class Narrowed(nn.Module):
     """Makes few random sums of many features, which keep how far records lie apart.
 
-    Shapes: (rows, ...) -> (rows, ``WIDE``) float32.
+    Shapes: (rows, ...) -> (rows, ``MAX_FEATURES``) float32.
     Source: Johnson and Lindenstrauss 1984.
     """
 
@@ -50,7 +50,8 @@ class Narrowed(nn.Module):
     def of(cls, inputs: Tensor) -> "Narrowed":
         """Takes the units of the inputs. Shapes: inputs (rows, ...)."""
         scale, generator = Scale.of(inputs), torch.Generator().manual_seed(0)
-        weights = torch.randn(len(scale.center), WIDE, generator=generator) / WIDE**0.5
+        weights = torch.randn(len(scale.center), MAX_FEATURES, generator=generator)
+        weights = weights / MAX_FEATURES**0.5
         return cls(_Standardized(scale.center, scale.deviation), weights)
 
     def forward(self, inputs: Tensor) -> Tensor:

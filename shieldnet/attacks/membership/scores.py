@@ -20,11 +20,11 @@ from shieldnet.attacks.membership.shadows import COPIES, most_moved, moved
 from shieldnet.attacks.shadow_answers import Shadows
 from shieldnet.data.examples import Examples, reference_rows
 
-SYMBOLS = 512
+MAX_SYMBOLS = 512
 """Up to so many different answers, a quarter of the records at most, are symbols: what hardly ever
 comes again has no frequency to compare."""
 
-_SURE = 3.0  # log odds of p = .95, which one decimal rounds to 1
+_MAX_LOG_ODDS = 3.0  # log odds of p = .95, which one decimal rounds to 1
 _PUPILS = 4  # shadows that stand for the target while the ensemble learns
 
 
@@ -71,7 +71,7 @@ def membership_scores(log_p: Tensor, labels: Tensor) -> dict[str, Tensor]:
     log_rest = torch.log1p(-p.clamp_max(1 - 1e-16)).scatter(-1, own, 0.0)
     return {
         "loss": true - others,
-        "capped loss": (true - others).clamp_max(_SURE),
+        "capped loss": (true - others).clamp_max(_MAX_LOG_ODDS),
         "entropy": (p * log_p).sum(-1),
         "modified entropy": others.exp() * true + (p * log_rest).sum(-1),
         "correctness gap": (log_p.argmax(-1) == labels).double(),
@@ -356,7 +356,7 @@ def _compare(
         "RMIA offline": info_rmia(said["p"], heard["p"], inside, population, offline=OFFLINE),
     }
     rounded = said["loss"].float().round(decimals=4)
-    if len(rounded.unique()) <= min(SYMBOLS, len(rounded) // 4):
+    if len(rounded.unique()) <= min(MAX_SYMBOLS, len(rounded) // 4):
         found["symbols"] = symbol_ratio(
             rounded, heard["loss"].float().round(decimals=4), inside
         ).double()

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.base import Behind, in_batches
-from shieldnet.attacks.membership.references import NARROW, WIDE, Narrowed, reference
+from shieldnet.attacks.membership.references import (
+    MAX_FEATURES,
+    MAX_SGD_FEATURES,
+    Narrowed,
+    reference,
+)
 from shieldnet.attacks.shadow_answers import Shadows, drawn, share_of_members
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.data.examples import Canaries, Examples, reference_rows
@@ -23,19 +28,19 @@ from shieldnet.training.recipe import Recipe
 
 Train = Callable[[tuple[Tensor, Tensor], int], nn.Module]
 """Trains a model like the target: ``train((inputs, labels), seed) -> model``."""
-FEWEST = 4
+MIN_SHADOWS = 4
 """Fewer shadows than this say nothing of a single record."""
 COPIES = 16
 """Moved copies of a record that label-only attacks ask about."""
 _CHUNK = 8  # models trained as one: fixed, so that the engine cannot change a result
-_MOST_MOVED = 1000  # records whose copies are asked about, fewer of many features
-_MOST_MOVED_NUMBERS = 5 * 10**7
-_LEAST_MOVED = 100
-_MOST_OWNED = 2000
-_PROBE_ROWS = 200
-_REFERENCE_ROWS = 5000  # of each set, for reference models
-_REFERENCE_STEPS = 1500
-_LEARNED = 0.1  # less often right than the target on their own records, and they are no stand-ins
+_MAX_PERTURBED_ROWS = 1000  # records whose copies are asked about, fewer of many features
+_MAX_PERTURBED_NUMBERS = 5 * 10**7
+_MIN_PERTURBED_ROWS = 100
+_MAX_OWNED_ROWS = 2000
+_MAX_CHECKED_ROWS = 200
+_MAX_REFERENCE_ROWS = 5000  # of each set, for reference models
+_MAX_REFERENCE_STEPS = 1500
+_MAX_ACCURACY_GAP = 0.1  # to the target, of reference models on the records that trained them
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ class Order:
     copies: bool = True
 
     def __post_init__(self) -> None:
-        if self.count < FEWEST:
-            raise ConfigError(f"Expected at least {FEWEST} shadows, got {self.count}.")
+        if self.count < MIN_SHADOWS:
+            raise ConfigError(f"Expected at least {MIN_SHADOWS} shadows, got {self.count}.")
         if self.train is not None and not callable(self.train):
             raise ConfigError(
                 "Expected train as a function train((inputs, labels), seed) -> model, or a Recipe; "
@@ -84,7 +89,7 @@ def trained(
     """
     sets = _sets(order)
     rate = share_of_members(len(order.members), len(order.nonmembers))
-    limit = _REFERENCE_ROWS if order.train is None else None
+    limit = _MAX_REFERENCE_ROWS if order.train is None else None
     places = {one.name: _some(len(one), limit, order.seed) for one in sets}
     pool = [
         Examples(one.name, one.inputs[places[one.name]], _labels(one)[places[one.name]])
@@ -99,7 +104,7 @@ def trained(
         raise NotApplicable(f"{len(inputs)} records in all are too few to train shadows on")
     asked = {one.name: one.inputs for one in pool}
     if order.auxiliary is not None and order.auxiliary.labels is not None:
-        places["auxiliary"] = _some(len(order.auxiliary), _MOST_OWNED, order.seed)
+        places["auxiliary"] = _some(len(order.auxiliary), _MAX_OWNED_ROWS, order.seed)
         asked["auxiliary"] = order.auxiliary.inputs[places["auxiliary"]]
         count = len(places["auxiliary"])
         inside["auxiliary"] = torch.zeros(order.count, count, dtype=torch.bool)
@@ -108,7 +113,7 @@ def trained(
         for one in pool:
             copies = moved(one.inputs[: most_moved(one.inputs)], reference, order.seed)
             asked[f"moved {one.name}"] = copies.flatten(0, 1)
-    if order.train is None and inputs.is_floating_point() and inputs[0].numel() > WIDE:
+    if order.train is None and inputs.is_floating_point() and inputs[0].numel() > MAX_FEATURES:
         narrowed = Narrowed.of(inputs)
         inputs, asked = narrowed(inputs), {name: narrowed(part) for name, part in asked.items()}
     train, answer = _way(order, inputs, labels, rows)
@@ -159,8 +164,8 @@ def trained(
 
 def most_moved(inputs: Tensor) -> int:
     """Counts the records whose moved copies are asked about: fewer where each has many numbers."""
-    fit = _MOST_MOVED_NUMBERS // (COPIES * inputs[0].numel())
-    return max(_LEAST_MOVED, min(_MOST_MOVED, fit))
+    fit = _MAX_PERTURBED_NUMBERS // (COPIES * inputs[0].numel())
+    return max(_MIN_PERTURBED_ROWS, min(_MAX_PERTURBED_ROWS, fit))
 
 
 def moved(inputs: Tensor, reference: Tensor, seed: int, copies: int = COPIES) -> Tensor:
@@ -249,10 +254,10 @@ def _way(
     classes = max(_classes(order), int(labels.max()) + 1)
     probabilities = layout.row_kind == "probabilities"
     steps = -(-max(len(one) for one in rows) // 32)
-    is_narrow = inputs[0].numel() <= NARROW
+    is_narrow = inputs[0].numel() <= MAX_SGD_FEATURES
     recipe = Recipe(
         partial(reference, Scale.of(inputs), classes, probabilities),
-        epochs=max(5, min(50, _REFERENCE_STEPS // steps)),
+        epochs=max(5, min(50, _MAX_REFERENCE_STEPS // steps)),
         outputs="probabilities" if probabilities else "logits",
         optimizer="sgd" if is_narrow else "adam",
         learning_rate=0.05 if is_narrow else 1e-3,
@@ -268,7 +273,7 @@ def _require_learned(order: Order, members: Examples, said: Tensor, inside: Tens
     labels = _labels(members)
     target = in_batches(Behind(order.shield), members.inputs).argmax(-1) == labels
     right = (said.argmax(-1) == labels)[inside].double().mean()
-    if float(right) < float(target.double().mean()) - _LEARNED:
+    if float(right) < float(target.double().mean()) - _MAX_ACCURACY_GAP:
         raise NotApplicable(
             f"reference models are right on {right:.2f} of the records that trained them, the "
             f"target on {target.double().mean():.2f}: they do not stand for it. Pass train=..."
@@ -299,7 +304,7 @@ def _probe(
     if isinstance(train, Recipe):
         train = replace(train, epochs=1)
     wanted = _classes(order)
-    few = _some(len(inputs), _PROBE_ROWS, order.seed)
+    few = _some(len(inputs), _MAX_CHECKED_ROWS, order.seed)
     said = []
     for seed in (1,) if is_recipe else (1, 1, 2):
         model = _called(train, (inputs[few], labels[few]), seed)

@@ -17,7 +17,7 @@ EVERY = "*"
 # Told apart by their lightness too, and with three times the contrast of white and of black.
 COLORS = ("#c2410c", "#0d9488", "#4f7cff", "#a855f7", "#b7791f", "#db2777", "#5f8a1f", "#7c8798")
 
-_MOST_COLUMNS = 12
+_MAX_COLUMNS = 12
 _INK = "currentColor"
 _CHOSEN = f"subject == '{EVERY}' || datum.subject == subject"
 _PERCENT = ".3~f"
@@ -387,7 +387,7 @@ def _columns(report: Document) -> Spec | None:
     """Draws the columns that leak most through the bare model, and what is left of each."""
     prefix = "inversion.column."
     first = [one for one in report["subjects"][0]["findings"] if one["name"].startswith(prefix)]
-    ranked = sorted(first, key=lambda one: -one["value"])[:_MOST_COLUMNS]
+    ranked = sorted(first, key=lambda one: -one["value"])[:_MAX_COLUMNS]
     order = [one["name"].removeprefix(prefix) for one in ranked]
     rows = [
         {

@@ -23,7 +23,7 @@ from shieldnet.reports.html.images import (
 
 _ROOM = Path(__file__).parent
 _TEMPLATE, _SCRIPT = "report.html.jinja", "report.js"
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 _LIBRARY = "window.vegaEmbed = vegaEmbed;"
 
 
@@ -172,8 +172,8 @@ def _headline(subjects: Sequence[Mapping[str, Any]]) -> str:
     if len(leaks) < 2:
         return ""
     (bare, most), *rest = leaks
-    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest[:_MOST_NAMED])
-    left += f", and {len(rest) - _MOST_NAMED} more" if len(rest) > _MOST_NAMED else ""
+    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest[:_MAX_NAMED])
+    left += f", and {len(rest) - _MAX_NAMED} more" if len(rest) > _MAX_NAMED else ""
     return (
         f"Of what the label leaves open about an input, the best attack reads {most:.0%} from "
         f"the {bare} model's answers. Behind the shields it still reads: {left}."

@@ -10,9 +10,9 @@ from torch import Tensor
 from shieldnet.core.checks import fraction, positive
 from shieldnet.core.errors import ConfigError
 
-_LEAST, _MOST = 1e-30, 1e30
+_MIN_NORM, _MAX_NORM = 1e-30, 1e30
 _STEADY = 10  # the noise of the counted share is a tenth of its range, at most
-_MOST_SHARE = 0.5  # of what a record may move, that goes into counting
+_MAX_SHARE = 0.5  # of what a record may move, that goes into counting
 
 
 class Clip(ABC):
@@ -112,16 +112,16 @@ class AdaptiveClip(Clip):
     def next(self, norm: float, seen: Tensor, noise: float, size: float) -> float:
         shorter = (float(seen) / _share(noise, size) + size) / (2 * size)
         moved = norm * math.exp(-self.pace * (min(1.0, max(0.0, shorter)) - self.quantile))
-        return min(_MOST, max(_LEAST, moved))
+        return min(_MAX_NORM, max(_MIN_NORM, moved))
 
 
 def _share(noise: float, size: float) -> float:
     """Returns b, what every record adds to the count or takes from it."""
-    return min(_MOST_SHARE, _STEADY * noise / size)
+    return min(_MAX_SHARE, _STEADY * noise / size)
 
 
 def _require_norm(name: str, norm: float) -> None:
-    if not _LEAST <= positive(name, norm) <= _MOST:
+    if not _MIN_NORM <= positive(name, norm) <= _MAX_NORM:
         raise ConfigError(f"Expected {name} from 1e-30 to 1e30, got {norm!r}.")
 
 

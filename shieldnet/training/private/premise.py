@@ -15,7 +15,7 @@ from shieldnet.training.private.capture import NotCaptured, map_records
 from shieldnet.training.records import Records
 
 _SIGNIFICANT = 1e-3
-_ENOUGH = 100  # rows of either set: fewer hardly tell a start that knows the records
+_MIN_ROWS = 100  # rows of either set: fewer hardly tell a start that knows the records
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Premise:
             f"the start fits a record better than a held-out row {better:.0%} of the time "
             f"(p = {chance:.1g})"
         )
-        if chance >= _SIGNIFICANT and rows < _ENOUGH:
+        if chance >= _SIGNIFICANT and rows < _MIN_ROWS:
             return f"Too few rows ({rows}) to tell whether the start knows the records: {measured}."
         if chance >= _SIGNIFICANT:
             return f"No evidence that the start knows the records: {measured}."
