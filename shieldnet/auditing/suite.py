@@ -17,7 +17,7 @@ from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.inversion.decoding import MIN_IMAGE_SIDE
 from shieldnet.attacks.membership.blind import blind_finding
-from shieldnet.attacks.membership.shadows import MIN_SHADOWS, Order, Train, trained
+from shieldnet.attacks.membership.shadows import MIN_SHADOWS, ShadowPlan, Train, train_shadows
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.case import (
     as_given,
@@ -177,7 +177,7 @@ def audit(
         skipped = dropped(counts, kept_rows)
         if count and any(attack.needs_shadows for attack in chosen.attacks):
             try:
-                order = Order(
+                plan = ShadowPlan(
                     train,
                     count,
                     bare,
@@ -189,8 +189,8 @@ def audit(
                 )
                 game = replace(
                     game,
-                    shadows=trained(
-                        order, engine=where, workers=workers, cache=kept, done=bar.advance
+                    shadows=train_shadows(
+                        plan, engine=where, workers=workers, cache=kept, done=bar.advance
                     ),
                 )
             except NotApplicable as reason:

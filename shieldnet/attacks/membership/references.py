@@ -1,12 +1,17 @@
 """Networks that stand for shadows where nobody says how the model was trained."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.features import Scale
+from shieldnet.training.recipe import Recipe
 
-MAX_SGD_FEATURES = 64  # up to which plain gradient steps learn the most; beyond, they diverge
+_MAX_SGD_FEATURES = 64  # up to which plain gradient steps learn the most; beyond, they diverge
 MAX_FEATURES = 512  # features that reference models read at most
+_MAX_STEPS = 1500
 _AT_ONCE = 4096  # rows narrowed at once
 _FAR = 10.0  # deviations: no input of a reference model lies further out
 
@@ -33,6 +38,21 @@ def reference(scale: Scale, classes: int, probabilities: bool) -> nn.Module:
         nn.Linear(128, classes),
     ]
     return nn.Sequential(*layers, *([nn.Softmax(-1)] if probabilities else []))
+
+
+def reference_recipe(
+    inputs: Tensor, classes: int, probabilities: bool, rows: Sequence[Tensor]
+) -> Recipe:
+    """Says how the small networks are trained; rows: for every network, those that train it."""
+    steps = -(-max(map(len, rows)) // 32)
+    is_narrow = inputs[0].numel() <= _MAX_SGD_FEATURES
+    return Recipe(
+        partial(reference, Scale.of(inputs), classes, probabilities),
+        epochs=max(5, min(50, _MAX_STEPS // steps)),
+        outputs="probabilities" if probabilities else "logits",
+        optimizer="sgd" if is_narrow else "adam",
+        learning_rate=0.05 if is_narrow else 1e-3,
+    )
 
 
 class Narrowed(nn.Module):
