@@ -127,27 +127,27 @@ def _require_table(game: Game) -> None:
 def _each_secret(
     game: Game,
     sets: tuple[Examples, ...],
-    findings: Callable[[Game, Secret], tuple[Finding, ...]],
+    findings_of: Callable[[Game, Secret], tuple[Finding, ...]],
 ) -> Outcome:
     """Plays for every sensitive column; a column that does not fit is untested, with the reason."""
     game.require_rows(MIN_ROWS, *sets)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     untested: list[str] = []
     for name in game.sensitive:
         try:
-            found += findings(game, Secret.of(game, name))
+            findings += findings_of(game, Secret.of(game, name))
         except NotApplicable as reason:
             untested.append(f"{name}: {reason}")
-    if not found:
+    if not findings:
         raise NotApplicable("; ".join(untested))
-    return Outcome(findings=tuple(found), untested=tuple(untested))
+    return Outcome(findings=tuple(findings), untested=tuple(untested))
 
 
 def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
     sets = [game.owned(), game.nonmembers]
     scale = game.views(game.ask(game.owned()).first(MAX_ROWS))
-    fits = [_fit(game, secret, one, scale) for one in sets]
-    sides = [secret.others(one.inputs)[:MAX_ROWS] for one in sets]
+    fits = [_fit(game, secret, examples, scale) for examples in sets]
+    sides = [secret.others(examples.inputs)[:MAX_ROWS] for examples in sets]
     imputed, combined = _combined(game, secret, sides, fits)
     guesses = _guesses(secret, game.nonmembers, imputed[1], combined[1])
     threat = Threat(
@@ -159,18 +159,18 @@ def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
 
 def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
     sets = [game.owned(), game.members, game.nonmembers]
-    scores = [_likeness(game, secret, one) for one in sets]
+    scores = [_likeness(game, secret, examples) for examples in sets]
     sides = []
-    for one in sets:
-        labels = one_hot(game.labels(one), game.classes)
-        sides.append(torch.cat([secret.others(one.inputs), labels], 1)[:MAX_ROWS])
+    for examples in sets:
+        labels = one_hot(game.labels(examples), game.classes)
+        sides.append(torch.cat([secret.others(examples.inputs), labels], 1)[:MAX_ROWS])
     imputed, weighed = _combined(game, secret, sides, scores)
-    by_bayes = [guess + part[:, :, 0] for guess, part in zip(imputed, scores, strict=True)]
+    by_bayes = [guess + likeness[:, :, 0] for guess, likeness in zip(imputed, scores, strict=True)]
     trials = {
-        way: [_guesses(secret, sets[at], imputed[at], combined[at]) for at in (1, 2)]
-        for way, combined in (("learned weights", weighed), ("Bayes' rule", by_bayes))
+        rule: [_guesses(secret, sets[at], imputed[at], combined[at]) for at in (1, 2)]
+        for rule, combined in (("learned weights", weighed), ("Bayes' rule", by_bayes))
     }
-    best = max(trials, key=lambda way: trials[way][0].measured(trials[way][0].attacked).value)
+    best = max(trials, key=lambda rule: trials[rule][0].measured(trials[rule][0].attacked).value)
     confidence = 1 - (1 - CONFIDENCE) / len(trials)
     members, nonmembers = trials[best]
     count = len(secret.candidates)
@@ -247,7 +247,7 @@ def _combined(
         len(table),
         seed=game.seed,
     )
-    told = torch.cat([part - part.mean(1, keepdim=True) for part in evidence])
+    told = torch.cat([values - values.mean(1, keepdim=True) for values in evidence])
     unit = told[: len(truth)].square().mean((0, 1)).sqrt()
     told = (told / unit.where(unit > _MIN_UNIT, 1.0)).clamp(-10, 10)
     each = torch.eye(secret.count, dtype=told.dtype).expand(len(told), -1, -1)

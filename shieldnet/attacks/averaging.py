@@ -27,5 +27,5 @@ class Averaging(Attack):
         if game.auxiliary is not None:
             attacks += [Inversion(queries=count) for count in self.queries]
             untested = ()
-        found = tuple(one for attack in attacks for one in attack(game).findings)
-        return Outcome(findings=found, untested=untested)
+        findings = tuple(finding for attack in attacks for finding in attack(game).findings)
+        return Outcome(findings=findings, untested=untested)

@@ -88,10 +88,10 @@ class Extraction(Attack):
         generator = torch.Generator().manual_seed(game.seed)
         order = torch.randperm(len(owned), generator=generator)
         scale = Scale.of(owned.inputs)
-        asked = scale.apply(targets.inputs)
+        unseen = scale.apply(targets.inputs)
         answered = Lesson.of(game, owned, scale)
         model_says = game.model_labels(targets)
-        blind = self._without_queries(game, answered.features[order], order, asked)
+        blind = self._without_queries(game, answered.features[order], order, unseen)
 
         def scored(name: str, says: Tensor, truth: Tensor, queries: int, source: str) -> Finding:
             return Finding.of(
@@ -109,12 +109,12 @@ class Extraction(Attack):
         for budget in sorted({few for few in self.budgets if few < len(owned)}):
             lesson = answered.at(order[:budget])
             fit, check = lesson.divided()
-            best = max(self._trials(fit, check), key=lambda one: one.agreement)
-            says = best.says(lesson, asked)
+            best = max(self._trials(fit, check), key=lambda student: student.agreement)
+            says = best.says(lesson, unseen)
             name = f"extraction.fidelity.{budget}"
             findings.append(scored(name, says, model_says, budget, str(best)))
         best, lesson = self._with_everything(game, answered.at(order), order, scale)
-        says, queries = best.says(lesson, asked), len(lesson.winners)
+        says, queries = best.says(lesson, unseen), len(lesson.winners)
         whole_copy = [scored("extraction.fidelity", says, model_says, queries, str(best))]
         if targets.labels is not None:
             truth = game.labels(targets)
@@ -127,37 +127,37 @@ class Extraction(Attack):
         """Chooses the best student, and whether it learns from inputs of its own making too."""
         fit, check = lesson.divided()
         plain = list(self._trials(fit, check))
-        best = max(plain, key=lambda one: one.agreement)
+        best = max(plain, key=lambda student: student.agreement)
         rows = game.owned().inputs[order]
         if not rows.is_floating_point():
             return best, lesson
         more = fit.beside(Lesson.of(game, made(rows[-len(fit.winners) :], game.seed), scale))
         # The finalists only: a kernel over four times the rows costs more than all other trials.
         finalists = {}
-        for trial in sorted(plain, key=lambda one: one.agreement):
-            finalists[type(trial.decoder)] = trial
+        for student in sorted(plain, key=lambda student: student.agreement):
+            finalists[type(student.decoder)] = student
         again = [
             rival
-            for one in finalists.values()
-            for rival in _compared(one.decoder, one.setting, more, check)
+            for finalist in finalists.values()
+            for rival in _compared(finalist.decoder, finalist.setting, more, check)
         ]
-        rival = max(again, key=lambda one: one.agreement)
+        rival = max(again, key=lambda student: student.agreement)
         if rival.agreement < best.agreement:
             return best, lesson
         return rival, lesson.beside(Lesson.of(game, made(rows, game.seed), scale))
 
     def _without_queries(
-        self, game: Game, features: Tensor, order: Tensor, asked: Tensor
+        self, game: Game, features: Tensor, order: Tensor, unseen: Tensor
     ) -> Tensor:
         """Says of the nonmembers what can be said without a query. Shapes: -> (rows,)."""
         owned = game.owned()
         if owned.labels is None:
-            return game.model_labels(owned).mode().values.expand(len(asked))
+            return game.model_labels(owned).mode().values.expand(len(unseen))
         labels = game.labels(owned)[order]
         truth = one_hot(labels, game.classes).float()
         lesson = Lesson(features, {"true label": truth}, labels)
-        best = max(self._trials(*lesson.divided()), key=lambda one: one.agreement)
-        return best.says(lesson, asked)
+        best = max(self._trials(*lesson.divided()), key=lambda student: student.agreement)
+        return best.says(lesson, unseen)
 
     def _trials(self, fit: "Lesson", check: "Lesson") -> Iterator["Student"]:
         for decoder in self.students:
@@ -187,7 +187,7 @@ class Lesson:
 
     def at(self, rows: Tensor) -> "Lesson":
         """Keeps the rows at these places, in this order."""
-        readings = {name: one[rows] for name, one in self.readings.items()}
+        readings = {name: scores[rows] for name, scores in self.readings.items()}
         return Lesson(self.features[rows], readings, self.winners[rows])
 
     def divided(self) -> tuple["Lesson", "Lesson"]:
@@ -198,7 +198,8 @@ class Lesson:
     def beside(self, other: "Lesson") -> "Lesson":
         """Returns both, this one first."""
         readings = {
-            name: torch.cat([one, other.readings[name]]) for name, one in self.readings.items()
+            name: torch.cat([scores, other.readings[name]])
+            for name, scores in self.readings.items()
         }
         return Lesson(
             torch.cat([self.features, other.features]),
@@ -216,9 +217,9 @@ class Student:
     reading: str
     agreement: float
 
-    def says(self, lesson: Lesson, asked: Tensor) -> Tensor:
-        """Learns the lesson and names labels. Shapes: asked (rows, f) -> (rows,)."""
-        return _taught(self.decoder, self.setting, lesson, asked)[self.reading]
+    def says(self, lesson: Lesson, unseen: Tensor) -> Tensor:
+        """Learns the lesson and names labels. Shapes: unseen (rows, f) -> (rows,)."""
+        return _taught(self.decoder, self.setting, lesson, unseen)[self.reading]
 
     def __str__(self) -> str:
         longer = ", trained longer" if self.setting == _LONG else ""
@@ -232,13 +233,15 @@ def made(rows: Tensor, seed: int) -> Examples:
     """
     generator = torch.Generator().manual_seed(seed)
     count, places = len(rows) * _MADE, (-1, *[1] * (rows.dim() - 1))
-    one, other = (rows[torch.randint(len(rows), (count,), generator=generator)] for _ in range(2))
+    first, second = (
+        rows[torch.randint(len(rows), (count,), generator=generator)] for _ in range(2)
+    )
     share = torch.rand(count, generator=generator).reshape(places).to(rows.dtype)
     share[count // 2 :] = 1
-    off = torch.randn(rows.shape[1:].numel() * count, generator=generator).reshape(one.shape)
+    off = torch.randn(rows.shape[1:].numel() * count, generator=generator).reshape(first.shape)
     units = Scale.of(rows).deviation.reshape(rows.shape[1:]) * _JITTER
-    moved = share * one + (1 - share) * other + (share == 1) * (off * units).to(rows.dtype)
-    return Examples(f"{count} inputs made of rows", moved.clamp(rows.amin(0), rows.amax(0)))
+    mixed = share * first + (1 - share) * second + (share == 1) * (off * units).to(rows.dtype)
+    return Examples(f"{count} inputs made of rows", mixed.clamp(rows.amin(0), rows.amax(0)))
 
 
 def _readings(game: Game, answers: Answers, winners: Tensor) -> dict[str, Tensor]:
@@ -256,13 +259,13 @@ def _compared(
 
 
 def _taught(
-    decoder: Decoder, setting: tuple[float, ...], lesson: Lesson, asked: Tensor
+    decoder: Decoder, setting: tuple[float, ...], lesson: Lesson, unseen: Tensor
 ) -> dict[str, Tensor]:
     """Learns all readings at once, in units of their own, and names labels by each.
 
-    Shapes: asked (rows, f) -> each (rows,).
+    Shapes: unseen (rows, f) -> each (rows,).
     """
-    parts = [one / one.std().clamp_min(1e-6) for one in lesson.readings.values()]
-    guess = decoder.predict(lesson.features, torch.cat(parts, 1).float(), asked, setting)
+    parts = [reading / reading.std().clamp_min(1e-6) for reading in lesson.readings.values()]
+    guess = decoder.predict(lesson.features, torch.cat(parts, 1).float(), unseen, setting)
     scores = guess.chunk(len(parts), 1)
-    return {name: one.argmax(1) for name, one in zip(lesson.readings, scores, strict=True)}
+    return {name: reading.argmax(1) for name, reading in zip(lesson.readings, scores, strict=True)}

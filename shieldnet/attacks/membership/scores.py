@@ -44,6 +44,11 @@ class Scored:
     queries: int
     shadows: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Counts the rows of the smaller set."""
+        return min(len(self.members), len(self.nonmembers))
+
 
 def log_probabilities(answers: Answers, floor: float = 1e-300) -> Tensor:
     """Returns log p without clipping, from the logits where they were released.
@@ -320,13 +325,13 @@ class _ShadowComparison:
     def _shares(self, examples: Examples, rows: Tensor) -> Tensor:
         """Returns the shadows' label-only shares of some records. Shapes: -> (shadows, rows)."""
         inputs, labels = examples.inputs[rows], self.game.labels(examples)[rows]
-        asked = torch.cat([inputs, _perturbed(self.game, inputs)])
+        questions = torch.cat([inputs, _perturbed(self.game, inputs)])
         shares = []
         for scores, of_copies in zip(
             self.shadows.scores[examples.name], self.shadows.perturbed[examples.name], strict=True
         ):
             both = torch.cat([scores[: len(rows)], of_copies.flatten(0, 1)])
-            answers = defended(self.game.shield, both, asked)
+            answers = defended(self.game.shield, both, questions)
             winners = answers.distribution.argmax(-1).unflatten(0, (COPIES + 1, -1))
             shares.append(_share(winners, labels))
         return torch.stack(shares)

@@ -103,7 +103,8 @@ def train_shadows(
             raise NotApplicable(f"reference models fail on these records: {failed}") from failed
         raise
     scores = {
-        name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in questions
+        name: torch.from_numpy(np.concatenate([chunk_scores[name] for chunk_scores in parts]))
+        for name in questions
     }
     if plan.train is None:
         _require_learned(plan, pool.sets[0], scores["members"], pool.trained_on["members"])
