@@ -231,8 +231,8 @@ class _Linearized:
             gain = borrowed * pooled + (1 - borrowed) / own * self.within[mine].T @ told[mine]
             weights = borrowed / count * keep.double()
             weights[mine] += (1 - borrowed) / own
-            heard = (told.T * weights) @ told
-            solved = torch.linalg.pinv(heard + noise, rtol=1e-9, hermitian=True)
+            gram = (told.T * weights) @ told
+            solved = torch.linalg.pinv(gram + noise, rtol=1e-9, hermitian=True)
             pairs = 1 - weights.square().sum()
             explained += share / pairs * (gain @ solved * gain).sum(1)
             by_itself += share / pairs * weights.square() * (told @ solved * told).sum(1)
@@ -326,7 +326,10 @@ def _predicted(released: Tensor, wanted: Tensor) -> list[Tensor]:
 
 def _least(guesses: Sequence[Tensor], wanted: Tensor) -> Tensor:
     """Returns what the best guess misses. Shapes: each (n, k) -> (n, k)."""
-    return min((guess - wanted for guess in guesses), key=lambda part: float(part.square().sum()))
+    return min(
+        (guess - wanted for guess in guesses),
+        key=lambda difference: float(difference.square().sum()),
+    )
 
 
 def _share(explained: Tensor, total: Tensor, lost: Tensor) -> float:

@@ -123,8 +123,8 @@ def _register_effect(name: str) -> None:
     DRAWS.add(name)
 
 
-def _refusing(words: str) -> Callable[..., None]:
+def _refusing(message: str) -> Callable[..., None]:
     def refuse(*args: object, **kwargs: object) -> None:
-        raise ConfigError(words)
+        raise ConfigError(message)
 
     return refuse

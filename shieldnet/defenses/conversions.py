@@ -52,12 +52,12 @@ class Log(Defense):
             return Named(scores, answers.places, rest, answers.classes, answers.dtype)
         return self(answers)
 
-    def _of(self, part: Tensor | Lookup | float) -> Tensor | Lookup | float:
-        if isinstance(part, Tensor):
-            return self(part)
-        if isinstance(part, Lookup):
-            return Lookup(part.places, part.logs, part.logs)
-        return max(math.log(part), ZERO_LOGIT) if part > 0 else ZERO_LOGIT
+    def _of(self, column: Tensor | Lookup | float) -> Tensor | Lookup | float:
+        if isinstance(column, Tensor):
+            return self(column)
+        if isinstance(column, Lookup):
+            return Lookup(column.places, column.logs, column.logs)
+        return max(math.log(column), ZERO_LOGIT) if column > 0 else ZERO_LOGIT
 
 
 @dataclass(frozen=True)

@@ -85,13 +85,13 @@ class KeyedNoise(Defense):
 
     def with_inputs(self, answers: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         """Does the same, keyed on the bytes of the inputs' rows."""
-        rows = [one for one in inputs if one.dim() > 0 and len(one) == len(answers)]
+        rows = [tensor for tensor in inputs if tensor.dim() > 0 and len(tensor) == len(answers)]
         if not rows:
             return self(answers)
         positions = math.prod(answers.shape[1:-1])
-        content = [one.flatten(1).repeat_interleave(positions, 0) for one in rows]
-        place = torch.arange(positions).repeat(len(answers)).unsqueeze(1)
-        return self._with_noise(answers, [*content, place])
+        content = [tensor.flatten(1).repeat_interleave(positions, 0) for tensor in rows]
+        position = torch.arange(positions).repeat(len(answers)).unsqueeze(1)
+        return self._with_noise(answers, [*content, position])
 
     def _steps(self, answers: Tensor) -> Tensor:
         return answers.to(torch.float64).div(self.grid).trunc().add(0.0)  # no -0.0
@@ -112,7 +112,7 @@ def keyed_words(content: list[Tensor], count: int, key: bytes) -> Tensor:
     rows = len(content[0])
     if rows == 0:
         return torch.empty(0, dtype=torch.int64)
-    parts = [_as_words(one) for one in content]
+    parts = [_as_words(tensor) for tensor in content]
     numbers = np.concatenate([*parts, np.full((rows, 1), len(parts[0][0]), np.uint64)], axis=1)
     hash_keys, cipher_key = _derived(key, numbers.shape[1])
     tags = ((numbers @ hash_keys[1:] + hash_keys[0]) >> np.uint64(32)).astype(np.uint32)

@@ -113,37 +113,37 @@ def _is_plain(name: str) -> bool:
 
 def _classes(pickled: bytes) -> tuple[str, ...]:
     """Lists the classes and functions that a pickle names, without running it."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     strings: list[str] = []
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
             if count > _MAX_OPCODES:
                 break
             if opcode.name == "GLOBAL":
-                found[str(argument).replace(" ", ".")] = None
+                names[str(argument).replace(" ", ".")] = None
             elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
-                found[f"{strings[-2]}.{strings[-1]}"] = None
+                names[f"{strings[-2]}.{strings[-1]}"] = None
             elif isinstance(argument, str):
                 strings = [*strings[-1:], argument]
     except (ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError):
-        return tuple(found)  # what was named before the damage is what can be said
-    return tuple(found)
+        return tuple(names)  # what was named before the damage is what can be said
+    return tuple(names)
 
 
-def advice(found: Recognized, path: Path, *, as_weights: bool) -> str:
+def advice(contents: Recognized, path: Path, *, as_weights: bool) -> str:
     """Returns the end of a sentence that begins with the path: what it is, and what works.
 
     as_weights: it was given with --weights, not as MODEL.
     """
-    if found.kind == "state_dict" or (found.kind == "safetensors" and not as_weights):
+    if contents.kind == "state_dict" or (contents.kind == "safetensors" and not as_weights):
         return f"holds weights without the model that they belong to. {_use(path)}"
-    if found.kind == "checkpoint":
-        return _of_checkpoint(found.detail, path)
-    if found.kind == "pickle":
-        return _of_pickle(found.detail, path)
-    if found.kind in ("exported", "onnx", "torchscript") and as_weights:
-        return f"is a model of its own, and holds no weights for another.{_ALSO[found.kind]}"
-    return _WORDS[found.kind].replace("PATH", str(path))
+    if contents.kind == "checkpoint":
+        return _of_checkpoint(contents.detail, path)
+    if contents.kind == "pickle":
+        return _of_pickle(contents.detail, path)
+    if contents.kind in ("exported", "onnx", "torchscript") and as_weights:
+        return f"is a model of its own, and holds no weights for another.{_ALSO[contents.kind]}"
+    return _WORDS[contents.kind].replace("PATH", str(path))
 
 
 def _use(weights: object) -> str:

@@ -74,8 +74,8 @@ def _understood(path: Path) -> Iterator[None]:
     ) as broken:
         if isinstance(broken, DataError):
             raise
-        words = str(broken).split("\n")[0]
-        raise DataError(f"{path} is no {path.suffix} table that can be read: {words}") from broken
+        message = str(broken).split("\n")[0]
+        raise DataError(f"{path} is no {path.suffix} table that can be read: {message}") from broken
 
 
 def _require_names(names: Sequence[str], path: Path) -> None:
@@ -117,10 +117,10 @@ def divided(
         for name in table
         if name != label and not (name in groups and table[name].dtype.kind == "U")
     ]
-    words = [name for name in columns if table[name].dtype.kind == "U"]
-    if words:
+    worded = [name for name in columns if table[name].dtype.kind == "U"]
+    if worded:
         raise DataError(
-            f"Expected numbers in {path}, got words in: {', '.join(words)}. Encode them as "
+            f"Expected numbers in {path}, got words in: {', '.join(worded)}. Encode them as "
             "numbers, or name them with --label or --group."
         )
     if not columns:
@@ -161,8 +161,10 @@ def _csv_of_words(path: Path, role: str) -> tuple[Any, str]:
     reader = optional("pyarrow.csv", extra="data")
     text, form = _text(path, role)
     names = reader.open_csv(BytesIO(text), parse_options=form).schema.names
-    words = reader.ConvertOptions(column_types={name: arrow.string() for name in names})
-    return reader.read_csv(BytesIO(text), parse_options=form, convert_options=words), form.delimiter
+    options = reader.ConvertOptions(column_types={name: arrow.string() for name in names})
+    return reader.read_csv(
+        BytesIO(text), parse_options=form, convert_options=options
+    ), form.delimiter
 
 
 def _csv(path: Path, role: str) -> Any:
@@ -187,9 +189,9 @@ def _text(path: Path, role: str) -> tuple[bytes, Any]:
 
 def _parquet(path: Path, role: str) -> Any:
     file = optional("pyarrow.parquet", extra="data").ParquetFile(path)
-    said = file.metadata
-    groups = (said.row_group(place).total_byte_size for place in range(said.num_row_groups))
-    require_bytes(max(said.num_rows * said.num_columns * _BYTES, *groups, 0), path, role)
+    metadata = file.metadata
+    groups = (metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    require_bytes(max(metadata.num_rows * metadata.num_columns * _BYTES, *groups, 0), path, role)
     return file.read(use_threads=False)
 
 
@@ -241,8 +243,8 @@ def _column(column: Any, name: str) -> NDArray[Any]:
         raise DataError(f"{name} has {column.null_count} missing values: fill or drop them.")
     kind = column.type
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
-        found: NDArray[Any] = np.array(column.to_numpy())
-        return found
+        values: NDArray[Any] = np.array(column.to_numpy())
+        return values
     if types.is_decimal(kind):
         return np.asarray([float(value) for value in column.to_pylist()])
     if is_of_words(column):

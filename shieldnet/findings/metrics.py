@@ -68,15 +68,15 @@ class Metric:
             return name == self.name
         return name.startswith(begins) and name.endswith(ends) and len(name) >= len(self.name)
 
-    def of(self, part: str) -> str:
-        """Returns the name of the finding about one part: a column, a group."""
-        return self.name.replace("*", part)
+    def of(self, subject: str) -> str:
+        """Returns the name of the finding about one subject: a column, a group."""
+        return self.name.replace("*", subject)
 
     def titled(self, name: str) -> str:
         """Returns the title of one finding: a column, a group stands behind it."""
         begins, star, ends = self.name.partition("*")
-        part = name.removeprefix(begins).removesuffix(ends)
-        return f"{self.title}: {part}" if star else self.title
+        subject = name.removeprefix(begins).removesuffix(ends)
+        return f"{self.title}: {subject}" if star else self.title
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ class Metrics:
 
     def limits(self, *, of_groups: bool = False) -> dict[str, Limit]:
         """Returns the limits by name, leaks first: of the whole, or of subgroups."""
-        limits = [one.limit for one in self.every if one.limit and one.of_groups == of_groups]
+        limits = [
+            metric.limit for metric in self.every if metric.limit and metric.of_groups == of_groups
+        ]
         limits.sort(key=lambda limit: limit.name.startswith("min_"))
         return {limit.name: limit for limit in limits}
 

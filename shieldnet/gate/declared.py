@@ -90,8 +90,8 @@ def _declared_by(attack: type[Attack]) -> tuple[Metric, ...]:
 def _kinds_of(attack: type) -> Iterator[type[Attack]]:
     """Lists the kinds of attack; of several of one name (a cell that ran again) the last."""
     kinds: dict[str, type[Attack]] = {}
-    found: Sequence[type[Attack]] = attack.__subclasses__()
-    for kind in found:
+    subclasses: Sequence[type[Attack]] = attack.__subclasses__()
+    for kind in subclasses:
         kinds.pop(f"{kind.__module__}.{kind.__qualname__}", None)
         kinds[f"{kind.__module__}.{kind.__qualname__}"] = kind
     for kind in kinds.values():

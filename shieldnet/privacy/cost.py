@@ -354,8 +354,8 @@ def _shifted(rate: float, shift: float) -> float:
     if rate in (0.0, 1.0) or shift == 0.0:
         return rate
     quantile = _NORMAL.inv_cdf(rate)
-    moved = quantile + shift + 1e-14 * (1 + abs(quantile) + shift)
-    return max(rate, _above(0.5 * math.erfc(-moved / math.sqrt(2))))
+    shifted = quantile + shift + 1e-14 * (1 + abs(quantile) + shift)
+    return max(rate, _above(0.5 * math.erfc(-shifted / math.sqrt(2))))
 
 
 def _log2(count: int) -> float:
@@ -367,9 +367,9 @@ def _log2(count: int) -> float:
 def _log2_choose(total: int, chosen: int) -> float:
     if min(chosen, total - chosen) <= _MAX_COUNTED:
         return _log2(math.comb(total, chosen))
-    size, part = torch.tensor([total, chosen], dtype=torch.float64)
+    size, subset = torch.tensor([total, chosen], dtype=torch.float64)
     slack = 1e-14 * float(torch.lgamma(size + 1))
-    return (float(_log_choose(size, part)) + slack) / _LN2
+    return (float(_log_choose(size, subset)) + slack) / _LN2
 
 
 def _log_choose(total: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

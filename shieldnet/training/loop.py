@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.core.errors import DataError, TrainingFailed
-from shieldnet.core.randomness import heads, noise_about, random_seed
+from shieldnet.core.randomness import bernoulli, noise_about, random_seed
 from shieldnet.training.checkpoint import State, load, save
 from shieldnet.training.countermeasures.base import Countermeasure
 from shieldnet.training.distributed import Ranks
@@ -112,12 +112,12 @@ class Private:
         count = self.settings.canaries if self.ranks.is_first else 0
         if len(state.coins) != count:
             with noise_about("coins"):
-                state.coins = heads(count, 0.5)
+                state.coins = bernoulli(count, 0.5)
             state.scores = torch.zeros(count, dtype=torch.float64)
 
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:
         """Returns the noisy sum of a step's clipped gradients, over the size of a batch."""
-        rows = self.ranks.told(heads(len(self.records), self.rate)).nonzero()[:, 0]
+        rows = self.ranks.told(bernoulli(len(self.records), self.rate)).nonzero()[:, 0]
         clip, size = self.settings.clipping, self.rate * len(self.records)
         self.gradients.clip = state.clip
         totals = self.gradients.zeros()
@@ -177,7 +177,7 @@ class Private:
     def _canaries(self, state: State) -> Tensor:
         """Sums the gradients of the canaries that are in and drawn: huge, one weight for each."""
         count = len(state.coins)
-        places = (state.coins & heads(count, self.rate)).nonzero()[:, 0]
+        places = (state.coins & bernoulli(count, self.rate)).nonzero()[:, 0]
         each = torch.zeros(len(places), count)
         each[torch.arange(len(places)), places] = _HUGE * state.clip
         total = torch.zeros(count, dtype=torch.float64)

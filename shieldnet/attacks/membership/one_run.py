@@ -56,6 +56,6 @@ class OneRun(Attack):
             claimed.delta,
             claimed=claimed.epsilon,
             threat=Threat(shadows=chosen.shadows),
-            way=attack,
+            scoring=attack,
         )
         return Outcome(findings=(finding,))
