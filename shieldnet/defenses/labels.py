@@ -97,11 +97,11 @@ class Bins:
         """Finds the bins of probabilities. Shapes: (..., 1) -> (..., 1) int64."""
         return torch.bucketize(top.contiguous(), self.edges, right=True)
 
-    def named(self, index: Tensor, bin_of: Tensor, classes: int) -> Named:
+    def named(self, index: Tensor, label: Tensor, classes: int) -> Named:
         """Gives each winner the middle of its bin. Shapes: (..., 1), (..., 1)."""
         winner = Lookup(index, self.winner.table, self.winner.logs)
         others = Lookup(index, self.others.table, self.others.logs)
-        return Named(winner, bin_of, others, classes, self.edges.dtype)
+        return Named(winner, label, others, classes, self.edges.dtype)
 
 
 _made: dict[tuple[int, int, torch.dtype, torch.device], Bins] = {}

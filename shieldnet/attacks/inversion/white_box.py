@@ -81,7 +81,7 @@ class StraightThrough(Attack):
         by_label = means[game.model_labels(game.nonmembers)[: len(targets)]]
         guess = by_label.where(by_label_alone, guess)
         errors, baseline = (
-            ((inputs - sought).square() * scale.weights).sum(1) for inputs in (guess, by_label)
+            ((guessed - sought).square() * scale.weights).sum(1) for guessed in (guess, by_label)
         )
         refinement = "not moved" if pull is None else f"moved with pull {pull:g}"
         share = saved_share(errors, baseline, seed=game.seed)
@@ -132,16 +132,16 @@ class StraightThrough(Attack):
 
     def _refined(self, match: "_Match", space: "Space", guess: Tensor, pull: float) -> Tensor:
         """Moves guesses towards inputs with the right answer. Shapes: (n, d) -> (n, d), scaled."""
-        steps = torch.zeros(len(guess), len(space.axes))
-        optimizer = torch.optim.Adam([steps], lr=self.pace)
+        offsets = torch.zeros(len(guess), len(space.axes))
+        optimizer = torch.optim.Adam([offsets], lr=self.pace)
         for _ in range(self.steps):
             with torch.enable_grad():
-                step = steps.clone().requires_grad_()
-                missed = match.missed(space.inputs(guess + step @ space.axes))
-                loss = missed.sum() + pull * step.square().sum()
-                (steps.grad,) = torch.autograd.grad(loss, step)
+                offset = offsets.clone().requires_grad_()
+                missed = match.missed(space.inputs(guess + offset @ space.axes))
+                loss = missed.sum() + pull * offset.square().sum()
+                (offsets.grad,) = torch.autograd.grad(loss, offset)
             optimizer.step()
-        return space.inside(guess + steps @ space.axes)
+        return space.inside(guess + offsets @ space.axes)
 
 
 @dataclass(frozen=True)
