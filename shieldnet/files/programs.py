@@ -35,7 +35,7 @@ _SIZES = re.compile(
 _TREES = frozenset(
     [None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"]
 )
-_MAX_SIZE_CHARACTERS = 2000  # characters of a size
+_MAX_SIZE_CHARACTERS = 2000
 _MAX_SIZE = 2**53  # in a size
 _MAX_INTEGER = 2**64
 _CODE = frozenset(["as_graph", "as_operator", "as_custom_obj", "custom_obj"])

@@ -23,7 +23,7 @@ _WRAPPERS = {
     "model.": "Lightning",
 }
 """What wrappers put before the names of weights."""
-_MAX_SHOWN_NAMES = 3  # names in a message
+_MAX_SHOWN_NAMES = 3  # in a message
 
 
 def load_weights(model: nn.Module, path: Path, name: str) -> None:

@@ -68,9 +68,9 @@ class Metric:
             return name == self.name
         return name.startswith(begins) and name.endswith(ends) and len(name) >= len(self.name)
 
-    def of(self, subject: str) -> str:
-        """Returns the name of the finding about one subject: a column, a group."""
-        return self.name.replace("*", subject)
+    def of(self, part: str) -> str:
+        """Returns the name of the finding about one part: a column, a group."""
+        return self.name.replace("*", part)
 
     def titled(self, name: str) -> str:
         """Returns the title of one finding: a column, a group stands behind it."""
