@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import shieldnet as sn
 from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.scores import all_scores
-from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.core.randomness import lattice_gaussian, replayed_noise
 from shieldnet.core.statistics import auc, mean, tpr_at_fpr
 from shieldnet.data.examples import Examples
@@ -175,10 +175,10 @@ def canaries() -> str:
         for epsilon in {one for one, _ in rows.values()}:
             trainer = Trainer(epsilon)
             model = trainer(planted.data, 5000 + seed)
-            order = Order(
+            plan = ShadowPlan(
                 trainer, 16, sn.Shield(model), *sets, canaries=planted.canaries, seed=seed
             )
-            shadows = trained(order, engine="processes")
+            shadows = train_shadows(plan, engine="processes")
             for name, (trained_with, chain) in rows.items():
                 if trained_with != epsilon:
                     continue

@@ -33,7 +33,7 @@ from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.membership.scores import all_scores
-from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.core.statistics import auc, mean
 from shieldnet.data.canaries import Planted
@@ -226,7 +226,7 @@ def found_canaries(
     others = sets_of(seed)["auxiliary"]
     nonmembers = Examples("nonmembers", others.inputs[:400], others.labels[:400])
     model = _seeded(training, made.data, seed)
-    order = Order(
+    plan = ShadowPlan(
         training,
         SHADOWS,
         sn.Shield(model),
@@ -235,7 +235,7 @@ def found_canaries(
         canaries=made.canaries,
         seed=seed,
     )
-    shadows = trained(order, engine="processes")
+    shadows = train_shadows(plan, engine="processes")
     found = {}
     for name in chains:
         chain = () if name == "bare" else PRESETS[name]

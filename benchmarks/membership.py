@@ -27,7 +27,7 @@ from tqdm import tqdm
 import shieldnet as sn
 from shieldnet.attacks import Game
 from shieldnet.attacks.membership.scores import all_scores
-from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.core.statistics import Interval, auc, tpr_at_fpr
 from shieldnet.data.examples import Examples
 from shieldnet.demo import digits
@@ -107,8 +107,8 @@ def ours(
 ) -> tuple[Scores, float]:
     """Returns the scores of members and nonmembers by attack, and CPU seconds for all of them."""
     start = time.process_time()
-    order = Order(recipe, count, sn.Shield(model), **sets, seed=seed, copies=False)
-    shadows = trained(order, engine="inline")
+    plan = ShadowPlan(recipe, count, sn.Shield(model), **sets, seed=seed, copies=False)
+    shadows = train_shadows(plan, engine="inline")
     game = Game(sn.Shield(model), **sets, seed=seed, shadows=shadows)
     found = all_scores(game, sets["members"], sets["nonmembers"], 1)
     seconds = time.process_time() - start

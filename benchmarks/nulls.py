@@ -35,7 +35,7 @@ from shieldnet.attacks import (
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
 from shieldnet.attacks.membership.blind import blind_finding
-from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.checks import Memorization
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.data.examples import Canaries, Examples, Group
@@ -106,8 +106,8 @@ def membership(seed: int) -> Iterator[Found]:
     )
     strangers = records("strangers", base + 5)
     model = RECIPE((strangers.inputs, strangers.labels), base)
-    order = Order(RECIPE, 8, sn.Shield(model), **sets, canaries=canaries, seed=base)
-    shadows = trained(order, engine="inline")
+    plan = ShadowPlan(RECIPE, 8, sn.Shield(model), **sets, canaries=canaries, seed=base)
+    shadows = train_shadows(plan, engine="inline")
     for chain in ((), (sn.Confidence(4),), (sn.Label(),)):
         game = Game(sn.Shield(model, *chain), **sets, canaries=canaries, shadows=shadows, seed=base)
         for finding in Membership()(game).findings:
@@ -241,7 +241,7 @@ def report_of(kind: str, seed: int) -> Iterator[Found]:
     alarms, holds = set[str](), True
     for chain in ((), (sn.Confidence(4),), (sn.Label(),)):
         shield = sn.Shield(model, *chain)
-        shadows = trained(Order(None, 8, shield, **sets, seed=base), engine="inline")
+        shadows = train_shadows(ShadowPlan(None, 8, shield, **sets, seed=base), engine="inline")
         game = Game(shield, **sets, groups=groups, shadows=shadows, seed=base)
         found = {finding.name: finding for finding in Membership()(game).findings}
         for name in _HEADLINES:

@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot, pad
 
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import MANY, Attack, Game
+from shieldnet.attacks.base import MAX_QUERIES, Attack, Game
 from shieldnet.attacks.guesses import Guesses, Resampled, learned
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
 from shieldnet.attacks.secrets import MAX_ROWS, Secret
@@ -22,9 +22,9 @@ from shieldnet.findings.metrics import Limit, Metric
 PARTS_OF_ATTRIBUTES = (".gain", ".members_over_nonmembers")
 """Endings of findings about a column."""
 
-_LEAST_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
+_MIN_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
 _SAME = 1e-8  # squared distance, in deviations of an answer, up to which answers are the same
-_LEAST_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
+_MIN_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
 
 
 @dataclass(frozen=True)
@@ -127,27 +127,27 @@ def _require_table(game: Game) -> None:
 def _each_secret(
     game: Game,
     sets: tuple[Examples, ...],
-    findings: Callable[[Game, Secret], tuple[Finding, ...]],
+    findings_of: Callable[[Game, Secret], tuple[Finding, ...]],
 ) -> Outcome:
     """Plays for every sensitive column; a column that does not fit is untested, with the reason."""
     game.require_rows(MIN_ROWS, *sets)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     untested: list[str] = []
     for name in game.sensitive:
         try:
-            found += findings(game, Secret.of(game, name))
+            findings += findings_of(game, Secret.of(game, name))
         except NotApplicable as reason:
             untested.append(f"{name}: {reason}")
-    if not found:
+    if not findings:
         raise NotApplicable("; ".join(untested))
-    return Outcome(findings=tuple(found), untested=tuple(untested))
+    return Outcome(findings=tuple(findings), untested=tuple(untested))
 
 
 def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
     sets = [game.owned(), game.nonmembers]
     scale = game.views(game.ask(game.owned()).first(MAX_ROWS))
-    fits = [_fit(game, secret, one, scale) for one in sets]
-    sides = [secret.others(one.inputs)[:MAX_ROWS] for one in sets]
+    fits = [_fit(game, secret, examples, scale) for examples in sets]
+    sides = [secret.others(examples.inputs)[:MAX_ROWS] for examples in sets]
     imputed, combined = _combined(game, secret, sides, fits)
     guesses = _guesses(secret, game.nonmembers, imputed[1], combined[1])
     threat = Threat(
@@ -159,23 +159,23 @@ def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
 
 def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
     sets = [game.owned(), game.members, game.nonmembers]
-    scores = [_likeness(game, secret, one) for one in sets]
+    scores = [_likeness(game, secret, examples) for examples in sets]
     sides = []
-    for one in sets:
-        labels = one_hot(game.labels(one), game.classes)
-        sides.append(torch.cat([secret.others(one.inputs), labels], 1)[:MAX_ROWS])
+    for examples in sets:
+        labels = one_hot(game.labels(examples), game.classes)
+        sides.append(torch.cat([secret.others(examples.inputs), labels], 1)[:MAX_ROWS])
     imputed, weighed = _combined(game, secret, sides, scores)
-    by_bayes = [guess + part[:, :, 0] for guess, part in zip(imputed, scores, strict=True)]
+    by_bayes = [guess + likeness[:, :, 0] for guess, likeness in zip(imputed, scores, strict=True)]
     trials = {
-        way: [_guesses(secret, sets[at], imputed[at], combined[at]) for at in (1, 2)]
-        for way, combined in (("learned weights", weighed), ("Bayes' rule", by_bayes))
+        rule: [_guesses(secret, sets[at], imputed[at], combined[at]) for at in (1, 2)]
+        for rule, combined in (("learned weights", weighed), ("Bayes' rule", by_bayes))
     }
-    best = max(trials, key=lambda way: trials[way][0].measured(trials[way][0].attacked).value)
+    best = max(trials, key=lambda rule: trials[rule][0].measured(trials[rule][0].attacked).value)
     confidence = 1 - (1 - CONFIDENCE) / len(trials)
     members, nonmembers = trials[best]
     count = len(secret.candidates)
     threat = Threat(
-        count * (1 if game.shield.deterministic else MANY),
+        count * (1 if game.shield.deterministic else MAX_QUERIES),
         len(sets[0]),
         sees="the true label and all other columns, and asks about candidates",
     )
@@ -223,7 +223,7 @@ def _likeness(game: Game, secret: Secret, examples: Examples) -> Tensor:
     labels = game.labels(examples)[:MAX_ROWS].repeat_interleave(len(secret.candidates))
     own = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
     scores = torch.stack([own, *membership_scores(log_p, labels).values()], 1)
-    return secret.by_value(scores.clamp(_LEAST_LOG_P, -_LEAST_LOG_P))
+    return secret.by_value(scores.clamp(_MIN_LOG_P, -_MIN_LOG_P))
 
 
 def _combined(
@@ -247,9 +247,9 @@ def _combined(
         len(table),
         seed=game.seed,
     )
-    told = torch.cat([part - part.mean(1, keepdim=True) for part in evidence])
+    told = torch.cat([values - values.mean(1, keepdim=True) for values in evidence])
     unit = told[: len(truth)].square().mean((0, 1)).sqrt()
-    told = (told / unit.where(unit > _LEAST_UNIT, 1.0)).clamp(-10, 10)
+    told = (told / unit.where(unit > _MIN_UNIT, 1.0)).clamp(-10, 10)
     each = torch.eye(secret.count, dtype=told.dtype).expand(len(told), -1, -1)
     told = torch.cat([told, imputed.unsqueeze(2), each], 2)
     combined = learned(

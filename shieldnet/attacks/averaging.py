@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shieldnet.attacks.base import MANY, Attack, Game
+from shieldnet.attacks.base import MAX_QUERIES, Attack, Game
 from shieldnet.attacks.inversion.decoding import Inversion
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.findings.finding import NotApplicable, Outcome
@@ -14,7 +14,7 @@ class Averaging(Attack):
 
     metrics = (*Inversion.metrics, *Membership.metrics)
     needs_shadows = True
-    queries: tuple[int, ...] = (16, MANY)
+    queries: tuple[int, ...] = (16, MAX_QUERIES)
 
     def __call__(self, game: Game) -> Outcome:
         if game.shield.deterministic:
@@ -27,5 +27,5 @@ class Averaging(Attack):
         if game.auxiliary is not None:
             attacks += [Inversion(queries=count) for count in self.queries]
             untested = ()
-        found = tuple(one for attack in attacks for one in attack(game).findings)
-        return Outcome(findings=found, untested=untested)
+        findings = tuple(finding for attack in attacks for finding in attack(game).findings)
+        return Outcome(findings=findings, untested=untested)

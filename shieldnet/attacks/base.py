@@ -18,7 +18,7 @@ from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.shield.module import Shield
 
 _BATCH = 1024
-MANY = 256
+MAX_QUERIES = 256
 """Queries about the same row by an adversary in no hurry."""
 
 
@@ -103,7 +103,7 @@ class Game:
 
     def own_answers(self, examples: Examples) -> Answers:
         """Returns what an adversary knows of rows that it owns: it averages fresh noise away."""
-        return self.ask(examples, 1 if self.shield.deterministic else MANY)
+        return self.ask(examples, 1 if self.shield.deterministic else MAX_QUERIES)
 
     def views(self, answers: Answers) -> dict[str, Tensor]:
         """Reads answers in every way that an adversary who knows the shield tries.

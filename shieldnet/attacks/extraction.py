@@ -88,15 +88,15 @@ class Extraction(Attack):
         generator = torch.Generator().manual_seed(game.seed)
         order = torch.randperm(len(owned), generator=generator)
         scale = Scale.of(owned.inputs)
-        asked = scale.apply(targets.inputs)
-        answered = Lesson.of(game, owned, scale)
-        model_says = game.model_labels(targets)
-        blind = self._without_queries(game, answered.features[order], order, asked)
+        unseen = scale.apply(targets.inputs)
+        answered = TransferSet.of(game, owned, scale)
+        model_labels = game.model_labels(targets)
+        blind = self._without_queries(game, answered.features[order], order, unseen)
 
-        def scored(name: str, says: Tensor, truth: Tensor, queries: int, source: str) -> Finding:
+        def scored(name: str, labels: Tensor, truth: Tensor, queries: int, source: str) -> Finding:
             return Finding.of(
                 name,
-                proportion(int((says == truth).sum()), len(truth)),
+                proportion(int((labels == truth).sum()), len(truth)),
                 samples=len(truth),
                 baseline=float((blind == truth).double().mean()),
                 threat=Threat(
@@ -107,59 +107,63 @@ class Extraction(Attack):
 
         findings = []
         for budget in sorted({few for few in self.budgets if few < len(owned)}):
-            lesson = answered.at(order[:budget])
-            fit, check = lesson.divided()
-            best = max(self._trials(fit, check), key=lambda one: one.agreement)
-            says = best.says(lesson, asked)
+            transfer = answered.at(order[:budget])
+            fit, check = transfer.divided()
+            best = max(self._trials(fit, check), key=lambda student: student.agreement)
+            labels = best.predict(transfer, unseen)
             name = f"extraction.fidelity.{budget}"
-            findings.append(scored(name, says, model_says, budget, str(best)))
-        best, lesson = self._with_everything(game, answered.at(order), order, scale)
-        says, queries = best.says(lesson, asked), len(lesson.winners)
-        whole_copy = [scored("extraction.fidelity", says, model_says, queries, str(best))]
+            findings.append(scored(name, labels, model_labels, budget, str(best)))
+        best, transfer = self._with_everything(game, answered.at(order), order, scale)
+        labels, queries = best.predict(transfer, unseen), len(transfer.winners)
+        whole_copy = [scored("extraction.fidelity", labels, model_labels, queries, str(best))]
         if targets.labels is not None:
             truth = game.labels(targets)
-            whole_copy.append(scored("extraction.accuracy", says, truth, queries, str(best)))
+            whole_copy.append(scored("extraction.accuracy", labels, truth, queries, str(best)))
         return Outcome(findings=(*whole_copy, *findings))
 
     def _with_everything(
-        self, game: Game, lesson: "Lesson", order: Tensor, scale: Scale
-    ) -> tuple["Student", "Lesson"]:
+        self, game: Game, transfer: "TransferSet", order: Tensor, scale: Scale
+    ) -> tuple["Student", "TransferSet"]:
         """Chooses the best student, and whether it learns from inputs of its own making too."""
-        fit, check = lesson.divided()
+        fit, check = transfer.divided()
         plain = list(self._trials(fit, check))
-        best = max(plain, key=lambda one: one.agreement)
+        best = max(plain, key=lambda student: student.agreement)
         rows = game.owned().inputs[order]
         if not rows.is_floating_point():
-            return best, lesson
-        more = fit.beside(Lesson.of(game, made(rows[-len(fit.winners) :], game.seed), scale))
+            return best, transfer
+        more = fit.beside(
+            TransferSet.of(game, synthetic_queries(rows[-len(fit.winners) :], game.seed), scale)
+        )
         # The finalists only: a kernel over four times the rows costs more than all other trials.
         finalists = {}
-        for trial in sorted(plain, key=lambda one: one.agreement):
-            finalists[type(trial.decoder)] = trial
+        for student in sorted(plain, key=lambda student: student.agreement):
+            finalists[type(student.decoder)] = student
         again = [
             rival
-            for one in finalists.values()
-            for rival in _compared(one.decoder, one.setting, more, check)
+            for finalist in finalists.values()
+            for rival in _compared(finalist.decoder, finalist.setting, more, check)
         ]
-        rival = max(again, key=lambda one: one.agreement)
+        rival = max(again, key=lambda student: student.agreement)
         if rival.agreement < best.agreement:
-            return best, lesson
-        return rival, lesson.beside(Lesson.of(game, made(rows, game.seed), scale))
+            return best, transfer
+        return rival, transfer.beside(
+            TransferSet.of(game, synthetic_queries(rows, game.seed), scale)
+        )
 
     def _without_queries(
-        self, game: Game, features: Tensor, order: Tensor, asked: Tensor
+        self, game: Game, features: Tensor, order: Tensor, unseen: Tensor
     ) -> Tensor:
         """Says of the nonmembers what can be said without a query. Shapes: -> (rows,)."""
         owned = game.owned()
         if owned.labels is None:
-            return game.model_labels(owned).mode().values.expand(len(asked))
+            return game.model_labels(owned).mode().values.expand(len(unseen))
         labels = game.labels(owned)[order]
         truth = one_hot(labels, game.classes).float()
-        lesson = Lesson(features, {"true label": truth}, labels)
-        best = max(self._trials(*lesson.divided()), key=lambda one: one.agreement)
-        return best.says(lesson, asked)
+        transfer = TransferSet(features, {"true label": truth}, labels)
+        best = max(self._trials(*transfer.divided()), key=lambda student: student.agreement)
+        return best.predict(transfer, unseen)
 
-    def _trials(self, fit: "Lesson", check: "Lesson") -> Iterator["Student"]:
+    def _trials(self, fit: "TransferSet", check: "TransferSet") -> Iterator["Student"]:
         for decoder in self.students:
             longer = (_LONG,) if isinstance(decoder, Network) else ()
             for setting in (*decoder.settings, *longer):
@@ -167,7 +171,7 @@ class Extraction(Attack):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TransferSet:
     """Holds what a student learns from: inputs, and the answers about them in every reading.
 
     Shapes: features (rows, f) standardized; readings, each (rows, classes), whose largest score
@@ -179,28 +183,29 @@ class Lesson:
     winners: Tensor
 
     @classmethod
-    def of(cls, game: Game, examples: Examples, scale: Scale) -> "Lesson":
+    def of(cls, game: Game, examples: Examples, scale: Scale) -> "TransferSet":
         """Asks the shield once about each of the examples."""
         answers = game.ask(examples)
         winners = answers.distribution.argmax(-1)
         return cls(scale.apply(examples.inputs), _readings(game, answers, winners), winners)
 
-    def at(self, rows: Tensor) -> "Lesson":
+    def at(self, rows: Tensor) -> "TransferSet":
         """Keeps the rows at these places, in this order."""
-        readings = {name: one[rows] for name, one in self.readings.items()}
-        return Lesson(self.features[rows], readings, self.winners[rows])
+        readings = {name: scores[rows] for name, scores in self.readings.items()}
+        return TransferSet(self.features[rows], readings, self.winners[rows])
 
-    def divided(self) -> tuple["Lesson", "Lesson"]:
+    def divided(self) -> tuple["TransferSet", "TransferSet"]:
         """Holds back the first fifth: what to learn from, and what to choose by."""
         rows = torch.arange(len(self.winners))
         return self.at(rows[len(rows) // 5 :]), self.at(rows[: len(rows) // 5])
 
-    def beside(self, other: "Lesson") -> "Lesson":
+    def beside(self, other: "TransferSet") -> "TransferSet":
         """Returns both, this one first."""
         readings = {
-            name: torch.cat([one, other.readings[name]]) for name, one in self.readings.items()
+            name: torch.cat([scores, other.readings[name]])
+            for name, scores in self.readings.items()
         }
-        return Lesson(
+        return TransferSet(
             torch.cat([self.features, other.features]),
             readings,
             torch.cat([self.winners, other.winners]),
@@ -216,29 +221,31 @@ class Student:
     reading: str
     agreement: float
 
-    def says(self, lesson: Lesson, asked: Tensor) -> Tensor:
-        """Learns the lesson and names labels. Shapes: asked (rows, f) -> (rows,)."""
-        return _taught(self.decoder, self.setting, lesson, asked)[self.reading]
+    def predict(self, transfer: TransferSet, unseen: Tensor) -> Tensor:
+        """Learns the transfer set and names labels. Shapes: unseen (rows, f) -> (rows,)."""
+        return _fit_predict(self.decoder, self.setting, transfer, unseen)[self.reading]
 
     def __str__(self) -> str:
         longer = ", trained longer" if self.setting == _LONG else ""
         return f"{type(self.decoder).__name__}{longer} on {self.reading}"
 
 
-def made(rows: Tensor, seed: int) -> Examples:
+def synthetic_queries(rows: Tensor, seed: int) -> Examples:
     """Makes inputs to ask about: mixes of two rows, and rows moved a little, half of each.
 
     They stay within the range of every feature. Shapes: rows (n, ...) -> (3 n, ...).
     """
     generator = torch.Generator().manual_seed(seed)
     count, places = len(rows) * _MADE, (-1, *[1] * (rows.dim() - 1))
-    one, other = (rows[torch.randint(len(rows), (count,), generator=generator)] for _ in range(2))
+    first, second = (
+        rows[torch.randint(len(rows), (count,), generator=generator)] for _ in range(2)
+    )
     share = torch.rand(count, generator=generator).reshape(places).to(rows.dtype)
     share[count // 2 :] = 1
-    off = torch.randn(rows.shape[1:].numel() * count, generator=generator).reshape(one.shape)
+    off = torch.randn(rows.shape[1:].numel() * count, generator=generator).reshape(first.shape)
     units = Scale.of(rows).deviation.reshape(rows.shape[1:]) * _JITTER
-    moved = share * one + (1 - share) * other + (share == 1) * (off * units).to(rows.dtype)
-    return Examples(f"{count} inputs made of rows", moved.clamp(rows.amin(0), rows.amax(0)))
+    mixed = share * first + (1 - share) * second + (share == 1) * (off * units).to(rows.dtype)
+    return Examples(f"{count} inputs made of rows", mixed.clamp(rows.amin(0), rows.amax(0)))
 
 
 def _readings(game: Game, answers: Answers, winners: Tensor) -> dict[str, Tensor]:
@@ -248,21 +255,23 @@ def _readings(game: Game, answers: Answers, winners: Tensor) -> dict[str, Tensor
 
 
 def _compared(
-    decoder: Decoder, setting: tuple[float, ...], fit: Lesson, check: Lesson
+    decoder: Decoder, setting: tuple[float, ...], fit: TransferSet, check: TransferSet
 ) -> Iterator[Student]:
-    for reading, says in _taught(decoder, setting, fit, check.features).items():
-        agreement = float((says == check.winners).double().mean())
+    for reading, labels in _fit_predict(decoder, setting, fit, check.features).items():
+        agreement = float((labels == check.winners).double().mean())
         yield Student(decoder, setting, reading, agreement)
 
 
-def _taught(
-    decoder: Decoder, setting: tuple[float, ...], lesson: Lesson, asked: Tensor
+def _fit_predict(
+    decoder: Decoder, setting: tuple[float, ...], transfer: TransferSet, unseen: Tensor
 ) -> dict[str, Tensor]:
     """Learns all readings at once, in units of their own, and names labels by each.
 
-    Shapes: asked (rows, f) -> each (rows,).
+    Shapes: unseen (rows, f) -> each (rows,).
     """
-    parts = [one / one.std().clamp_min(1e-6) for one in lesson.readings.values()]
-    guess = decoder.predict(lesson.features, torch.cat(parts, 1).float(), asked, setting)
+    parts = [reading / reading.std().clamp_min(1e-6) for reading in transfer.readings.values()]
+    guess = decoder.predict(transfer.features, torch.cat(parts, 1).float(), unseen, setting)
     scores = guess.chunk(len(parts), 1)
-    return {name: one.argmax(1) for name, one in zip(lesson.readings, scores, strict=True)}
+    return {
+        name: reading.argmax(1) for name, reading in zip(transfer.readings, scores, strict=True)
+    }

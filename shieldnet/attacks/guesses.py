@@ -52,7 +52,7 @@ class Guesses:
             ahead = self._ordered(self.attacked) - self._ordered(self.imputed)
             again = ((shares(len(ahead)) @ ahead) * shares(ahead.shape[1])).sum(1)
         else:
-            named = [one.argmax(1) == self.truth for one in (self.attacked, self.imputed)]
+            named = [log_p.argmax(1) == self.truth for log_p in (self.attacked, self.imputed)]
             ahead = named[0].double() - named[1].double()
             again = shares(len(ahead)) @ ahead
         return float(ahead.mean()), again.numpy()
@@ -87,17 +87,17 @@ def learned(
 
     def held_out(penalty: float) -> Tensor:
         answers = scores(nothing, known)
-        for one in range(_FOLDS):
-            fit = known[fold != one]
-            found = _fitted(scores, weights, fit, truth[fit], penalty)
-            answers[fold == one] = scores(found, known[fold == one])
+        for held in range(_FOLDS):
+            fit = known[fold != held]
+            fitted = _fitted(scores, weights, fit, truth[fit], penalty)
+            answers[fold == held] = scores(fitted, known[fold == held])
         return answers
 
     trials = {penalty: held_out(penalty) for penalty in _PENALTIES}
     best = min(trials, key=lambda penalty: float(cross_entropy(trials[penalty], truth)))
     before, after = (
-        cross_entropy(one, truth, reduction="none")
-        for one in (scores(nothing, known), trials[best])
+        cross_entropy(log_p, truth, reduction="none")
+        for log_p in (scores(nothing, known), trials[best])
     )
     saved = before - after
     if saved.mean() <= doubt * saved.std() / len(saved) ** 0.5:
@@ -114,14 +114,14 @@ def _fitted(
     truth: Tensor,
     penalty: float,
 ) -> Tensor:
-    found = torch.zeros(weights, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([found], max_iter=60, line_search_fn="strong_wolfe")
+    fitted = torch.zeros(weights, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([fitted], max_iter=60, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        total = cross_entropy(scores(found, rows), truth) + penalty * found.square().sum() / 2
+        total = cross_entropy(scores(fitted, rows), truth) + penalty * fitted.square().sum() / 2
         total.backward()
         return total
 
     optimizer.step(loss)
-    return found.detach()
+    return fitted.detach()

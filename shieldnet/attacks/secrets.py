@@ -11,7 +11,7 @@ from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable
 
 MAX_ROWS = 2000  # of each set: every row is asked about once for every value
-_MOST_VALUES = 20
+_MAX_VALUES = 20
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Secret:
         """
         places = places_of(game.columns, name)
         known = game.owned().inputs[:, list(places)]
-        found = known.unique(dim=0)
-        if len(found) < 2:
+        distinct = known.unique(dim=0)
+        if len(distinct) < 2:
             raise NotApplicable("it has one value only in the auxiliary data")
         if len(places) > 1:
             require_one_hot(name, known)
         else:
             require_alone(game, name)
-        if len(found) <= _MOST_VALUES:
-            return cls(name, places, found, torch.arange(len(found)))
+        if len(distinct) <= _MAX_VALUES:
+            return cls(name, places, distinct, torch.arange(len(distinct)))
         if len(places) > 1:
-            raise NotApplicable(f"it has {len(found)} values, more than {_MOST_VALUES}")
+            raise NotApplicable(f"it has {len(distinct)} values, more than {_MAX_VALUES}")
         cut = float(known.double().median())
         ladder = known.double().quantile(torch.arange(0.05, 1, 0.1, dtype=torch.float64))
         steps = ladder.unique().unsqueeze(1).to(known.dtype)
@@ -71,7 +71,7 @@ class Secret:
 
     def others(self, inputs: Tensor) -> Tensor:
         """Returns the other columns. Shapes: -> (rows, columns that are left)."""
-        kept = [place for place in range(inputs.shape[1]) if place not in self.places]
+        kept = [column for column in range(inputs.shape[1]) if column not in self.places]
         return inputs[:, kept].float()
 
     def tried(self, examples: Examples) -> Examples:
@@ -86,7 +86,9 @@ class Secret:
         Shapes: (rows * candidates, features) -> (rows, values, features).
         """
         rows = scores.reshape(-1, len(self.candidates), scores.shape[-1])
-        return torch.stack([rows[:, self.values == one].amax(1) for one in range(self.count)], 1)
+        return torch.stack(
+            [rows[:, self.values == value].amax(1) for value in range(self.count)], 1
+        )
 
 
 def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
@@ -97,7 +99,7 @@ def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
     if name in columns:
         return (columns.index(name),)
     group = tuple(
-        place for place, one in enumerate(columns) if one.startswith((f"{name}=", f"{name}_"))
+        place for place, column in enumerate(columns) if column.startswith((f"{name}=", f"{name}_"))
     )
     if not group:
         raise DataError(
@@ -129,8 +131,8 @@ def require_alone(game: Game, name: str) -> None:
         stem = name.rpartition(mark)[0]
         group = [
             place
-            for place, one in enumerate(game.columns)
-            if stem and one.rpartition(mark)[0] == stem
+            for place, column in enumerate(game.columns)
+            if stem and column.rpartition(mark)[0] == stem
         ]
         if len(group) > 1 and is_one_hot(game.owned().inputs[:, group]):
             raise NotApplicable(f"the other columns of {stem} tell it: name the group, {stem}")

@@ -14,17 +14,17 @@ from shieldnet.data.examples import Examples
 class Shadows:
     """Holds the true scores of every shadow model, and which records trained it.
 
-    scores: by the name of a set of examples, (shadows, rows, classes). inside: by the same names,
-    (shadows, rows) bool. places: by the same names, (rows,): which rows of the set were asked
-    about. moved: by the same names, (shadows, copies, rows, classes): scores of copies of the first
-    rows that were moved a little. how: how the shadows were trained, in words. weaker: whether
-    they are models of another kind than the target.
+    scores: by the name of a set of examples, (shadows, rows, classes). trained_on: by the same
+    names, (shadows, rows) bool. places: by the same names, (rows,): which rows of the set were
+    asked about. perturbed: by the same names, (shadows, copies, rows, classes): scores of copies
+    of the first rows with a little noise. how: how the shadows were trained, in words. weaker:
+    whether they are models of another kind than the target.
     """
 
     scores: Mapping[str, Tensor]
-    inside: Mapping[str, Tensor]
+    trained_on: Mapping[str, Tensor]
     places: Mapping[str, Tensor]
-    moved: Mapping[str, Tensor]
+    perturbed: Mapping[str, Tensor]
     how: str
     weaker: bool
 
@@ -35,15 +35,15 @@ class Shadows:
 
 
 def drawn(sets: Sequence[Examples], shadows: int, rate: float, seed: int) -> list[Tensor]:
-    """Flips a coin for every record and shadow: does the record train the shadow?
+    """Draws for every record and shadow whether the record trains the shadow.
 
-    Independent coins, not exact halves: where every record is in exactly half of the shadows,
-    leaving one out betrays the others, and discrete answers look safer than chance.
+    Independent Bernoulli draws, not exact halves: where every record is in exactly half of the
+    shadows, leaving one out betrays the others, and discrete answers look safer than chance.
 
     Shapes: -> for each set (shadows, rows) bool.
     """
     rng = np.random.default_rng(seed)
-    return [torch.from_numpy(rng.random((shadows, len(one))) < rate) for one in sets]
+    return [torch.from_numpy(rng.random((shadows, len(examples))) < rate) for examples in sets]
 
 
 def share_of_members(members: int, nonmembers: int) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import in_batches
-from shieldnet.attacks.inversion.decoding import SMALLEST_PICTURE
+from shieldnet.attacks.inversion.decoding import MIN_IMAGE_SIDE
 from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.shield.module import Shield
 
@@ -79,7 +79,7 @@ class Load:
             features=probe[0].numel(),
             classes=1 if game.is_vector else answers.shape[-1],
             ask_s=asking_s * rows / len(probe),
-            pictures=probe.dim() == 4 and min(probe.shape[2:]) >= SMALLEST_PICTURE,
+            pictures=probe.dim() == 4 and min(probe.shape[2:]) >= MIN_IMAGE_SIDE,
             reference_models=reference_models,
         )
 

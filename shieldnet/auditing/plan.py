@@ -24,7 +24,7 @@ from shieldnet.attacks import (
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
 from shieldnet.attacks.base import Measurement
-from shieldnet.attacks.membership.shadows import FEWEST, Train
+from shieldnet.attacks.membership.shadows import MIN_SHADOWS, Train
 from shieldnet.checks import Attribution, Calibration, Check, Masking, Memorization
 from shieldnet.core.checks import choice, whole
 from shieldnet.core.errors import ConfigError
@@ -167,9 +167,9 @@ class Plan:
         """Checks the settings of an audit; raises ConfigError."""
         chosen = as_tier(tier)
         count = chosen.shadows if shadows is None else whole("shadows", shadows, low=0)
-        if shadows is not None and 0 < count < FEWEST:
+        if shadows is not None and 0 < count < MIN_SHADOWS:
             raise ConfigError(
-                f"Expected at least {FEWEST} shadows, or 0 for none; got {count}. "
+                f"Expected at least {MIN_SHADOWS} shadows, or 0 for none; got {count}. "
                 "Fewer say nothing of a single record."
             )
         if engine is not None:

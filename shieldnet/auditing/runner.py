@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Measurement
-from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.auditing.ceilings import with_ceilings
 from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.checks.utility import agreement, utility
@@ -39,7 +39,7 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
     """Trains the shadows that a plan asks for; says what is not tested where they do not fit."""
     if not plan.trains_shadows:
         return game, ()
-    order = Order(
+    wanted = ShadowPlan(
         plan.train,
         plan.shadows,
         game.shield,
@@ -50,8 +50,8 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
         game.seed,
     )
     try:
-        shadows = trained(
-            order,
+        shadows = train_shadows(
+            wanted,
             engine=plan.engine or "inline",
             workers=plan.workers,
             cache=plan.cache,

@@ -19,9 +19,9 @@ from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Metric
 
 _FOLDS = 10
-_LEAST_ROWS, _MOST_ROWS, _MOST_PRODUCTS = 500, 2000, 10**10  # rows, features, classes squared
+_MIN_ROWS, _MAX_ROWS, _MAX_PRODUCTS = 500, 2000, 10**10  # rows, features, classes squared
 _MAX_ENTRIES = 5 * 10**7  # of the largest array (400 MB): classes squared times features or rows
-_LEAST_FIT = 0.5  # of the scores' variance within classes, explained by the linear model
+_MIN_FIT = 0.5  # of the scores' variance within classes, explained by the linear model
 _MAX_SPREAD = 0.25  # an estimate known less well than this says nothing
 
 
@@ -68,15 +68,15 @@ class Attribution(Check):
         features = secret.apply(auxiliary.inputs[:1]).shape[1]
         if features == 0:
             raise NotApplicable("no word tells one text from another")
-        most = _MOST_PRODUCTS // (features * game.classes**2)
-        rows = min(len(auxiliary), max(_LEAST_ROWS, min(_MOST_ROWS, most)))
+        most = _MAX_PRODUCTS // (features * game.classes**2)
+        rows = min(len(auxiliary), max(_MIN_ROWS, min(_MAX_ROWS, most)))
         if game.classes**2 * max(features, rows) > _MAX_ENTRIES:
             raise NotApplicable(f"{features} features and {game.classes} classes are too many")
         model = _Linearized.of(game, secret, rows)
-        if not model.fit >= _LEAST_FIT:
+        if not model.fit >= _MIN_FIT:
             raise NotApplicable(
                 f"the model is curved: one that is linear around each class explains "
-                f"{model.fit:.0%} of what its scores vary by, it takes {_LEAST_FIT:.0%}"
+                f"{model.fit:.0%} of what its scores vary by, it takes {_MIN_FIT:.0%}"
             )
         explained, total, lost = model.estimate(torch.ones(rows, dtype=torch.bool))
         value = _share(explained, total, lost)
@@ -232,8 +232,8 @@ class _Linearized:
             gain = borrowed * pooled + (1 - borrowed) / own * self.within[mine].T @ told[mine]
             weights = borrowed / count * keep.double()
             weights[mine] += (1 - borrowed) / own
-            heard = (told.T * weights) @ told
-            solved = torch.linalg.pinv(heard + noise, rtol=1e-9, hermitian=True)
+            gram = (told.T * weights) @ told
+            solved = torch.linalg.pinv(gram + noise, rtol=1e-9, hermitian=True)
             pairs = 1 - weights.square().sum()
             explained += share / pairs * (gain @ solved * gain).sum(1)
             by_itself += share / pairs * weights.square() * (told @ solved * told).sum(1)
@@ -327,7 +327,10 @@ def _predicted(released: Tensor, wanted: Tensor) -> list[Tensor]:
 
 def _least(guesses: Sequence[Tensor], wanted: Tensor) -> Tensor:
     """Returns what the best guess misses. Shapes: each (n, k) -> (n, k)."""
-    return min((guess - wanted for guess in guesses), key=lambda part: float(part.square().sum()))
+    return min(
+        (guess - wanted for guess in guesses),
+        key=lambda difference: float(difference.square().sum()),
+    )
 
 
 def _share(explained: Tensor, total: Tensor, lost: Tensor) -> float:

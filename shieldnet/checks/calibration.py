@@ -16,7 +16,7 @@ MIN_ROWS = 200
 """Fewer nonmembers than this tell nothing of confidences near 1."""
 
 _BINS = 10
-_FEW_VALUES = 20
+_MAX_DISTINCT_VALUES = 20
 _SURE = 0.99  # of the lower end, which rests on signs that were guessed
 _RESAMPLES = 1000
 
@@ -62,7 +62,7 @@ class Calibration(Check):
         if bool((confidence == confidence[0]).all()):
             raise NotApplicable("every answer is as sure as every other: labels have no confidence")
         right = (winner == labels).double()
-        place = bins_of(confidence)
+        bins = bins_of(confidence)
         threat, source = Threat(), "the released winner on nonmembers"
 
         def finding(name: str, interval: Interval, note: str = "") -> Finding:
@@ -78,14 +78,14 @@ class Calibration(Check):
 
         return Outcome(
             findings=(
-                finding("calibration.ece", error_of(right - confidence, place, game.seed)),
+                finding("calibration.ece", error_of(right - confidence, bins, game.seed)),
                 finding(
                     "calibration.overconfidence",
                     mean(confidence - right),
                     "mean confidence less the share right; below 0 the answers are too modest",
                 ),
             ),
-            curves={"calibration": _curve(confidence, right, place)},
+            curves={"calibration": _curve(confidence, right, bins)},
         )
 
 
@@ -95,25 +95,25 @@ def bins_of(confidence: Tensor) -> Tensor:
     Shapes: (n,) -> (n,) int64.
     """
     values = confidence.unique()
-    if len(values) <= _FEW_VALUES:
+    if len(values) <= _MAX_DISTINCT_VALUES:
         return torch.searchsorted(values, confidence)
     inner = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
     edges = torch.quantile(confidence, inner).unique()
-    place: Tensor = torch.bucketize(confidence, edges, right=True)
-    return place.unique(return_inverse=True)[1]  # type: ignore[no-any-return]  # a tensor of the same shape
+    bins: Tensor = torch.bucketize(confidence, edges, right=True)
+    return bins.unique(return_inverse=True)[1]  # type: ignore[no-any-return]  # a tensor of the same shape
 
 
-def error_of(gap: Tensor, place: Tensor, seed: int) -> Interval:
+def error_of(gap: Tensor, bins: Tensor, seed: int) -> Interval:
     """Estimates the mean distance of the bins from 0, from what each row is right less sure.
 
-    Shapes: gap (n,), place (n,), numbers of bins.
+    Shapes: gap (n,), bins (n,), numbers of bins.
     """
-    hot = torch.nn.functional.one_hot(place).double()
+    hot = torch.nn.functional.one_hot(bins).double()
     generator = torch.Generator().manual_seed(seed)
     half = torch.randperm(len(gap), generator=generator) % 2 == 0
     off = torch.empty_like(gap)
     for guess, judge in ((half, ~half), (~half, half)):
-        off[judge] = gap[judge] * (gap[guess] @ hot[guess]).sign()[place[judge]]
+        off[judge] = gap[judge] * (gap[guess] @ hot[guess]).sign()[bins[judge]]
     surely = mean(off, _SURE)
     count = len(gap)
     draws = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=_RESAMPLES)
@@ -124,12 +124,12 @@ def error_of(gap: Tensor, place: Tensor, seed: int) -> Interval:
     return Interval(value, max(0.0, surely.low), max(value, mean(off).high, high))
 
 
-def _curve(confidence: Tensor, right: Tensor, place: Tensor) -> Curve:
+def _curve(confidence: Tensor, right: Tensor, bins: Tensor) -> Curve:
     points = []
-    for one in place.unique().tolist():
-        mine = place == one
+    for bin_number in bins.unique().tolist():
+        mine = bins == bin_number
         share = proportion(float(right[mine].sum()), int(mine.sum()))
         points.append((float(confidence[mine].mean()), share.value, share.low, share.high))
     return Curve(
-        *(tuple(round(number, 6) for number in part) for part in zip(*points, strict=True))
+        *(tuple(round(number, 6) for number in column) for column in zip(*points, strict=True))
     )

@@ -30,13 +30,13 @@ class FromEmbeddings(nn.Module):
 
         Shapes: tokens (rows, length), on the model's device.
         """
-        found: list[nn.Embedding] = []
+        called: list[nn.Embedding] = []
 
-        def seen(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
-            if given and given[0].shape == tokens.shape and torch.equal(given[0], tokens):
-                found.append(layer)  # type: ignore[arg-type]  # only embeddings have this hook
+        def seen(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+            if inputs and inputs[0].shape == tokens.shape and torch.equal(inputs[0], tokens):
+                called.append(layer)  # type: ignore[arg-type]  # only embeddings have this hook
 
-        layers = [one for one in shield.model.modules() if isinstance(one, nn.Embedding)]
+        layers = [module for module in shield.model.modules() if isinstance(module, nn.Embedding)]
         hooks = [layer.register_forward_hook(seen) for layer in layers]
         try:
             with torch.no_grad():
@@ -44,12 +44,12 @@ class FromEmbeddings(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        if len(found) != 1:
+        if len(called) != 1:
             raise NotApplicable(
-                f"tokens have no gradient, and {len(found)} layers of nn.Embedding read them: it "
+                f"tokens have no gradient, and {len(called)} layers of nn.Embedding read them: it "
                 "takes one"
             )
-        return cls(shield, found[0], tokens)
+        return cls(shield, called[0], tokens)
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """Returns the embeddings of rows of tokens. Shapes: (n, length) -> (n, length, width)."""

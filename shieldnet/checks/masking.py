@@ -108,8 +108,8 @@ def _captum_gradient(shield: Shield, probes: Tensor, winners: Tensor) -> Tensor:
 
     saliency = Saliency(_Through(shield))
     point = probes.clone().requires_grad_()
-    found: Tensor = saliency.attribute(point, target=winners.to(probes.device), abs=False)
-    return found.detach().flatten(1).cpu().double().nan_to_num()
+    scores: Tensor = saliency.attribute(point, target=winners.to(probes.device), abs=False)
+    return scores.detach().flatten(1).cpu().double().nan_to_num()
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class _Queries:
         half, fits = _PAIRS // 2, list[tuple[float, Tensor]]()
         for width in _STEPS:
             both = torch.cat([self.steps, -self.steps]) * width
-            asked = both.reshape(-1, *probe.shape).to(probe) + probe
-            answers = self.game.shield.distribution(in_batches(self.game.shield, asked))
+            perturbed = both.reshape(-1, *probe.shape).to(probe) + probe
+            answers = self.game.shield.distribution(in_batches(self.game.shield, perturbed))
             stated = one_row_each(answers)[:, winner].double()
             change = (stated[:_PAIRS] - stated[_PAIRS:]) / (2 * width)
             missed = (change[half:] - self.steps[half:] @ (self.some @ change[:half])).square()

@@ -54,12 +54,12 @@ class Memorization(Check):
 
     metrics = tuple(
         Metric(
-            f"memorization.{part}",
+            f"memorization.{attribution}",
             title,
             "more",
             ungated="it says on whom the model leans, not what answers tell: membership is judged",
         )
-        for part, title in (
+        for attribution, title in (
             ("top_share", "influence of the top 5 %"),
             ("members", "members by their influence"),
             ("canaries", "canaries by their influence"),
@@ -70,7 +70,9 @@ class Memorization(Check):
     def __call__(self, game: Game) -> Outcome:
         game.require_classes()
         head = _Head.of(game)
-        members, nonmembers = (head.of_rows(game, one) for one in (game.members, game.nonmembers))
+        members, nonmembers = (
+            head.of_rows(game, examples) for examples in (game.members, game.nonmembers)
+        )
         if not members.any():
             raise NotApplicable("the model is so sure of every member that all gradients are 0")
         findings = [
@@ -137,21 +139,23 @@ class _Head:
         """
         layout = game.shield.chain.layout
         width = 1 if layout.kind in ROW_KINDS else game.classes
-        if not any(_fits(part, width) for part in game.shield.model.modules()):
+        if not any(_fits(module, width) for module in game.shield.model.modules()):
             raise NotApplicable("the model has no final linear layer")
         try:
             behind = copy.deepcopy(Behind(game.shield))  # hooks go on a copy of the model
         except (RuntimeError, TypeError) as refused:
             raise NotApplicable(f"the model cannot be copied: {refused}") from refused
         inputs = game.members.inputs[:_PROBES]
-        for layer in reversed([part for part in behind.modules() if isinstance(part, nn.Linear)]):
+        for layer in reversed(
+            [module for module in behind.modules() if isinstance(module, nn.Linear)]
+        ):
             if not _fits(layer, width):
                 continue
             head = cls(behind, layer)
             features, scores = head.features(inputs)
             if len(features) == len(scores) and features.dim() == 2:
-                given = alone(layer)(features).detach()
-                if _state_the_same(given, scores, layout.row_kind, layer.weight.dtype):
+                stated = alone(layer)(features).detach()
+                if _state_the_same(stated, scores, layout.row_kind, layer.weight.dtype):
                     return head
         raise NotApplicable("the model has no final linear layer: something else gives its scores")
 
@@ -170,8 +174,8 @@ class _Head:
         read: list[Tensor] = []
 
         def note(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            (given,) = (*args, *kwargs.values())
-            read.append(given.detach().cpu().double())
+            (inputs,) = (*args, *kwargs.values())
+            read.append(inputs.detach().cpu().double())
 
         hook = self.layer.register_forward_pre_hook(note, with_kwargs=True)
         try:
@@ -203,8 +207,8 @@ def self_influence(head: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
             checkpoints_load_func=lambda model, checkpoint: 1.0,  # the learning rate
             loss_fn=loss,
         )
-        found: Tensor = tracin.self_influence(outer_loop_by_checkpoints=True)
-    return found.detach()
+        influence: Tensor = tracin.self_influence(outer_loop_by_checkpoints=True)
+    return influence.detach()
 
 
 def alone(layer: nn.Linear) -> nn.Linear:
@@ -252,16 +256,18 @@ def _share(ordered: np.ndarray, times: np.ndarray) -> float:
     return float((taken * ordered).sum()) / max(float((times * ordered).sum()), 1e-300)
 
 
-def _fits(part: nn.Module, width: int) -> bool:
-    return isinstance(part, nn.Linear) and part.out_features == width
+def _fits(module: nn.Module, width: int) -> bool:
+    return isinstance(module, nn.Linear) and module.out_features == width
 
 
-def _state_the_same(given: Tensor, scores: Tensor, kind: str, dtype: torch.dtype) -> bool:
+def _state_the_same(answers: Tensor, scores: Tensor, kind: str, dtype: torch.dtype) -> bool:
     """Says whether a layer's logits state the distributions that the model's scores state.
 
-    Shapes: given (rows, classes) or (rows, 1), scores (rows, classes).
+    Shapes: answers (rows, classes) or (rows, 1), scores (rows, classes).
     """
-    logits = torch.cat([torch.zeros_like(given), given], -1) if given.shape[-1] == 1 else given
+    logits = (
+        torch.cat([torch.zeros_like(answers), answers], -1) if answers.shape[-1] == 1 else answers
+    )
     rounding = 64 * torch.finfo(dtype).eps
     if kind == "probabilities":
         return bool((logits.softmax(-1) - scores).abs().max() <= rounding)

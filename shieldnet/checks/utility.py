@@ -38,24 +38,24 @@ def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
     if game.is_vector:
         yield _closeness(game)
         return
-    given = game.ask(game.nonmembers).distribution.argmax(-1)
+    answers = game.ask(game.nonmembers).distribution.argmax(-1)
     try:
         truth = game.labels(game.nonmembers)
-        yield _share_of_right("accuracy", given, truth)
+        yield _share_of_right("accuracy", answers, truth)
         for group in game.groups:
             if group.nonmembers.any():
                 rows = group.nonmembers
-                yield _share_of_right(f"accuracy.group.{group.name}", given[rows], truth[rows])
+                yield _share_of_right(f"accuracy.group.{group.name}", answers[rows], truth[rows])
     except NotApplicable as reason:
         untested.append(f"accuracy: {reason}")
-    yield _share_of_right("agreement", given, game.model_labels(game.nonmembers))
+    yield _share_of_right("agreement", answers, game.model_labels(game.nonmembers))
 
 
-def _share_of_right(name: str, given: Tensor, truth: Tensor) -> Finding:
-    count = len(given)
+def _share_of_right(name: str, answers: Tensor, truth: Tensor) -> Finding:
+    count = len(answers)
     return Finding.of(
         name,
-        proportion(int((given == truth).sum()), count),
+        proportion(int((answers == truth).sum()), count),
         samples=count,
         baseline=float(truth.bincount().max()) / count,
         threat=Threat(),
@@ -66,8 +66,8 @@ def _share_of_right(name: str, given: Tensor, truth: Tensor) -> Finding:
 def _closeness(game: Game) -> Finding:
     """Measures what share of the model's variance is still in the values that are released."""
     clean = in_batches(Behind(game.shield), game.nonmembers.inputs).double()
-    given = game.ask(game.nonmembers).distribution.double()
-    missed = (given - clean).square().sum(1)
+    answers = game.ask(game.nonmembers).distribution.double()
+    missed = (answers - clean).square().sum(1)
     return Finding.of(
         "agreement",
         saved_share(missed, (clean - clean.mean(0)).square().sum(1), seed=game.seed),

@@ -11,7 +11,7 @@ from shieldnet.cli import gate, splitting
 from shieldnet.cli.shared import PolicyFile, Targets, guarded, print_report, publish
 
 app = typer.Typer(
-    help="Hardens a trained model before it answers strangers, and audits what it still tells.",
+    help="Hardens a trained model before it answers clients, and audits what it still tells.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,7 +53,7 @@ Engine = Annotated[
 Seed = Annotated[int, typer.Option(help="the same seed gives the same report")]
 DATA = (
     ".npz (arrays x and y), .npy or inputs.npy,labels.npy, .csv, .tsv, .parquet, a folder of "
-    "pictures in a folder for each class, or package.module:factory"
+    "images in a folder for each class, or package.module:factory"
 )
 Label = Annotated[
     str | None,
@@ -131,7 +131,7 @@ def audit(
         str, typer.Option(help="drop takes records that stand in two sets out of both")
     ] = "refuse",
     with_examples: Annotated[
-        int, typer.Option(help="show this many nonmembers as pictures; 0 keeps records out")
+        int, typer.Option(help="show this many nonmembers as images; 0 keeps records out")
     ] = 0,
     seed: Seed = 0,
 ) -> None:
@@ -154,11 +154,11 @@ def audit(
     _tell_how_long()
     limits = Policy.load(policy) if policy else Policy()
     chosen = [check_target(target) for target in targets or ()]
-    given = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
+    sources = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
     sets = common_classes(
         {
             role: load_examples(name, role, label=label, groups=groups or ())
-            for role, name in given.items()
+            for role, name in sources.items()
             if name is not None
         }
     )
@@ -256,7 +256,7 @@ def finetune(
     if weight_decay:
         chosen.append(WeightDecay(weight_decay))
     records, others = load_training(data, heldout, label=label)
-    found = run(
+    report = run(
         load_model(model, weights),
         records,
         *chosen,
@@ -273,14 +273,14 @@ def finetune(
         checkpoint=checkpoint,
     )
     output.mkdir(parents=True, exist_ok=True)
-    write_weights(found.model, output / "model.safetensors")
-    typer.echo(str(found))
+    write_weights(report.model, output / "model.safetensors")
+    typer.echo(str(report))
     typer.echo(f"Wrote {output / 'model.safetensors'}.")
-    if found.guarantee is not None:
-        text = json.dumps(found.guarantee.document(), indent=1)
+    if report.guarantee is not None:
+        text = json.dumps(report.guarantee.document(), indent=1)
         (output / "guarantee.json").write_text(text, encoding="utf-8")
         typer.echo(f"Wrote {output / 'guarantee.json'}.")
-    if any(one.crosses_proof for one in found.findings):
+    if any(finding.crosses_proof for finding in report.findings):
         raise PolicyFailed("The run's own audit found more than is proven: do not release it.")
 
 

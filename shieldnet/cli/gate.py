@@ -68,6 +68,6 @@ def compare(
     """
     from shieldnet.reports.comparison import compare as run
 
-    found = run(before, after)
-    typer.echo(str(found))
-    found.require()
+    comparison = run(before, after)
+    typer.echo(str(comparison))
+    comparison.require()

@@ -95,8 +95,8 @@ def print_report(report: Any, policy: Any = None) -> None:
         collapse_padding=True,
     )
     headers, rows = report.rows()
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="left" if place == 0 else "right", no_wrap=place == 0)
+    for column, header in enumerate(headers):
+        table.add_column(header, justify="left" if column == 0 else "right", no_wrap=column == 0)
     table.add_column("policy")
     for row in rows:
         outcome = report.verdict(policy, row[0]).outcome
@@ -106,10 +106,10 @@ def print_report(report: Any, policy: Any = None) -> None:
         console.print(note, style="dim", markup=False, highlight=False)
 
 
-def _cell(words: str) -> Text:
+def _cell(text: str) -> Text:
     """Puts a value above its interval, so that the table fits 80 columns."""
-    value, bracket, interval = words.partition(" [")
+    value, bracket, interval = text.partition(" [")
     if not bracket:
-        return Text(words)
+        return Text(text)
     short = interval.rstrip("]").replace(", ", "–").replace("0.", ".")
     return Text(f"{value}\n{short}")

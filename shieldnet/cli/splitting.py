@@ -38,7 +38,7 @@ def split(
 ) -> None:
     """Divides data at random into members, nonmembers and auxiliary rows that share no record.
 
-    Rows whose inputs are equal go together, by one coin. Train on the members alone.
+    Rows whose inputs are equal go together, by one draw. Train on the members alone.
     """
     from shieldnet.core.errors import ConfigError
     from shieldnet.files.dividing import divide

@@ -80,17 +80,17 @@ def quietly(module: str) -> ModuleType:
     import logging
 
     handlers = logging.root.handlers[:]
-    found = import_module(module)
+    loaded = import_module(module)
     logging.root.handlers[:] = handlers
-    return found
+    return loaded
 
 
 @contextmanager
 def unwarned(*beginnings: str) -> Iterator[None]:
     """Silences the warnings whose messages begin so."""
     with warnings.catch_warnings():
-        for words in beginnings:
-            warnings.filterwarnings("ignore", message=words)
+        for beginning in beginnings:
+            warnings.filterwarnings("ignore", message=beginning)
         yield
 
 

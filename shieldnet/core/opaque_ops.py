@@ -70,7 +70,7 @@ def refuse_recording(what: str) -> None:
     if torch.fx._symbolic_trace._is_fx_tracing_flag and not is_make_fx:
         raise ConfigError(
             f"torch.fx.symbolic_trace cannot record {what}: what is drawn, checked or decided "
-            f"while it records would be kept for ever. {_WAY}"
+            f"while it records would be kept for ever. {_REMEDY}"
         )
     levels = torch._C._functorch.get_interpreter_stack()
     if levels is not None and any(
@@ -84,13 +84,13 @@ def refuse_recording(what: str) -> None:
         )
 
 
-_WAY = (
+_REMEDY = (
     "Use torch.compile(shield) or torch.export.export(shield, ...), which call these steps anew "
     "for every answer; or trace the model alone and put the shield around it."
 )
 _JIT = (
     "torch.jit.trace, and torch.onnx.export(dynamo=False) which uses it, cannot record {}: the "
-    f"noise, checks and branches of this one call would be kept for ever. {_WAY}"
+    f"noise, checks and branches of this one call would be kept for ever. {_REMEDY}"
 )
 _VMAP = (
     "torch.vmap cannot run {}: one draw, or one check, would serve all examples. Call it on the "
@@ -123,8 +123,8 @@ def _register_effect(name: str) -> None:
     DRAWS.add(name)
 
 
-def _refusing(words: str) -> Callable[..., None]:
+def _refusing(message: str) -> Callable[..., None]:
     def refuse(*args: object, **kwargs: object) -> None:
-        raise ConfigError(words)
+        raise ConfigError(message)
 
     return refuse

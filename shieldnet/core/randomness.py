@@ -32,7 +32,7 @@ MAX_STEPS = 1024
 MAX_LAPLACE_STEPS = 64
 """The same for a Laplace scale, whose tails are longer."""
 FLIP_TICKS = 1024
-"""Grid of the scores between which ``coins`` decides."""
+"""Grid of the scores between which ``coin_reach`` decides."""
 
 _PIECE = 2**17  # numbers of a lattice that are drawn at once: they stay in the processor's cache
 _TABLE_DEVIATION, _LEVEL, _RUN = 4096, 1024, 64
@@ -42,7 +42,7 @@ _OPEN = -(2**15)
 VARIATION = 2.0**-230
 """Bounds the total variation of one number of ``lattice_gaussian`` to the discrete Gaussian."""
 _CHUNK = 2**16  # draws that a constant-time scan holds in memory at once
-_FEW = 4096  # draws below which one binary search is quicker than three lookups
+_MIN_LOOKUP_DRAWS = 4096  # below which one binary search is quicker than three lookups
 
 _source: ContextVar[Source] = ContextVar("_source", default=os.urandom)
 _replayed: ContextVar[int | None] = ContextVar("_replayed", default=None)
@@ -95,8 +95,8 @@ def random_words(count: int) -> Tensor:
     return torch.frombuffer(bytearray(_source.get()(8 * count)), dtype=torch.int64)
 
 
-def heads(count: int, chance: float) -> Tensor:
-    """Flips ``count`` coins that show heads with ``chance``.
+def bernoulli(count: int, chance: float) -> Tensor:
+    """Draws ``count`` bits, each true with ``chance``.
 
     Shapes: -> (count,) bool on the CPU. Guarantee: every chance is exact to 2^-64, and 1 is sure.
     """
@@ -185,9 +185,9 @@ def _lattice_table(deviation: float) -> _LatticeTable:
     masses = [half[abs(k)] for k in range(-last, last)]
     starts = range(0, len(masses), _RUN)
     least = [min(masses[start : start + _RUN]) for start in starts]
-    rest = [mass - least[place // _RUN] for place, mass in enumerate(masses)]
-    places = [place for place, mass in enumerate(rest) if mass]
-    outcomes = [_RUN * mass for mass in least] + [rest[place] for place in places]
+    rest = [mass - least[outcome // _RUN] for outcome, mass in enumerate(masses)]
+    places = [outcome for outcome, mass in enumerate(rest) if mass]
+    outcomes = [_RUN * mass for mass in least] + [rest[outcome] for outcome in places]
     total = sum(outcomes)
     exact = tuple((below << _TABLE_BITS) // total for below in accumulate(outcomes[:-1]))
     leading = np.array([mass >> (_TABLE_BITS - 32) for mass in exact], dtype=np.uint32)
@@ -302,34 +302,34 @@ def by_table(words: Tensor, table: Table, constant_time: bool = False) -> Tensor
     """
     if constant_time:
         return _scanned(words, table, torch.ge) + table.first
-    if len(words) < _FEW:
+    if len(words) < _MIN_LOOKUP_DRAWS:
         return torch.searchsorted(table.leading, words, right=True) + table.first
     bucket = (words >> 16).to(torch.int64).add_(2**15)
-    found = table.start[bucket]
-    found += words >= table.leading[found]
+    indices = table.start[bucket]
+    indices += words >= table.leading[indices]
     crowd = table.crowded[bucket].nonzero().flatten()
-    found[crowd] = torch.searchsorted(table.leading, words[crowd], right=True)
-    return found.add_(table.first)
+    indices[crowd] = torch.searchsorted(table.leading, words[crowd], right=True)
+    return indices.add_(table.first)
 
 
 def _drawn(table: Table, shape: Sequence[int], constant_time: bool) -> Tensor:
     words = _half_words(math.prod(shape))
-    found = by_table(words, table, constant_time) if len(words) else words.to(torch.int64)
+    drawn = by_table(words, table, constant_time) if len(words) else words.to(torch.int64)
     # Equal leading words leave the order open (chance 2^-32 each): 96 more bits decide.
     if constant_time and len(words):
         is_open = _scanned(words, table, torch.eq) > 0
     else:
-        is_open = table.leading[(found - (table.first + 1)).clamp_min_(0)] == words
-    for place in is_open.nonzero().flatten().tolist():
-        draw = _full(words[place])
-        found[place] = table.first + sum(threshold <= draw for threshold in table.exact)
-    return found.reshape(tuple(shape))
+        is_open = table.leading[(drawn - (table.first + 1)).clamp_min_(0)] == words
+    for index in is_open.nonzero().flatten().tolist():
+        draw = _full(words[index])
+        drawn[index] = table.first + sum(threshold <= draw for threshold in table.exact)
+    return drawn.reshape(tuple(shape))
 
 
 def _scanned(words: Tensor, table: Table, relation: Callable[..., Tensor]) -> Tensor:
     """Counts, for every word, the thresholds to which it has the relation."""
     parts = words.split(_CHUNK)
-    return torch.cat([relation(part.unsqueeze(1), table.leading).sum(1) for part in parts])
+    return torch.cat([relation(chunk.unsqueeze(1), table.leading).sum(1) for chunk in parts])
 
 
 def _half_words(count: int, source: Source | None = None) -> Tensor:
@@ -379,7 +379,7 @@ def _coin_table(epsilon: float) -> Table:
 def _table(chances: Sequence[object], first: int) -> Table:
     import mpmath
 
-    exact = tuple(min(int(mpmath.floor(mpmath.ldexp(one, 128))), 2**128) for one in chances)
+    exact = tuple(min(int(mpmath.floor(mpmath.ldexp(chance, 128))), 2**128) for chance in chances)
     leading = np.array([min(threshold >> 96, 2**32 - 1) - 2**31 for threshold in exact])
     edges = np.arange(-(2**15), 2**15 + 1) * 2**16
     start = np.searchsorted(leading, edges[:-1], side="right")

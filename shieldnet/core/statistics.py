@@ -16,9 +16,9 @@ CONFIDENCE = 0.95
 _SAME_SHARE = 1e-12
 """Deviations of a share below this are taken for 0."""
 _EQUAL = 1e-6  # a smaller share is of two equal guesses
-LEAST_SHARE = 1e-4
+MIN_SHARE = 1e-4
 """A share below this, its deviation included, may be float32's rounding of two equal guesses."""
-_NEAR_END, _FEW_ROWS, _FEW_DIFFER = 0.05, 100, 10
+_NEAR_END, _MIN_AUC_ROWS, _MIN_DIFFERING_ROWS = 0.05, 100, 10
 """Closer to 0 or 1, or with fewer rows or unequal ones, an AUC's own variance is little known."""
 
 
@@ -97,34 +97,41 @@ def saved_shares(
     ).double()
     lost, whole = errors.double(), baseline.double()
     sums = weights @ lost, weights @ whole
-    squares = [weights @ part for part in (lost * lost, lost * whole, whole * whole)]
+    squares = [weights @ product for product in (lost * lost, lost * whole, whole * whole)]
     ratios = sums[0] / sums[1]
     spreads = (squares[0] - 2 * ratios * squares[1] + ratios**2 * squares[2]).clamp_min(0).sqrt()
     spreads = spreads / sums[1]
-    intervals = []
-    for place in range(lost.shape[1]):
-        total = float(whole[:, place].sum())
-        ratio = float(lost[:, place].sum()) / total if total else 1.0
-        spread = float((lost[:, place] - ratio * whole[:, place]).norm()) / (total or 1.0)
-        if total == 0 or abs(1 - ratio) + spread < LEAST_SHARE:
-            is_same = total == 0 or abs(1 - ratio) + spread < _EQUAL
-            intervals.append(Interval(0.0, 0.0, 0.0 if is_same else LEAST_SHARE))
-            continue
-        if count == 1:
-            intervals.append(Interval(1 - ratio, min(0.0, 1 - ratio), 1.0))
-            continue
-        drawn = ratios[:, place].isfinite()  # a resample of zeros has no share
-        again, off = ratios[drawn, place], spreads[drawn, place]
-        ends = [_ends(again, confidence)]
-        if spread > _SAME_SHARE:
-            # Resamples without the few rows that vary say nothing of how much they do.
-            student = (again - ratio) / off.clamp_min(spread / 2)
-            low, high = _ends(student, confidence)
-            ends.append((ratio - high * spread, ratio - low * spread))
-        low = min(low for low, _ in ends)
-        high = max(high for _, high in ends)
-        intervals.append(Interval(1 - ratio, 1 - max(high, ratio), 1 - max(0.0, min(low, ratio))))
-    return intervals
+    return [
+        _saved_share(
+            lost[:, column], whole[:, column], ratios[:, column], spreads[:, column], confidence
+        )
+        for column in range(lost.shape[1])
+    ]
+
+
+def _saved_share(
+    lost: Tensor, whole: Tensor, ratios: Tensor, spreads: Tensor, confidence: float
+) -> Interval:
+    """Estimates the share of one column. Shapes: (samples,) twice, (resamples,) twice."""
+    total = float(whole.sum())
+    ratio = float(lost.sum()) / total if total else 1.0
+    spread = float((lost - ratio * whole).norm()) / (total or 1.0)
+    if total == 0 or abs(1 - ratio) + spread < MIN_SHARE:
+        is_same = total == 0 or abs(1 - ratio) + spread < _EQUAL
+        return Interval(0.0, 0.0, 0.0 if is_same else MIN_SHARE)
+    if len(lost) == 1:
+        return Interval(1 - ratio, min(0.0, 1 - ratio), 1.0)
+    drawn = ratios.isfinite()  # a resample of zeros has no share
+    resampled = ratios[drawn]
+    ends = [_ends(resampled, confidence)]
+    if spread > _SAME_SHARE:
+        # Resamples without the few rows that vary say nothing of how much they do.
+        student = (resampled - ratio) / spreads[drawn].clamp_min(spread / 2)
+        low, high = _ends(student, confidence)
+        ends.append((ratio - high * spread, ratio - low * spread))
+    low = min(low for low, _ in ends)
+    high = max(high for _, high in ends)
+    return Interval(1 - ratio, 1 - max(high, ratio), 1 - max(0.0, min(low, ratio)))
 
 
 def _ends(values: Tensor, confidence: float) -> tuple[float, float]:
@@ -161,8 +168,10 @@ def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) ->
         odds = math.log(value / (1 - value))
         width = reach * math.sqrt(variance) / (value * (1 - value))
         ends = [Interval(value, _logistic(odds - width), _logistic(odds + width))]
-    differ = min(int((part != part.mode().values).sum()) for part in (wins, losses))
-    if min(value, 1 - value) < _NEAR_END or smaller < _FEW_ROWS or differ < _FEW_DIFFER:
+    differ = min(
+        int((placements != placements.mode().values).sum()) for placements in (wins, losses)
+    )
+    if min(value, 1 - value) < _NEAR_END or smaller < _MIN_AUC_ROWS or differ < _MIN_DIFFERING_ROWS:
         ends.append(_newcombe(value, len(wins), len(losses), reach))
     return Interval(
         value, min(value, *(end.low for end in ends)), max(value, *(end.high for end in ends))
@@ -223,8 +232,8 @@ def tpr_at_fpr(
     strict = int((above <= error).sum()) - 1
     lenient = int((1 - above > error).sum())
 
-    def rate(place: int) -> Interval:
-        hits = int((positives > ordered[place]).sum()) if place < count else len(positives)
+    def rate(rank: int) -> Interval:
+        hits = int((positives > ordered[rank]).sum()) if rank < count else len(positives)
         return proportion(hits, len(positives), 1 - 2 * error)
 
     low = rate(strict).low if strict >= 0 else 0.0
@@ -247,7 +256,7 @@ class Curve:
     @classmethod
     def read(cls, document: Mapping[str, Sequence[float]]) -> "Curve":
         """Makes the curve of a document as ``dataclasses.asdict`` writes it."""
-        return cls(*(tuple(document[part]) for part in ("fpr", "tpr", "low", "high")))
+        return cls(*(tuple(document[name]) for name in ("fpr", "tpr", "low", "high")))
 
 
 def roc(
@@ -262,23 +271,23 @@ def roc(
     """
     least = min(1.0, 3 / len(negatives))
     rates = sorted({round(float(rate), 9) for rate in np.geomspace(least, 1, points)})
-    found = [
-        (rate, one)
+    estimates = [
+        (rate, interval)
         for rate in (*rates[:-1], 1.0)
-        if (one := tpr_at_fpr(positives, negatives, rate, confidence)) is not None
+        if (interval := tpr_at_fpr(positives, negatives, rate, confidence)) is not None
     ]
     return Curve(
-        tuple(rate for rate, _ in found),
+        tuple(rate for rate, _ in estimates),
         *(
-            tuple(round(getattr(one, part), 6) for _, one in found)
-            for part in ("value", "low", "high")
+            tuple(round(getattr(interval, end), 6) for _, interval in estimates)
+            for end in ("value", "low", "high")
         ),
     )
 
 
-def rank_correlation(one: Tensor, other: Tensor) -> float:
+def rank_correlation(first: Tensor, second: Tensor) -> float:
     """Returns Spearman's rank correlation, NaN where a side is constant. Shapes: (n,), (n,)."""
-    ranks = torch.stack([_midranks(one), _midranks(other)])
+    ranks = torch.stack([_midranks(first), _midranks(second)])
     return float(torch.corrcoef(ranks)[0, 1])
 
 

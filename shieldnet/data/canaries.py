@@ -33,7 +33,7 @@ def plant_canaries(
     copies: int = 8,
     seed: int = 0,
 ) -> Planted:
-    """Makes ``count`` canaries of some of the records; a coin decides which of them are trained on.
+    """Makes ``count`` canaries of some of the records; a fair draw decides which are trained on.
 
     An average record says little of the worst one: mislabeled records are found many times more
     often than clean ones. Train the model on ``.data``, then audit it with ``members=.members``
@@ -59,40 +59,47 @@ def plant_canaries(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(examples), generator=generator)
     chosen, others = order[:count], order[count:].sort().values
-    inputs, labels = examples.inputs[chosen], examples.labels[chosen]
-    if kind != "duplicated":
-        classes = examples.labels.unique()
-        if len(classes) < 2:
-            raise DataError(f"Canaries that are {kind} need records of two classes or more.")
-        labels = _other_labels(labels, classes, generator)
-    if kind == "out_of_distribution":
-        inputs = _shuffled(inputs, generator)
-    heads = torch.rand(count, generator=generator) < 0.5
-    heads[:2] = torch.tensor([True, False])  # one of each, whatever the coins say
+    inputs, labels = _canaries(examples.inputs, examples.labels, chosen, kind, generator)
+    is_planted = torch.rand(count, generator=generator) < 0.5
+    is_planted[:2] = torch.tensor([True, False])  # one of each, whatever is drawn
     times = copies if kind == "duplicated" else 1
     canaries = Canaries(
         kind,
-        Examples("canaries", inputs[heads], labels[heads]),
-        Examples("held-out canaries", inputs[~heads], labels[~heads]),
+        Examples("canaries", inputs[is_planted], labels[is_planted]),
+        Examples("held-out canaries", inputs[~is_planted], labels[~is_planted]),
         times,
     )
     members = examples.inputs[others], examples.labels[others]
-    planted = canaries.planted
     return Planted(
         data=(
-            torch.cat([members[0], *[planted.inputs] * times]),
-            torch.cat([members[1], *[planted.labels] * times]),  # type: ignore[list-item]  # they have labels
+            torch.cat([members[0], *[inputs[is_planted]] * times]),
+            torch.cat([members[1], *[labels[is_planted]] * times]),
         ),
         members=members,
         canaries=canaries,
     )
 
 
+def _canaries(
+    inputs: Tensor, labels: Tensor, chosen: Tensor, kind: str, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Makes canaries of the chosen records. Errors: DataError for records of one class alone."""
+    classes = labels.unique()
+    inputs, labels = inputs[chosen], labels[chosen]
+    if kind != "duplicated":
+        if len(classes) < 2:
+            raise DataError(f"Canaries that are {kind} need records of two classes or more.")
+        labels = _other_labels(labels, classes, generator)
+    if kind == "out_of_distribution":
+        inputs = _shuffled(inputs, generator)
+    return inputs, labels
+
+
 def _other_labels(labels: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
     """Draws, for each label, one of the other classes."""
-    place = torch.searchsorted(classes, labels)
+    places = torch.searchsorted(classes, labels)
     step = torch.randint(1, len(classes), labels.shape, generator=generator)
-    return classes[(place + step) % len(classes)]
+    return classes[(places + step) % len(classes)]
 
 
 def _shuffled(inputs: Tensor, generator: torch.Generator) -> Tensor:

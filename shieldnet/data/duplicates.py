@@ -13,34 +13,35 @@ _ROWS, _COLUMNS = 256, 256  # held in float64 at once
 _CAST = 1e-6  # of a number's size: what float32 and a factor of 1 + 1e-7 leave apart
 _CAST_APART, _APART = 1e-4, 0.05  # deviations, root mean square over the columns
 _CLOSER = 0.05  # than the nearest record of its own set, at least so many times
-_LOOKED_AT, _MANY = 1000, 20  # rows; values of a column that two records hardly share by chance
+_MAX_SORTED_ROWS = 1000
+_MIN_DISTINCT_VALUES = 20  # of a column that two records hardly share by chance
 _MIN_COLUMNS = 4  # in which two records differ; where fewer do, they lie as near by chance
 
 
-def near_duplicates(one: Tensor, other: Tensor) -> Tensor:
-    """Lists the pairs of rows that are one record: the nearest row of ``one`` to each of ``other``.
+def near_duplicates(first: Tensor, second: Tensor) -> Tensor:
+    """Lists the pairs of rows that are one record: the nearest of ``first`` to each of ``second``.
 
     Two rows are one where they lie twenty times nearer to each other than either does to the next
     record of its own set, and are a cast or a copy apart in every number, or near although four
     numbers and more differ: rounded, or changed a little. Records that lie near by nature lie so
     within a set. Copies of a record that its own set has nearly twice are not found.
     Whole numbers are tokens or counts, of which none is nearly another: there are no pairs.
-    Shapes: one (n, ...), other (m, ...) -> (pairs, 2), rows of one and of other.
+    Shapes: first (n, ...), second (m, ...) -> (pairs, 2), rows of first and of second.
     """
-    if not (one.is_floating_point() and other.is_floating_point()):
+    if not (first.is_floating_point() and second.is_floating_point()):
         return torch.empty(0, 2, dtype=torch.int64)
-    rows = [part.detach().cpu().flatten(1) for part in (one, other)]
+    rows = [inputs.detach().cpu().flatten(1) for inputs in (first, second)]
     scale = _Scale.of(torch.cat(rows))
-    short = [scale.sums(part) for part in rows]
+    short = [scale.sums(flat) for flat in rows]
     nearest = _nearest(short[0], short[1])
     is_one, apart = scale.compared(rows[0], nearest, rows[1])
-    found = is_one.nonzero().flatten()
+    matches = is_one.nonzero().flatten()
     sides = (
-        _to_the_next(rows[0], short[0], nearest[found], scale),
-        _to_the_next(rows[1], short[1], found, scale),
+        _to_the_next(rows[0], short[0], nearest[matches], scale),
+        _to_the_next(rows[1], short[1], matches, scale),
     )
-    found = found[apart[found] <= _CLOSER * torch.minimum(*sides)]
-    return torch.stack([nearest[found], found], 1)
+    matches = matches[apart[matches] <= _CLOSER * torch.minimum(*sides)]
+    return torch.stack([nearest[matches], matches], 1)
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class _Scale:
     @classmethod
     def of(cls, pool: Tensor) -> "_Scale":
         """Measures the columns of both sets. Shapes: pool (rows, columns)."""
-        parts = (torch.std_mean(part.double(), 0) for part in pool.split(_COLUMNS, 1))
-        deviation, center = (torch.cat(part) for part in zip(*parts, strict=True))
-        some = pool[:_LOOKED_AT].sort(0).values
-        fine = int(((some[1:] != some[:-1]).sum(0) >= _MANY).sum())
+        parts = (torch.std_mean(columns.double(), 0) for columns in pool.split(_COLUMNS, 1))
+        deviation, center = (torch.cat(values) for values in zip(*parts, strict=True))
+        some = pool[:_MAX_SORTED_ROWS].sort(0).values
+        fine = int(((some[1:] != some[:-1]).sum(0) >= _MIN_DISTINCT_VALUES).sum())
         return cls(center, deviation.where(deviation > 0, 1.0), fine)
 
     def sums(self, rows: Tensor) -> Tensor:
@@ -81,11 +82,11 @@ class _Scale:
         is_one, apart = zip(*answers, strict=True)
         return torch.cat(is_one), torch.cat(apart)
 
-    def _compared(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        apart = ((one - other) / self.unit).square().mean(1).sqrt()
-        size = torch.maximum(one.abs(), other.abs())
-        is_cast = ((one - other).abs() <= _CAST * size).all(1) & (apart <= _CAST_APART)
-        differ = (one != other).sum(1) >= _MIN_COLUMNS
+    def _compared(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        apart = ((first - second) / self.unit).square().mean(1).sqrt()
+        size = torch.maximum(first.abs(), second.abs())
+        is_cast = ((first - second).abs() <= _CAST * size).all(1) & (apart <= _CAST_APART)
+        differ = (first != second).sum(1) >= _MIN_COLUMNS
         is_near = (apart <= _APART) & differ
         if self.fine >= _MIN_COLUMNS:
             is_near |= apart <= _CAST_APART
@@ -103,15 +104,15 @@ def _to_the_next(rows: Tensor, short: Tensor, places: Tensor, scale: _Scale) -> 
     return scale.compared(rows, other, rows[places])[1]
 
 
-def _nearest(known: Tensor, asked: Tensor, but: Tensor | None = None) -> Tensor:
-    """Returns the row of ``known`` nearest to each asked one, but for the row named for it.
+def _nearest(known: Tensor, queries: Tensor, but: Tensor | None = None) -> Tensor:
+    """Returns the row of ``known`` nearest to each query, but for the row named for it.
 
-    Shapes: known (n, d), asked (m, d), but (m,) -> (m,).
+    Shapes: known (n, d), queries (m, d), but (m,) -> (m,).
     """
     size = max(1, _AT_ONCE // len(known))
     places = []
-    for start in range(0, len(asked), size):
-        distances = torch.cdist(asked[start : start + size], known)
+    for start in range(0, len(queries), size):
+        distances = torch.cdist(queries[start : start + size], known)
         if but is not None:
             distances.scatter_(1, but[start : start + size].unsqueeze(1), torch.inf)
         places.append(distances.argmin(1))

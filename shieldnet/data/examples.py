@@ -88,7 +88,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Canaries:
-    """Holds records made to be memorized: a coin decided which of them trained the model.
+    """Holds records made to be memorized: chance decided which of them trained the model.
 
     kind: what makes them odd. planted trained the model, held_out did not. copies: how often each
     planted record stands in the training data.
@@ -149,26 +149,26 @@ def reference_rows(members: Examples, nonmembers: Examples, auxiliary: Examples 
     return torch.cat([members.inputs, nonmembers.inputs])
 
 
-def require_disjoint(one: Examples, other: Examples) -> None:
+def require_disjoint(first: Examples, second: Examples) -> None:
     """Raises DataError where two sets differ in shape or share a row."""
-    require_one_shape(one, other)
-    seen = set(row_bytes(one))
-    shared = [row for row, content in enumerate(row_bytes(other)) if content in seen]
+    require_one_shape(first, second)
+    seen = set(row_bytes(first))
+    shared = [row for row, content in enumerate(row_bytes(second)) if content in seen]
     if shared:
         raise DataError(
-            f"{len(shared)} of the {len(other)} {other.name} are also {one.name} (first: row "
+            f"{len(shared)} of the {len(second)} {second.name} are also {first.name} (first: row "
             f"{shared[0]}). What is measured between overlapping sets means nothing. Take them out "
             "of both with duplicates='drop' (--duplicates drop), or divide the data by distinct "
             "records with shieldnet.split."
         )
 
 
-def require_one_shape(one: Examples, other: Examples) -> None:
+def require_one_shape(first: Examples, second: Examples) -> None:
     """Raises DataError where the inputs of two sets differ in shape."""
-    if one.inputs.shape[1:] != other.inputs.shape[1:]:
+    if first.inputs.shape[1:] != second.inputs.shape[1:]:
         raise DataError(
-            f"Expected {one.name} and {other.name} of one shape, got "
-            f"{tuple(one.inputs.shape[1:])} and {tuple(other.inputs.shape[1:])}."
+            f"Expected {first.name} and {second.name} of one shape, got "
+            f"{tuple(first.inputs.shape[1:])} and {tuple(second.inputs.shape[1:])}."
         )
 
 
@@ -177,7 +177,7 @@ def split(
 ) -> tuple[tuple[Tensor, Tensor | None], ...]:
     """Divides data at random into parts that share no record.
 
-    Records whose inputs are equal are drawn together, by one coin: tables have many, and what is
+    Records whose inputs are equal are drawn together, by one draw: tables have many, and what is
     measured between parts that share some means nothing.
 
     data: (inputs, labels), inputs, or a Dataset. shares: of the distinct records, for every part;
@@ -188,11 +188,13 @@ def split(
     examples = as_examples(data, "data")
     return tuple(
         (examples.inputs[rows], None if examples.labels is None else examples.labels[rows])
-        for rows in coins(row_bytes(examples), shares, seed)
+        for rows in drawn_parts(row_bytes(examples), shares, seed)
     )
 
 
-def coins(records: Sequence[Hashable], shares: Sequence[float], seed: int) -> tuple[Tensor, ...]:
+def drawn_parts(
+    records: Sequence[Hashable], shares: Sequence[float], seed: int
+) -> tuple[Tensor, ...]:
     """Draws the part of every distinct record, and lists the rows of each part.
 
     Errors: ConfigError for shares, DataError for a part that would be empty.
@@ -204,9 +206,9 @@ def coins(records: Sequence[Hashable], shares: Sequence[float], seed: int) -> tu
     numbers: dict[Hashable, int] = {}
     record = torch.tensor([numbers.setdefault(row, len(numbers)) for row in records])
     order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
-    ends = [round(sum(shares[: place + 1]) * len(numbers)) for place in range(len(shares))]
-    place = torch.bucketize(order, torch.tensor(ends), right=True)[record]
-    parts = tuple((place == number).nonzero().flatten() for number in range(len(shares)))
+    ends = [round(sum(shares[: number + 1]) * len(numbers)) for number in range(len(shares))]
+    part_of = torch.bucketize(order, torch.tensor(ends), right=True)[record]
+    parts = tuple((part_of == number).nonzero().flatten() for number in range(len(shares)))
     if not all(len(rows) for rows in parts):
         raise DataError(
             f"{len(numbers)} distinct records are too few for shares of {tuple(shares)}."
@@ -233,7 +235,9 @@ def pairs_of(dataset: object, name: str) -> tuple[Tensor, Tensor]:
     if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         raise DataError(f"Expected a Dataset of (input, label) pairs for the {name}.")
     columns = zip(*rows, strict=True)
-    inputs, labels = (torch.stack([as_tensor(one, name) for one in part]) for part in columns)
+    inputs, labels = (
+        torch.stack([as_tensor(value, name) for value in column]) for column in columns
+    )
     return inputs, labels
 
 
@@ -255,8 +259,8 @@ def as_tensor(value: object, name: str) -> Tensor:
     """Returns numbers as a tensor without a graph, or raises DataError."""
     try:
         # A table's own index is no part of it.
-        given = value.to_numpy(copy=True) if hasattr(value, "iloc") else value  # type: ignore[attr-defined]  # pandas'
-        return torch.as_tensor(given).detach()
+        numbers = value.to_numpy(copy=True) if hasattr(value, "iloc") else value  # type: ignore[attr-defined]  # pandas'
+        return torch.as_tensor(numbers).detach()
     except (TypeError, ValueError, RuntimeError) as unreadable:
         raise DataError(
             f"Expected numbers for the {name}, got {type(value).__name__}."

@@ -87,83 +87,83 @@ class _Digest:
                 yield f"attribute {key}".encode()
                 yield from self._lines(held, f"{name}.{key}".lstrip("."), 0)
 
-    def _lines(self, value: object, place: str, depth: int) -> Iterator[bytes]:
+    def _lines(self, value: object, path: str, depth: int) -> Iterator[bytes]:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             yield f"{type(value).__name__} {value!r}".encode(errors="surrogatepass")
-            yield from self._attached(value, place, depth)
+            yield from self._attached(value, path, depth)
         elif isinstance(value, Tensor):
             yield f"tensor {value.dtype} {value.layout} {tuple(value.shape)}".encode()
             yield from _content(value)
             for key, held in sorted(vars(value).items()):
                 if not isinstance(held, bool | int | float | None):  # marks that a copy loses
                     yield f"attached {key}".encode()
-                    yield from self._lines(held, f"{place}.{key}", depth + 1)
+                    yield from self._lines(held, f"{path}.{key}", depth + 1)
             if value.is_leaf and value.grad is not None:
                 yield from _content(value.grad)
         elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
             yield f"array {value.dtype} {value.shape}".encode()
             yield value.tobytes()
-            yield from self._attached(value, place, depth)
+            yield from self._attached(value, path, depth)
         elif isinstance(value, Enum):
             yield f"{type(value).__name__} {value.name}".encode()
-            yield from self._lines(value.value, place, depth + 1)
+            yield from self._lines(value.value, path, depth + 1)
         elif isinstance(value, PurePath | torch.dtype | torch.device | torch.Size | range):
             yield f"{type(value).__name__} {value!r}".encode()
         elif id(value) in self.seen:
             yield f"again {self.seen[id(value)][0]}".encode()
         elif depth > _MAX_DEPTH:
-            yield from self._opaque(value, place)
+            yield from self._opaque(value, path)
         else:
             self.seen[id(value)] = (len(self.seen), value)
             yield f"{type(value).__qualname__} [".encode()
-            yield from self._inside(value, place, depth + 1)
+            yield from self._inside(value, path, depth + 1)
             if isinstance(value, Mapping | list | tuple | set | frozenset | np.ndarray):
-                yield from self._attached(value, place, depth)
+                yield from self._attached(value, path, depth)
             yield b"]"
 
-    def _attached(self, value: object, place: str, depth: int) -> Iterator[bytes]:
+    def _attached(self, value: object, path: str, depth: int) -> Iterator[bytes]:
         """Lists attributes of a value of a subclass of a plain type."""
         held = getattr(value, "__dict__", None)
         if held and depth <= _MAX_DEPTH:
-            yield from self._lines(dict(sorted(held.items())), place, depth + 1)
+            yield from self._lines(dict(sorted(held.items())), path, depth + 1)
 
-    def _inside(self, value: object, place: str, depth: int) -> Iterator[bytes]:
+    def _inside(self, value: object, path: str, depth: int) -> Iterator[bytes]:
         if isinstance(value, nn.Module):
             yield from self._model(value)  # held by an attribute, outside of the tree
         elif isinstance(value, Mapping):
             for key, item in value.items():
-                yield from self._lines(key, place, depth)
-                yield from self._lines(item, f"{place}[{key!r:.40}]", depth)
+                yield from self._lines(key, path, depth)
+                yield from self._lines(item, f"{path}[{key!r:.40}]", depth)
         elif isinstance(value, list | tuple):
             for item in value:
-                yield from self._lines(item, place, depth)
+                yield from self._lines(item, path, depth)
         elif isinstance(value, set | frozenset):
             for item in sorted(value, key=repr):
-                yield from self._lines(item, place, depth)
+                yield from self._lines(item, path, depth)
         elif isinstance(value, np.ndarray):
-            yield from self._lines((value.shape, value.tolist()), place, depth)
+            yield from self._lines((value.shape, value.tolist()), path, depth)
         elif isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
             yield value.__name__.encode()
         elif isinstance(value, types.FunctionType):
             yield value.__qualname__.encode()
             cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
             holds = (cells, value.__defaults__, value.__kwdefaults__, vars(value))
-            yield from self._lines(holds, place, depth)
+            yield from self._lines(holds, path, depth)
         elif isinstance(value, types.MethodType):
             yield value.__func__.__qualname__.encode()
-            yield from self._lines(value.__self__, place, depth)
+            yield from self._lines(value.__self__, path, depth)
         elif isinstance(value, functools.partial):
-            yield from self._lines((value.func, value.args, value.keywords), place, depth)
+            yield from self._lines((value.func, value.args, value.keywords), path, depth)
         elif isinstance(value, torch.fx.Graph):
             yield str(value).encode()
         elif hasattr(value, "__dict__"):
-            yield from self._lines(dict(sorted(vars(value).items())), place, depth)
+            yield from self._lines(dict(sorted(vars(value).items())), path, depth)
         else:
-            yield from self._opaque(value, place)
+            yield from self._opaque(value, path)
 
-    def _opaque(self, value: object, place: str) -> Iterator[bytes]:
+    def _opaque(self, value: object, path: str) -> Iterator[bytes]:
         if type(value) is not object:
-            self.opaque.append(f"{place} ({type(value).__qualname__})")
+            self.opaque.append(f"{path} ({type(value).__qualname__})")
         yield f"opaque {type(value).__qualname__}".encode()
 
 

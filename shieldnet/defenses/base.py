@@ -17,7 +17,8 @@ from shieldnet.privacy.events import Event, event_of
 
 UNBOUNDED = Reach()
 
-_NARROW, _MANY = 64, 4096  # classes and numbers up to which one sort beats topk and a look at ties
+# Up to which one sort beats topk and a look at ties.
+_MAX_SORTED_CLASSES, _MAX_SORTED_NUMBERS = 64, 4096
 
 
 class Lookup(NamedTuple):
@@ -68,8 +69,8 @@ class Named(NamedTuple):
         return scores, rest
 
 
-def _looked_up(part: Tensor | Lookup | float) -> Tensor | float:
-    return part.tensor() if isinstance(part, Lookup) else part
+def _looked_up(column: Tensor | Lookup | float) -> Tensor | float:
+    return column.tensor() if isinstance(column, Lookup) else column
 
 
 def logs_of(probabilities: Tensor) -> Tensor:
@@ -257,9 +258,9 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Shapes: (..., classes) -> (..., k) descending and (..., k) int64.
     """
     classes = scores.shape[-1]
-    if k >= classes or (classes <= _NARROW and scores.numel() < _MANY):
-        found = scores.sort(dim=-1, descending=True, stable=True)
-        return found.values[..., :k].clone(), found.indices[..., :k].clone()
+    if k >= classes or (classes <= _MAX_SORTED_CLASSES and scores.numel() < _MAX_SORTED_NUMBERS):
+        ranked = scores.sort(dim=-1, descending=True, stable=True)
+        return ranked.values[..., :k].clone(), ranked.indices[..., :k].clone()
     values, places = scores.topk(k + 1, dim=-1)
     tied = (values[..., 1:] == values[..., :-1]).any(-1)
     # Copies, not views: a view would carry the runner-up along in its storage.
@@ -274,8 +275,8 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def winner(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the first largest score of each row and its class. Shapes: -> (..., 1) twice."""
-    found = scores.max(-1, keepdim=True)
-    return found.values, found.indices
+    highest = scores.max(-1, keepdim=True)
+    return highest.values, highest.indices
 
 
 def all_on(places: Tensor, like: Tensor) -> Named:

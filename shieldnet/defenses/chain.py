@@ -58,7 +58,9 @@ class Chain:
         layout = Layout(outputs, axis)
         kind = layout.row_kind
         wanted = kind if release is None else ROW_KINDS.get(release, release)
-        integers = any(isinstance(one, Defense) and one.gives_integers for one in defenses)
+        integers = any(
+            isinstance(defense, Defense) and defense.gives_integers for defense in defenses
+        )
         if release is None and integers:
             wanted = "integers"
         allowed = _RELEASES[kind] + (("integers",) if integers else ())
@@ -93,10 +95,10 @@ class Chain:
     ) -> Tensor | Named:
         """Applies the stages to rows. Shapes: (..., classes) -> the same, or ``Named``."""
         answers: Tensor | Named = rows
-        for place, stage in enumerate(self.stages):
-            given = None if noise is None else noise[place]
-            if given is not None:
-                answers = stage.with_noise(dense(answers), given)
+        for number, stage in enumerate(self.stages):
+            draws = None if noise is None else noise[number]
+            if draws is not None:
+                answers = stage.with_noise(dense(answers), draws)
             elif stage.reads_inputs:
                 answers = stage.with_inputs(dense(answers), inputs)
             else:
@@ -129,10 +131,10 @@ class Chain:
 
     def views(self, probabilities: Tensor, logits: Tensor | None = None) -> dict[str, Tensor]:
         """Lists the readings of a distribution that an adversary who knows the chain tries."""
-        found = readings(probabilities)
+        views = readings(probabilities)
         for stage in self.stages:
-            found |= stage.adversary_view(probabilities)
-        return found if logits is None else {**found, "logits": logits}
+            views |= stage.adversary_view(probabilities)
+        return views if logits is None else {**views, "logits": logits}
 
     @cached_property
     def reads_inputs(self) -> bool:
@@ -165,7 +167,9 @@ class Chain:
         return cost
 
     def __str__(self) -> str:
-        return " -> ".join(f"[{one}]" if one.conversion else str(one) for one in self.stages)
+        return " -> ".join(
+            f"[{stage}]" if stage.conversion else str(stage) for stage in self.stages
+        )
 
 
 def own(answers: Tensor, output: object = None) -> Tensor:
@@ -214,13 +218,13 @@ def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[D
     return tuple(chain)
 
 
-def _no_defense(given: object) -> str:
+def _no_defense(value: object) -> str:
     fix = ""
-    if isinstance(given, list | tuple):
+    if isinstance(value, list | tuple):
         fix = " Give them one by one: Shield(model, TopK(3), Round(1))."
-    elif isinstance(given, type):
-        fix = f" Give it its settings: {given.__name__}(...)."
-    return f"Expected a defense such as Round(2), got {given!r}.{fix}"
+    elif isinstance(value, type):
+        fix = f" Give it its settings: {value.__name__}(...)."
+    return f"Expected a defense such as Round(2), got {value!r}.{fix}"
 
 
 def _misfit(defense: Defense, chain: list[Defense], kind: Kind) -> str:

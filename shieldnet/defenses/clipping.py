@@ -13,7 +13,7 @@ from shieldnet.defenses.base import UNBOUNDED, Defense
 from shieldnet.privacy.cost import Reach
 
 _MARGIN = 1 - 2.0**-20  # wider than float32's rounding of the scaled row
-_LEAST = 1e-30  # below it a row would end among float32's smallest numbers
+_MIN_BOUND = 1e-30  # below it a row would end among float32's smallest numbers
 _LATE = "a clip after it bounds nothing"
 
 
@@ -40,8 +40,8 @@ class ClipNorm(Defense):
         return (cls(3.0),)
 
     def __post_init__(self) -> None:
-        if positive("bound", self.bound) < _LEAST:
-            raise ConfigError(f"Expected bound >= {_LEAST:g}, got bound={self.bound!r}.")
+        if positive("bound", self.bound) < _MIN_BOUND:
+            raise ConfigError(f"Expected bound >= {_MIN_BOUND:g}, got bound={self.bound!r}.")
 
     def __call__(self, answers: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(answers, dim=-1, keepdim=True, dtype=torch.float64)

@@ -54,9 +54,9 @@ def _means(answers: Tensor, axis: int, block: int) -> Tensor:
     rest = size % block
     full, edge = answers.split([size - rest, rest], axis)
     means = [
-        _mean(part.unflatten(axis, (-1, length)), axis + 1)
-        for part, length in ((full, block), (edge, rest))
-        if part.shape[axis]
+        _mean(scores.unflatten(axis, (-1, length)), axis + 1)
+        for scores, length in ((full, block), (edge, rest))
+        if scores.shape[axis]
     ]
     mean = torch.cat(means, axis)
     return mean.repeat_interleave(block, axis).narrow(axis, 0, size)

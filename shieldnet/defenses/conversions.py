@@ -10,8 +10,8 @@ from shieldnet.defenses.base import UNBOUNDED, Defense, Lookup, Named, logs_of
 from shieldnet.outputs.layout import ZERO_LOGIT
 from shieldnet.privacy.cost import Reach
 
-_NARROW = 16  # classes up to which torch's softmax leaves the vector units idle
-_MANY = 4096  # numbers from which that matters more than two more operations
+_MAX_NARROW_CLASSES = 16  # up to which torch's softmax leaves the vector units idle
+_MIN_NUMBERS = 4096  # from which that matters more than two more operations
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Softmax(Defense):
     conversion = True
 
     def __call__(self, answers: Tensor) -> Tensor:
-        if answers.shape[-1] > _NARROW or answers.numel() < _MANY:
+        if answers.shape[-1] > _MAX_NARROW_CLASSES or answers.numel() < _MIN_NUMBERS:
             return answers.softmax(-1)
         powers = (answers - answers.amax(-1, keepdim=True)).exp()
         return powers / powers.sum(-1, keepdim=True)
@@ -52,12 +52,12 @@ class Log(Defense):
             return Named(scores, answers.places, rest, answers.classes, answers.dtype)
         return self(answers)
 
-    def _of(self, part: Tensor | Lookup | float) -> Tensor | Lookup | float:
-        if isinstance(part, Tensor):
-            return self(part)
-        if isinstance(part, Lookup):
-            return Lookup(part.places, part.logs, part.logs)
-        return max(math.log(part), ZERO_LOGIT) if part > 0 else ZERO_LOGIT
+    def _of(self, column: Tensor | Lookup | float) -> Tensor | Lookup | float:
+        if isinstance(column, Tensor):
+            return self(column)
+        if isinstance(column, Lookup):
+            return Lookup(column.places, column.logs, column.logs)
+        return max(math.log(column), ZERO_LOGIT) if column > 0 else ZERO_LOGIT
 
 
 @dataclass(frozen=True)

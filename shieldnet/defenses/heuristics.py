@@ -64,10 +64,10 @@ class WorstCaseMemGuard(Defense):
 
     def __call__(self, answers: Tensor) -> Tensor:
         goal = (Label()(answers) + 1 / answers.shape[-1]) / 2
-        way = goal - answers
-        length = way.abs().sum(-1, keepdim=True).clamp_min(_EDGE)
-        moved: Tensor = answers + way * (self.distortion / length).clamp_max(1.0)
-        return moved
+        direction = goal - answers
+        length = direction.abs().sum(-1, keepdim=True).clamp_min(_EDGE)
+        shifted: Tensor = answers + direction * (self.distortion / length).clamp_max(1.0)
+        return shifted
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.randomness import MAX_STEPS, by_table, gaussian_table
 from shieldnet.defenses.base import Defense
 
-_LEAST_KEY = 16
+_MIN_KEY_BYTES = 16
 _BLOCK = 16  # bytes of an AES block: 12 of the row's tag, 4 of a counter
 
 
@@ -52,11 +52,11 @@ class KeyedNoise(Defense):
     def __post_init__(self) -> None:
         scale = positive("scale", self.scale)
         choice("on", self.on, ("answer", "input"))
-        if not isinstance(self.key, bytes) or len(self.key) < _LEAST_KEY:
+        if not isinstance(self.key, bytes) or len(self.key) < _MIN_KEY_BYTES:
             came = f"{len(self.key)} bytes" if isinstance(self.key, bytes) else "no bytes"
             raise ConfigError(
-                f"Expected a key of at least {_LEAST_KEY} secret bytes, got {came}. "
-                f"Make one with secrets.token_bytes({_LEAST_KEY})."
+                f"Expected a key of at least {_MIN_KEY_BYTES} secret bytes, got {came}. "
+                f"Make one with secrets.token_bytes({_MIN_KEY_BYTES})."
             )
         if self.step is None:
             object.__setattr__(self, "step", 2.0 ** math.floor(math.log2(scale / 8)))
@@ -85,13 +85,13 @@ class KeyedNoise(Defense):
 
     def with_inputs(self, answers: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         """Does the same, keyed on the bytes of the inputs' rows."""
-        rows = [one for one in inputs if one.dim() > 0 and len(one) == len(answers)]
+        rows = [tensor for tensor in inputs if tensor.dim() > 0 and len(tensor) == len(answers)]
         if not rows:
             return self(answers)
         positions = math.prod(answers.shape[1:-1])
-        content = [one.flatten(1).repeat_interleave(positions, 0) for one in rows]
-        place = torch.arange(positions).repeat(len(answers)).unsqueeze(1)
-        return self._with_noise(answers, [*content, place])
+        content = [tensor.flatten(1).repeat_interleave(positions, 0) for tensor in rows]
+        position = torch.arange(positions).repeat(len(answers)).unsqueeze(1)
+        return self._with_noise(answers, [*content, position])
 
     def _steps(self, answers: Tensor) -> Tensor:
         return answers.to(torch.float64).div(self.grid).trunc().add(0.0)  # no -0.0
@@ -112,7 +112,7 @@ def keyed_words(content: list[Tensor], count: int, key: bytes) -> Tensor:
     rows = len(content[0])
     if rows == 0:
         return torch.empty(0, dtype=torch.int64)
-    parts = [_as_words(one) for one in content]
+    parts = [_as_words(tensor) for tensor in content]
     numbers = np.concatenate([*parts, np.full((rows, 1), len(parts[0][0]), np.uint64)], axis=1)
     hash_keys, cipher_key = _derived(key, numbers.shape[1])
     tags = ((numbers @ hash_keys[1:] + hash_keys[0]) >> np.uint64(32)).astype(np.uint32)

@@ -51,9 +51,9 @@ class Confidence(Naming):
         whole("bins", self.bins, low=1, high=2**20)
 
     def named(self, answers: Tensor) -> Named:
-        top, place = winner(answers)
+        top, index = winner(answers)
         bins = bins_of(self.bins, answers)
-        return bins.named(bins.index(top), place, answers.shape[-1])
+        return bins.named(bins.index(top), index, answers.shape[-1])
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
         return PrivacyCost(bits=label_bits(classes, self.bins))
@@ -97,11 +97,11 @@ class Bins:
         """Finds the bins of probabilities. Shapes: (..., 1) -> (..., 1) int64."""
         return torch.bucketize(top.contiguous(), self.edges, right=True)
 
-    def named(self, index: Tensor, place: Tensor, classes: int) -> Named:
+    def named(self, index: Tensor, label: Tensor, classes: int) -> Named:
         """Gives each winner the middle of its bin. Shapes: (..., 1), (..., 1)."""
         winner = Lookup(index, self.winner.table, self.winner.logs)
         others = Lookup(index, self.others.table, self.others.logs)
-        return Named(winner, place, others, classes, self.edges.dtype)
+        return Named(winner, label, others, classes, self.edges.dtype)
 
 
 _made: dict[tuple[int, int, torch.dtype, torch.device], Bins] = {}

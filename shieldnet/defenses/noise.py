@@ -19,7 +19,7 @@ from shieldnet.defenses.base import UNBOUNDED, Defense
 from shieldnet.outputs.layout import Kind, require_finite
 from shieldnet.privacy.cost import PrivacyCost, Reach, gaussian_cost, laplace_cost
 
-_MOST = 2.0**62  # steps that an integer holds
+_MAX_STEPS = 2.0**62  # steps that an integer holds
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Lattice(Defense):
         steps = answers.div(grid).trunc_().add_(noise)
         if not self.integers:
             return steps.mul_(grid)
-        held = torch.where(steps.abs() < _MOST, steps, torch.inf)
+        held = torch.where(steps.abs() < _MAX_STEPS, steps, torch.inf)
         return require_finite(held, self).to(torch.int64)
 
     def _noise(self, shape: torch.Size, scale: float) -> Tensor:

@@ -75,13 +75,13 @@ class RandomizedResponse(_Mechanism):
 
     def named_with(self, answers: Tensor, noise: Tensor) -> Named:
         classes = answers.shape[-1]
-        score, place = winner(answers)
+        score, index = winner(answers)
         if self.bins == 1:
-            return all_on(_told(place, noise, classes), answers)
+            return all_on(_told(index, noise, classes), answers)
         bins = bins_of(self.bins, answers)
-        symbol = _told(place * self.bins + bins.index(score), noise, classes * self.bins)
-        place = symbol.div(self.bins, rounding_mode="floor")
-        return bins.named(symbol.remainder(self.bins), place, classes)
+        symbol = _told(index * self.bins + bins.index(score), noise, classes * self.bins)
+        index = symbol.div(self.bins, rounding_mode="floor")
+        return bins.named(symbol.remainder(self.bins), index, classes)
 
     def _other(self, symbols: int) -> int:
         """Counts, of 2^63 draws, those that give one certain other symbol."""

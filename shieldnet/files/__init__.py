@@ -1,1 +1,1 @@
-"""What is read from a user's files: arrays, tables, pictures, models. Nothing is unpickled."""
+"""What is read from a user's files: arrays, tables, images, models. Nothing is unpickled."""

@@ -16,7 +16,7 @@ from shieldnet.core.errors import DataError
 from shieldnet.files.limits import content, opened_archive, require_bytes, require_file
 
 _NUMBERS = "biuf"
-_HEADER = 10_000  # characters: a header of numbers needs less
+_MAX_HEADER_CHARACTERS = 10_000  # a header of numbers needs less
 _UNREADABLE = (
     EOFError,
     KeyError,
@@ -38,14 +38,14 @@ def read_npz(path: Path, role: str, names: Iterable[str] | None) -> dict[str, ND
     """
     with opened_archive(path, role) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        every = [name.removesuffix(".npy") for name in entries if name.endswith(".npy")]
-        found = {}
-        for name in every if names is None else names:
+        listed = [name.removesuffix(".npy") for name in entries if name.endswith(".npy")]
+        arrays = {}
+        for name in listed if names is None else names:
             entry = entries.get(f"{name}.npy")
             if entry is not None:
                 data = content(archive, entry)
-                found[name] = _array(io.BytesIO(data), len(data), f"{name} in {path}")
-    return found
+                arrays[name] = _array(io.BytesIO(data), len(data), f"{name} in {path}")
+    return arrays
 
 
 def read_npy(path: Path, role: str) -> NDArray[Any]:
@@ -62,14 +62,16 @@ def _array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
         version = npy.read_magic(file)
         reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         with unwarned("Reading `.npy`"):  # of a header that Python 2 wrote
-            shape, is_fortran, dtype = reader(file, max_header_size=_HEADER)
+            shape, is_fortran, dtype = reader(file, max_header_size=_MAX_HEADER_CHARACTERS)
     except _UNREADABLE as broken:
         raise DataError(f"{name} is no array of numpy's: {broken}") from broken
     if dtype.kind not in f"{_NUMBERS}U" or dtype.itemsize == 0:
         raise DataError(f"Expected numbers in {name}, got {dtype} (pickles are never read).")
-    held, said = size - file.tell(), math.prod(shape) * dtype.itemsize
-    if any(length < 0 for length in shape) or held != said:
-        raise DataError(f"{name} says {said} bytes of {dtype} in shape {shape}, but holds {held}.")
+    held, stated = size - file.tell(), math.prod(shape) * dtype.itemsize
+    if any(length < 0 for length in shape) or held != stated:
+        raise DataError(
+            f"{name} says {stated} bytes of {dtype} in shape {shape}, but holds {held}."
+        )
     flat = np.frombuffer(bytearray(file.read(held)), dtype).astype(dtype.newbyteorder("="))
     try:
         return flat.reshape(shape, order="F" if is_fortran else "C")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.data.examples import coins, row_bytes_of
+from shieldnet.data.examples import drawn_parts, row_bytes_of
 from shieldnet.files.arrays import read_npz
 from shieldnet.files.tables import (
     TABLES,
@@ -58,7 +58,7 @@ def divide(
             f"Expected a table (.csv, .tsv, .parquet) or an .npz to divide, got {path}."
         )
     arrays = read_npz(path, "data", None)
-    rows_of = {one.shape[:1] for one in arrays.values()}
+    rows_of = {array.shape[:1] for array in arrays.values()}
     is_sound = "x" in arrays and arrays["x"].ndim > 1 and arrays["x"].dtype.kind in "biuf"
     if not is_sound or len(rows_of) != 1 or min(rows_of) < (1,):
         raise DataError(
@@ -67,10 +67,10 @@ def divide(
     inputs = arrays["x"]
     is_wide = inputs.dtype.kind == "f" and inputs.dtype.itemsize > 4
     narrow = inputs.astype(np.float32) if is_wide else inputs
-    rows = coins(row_bytes_of(torch.from_numpy(narrow)), shares, seed)
+    rows = drawn_parts(row_bytes_of(torch.from_numpy(narrow)), shares, seed)
 
-    def write(part: Tensor, target: Path) -> None:
-        np.savez(target, **{name: one[part.numpy()] for name, one in arrays.items()})
+    def write(indices: Tensor, target: Path) -> None:
+        np.savez(target, **{name: array[indices.numpy()] for name, array in arrays.items()})
 
     return Divided(rows, write, ".npz")
 
@@ -87,16 +87,16 @@ def _table(
         for name, column in columns.items()
         if name != label and not (name in groups and is_of_words(column))
     )
-    rows = coins(list(zip(*compared, strict=True)), shares, seed)
+    rows = drawn_parts(list(zip(*compared, strict=True)), shares, seed)
     if path.suffix.lower() == ".parquet":
         return Divided(rows, _parquet_writer(table), ".parquet")
-    ending = next(one for one in TABLES if path.name.lower().endswith(one))
+    ending = next(suffix for suffix in TABLES if path.name.lower().endswith(suffix))
     return Divided(rows, _csv_writer(path), ending)
 
 
 def _parquet_writer(table: Any) -> Callable[[Tensor, Path], None]:
-    def write(part: Tensor, target: Path) -> None:
-        optional("pyarrow.parquet", extra="data").write_table(table.take(part.numpy()), target)
+    def write(indices: Tensor, target: Path) -> None:
+        optional("pyarrow.parquet", extra="data").write_table(table.take(indices.numpy()), target)
 
     return write
 
@@ -106,15 +106,15 @@ def _csv_writer(path: Path) -> Callable[[Tensor, Path], None]:
 
     007 and 1.50 are what somebody meant, and numbers in quotes are words to many readers.
     """
-    words, delimiter = csv_as_written(path, "data")
+    table, delimiter = csv_as_written(path, "data")
 
-    def write(part: Tensor, target: Path) -> None:
-        columns = [column.to_pylist() for column in words.take(part.numpy()).columns]
+    def write(indices: Tensor, target: Path) -> None:
+        columns = [column.to_pylist() for column in table.take(indices.numpy()).columns]
         is_packed = target.suffix.lower() == ".gz"
         opened = gzip.open if is_packed else open
         with opened(target, "wt", newline="", encoding="utf-8") as file:
             lines = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-            lines.writerow(words.column_names)
+            lines.writerow(table.column_names)
             lines.writerows(zip(*columns, strict=True))
 
     return write

@@ -20,7 +20,7 @@ MAX_DEPTH = 200
 """Tables or lists within each other; more are refused before anything recurses over them."""
 MAX_TOML_BYTES = 2**20
 _MAX_DIGITS = 300  # of a whole number: any of these is a float too
-_SHOWN = 160
+_MAX_SHOWN_CHARACTERS = 160
 _MARKS = re.compile(r"[\[\]{}.,=\n]")
 _JSON_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _TOML_STRINGS = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"|\'[^\'\n]*\'')
@@ -50,10 +50,10 @@ def parse_json(
         numbers of absurd length, and lists nested beyond ``MAX_DEPTH``.
     """
     try:
-        words = _decoded(text)
-        _require_shallow(words, _JSON_STRINGS)
+        content = _decoded(text)
+        _require_shallow(content, _JSON_STRINGS)
         document = json.loads(
-            words,
+            content,
             parse_constant=_refuse_constant,
             parse_int=_integer,
             parse_float=_float,
@@ -74,9 +74,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """
     content = _content(Path(path), MAX_TOML_BYTES)
     try:
-        words = _decoded(content)
-        _require_shallow(words, _TOML_STRINGS)
-        return tomllib.loads(words)
+        text = _decoded(content)
+        _require_shallow(text, _TOML_STRINGS)
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError, MemoryError) as broken:
         raise ConfigError(f"{path} is no valid TOML: {_short(broken)}") from broken
 
@@ -102,14 +102,14 @@ def _decoded(text: bytes | str) -> str:
         raise ValueError(f"expected UTF-8, got a byte {text[broken.start]:#04x}") from broken
 
 
-def _require_shallow(words: str, strings: re.Pattern[str]) -> None:
+def _require_shallow(text: str, strings: re.Pattern[str]) -> None:
     """Raises ValueError for what nests too deeply: brackets, and the dots of one key of TOML.
 
     Parsers recurse, and so does who reads what they return. How deep they can depends on Python's
     version and on the stack that is left; this does not.
     """
     depth = dots = 0
-    for mark in _MARKS.finditer(strings.sub("", words)):
+    for mark in _MARKS.finditer(strings.sub("", text)):
         character = mark.group()
         depth += (character in "[{") - (character in "]}")
         dots = dots + 1 if character == "." else 0
@@ -148,5 +148,9 @@ def _short(error: BaseException) -> str:
         return f"it nests more than {MAX_DEPTH} deep"
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
-    words = str(error)
-    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
+    message = str(error)
+    return (
+        message
+        if len(message) <= _MAX_SHOWN_CHARACTERS
+        else f"{message[:_MAX_SHOWN_CHARACTERS]}..."
+    )

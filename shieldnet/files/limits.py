@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from shieldnet.core.errors import DataError
 
-MOST_BYTES = 8 * 2**30
+MAX_FILE_BYTES = 8 * 2**30
 """More than this, decoded, is refused: it would not fit beside the attacks on it."""
-MOST_FILES = 1_000_000
+MAX_FILES = 1_000_000
 
 _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -25,7 +25,7 @@ def require_file(path: Path, role: str) -> int:
 
 def require_bytes(count: int, path: object, role: str, most: int | None = None) -> None:
     """Raises DataError where so many bytes are more than may be asked for."""
-    most = MOST_BYTES if most is None else most
+    most = MAX_FILE_BYTES if most is None else most
     if not 0 <= count <= most:
         raise DataError(
             f"The {role} in {path} would take {count} bytes, more than the {most} that are read "
@@ -68,8 +68,8 @@ def content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 def _require_plain(entries: Sequence[zipfile.ZipInfo], path: Path, role: str) -> None:
     names = [entry.filename for entry in entries]
-    if len(names) > MOST_FILES:
-        raise DataError(f"{path} has {len(names)} entries, more than {MOST_FILES}.")
+    if len(names) > MAX_FILES:
+        raise DataError(f"{path} has {len(names)} entries, more than {MAX_FILES}.")
     if len(set(names)) < len(names):
         raise DataError(f"{path} has two entries of one name: which is meant cannot be told.")
     for entry in entries:

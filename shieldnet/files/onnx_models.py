@@ -53,19 +53,19 @@ class OnnxModel(nn.Module):
         dtype = _TYPES.get(entry.type)
         if dtype is None:
             raise DataError(f"{self.name} takes {entry.type}, which no example here is.")
-        given = _exactly(inputs.detach().cpu(), dtype, self.name).contiguous().numpy()
+        array = _exactly(inputs.detach().cpu(), dtype, self.name).contiguous().numpy()
         try:
             output = self.output or session.get_outputs()[0].name
-            found = session.run([output], {entry.name: given})[0]
+            released = session.run([output], {entry.name: array})[0]
         except Exception as unfit:  # ONNX Runtime's errors have no common base that is public
             shape = tuple(inputs.shape)
             raise DataError(
                 f"{self.name} refuses inputs of shape {shape} (it takes {entry.shape}): "
                 f"{str(unfit).splitlines()[0]:.200}"
             ) from unfit
-        if not hasattr(found, "dtype") or found.dtype.kind not in "fiub":
-            raise AnswerError(f"Expected numbers from {self.name}, got {type(found).__name__}.")
-        return torch.from_numpy(found.copy())
+        if not hasattr(released, "dtype") or released.dtype.kind not in "fiub":
+            raise AnswerError(f"Expected numbers from {self.name}, got {type(released).__name__}.")
+        return torch.from_numpy(released.copy())
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -86,7 +86,7 @@ class OnnxModel(nn.Module):
 
 
 def _exactly(inputs: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """Casts inputs, or raises DataError where that changes one: pictures in 0..1 would be 0."""
+    """Casts inputs, or raises DataError where that changes one: images in 0..1 would be 0."""
     cast = inputs.to(dtype)
     changed = cast.to(inputs.dtype) != inputs
     if changed.any():
@@ -95,7 +95,7 @@ def _exactly(inputs: Tensor, dtype: torch.dtype, name: str) -> Tensor:
         fix = f"inputs.to(torch.{kind})" if dtype.is_floating_point else "whole numbers"
         raise DataError(
             f"{name} takes {kind}, and {value:g} of the inputs ({inputs.dtype}) is none. Give "
-            f"{fix}{', 0 to 255 for a picture' if dtype == torch.uint8 else ''}, or export the "
+            f"{fix}{', 0 to 255 for an image' if dtype == torch.uint8 else ''}, or export the "
             f"model for {inputs.dtype}."
         )
     return cast
@@ -127,7 +127,7 @@ def _output_of(entries: Sequence[Any], name: str, path: Path) -> str:
     chosen = name or (names[0] if len(names) == 1 else "")
     if chosen not in names:
         listed = ", ".join(f"{entry.name} ({entry.type} {entry.shape})" for entry in entries)
-        example = next((one.name for one in entries if "float" in one.type), names[-1])
+        example = next((entry.name for entry in entries if "float" in entry.type), names[-1])
         wanted = f"no output {name!r:.60}" if name else f"{len(names)} outputs"
         raise DataError(
             f"{path} has {wanted}: {listed}. Name the one that is released: {path}:{example}."
@@ -153,7 +153,9 @@ def _rebuilt(content: bytes, path: Path) -> bytes:
             f"{path} has functions of its own ({model.functions[0].name!r:.60}). Inline them: "
             "onnx.save(onnx.inliner.inline_local_functions(onnx.load(path)), path)."
         )
-    version = max((one.version for one in model.opset_import if one.domain in _STANDARD), default=0)
+    version = max(
+        (opset.version for opset in model.opset_import if opset.domain in _STANDARD), default=0
+    )
     if version and version < _MIN_VERSION:
         raise DataError(
             f"{path} is of version {version} of ONNX's operators, whose dropout may be random. "
@@ -202,7 +204,7 @@ def _check_graph(graph: Any, path: Path, onnx: Any) -> None:
 
 
 def _parts(sparse: Iterable[Any]) -> list[Any]:
-    return [part for tensor in sparse for part in (tensor.values, tensor.indices)]
+    return [component for tensor in sparse for component in (tensor.values, tensor.indices)]
 
 
 def _check_node(node: Any, path: Path) -> None:

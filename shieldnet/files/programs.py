@@ -35,9 +35,9 @@ _SIZES = re.compile(
 _TREES = frozenset(
     [None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"]
 )
-_LONGEST = 2000  # characters of a size
-_MOST = 2**53  # in a size
-_MOST_INTEGER = 2**64
+_MAX_SIZE_CHARACTERS = 2000
+_MAX_SIZE = 2**53  # in a size
+_MAX_INTEGER = 2**64
 _CODE = frozenset(["as_graph", "as_operator", "as_custom_obj", "custom_obj"])
 _INPUTS = frozenset(["parameter", "buffer", "tensor_constant", "user_input"])
 
@@ -69,9 +69,9 @@ class Program(nn.Module):
         except DataError:
             raise
         except Exception as unfit:  # whatever the file's program does is the file's
-            words = str(unfit).strip().split("\n")[0]
+            message = str(unfit).strip().split("\n")[0]
             raise DataError(
-                f"{self.name} refuses these inputs: {words:.200}. If it was exported for batches "
+                f"{self.name} refuses these inputs: {message:.200}. If it was exported for batches "
                 "of one size, export it for any: torch.export.export(model, (example,), "
                 'dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)).'
             ) from unfit
@@ -192,8 +192,8 @@ def _check_program(program: dict[str, Any], path: Path) -> None:
 def _check_call(node: dict[str, Any], path: Path) -> None:
     """Raises DataError for a call of anything but a listed operator with plain arguments."""
     arguments: dict[str, Any] = {}
-    for place, argument in enumerate(node["inputs"]):
-        name = argument["name"] or str(place)
+    for position, argument in enumerate(node["inputs"]):
+        name = argument["name"] or str(position)
         if name in arguments:
             raise DataError(f"{path} is damaged: {node['target']!r:.80} gets {name!r:.40} twice.")
         arguments[name] = argument["arg"]
@@ -227,13 +227,13 @@ def _check_tree(tree: Any, path: Path) -> None:
     """Checks how arguments are nested: in tuples, lists and dicts, and nothing with code."""
     kinds = [tree]
     while kinds:
-        one = kinds.pop()
-        if isinstance(one, dict):
-            if one.get("type") not in _TREES:
-                raise DataError(f"{path} nests its inputs or outputs in {one.get('type')!r}.")
-            kinds += list(one.values())
-        elif isinstance(one, list):
-            kinds += one
+        node = kinds.pop()
+        if isinstance(node, dict):
+            if node.get("type") not in _TREES:
+                raise DataError(f"{path} nests its inputs or outputs in {node.get('type')!r}.")
+            kinds += list(node.values())
+        elif isinstance(node, list):
+            kinds += node
 
 
 def _check_names(document: Any, path: Path) -> None:
@@ -247,10 +247,10 @@ def _check_names(document: Any, path: Path) -> None:
             todo += [("key", name) for name in value]
             todo += list(value.items())
         elif isinstance(value, list):
-            todo += [(key, one) for one in value]
+            todo += [(key, item) for item in value]
         elif isinstance(value, str):
             _check_word(key, value, path)
-        elif isinstance(value, int) and abs(value) > _MOST_INTEGER:
+        elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
             raise DataError(f"{path} has an absurd number: {value!r:.40}.")
 
 
@@ -264,12 +264,12 @@ def _check_word(key: str, word: str, path: Path) -> None:
         raise DataError(f"{path} has a name that is none: {word!r:.80}.")
 
 
-def _is_size(words: str) -> bool:
-    """Says whether words are sizes put together by arithmetic, before sympy evaluates them."""
-    if len(words) > _LONGEST:
+def _is_size(text: str) -> bool:
+    """Says whether a text is sizes put together by arithmetic, before sympy evaluates them."""
+    if len(text) > _MAX_SIZE_CHARACTERS:
         return False
     try:
-        tree = ast.parse(words, mode="eval").body
+        tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return _is_part(tree)
@@ -277,7 +277,7 @@ def _is_size(words: str) -> bool:
 
 def _is_part(node: ast.expr) -> bool:
     if isinstance(node, ast.Constant):
-        return isinstance(node.value, int | float) and abs(node.value) <= _MOST
+        return isinstance(node.value, int | float) and abs(node.value) <= _MAX_SIZE
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.USub) and _is_part(node.operand)
     if isinstance(node, ast.BinOp):
@@ -292,7 +292,7 @@ def _is_part(node: ast.expr) -> bool:
             len(node.args) == 1
             and isinstance(node.args[0], ast.Constant)
             and _SYMBOL.fullmatch(str(node.args[0].value)) is not None
-            and all(isinstance(one.value, ast.Constant) for one in node.keywords)
+            and all(isinstance(keyword.value, ast.Constant) for keyword in node.keywords)
         )
     is_known = _SIZES.fullmatch(node.func.id) is not None and not node.keywords
     return is_known and all(map(_is_part, node.args))
@@ -304,10 +304,10 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as unreadable:
-        words = str(unreadable).strip().split("\n")[0]
+        message = str(unreadable).strip().split("\n")[0]
         raise DataError(
             f"{path} is damaged, or of another version of torch: "
-            f"{type(unreadable).__name__}: {words:.300}"
+            f"{type(unreadable).__name__}: {message:.300}"
         ) from unreadable
 
 

@@ -35,7 +35,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _PICKLE = b"\x80"  # of protocol 2 and later, as any of the last ten years
 _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
-_SHOWN = 4  # keys of a checkpoint in a message
+_MAX_SHOWN_NAMES = 4  # keys of a checkpoint in a message
 _STATES = ("model_state_dict", "state_dict", "model_state", "model", "net", "ema_state_dict")
 _PICKLED = (".pkl", ".pickle", ".joblib")
 
@@ -113,37 +113,37 @@ def _is_plain(name: str) -> bool:
 
 def _classes(pickled: bytes) -> tuple[str, ...]:
     """Lists the classes and functions that a pickle names, without running it."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     strings: list[str] = []
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
             if count > _MAX_OPCODES:
                 break
             if opcode.name == "GLOBAL":
-                found[str(argument).replace(" ", ".")] = None
+                names[str(argument).replace(" ", ".")] = None
             elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
-                found[f"{strings[-2]}.{strings[-1]}"] = None
+                names[f"{strings[-2]}.{strings[-1]}"] = None
             elif isinstance(argument, str):
                 strings = [*strings[-1:], argument]
     except (ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError):
-        return tuple(found)  # what was named before the damage is what can be said
-    return tuple(found)
+        return tuple(names)  # what was named before the damage is what can be said
+    return tuple(names)
 
 
-def advice(found: Recognized, path: Path, *, as_weights: bool) -> str:
+def advice(contents: Recognized, path: Path, *, as_weights: bool) -> str:
     """Returns the end of a sentence that begins with the path: what it is, and what works.
 
     as_weights: it was given with --weights, not as MODEL.
     """
-    if found.kind == "state_dict" or (found.kind == "safetensors" and not as_weights):
+    if contents.kind == "state_dict" or (contents.kind == "safetensors" and not as_weights):
         return f"holds weights without the model that they belong to. {_use(path)}"
-    if found.kind == "checkpoint":
-        return _of_checkpoint(found.detail, path)
-    if found.kind == "pickle":
-        return _of_pickle(found.detail, path)
-    if found.kind in ("exported", "onnx", "torchscript") and as_weights:
-        return f"is a model of its own, and holds no weights for another.{_ALSO[found.kind]}"
-    return _WORDS[found.kind].replace("PATH", str(path))
+    if contents.kind == "checkpoint":
+        return _of_checkpoint(contents.detail, path)
+    if contents.kind == "pickle":
+        return _of_pickle(contents.detail, path)
+    if contents.kind in ("exported", "onnx", "torchscript") and as_weights:
+        return f"is a model of its own, and holds no weights for another.{_ALSO[contents.kind]}"
+    return _WORDS[contents.kind].replace("PATH", str(path))
 
 
 def _use(weights: object) -> str:
@@ -188,7 +188,7 @@ _WORDS = {
 
 
 def _of_checkpoint(keys: Sequence[str], path: Path) -> str:
-    listed = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+    listed = ", ".join(keys[:_MAX_SHOWN_NAMES]) + (", ..." if len(keys) > _MAX_SHOWN_NAMES else "")
     state = next((key for key in _STATES if key in keys), None)
     if state is None:
         return (
@@ -204,7 +204,7 @@ def _of_checkpoint(keys: Sequence[str], path: Path) -> str:
 
 
 def _of_pickle(classes: Sequence[str], path: Path) -> str:
-    shown = f" of {', '.join(classes[:_SHOWN])}" if classes else ""
+    shown = f" of {', '.join(classes[:_MAX_SHOWN_NAMES])}" if classes else ""
     if path.suffix in _PICKLED and path.suffix not in (".pt", ".pth"):
         return (
             f"is a pickle{shown}, and unpickling runs whatever code is in it: it is not "

@@ -17,9 +17,9 @@ from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.examples import Examples, as_examples
 from shieldnet.files.arrays import read_npy, read_npz
 from shieldnet.files.documents import read_json
+from shieldnet.files.images import read_images
 from shieldnet.files.limits import require_file
 from shieldnet.files.onnx_models import load_onnx
-from shieldnet.files.pictures import read_pictures
 from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
 from shieldnet.files.tables import TABLES, divided, is_table, read_table
@@ -112,10 +112,10 @@ def _file_model(path: Path, output: str = "") -> nn.Module:
     if path.is_dir():
         raise DataError(f"{path} {advice(recognized(path), path, as_weights=False)}")
     require_file(path, "model")
-    found = recognized(path)
+    contents = recognized(path)
     expected = {".pt2": "exported", ".onnx": "onnx"}[path.suffix]
-    if found.kind not in (expected, "unknown"):
-        raise DataError(f"{path} {advice(found, path, as_weights=False)}")
+    if contents.kind not in (expected, "unknown"):
+        raise DataError(f"{path} {advice(contents, path, as_weights=False)}")
     return load_onnx(path, output) if path.suffix == ".onnx" else load_program(path)
 
 
@@ -128,7 +128,7 @@ def load_object(name: str, role: str, *, call: bool = False) -> Any:
 def load_examples(
     name: str, role: str, *, label: str | None = None, groups: Sequence[str] = ()
 ) -> Loaded:
-    """Reads examples from a file, a folder of pictures, or ``package.module:factory``.
+    """Reads examples from a file, a folder of images, or ``package.module:factory``.
 
     role: what the examples are, for messages. label: of a table, its column; by default the one
     called label, y or target. groups: columns of a table, or arrays of an .npz file, whose values
@@ -136,7 +136,7 @@ def load_examples(
     order; several sets of one task go through ``common_classes`` after.
     Errors: DataError for what cannot be read, ConfigError for a label or groups of what has none.
     """
-    reader = next((one for one in READERS if one.fits(name)), None)
+    reader = next((candidate for candidate in READERS if candidate.fits(name)), None)
     if label is not None and not (reader and reader.takes_label):
         raise ConfigError(
             f"--label names a column of a table ({', '.join(TABLES)}), not of {name}."
@@ -146,15 +146,17 @@ def load_examples(
     if reader is None and ":" in name:
         return Loaded(as_examples(_call(name, f"Expected the {role} as a function's result"), role))
     if reader is None:
-        every = ", ".join(one.expected for one in READERS)
-        raise DataError(f"Expected the {role} as {every}, or package.module:factory; got {name!r}.")
+        expected = ", ".join(reader.expected for reader in READERS)
+        raise DataError(
+            f"Expected the {role} as {expected}, or package.module:factory; got {name!r}."
+        )
     read = reader.read(name, role, label, groups)
-    inputs, labels, columns, found = read.inputs, read.labels, read.columns, read.groups
+    inputs, labels, columns, subgroups = read.inputs, read.labels, read.columns, read.groups
     narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
     if labels is None:
-        return Loaded(as_examples(narrow, role), columns, found)
+        return Loaded(as_examples(narrow, role), columns, subgroups)
     whole, classes = _whole(labels)
-    return Loaded(as_examples((narrow, whole), role), columns, found, classes)
+    return Loaded(as_examples((narrow, whole), role), columns, subgroups, classes)
 
 
 def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
@@ -162,8 +164,8 @@ def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
 
     Errors: DataError where one set has words and another numbers.
     """
-    labeled = {role: one for role, one in sets.items() if one.examples.labels is not None}
-    worded = {role for role, one in labeled.items() if one.classes}
+    labeled = {role: loaded for role, loaded in sets.items() if loaded.examples.labels is not None}
+    worded = {role for role, loaded in labeled.items() if loaded.classes}
     if not worded:
         return dict(sets)
     if plain := set(labeled) - worded:
@@ -171,18 +173,18 @@ def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
             f"Expected labels of one kind in every set, got words for the {min(worded)} and "
             f"numbers for the {min(plain)}."
         )
-    every = sorted({name for one in labeled.values() for name in one.classes})
-    _log.info("classes: %s", ", ".join(f"{place} = {name}" for place, name in enumerate(every)))
-    place_of = {name: place for place, name in enumerate(every)}
+    classes = sorted({name for loaded in labeled.values() for name in loaded.classes})
+    _log.info("classes: %s", ", ".join(f"{number} = {name}" for number, name in enumerate(classes)))
+    number_of = {name: number for number, name in enumerate(classes)}
 
-    def numbered(one: Loaded) -> Loaded:
-        if one.examples.labels is None:
-            return one
-        places = torch.tensor([place_of[name] for name in one.classes])
-        examples = replace(one.examples, labels=places[one.examples.labels])
-        return replace(one, examples=examples, classes=tuple(every))
+    def numbered(loaded: Loaded) -> Loaded:
+        if loaded.examples.labels is None:
+            return loaded
+        places = torch.tensor([number_of[name] for name in loaded.classes])
+        examples = replace(loaded.examples, labels=places[loaded.examples.labels])
+        return replace(loaded, examples=examples, classes=tuple(classes))
 
-    return {role: numbered(one) for role, one in sets.items()}
+    return {role: numbered(loaded) for role, loaded in sets.items()}
 
 
 def common_columns(sets: Iterable[Loaded]) -> tuple[str, ...]:
@@ -190,9 +192,9 @@ def common_columns(sets: Iterable[Loaded]) -> tuple[str, ...]:
 
     Sets that are no tables have no names.
     """
-    names = {one.columns for one in sets}
+    names = {loaded.columns for loaded in sets}
     if len(names - {()}) > 1:
-        shown = " and ".join(f"({', '.join(one)})" for one in sorted(names - {()})[:2])
+        shown = " and ".join(f"({', '.join(columns)})" for columns in sorted(names - {()})[:2])
         raise DataError(f"Expected the same columns in every table, got {shown}.")
     return max(names, key=len, default=())
 
@@ -210,16 +212,18 @@ def load_training(
     Shapes: -> data and heldout (None where there is none), as ``finetune`` takes them.
     """
     names = {"data": name} | ({} if heldout is None else {"heldout": heldout})
-    files = {role: one for role, one in names.items() if ":" not in one}
-    sets = {role: load_examples(one, role, label=label) for role, one in files.items()}
-    found: dict[str, Any] = {"heldout": None}
+    files = {role: source for role, source in names.items() if ":" not in source}
+    sets = {role: load_examples(source, role, label=label) for role, source in files.items()}
+    arguments: dict[str, Any] = {"heldout": None}
     for role, loaded in common_classes(sets).items():
         if loaded.examples.labels is None:
             raise DataError(f"Expected labels in {names[role]}, got inputs alone.")
-        found[role] = loaded.examples.inputs, loaded.examples.labels
+        arguments[role] = loaded.examples.inputs, loaded.examples.labels
     for role in names.keys() - files.keys():
-        found[role] = _call(names[role], f"Expected the {role} as a file or package.module:factory")
-    return found["data"], found["heldout"]
+        arguments[role] = _call(
+            names[role], f"Expected the {role} as a file or package.module:factory"
+        )
+    return arguments["data"], arguments["heldout"]
 
 
 def load_guarantee(path: Path) -> Guarantee:
@@ -292,8 +296,8 @@ def _npy(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read
     return Read(read_npy(Path(inputs), role), read_npy(Path(labels), role) if comma else None)
 
 
-def _pictures(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:
-    return Read(*read_pictures(Path(name), role))
+def _images(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:
+    return Read(*read_images(Path(name), role))
 
 
 READERS = (
@@ -312,9 +316,9 @@ READERS = (
         takes_groups=True,
     ),
     Reader(
-        "a folder of pictures in a folder for each class",
+        "a folder of images in a folder for each class",
         lambda name: Path(name).is_dir(),
-        _pictures,
+        _images,
     ),
 )
 """Of files and folders; the first that fits reads. A new form takes a file and a line here."""

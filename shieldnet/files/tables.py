@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import MOST_BYTES, require_bytes, require_file
+from shieldnet.files.limits import MAX_FILE_BYTES, require_bytes, require_file
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 LABELS = ("label", "y", "target", "class")
@@ -24,7 +24,7 @@ _DELIMITERS = (",", ";", "\t")
 _INDEX = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls row numbers
 
 _BYTES = 8  # of a number in memory
-_MOST_LINE = 2**20
+_MAX_HEAD_BYTES = 2**20
 
 
 def is_table(path: Path) -> bool:
@@ -74,8 +74,8 @@ def _understood(path: Path) -> Iterator[None]:
     ) as broken:
         if isinstance(broken, DataError):
             raise
-        words = str(broken).split("\n")[0]
-        raise DataError(f"{path} is no {path.suffix} table that can be read: {words}") from broken
+        message = str(broken).split("\n")[0]
+        raise DataError(f"{path} is no {path.suffix} table that can be read: {message}") from broken
 
 
 def _require_names(names: Sequence[str], path: Path) -> None:
@@ -117,10 +117,10 @@ def divided(
         for name in table
         if name != label and not (name in groups and table[name].dtype.kind == "U")
     ]
-    words = [name for name in columns if table[name].dtype.kind == "U"]
-    if words:
+    worded = [name for name in columns if table[name].dtype.kind == "U"]
+    if worded:
         raise DataError(
-            f"Expected numbers in {path}, got words in: {', '.join(words)}. Encode them as "
+            f"Expected numbers in {path}, got words in: {', '.join(worded)}. Encode them as "
             "numbers, or name them with --label or --group."
         )
     if not columns:
@@ -161,8 +161,10 @@ def _csv_of_words(path: Path, role: str) -> tuple[Any, str]:
     reader = optional("pyarrow.csv", extra="data")
     text, form = _text(path, role)
     names = reader.open_csv(BytesIO(text), parse_options=form).schema.names
-    words = reader.ConvertOptions(column_types={name: arrow.string() for name in names})
-    return reader.read_csv(BytesIO(text), parse_options=form, convert_options=words), form.delimiter
+    options = reader.ConvertOptions(column_types={name: arrow.string() for name in names})
+    return reader.read_csv(
+        BytesIO(text), parse_options=form, convert_options=options
+    ), form.delimiter
 
 
 def _csv(path: Path, role: str) -> Any:
@@ -177,9 +179,9 @@ def _text(path: Path, role: str) -> tuple[bytes, Any]:
     """Reads a .csv file, and finds how it is divided."""
     reader = optional("pyarrow.csv", extra="data")
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        text = file.read(MOST_BYTES + 1)
+        text = file.read(MAX_FILE_BYTES + 1)
     require_bytes(len(text), path, role)  # a small archive may hold any number
-    head = re.sub('"[^"]*"', "", text[:_MOST_LINE].decode("utf-8", "replace"))  # quoted names
+    head = re.sub('"[^"]*"', "", text[:_MAX_HEAD_BYTES].decode("utf-8", "replace"))  # quoted names
     counts = {mark: head.partition("\n")[0].count(mark) for mark in _DELIMITERS}
     mark = max(counts, key=lambda mark: counts[mark])
     return text, reader.ParseOptions(delimiter=mark, newlines_in_values=True)
@@ -187,9 +189,9 @@ def _text(path: Path, role: str) -> tuple[bytes, Any]:
 
 def _parquet(path: Path, role: str) -> Any:
     file = optional("pyarrow.parquet", extra="data").ParquetFile(path)
-    said = file.metadata
-    groups = (said.row_group(place).total_byte_size for place in range(said.num_row_groups))
-    require_bytes(max(said.num_rows * said.num_columns * _BYTES, *groups, 0), path, role)
+    metadata = file.metadata
+    groups = (metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    require_bytes(max(metadata.num_rows * metadata.num_columns * _BYTES, *groups, 0), path, role)
     return file.read(use_threads=False)
 
 
@@ -241,8 +243,8 @@ def _column(column: Any, name: str) -> NDArray[Any]:
         raise DataError(f"{name} has {column.null_count} missing values: fill or drop them.")
     kind = column.type
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
-        found: NDArray[Any] = np.array(column.to_numpy())
-        return found
+        values: NDArray[Any] = np.array(column.to_numpy())
+        return values
     if types.is_decimal(kind):
         return np.asarray([float(value) for value in column.to_pylist()])
     if is_of_words(column):

@@ -23,7 +23,7 @@ _WRAPPERS = {
     "model.": "Lightning",
 }
 """What wrappers put before the names of weights."""
-_SHOWN = 3  # names in a message
+_MAX_SHOWN_NAMES = 3  # in a message
 
 
 def load_weights(model: nn.Module, path: Path, name: str) -> None:
@@ -59,9 +59,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except Exception as broken:  # its errors have no common base
             raise DataError(f"{path} is no valid safetensors file: {broken}") from broken
         return state
-    found = recognized(path)
-    if found.kind != "state_dict":
-        raise DataError(f"{path} {advice(found, path, as_weights=True)}")
+    contents = recognized(path)
+    if contents.kind != "state_dict":
+        raise DataError(f"{path} {advice(contents, path, as_weights=True)}")
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     return {str(key): value.detach() for key, value in loaded.items()}
 
@@ -93,7 +93,7 @@ def _without_prefix(
     """Takes off what wrappers put before names, where that and nothing else makes them fit."""
     renamed, wrappers = state, list[str]()
     while not all(key in own for key in renamed):
-        prefix = next((one for one in _WRAPPERS if _is_on(one, renamed)), None)
+        prefix = next((wrapper for wrapper in _WRAPPERS if _is_on(wrapper, renamed)), None)
         if prefix is None:
             return state
         wrappers.append(f"{prefix} of {_WRAPPERS[prefix]}")
@@ -167,8 +167,8 @@ def _keeps_digits(tensor: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{rest}"
+    rest = f" and {len(names) - _MAX_SHOWN_NAMES} more" if len(names) > _MAX_SHOWN_NAMES else ""
+    return f"{', '.join(names[:_MAX_SHOWN_NAMES])}{rest}"
 
 
 def _hint(names: Iterable[str]) -> str:

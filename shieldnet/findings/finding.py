@@ -11,7 +11,7 @@ from shieldnet.core.checks import flag, whole
 from shieldnet.core.errors import ConfigError, ShieldnetError
 from shieldnet.core.statistics import Curve, Interval
 
-_MOST_EXPOSED = 10
+_MAX_EXPOSED = 10
 
 
 class NotApplicable(ShieldnetError):
@@ -155,9 +155,9 @@ class Exposed:
         Shapes: rows, scores, values (n,).
         """
         ranked = scores.argsort(descending=True, stable=True)
-        order = ranked[:_MOST_EXPOSED]
-        if len(ranked) > _MOST_EXPOSED:
-            order = order[scores[order] > scores[ranked[_MOST_EXPOSED]]]
+        order = ranked[:_MAX_EXPOSED]
+        if len(ranked) > _MAX_EXPOSED:
+            order = order[scores[order] > scores[ranked[_MAX_EXPOSED]]]
         kept = (round(value, 6) for value in values[order].tolist())
         return cls(name, role, tuple(rows[order].tolist()), tuple(kept), words)
 

@@ -75,8 +75,8 @@ class Metric:
     def titled(self, name: str) -> str:
         """Returns the title of one finding: a column, a group stands behind it."""
         begins, star, ends = self.name.partition("*")
-        part = name.removeprefix(begins).removesuffix(ends)
-        return f"{self.title}: {part}" if star else self.title
+        subject = name.removeprefix(begins).removesuffix(ends)
+        return f"{self.title}: {subject}" if star else self.title
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ class Metrics:
 
     def limits(self, *, of_groups: bool = False) -> dict[str, Limit]:
         """Returns the limits by name, leaks first: of the whole, or of subgroups."""
-        limits = [one.limit for one in self.every if one.limit and one.of_groups == of_groups]
+        limits = [
+            metric.limit for metric in self.every if metric.limit and metric.of_groups == of_groups
+        ]
         limits.sort(key=lambda limit: limit.name.startswith("min_"))
         return {limit.name: limit for limit in limits}
 

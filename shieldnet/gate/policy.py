@@ -64,8 +64,8 @@ class Verdict:
     def broken(self) -> tuple[Judgment, ...]:
         """Returns what is broken, and then what cannot be told."""
         ranked = {"fail": 0, "inconclusive": 1}
-        kept = (one for one in self.judgments if one.outcome in ranked)
-        return tuple(sorted(kept, key=lambda one: ranked[one.outcome]))
+        kept = (judgment for judgment in self.judgments if judgment.outcome in ranked)
+        return tuple(sorted(kept, key=lambda judgment: ranked[judgment.outcome]))
 
     @property
     def outcome(self) -> Outcome:
@@ -78,12 +78,14 @@ class Verdict:
         return self.outcome == "pass"
 
     def __str__(self) -> str:
-        return "\n".join(f"{one.outcome:>12}  {one.words}" for one in self.judgments)
+        return "\n".join(f"{judgment.outcome:>12}  {judgment.words}" for judgment in self.judgments)
 
     def __repr__(self) -> str:
         lines = [
-            one.words if one.outcome == self.outcome else f"{one.words} ({one.outcome})"
-            for one in self.broken
+            judgment.words
+            if judgment.outcome == self.outcome
+            else f"{judgment.words} ({judgment.outcome})"
+            for judgment in self.broken
         ]
         return f"<{self.outcome}: {'; '.join(lines)}>" if lines else f"<{self.outcome}>"
 
@@ -116,7 +118,7 @@ class Policy:
         _check_limits(_mapping("limits", self.limits), known, "A policy")
         required: object = self.required
         is_list = isinstance(required, tuple | list)
-        if not (is_list and all(isinstance(one, str) and one for one in self.required)):
+        if not (is_list and all(isinstance(name, str) and name for name in self.required)):
             raise ConfigError(f"Expected required as a list of findings' names, got {required!r}.")
         of_groups = tuple(declared().limits(of_groups=True))
         for name, limits in _mapping("groups", self.groups).items():
@@ -129,15 +131,15 @@ class Policy:
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
         """Reads a TOML file: a line for each limit, ``required``, and ``[groups.NAME]`` tables."""
-        found = read_toml(path)
-        version = found.pop("version", VERSION)
+        document = read_toml(path)
+        version = document.pop("version", VERSION)
         if version is True or version != VERSION:
             raise ConfigError(f"Expected version = {VERSION} in {path}, got {version!r}.")
-        required = found.pop("required", [])
+        required = document.pop("required", [])
         if not isinstance(required, list):
             raise ConfigError(f'Expected required = ["name", ...] in {path}, got {required!r}.')
-        groups = found.pop("groups", {})
-        return cls(found, tuple(required), groups, source=Path(path).as_posix())
+        groups = document.pop("groups", {})
+        return cls(document, tuple(required), groups, source=Path(path).as_posix())
 
     def document(self) -> dict[str, Any]:
         """Returns the policy as JSON takes it."""
@@ -163,14 +165,14 @@ class Policy:
         groups: names of the subgroups that the audit was given.
         """
         measured = tuple(findings)
-        judgments = [_crossed(one) for one in measured if one.crosses_proof]
+        judgments = [_crossed(finding) for finding in measured if finding.crosses_proof]
         for name, limit in self.limits.items():
             if name in PROVEN_NAMES:
                 judgments.append(_proven(name, limit, cost, guarantee))
             else:
                 judgments += _measured(name, limit, measured)
         known = declared()
-        judgments += [_strange(one) for one in measured if known.find(one.name) is None]
+        judgments += [_strange(finding) for finding in measured if known.find(finding.name) is None]
         judgments += [_required(name, measured) for name in self.required]
         judgments += self._of_groups(measured, groups)
         return Verdict(tuple(judgments))
@@ -184,10 +186,10 @@ class Policy:
             for limit, value in limits.items():
                 for metric in declared().judged_by(limit, of_groups=True):
                     if not named:
-                        words = (
+                        message = (
                             f"no subgroup was given; {limit} = {value:g} of every one asks for it"
                         )
-                        yield Judgment(limit, "fail", words, metric.name)
+                        yield Judgment(limit, "fail", message, metric.name)
                     for name in map(metric.of, named):
                         concerned = [finding for finding in measured if finding.name == name]
                         yield from _each(limit, value, concerned, name)
@@ -246,23 +248,23 @@ def _each(
     limit: str, value: float, concerned: Sequence[Finding], expected: str
 ) -> Iterator[Judgment]:
     if not concerned:
-        words = f"{expected} was not measured; {limit} = {value:g} asks for it"
-        yield Judgment(limit, "fail", words, expected)
+        message = f"{expected} was not measured; {limit} = {value:g} asks for it"
+        yield Judgment(limit, "fail", message, expected)
     for finding in concerned:
         yield _judge(limit, value, finding)
 
 
 def _strange(finding: Finding) -> Judgment:
     """Says of a finding that no limit can judge here that it is not judged."""
-    words = (
+    message = (
         f"{finding.name} {finding}: nothing here declares what it means, so that no limit judges "
         "it. Judge the report where the attack that measured it is imported"
     )
-    return Judgment("declared", "inconclusive", words, finding.name)
+    return Judgment("declared", "inconclusive", message, finding.name)
 
 
 def _required(name: str, findings: Sequence[Finding]) -> Judgment:
-    if any(goes_by(one.name, name) for one in findings):
+    if any(goes_by(finding.name, name) for finding in findings):
         return Judgment("required", "pass", f"{name} was measured, as required", name)
     return Judgment("required", "fail", f"{name} was not measured; it is required", name)
 
@@ -272,15 +274,15 @@ def _judge(name: str, limit: float, finding: Finding) -> Judgment:
     kept = finding.low >= limit if least else finding.high <= limit
     broken = finding.high < limit if least else finding.low > limit
     outcome: Outcome = "pass" if kept else "fail" if broken else "inconclusive"
-    words = f"{finding.name} {finding}, {name} = {limit:g}"
-    return Judgment(name, outcome, words, finding.name)
+    message = f"{finding.name} {finding}, {name} = {limit:g}"
+    return Judgment(name, outcome, message, finding.name)
 
 
 def _proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | None) -> Judgment:
     if name == "max_epsilon":
         if guarantee is None:
-            words = f"{name} = {limit:g}, but nothing is proven of training"
-            return Judgment(name, "fail", words, "guarantee")
+            message = f"{name} = {limit:g}, but nothing is proven of training"
+            return Judgment(name, "fail", message, "guarantee")
         if guarantee.scope == "steps":
             return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
         value, claims = guarantee.epsilon, "guarantee"
@@ -288,13 +290,13 @@ def _proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | N
         value = cost.bits if name == "max_bits_per_answer" else cost.mu
         claims = "certificate"
     outcome: Outcome = "pass" if value <= limit else "fail"
-    words = f"{name} = {limit:g}, the {claims} says {value:.2f}"
-    return Judgment(name, outcome, words, claims)
+    message = f"{name} = {limit:g}, the {claims} says {value:.2f}"
+    return Judgment(name, outcome, message, claims)
 
 
 def _crossed(finding: Finding) -> Judgment:
-    words = (
+    message = (
         f"{finding.name}: measured at least {finding.low:.3f}, proven at most "
         f"{finding.ceiling:.3f}: the defense, the accountant or the attack is wrong"
     )
-    return Judgment("proof", "fail", words, finding.name)
+    return Judgment("proof", "fail", message, finding.name)

@@ -32,9 +32,9 @@ class Around(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the function returns, as tensors."""
-        given = [_own_array(one) for one in args]
-        named = {name: _own_array(one) for name, one in kwargs.items()}
-        return replaced(self.function(*given, **named), lambda _, leaf: _as_tensor(leaf))
+        positional = [_own_array(value) for value in args]
+        named = {name: _own_array(value) for name, value in kwargs.items()}
+        return replaced(self.function(*positional, **named), lambda _, leaf: _as_tensor(leaf))
 
     def __repr__(self) -> str:
         return f"Around({getattr(self.function, '__qualname__', type(self.function).__name__)})"

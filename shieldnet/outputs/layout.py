@@ -114,8 +114,8 @@ class Layout:
         if self.kind == "values":
             return math.prod(shape[1:]), ()
         classes = -1 if self.axis is None else self.axis
-        place = classes % len(shape)
-        return shape[place], tuple(shape[1:place]) + tuple(shape[place + 1 :])
+        position = classes % len(shape)
+        return shape[position], tuple(shape[1:position]) + tuple(shape[position + 1 :])
 
     def closed(self, answers: Tensor, shape: torch.Size, released: Kind) -> Tensor:
         """Puts defended rows back into the form of the model's output.
@@ -271,16 +271,16 @@ def _class_axis(tensor: Tensor, kind: str, axis: int | None) -> int:
             "segmentation (rows, classes, height, width), axis=-1 for a language model "
             "(rows, tokens, classes)."
         )
-    place = -1 if axis is None else axis
-    if rank < 2 or not -rank < place < rank:
+    position = -1 if axis is None else axis
+    if rank < 2 or not -rank < position < rank:
         wanted = "" if axis is None else f" with axis={axis}"
         raise AnswerError(
             f"Expected scores of shape (rows, classes){wanted}, got shape {shape}. "
             "One number a row? Use outputs='binary_logits' or 'values'."
         )
-    if tensor.shape[place] < (1 if kind == "embeddings" else 2) or 0 in shape[1:]:
+    if tensor.shape[position] < (1 if kind == "embeddings" else 2) or 0 in shape[1:]:
         raise AnswerError(
             f"Expected scores of shape (rows, classes) with at least 2 classes, got shape {shape}."
             " One number a row? Use outputs='binary_logits' or 'values'."
         )
-    return place
+    return position

@@ -51,13 +51,13 @@ def merged(outputs: Sequence[Any], rows: Sequence[int]) -> Any:
     Errors: AnswerError where the parts hold different fields, or a field without their rows.
     """
     parts = [dict(leaves(output)) for output in outputs]
-    for part, count in zip(parts, rows, strict=True):
-        for path, leaf in part.items():
+    for fields, count in zip(parts, rows, strict=True):
+        for path, leaf in fields.items():
             if not (isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count):
                 raise AnswerError(
                     f"Expected {written(path)} to have a row for each of the {count} rows of a "
                     "piece, to join the pieces of micro_batch. Leave it out with drop=(...)."
                 )
-        if part.keys() != parts[0].keys():
+        if fields.keys() != parts[0].keys():
             raise AnswerError("The pieces of micro_batch hold different fields.")
-    return replaced(outputs[0], lambda path, leaf: torch.cat([part[path] for part in parts]))
+    return replaced(outputs[0], lambda path, leaf: torch.cat([output[path] for output in parts]))

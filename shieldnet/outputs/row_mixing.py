@@ -31,7 +31,7 @@ def refuse_mixing_layers(model: nn.Module) -> tuple[int, int]:
         if suspect is None:
             suspect = _SUSPECTS[kind] = issubclass(kind, _MIXING)
         if suspect and (_mixes_rows(module) or (module.training and _draws_at_random(module))):
-            name = next(name for name, one in model.named_modules() if one is module)
+            name = next(name for name, candidate in model.named_modules() if candidate is module)
             fix = "Call shield.eval() first." if module.training else "Track its statistics."
             raise AnswerError(
                 f"The model's layer {name or 'model'} ({type(module).__name__}) would make "
@@ -72,7 +72,7 @@ def _draws_or_mixes(node: fx.Node) -> bool:
     if "batch_norm" in name:
         is_training = any(arguments.get(on) is True for on in _ON)
         no_statistics = "running_mean" in arguments and arguments["running_mean"] is None
-        always = any(part in name for part in _ALWAYS_MIXING)
+        always = any(operator in name for operator in _ALWAYS_MIXING)
         return is_training or no_statistics or always
     if isinstance(node.target, torch._ops.OpOverload):
         draws = torch.Tag.nondeterministic_seeded in node.target.tags
@@ -124,10 +124,11 @@ def _draws_at_random(module: nn.Module) -> bool:
 def explain_devices(failed: RuntimeError, model: nn.Module, values: Iterable[Any]) -> None:
     """Raises AnswerError where a model failed because its input is on another device."""
     own = {parameter.device for parameter in model.parameters()}
-    given = {value.device for value in values if isinstance(value, Tensor)}
-    if own and given - own:
+    devices = {value.device for value in values if isinstance(value, Tensor)}
+    if own and devices - own:
         raise AnswerError(
-            f"The input is on {_listed(given)}, the model on {_listed(own)}: move one to the other."
+            f"The input is on {_listed(devices)}, the model on {_listed(own)}: "
+            "move one to the other."
         ) from failed
 
 

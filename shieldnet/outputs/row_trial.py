@@ -141,12 +141,12 @@ class _Question(NamedTuple):
 
     def with_other_rows(self) -> None:
         """Asks batches of the same size, in which some rows stay and the others change."""
-        every = torch.arange(self.asked.rows)
+        rows = torch.arange(self.asked.rows)
         half = self.asked.rows // 2
-        head, tail = every[:half], every[half:]
-        reverse = every.flip(0)
+        head, tail = rows[:half], rows[half:]
+        reverse = rows.flip(0)
         changes = [
-            (reverse, every, "the rows changed their order"),
+            (reverse, rows, "the rows changed their order"),
             (torch.cat([head, head[tail % half]]), head, "only other rows changed"),
             (torch.cat([tail[head % len(tail)], tail]), tail, "only other rows changed"),
         ]
@@ -165,10 +165,10 @@ class _Question(NamedTuple):
 
     def in_other_sizes(self) -> None:
         """Asks for rows without some of the others; a model may refuse these sizes."""
-        every = torch.arange(self.asked.rows)
+        rows = torch.arange(self.asked.rows)
         half = self.asked.rows // 2
-        parts = [every[:half], every[half:]] if half else [torch.tensor([0, 0])]
-        for places in [*parts, *([every[:1]] if half > 1 else [])]:
+        parts = [rows[:half], rows[half:]] if half else [torch.tensor([0, 0])]
+        for places in [*parts, *([rows[:1]] if half > 1 else [])]:
             answers = self._answers(places)
             if answers is None:
                 continue
@@ -200,9 +200,9 @@ class _Question(NamedTuple):
             tolerance = max(tolerances.get(kind, 0.0) for kind in self._floats(whole))
             held = whole.double()
             span = (held.max() - held.min()) + 1e-2 * held.abs().max() if held.numel() else 0.0
-            moved = ~((before.double() - now.double()).abs() <= tolerance * span)  # NaN has moved
-            if moved.any():
-                return int(moved.nonzero()[0, 0]) if moved.dim() else 0
+            changed = ~((before.double() - now.double()).abs() <= tolerance * span)  # NaN has moved
+            if changed.any():
+                return int(changed.nonzero()[0, 0]) if changed.dim() else 0
         return None
 
     def _floats(self, answer: Tensor) -> set[torch.dtype]:
@@ -306,7 +306,7 @@ def _changed(
         return value
     if type(value) in (list, tuple):
         if picked and len(value) == picked[1] and _is_column(value):
-            return [value[place] for place in picked[0]]
+            return [value[row] for row in picked[0]]
         return type(value)(_changed(child, of_tensor, of_table, picked) for child in value)
     if type(value) is dict:
         return {key: _changed(child, of_tensor, of_table, picked) for key, child in value.items()}

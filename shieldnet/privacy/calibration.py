@@ -43,19 +43,19 @@ def _bracket(
     cost = spent(noise)
     too_much = cost > epsilon
     while True:
-        moved = min(MAX_NOISE, noise * 1.6) if too_much else noise / 1.6
-        if moved == noise:
+        neighbor = min(MAX_NOISE, noise * 1.6) if too_much else noise / 1.6
+        if neighbor == noise:
             raise ConfigError(
                 f"No noise of at most {MAX_NOISE:g} x clip norm keeps to epsilon {epsilon:g}: take "
                 "fewer steps, or a larger epsilon."
             )
-        if moved < 1e-6:
+        if neighbor < 1e-6:
             raise ConfigError(f"Expected an epsilon that takes noise, got {epsilon:g}.")
-        moved_cost = spent(moved)
+        moved_cost = spent(neighbor)
         if (moved_cost > epsilon) != too_much:
-            pair = (noise, cost), (moved, moved_cost)
+            pair = (noise, cost), (neighbor, moved_cost)
             return pair if too_much else (pair[1], pair[0])
-        noise, cost = moved, moved_cost
+        noise, cost = neighbor, moved_cost
 
 
 def _least_noise(

@@ -126,12 +126,12 @@ class PrivacyCost:
             return float(self.mu > 0)
         ends = [self.mu / 2 - epsilon / self.mu, -self.mu / 2 - epsilon / self.mu]
         if ends[1] == -math.inf:
-            return _LEAST  # beyond all floats
+            return _MIN_FLOAT  # beyond all floats
         upper, lower = torch.special.log_ndtr(torch.tensor(ends, dtype=torch.float64)).tolist()
         # What the logarithms may be wrong by, their arguments' rounding included.
         slack = 1e-14 * (1 + epsilon + abs(upper) + abs(lower))
         share = -math.expm1(min(0.0, epsilon + lower - upper - slack))
-        return max(_LEAST, math.exp(min(0.0, upper + slack)) * share * _ABOVE)
+        return max(_MIN_FLOAT, math.exp(min(0.0, upper + slack)) * share * _ABOVE)
 
     def epsilon(self, delta: float) -> float:
         """Returns an epsilon >= 0 with (epsilon, delta)-differential privacy, the least to 1e-9."""
@@ -277,7 +277,7 @@ def _mu_of(epsilon: float) -> float:
     return 2 * math.sqrt(2) * float(torch.special.erfinv(half)) * _ABOVE
 
 
-_LEAST = math.ulp(0.0)  # what is positive and below all floats is written as the least of them
+_MIN_FLOAT = math.ulp(0.0)  # what is positive and below all floats is written as the least of them
 _MAX_COUNTED = 2000  # of classes to choose: beyond, whole numbers would take too long
 
 
@@ -354,8 +354,8 @@ def _shifted(rate: float, shift: float) -> float:
     if rate in (0.0, 1.0) or shift == 0.0:
         return rate
     quantile = _NORMAL.inv_cdf(rate)
-    moved = quantile + shift + 1e-14 * (1 + abs(quantile) + shift)
-    return max(rate, _above(0.5 * math.erfc(-moved / math.sqrt(2))))
+    shifted = quantile + shift + 1e-14 * (1 + abs(quantile) + shift)
+    return max(rate, _above(0.5 * math.erfc(-shifted / math.sqrt(2))))
 
 
 def _log2(count: int) -> float:
@@ -367,9 +367,9 @@ def _log2(count: int) -> float:
 def _log2_choose(total: int, chosen: int) -> float:
     if min(chosen, total - chosen) <= _MAX_COUNTED:
         return _log2(math.comb(total, chosen))
-    size, part = torch.tensor([total, chosen], dtype=torch.float64)
+    size, subset = torch.tensor([total, chosen], dtype=torch.float64)
     slack = 1e-14 * float(torch.lgamma(size + 1))
-    return (float(_log_choose(size, part)) + slack) / _LN2
+    return (float(_log_choose(size, subset)) + slack) / _LN2
 
 
 def _log_choose(total: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

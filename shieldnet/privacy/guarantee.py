@@ -262,12 +262,12 @@ class Guarantee:
 
     def _distinguish(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bounds true-positive rates at many false-positive rates."""
-        moved = np.minimum(rates + self._variation, 1.0)
+        raised = np.minimum(rates + self._variation, 1.0)
         if self._is_gaussian:
-            ideal = np.array([self._gaussian.distinguish(rate) for rate in moved.tolist()])
+            ideal = np.array([self._gaussian.distinguish(rate) for rate in raised.tolist()])
         else:
             epsilons, deltas = self._curve
-            shrink, rates = np.exp(-epsilons), moved[:, None]
+            shrink, rates = np.exp(-epsilons), raised[:, None]
             with np.errstate(over="ignore", invalid="ignore"):
                 by_low = np.nan_to_num(np.exp(epsilons) * rates, nan=0.0, posinf=1.0) + deltas
             by_high = 1 - (1 - deltas - rates) * shrink
@@ -296,8 +296,8 @@ class Guarantee:
 
     def _claims(self) -> dict[str, Any]:
         """Returns what is signed: all that is claimed, and nothing that is computed from it."""
-        every = _values(self).items()
-        values = {_IN_FILES.get(name, name): value for name, value in every if name != "seal"}
+        settings = _values(self).items()
+        values = {_IN_FILES.get(name, name): value for name, value in settings if name != "seal"}
         values["before"] = [earlier._claims() for earlier in self.before]
         lists = {name: list(values[name]) for name in ("caveats", "premises")}
         return {"version": _VERSION, **values, **lists}

@@ -22,10 +22,10 @@ DIRECTIONS: tuple[Direction, ...] = ("added", "removed")
 _POINTS, _MAX_POINTS = 2**13, 2**16  # of one step's losses
 _MAX_SIZE = 2**22  # of the losses of all steps
 _FINENESS = 0.02  # of a step's deviation: rounding adds about .01 % to the variance
-_FINEST = 1e-4  # of the root of the steps: all of their rounding together is finer than that
+_MIN_COARSENESS = 1e-4  # of the root of the steps: all of their rounding is finer than that
 _TAIL = 1e-15
 _RAISED = 1e-9
-_LEAST = 1e-10  # delta, of a curve
+_MIN_DELTA = 1e-10  # of a curve
 _MARGIN = 1e-6  # of a cell's mass, moved up: it covers what floats lose where two masses cancel
 _SLACK = 1e-9  # of delta: what adding up positive numbers loses
 _ROUNDING = 4 * float(np.finfo(np.float64).eps)
@@ -59,7 +59,7 @@ class Losses:
 
     def curve(self, points: int = 400) -> tuple[Floats, Floats]:
         """Samples (epsilon, delta) from epsilon 0 to where delta is 1e-10."""
-        last = self.epsilon(_LEAST)
+        last = self.epsilon(_MIN_DELTA)
         epsilons = np.linspace(0.0, last if math.isfinite(last) else MAX_LOSS, points)
         deltas = [total.deltas(epsilons) for total in self._sums] or [np.zeros(points)]
         return epsilons, np.max(deltas, axis=0)
@@ -68,7 +68,7 @@ class Losses:
     def _sums(self) -> tuple["_Sum", ...]:
         if not self.steps:
             return ()
-        return tuple(_Sum(self.steps, way, self.coarseness) for way in DIRECTIONS)
+        return tuple(_Sum(self.steps, direction, self.coarseness) for direction in DIRECTIONS)
 
 
 class _Sum:
@@ -92,9 +92,9 @@ class _Sum:
 
     def deltas(self, epsilons: Floats) -> Floats:
         """Returns the least of what a few tilts prove."""
-        tilts = (0.0, self._tilt(math.log(1e-4)), self._tilt(math.log(_LEAST)))
-        every = [self._at(tilt).deltas(epsilons) for tilt in tilts]
-        least: Floats = np.min(every, axis=0)
+        tilts = (0.0, self._tilt(math.log(1e-4)), self._tilt(math.log(_MIN_DELTA)))
+        bounds = [self._at(tilt).deltas(epsilons) for tilt in tilts]
+        least: Floats = np.min(bounds, axis=0)
         return least
 
     def log_moment(self, tilt: float) -> tuple[float, float]:
@@ -143,8 +143,8 @@ class _Sum:
             masses = loss.tilted(tilt)
             middle = round(float(masses @ np.arange(len(masses))))
             center += count * (loss.first + middle)
-            part = rfft(np.roll(np.pad(masses, (0, size - len(masses))), -middle))
-            spectrum *= np.abs(part) ** count * np.exp(1j * count * np.angle(part))
+            transform = rfft(np.roll(np.pad(masses, (0, size - len(masses))), -middle))
+            spectrum *= np.abs(transform) ** count * np.exp(1j * count * np.angle(transform))
         first = -math.ceil(below / self.interval) - 2 + round(mean / self.interval) - center
         masses = np.roll(irfft(spectrum, size), -first)
         power = math.sqrt(2 * float((np.abs(spectrum) ** 2).sum()))
@@ -162,8 +162,8 @@ class _Sum:
         most = self.interval * sum(c * e for c, e in zip(self.counts, ends, strict=True))
         reach = side * (most - mean)
         for order in self._orders(tilt):
-            moved, _ = self.log_moment(tilt + side * order)
-            reach = min(reach, (moved - log - math.log(_TAIL)) / order - side * mean)
+            shifted, _ = self.log_moment(tilt + side * order)
+            reach = min(reach, (shifted - log - math.log(_TAIL)) / order - side * mean)
         return max(reach, 0.0)
 
     def _orders(self, tilt: float) -> Floats:
@@ -231,14 +231,14 @@ class _Tail:
 
     def epsilon(self, delta: float) -> float:
         epsilons, totals = self._totals
-        place = int(np.searchsorted(-totals, -delta))  # the first that is small enough
-        if place == len(totals):
+        index = int(np.searchsorted(-totals, -delta))  # the first that is small enough
+        if index == len(totals):
             return math.inf
-        if place == 0:
+        if index == 0:
             return max(0.0, float(epsilons[0]))
-        share = (totals[place - 1] - delta) / (totals[place - 1] - totals[place])
+        share = (totals[index - 1] - delta) / (totals[index - 1] - totals[index])
         # Between two points delta is a line in e^epsilon.
-        return max(0.0, float(epsilons[place - 1] + _part_of(self.interval, share)))
+        return max(0.0, float(epsilons[index - 1] + _part_of(self.interval, share)))
 
     def deltas(self, epsilons: Floats) -> Floats:
         """Returns delta at each epsilon: between two points a line in e^epsilon."""
@@ -291,8 +291,8 @@ def _step_losses(step: Steps, interval: float, direction: Direction) -> _StepLos
     mixed = (1 - step.rate) * apart + step.rate * together
     ours, theirs = (mixed, apart) if direction == "removed" else (apart, mixed)
     with np.errstate(divide="ignore", over="ignore"):
-        moved = ours - np.exp(np.log(theirs) + points[:-1])
-    upper = moved / -math.expm1(-interval) + _MARGIN * ours
+        excess = ours - np.exp(np.log(theirs) + points[:-1])
+    upper = excess / -math.expm1(-interval) + _MARGIN * ours
     upper = np.clip(upper, 0.0, ours)
     masses = np.append(ours - upper, 0.0)
     masses[1:] += upper
@@ -312,9 +312,9 @@ def _ends(step: Steps, direction: Direction) -> tuple[float, float]:
     return -_loss(near, step), -_loss(-far, step)
 
 
-def _loss(place: float, step: Steps) -> float:
-    """Returns log of (1 - rate + rate e^((2 place - 1) / (2 noise^2)))."""
-    exponent = (2 * place - 1) / (2 * step.noise**2)
+def _loss(point: float, step: Steps) -> float:
+    """Returns log of (1 - rate + rate e^((2 point - 1) / (2 noise^2)))."""
+    exponent = (2 * point - 1) / (2 * step.noise**2)
     if step.rate == 1:
         return exponent
     if exponent < 30:
@@ -346,13 +346,13 @@ def _tails(places: Floats, sign: int, step: Steps, direction: Direction) -> tupl
     low, high = sign * places[0], sign * places[-1]
     rate = step.rate if direction == "removed" else 0.0
 
-    def below(place: float) -> float:
+    def below(point: float) -> float:
         means = (0.0, 1.0)
-        apart, together = (ndtr((place - sign * mean) / step.noise) for mean in means)
+        apart, together = (ndtr((point - sign * mean) / step.noise) for mean in means)
         return float((1 - rate) * apart + rate * together)
 
-    def above(place: float) -> float:
-        apart, together = (ndtr((sign * mean - place) / step.noise) for mean in (0.0, 1.0))
+    def above(point: float) -> float:
+        apart, together = (ndtr((sign * mean - point) / step.noise) for mean in (0.0, 1.0))
         return float((1 - rate) * apart + rate * together)
 
     return below(low), above(high)
@@ -366,7 +366,7 @@ def _interval(steps: Sequence[Steps], direction: Direction) -> float:
     count = sum(step.count for step in steps)
     fine = _FINENESS * min(2.5, max(1.0, (count / 1e4) ** 0.25)) * spread
     usual = min(max(fine, width / _POINTS), max(fine, 4 * _FINENESS * spread))
-    return float(max(usual, width / _MAX_POINTS, _FINEST / math.sqrt(count)))
+    return float(max(usual, width / _MAX_POINTS, _MIN_COARSENESS / math.sqrt(count)))
 
 
 def _deviation(step: Steps, direction: Direction) -> float:
@@ -380,7 +380,7 @@ def _deviation(step: Steps, direction: Direction) -> float:
     else:
         sets.append((weights, step.noise * scores, -1.0))
     masses = np.concatenate([mass for mass, _, _ in sets])
-    exponents = np.concatenate([(2 * place - 1) / (2 * step.noise**2) for _, place, _ in sets])
+    exponents = np.concatenate([(2 * point - 1) / (2 * step.noise**2) for _, point, _ in sets])
     with np.errstate(divide="ignore"):
         floor = math.log1p(-step.rate) if step.rate < 1 else -math.inf
         losses = np.logaddexp(floor, exponents + math.log(step.rate))

@@ -1,4 +1,4 @@
-"""How private training was at most, told from one run: canaries by coin flip, and guesses."""
+"""How private training was at most, told from one run: canaries drawn at random, and guesses."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ METRICS = (
 )
 """What ``finetune`` finds in its own training."""
 
-_CAP = 64.0
+_MAX_EPSILON = 64.0
 """Epsilon and mu above which nothing is told: every guess was right."""
 
 
@@ -30,7 +30,7 @@ def guessed(scores: Tensor, inside: Tensor, guesses: int) -> int:
     """Guesses the highest scores in and the lowest out, half of each, and counts what is right.
 
     guesses: chosen before the scores were seen; a number chosen with hindsight finds epsilon where
-    there is none. Ties are broken by place, which knows nothing of the coins.
+    there is none. Ties are broken by place, which knows nothing of the draws.
     Shapes: scores (canaries,), inside (canaries,) bool.
     """
     if not 2 <= guesses <= len(scores):
@@ -66,11 +66,11 @@ def epsilon_finding(
     *,
     claimed: float,
     threat: Threat,
-    way: str,
+    scoring: str,
 ) -> Finding:
     """Makes a finding of ``epsilon_interval``, beside the epsilon that is claimed.
 
-    way: how records were scored.
+    scoring: how records were scored.
     """
     return Finding.of(
         name,
@@ -78,7 +78,7 @@ def epsilon_finding(
         samples=canaries,
         baseline=0.0,
         threat=threat,
-        source=f"Steinke et al. 2023, Theorem 5.2; {way}",
+        source=f"Steinke et al. 2023, Theorem 5.2; {scoring}",
         ceiling=claimed,
         note=f"{right} of {guesses} guesses right; the low end is the lower bound",
     )
@@ -107,16 +107,16 @@ def refutes(
     """Says whether so many right guesses are less likely than ``level`` under a trade-off curve.
 
     inverse: the least false-positive rate at which the curve allows a true-positive rate.
-    Source: Mahloujifar, Melis, Chaudhuri 2024, Algorithm 3, for coins (an alphabet of two).
+    Source: Mahloujifar, Melis, Chaudhuri 2024, Algorithm 3, for bits (an alphabet of two).
     """
     if right <= 0:
         return False
     share = level * guesses / canaries
     wrong, hit = share * (guesses - right) / guesses, share * right / guesses
-    for place in range(right - 1, -1, -1):
+    for correct in range(right - 1, -1, -1):
         before = wrong
         wrong = max(wrong, inverse(min(hit, 1.0)))
-        hit += place / (guesses - place) * (wrong - before)
+        hit += correct / (guesses - correct) * (wrong - before)
     return wrong + hit > guesses / canaries
 
 
@@ -126,14 +126,14 @@ def best_guesses(mu: float, canaries: int, delta: float) -> int:
 
     grid = np.linspace(-8, 8 + mu, 4001)
     above_in, above_out = norm.sf(grid - mu), norm.sf(grid)
-    best, found = canaries, 0.0
+    best, highest = canaries, 0.0
     for share in (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0):
         guesses = max(2, 2 * round(share * canaries / 2))
         at = int(np.argmin(np.abs((above_in + above_out) / 2 - share / 2)))
         hit = above_in[at] / (above_in[at] + above_out[at])
         shown = epsilon_interval(int(hit * guesses), guesses, canaries, delta).low
-        if shown > found:
-            best, found = guesses, shown
+        if shown > highest:
+            best, highest = guesses, shown
     return best
 
 
@@ -161,7 +161,7 @@ def _largest(is_refuted: Callable[[float], bool]) -> float:
     if not is_refuted(0.0):
         return 0.0
     low, high = 0.0, 1.0
-    while is_refuted(high) and high < _CAP:
+    while is_refuted(high) and high < _MAX_EPSILON:
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2

@@ -10,7 +10,7 @@ from typing import Any
 from shieldnet.core.errors import ConfigError
 
 KEY_VARIABLE = "SHIELDNET_KEY"
-_MIN_BYTES = 16
+_MIN_KEY_BYTES = 16
 
 
 def key_of_environment() -> bytes | None:
@@ -25,10 +25,10 @@ def key_of_environment() -> bytes | None:
         key = bytes.fromhex(text)
     except ValueError:
         key = b""
-    if len(key) < _MIN_BYTES:
+    if len(key) < _MIN_KEY_BYTES:
         raise ConfigError(
-            f"Expected {KEY_VARIABLE} as at least {2 * _MIN_BYTES} hexadecimal digits. Make one "
-            'with: python -c "import secrets; print(secrets.token_hex(32))"'
+            f"Expected {KEY_VARIABLE} as at least {2 * _MIN_KEY_BYTES} hexadecimal digits. Make "
+            'one with: python -c "import secrets; print(secrets.token_hex(32))"'
         )
     return key
 

@@ -10,7 +10,7 @@ from shieldnet.defenses.base import UNBOUNDED
 from shieldnet.privacy.events import Event, GaussianEvent, PureEvent, RandomizedResponseEvent
 from shieldnet.shield.module import Shield
 
-_LEAST_LOSS, _MOST_LOSS = 1e-6, 40.0  # mu or epsilon of one answer
+_MIN_LOSS, _MAX_LOSS = 1e-6, 40.0  # mu or epsilon of one answer
 _LOSSES = "dp_accounting.pld.privacy_loss_distribution"
 
 
@@ -67,7 +67,7 @@ def events_of(chain: Chain, classes: int) -> tuple[Event, ...]:
 def _is_counted(event: Event) -> bool:
     """Says whether dp-accounting can hold a loss; beyond, the closed form is as good."""
     size = event.mu if isinstance(event, GaussianEvent) else event.epsilon
-    return _LEAST_LOSS <= size <= _MOST_LOSS
+    return _MIN_LOSS <= size <= _MAX_LOSS
 
 
 def loss_of(event: Event) -> Any:

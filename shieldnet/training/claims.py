@@ -126,7 +126,7 @@ def findings_of_run(claimed: Guarantee | None, state: State) -> tuple[Finding, .
             claimed.delta,
             claimed=claimed.epsilon,
             threat=threat,
-            way="gradient canaries",
+            scoring="gradient canaries",
         ),
         Finding.of(
             "one_run.mu",

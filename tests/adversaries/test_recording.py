@@ -207,7 +207,7 @@ DRAWS: dict[str, Callable[[], Tensor]] = {
     "rounded_gaussian": lambda: rounded_gaussian((8,), 300.0),
     "rounded_laplace": lambda: rounded_laplace((8,), 60.0),
     "coin_reach": lambda: coin_reach((64,), 2.0),
-    "heads": lambda: randomness.heads(64, 0.5),
+    "bernoulli": lambda: randomness.bernoulli(64, 0.5),
 }
 
 
@@ -217,7 +217,7 @@ def test_a_draw_by_itself_is_not_kept_either(name, way) -> None:
     """Whoever calls a defense or a draw without its shield."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    draw, operator = DRAWS[name], "random_words" if name == "heads" else name
+    draw, operator = DRAWS[name], "random_words" if name == "bernoulli" else name
 
     def moved(x: Tensor) -> Tensor:
         return x + draw().sum()

@@ -94,7 +94,7 @@ def test_candidates_are_asked_about_often_behind_noise(monkeypatch) -> None:
         return found_by(AttributeRecovery(), game)["attribute.sex"].value
 
     often = value()
-    monkeypatch.setattr("shieldnet.attacks.base.MANY", 1)
+    monkeypatch.setattr("shieldnet.attacks.base.MAX_QUERIES", 1)
     assert often > value() + 0.03
     assert often > 0.9
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import shieldnet as sn
 from shieldnet.attacks.adversary.decoders import KernelRidge, Network, Ridge
 from shieldnet.attacks.base import Game
-from shieldnet.attacks.extraction import Extraction, made
+from shieldnet.attacks.extraction import Extraction, synthetic_queries
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.data.examples import Examples
@@ -119,13 +119,13 @@ def test_networks_learn_too() -> None:
 
 def test_inputs_that_are_made_stay_in_range_and_differ() -> None:
     rows = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
-    new = made(rows, seed=0)
+    new = synthetic_queries(rows, seed=0)
     assert new.inputs.shape == (150, 1, 4, 4)
     assert new.inputs.dtype == rows.dtype
     assert (new.inputs <= rows.amax(0)).all()
     assert (new.inputs >= rows.amin(0)).all()
     assert len(new.inputs.unique(dim=0)) == 150
-    assert torch.equal(made(rows, seed=0).inputs, new.inputs)
+    assert torch.equal(synthetic_queries(rows, seed=0).inputs, new.inputs)
 
 
 def test_inputs_of_its_own_making_are_asked_about_where_they_help() -> None:

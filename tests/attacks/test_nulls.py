@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import shieldnet as sn
 from shieldnet.attacks import AttributeRecovery, Game, Membership
 from shieldnet.attacks.membership.scores import all_scores
-from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.data.examples import Examples
 
 RECIPE = sn.Recipe(lambda: nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)), epochs=20)
@@ -29,8 +29,8 @@ def test_shadows_of_a_target_that_saw_nobody_raise_no_alarm(chain) -> None:
         sets = {name: records(name, 10 * seed + place) for place, name in enumerate(names)}
         strangers = records("strangers", 10 * seed + 5)
         model = RECIPE((strangers.inputs, strangers.labels), seed)
-        order = Order(RECIPE, 8, sn.Shield(model), **sets, seed=seed)
-        shadows = trained(order, engine="inline")
+        plan = ShadowPlan(RECIPE, 8, sn.Shield(model), **sets, seed=seed)
+        shadows = train_shadows(plan, engine="inline")
         game = Game(sn.Shield(model, *chain), **sets, shadows=shadows)
         found = {finding.name: finding for finding in Membership()(game).findings}
         for name in ("membership.auc", "membership.worst_group.auc"):

@@ -58,7 +58,7 @@ def test_an_axis_of_zero_hides_no_absurd_one(tmp_path) -> None:
 
 
 def test_a_bomb_is_refused_by_what_it_declares(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(limits, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(limits, "MAX_FILE_BYTES", 10_000)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000, np.float32))
     assert (tmp_path / "a.npz").stat().st_size < 1000
     with pytest.raises(DataError, match="would take 400128 bytes, more than the 10000"):

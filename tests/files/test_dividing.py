@@ -67,9 +67,9 @@ def test_a_packed_table_is_read_and_one_that_unpacks_to_too_much_is_not(
     path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 10)[:-9])
     with pytest.raises(DataError, match="is no .* table that can be read"):
         read_table(path, "members")
-    monkeypatch.setattr("shieldnet.files.tables.MOST_BYTES", 100)
+    monkeypatch.setattr("shieldnet.files.tables.MAX_FILE_BYTES", 100)
     path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 10_000))
-    monkeypatch.setattr("shieldnet.files.limits.MOST_BYTES", 100)
+    monkeypatch.setattr("shieldnet.files.limits.MAX_FILE_BYTES", 100)
     with pytest.raises(DataError, match="would take 101 bytes"):
         read_table(path, "members")
 

@@ -184,14 +184,14 @@ def of_type(kind: int, path):
     ("kind", "given", "words"),
     [
         (TensorProto.UINT8, torch.tensor([[0.0, 0.5]]), "takes uint8, and 0.5 of the inputs"),
-        (TensorProto.UINT8, torch.tensor([[0, 300]]), "0 to 255 for a picture"),
+        (TensorProto.UINT8, torch.tensor([[0, 300]]), "0 to 255 for an image"),
         (TensorProto.INT64, torch.tensor([[1.0, 1.5]]), "Give whole numbers, or export"),
         (TensorProto.FLOAT, torch.tensor([[1.0, 0.1]]).double(), r"Give inputs.to\(torch.float32"),
         (TensorProto.FLOAT, torch.tensor([[2**24 + 1, 0]]), r"16777217|1.67772e\+07"),
     ],
 )
 def test_a_cast_that_changes_an_input_is_refused(tmp_path, kind, given, words) -> None:
-    """Pictures in 0..1 became zeros, and a bare model seemed to tell nothing."""
+    """Images in 0..1 became zeros, and a bare model seemed to tell nothing."""
     given = given + (1e-9 if given.dtype == torch.float64 else 0)
     with pytest.raises(DataError, match=words):
         of_type(kind, tmp_path / "typed.onnx")(given)

@@ -95,7 +95,7 @@ def test_what_is_no_table_is_refused(path, content) -> None:
 
 def test_a_table_larger_than_memory_allows_is_refused_before_it_is_read(path, monkeypatch) -> None:
     write(path, {"a": np.zeros(10_000)})
-    monkeypatch.setattr(limits, "MOST_BYTES", 3_000)
+    monkeypatch.setattr(limits, "MAX_FILE_BYTES", 3_000)
     with pytest.raises(DataError, match="bytes, more than the 3000"):
         read_table(path, "members")
 

@@ -12,7 +12,7 @@ from shieldnet.attacks.adversary.features import exact_distances
 
 MAX_KERNEL_ROWS = 4000
 """Kernel ridge and k-NN learn from at most this many auxiliary rows: their cost grows fast."""
-_FOR_MEDIAN = 1000  # rows whose distances have their median taken
+_MAX_MEDIAN_ROWS = 1000  # whose distances have their median taken
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Decoder(ABC):
 
     @abstractmethod
     def predict(
-        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+        self, features: Tensor, targets: Tensor, unseen: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
-        """Fits on (features, targets) and returns what it expects for ``asked``.
+        """Fits on (features, targets) and returns what it expects for ``unseen``.
 
-        Shapes: features (n, f) standardized, targets (n, d), asked (m, f) -> (m, d); float32.
+        Shapes: features (n, f) standardized, targets (n, d), unseen (m, f) -> (m, d); float32.
         """
 
-    def predict_each(self, features: Tensor, targets: Tensor, asked: Tensor) -> Iterator[Tensor]:
+    def predict_each(self, features: Tensor, targets: Tensor, unseen: Tensor) -> Iterator[Tensor]:
         """Does the same for every setting in turn, sharing what they have in common."""
         for setting in self.settings:
-            yield self.predict(features, targets, asked, setting)
+            yield self.predict(features, targets, unseen, setting)
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,28 @@ class Ridge(Decoder):
     settings = tuple((penalty,) for penalty in (1e-5, 1e-3, 1e-2, 1e-1, 1.0))
 
     def predict(
-        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+        self, features: Tensor, targets: Tensor, unseen: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
-        return next(_ridges(features, targets, asked, (setting,)))
+        return next(_ridges(features, targets, unseen, (setting,)))
 
-    def predict_each(self, features: Tensor, targets: Tensor, asked: Tensor) -> Iterator[Tensor]:
-        return _ridges(features, targets, asked, self.settings)
+    def predict_each(self, features: Tensor, targets: Tensor, unseen: Tensor) -> Iterator[Tensor]:
+        return _ridges(features, targets, unseen, self.settings)
 
 
 def _ridges(
-    features: Tensor, targets: Tensor, asked: Tensor, settings: Sequence[tuple[float, ...]]
+    features: Tensor, targets: Tensor, unseen: Tensor, settings: Sequence[tuple[float, ...]]
 ) -> Iterator[Tensor]:
     """Solves for weights of the features, or of the rows where these are fewer."""
     known, center = features.double(), targets.double().mean(0)
-    moved, across = targets.double() - center, asked.double()
+    sought, across = targets.double() - center, unseen.double()
     if len(known) < known.shape[1]:
         gram, across = known @ known.T, across @ known.T
     else:
-        gram, moved = known.T @ known, known.T @ moved
+        gram, sought = known.T @ known, known.T @ sought
     for (penalty,) in settings:
         system = gram.clone()
         system.diagonal().add_(penalty * len(known))
-        yield (across @ torch.linalg.solve(system, moved) + center).to(targets.dtype)
+        yield (across @ torch.linalg.solve(system, sought) + center).to(targets.dtype)
 
 
 def _some(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,39 +87,41 @@ class KernelRidge(Decoder):
     )
 
     def predict(
-        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+        self, features: Tensor, targets: Tensor, unseen: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
-        return next(_kernel_ridges(*_some(features, targets), asked, (setting,)))
+        return next(_kernel_ridges(*_some(features, targets), unseen, (setting,)))
 
-    def predict_each(self, features: Tensor, targets: Tensor, asked: Tensor) -> Iterator[Tensor]:
-        return _kernel_ridges(*_some(features, targets), asked, self.settings)
+    def predict_each(self, features: Tensor, targets: Tensor, unseen: Tensor) -> Iterator[Tensor]:
+        return _kernel_ridges(*_some(features, targets), unseen, self.settings)
 
 
 def _kernel_ridges(
-    features: Tensor, targets: Tensor, asked: Tensor, settings: Sequence[tuple[float, ...]]
+    features: Tensor, targets: Tensor, unseen: Tensor, settings: Sequence[tuple[float, ...]]
 ) -> Iterator[Tensor]:
-    distances, across = torch.cdist(features, features), torch.cdist(asked, features)
+    distances, across = torch.cdist(features, features), torch.cdist(unseen, features)
     is_exact = False
-    few = distances[:_FOR_MEDIAN]
+    few = distances[:_MAX_MEDIAN_ROWS]
     median = few[few > 0].median() if few.any() else 1.0
     center = targets.mean(0)
     for width, penalty in settings:
-        gram, asked_about = (_gaussian(part, width * median) for part in (distances, across))
+        gram, across_gram = (_gaussian(lengths, width * median) for lengths in (distances, across))
         gram.diagonal().add_(penalty)
         factor, failed = torch.linalg.cholesky_ex(gram)
         if failed and not is_exact:  # rows so alike that float32 cannot tell: without its rounding
             is_exact = True
             distances, across = (
-                exact_distances(part, features).float() for part in (features, asked)
+                exact_distances(rows, features).float() for rows in (features, unseen)
             )
-            gram, asked_about = (_gaussian(part, width * median) for part in (distances, across))
+            gram, across_gram = (
+                _gaussian(lengths, width * median) for lengths in (distances, across)
+            )
             gram.diagonal().add_(penalty)
         if failed:
             factor = torch.linalg.cholesky(gram.double()).float()
-        if len(asked) < targets.shape[1]:
-            yield torch.cholesky_solve(asked_about.T, factor).T @ (targets - center) + center
+        if len(unseen) < targets.shape[1]:
+            yield torch.cholesky_solve(across_gram.T, factor).T @ (targets - center) + center
         else:
-            yield asked_about @ torch.cholesky_solve(targets - center, factor) + center
+            yield across_gram @ torch.cholesky_solve(targets - center, factor) + center
 
 
 def _gaussian(distances: Tensor, width: float | Tensor) -> Tensor:
@@ -133,14 +135,14 @@ class NearestNeighbors(Decoder):
     settings = tuple((float(k),) for k in (1, 3, 8, 20, 50))
 
     def predict(
-        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+        self, features: Tensor, targets: Tensor, unseen: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
         features, targets = _some(features, targets)
         k = min(int(setting[0]), len(features))
-        nearest = torch.cdist(asked, features).topk(k, largest=False).indices
-        total = torch.zeros(len(asked), targets.shape[1])
-        for place in range(k):  # a loop over k, not over rows: (rows, k, d) would not fit
-            total += targets[nearest[:, place]]
+        nearest = torch.cdist(unseen, features).topk(k, largest=False).indices
+        total = torch.zeros(len(unseen), targets.shape[1])
+        for neighbor in range(k):  # a loop over k, not over rows: (rows, k, d) would not fit
+            total += targets[nearest[:, neighbor]]
         return total / k
 
 
@@ -153,7 +155,7 @@ class Network(Decoder):
     seed: int = 0
 
     def predict(
-        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+        self, features: Tensor, targets: Tensor, unseen: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
         hidden, steps = int(setting[0]), int(setting[1])
         generator = torch.Generator().manual_seed(self.seed)
@@ -161,14 +163,14 @@ class Network(Decoder):
         layers = [nn.utils.skip_init(nn.Linear, *size) for size in sizes]
         _start(layers, generator)
         net = nn.Sequential(layers[0], nn.GELU(), layers[1])
-        return _learned(net, features, targets, asked, steps, 256, generator)
+        return _learned(net, features, targets, unseen, steps, 256, generator)
 
 
 @dataclass(frozen=True)
 class Convolutional(Decoder):
-    """Draws a picture: a small map, twice as large with every layer; setting: (channels, steps).
+    """Draws an image: a small map, twice as large with every layer; setting: (channels, steps).
 
-    shape: (channels, height, width) of a picture.
+    shape: (channels, height, width) of an image.
     """
 
     settings = ((32.0, 300.0),)
@@ -177,7 +179,7 @@ class Convolutional(Decoder):
     seed: int = 0
 
     def predict(
-        self, features: Tensor, targets: Tensor, asked: Tensor, setting: tuple[float, ...]
+        self, features: Tensor, targets: Tensor, unseen: Tensor, setting: tuple[float, ...]
     ) -> Tensor:
         width, steps = int(setting[0]), int(setting[1])
         generator = torch.Generator().manual_seed(self.seed)
@@ -199,11 +201,11 @@ class Convolutional(Decoder):
             _Cut(height, breadth),
             nn.Flatten(),
         )
-        return _learned(net, features, targets, asked, steps, 64, generator)
+        return _learned(net, features, targets, unseen, steps, 64, generator)
 
 
 class _Cut(nn.Module):
-    """Cuts a map to the size of a picture."""
+    """Cuts a map to the size of an image."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -225,12 +227,12 @@ def _learned(
     net: nn.Module,
     features: Tensor,
     targets: Tensor,
-    asked: Tensor,
+    unseen: Tensor,
     steps: int,
     batch: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Trains a network to give targets, and returns what it gives for ``asked``."""
+    """Trains a network to give targets, and returns what it gives for ``unseen``."""
     center = targets.mean(0)
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -242,5 +244,5 @@ def _learned(
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        guess: Tensor = net(asked) + center
+        guess: Tensor = net(unseen) + center
     return guess

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
-_MOST_WORDS = 500
+_MAX_WORDS = 500
 
 
 @dataclass(frozen=True)
 class Scale:
     """Maps inputs to the units in which they are scored.
 
-    Each column of a table has its own deviation; the pixels of a picture share one. weights: of
+    Each column of a table has its own deviation; the pixels of an image share one. weights: of
     each feature in a sum of squared errors.
     """
 
@@ -25,7 +25,7 @@ class Scale:
 
     @classmethod
     def of(cls, inputs: Tensor) -> "Scale":
-        """Measures the inputs. Shapes: (rows, columns) is a table; anything else is a picture."""
+        """Measures the inputs. Shapes: (rows, columns) is a table; anything else is an image."""
         flat = inputs.flatten(1).float()
         deviation = flat.std(0) if inputs.dim() == 2 else flat.std().expand(flat.shape[1])
         deviation = deviation.where(deviation > 0, 1.0)
@@ -98,23 +98,23 @@ class Words:
     @classmethod
     def of(cls, tokens: Tensor) -> "Words":
         """Keeps the most frequent words, but for those that stand in every text or in one alone."""
-        every, counts = tokens.flatten().unique(return_counts=True)
-        frequent = every[counts.argsort(descending=True, stable=True)[: 4 * _MOST_WORDS]]
-        found = cls(frequent.sort().values).apply(tokens).sum(0)
-        telling = (found > 1) & (found < len(tokens))
-        kept = found.where(telling, -1.0).argsort(descending=True, stable=True)
-        kept = kept[: min(_MOST_WORDS, int(telling.sum()))]
+        distinct, counts = tokens.flatten().unique(return_counts=True)
+        frequent = distinct[counts.argsort(descending=True, stable=True)[: 4 * _MAX_WORDS]]
+        texts_with = cls(frequent.sort().values).apply(tokens).sum(0)
+        telling = (texts_with > 1) & (texts_with < len(tokens))
+        kept = texts_with.where(telling, -1.0).argsort(descending=True, stable=True)
+        kept = kept[: min(_MAX_WORDS, int(telling.sum()))]
         return cls(frequent.sort().values[kept].sort().values)
 
     def apply(self, tokens: Tensor) -> Tensor:
         """Says which words occur. Shapes: -> (rows, words) float32, 0 or 1."""
         if not len(self.words):
             return torch.zeros(len(tokens), 0)
-        place = torch.searchsorted(self.words, tokens.flatten(1).to(self.words.dtype))
-        place = place.clamp_max(len(self.words) - 1)
-        known = self.words[place] == tokens.flatten(1)
+        places = torch.searchsorted(self.words, tokens.flatten(1).to(self.words.dtype))
+        places = places.clamp_max(len(self.words) - 1)
+        known = self.words[places] == tokens.flatten(1)
         marks = torch.zeros(len(tokens), len(self.words))
-        return marks.scatter_reduce_(1, place, known.float(), reduce="amax")
+        return marks.scatter_reduce_(1, places, known.float(), reduce="amax")
 
     @property
     def weights(self) -> Tensor:
@@ -145,7 +145,7 @@ def units_of(inputs: Tensor) -> Scale | Words:
     return Columns.of(inputs) if isinstance(secret, Scale) and inputs.dim() == 2 else secret
 
 
-def standardize(learned: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+def standardize(learned: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
     """Scales both by the mean and deviation of the first, no further out than ten deviations.
 
     A feature that hardly ever moves would else throw a linear decoder far off where it does, and
@@ -159,7 +159,7 @@ def standardize(learned: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
     center = kept.mean(0).where(varies, learned.mean(0))
     deviation = kept.std(0).where(varies, learned.std(0))
     deviation = deviation.where(deviation > 1e-6, 1.0)
-    scaled = (((part - center) / deviation).clamp(-10, 10).float() for part in (learned, asked))
+    scaled = (((rows - center) / deviation).clamp(-10, 10).float() for rows in (learned, unseen))
     known, questions = scaled
     return known, questions
 

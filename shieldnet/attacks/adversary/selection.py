@@ -9,7 +9,7 @@ from shieldnet.attacks.adversary.decoders import Decoder
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.label_baseline import label_baseline
 from shieldnet.core.statistics import (
-    LEAST_SHARE,
+    MIN_SHARE,
     Interval,
     normal_quantile,
     normal_share,
@@ -20,7 +20,7 @@ MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
 _MUCH = 0.5  # of an input given away: no luck of few rows
 _DRAWN = 400  # rows
-_MOST_FIT, _MOST_CHECK = 1000, 1000  # rows to learn from and to judge by, while choosing
+_MAX_FIT_ROWS, _MAX_CHECK_ROWS = 1000, 1000  # rows to learn from and to judge by, while choosing
 _SUMS = 64
 _DOUBT = 2.0  # standard errors
 
@@ -35,10 +35,10 @@ class Chosen:
     error: float
 
     def predict(
-        self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor]
+        self, learned: dict[str, Tensor], known: Tensor, unseen: dict[str, Tensor]
     ) -> Tensor:
-        """Learns from all known rows and returns what it expects for the rows asked about."""
-        features, questions = standardize(learned[self.view], asked[self.view])
+        """Learns from all known rows and returns what it expects for unseen rows."""
+        features, questions = standardize(learned[self.view], unseen[self.view])
         return self.decoder.predict(features, known, questions, self.setting)
 
     def __str__(self) -> str:
@@ -71,21 +71,21 @@ class Each:
     sure: Tensor
 
     def predict(
-        self, learned: dict[str, Tensor], known: Tensor, asked: dict[str, Tensor], by_label: Tensor
+        self, learned: dict[str, Tensor], known: Tensor, unseen: dict[str, Tensor], by_label: Tensor
     ) -> Tensor:
         """Learns from all known rows and returns what it expects; by_label: the label's guess.
 
         No guess lies outside of what the known rows hold.
         """
         guess = by_label.clone()
-        for number, one in enumerate(self.chosen):
+        for number, choice in enumerate(self.chosen):
             mine = self.places == number
             if not mine.any():
                 continue
-            if one.decoder.joint:
-                guess[:, mine] = one.predict(learned, known, asked)[:, mine]
+            if choice.decoder.joint:
+                guess[:, mine] = choice.predict(learned, known, unseen)[:, mine]
             else:
-                guess[:, mine] = one.predict(learned, known[:, mine], asked)
+                guess[:, mine] = choice.predict(learned, known[:, mine], unseen)
         return guess.clamp(known.amin(0), known.amax(0))
 
     def kept(self, share: Interval, feature: int) -> Interval:
@@ -104,8 +104,8 @@ class Each:
         counts = torch.bincount(used_places, minlength=len(self.chosen) + 1).tolist()
         named = [*map(str, self.chosen), "the label alone"]
         used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
-        words = [f"{name} ({count})" for count, name in used if count]
-        return words[0].rpartition(" ")[0] if len(words) == 1 else ", ".join(words)
+        shown = [f"{name} ({count})" for count, name in used if count]
+        return shown[0].rpartition(" ")[0] if len(shown) == 1 else ", ".join(shown)
 
 
 def choose_each(
@@ -126,12 +126,12 @@ def choose_each(
     """
     fit, check = _parts(len(known), seed)
     best = _best(decoders, views, known, fit, check)
-    learned, asked = (
+    learned, unseen = (
         {trial.view: views[trial.view][rows] for trial in best} for rows in (fit, check)
     )
     by_label = label_baseline(labels[fit], known[fit], classes)[labels[check]]
     ends = known[fit].amin(0), known[fit].amax(0)
-    guesses = [trial.predict(learned, known[fit], asked).clamp(*ends) for trial in best]
+    guesses = [trial.predict(learned, known[fit], unseen).clamp(*ends) for trial in best]
     guesses.append(by_label)
     return Each(tuple(best), *surely_best(torch.stack(guesses).sub_(known[check]).square_()))
 
@@ -144,9 +144,9 @@ def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
     half = torch.arange(errors.shape[1]) % 2 == 0
     saved = torch.empty(errors.shape[1:])
     for choose_by, judge in ((half, ~half), (~half, half)):
-        place = _least(errors[:, choose_by]).expand(1, int(judge.sum()), -1)
+        best = _least(errors[:, choose_by]).expand(1, int(judge.sum()), -1)
         kept = errors[:, judge]
-        saved[judge] = kept[-1] - kept.gather(0, place)[0]
+        saved[judge] = kept[-1] - kept.gather(0, best)[0]
     features = saved.shape[1]
     alone = normal_quantile(1 - 2 * (1 - normal_share(_DOUBT)) / features)
     sure = _gained(saved, errors[-1], alone)
@@ -158,7 +158,7 @@ def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
 def _gained(saved: Tensor, errors: Tensor, doubt: float) -> Tensor:
     """Says in which columns more is saved than by chance. Shapes: (rows, columns) -> (columns,)."""
     least = doubt * saved.std(0) / len(saved) ** 0.5
-    gained: Tensor = saved.mean(0) > least + LEAST_SHARE * errors.mean(0)
+    gained: Tensor = saved.mean(0) > least + MIN_SHARE * errors.mean(0)
     return gained
 
 
@@ -185,7 +185,7 @@ def _parts(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     """Divides rows into those to learn from and those to choose by."""
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     check, fit = order[: rows // 5], order[rows // 5 :]
-    return fit[:_MOST_FIT], check[:_MOST_CHECK]
+    return fit[:_MAX_FIT_ROWS], check[:_MAX_CHECK_ROWS]
 
 
 def _best(

@@ -16,9 +16,9 @@ from shieldnet.findings.finding import CLASS_IMAGE, Finding, NotApplicable, Outc
 from shieldnet.findings.metrics import Limit, Metric
 from shieldnet.shield.module import Shield
 
-_MOST_CLASSES = 20
-_MOST_IMAGES = 10
-_MOST_AT_ONCE = 1024
+_MAX_CLASSES = 20
+_MAX_IMAGES = 10
+_MAX_POINTS = 1024  # asked about at once
 _JITTER = 0.3  # of the starts, in deviations of the data
 _WIDTH = 1.0  # of the population around a point, in deviations of the data
 _FLOOR = 1e-8  # a released zero says no more than this
@@ -87,32 +87,33 @@ class ClassInversion(Attack):
         if not auxiliary.inputs.is_floating_point():
             raise NotApplicable(f"inputs of {auxiliary.inputs.dtype} cannot be moved a little")
         search, skipped = self._search(game, labels.unique())
-        ways, untested = self._ways(game, search)
+        climbers, untested = self._climbers(game, search)
         judge = _Judge.of(search.space.scale.apply(auxiliary.inputs), labels, game)
-        ends = {way.name: self._climbed(search, way.direction) for way in ways}
+        ends = {climber.name: self._climbed(search, climber.direction) for climber in climbers}
         wanted, starts = search.wanted, search.starts
         count = len(wanted) // self.restarts
         baseline = judge.recognized(search.features(starts), wanted) / self.restarts / count
 
-        def finding(way: _Way) -> Finding:
-            right = judge.recognized(search.features(ends[way.name]), wanted) / self.restarts
+        def finding(climber: _Climber) -> Finding:
+            right = judge.recognized(search.features(ends[climber.name]), wanted) / self.restarts
             return Finding.of(
-                f"class_inversion.{way.name}",
-                proportion(right, count, 1 - (1 - CONFIDENCE) / len(ways)),
+                f"class_inversion.{climber.name}",
+                proportion(right, count, 1 - (1 - CONFIDENCE) / len(climbers)),
                 samples=count,
                 baseline=baseline,
-                threat=way.threat,
-                source=f"{way.name} search, {self.restarts} restarts a class; judged by {judge}",
-                note=_STALLED if torch.equal(ends[way.name], starts) else "",
+                threat=climber.threat,
+                source=f"{climber.name} search, {self.restarts} restarts a class; "
+                f"judged by {judge}",
+                note=_STALLED if torch.equal(ends[climber.name], starts) else "",
             )
 
-        found = {way.name: finding(way) for way in ways}
-        worst = max(found, key=lambda name: found[name].value)
-        if found[worst].low > baseline:
-            found = {name: _noted(one) for name, one in found.items()}
+        findings = {climber.name: finding(climber) for climber in climbers}
+        worst = max(findings, key=lambda name: findings[name].value)
+        if findings[worst].low > baseline:
+            findings = {name: _noted(shown) for name, shown in findings.items()}
         return Outcome(
-            findings=(replace(found[worst], name="class_inversion"), *found.values()),
-            features=dict(search.pictures(ends[worst])),
+            findings=(replace(findings[worst], name="class_inversion"), *findings.values()),
+            features=dict(search.images(ends[worst])),
             untested=(*skipped, *untested),
         )
 
@@ -120,7 +121,7 @@ class ClassInversion(Attack):
         """Places the starts, of all classes or of as many as there is time for."""
         generator = torch.Generator().manual_seed(game.seed)
         order = torch.randperm(len(present), generator=generator)
-        some = present[order[:_MOST_CLASSES]].sort().values
+        some = present[order[:_MAX_CLASSES]].sort().values
         wanted = some.repeat(self.restarts)
         space = Space.of(game.owned().inputs, self.dimensions)
         starts = _JITTER * torch.randn(len(wanted), len(space.axes), generator=generator)
@@ -130,19 +131,21 @@ class ClassInversion(Attack):
             return search, ()
         return search, (f"class_inversion: {len(some)} of {len(present)} classes were searched",)
 
-    def _ways(self, game: Game, search: "_Search") -> tuple[list["_Way"], tuple[str, ...]]:
+    def _climbers(self, game: Game, search: "_Search") -> tuple[list["_Climber"], tuple[str, ...]]:
         """Lists the searches that fit the model, and why others do not."""
-        own, asked = len(game.owned()), self.steps + 1  # the start and every step are scored
-        queries = _Way("queries", search.asked, Threat(asked + 2 * search.pairs * self.steps, own))
+        own, scorings = len(game.owned()), self.steps + 1  # the start and every step are scored
+        queries = _Climber(
+            "queries", search.asked, Threat(scorings + 2 * search.pairs * self.steps, own)
+        )
         try:
             require_gradient(game, game.owned().inputs)
         except NotApplicable as reason:
             return [queries], (f"class_inversion.gradient and .straight_through: {reason}",)
-        through = Threat(asked + self.steps, own, white_box=True)
-        past = Threat(asked, own, white_box=True)
+        through = Threat(scorings + self.steps, own, white_box=True)
+        past = Threat(scorings, own, white_box=True)
         return [
-            _Way("gradient", search.through, through),
-            _Way("straight_through", search.past, past),
+            _Climber("gradient", search.through, through),
+            _Climber("straight_through", search.past, past),
             queries,
         ], ()
 
@@ -162,7 +165,7 @@ class ClassInversion(Attack):
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Climber:
     """One adversary: how it climbs, and what it holds."""
 
     name: str
@@ -192,8 +195,8 @@ class _Search:
     def scores(self, points: Tensor) -> Tensor:
         """Asks for log p of the wanted classes. Shapes: (n, q) -> (n,), (n, m, q) -> (n, m)."""
         flat = points.reshape(-1, points.shape[-1])
-        inputs = (self.space.inputs(part @ self.space.axes) for part in flat.split(_MOST_AT_ONCE))
-        answers = torch.cat([in_batches(self.shield, part) for part in inputs])
+        inputs = (self.space.inputs(rows @ self.space.axes) for rows in flat.split(_MAX_POINTS))
+        answers = torch.cat([in_batches(self.shield, batch) for batch in inputs])
         stated = one_row_each(self.shield.distribution(answers)).float().clamp_min(_FLOOR).log()
         wanted = self.wanted.repeat_interleave(len(flat) // len(self.wanted))
         return stated[torch.arange(len(flat)), wanted].reshape(points.shape[:-1])
@@ -220,9 +223,9 @@ class _Search:
         gain = scores[:, : self.pairs] - scores[:, self.pairs :]
         return (gain.unsqueeze(-1) * steps).mean(1)
 
-    def pictures(self, points: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def images(self, points: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yields the first reconstruction of at most ten classes, of the shape of an input."""
-        count = min(len(self.wanted.unique()), _MOST_IMAGES)
+        count = min(len(self.wanted.unique()), _MAX_IMAGES)
         images = self.space.inputs(points[:count] @ self.space.axes).float()
         for label, image in zip(self.wanted[:count].tolist(), images, strict=True):
             yield f"{CLASS_IMAGE}{label}", image
@@ -230,9 +233,9 @@ class _Search:
     def _released(self, inputs: Tensor) -> Tensor:
         shield = self.shield
         parameter = next(shield.model.parameters(), inputs)
-        given = inputs.to(parameter.device)
-        scores = shield.answer_in(shield.model(given.clone()))
-        stated = one_row_each(shield.distribution(shield.chain(scores, (given,))))
+        placed = inputs.to(parameter.device)
+        scores = shield.answer_in(shield.model(placed.clone()))
+        stated = one_row_each(shield.distribution(shield.chain(scores, (placed,))))
         return stated.cpu().clamp_min(1e-30).log()
 
     def _gradient(self, points: Tensor, log_p: Callable[[Tensor], Tensor]) -> Tensor:
@@ -242,8 +245,8 @@ class _Search:
             aim = stated.gather(1, self.wanted.unsqueeze(1)).sum()
             if not aim.requires_grad:  # whole ticks have no graph at all
                 return torch.zeros_like(points)
-            (found,) = torch.autograd.grad(aim, start)
-        return found.nan_to_num()
+            (gradient,) = torch.autograd.grad(aim, start)
+        return gradient.nan_to_num()
 
 
 @dataclass(frozen=True)
@@ -272,8 +275,8 @@ class _Judge:
 
     def recognized(self, features: Tensor, wanted: Tensor) -> int:
         """Counts the inputs that are of the wanted class. Shapes: (m, d) scaled, (m,)."""
-        learned, asked = {"the input": self.known}, {"the input": features}
-        named = self.chosen.predict(learned, self.hot, asked).argmax(-1)
+        learned, unseen = {"the input": self.known}, {"the input": features}
+        named = self.chosen.predict(learned, self.hot, unseen).argmax(-1)
         return int((named == wanted).sum())
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from shieldnet.attacks.adversary.decoders import (
 )
 from shieldnet.attacks.adversary.features import Scale, units_of
 from shieldnet.attacks.adversary.label_baseline import label_baseline
-from shieldnet.attacks.adversary.selection import MIN_ROWS, choose_each
+from shieldnet.attacks.adversary.selection import MIN_ROWS, Each, choose_each
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.core.statistics import (
     Interval,
@@ -27,12 +28,13 @@ from shieldnet.core.statistics import (
 from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 
-SMALLEST_PICTURE = 16
-"""Pixels on each side, at least, of a picture that is drawn."""
+_ToFinding = Callable[[str, Interval], Finding]
+MIN_IMAGE_SIDE = 16
+"""Pixels on each side, at least, of an image that is drawn."""
 _COLUMN_RESAMPLES = 500
 _MIN_FEATURES, _MUCH, _ONE_SIDED = 8, 0.5, 3.0  # to bound what is given away of one record
 _BY_CHANCE = 0.00135  # of records that give nothing away, above such a bound
-_MOST_NAMED = 8
+_MAX_NAMED = 8
 LEAKAGE = Limit(
     "max_leakage",
     0.10,
@@ -59,10 +61,10 @@ class Inversion(Attack):
     each, the features are the sample. ``r2.inversion`` is the leakage over the mean input instead
     of the label's. Values and embeddings have no label: the mean is the baseline.
 
-    queries: answers about each row, averaged. Pictures are scored in one unit for all pixels,
+    queries: answers about each row, averaged. Images are scored in one unit for all pixels,
     tables in the units and weights of ``Columns``, texts by the words that occur in them. Columns
     that hardly ever vary are listed as not tested.
-    pictures: also tries a decoder that draws, for pictures of 16 x 16 pixels and more.
+    pictures: also tries a decoder that draws, for images of 16 x 16 pixels and more.
     """
 
     metrics = (
@@ -120,42 +122,25 @@ class Inversion(Attack):
         decoders = (*self.decoders, *self._drawing(auxiliary.inputs.shape[1:]))
         labels = game.model_labels(auxiliary)
         chosen = choose_each(decoders, learned, known, labels, game.classes, seed=game.seed)
-        asked = game.views(game.ask(targets, self.queries))
+        unseen = game.views(game.ask(targets, self.queries))
         by_label = label_baseline(labels, known, game.classes)[game.model_labels(targets)]
-        tried = chosen.predict(learned, known, asked, by_label)
+        tried = chosen.predict(learned, known, unseen, by_label)
         guess = tried.where(chosen.sure, by_label)
-        errors = (guess - sought).square() * weights
-        of_tried = (tried - sought).square() * weights
-        baseline = (by_label - sought).square() * weights
-        by_mean = (known.mean(0) - sought).square() * weights
-
-        def finding(name: str, share: Interval) -> Finding:
-            return Finding.of(
-                name,
-                share,
-                samples=len(targets),
-                baseline=0.0,
-                threat=Threat(self.queries, len(auxiliary)),
-                source=str(chosen),
-                note=chosen.note,
-            )
-
+        errors, of_tried, baseline, by_mean = (
+            (guessed - sought).square() * weights
+            for guessed in (guess, tried, by_label, known.mean(0))
+        )
+        threat = Threat(self.queries, len(auxiliary))
+        finding = partial(_finding, len(targets), threat, str(chosen), chosen.note)
         name = "inversion" if self.queries == 1 else f"averaging.{self.queries}"
         columns = game.columns if self.queries == 1 and isinstance(secret, Scale) else ()
         total = errors.sum(1)
-        parts = torch.stack([total, of_tried.sum(1)], 1)
-        found, most = saved_shares(parts, baseline.sum(1).repeat(2, 1).T, seed=game.seed)
-        scored = (weights[: len(columns)] > 0).nonzero().flatten()
-        shares = saved_shares(
-            of_tried[:, scored], baseline[:, scored], seed=game.seed, resamples=_COLUMN_RESAMPLES
-        )
+        pair = torch.stack([total, of_tried.sum(1)], 1)
+        share, most = saved_shares(pair, baseline.sum(1).repeat(2, 1).T, seed=game.seed)
         return Outcome(
             findings=(
-                finding(name, replace(found, high=max(found.high, most.high))),
-                *(
-                    finding(f"inversion.column.{columns[place]}", chosen.kept(share, place))
-                    for place, share in zip(scored.tolist(), shares, strict=True)
-                ),
+                finding(name, replace(share, high=max(share.high, most.high))),
+                *_of_columns(finding, columns, chosen, of_tried, baseline, weights, game.seed),
                 finding(f"r2.{name}", saved_share(total, by_mean.sum(1), seed=game.seed)),
                 *self._of_records(finding, errors, of_tried, baseline),
             ),
@@ -171,7 +156,7 @@ class Inversion(Attack):
 
     def _of_records(
         self,
-        finding: Callable[[str, Interval], Finding],
+        finding: _ToFinding,
         errors: Tensor,
         tried: Tensor,
         baseline: Tensor,
@@ -179,17 +164,43 @@ class Inversion(Attack):
         """Counts the records of which more than half is given away, each by its own lower bound."""
         if self.queries > 1 or errors.shape[1] < _MIN_FEATURES:
             return ()
-        found, most = (
-            proportion(float((record_bounds(part, baseline) > _MUCH).sum()), len(errors))
-            for part in (errors, tried)
+        given_away, most = (
+            proportion(float((record_bounds(missed, baseline) > _MUCH).sum()), len(errors))
+            for missed in (errors, tried)
         )
         # A bound that each record keeps with 99.9 % is broken by one in a thousand.
-        share = finding("inversion.records", replace(found, high=max(found.high, most.high)))
-        return (replace(share, baseline=_BY_CHANCE),)
+        interval = replace(given_away, high=max(given_away.high, most.high))
+        return (replace(finding("inversion.records", interval), baseline=_BY_CHANCE),)
 
     def _drawing(self, shape: torch.Size) -> tuple[Decoder, ...]:
-        is_picture = len(shape) == 3 and min(shape[1:]) >= SMALLEST_PICTURE
-        return (Convolutional(shape=tuple(shape)),) if self.pictures and is_picture else ()
+        is_image = len(shape) == 3 and min(shape[1:]) >= MIN_IMAGE_SIDE
+        return (Convolutional(shape=tuple(shape)),) if self.pictures and is_image else ()
+
+
+def _finding(
+    samples: int, threat: Threat, source: str, note: str, name: str, share: Interval
+) -> Finding:
+    return Finding.of(
+        name, share, samples=samples, baseline=0.0, threat=threat, source=source, note=note
+    )
+
+
+def _of_columns(
+    finding: _ToFinding,
+    columns: tuple[str, ...],
+    chosen: Each,
+    errors: Tensor,
+    baseline: Tensor,
+    weights: Tensor,
+    seed: int,
+) -> Iterator[Finding]:
+    """Reports what is given away of every named column that varies."""
+    scored = (weights[: len(columns)] > 0).nonzero().flatten()
+    shares = saved_shares(
+        errors[:, scored], baseline[:, scored], seed=seed, resamples=_COLUMN_RESAMPLES
+    )
+    for column, share in zip(scored.tolist(), shares, strict=True):
+        yield finding(f"inversion.column.{columns[column]}", chosen.kept(share, column))
 
 
 def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
@@ -197,8 +208,8 @@ def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
     rare = [name for name, weight in zip(columns, weights.tolist(), strict=False) if not weight]
     if not rare:
         return ()
-    more = f" and {len(rare) - _MOST_NAMED} more" if len(rare) > _MOST_NAMED else ""
-    named = ", ".join(rare[:_MOST_NAMED]) + more
+    more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""
+    named = ", ".join(rare[:_MAX_NAMED]) + more
     return (f"inversion of {named}: hardly any auxiliary row differs there from the others",)
 
 
@@ -227,7 +238,7 @@ def share_per_feature(errors: Tensor, baseline: Tensor) -> Tensor:
 def _exposed(name: str, errors: Tensor, baseline: Tensor) -> Iterator[Exposed]:
     """Lists the targets of which an answer gives the most away, if any. Shapes: (n,), (n,)."""
     shares = 1 - errors / baseline.clamp_min(1e-30)
-    words = "share of the record that its answer gives away beyond its label"
-    found = Exposed.of(name, "nonmembers", torch.arange(len(shares)), shares, shares, words)
-    if found.rows:
-        yield found
+    meaning = "share of the record that its answer gives away beyond its label"
+    exposed = Exposed.of(name, "nonmembers", torch.arange(len(shares)), shares, shares, meaning)
+    if exposed.rows:
+        yield exposed

@@ -14,7 +14,7 @@ from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Metric
 
-_MOST_TARGETS = 200
+_MAX_TARGETS = 200
 
 
 _METRICS = (
@@ -73,8 +73,8 @@ class JitterAveraging(Attack):
         total = torch.zeros(())
         for _ in range(self.queries // 2):
             step = (torch.randn(inputs.shape, generator=generator) * width).to(inputs.dtype)
-            for moved in (inputs + step, inputs - step):
-                total = total + answers_about(game, Examples(targets.name, moved))
+            for shifted in (inputs + step, inputs - step):
+                total = total + answers_about(game, Examples(targets.name, shifted))
         return total / (self.queries // 2 * 2)
 
 
@@ -108,12 +108,12 @@ class TableLearning(Attack):
         means = torch.zeros(len(counts), guess.shape[1]).index_add_(0, cell, guess) / counts
         spread = max(0.0, chosen.error - noise**2)  # of the surrogate about the scores
         own = spread / counts[cell] / (spread / counts[cell] + noise**2)
-        found = (own * released + (1 - own) * means[cell])[len(owned) :]
+        cleaned = (own * released + (1 - own) * means[cell])[len(owned) :]
         clean = clean_scores(game, targets)
         return _outcome(
             game,
             "table",
-            (found - clean).square().sum(1),
+            (cleaned - clean).square().sum(1),
             (seen - clean).square().sum(1),
             Threat(auxiliary=len(owned)),
             f"surrogate: {chosen}",
@@ -146,7 +146,7 @@ def clean_scores(game: Game, examples: Examples) -> Tensor:
 
 
 def _some(examples: Examples) -> Examples:
-    return Examples(examples.name, examples.inputs[:_MOST_TARGETS])
+    return Examples(examples.name, examples.inputs[:_MAX_TARGETS])
 
 
 def _outcome(

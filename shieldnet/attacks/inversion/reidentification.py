@@ -60,15 +60,15 @@ class Reidentification(Attack):
 def _chances_of_self(game: Game, examples: Examples, size: int) -> dict[str, Tensor]:
     """Returns, for every reading, each row's chance to be named from one answer about it."""
     gallery = game.views(game.own_answers(examples).first(size))
-    asked = game.views(game.ask(examples).first(size))
-    return {name: _chance_of_self(gallery[name], view) for name, view in asked.items()}
+    answers = game.views(game.ask(examples).first(size))
+    return {name: _chance_of_self(gallery[name], view) for name, view in answers.items()}
 
 
-def _chance_of_self(gallery: Tensor, asked: Tensor) -> Tensor:
+def _chance_of_self(gallery: Tensor, answers: Tensor) -> Tensor:
     """Returns each row's chance to be named: 1/n if it is among its n nearest equals, else 0.
 
-    Shapes: gallery (n, f), asked (n, f) -> (n,) float64.
+    Shapes: gallery (n, f), answers (n, f) -> (n,) float64.
     """
-    distances = exact_distances(asked, gallery)
+    distances = exact_distances(answers, gallery)
     nearest = (distances <= distances.amin(1, keepdim=True)).double()
     return nearest.diagonal() / nearest.sum(1)

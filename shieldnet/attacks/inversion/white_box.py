@@ -17,9 +17,9 @@ from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 from shieldnet.shield.module import Shield
 
-_MOST_TARGETS = 400
-_MOST_PRACTICE = 100
-_MOST_ROWS = 2000
+_MAX_TARGETS = 400
+_MAX_PRACTICE_ROWS = 100
+_MAX_ROWS = 2000
 """Rows whose principal directions are taken: a decomposition of more takes long."""
 
 
@@ -62,7 +62,7 @@ class StraightThrough(Attack):
         auxiliary, targets = game.owned(), game.nonmembers
         game.require_rows(MIN_ROWS, auxiliary, targets)
         require_gradient(game, auxiliary.inputs)
-        targets = Examples(targets.name, targets.inputs[:_MOST_TARGETS])
+        targets = Examples(targets.name, targets.inputs[:_MAX_TARGETS])
         space = Space.of(auxiliary.inputs, self.dimensions)
         scale = space.scale
         known, sought = scale.apply(auxiliary.inputs), scale.apply(targets.inputs)
@@ -72,18 +72,18 @@ class StraightThrough(Attack):
         labels = game.model_labels(auxiliary)
         pull, by_label_alone, sure = self._best_pull(game, space, learned, known, labels)
         chosen = choose(self.decoders, learned, known, seed=game.seed)
-        asked = _readings(game, game.ask(game.nonmembers).first(len(targets)))
-        guess = space.inside(chosen.predict(learned, known, asked))
+        unseen = _readings(game, game.ask(game.nonmembers).first(len(targets)))
+        guess = space.inside(chosen.predict(learned, known, unseen))
         if pull is not None:
-            match = _Match(game, chosen.view, learned[chosen.view], asked[chosen.view])
+            match = _Match(game, chosen.view, learned[chosen.view], unseen[chosen.view])
             guess = self._refined(match, space, guess, pull)
         means = label_baseline(labels, known, game.classes)
         by_label = means[game.model_labels(game.nonmembers)[: len(targets)]]
         guess = by_label.where(by_label_alone, guess)
         errors, baseline = (
-            ((part - sought).square() * scale.weights).sum(1) for part in (guess, by_label)
+            ((guessed - sought).square() * scale.weights).sum(1) for guessed in (guess, by_label)
         )
-        moved = "not moved" if pull is None else f"moved with pull {pull:g}"
+        refinement = "not moved" if pull is None else f"moved with pull {pull:g}"
         share = saved_share(errors, baseline, seed=game.seed)
         if not sure:  # the label is used; what was tried bounds what is found
             share = Interval(0.0, 0.0, max(0.0, share.high))
@@ -95,7 +95,7 @@ class StraightThrough(Attack):
                     samples=len(targets),
                     baseline=0.0,
                     threat=Threat(auxiliary=len(auxiliary), white_box=True),
-                    source=f"{chosen}, {moved}" if sure else "the label alone",
+                    source=f"{chosen}, {refinement}" if sure else "the label alone",
                     note="" if sure else "no guess was surely better than the label's",
                 ),
             )
@@ -115,13 +115,13 @@ class StraightThrough(Attack):
         guessed better than by it. Shapes: -> (features,) bool.
         """
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(game.seed))
-        count = min(_MOST_PRACTICE, len(known) // 4)
+        count = min(_MAX_PRACTICE_ROWS, len(known) // 4)
         practice, rest = order[:count], order[count:]
         fit = {name: view[rest] for name, view in learned.items()}
-        asked = {name: view[practice] for name, view in learned.items()}
+        unseen = {name: view[practice] for name, view in learned.items()}
         chosen = choose(self.decoders, fit, known[rest], seed=game.seed)
-        guess = space.inside(chosen.predict(fit, known[rest], asked))
-        match = _Match(game, chosen.view, fit[chosen.view], asked[chosen.view])
+        guess = space.inside(chosen.predict(fit, known[rest], unseen))
+        match = _Match(game, chosen.view, fit[chosen.view], unseen[chosen.view])
         tried: list[tuple[float | None, Tensor]] = [(None, guess)]
         tried += [(pull, self._refined(match, space, guess, pull)) for pull in self.pulls]
         pull, best = min(tried, key=lambda trial: _error(trial[1], known[practice]))
@@ -132,16 +132,16 @@ class StraightThrough(Attack):
 
     def _refined(self, match: "_Match", space: "Space", guess: Tensor, pull: float) -> Tensor:
         """Moves guesses towards inputs with the right answer. Shapes: (n, d) -> (n, d), scaled."""
-        moved = torch.zeros(len(guess), len(space.axes))
-        optimizer = torch.optim.Adam([moved], lr=self.pace)
+        offsets = torch.zeros(len(guess), len(space.axes))
+        optimizer = torch.optim.Adam([offsets], lr=self.pace)
         for _ in range(self.steps):
             with torch.enable_grad():
-                step = moved.clone().requires_grad_()
-                missed = match.missed(space.inputs(guess + step @ space.axes))
-                loss = missed.sum() + pull * step.square().sum()
-                (moved.grad,) = torch.autograd.grad(loss, step)
+                offset = offsets.clone().requires_grad_()
+                missed = match.missed(space.inputs(guess + offset @ space.axes))
+                loss = missed.sum() + pull * offset.square().sum()
+                (offsets.grad,) = torch.autograd.grad(loss, offset)
             optimizer.step()
-        return space.inside(guess + moved @ space.axes)
+        return space.inside(guess + offsets @ space.axes)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Space:
         """Takes the ``dimensions`` widest directions of the inputs. Shapes: inputs (rows, ...)."""
         scale = Columns.of(inputs) if inputs.dim() == 2 else Scale.of(inputs)
         rows = scale.apply(inputs)
-        some = rows[:_MOST_ROWS]
+        some = rows[:_MAX_ROWS]
         _, lengths, directions = torch.linalg.svd(some, full_matrices=False)
         count = min(dimensions, max(1, int((lengths > 1e-4 * lengths[0]).sum())))
         deviations = lengths[:count] / len(some) ** 0.5

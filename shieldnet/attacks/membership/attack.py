@@ -22,9 +22,9 @@ from shieldnet.findings.metrics import Limit, Metric
 
 MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
-GROUP_ROWS = 30
+MIN_GROUP_ROWS = 30
 """Groups with fewer members or nonmembers are not judged: their intervals would be too sure."""
-_FEW_DISTINCT = 0.2
+_MIN_DISTINCT_SHARE = 0.2
 
 __all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
 
@@ -102,7 +102,7 @@ def _tpr_metrics(
 class Membership(Attack):
     """Scores every record by the answers about it and its true label; members score higher.
 
-    What runs is told by ``scores``: thresholds on loss and entropy, label-only answers to moved
+    What runs is told by ``scores``: thresholds on loss and entropy, label-only answers to perturbed
     copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols and
     an ensemble. Shadows' scores pass through the same defenses with as many queries. All are
     reported, each with how many of its scores differ, and the worst as ``membership.auc`` and
@@ -209,8 +209,8 @@ class Membership(Attack):
                 "draw both at random from one pool"
             )
         distinct = _distinct(game)
-        every = all_scores(game, game.members, game.nonmembers, self.queries)
-        scored = {name: _within(distinct, one) for name, one in every.items()}
+        scores = all_scores(game, game.members, game.nonmembers, self.queries)
+        scored = {name: _within(distinct, attack) for name, attack in scores.items()}
         if self.queries > 1:
             name = f"membership.averaged.{self.queries}"
             worst = _worst(_ranked("membership", scored), name)
@@ -224,16 +224,16 @@ class Membership(Attack):
         if game.shadows is not None and game.shadows.weaker:
             untested.append(f"membership by shadows trained as the model was: {game.shadows.how}")
         curves: dict[str, Curve] = {}
-        for prefix, one in parts.items():
-            if one:
-                found, missing = self._found(prefix, one)
-                findings, untested = findings + found, untested + missing
-                strongest = one[found[0].source]
+        for prefix, attacks in parts.items():
+            if attacks:
+                more, missing = self._reported(prefix, attacks)
+                findings, untested = findings + more, untested + missing
+                strongest = attacks[more[0].source]
                 curves[prefix] = roc(strongest.members, strongest.nonmembers)
         for group in game.groups:
-            found, missing = self._of_group(group, 1 + len(game.groups), scored)
-            findings, untested = findings + found, untested + missing
-        worst = next(one for one in findings if one.name == "membership.auc")
+            more, missing = self._of_group(group, 1 + len(game.groups), scored)
+            findings, untested = findings + more, untested + missing
+        worst = next(finding for finding in findings if finding.name == "membership.auc")
         return Outcome(
             findings=(*findings, *_worst_group(game, scored)),
             untested=tuple(untested),
@@ -245,18 +245,19 @@ class Membership(Attack):
         self, group: Group, groups: int, scored: Mapping[str, Scored]
     ) -> tuple[list[Finding], list[str]]:
         """Reports the worst attack on one of so many groups, the whole counted as one."""
-        parts = {name: _within(group, one) for name, one in scored.items()}
-        rows = {name: min(len(one.members), len(one.nonmembers)) for name, one in parts.items()}
-        enough = {name: one for name, one in parts.items() if rows[name] >= GROUP_ROWS}
+        within = {name: _within(group, scores) for name, scores in scored.items()}
+        enough = {name: scores for name, scores in within.items() if scores.rows >= MIN_GROUP_ROWS}
         if not enough:
             counts = f"{int(group.members.sum())} and {int(group.nonmembers.sum())}"
-            words = f"it takes {GROUP_ROWS} members and nonmembers, there are {counts}"
-            return [], [f"membership of {group.name}: {words}"]
+            reason = f"it takes {MIN_GROUP_ROWS} members and nonmembers, there are {counts}"
+            return [], [f"membership of {group.name}: {reason}"]
         name = f"membership.group.{group.name}"
         rates, _ = self._rates(name, enough, groups)
         return [_worst(_ranked(name, enough, groups), f"{name}.auc"), *rates], []
 
-    def _found(self, prefix: str, scored: Mapping[str, Scored]) -> tuple[list[Finding], list[str]]:
+    def _reported(
+        self, prefix: str, scored: Mapping[str, Scored]
+    ) -> tuple[list[Finding], list[str]]:
         """Reports every attack's AUC, the worst one first, and the worst rates at low FPR."""
         ranked = _ranked(prefix, scored)
         rates, untested = self._rates(prefix, scored)
@@ -272,11 +273,11 @@ class Membership(Attack):
             name = f"{prefix}.tpr_at_fpr_{_written(fpr)}"
             rates = {
                 source: rate
-                for source, one in scored.items()
-                if (rate := tpr_at_fpr(one.members, one.nonmembers, fpr, confidence))
+                for source, scores in scored.items()
+                if (rate := tpr_at_fpr(scores.members, scores.nonmembers, fpr, confidence))
             }
             if not rates:
-                most = max(len(one.nonmembers) for one in scored.values())
+                most = max(len(scores.nonmembers) for scores in scored.values())
                 untested.append(f"{name}: it takes {rows_needed(fpr)} nonmembers, there are {most}")
                 continue
             source, rate = max(rates.items(), key=lambda item: item[1].value)
@@ -294,9 +295,9 @@ def _ranked(prefix: str, scored: Mapping[str, Scored], groups: int = 1) -> dict[
     confidence = _shared(groups * len(scored))
     return {
         name: _finding(
-            f"{prefix}.{name}.auc", name, one, auc(one.members, one.nonmembers, confidence)
+            f"{prefix}.{name}.auc", name, scores, auc(scores.members, scores.nonmembers, confidence)
         )
-        for name, one in scored.items()
+        for name, scores in scored.items()
     }
 
 
@@ -307,21 +308,21 @@ def _worst(ranked: Mapping[str, Finding], name: str) -> Finding:
 def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
     """Reports the subgroup with the highest lower bound; all groups and attacks share the error."""
     tried = [
-        (group.name, name, part)
+        (group.name, name, within)
         for group in (*_classes(game), *game.groups)
-        for name, one in scored.items()
-        if min(len((part := _within(group, one)).members), len(part.nonmembers)) >= GROUP_ROWS
+        for name, scores in scored.items()
+        if (within := _within(group, scores)).rows >= MIN_GROUP_ROWS
     ]
     if not tried:
         return
     confidence = _shared(len(tried))
-    found = [
-        (auc(part.members, part.nonmembers, confidence), group, name, part)
-        for group, name, part in tried
+    intervals = [
+        (auc(scores.members, scores.nonmembers, confidence), group, name, scores)
+        for group, name, scores in tried
     ]
-    interval, where, name, part = max(found, key=lambda item: item[0].low)
+    interval, where, name, scores = max(intervals, key=lambda item: item[0].low)
     source = f"{name} on {where}, of {len({line[0] for line in tried})} groups"
-    yield _finding("membership.worst_group.auc", source, part, interval)
+    yield _finding("membership.worst_group.auc", source, scores, interval)
 
 
 def _distinct(game: Game) -> Group:
@@ -329,9 +330,9 @@ def _distinct(game: Game) -> Group:
     firsts = []
     for examples in (game.members, game.nonmembers):
         seen: dict[bytes, int] = {}
-        places = [seen.setdefault(row, place) for place, row in enumerate(row_bytes(examples))]
+        places = [seen.setdefault(row, index) for index, row in enumerate(row_bytes(examples))]
         firsts.append(torch.tensor(places) == torch.arange(len(examples)))
-    if any(float(first.double().mean()) < _FEW_DISTINCT for first in firsts):
+    if any(float(first.double().mean()) < _MIN_DISTINCT_SHARE for first in firsts):
         firsts = [torch.ones_like(first) for first in firsts]
     return Group("distinct records", *firsts)
 
@@ -339,8 +340,8 @@ def _distinct(game: Game) -> Group:
 def _within(group: Group, scored: Scored) -> Scored:
     """Keeps the scores of one group."""
     members, nonmembers = (
-        inside[places]
-        for inside, places in zip((group.members, group.nonmembers), scored.places, strict=True)
+        chosen[places]
+        for chosen, places in zip((group.members, group.nonmembers), scored.places, strict=True)
     )
     return replace(
         scored,
@@ -355,10 +356,10 @@ def _exposed(name: str, scored: Scored) -> Iterator[Exposed]:
     ordered = scored.nonmembers.sort().values
     below = torch.searchsorted(ordered, scored.members.contiguous(), right=False)
     rates = 1 - below.double() / len(ordered)
-    words = f"share of {len(ordered)} nonmembers that score as high"
-    found = Exposed.of(name, "members", scored.places[0], scored.members, rates, words)
-    if found.rows:
-        yield found
+    meaning = f"share of {len(ordered)} nonmembers that score as high"
+    exposed = Exposed.of(name, "members", scored.places[0], scored.members, rates, meaning)
+    if exposed.rows:
+        yield exposed
 
 
 def _classes(game: Game) -> Iterator[Group]:
@@ -368,15 +369,15 @@ def _classes(game: Game) -> Iterator[Group]:
 
 
 def _finding(
-    name: str, source: str, one: Scored, interval: Interval, baseline: float = 0.5
+    name: str, source: str, scored: Scored, interval: Interval, baseline: float = 0.5
 ) -> Finding:
-    scores = torch.cat([one.members, one.nonmembers])
+    scores = torch.cat([scored.members, scored.nonmembers])
     return Finding.of(
         name,
         interval,
         samples=len(scores),
         baseline=baseline,
-        threat=Threat(one.queries, shadows=one.shadows),
+        threat=Threat(scored.queries, shadows=scored.shadows),
         source=source,
         note=f"{len(scores.unique())} distinct scores of {len(scores)} rows",
     )

@@ -13,10 +13,10 @@ from shieldnet.findings.metrics import Metric
 
 METRICS = (Metric("membership.blind", "members told without the model", "neither"),)
 CONFIDENCE = 0.99
-_MOST = 4000
-_MOST_HARD = 1000  # of each set, whose difficulty is learned
+_MAX_ROWS = 4000
+_MAX_DIFFICULTY_ROWS = 1000  # of each set, whose difficulty is learned
 _FOLDS = 4
-_FEWEST = 8  # of each set
+_MIN_ROWS = 8  # of each set
 _WAYS = 3
 
 
@@ -38,24 +38,26 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
     """
     generator = torch.Generator().manual_seed(seed)
     sets = [_some(examples, generator) for examples in (members, nonmembers)]
-    inputs = torch.cat([one.inputs for one in sets])
+    inputs = torch.cat([examples.inputs for examples in sets])
     features = secret_of(inputs).apply(inputs)
-    truth = torch.cat([torch.full((len(one),), float(one is sets[0])) for one in sets])
+    truth = torch.cat(
+        [torch.full((len(examples),), float(examples is sets[0])) for examples in sets]
+    )
     labels = _hot(sets)
     ways = {"too few records": (Interval(0.5, 0.0, 1.0), len(truth))}
-    if min(map(len, sets)) >= _FEWEST:
+    if min(map(len, sets)) >= _MIN_ROWS:
         ways = {"records": _told_apart(features, labels, truth, generator, seed)}
         if labels is not None:
             ways |= _harder(features, labels, truth, generator, seed)
-    source, (found, samples) = max(ways.items(), key=lambda item: item[1][0].low)
+    source, (interval, samples) = max(ways.items(), key=lambda item: item[1][0].low)
     return Finding.of(
         "membership.blind",
-        found,
+        interval,
         samples=samples,
         baseline=0.5,
         threat=Threat(queries=0, sees="no answer"),
         source=f"{source} alone, without the model; 99 % interval",
-        note="the split is biased: membership findings are void" if found.low > 0.5 else "",
+        note="the split is biased: membership findings are void" if interval.low > 0.5 else "",
     )
 
 
@@ -75,15 +77,15 @@ def _harder(
 ) -> dict[str, tuple[Interval, int]]:
     """Compares how well the labels of records are told by a regression that did not see them."""
     order = torch.randperm(len(truth), generator=generator)
-    few = torch.cat([order[truth[order] == side][:_MOST_HARD] for side in (1, 0)])
+    few = torch.cat([order[truth[order] == side][:_MAX_DIFFICULTY_ROWS] for side in (1, 0)])
     features, labels, truth = features[few], labels[few].float(), truth[few]
     chosen = choose((KernelRidge(),), {"records": features}, labels, seed=seed)
     fold = torch.randint(_FOLDS, (len(few),), generator=generator)
     guess = torch.empty_like(labels)
-    for one in range(_FOLDS):
-        known = {"records": features[fold != one]}
-        asked = {"records": features[fold == one]}
-        guess[fold == one] = chosen.predict(known, labels[fold != one], asked)
+    for held in range(_FOLDS):
+        known = {"records": features[fold != held]}
+        unseen = {"records": features[fold == held]}
+        guess[fold == held] = chosen.predict(known, labels[fold != held], unseen)
     own = (guess * labels).sum(1)
     others = guess.masked_fill(labels.bool(), -torch.inf).amax(1)
     scores = {
@@ -94,26 +96,26 @@ def _harder(
 
 
 def _judged(guess: Tensor, truth: Tensor, either_way: bool = False) -> tuple[Interval, int]:
-    found = auc(guess[truth == 1], guess[truth == 0], 1 - (1 - CONFIDENCE) / _WAYS)
-    if either_way and found.value < 0.5:
-        found = Interval(1 - found.value, 1 - found.high, 1 - found.low)
-    return found, len(truth)
+    interval = auc(guess[truth == 1], guess[truth == 0], 1 - (1 - CONFIDENCE) / _WAYS)
+    if either_way and interval.value < 0.5:
+        interval = Interval(1 - interval.value, 1 - interval.high, 1 - interval.low)
+    return interval, len(truth)
 
 
 def _some(examples: Examples, generator: torch.Generator) -> Examples:
     """Draws records, each of which once."""
     order = torch.randperm(len(examples), generator=generator).tolist()
     content = row_bytes(examples)
-    distinct = {content[place]: place for place in order}
-    rows = torch.tensor(list(distinct.values())[:_MOST])
+    distinct = {content[row]: row for row in order}
+    rows = torch.tensor(list(distinct.values())[:_MAX_ROWS])
     labels = None if examples.labels is None else examples.labels[rows]
     return Examples(examples.name, examples.inputs[rows], labels)
 
 
 def _hot(sets: list[Examples]) -> Tensor | None:
     """Returns labels as columns where both sets have some. Shapes: -> (rows, classes)."""
-    if any(one.labels is None for one in sets):
+    if any(examples.labels is None for examples in sets):
         return None
-    labels = torch.cat([one.labels for one in sets if one.labels is not None])
-    classes, place = labels.unique(return_inverse=True)
-    return nn.functional.one_hot(place) if len(classes) > 1 else None
+    labels = torch.cat([examples.labels for examples in sets if examples.labels is not None])
+    classes, codes = labels.unique(return_inverse=True)
+    return nn.functional.one_hot(codes) if len(classes) > 1 else None

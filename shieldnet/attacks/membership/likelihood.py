@@ -1,8 +1,8 @@
 """Was this record in the training data? The arithmetic of attacks that compare with shadows.
 
 Shapes: target (rows,) what the target's answers say; shadows (shadows, rows) what the shadows'
-say; inside (shadows, rows) bool, whether a record trained a shadow. Everything is float64, and a
-higher score says member.
+say; trained_on (shadows, rows) bool, whether a record trained a shadow. Everything is float64,
+and a higher score says member.
 """
 
 import torch
@@ -15,7 +15,7 @@ GAMMA = 2.0
 OFFLINE = 0.3
 
 
-def lira(target: Tensor, shadows: Tensor, inside: Tensor, shrink: float = SHRINK) -> Tensor:
+def lira(target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SHRINK) -> Tensor:
     """Scores by the log ratio of two Gaussians, fitted to the shadows with and without the record.
 
     Each variance is the record's own, drawn towards the pooled one as if that had been seen in
@@ -26,7 +26,7 @@ def lira(target: Tensor, shadows: Tensor, inside: Tensor, shrink: float = SHRINK
 
     Source: Carlini et al. 2022 (arXiv:2112.03570), Algorithm 1, online.
     """
-    sides = zip((inside, ~inside), _centers(shadows, inside), strict=True)
+    sides = zip((trained_on, ~trained_on), _centers(shadows, trained_on), strict=True)
     with_it, without = (
         _log_normal(target, center, _variance(shadows, chosen, center, shrink))
         for chosen, center in sides
@@ -34,37 +34,41 @@ def lira(target: Tensor, shadows: Tensor, inside: Tensor, shrink: float = SHRINK
     return with_it - without
 
 
-def lira_offline(target: Tensor, shadows: Tensor, inside: Tensor, shrink: float = SHRINK) -> Tensor:
+def lira_offline(
+    target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SHRINK
+) -> Tensor:
     """Scores by how far the answer lies above those of shadows without the record, in deviations.
 
     Source: Carlini et al. 2022, section VI, offline; the deviations order as the tail chances do.
     """
-    _, center = _centers(shadows, inside)
-    return (target - center) / _variance(shadows, ~inside, center, shrink).sqrt()
+    _, center = _centers(shadows, trained_on)
+    return (target - center) / _variance(shadows, ~trained_on, center, shrink).sqrt()
 
 
-def symbol_ratio(target: Tensor, shadows: Tensor, inside: Tensor, weight: float = 4.0) -> Tensor:
+def symbol_ratio(
+    target: Tensor, shadows: Tensor, trained_on: Tensor, weight: float = 4.0
+) -> Tensor:
     """Scores discrete answers by the log ratio of how often shadows gave them, with and without.
 
     A record's own counts are smoothed by those of all records, worth ``weight`` shadows.
     Cost: grows with the number of different answers; meant for a few hundred at most.
     """
-    symbols, said = torch.cat([target.unsqueeze(0), shadows]).unique(return_inverse=True)
-    heard, asked = said[1:], said[0]
+    symbols, codes = torch.cat([target.unsqueeze(0), shadows]).unique(return_inverse=True)
+    target_codes, shadow_codes = codes[0], codes[1:]
     ratios: list[Tensor] = []
-    for trained in (inside, ~inside):
-        everyone = torch.bincount(heard[trained], minlength=len(symbols)).double() + 0.5
-        everyone /= everyone.sum()
-        own = ((heard == asked) & trained).sum(0)
-        total = trained.sum(0)
-        ratios.append(((own + weight * everyone[asked]) / (total + weight)).log())
+    for chosen in (trained_on, ~trained_on):
+        frequencies = torch.bincount(shadow_codes[chosen], minlength=len(symbols)).double() + 0.5
+        frequencies /= frequencies.sum()
+        own = ((shadow_codes == target_codes) & chosen).sum(0)
+        total = chosen.sum(0)
+        ratios.append(((own + weight * frequencies[target_codes]) / (total + weight)).log())
     return ratios[0] - ratios[1]
 
 
 def rmia(
     target: Tensor,
     shadows: Tensor,
-    inside: Tensor,
+    trained_on: Tensor,
     population: tuple[Tensor, Tensor, Tensor],
     *,
     gamma: float = GAMMA,
@@ -73,14 +77,14 @@ def rmia(
     """Scores by the share of a population whose likelihood ratio the record's beats by ``gamma``.
 
     target and shadows are probabilities of the true label here. population: target (m,), shadows
-    (shadows, m) and inside (shadows, m) of other records. offline: the constant a that stands for
-    the shadows trained on the record, as p(x) = ((1 + a) p_out + 1 - a) / 2; None uses them.
+    (shadows, m) and trained_on (shadows, m) of other records. offline: the constant a that stands
+    for the shadows trained on the record, as p(x) = ((1 + a) p_out + 1 - a) / 2; None uses them.
     Where p is near 1 few records beat any by gamma 2, and most score the same: no attack here uses
     it, ``info_rmia`` stands in its place.
 
     Source: Zarifzadeh, Liu, Shokri 2024 (arXiv:2312.03262), equations 2 to 4 and section 3.
     """
-    own = _ratio(target, shadows, inside, offline)
+    own = _ratio(target, shadows, trained_on, offline)
     others = _ratio(*population, offline).sort().values
     beaten = torch.searchsorted(others, (own / gamma).contiguous(), right=True)
     return beaten.double() / len(others)
@@ -89,7 +93,7 @@ def rmia(
 def info_rmia(
     target: Tensor,
     shadows: Tensor,
-    inside: Tensor,
+    trained_on: Tensor,
     population: tuple[Tensor, Tensor, Tensor],
     *,
     offline: float | None = None,
@@ -99,13 +103,13 @@ def info_rmia(
     Takes what ``rmia`` takes but for gamma, and gives different records different scores.
     Source: InfoRMIA, ICLR 2026.
     """
-    own = _ratio(target, shadows, inside, offline).log()
+    own = _ratio(target, shadows, trained_on, offline).log()
     return own - _ratio(*population, offline).log().mean()
 
 
-def _ratio(target: Tensor, shadows: Tensor, inside: Tensor, offline: float | None) -> Tensor:
+def _ratio(target: Tensor, shadows: Tensor, trained_on: Tensor, offline: float | None) -> Tensor:
     """Returns p(x | target) / p(x), from the side that there is where one is missing."""
-    with_it, without = _mean(shadows, inside), _mean(shadows, ~inside)
+    with_it, without = _mean(shadows, trained_on), _mean(shadows, ~trained_on)
     without = torch.where(without.isnan(), with_it, without)
     if offline is None:
         usual = (torch.where(with_it.isnan(), without, with_it) + without) / 2
@@ -119,12 +123,12 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
     return (values.double() * chosen).sum(0) / chosen.sum(0)
 
 
-def _centers(values: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+def _centers(values: Tensor, trained_on: Tensor) -> tuple[Tensor, Tensor]:
     """Returns each record's means over the shadows with it and over those without it.
 
     Where one is missing, it is the other moved by what lies between the two for other records.
     """
-    with_it, without = _mean(values, inside), _mean(values, ~inside)
+    with_it, without = _mean(values, trained_on), _mean(values, ~trained_on)
     between = (with_it - without).nanmean().nan_to_num(0.0)
     return (
         torch.where(with_it.isnan(), without + between, with_it),

@@ -1,4 +1,4 @@
-"""Is the trained model as private as it claims? Canaries by coin flip, and guesses."""
+"""Is the trained model as private as it claims? Canaries drawn at random, and guesses."""
 
 from dataclasses import dataclass
 
@@ -40,22 +40,22 @@ class OneRun(Attack):
         game.require_classes()
         planted, held_out = game.canaries.planted, game.canaries.held_out
         scored = all_scores(game, planted, held_out, 1)
-        way = "LiRA offline" if "LiRA offline" in scored else "loss"
-        found = scored[way]
-        scores = torch.cat([found.members, found.nonmembers])
-        coins = torch.arange(len(scores)) < len(found.members)
-        # Ties are broken by place, which must not know the coins.
+        attack = "LiRA offline" if "LiRA offline" in scored else "loss"
+        chosen = scored[attack]
+        scores = torch.cat([chosen.members, chosen.nonmembers])
+        is_planted = torch.arange(len(scores)) < len(chosen.members)
+        # Ties are broken by place, which must not know the draws.
         order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(game.seed))
         claimed, count = game.guarantee, len(scores)
         guesses = best_guesses(claimed.mu, count, claimed.delta)
         finding = epsilon_finding(
             "one_run.records.epsilon",
-            guessed(scores[order], coins[order], guesses),
+            guessed(scores[order], is_planted[order], guesses),
             guesses,
             count,
             claimed.delta,
             claimed=claimed.epsilon,
-            threat=Threat(shadows=found.shadows),
-            way=way,
+            threat=Threat(shadows=chosen.shadows),
+            scoring=attack,
         )
         return Outcome(findings=(finding,))

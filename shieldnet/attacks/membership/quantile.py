@@ -11,14 +11,14 @@ from shieldnet.data.examples import Examples
 
 MIN_ROWS = 100
 """Fewer rows of one's own than this teach nothing of a record's own threshold."""
-_MOST_FEATURES = 256
+_MAX_FEATURES = 256
 
 
 def quantile_scores(
     owned: Examples,
-    said: Tensor,
+    known_signal: Tensor,
     classes: int,
-    asked: dict[str, tuple[Examples, Tensor]],
+    signals: dict[str, tuple[Examples, Tensor]],
     seed: int,
 ) -> dict[str, Tensor]:
     """Scores answers by how far they lie above what is expected of such a record, in deviations.
@@ -27,36 +27,38 @@ def quantile_scores(
     from their inputs and labels; a second one learns how widely they miss. Nothing that is scored
     has been learned from.
 
-    said: a number for each owned row, such as the log odds of its label. asked: by name, examples
-    and the same number for them.
+    known_signal: a number for each owned row, such as the log odds of its label. signals: by name,
+    examples and the same number for them.
     Source: Bertran et al. 2023 (arXiv:2307.03694), the Gaussian form.
     """
     scale = Scale.of(owned.inputs)
     known = {"inputs": _features(owned, scale, classes)}
     decoders = (Ridge(), KernelRidge(), NearestNeighbors())
-    target = said.float().unsqueeze(1)
+    target = known_signal.float().unsqueeze(1)
     center = choose(decoders, known, target, seed=seed)
     # Misses of rows that were not learned from: of each half by the other.
     half = torch.arange(len(owned)) % 2 == 0
     missed = torch.empty(len(owned))
     for learn, judge in ((half, ~half), (~half, half)):
-        part = {"inputs": known["inputs"][learn]}
-        guess = center.predict(part, target[learn], {"inputs": known["inputs"][judge]})
+        half_known = {"inputs": known["inputs"][learn]}
+        guess = center.predict(half_known, target[learn], {"inputs": known["inputs"][judge]})
         missed[judge] = (target[judge] - guess).abs().squeeze(1)
     spread = choose(decoders, known, missed.unsqueeze(1), seed=seed)
     least = float(missed.mean()) / 10 + 1e-6
     views = {
-        "inputs": torch.cat([_features(examples, scale, classes) for examples, _ in asked.values()])
+        "inputs": torch.cat(
+            [_features(examples, scale, classes) for examples, _ in signals.values()]
+        )
     }
     expected = center.predict(known, target, views).squeeze(1)
     width = spread.predict(known, missed.unsqueeze(1), views).squeeze(1).clamp_min(least)
-    value = torch.cat([value for _, value in asked.values()])
-    sizes = [len(examples) for examples, _ in asked.values()]
-    return dict(zip(asked, ((value - expected) / width).double().split(sizes), strict=True))
+    value = torch.cat([value for _, value in signals.values()])
+    sizes = [len(examples) for examples, _ in signals.values()]
+    return dict(zip(signals, ((value - expected) / width).double().split(sizes), strict=True))
 
 
 def _features(examples: Examples, scale: Scale, classes: int) -> Tensor:
     """Returns inputs, or random sums of many, and labels as columns. Shapes: -> (rows, columns)."""
     labels = examples.require_labels(classes)
-    inputs = random_sums(scale.apply(examples.inputs), _MOST_FEATURES)
+    inputs = random_sums(scale.apply(examples.inputs), _MAX_FEATURES)
     return torch.cat([inputs, nn.functional.one_hot(labels, classes)], 1)

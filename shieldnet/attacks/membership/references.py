@@ -1,12 +1,17 @@
 """Networks that stand for shadows where nobody says how the model was trained."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.features import Scale
+from shieldnet.training.recipe import Recipe
 
-NARROW = 64  # features up to which plain gradient steps learn the most; beyond, they diverge
-WIDE = 512  # features that reference models read at most
+_MAX_SGD_FEATURES = 64  # up to which plain gradient steps learn the most; beyond, they diverge
+MAX_FEATURES = 512  # features that reference models read at most
+_MAX_STEPS = 1500
 _AT_ONCE = 4096  # rows narrowed at once
 _FAR = 10.0  # deviations: no input of a reference model lies further out
 
@@ -35,10 +40,25 @@ def reference(scale: Scale, classes: int, probabilities: bool) -> nn.Module:
     return nn.Sequential(*layers, *([nn.Softmax(-1)] if probabilities else []))
 
 
+def reference_recipe(
+    inputs: Tensor, classes: int, probabilities: bool, rows: Sequence[Tensor]
+) -> Recipe:
+    """Says how the small networks are trained; rows: for every network, those that train it."""
+    steps = -(-max(map(len, rows)) // 32)
+    is_narrow = inputs[0].numel() <= _MAX_SGD_FEATURES
+    return Recipe(
+        partial(reference, Scale.of(inputs), classes, probabilities),
+        epochs=max(5, min(50, _MAX_STEPS // steps)),
+        outputs="probabilities" if probabilities else "logits",
+        optimizer="sgd" if is_narrow else "adam",
+        learning_rate=0.05 if is_narrow else 1e-3,
+    )
+
+
 class Narrowed(nn.Module):
     """Makes few random sums of many features, which keep how far records lie apart.
 
-    Shapes: (rows, ...) -> (rows, ``WIDE``) float32.
+    Shapes: (rows, ...) -> (rows, ``MAX_FEATURES``) float32.
     Source: Johnson and Lindenstrauss 1984.
     """
 
@@ -50,7 +70,8 @@ class Narrowed(nn.Module):
     def of(cls, inputs: Tensor) -> "Narrowed":
         """Takes the units of the inputs. Shapes: inputs (rows, ...)."""
         scale, generator = Scale.of(inputs), torch.Generator().manual_seed(0)
-        weights = torch.randn(len(scale.center), WIDE, generator=generator) / WIDE**0.5
+        weights = torch.randn(len(scale.center), MAX_FEATURES, generator=generator)
+        weights = weights / MAX_FEATURES**0.5
         return cls(_Standardized(scale.center, scale.deviation), weights)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.base import Behind, in_batches
-from shieldnet.attacks.membership.references import NARROW, WIDE, Narrowed, reference
+from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_rows, perturbed
+from shieldnet.attacks.membership.references import MAX_FEATURES, Narrowed, reference_recipe
 from shieldnet.attacks.shadow_answers import Shadows, drawn, share_of_members
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.data.examples import Canaries, Examples, reference_rows
@@ -24,26 +23,22 @@ from shieldnet.training.recipe import Recipe
 
 Train = Callable[[tuple[Tensor, Tensor], int], nn.Module]
 """Trains a model like the target: ``train((inputs, labels), seed) -> model``."""
-FEWEST = 4
+_Reader = Callable[[nn.Module], Callable[[Tensor], Tensor]]
+MIN_SHADOWS = 4
 """Fewer shadows than this say nothing of a single record."""
-COPIES = 16
-"""Moved copies of a record that label-only attacks ask about."""
 _CHUNK = 8  # models trained as one: fixed, so that the engine cannot change a result
-_MOST_MOVED = 1000  # records whose copies are asked about, fewer of many features
-_MOST_MOVED_NUMBERS = 5 * 10**7
-_LEAST_MOVED = 100
-_MOST_OWNED = 2000
-_PROBE_ROWS = 200
-_REFERENCE_ROWS = 5000  # of each set, for reference models
-_REFERENCE_STEPS = 1500
-_LEARNED = 0.1  # less often right than the target on their own records, and they are no stand-ins
+_MAX_OWNED_ROWS = 2000
+_MAX_CHECKED_ROWS = 200
+_MAX_REFERENCE_ROWS = 5000  # of each set, for reference models
+_MAX_ACCURACY_GAP = 0.1  # to the target, of reference models on the records that trained them
+_PERTURBED = "perturbed "  # before the name of a set: the copies of its records
 
 
 @dataclass(frozen=True)
-class Order:
+class ShadowPlan:
     """Says which shadows are wanted: trained how, how many, on what, asked about what.
 
-    copies: whether they are asked about moved copies too, for attacks that see labels alone.
+    copies: whether they are asked about perturbed copies too, for attacks that see labels alone.
     """
 
     train: Train | None
@@ -57,8 +52,8 @@ class Order:
     copies: bool = True
 
     def __post_init__(self) -> None:
-        if self.count < FEWEST:
-            raise ConfigError(f"Expected at least {FEWEST} shadows, got {self.count}.")
+        if self.count < MIN_SHADOWS:
+            raise ConfigError(f"Expected at least {MIN_SHADOWS} shadows, got {self.count}.")
         if self.train is not None and not callable(self.train):
             raise ConfigError(
                 "Expected train as a function train((inputs, labels), seed) -> model, or a Recipe; "
@@ -66,139 +61,145 @@ class Order:
             )
 
 
-def trained(
-    order: Order,
+def train_shadows(
+    plan: ShadowPlan,
     *,
     engine: str = "processes",
     workers: int | None = None,
     cache: Cache | None = None,
     done: Callable[[], object] = lambda: None,
 ) -> Shadows:
-    """Trains the shadows of an order and returns what they say; done is called after each piece.
+    """Trains the shadows of a plan and returns what they say; done is called after each chunk.
 
-    Each shadow is trained on records drawn by independent coins from members, nonmembers and
+    Each shadow is trained on records drawn independently (Bernoulli) from members, nonmembers and
     canaries together. Without ``train`` they are reference models: small networks of our own,
     with most of the power for two seconds, and the weaker form of the attack.
 
     Errors: NotApplicable where labels are missing or inputs are no numbers; ConfigError for a
         ``train`` that returns no model, another kind of model, or a new one for the same seed.
     """
-    sets = _sets(order)
-    rate = share_of_members(len(order.members), len(order.nonmembers))
-    limit = _REFERENCE_ROWS if order.train is None else None
-    places = {one.name: _some(len(one), limit, order.seed) for one in sets}
-    pool = [
-        Examples(one.name, one.inputs[places[one.name]], _labels(one)[places[one.name]])
-        for one in sets
-    ]
-    coins = drawn(pool, order.count, rate, order.seed)
-    inside = {one.name: coin for one, coin in zip(pool, coins, strict=True)}
-    inputs = torch.cat([one.inputs for one in pool])
-    labels = torch.cat([_labels(one) for one in pool])
-    rows = [_rows(pool, [coin[place] for coin in coins], order) for place in range(order.count)]
-    if min(len(one) for one in rows) < 2:
-        raise NotApplicable(f"{len(inputs)} records in all are too few to train shadows on")
-    asked = {one.name: one.inputs for one in pool}
-    if order.auxiliary is not None and order.auxiliary.labels is not None:
-        places["auxiliary"] = _some(len(order.auxiliary), _MOST_OWNED, order.seed)
-        asked["auxiliary"] = order.auxiliary.inputs[places["auxiliary"]]
-        count = len(places["auxiliary"])
-        inside["auxiliary"] = torch.zeros(order.count, count, dtype=torch.bool)
-    if order.copies and inputs.is_floating_point():
-        reference = reference_rows(order.members, order.nonmembers, order.auxiliary)
-        for one in pool:
-            copies = moved(one.inputs[: most_moved(one.inputs)], reference, order.seed)
-            asked[f"moved {one.name}"] = copies.flatten(0, 1)
-    if order.train is None and inputs.is_floating_point() and inputs[0].numel() > WIDE:
+    pool = _Pool.of(plan)
+    inputs, labels, questions = pool.inputs, pool.labels, _questions(plan, pool)
+    if plan.train is None and inputs.is_floating_point() and inputs[0].numel() > MAX_FEATURES:
         narrowed = Narrowed.of(inputs)
-        inputs, asked = narrowed(inputs), {name: narrowed(part) for name, part in asked.items()}
-    train, answer = _way(order, inputs, labels, rows)
-    if order.train is not None:
-        alone(_probe, train, answer, inputs, labels, order)
+        inputs = narrowed(inputs)
+        questions = {name: narrowed(rows) for name, rows in questions.items()}
+    train, reader = _trainer(plan, inputs, labels, pool.rows)
+    if plan.train is not None:
+        alone(_check_trainer, train, reader, inputs, labels, plan)
     size = _CHUNK if isinstance(train, Recipe) else 1
-    # Of 31 bits: what numpy's, torch's and Python's generators all take.
-    words = np.random.SeedSequence(order.seed).generate_state(order.count)
-    seeds = [int(word) >> 1 for word in words]
+    chunks = [slice(start, start + size) for start in range(0, plan.count, size)]
+    seeds = _seeds(plan)
     jobs = [
         (
-            _piece,
-            (
-                train,
-                answer,
-                inputs,
-                labels,
-                rows[start : start + size],
-                seeds[start : start + size],
-                asked,
-                cache,
-            ),
+            _chunk_scores,
+            (train, reader, inputs, labels, pool.rows[chunk], seeds[chunk], questions, cache),
         )
-        for start in range(0, order.count, size)
+        for chunk in chunks
     ]
     try:
-        pieces = run(jobs, engine=engine, workers=workers, done=done)
+        parts = run(jobs, engine=engine, workers=workers, done=done)
     except ConfigError as failed:
-        if order.train is None:  # ours, not the user's to fix
+        if plan.train is None:  # ours, not the user's to fix
             raise NotApplicable(f"reference models fail on these records: {failed}") from failed
         raise
-    scores = {name: torch.from_numpy(np.concatenate([p[name] for p in pieces])) for name in asked}
-    if order.train is None:
-        _require_learned(order, pool[0], scores["members"], inside["members"])
+    scores = {
+        name: torch.from_numpy(np.concatenate([chunk_scores[name] for chunk_scores in parts]))
+        for name in questions
+    }
+    if plan.train is None:
+        _require_learned(plan, pool.sets[0], scores["members"], pool.trained_on["members"])
+    return _shadows(plan, pool, scores)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Holds the records that shadows are drawn from, and which of them train which shadow.
+
+    places, trained_on: as in ``Shadows``. inputs, labels: of the records of all sets together;
+    rows: for every shadow, which of them train it.
+    """
+
+    sets: list[Examples]
+    places: dict[str, Tensor]
+    trained_on: dict[str, Tensor]
+    inputs: Tensor
+    labels: Tensor
+    rows: list[Tensor]
+
+    @classmethod
+    def of(cls, plan: ShadowPlan) -> "_Pool":
+        """Chooses the records and draws who trains on them. Errors: NotApplicable for too few."""
+        limit = _MAX_REFERENCE_ROWS if plan.train is None else None
+        places, pool = {}, []
+        for examples in _sets(plan):
+            chosen = _some(len(examples), limit, plan.seed)
+            places[examples.name] = chosen
+            pool.append(Examples(examples.name, examples.inputs[chosen], _labels(examples)[chosen]))
+        rate = share_of_members(len(plan.members), len(plan.nonmembers))
+        draws = drawn(pool, plan.count, rate, plan.seed)
+        inputs = torch.cat([examples.inputs for examples in pool])
+        labels = torch.cat([_labels(examples) for examples in pool])
+        trained_on = {examples.name: draw for examples, draw in zip(pool, draws, strict=True)}
+        rows = [_rows(pool, [draw[shadow] for draw in draws], plan) for shadow in range(plan.count)]
+        if min(map(len, rows)) < 2:
+            raise NotApplicable(f"{len(inputs)} records in all are too few to train shadows on")
+        if plan.auxiliary is not None and plan.auxiliary.labels is not None:
+            chosen = _some(len(plan.auxiliary), _MAX_OWNED_ROWS, plan.seed)
+            places["auxiliary"] = chosen
+            trained_on["auxiliary"] = torch.zeros(plan.count, len(chosen), dtype=torch.bool)
+        return cls(pool, places, trained_on, inputs, labels, rows)
+
+
+def _questions(plan: ShadowPlan, pool: _Pool) -> dict[str, Tensor]:
+    """Returns the inputs that shadows are asked about, by the name of their set."""
+    questions = {examples.name: examples.inputs for examples in pool.sets}
+    if plan.auxiliary is not None and "auxiliary" in pool.places:
+        questions["auxiliary"] = plan.auxiliary.inputs[pool.places["auxiliary"]]
+    if plan.copies and pool.inputs.is_floating_point():
+        population = reference_rows(plan.members, plan.nonmembers, plan.auxiliary)
+        for examples in pool.sets:
+            rows = examples.inputs[: max_perturbed_rows(examples.inputs)]
+            copies = perturbed(rows, population, plan.seed)
+            questions[f"{_PERTURBED}{examples.name}"] = copies.flatten(0, 1)
+    return questions
+
+
+def _seeds(plan: ShadowPlan) -> list[int]:
+    """Returns a seed for every shadow, of 31 bits: numpy, torch and Python all take them."""
+    states = np.random.SeedSequence(plan.seed).generate_state(plan.count)
+    return [int(state) >> 1 for state in states]
+
+
+def _shadows(plan: ShadowPlan, pool: _Pool, scores: Mapping[str, Tensor]) -> Shadows:
     return Shadows(
-        scores={name: value for name, value in scores.items() if not name.startswith("moved ")},
-        inside=inside,
-        places=places,
-        moved={
-            name.removeprefix("moved "): value.unflatten(1, (COPIES, -1))
-            for name, value in scores.items()
-            if name.startswith("moved ")
+        scores={name: rows for name, rows in scores.items() if not name.startswith(_PERTURBED)},
+        trained_on=pool.trained_on,
+        places=pool.places,
+        perturbed={
+            name.removeprefix(_PERTURBED): rows.unflatten(1, (COPIES, -1))
+            for name, rows in scores.items()
+            if name.startswith(_PERTURBED)
         },
-        how=_words(order),
-        weaker=order.train is None,
+        how=_description(plan),
+        weaker=plan.train is None,
     )
 
 
-def most_moved(inputs: Tensor) -> int:
-    """Counts the records whose moved copies are asked about: fewer where each has many numbers."""
-    fit = _MOST_MOVED_NUMBERS // (COPIES * inputs[0].numel())
-    return max(_LEAST_MOVED, min(_MOST_MOVED, fit))
-
-
-def moved(inputs: Tensor, reference: Tensor, seed: int, copies: int = COPIES) -> Tensor:
-    """Returns copies of inputs, moved by normal noise of growing width, the same for every record.
-
-    How far a record can be moved before its label changes tells how sure the model is of it, even
-    to somebody who sees labels alone (Choquette-Choo et al. 2021). Widths go from .1 to 1 standard
-    deviation that each feature has in the reference rows; what is constant there is not moved.
-
-    Shapes: inputs and reference (rows, ...) -> (copies, rows, ...).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    widths = torch.logspace(-1, 0, copies).reshape(-1, *[1] * inputs.dim())
-    steps = torch.randn(copies, 1, *inputs.shape[1:], generator=generator)
-    return (inputs + steps * widths * _widths(reference)).to(inputs.dtype)
-
-
-def _widths(reference: Tensor) -> Tensor:
-    """Returns the deviation of every feature, 0 where it is constant. Shapes: -> of one input."""
-    varies = reference.amax(0) > reference.amin(0)
-    return Scale.of(reference).deviation.reshape(reference.shape[1:]) * varies
-
-
-def _piece(
+def _chunk_scores(
     train: Train,
-    answer: Callable[[nn.Module], Callable[[Tensor], Tensor]],
+    reader: _Reader,
     inputs: Tensor,
     labels: Tensor,
     rows: Sequence[Tensor],
     seeds: Sequence[int],
-    asked: Mapping[str, Tensor],
+    questions: Mapping[str, Tensor],
     cache: Cache | None,
 ) -> dict[str, Any]:
     """Trains a few shadows and returns their scores, from the cache if they are there."""
     key = ""
     if cache is not None:
-        key = fingerprint("shadows", train, answer, inputs, labels, rows, seeds, asked)
+        key = fingerprint("shadows", train, reader, inputs, labels, rows, seeds, questions)
         if (kept := cache.get(key)) is not None:
             return kept
     if isinstance(train, Recipe):
@@ -210,14 +211,14 @@ def _piece(
         ]
     try:
         scores = {
-            name: torch.stack([in_batches(answer(model), part).float() for model in models]).numpy()
-            for name, part in asked.items()
+            name: torch.stack([in_batches(reader(model), rows).float() for model in models]).numpy()
+            for name, rows in questions.items()
         }
     except AnswerError as refused:
         raise ConfigError(
             f"A shadow model gives answers that cannot be used; did its training diverge? {refused}"
         ) from refused
-    if not all(np.isfinite(one).all() for one in scores.values()):
+    if not all(np.isfinite(array).all() for array in scores.values()):
         raise ConfigError("A shadow model gives NaN or Inf: its training diverged.")
     if cache is not None:
         cache.put(key, scores)
@@ -225,7 +226,7 @@ def _piece(
 
 
 @dataclass(frozen=True)
-class AsTheTarget:
+class TargetScores:
     """Reads the true scores of a model that answers like the target."""
 
     shield: Shield
@@ -234,42 +235,35 @@ class AsTheTarget:
         return Behind(self.shield.with_model(model.eval()))
 
 
-def as_it_is(model: nn.Module) -> nn.Module:
+def reference_scores(model: nn.Module) -> nn.Module:
     """Reads the scores of a reference model, which are rows already."""
     return model.eval()
 
 
-def _way(
-    order: Order, inputs: Tensor, labels: Tensor, rows: Sequence[Tensor]
-) -> tuple[Train, Callable[[nn.Module], Callable[[Tensor], Tensor]]]:
-    if order.train is not None:
-        return order.train, AsTheTarget(_empty(order.shield))
+def _trainer(
+    plan: ShadowPlan, inputs: Tensor, labels: Tensor, rows: Sequence[Tensor]
+) -> tuple[Train, _Reader]:
+    """Returns what trains a shadow and what reads its scores: the user's, or reference models."""
+    if plan.train is not None:
+        return plan.train, TargetScores(_empty(plan.shield))
     if not inputs.is_floating_point():
         raise NotApplicable(f"reference models read no {inputs.dtype} inputs: pass train=...")
-    layout = order.shield.chain.layout
-    classes = max(_classes(order), int(labels.max()) + 1)
-    probabilities = layout.row_kind == "probabilities"
-    steps = -(-max(len(one) for one in rows) // 32)
-    is_narrow = inputs[0].numel() <= NARROW
-    recipe = Recipe(
-        partial(reference, Scale.of(inputs), classes, probabilities),
-        epochs=max(5, min(50, _REFERENCE_STEPS // steps)),
-        outputs="probabilities" if probabilities else "logits",
-        optimizer="sgd" if is_narrow else "adam",
-        learning_rate=0.05 if is_narrow else 1e-3,
-    )
-    return recipe, as_it_is
+    classes = max(_classes(plan), int(labels.max()) + 1)
+    probabilities = plan.shield.chain.layout.row_kind == "probabilities"
+    return reference_recipe(inputs, classes, probabilities, rows), reference_scores
 
 
-def _require_learned(order: Order, members: Examples, said: Tensor, inside: Tensor) -> None:
+def _require_learned(
+    plan: ShadowPlan, members: Examples, scores: Tensor, trained_on: Tensor
+) -> None:
     """Raises NotApplicable where reference models know their records less well than the target.
 
-    Shapes: said (shadows, rows, classes), inside (shadows, rows).
+    Shapes: scores (shadows, rows, classes), trained_on (shadows, rows).
     """
     labels = _labels(members)
-    target = in_batches(Behind(order.shield), members.inputs).argmax(-1) == labels
-    right = (said.argmax(-1) == labels)[inside].double().mean()
-    if float(right) < float(target.double().mean()) - _LEARNED:
+    target = in_batches(Behind(plan.shield), members.inputs).argmax(-1) == labels
+    right = (scores.argmax(-1) == labels)[trained_on].double().mean()
+    if float(right) < float(target.double().mean()) - _MAX_ACCURACY_GAP:
         raise NotApplicable(
             f"reference models are right on {right:.2f} of the records that trained them, the "
             f"target on {target.double().mean():.2f}: they do not stand for it. Pass train=..."
@@ -281,16 +275,12 @@ def _empty(shield: Shield) -> Shield:
     return shield.bare().with_model(nn.Identity())
 
 
-def _classes(order: Order) -> int:
-    return in_batches(Behind(order.shield), order.members.inputs[:2]).shape[-1]
+def _classes(plan: ShadowPlan) -> int:
+    return in_batches(Behind(plan.shield), plan.members.inputs[:2]).shape[-1]
 
 
-def _probe(
-    train: Train,
-    answer: Callable[[nn.Module], Callable[[Tensor], Tensor]],
-    inputs: Tensor,
-    labels: Tensor,
-    order: Order,
+def _check_trainer(
+    train: Train, reader: _Reader, inputs: Tensor, labels: Tensor, plan: ShadowPlan
 ) -> None:
     """Trains three times on a few rows: is it a model, like the target, and is its seed heeded?
 
@@ -299,13 +289,13 @@ def _probe(
     is_recipe = isinstance(train, Recipe)
     if isinstance(train, Recipe):
         train = replace(train, epochs=1)
-    wanted = _classes(order)
-    few = _some(len(inputs), _PROBE_ROWS, order.seed)
-    said = []
+    classes = _classes(plan)
+    few = _some(len(inputs), _MAX_CHECKED_ROWS, plan.seed)
+    scores: list[Tensor] = []
     for seed in (1,) if is_recipe else (1, 1, 2):
         model = _called(train, (inputs[few], labels[few]), seed)
         try:
-            said.append(in_batches(answer(model), inputs[few]))
+            scores.append(in_batches(reader(model), inputs[few]))
         except AnswerError as refused:
             raise ConfigError(
                 f"The model that train returned gives answers that cannot be used: {refused}"
@@ -315,20 +305,20 @@ def _probe(
                 f"The model that train returned cannot read the members: "
                 f"{type(unlike).__name__}: {unlike}"
             ) from unlike
-        if said[-1].shape[-1] != wanted:
+        if scores[-1].shape[-1] != classes:
             raise ConfigError(
-                f"Expected train to return a model of {wanted} classes like the target, "
-                f"got {said[-1].shape[-1]}."
+                f"Expected train to return a model of {classes} classes like the target, "
+                f"got {scores[-1].shape[-1]}."
             )
     if is_recipe:
         return
-    if not torch.allclose(said[0], said[1], rtol=1e-3, atol=1e-4):
+    if not torch.allclose(scores[0], scores[1], rtol=1e-3, atol=1e-4):
         raise ConfigError(
             "train ignores its seed: the same data and seed gave two different models, and no "
             "report could be repeated. Begin it with torch.manual_seed(seed), and seed the order "
             "of the batches too."
         )
-    if torch.equal(said[0], said[2]):
+    if torch.equal(scores[0], scores[2]):
         raise ConfigError(
             "train ignores its seed: two seeds gave the same model. Shadows must differ as a "
             "second run of your training would. Seed the start of the weights with it; if your "
@@ -354,12 +344,12 @@ def _called(train: Train, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
     return model
 
 
-def _sets(order: Order) -> list[Examples]:
-    sets = [order.members, order.nonmembers]
-    if order.canaries is not None:
-        sets += [order.canaries.planted, order.canaries.held_out]
-    for one in sets:
-        _labels(one)
+def _sets(plan: ShadowPlan) -> list[Examples]:
+    sets = [plan.members, plan.nonmembers]
+    if plan.canaries is not None:
+        sets += [plan.canaries.planted, plan.canaries.held_out]
+    for examples in sets:
+        _labels(examples)
     return sets
 
 
@@ -370,30 +360,30 @@ def _labels(examples: Examples) -> Tensor:
 
 
 def _some(rows: int, limit: int | None, seed: int) -> Tensor:
-    """Chooses rows at random, all of them below the limit. Shapes: -> (n,) in order."""
+    """Chooses rows at random, all of them below the limit. Shapes: -> (n,) in plan."""
     if limit is None or rows <= limit:
         return torch.arange(rows)
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(rows, generator=generator)[:limit].sort().values
 
 
-def _rows(pool: Sequence[Examples], coins: Sequence[Tensor], order: Order) -> Tensor:
+def _rows(pool: Sequence[Examples], draws: Sequence[Tensor], plan: ShadowPlan) -> Tensor:
     """Numbers the records that train one shadow; planted duplicates come as often as planted."""
-    copies = 1 if order.canaries is None else order.canaries.copies
+    copies = 1 if plan.canaries is None else plan.canaries.copies
     chosen, start = [], 0
-    for one, coin in zip(pool, coins, strict=True):
-        own = coin.nonzero().flatten() + start
-        is_canary = order.canaries is not None and one.name in (
-            order.canaries.planted.name,
-            order.canaries.held_out.name,
+    for examples, draw in zip(pool, draws, strict=True):
+        own = draw.nonzero().flatten() + start
+        is_canary = plan.canaries is not None and examples.name in (
+            plan.canaries.planted.name,
+            plan.canaries.held_out.name,
         )
         chosen += [own] * (copies if is_canary else 1)
-        start += len(one)
+        start += len(examples)
     return torch.cat(chosen)
 
 
-def _words(order: Order) -> str:
-    if order.train is None:
-        return f"{order.count} small networks stand for them, the weaker form: pass train=..."
-    kind = "by a recipe" if isinstance(order.train, Recipe) else "by train"
-    return f"{order.count} shadows trained {kind}"
+def _description(plan: ShadowPlan) -> str:
+    if plan.train is None:
+        return f"{plan.count} small networks stand for them, the weaker form: pass train=..."
+    trainer = "a recipe" if isinstance(plan.train, Recipe) else "train"
+    return f"{plan.count} shadows trained by {trainer}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError, DataError, TrainingFailed
-from shieldnet.core.randomness import heads, noise_about
+from shieldnet.core.randomness import bernoulli, noise_about
 from shieldnet.training.checkpoint import State
 from shieldnet.training.distributed import Ranks
 from shieldnet.training.private.canaries import canary_sum, log_likelihood_ratio
@@ -47,7 +47,7 @@ class DpSgd(Updates):
         count = self.settings.canaries if self.ranks.is_first else 0
         if len(state.coins) != count:
             with noise_about("coins"):
-                state.coins = heads(count, 0.5)
+                state.coins = bernoulli(count, 0.5)
             state.scores = torch.zeros(count, dtype=torch.float64)
 
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.core.randomness import heads
+from shieldnet.core.randomness import bernoulli
 from shieldnet.privacy.steps import Steps
 
 
@@ -30,7 +30,7 @@ class Sampler(ABC):
         """Draws a step anew. Shapes: -> (records,) bool on the CPU.
 
         Canaries are drawn by it too, as records of their own. Secret: draw with
-        ``core.randomness.heads``, which asks the operating system.
+        ``core.randomness.bernoulli``, which asks the operating system.
         """
 
     def event(self, noise: float, rate: float, steps: int) -> Steps | None:
@@ -57,7 +57,7 @@ class PoissonSampling(Sampler):
         return min(records, batch_size or records)
 
     def draw(self, records: int, rate: float) -> Tensor:
-        return heads(records, rate)
+        return bernoulli(records, rate)
 
     def event(self, noise: float, rate: float, steps: int) -> Steps:
         return Steps(noise, rate, steps)

@@ -15,7 +15,7 @@ from shieldnet.attacks.membership.attack import (
 )
 from shieldnet.attacks.membership.blind import blind_finding
 from shieldnet.attacks.membership.scores import _floor
-from shieldnet.attacks.membership.shadows import Order, trained
+from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.attacks.shadow_answers import Shadows
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.core.randomness import replayed_noise
@@ -168,8 +168,8 @@ SETS = {
 
 @pytest.fixture(scope="module")
 def own_shadows() -> Shadows:
-    order = Order(RECIPE, 16, Shield(RECIPE(MEMBERS, 99)), **SETS)
-    return trained(order, engine="inline")
+    plan = ShadowPlan(RECIPE, 16, Shield(RECIPE(MEMBERS, 99)), **SETS)
+    return train_shadows(plan, engine="inline")
 
 
 def by_shadows(model: nn.Module, shadows: Shadows, *defenses, members=MEMBERS, **more) -> dict:

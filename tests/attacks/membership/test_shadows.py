@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import shieldnet as sn
-from shieldnet.attacks.membership.shadows import COPIES, Order, moved, trained
+from shieldnet.attacks.membership.perturbations import COPIES
+from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.data.examples import Canaries, Examples
 from shieldnet.findings.finding import NotApplicable
 from shieldnet.running.store import Cache
@@ -41,25 +42,25 @@ def train(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
     return model
 
 
-def order(train=train, count: int = 4, **more) -> Order:
-    return Order(train, count, sn.Shield(make()), **{**SETS, **more})
+def plan(train=train, count: int = 4, **more) -> ShadowPlan:
+    return ShadowPlan(train, count, sn.Shield(make()), **{**SETS, **more})
 
 
 def test_shadows_answer_about_every_set_and_know_what_trained_them() -> None:
-    found = trained(order(), engine="inline")
+    found = train_shadows(plan(), engine="inline")
     assert found.scores["members"].shape == (4, 60, 3)
-    assert found.moved["nonmembers"].shape == (4, COPIES, 40, 3)
-    assert found.inside["members"].float().mean() == pytest.approx(0.6, abs=0.1)
-    assert not found.inside["auxiliary"].any()
+    assert found.perturbed["nonmembers"].shape == (4, COPIES, 40, 3)
+    assert found.trained_on["members"].float().mean() == pytest.approx(0.6, abs=0.1)
+    assert not found.trained_on["auxiliary"].any()
     assert not found.weaker
     assert found.how == "4 shadows trained by train"
 
 
 def test_a_shadow_is_what_train_makes_of_its_records() -> None:
-    found = trained(order(), engine="inline")
+    found = train_shadows(plan(), engine="inline")
     pool = [SETS["members"], SETS["nonmembers"]]
-    inputs = torch.cat([one.inputs[found.inside[one.name][2]] for one in pool])
-    labels = torch.cat([one.labels[found.inside[one.name][2]] for one in pool])
+    inputs = torch.cat([one.inputs[found.trained_on[one.name][2]] for one in pool])
+    labels = torch.cat([one.labels[found.trained_on[one.name][2]] for one in pool])
     seed = int(np.random.SeedSequence(0).generate_state(4)[2]) >> 1
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         with torch.enable_grad():
@@ -68,14 +69,14 @@ def test_a_shadow_is_what_train_makes_of_its_records() -> None:
 
 
 def test_every_engine_trains_the_same_shadows() -> None:
-    here = trained(order(sn.Recipe(make, epochs=3), 16), engine="inline")
-    there = trained(order(sn.Recipe(make, epochs=3), 16), engine="processes", workers=2)
+    here = train_shadows(plan(sn.Recipe(make, epochs=3), 16), engine="inline")
+    there = train_shadows(plan(sn.Recipe(make, epochs=3), 16), engine="processes", workers=2)
     for name in here.scores:
         assert torch.equal(here.scores[name], there.scores[name])
 
 
 def test_without_train_small_networks_stand_for_the_target_and_say_so() -> None:
-    found = trained(order(None), engine="inline")
+    found = train_shadows(plan(None), engine="inline")
     assert found.weaker
     assert "small networks stand for them, the weaker form" in found.how
     assert found.scores["members"].shape == (4, 60, 3)
@@ -87,7 +88,7 @@ def test_reference_networks_speak_as_the_target_does() -> None:
             return x[:, :3].softmax(-1)
 
     shield = sn.Shield(Says(), outputs="probabilities")
-    found = trained(Order(None, 4, shield, **SETS), engine="inline")
+    found = train_shadows(ShadowPlan(None, 4, shield, **SETS), engine="inline")
     assert torch.allclose(found.scores["members"].sum(-1), torch.ones(4, 60))
 
 
@@ -103,28 +104,9 @@ def test_planted_duplicates_train_a_shadow_as_often_as_the_target() -> None:
         for name in ("canaries", "held-out canaries")
     )
     canaries = Canaries("duplicated", planted, held_out, copies=5)
-    found = trained(order(counting, canaries=canaries), engine="inline")
-    inside = torch.cat([found.inside["canaries"], found.inside["held-out canaries"]], 1)
-    assert counts[-4:] == (5 * inside.sum(1)).tolist()
-
-
-def test_moved_copies_are_the_same_for_every_asker_and_further_off_each_time() -> None:
-    inputs, owned = SETS["members"].inputs, SETS["auxiliary"].inputs
-    copies = moved(inputs, owned, 0)
-    assert torch.equal(copies, moved(inputs, owned, 0))
-    distances = (copies - inputs).flatten(1).norm(dim=1)
-    assert distances[-1] > 5 * distances[0]
-
-
-def test_how_far_a_record_is_moved_depends_on_no_other_record_of_its_set() -> None:
-    """A column that was constant in one set alone was moved by 1 there: 7 false alarms of 21."""
-    inputs, owned = SETS["members"].inputs.clone(), SETS["auxiliary"].inputs.clone()
-    owned[:, 0], inputs[:, 1] = 7.0, 3.0
-    every = moved(inputs, owned, 0)
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:9]
-    assert torch.equal(moved(inputs[order], owned, 0), every[:, order])
-    assert torch.equal(every[:, :, 0], inputs[:, 0].expand(len(every), -1))
-    assert (every[:, :, 1] != 3.0).all()
+    found = train_shadows(plan(counting, canaries=canaries), engine="inline")
+    trained_on = torch.cat([found.trained_on["canaries"], found.trained_on["held-out canaries"]], 1)
+    assert counts[-4:] == (5 * trained_on.sum(1)).tolist()
 
 
 @dataclass(frozen=True)
@@ -148,27 +130,27 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path) -> None:
     cache, counting = Cache(tmp_path / "cache"), Counting(tmp_path)
     (tmp_path / "limit").write_text("6")
     with pytest.raises(KeyboardInterrupt):
-        trained(order(counting), engine="inline", cache=cache)
+        train_shadows(plan(counting), engine="inline", cache=cache)
     done = len(list(cache.folder.iterdir()))
     assert 0 < done < 4
     (tmp_path / "limit").write_text("99")
     before = counting.calls()
-    found = trained(order(counting), engine="inline", cache=cache)
+    found = train_shadows(plan(counting), engine="inline", cache=cache)
     # Three probes, and the shadows that were not there yet.
     assert counting.calls() - before == 3 + 4 - done
-    fresh = trained(order(counting), engine="inline")
+    fresh = train_shadows(plan(counting), engine="inline")
     assert torch.equal(found.scores["members"], fresh.scores["members"])
 
 
 def test_another_recipe_or_seed_is_never_answered_from_the_cache(tmp_path) -> None:
     cache = Cache(tmp_path)
-    one = trained(order(sn.Recipe(make, epochs=3)), engine="inline", cache=cache)
-    two = trained(order(sn.Recipe(make, epochs=4)), engine="inline", cache=cache)
-    three = trained(order(sn.Recipe(make, epochs=3), seed=1), engine="inline", cache=cache)
+    one = train_shadows(plan(sn.Recipe(make, epochs=3)), engine="inline", cache=cache)
+    two = train_shadows(plan(sn.Recipe(make, epochs=4)), engine="inline", cache=cache)
+    three = train_shadows(plan(sn.Recipe(make, epochs=3), seed=1), engine="inline", cache=cache)
     scores = [found.scores["members"] for found in (one, two, three)]
     assert not torch.equal(scores[0], scores[1])
     assert not torch.equal(scores[0], scores[2])
-    again = trained(order(sn.Recipe(make, epochs=3)), engine="inline", cache=cache)
+    again = train_shadows(plan(sn.Recipe(make, epochs=3)), engine="inline", cache=cache)
     assert torch.equal(scores[0], again.scores["members"])
 
 
@@ -212,15 +194,15 @@ def breaks(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
 )
 def test_a_train_function_that_is_wrong_is_named(wrong, words) -> None:
     with pytest.raises(sn.errors.ConfigError, match=words):
-        trained(order(wrong), engine="inline")
+        train_shadows(plan(wrong), engine="inline")
 
 
 def test_too_few_shadows_and_missing_labels_are_said() -> None:
     with pytest.raises(sn.errors.ConfigError, match="at least 4 shadows, got 3"):
-        order(count=3)
+        plan(count=3)
     bare = Examples("members", SETS["members"].inputs)
     with pytest.raises(NotApplicable, match="needs labels: pass members="):
-        trained(order(members=bare), engine="inline")
+        train_shadows(plan(members=bare), engine="inline")
 
 
 def test_tokens_need_a_train_function() -> None:
@@ -234,7 +216,7 @@ def test_tokens_need_a_train_function() -> None:
             return embed(x.clamp(0, 99))
 
     with pytest.raises(NotApplicable, match="read no torch.int64 inputs: pass train="):
-        trained(Order(None, 4, sn.Shield(Reads()), **sets), engine="inline")
+        train_shadows(ShadowPlan(None, 4, sn.Shield(Reads()), **sets), engine="inline")
 
 
 @pytest.mark.parametrize("seed", [0, 20240601, 2**45, 2**63 - 1])
@@ -243,5 +225,5 @@ def test_every_generator_takes_a_shadows_seed(seed) -> None:
         np.random.seed(seed)
         return train(data, seed)
 
-    trained(order(seeded, seed=seed), engine="inline")
-    trained(order(sn.Recipe(make, epochs=1), seed=seed), engine="inline")
+    train_shadows(plan(seeded, seed=seed), engine="inline")
+    train_shadows(plan(sn.Recipe(make, epochs=1), seed=seed), engine="inline")

@@ -1,4 +1,4 @@
-"""Pictures in a folder for each class."""
+"""Images in a folder for each class."""
 
 import struct
 import warnings
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import MOST_FILES, inside, require_bytes
+from shieldnet.files.limits import MAX_FILES, inside, require_bytes
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -19,56 +19,59 @@ _GREY = ("1", "L", "I;16")
 _BYTES = 4  # of a float32
 
 
-def read_pictures(folder: Path, role: str) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-    """Reads ``folder/class/picture.png`` of all classes; returns pictures and the folders' names.
+def read_images(folder: Path, role: str) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
+    """Reads ``folder/class/image.png`` of all classes; returns images and the folders' names.
 
     Shapes: -> (rows, channels, height, width) from 0 to 1, one channel if all are grey; (rows,).
-    Errors: DataError for a link that leads out of the folder, a file that is no picture, a class
-        without any, pictures of different sizes, and more than may be read.
+    Errors: DataError for a link that leads out of the folder, a file that is no image, a class
+        without any, images of different sizes, and more than may be read.
     """
     files = list(_files(folder, role))
     if not files:
-        raise DataError(f"Expected {folder}/CLASS/PICTURE.png for the {role}, got no picture.")
+        raise DataError(f"Expected {folder}/CLASS/IMAGE.png for the {role}, got no image.")
     seen = [_header(path) for path, _ in files]
     sizes = {size for size, _ in seen}
     if len(sizes) > 1:
         shown = ", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3])
-        raise DataError(f"Expected pictures of one size in {folder}, got {shown}: resize them.")
+        raise DataError(f"Expected images of one size in {folder}, got {shown}: resize them.")
     (width, height), is_grey = seen[0][0], all(grey for _, grey in seen)
     channels = 1 if is_grey else 3
     require_bytes(len(files) * channels * width * height * _BYTES, folder, role)
     inputs = np.empty((len(files), channels, height, width), np.float32)
-    for place, (path, _) in enumerate(files):
-        inputs[place] = _decoded(path, is_grey, (width, height))
+    for row, (path, _) in enumerate(files):
+        inputs[row] = _decoded(path, is_grey, (width, height))
     return inputs, np.asarray([name for _, name in files])
 
 
 def _files(folder: Path, role: str) -> Iterator[tuple[Path, str]]:
     classes = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     count = 0
-    for part in classes:
+    for class_folder in classes:
         before = count
-        if not inside(folder, part):
-            raise DataError(f"{part} leads out of {folder}: links that do are not followed.")
-        if not part.is_dir():
-            raise DataError(f"Expected a folder for each class in {folder}, got {part.name}.")
-        for path in sorted(part.iterdir()):
+        if not inside(folder, class_folder):
+            raise DataError(
+                f"{class_folder} leads out of {folder}: links that do are not followed."
+            )
+        if not class_folder.is_dir():
+            raise DataError(
+                f"Expected a folder for each class in {folder}, got {class_folder.name}."
+            )
+        for path in sorted(class_folder.iterdir()):
             if path.name.startswith("."):
                 continue
             if not inside(folder, path):
                 raise DataError(f"{path} leads out of {folder}: links that do are not followed.")
             if path.suffix.lower() not in _ENDINGS or not path.is_file():
-                raise DataError(
-                    f"Expected {', '.join(_ENDINGS)} among the {role}, got {part.name}/{path.name}."
-                )
+                shown = f"{class_folder.name}/{path.name}"
+                raise DataError(f"Expected {', '.join(_ENDINGS)} among the {role}, got {shown}.")
             count += 1
-            if count > MOST_FILES:
-                raise DataError(f"{folder} has more than {MOST_FILES} pictures.")
-            yield path, part.name
+            if count > MAX_FILES:
+                raise DataError(f"{folder} has more than {MAX_FILES} images.")
+            yield path, class_folder.name
         if count == before:
             raise DataError(
-                f"{part} holds no picture of the {role}: a class without any, or a folder that "
-                "strayed here. Take it out."
+                f"{class_folder} holds no image of the {role}: a class without any, or a folder "
+                "that strayed here. Take it out."
             )
 
 
@@ -91,17 +94,17 @@ def _decoded(path: Path, is_grey: bool, size: tuple[int, int]) -> NDArray[np.flo
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError) as broken:
         if isinstance(broken, DataError):
             raise
-        raise DataError(f"{path} is a damaged picture: {broken}") from broken
+        raise DataError(f"{path} is a damaged image: {broken}") from broken
     return pixels[None] if is_grey else pixels.transpose(2, 0, 1)
 
 
 def _opened(path: Path) -> Any:
-    """Opens a picture of a common format; its pixels are not decoded yet."""
-    images = optional("PIL.Image", extra="data")
+    """Opens an image of a common format; its pixels are not decoded yet."""
+    pil = optional("PIL.Image", extra="data")
     with warnings.catch_warnings():
-        warnings.simplefilter("error", images.DecompressionBombWarning)
+        warnings.simplefilter("error", pil.DecompressionBombWarning)
         try:
-            return images.open(path, formats=_FORMATS)
+            return pil.open(path, formats=_FORMATS)
         except (
             OSError,
             SyntaxError,
@@ -109,7 +112,7 @@ def _opened(path: Path) -> Any:
             EOFError,
             struct.error,
             OverflowError,
-            images.DecompressionBombError,
-            images.DecompressionBombWarning,
+            pil.DecompressionBombError,
+            pil.DecompressionBombWarning,
         ) as broken:
-            raise DataError(f"{path} is no picture that can be read: {broken}") from broken
+            raise DataError(f"{path} is no image that can be read: {broken}") from broken
