@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from shieldnet.auditing.suite import audit
 from shieldnet.core.checks import optional
+from shieldnet.gate.policy import Policy
 from shieldnet.reports.report import Report, save
 from shieldnet.shield.presets import harden
 from shieldnet.training.recipe import Recipe
 
 EPOCHS = 100
+POLICY = Policy(source="default")
+"""Judges the tour: the limits that a team without its own begins with."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,13 @@ def run(folder: Path, seed: int = 0, progress: bool | None = None) -> list[Repor
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.html", "report.json"):
-        save(reports, folder / name)
+        save(reports, folder / name, POLICY)
     return reports
 
 
 __all__ = [
     "EPOCHS",
+    "POLICY",
     "TASKS",
     "Split",
     "Task",

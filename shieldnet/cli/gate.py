@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from shieldnet.cli.shared import PolicyFile, Targets, guarded, publish
+from shieldnet.cli.options import PolicyFile, Targets
+from shieldnet.cli.terminal import checked_targets, guarded, policy_of, publish
 
 policy_app = typer.Typer(help="Writes a policy, or checks one.", no_args_is_help=True)
 
@@ -13,8 +14,8 @@ policy_app = typer.Typer(help="Writes a policy, or checks one.", no_args_is_help
 @policy_app.command("init")
 @guarded
 def init(
-    path: Annotated[Path, typer.Argument(help="where to write it")] = Path("policy.toml"),
-    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("policy.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Writes a commented policy with every limit that there is."""
     from shieldnet.core.errors import ConfigError
@@ -28,7 +29,7 @@ def init(
 
 @policy_app.command("check")
 @guarded
-def check(paths: Annotated[list[Path], typer.Argument(help="TOML files")]) -> None:
+def check(paths: Annotated[list[Path], typer.Argument(help="Policies as TOML files.")]) -> None:
     """Tells whether files are policies; the first that is none ends with exit code 2."""
     from shieldnet.gate.policy import Policy
 
@@ -40,29 +41,27 @@ def check(paths: Annotated[list[Path], typer.Argument(help="TOML files")]) -> No
 
 @guarded
 def report(
-    saved: Annotated[Path, typer.Argument(help="report.json of an audit")],
+    saved: Annotated[Path, typer.Argument(help="report.json of an audit.")],
     policy: PolicyFile = None,
     targets: Targets = None,
 ) -> None:
     """Judges a saved report by a policy and writes it in other forms; no attack runs again.
 
-    Exit code 0 passes the policy, 1 fails it, 2 is bad input, 3 a measurement too small to tell.
+    Exit code 0 passes the policy, 1 fails it, 2 is bad input, 3 too few samples for a verdict.
     """
-    from shieldnet.gate.policy import Policy
-    from shieldnet.reports.formats import check_target
     from shieldnet.reports.report import load_all
 
-    limits = Policy.load(policy) if policy else Policy()
-    chosen = [check_target(target) for target in targets or ()]
-    publish(load_all(saved), limits, chosen)
+    limits = policy_of(policy)
+    files = checked_targets(targets, limits)
+    publish(load_all(saved), limits, files)
 
 
 @guarded
 def compare(
-    before: Annotated[Path, typer.Argument(help="report.json of the last release")],
-    after: Annotated[Path, typer.Argument(help="report.json of this one")],
+    before: Annotated[Path, typer.Argument(help="report.json of the last release.")],
+    after: Annotated[Path, typer.Argument(help="report.json of this release.")],
 ) -> None:
-    """Tells whether this release gives more away than the last, beyond chance.
+    """Tells whether this release gives away significantly more than the last.
 
     Exit code 0: nothing is worse. 1: something is. 2: bad input. 3: not measured any more.
     """

@@ -5,36 +5,38 @@ from typing import Annotated, Any
 
 import typer
 
-from shieldnet.cli.shared import guarded
+from shieldnet.cli.terminal import guarded
 
 NAMES = ("members", "nonmembers", "auxiliary")
 
 
 @guarded
 def split(
-    data: Annotated[Path, typer.Argument(help="a table (.csv, .tsv, .parquet), or an .npz")],
+    data: Annotated[Path, typer.Argument(help="A table (.csv, .tsv, .parquet), or an .npz.")],
     folder: Annotated[
-        Path, typer.Option("--output", "-o", help="where to write the sets")
+        Path, typer.Option("--output", "-o", help="Folder to write the sets into.")
     ] = Path(),
     shares: Annotated[
         list[float] | None,
         typer.Option(
             "--share",
-            help="of the distinct records, for the members, the nonmembers and what the adversary "
-            "owns; repeatable",
+            help="Share of the distinct records that goes to the members, the nonmembers and the "
+            "adversary, in this order. Repeatable.",
             show_default="0.5, 0.25, 0.25",
         ),
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option(help="the label's column in a table", show_default="label, y or target"),
+        typer.Option(
+            help="The column of a table that holds the label.", show_default="label, y or target"
+        ),
     ] = None,
     group: Annotated[
         list[str] | None,
-        typer.Option(help="a column of subgroups, as in audit; repeatable", show_default=False),
+        typer.Option(help="A column of subgroups, as in audit. Repeatable.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="the same seed divides the same way")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="write over files that are there")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed: the same one divides the same way.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Divides data at random into members, nonmembers and auxiliary rows that share no record.
 

@@ -204,26 +204,43 @@ def common_groups(members: Loaded, nonmembers: Loaded) -> dict[str, tuple[object
     return {name: (values, nonmembers.groups[name]) for name, values in members.groups.items()}
 
 
-def load_training(
-    name: str, heldout: str | None = None, *, label: str | None = None
-) -> tuple[Any, Any]:
+def load_sets(
+    names: Mapping[str, str | None], *, label: str | None = None, groups: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Reads the sets of an audit, with what belongs to them, as ``audit`` takes it all.
+
+    names: of members, nonmembers and auxiliary; None for one that there is not.
+    """
+    loaded = {
+        role: load_examples(name, role, label=label, groups=groups)
+        for role, name in names.items()
+        if name is not None
+    }
+    sets = common_classes(loaded)
+    return {
+        **{role: part.examples for role, part in sets.items()},
+        "columns": common_columns(sets.values()),
+        "groups": common_groups(sets["members"], sets["nonmembers"]),
+    }
+
+
+def load_training(names: Mapping[str, str | None], *, label: str | None = None) -> dict[str, Any]:
     """Reads what to train on, and records held out, from files or ``package.module:factory``.
 
-    Shapes: -> data and heldout (None where there is none), as ``finetune`` takes them.
+    Shapes: -> by role, as ``finetune`` takes them; None where there is none.
     """
-    names = {"data": name} | ({} if heldout is None else {"heldout": heldout})
-    files = {role: source for role, source in names.items() if ":" not in source}
+    given = {role: name for role, name in names.items() if name is not None}
+    files = {role: source for role, source in given.items() if ":" not in source}
     sets = {role: load_examples(source, role, label=label) for role, source in files.items()}
-    arguments: dict[str, Any] = {"heldout": None}
+    arguments: dict[str, Any] = dict.fromkeys(names)
     for role, loaded in common_classes(sets).items():
         if loaded.examples.labels is None:
-            raise DataError(f"Expected labels in {names[role]}, got inputs alone.")
+            raise DataError(f"Expected labels in {given[role]}, got inputs alone.")
         arguments[role] = loaded.examples.inputs, loaded.examples.labels
-    for role in names.keys() - files.keys():
-        arguments[role] = _call(
-            names[role], f"Expected the {role} as a file or package.module:factory"
-        )
-    return arguments["data"], arguments["heldout"]
+    for role in given.keys() - files.keys():
+        expected = f"Expected the {role} as a file or package.module:factory"
+        arguments[role] = _call(given[role], expected)
+    return arguments
 
 
 def load_guarantee(path: Path) -> Guarantee:

@@ -18,7 +18,10 @@ from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.privacy.guarantee import Guarantee
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+Whole = Literal["pass", "fail", "inconclusive", "not judged"]
 VERSION = 1
+DEFAULT = "default"
+"""How the default policy is asked for by name."""
 
 EVERY_GROUP = "*"
 _OF_STEPS = (
@@ -56,7 +59,10 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Holds all judgments; its outcome is the worst of them. It is true only where all pass."""
+    """Holds all judgments; its outcome is the worst of them. It is true only where all pass.
+
+    Without any it is "not judged", which is not true either.
+    """
 
     judgments: tuple[Judgment, ...]
 
@@ -68,11 +74,11 @@ class Verdict:
         return tuple(sorted(kept, key=lambda judgment: ranked[judgment.outcome]))
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Whole:
         """Returns fail if anything fails, else inconclusive if anything is, else pass."""
         outcomes = {judgment.outcome for judgment in self.judgments}
         ranked: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
-        return next(outcome for outcome in ranked if outcome in outcomes or outcome == "pass")
+        return next((outcome for outcome in ranked if outcome in outcomes), "not judged")
 
     def __bool__(self) -> bool:
         return self.outcome == "pass"
@@ -123,14 +129,35 @@ class Policy:
         of_groups = tuple(declared().limits(of_groups=True))
         for name, limits in _mapping("groups", self.groups).items():
             _check_limits(_mapping(f"groups.{name}", limits), of_groups, "A subgroup")
-        if not (self.limits or self.required or any(self.groups.values())):
+        if not self.asks:
             raise ConfigError(
                 f"A policy without a limit passes everything. Set: {', '.join(known)}."
             )
 
+    @property
+    def asks(self) -> bool:
+        """Says whether it has a limit; only ``unjudged()`` has none."""
+        return bool(self.limits or self.required or any(self.groups.values()))
+
+    @classmethod
+    def unjudged(cls) -> "Policy":
+        """Returns what stands where no policy was given: nothing is judged.
+
+        A measured lower bound above its own proven upper bound fails all the same.
+        """
+        policy = object.__new__(cls)
+        for name, value in (("limits", {}), ("required", ()), ("groups", {}), ("source", "")):
+            object.__setattr__(policy, name, value)
+        return policy
+
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
-        """Reads a TOML file: a line for each limit, ``required``, and ``[groups.NAME]`` tables."""
+        """Reads a TOML file: a line for each limit, ``required``, and ``[groups.NAME]`` tables.
+
+        ``"default"`` is the default policy.
+        """
+        if path == DEFAULT:
+            return cls(source=DEFAULT)
         document = read_toml(path)
         version = document.pop("version", VERSION)
         if version is True or version != VERSION:
@@ -140,6 +167,15 @@ class Policy:
             raise ConfigError(f'Expected required = ["name", ...] in {path}, got {required!r}.')
         groups = document.pop("groups", {})
         return cls(document, tuple(required), groups, source=Path(path).as_posix())
+
+    def __str__(self) -> str:
+        limits = [f"{name} = {limit:g}" for name, limit in self.limits.items()]
+        limits += [f"required {name}" for name in self.required]
+        for group, of_group in self.groups.items():
+            whose = "every subgroup" if group == EVERY_GROUP else group
+            limits += [f"{name} = {limit:g} for {whose}" for name, limit in of_group.items()]
+        name = {"": "policy", DEFAULT: "default policy"}.get(self.source, self.source)
+        return f"{name}: {', '.join(limits)}" if limits else "no policy: nothing is judged"
 
     def document(self) -> dict[str, Any]:
         """Returns the policy as JSON takes it."""
@@ -171,6 +207,8 @@ class Policy:
                 judgments.append(_proven(name, limit, cost, guarantee))
             else:
                 judgments += _measured(name, limit, measured)
+        if not self.asks:
+            return Verdict(tuple(judgments))
         known = declared()
         judgments += [_strange(finding) for finding in measured if known.find(finding.name) is None]
         judgments += [_required(name, measured) for name in self.required]

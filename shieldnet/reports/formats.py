@@ -27,11 +27,13 @@ def as_json(document: Document) -> str:
 class Format:
     """Says how a report is written under one ending, and which optional package that takes.
 
-    write: of a report's document. needs: a module and the extra that installs it.
+    write: of a report's document. needs: a module and the extra that installs it. judges: whether
+    it holds the policy's judgments and nothing else.
     """
 
     write: Callable[[Any], str]
     needs: tuple[str, str] | None = None
+    judges: bool = False
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -39,22 +41,30 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ".json": Format(as_json),
         ".html": Format(page, needs=("vl_convert", "html")),
         ".md": Format(as_markdown),
-        ".xml": Format(as_junit),
-        ".sarif": Format(as_sarif),
+        ".xml": Format(as_junit, judges=True),
+        ".sarif": Format(as_sarif, judges=True),
     }
 )
 """By the ending of a file's name. A new form takes a file and a line here."""
 
 
-def check_target(path: str | Path) -> Path:
+def check_target(path: str | Path, *, is_judged: bool = True) -> Path:
     """Returns the path if a report can be written there; raises before hours of attacks are run.
 
-    Errors: ConfigError for an unknown ending or a missing folder, MissingDependency.
+    is_judged: whether there is a policy.
+    Errors: ConfigError for an unknown ending, a missing folder, or a form that needs a policy;
+        MissingDependency.
     """
     target = Path(path)
     if target.suffix not in FORMATS:
         raise ConfigError(
             f"Expected a file name that ends in {', '.join(FORMATS)}; got {target.name}."
+        )
+    if FORMATS[target.suffix].judges and not is_judged:
+        raise ConfigError(
+            f"{target.name} has a test for each limit of a policy, and none was given: it would "
+            "pass whatever was measured. Give --policy FILE or --policy default "
+            "(policy= in Python)."
         )
     if not target.parent.is_dir():
         raise ConfigError(f"Cannot write {target}: there is no folder {target.parent}.")
@@ -66,7 +76,8 @@ def check_target(path: str | Path) -> Path:
 
 def write(document: Document, path: Path) -> None:
     """Writes a report document in the form that the file's name asks for."""
-    target = check_target(path)
+    is_judged = any(report["outcome"] != "not judged" for report in document["reports"])
+    target = check_target(path, is_judged=is_judged)
     if target.name == CARD:
         text = as_card(document, target.read_text(encoding="utf-8") if target.exists() else "")
     else:

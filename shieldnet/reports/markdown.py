@@ -14,7 +14,12 @@ from shieldnet.privacy.cost import rounded_up
 
 Document = Mapping[str, Any]
 
-_MARKS = {"pass": "✅ passes", "fail": "❌ fails", "inconclusive": "❔ inconclusive"}
+_MARKS = {
+    "pass": "✅ passes",
+    "fail": "❌ fails",
+    "inconclusive": "❔ inconclusive",
+    "not judged": "not judged",
+}
 _BEGIN, _END = "<!-- shieldnet: begin -->", "<!-- shieldnet: end -->"
 _READING = (
     "Bits are proven upper bounds for one answer. The rest is measured, with 95 % intervals: "
@@ -63,16 +68,15 @@ def as_card(document: Document, card: str) -> str:
 
 def _report(report: Document) -> Iterator[str]:
     yield from _summary(report, "##")
-    yield "<details><summary>What decided</summary>\n"
-    yield from _table(
-        ("shield", "outcome", "why"),
-        [
-            (subject["name"], judgment["outcome"], judgment["words"])
-            for subject in report["subjects"]
-            for judgment in subject["verdict"]["judgments"]
-        ],
-    )
-    yield "\n</details>\n"
+    judgments = [
+        (subject["name"], judgment["outcome"], judgment["words"])
+        for subject in report["subjects"]
+        for judgment in subject["verdict"]["judgments"]
+    ]
+    if judgments:
+        yield "<details><summary>What decided</summary>\n"
+        yield from _table(("shield", "outcome", "why"), judgments)
+        yield "\n</details>\n"
     yield "<details><summary>Evidence for an auditor</summary>\n"
     yield (
         "On OWASP AISVS 1.0, MITRE ATLAS, NIST AI 100-2e2025 and EDPB Opinion 28/2024; evidence, "

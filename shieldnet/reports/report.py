@@ -134,6 +134,7 @@ class Report:
     def save(self, path: str | Path, policy: Policy | str | Path | None = None) -> None:
         """Writes the report in the form that the file's name asks for.
 
+        policy: that it is judged by; without one nothing is judged, and there is no .xml or .sarif.
         .json (versioned, all of it), .html (one self-contained page), .md (Markdown; a README.md is
         a model card, of which a section is written and the rest is kept), .xml (JUnit), .sarif.
         """
@@ -178,7 +179,7 @@ class Report:
             "columns": list(self.columns),
             "groups": list(self.groups),
             "environment": self.environment,
-            "hashes": self.hashes | {"policy": policy.hash()},
+            "hashes": self.hashes | ({"policy": policy.hash()} if policy.asks else {}),
             "inputs": numbers(self.inputs),
             "guarantee": None if self.guarantee is None else self.guarantee.document(),
             "policy": dict(policy.limits),
@@ -232,7 +233,7 @@ class Report:
 
 
 def as_policy(policy: Policy | str | Path | None) -> Policy:
-    """Returns a policy from a value, from a TOML file, or the default one."""
+    """Returns a policy from a value or a TOML file; for None or ``"default"`` the default one."""
     if policy is None:
         return Policy()
     return policy if isinstance(policy, Policy) else Policy.load(policy)
@@ -258,7 +259,7 @@ def require(reports: Sequence[Report], policy: Policy | str | Path | None = None
         for judgment in report.passes(limits).judgments
     ]
     verdict = Verdict((*judgments, *_published_twice(reports)))
-    if verdict:
+    if not verdict.broken:
         return
     error = PolicyFailed if verdict.outcome == "fail" else PolicyInconclusive
     lines = (f"\n  {judgment.outcome}: {judgment.words}" for judgment in verdict.broken)
@@ -291,7 +292,8 @@ def save(
     reports: Sequence[Report], path: str | Path, policy: Policy | str | Path | None = None
 ) -> None:
     """Writes several reports into one file, in the form that its name asks for."""
-    write(_document(reports, as_policy(policy)), Path(path))
+    limits = Policy.unjudged() if policy is None else as_policy(policy)
+    write(_document(reports, limits), Path(path))
 
 
 def summary(reports: Sequence[Report], policy: Policy) -> str:

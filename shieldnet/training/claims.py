@@ -5,18 +5,17 @@ from dataclasses import replace
 
 from torch import nn
 
-from shieldnet.core.errors import ConfigError, DataError
-from shieldnet.data.examples import Examples, row_bytes
+from shieldnet.core.errors import ConfigError
 from shieldnet.data.hashing import weights_hash
 from shieldnet.findings.finding import Finding, Threat
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
 from shieldnet.training.checkpoint import State
-from shieldnet.training.compatibility import as_read
+from shieldnet.training.compatibility import held_apart
 from shieldnet.training.losses import Loss
 from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.premise import Premise, fit
-from shieldnet.training.records import Records, as_records
+from shieldnet.training.records import Records
 
 
 def with_variation(claimed: Guarantee | None, variation: float) -> Guarantee | None:
@@ -54,20 +53,7 @@ def known_of_start(
         return ""
     if heldout is None:
         return ""
-    rows = as_read(model, as_records(heldout))
-    if rows.inputs.shape[1:] != records.inputs.shape[1:]:
-        raise DataError(
-            f"Expected heldout rows of shape {tuple(records.inputs.shape[1:])} as the records "
-            f"have, got {tuple(rows.inputs.shape[1:])}."
-        )
-    ours, theirs = (
-        row_bytes(Examples("rows", side.inputs.reshape(len(side), -1))) for side in (records, rows)
-    )
-    if shared := len(set(ours) & set(theirs)):
-        raise DataError(
-            f"{shared} of the heldout rows are also records that are trained on: what the start "
-            "knows cannot be told by them. Hold other rows of the same kind out."
-        )
+    rows = held_apart(model, heldout, records, "heldout")
     better, chance = fit(model, records, rows, loss)
     return premise.check(better, chance, rows=min(len(records), len(rows)))
 

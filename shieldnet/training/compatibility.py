@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.data.examples import row_bytes_of
 from shieldnet.shield.module import Shield
 from shieldnet.training.losses import Criterion, Loss, scores_of
 from shieldnet.training.private.hazards import stand_ins
-from shieldnet.training.records import Records
+from shieldnet.training.records import Records, as_records
 
 
 def as_read(model: nn.Module, records: Records) -> Records:
@@ -18,6 +19,29 @@ def as_read(model: nn.Module, records: Records) -> Records:
     if not dtypes:
         raise ConfigError("Expected a model with weights, got one without.")
     return records.of_type(dtypes[0])
+
+
+def held_apart(model: nn.Module, data: object, records: Records, role: str) -> Records:
+    """Reads records that are not trained on, as the model reads them.
+
+    role: heldout or validation, for messages. Errors: DataError for records of another shape, and
+    for those that are trained on, too.
+    """
+    rows = as_read(model, as_records(data))
+    if rows.inputs.shape[1:] != records.inputs.shape[1:]:
+        raise DataError(
+            f"Expected {role} rows of shape {tuple(records.inputs.shape[1:])} as the records "
+            f"have, got {tuple(rows.inputs.shape[1:])}."
+        )
+    ours, theirs = (
+        set(row_bytes_of(side.inputs.reshape(len(side), -1))) for side in (records, rows)
+    )
+    if shared := len(ours & theirs):
+        raise DataError(
+            f"{shared} of the {role} rows are also records that are trained on: nothing can be "
+            "told of others by them. Hold other rows of the same kind out."
+        )
+    return rows
 
 
 def require_plain_weights(model: nn.Module, *, private: bool) -> None:

@@ -1,5 +1,6 @@
 """Trains a copy of a model: privately, against attacks, or both."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,8 +27,10 @@ from shieldnet.training.records import as_records
 from shieldnet.training.result import Finetuned
 from shieldnet.training.settings import FinetuneSettings, Optimization
 from shieldnet.training.trainable import BY_NAME, Full, LoRA, Trainable
+from shieldnet.training.validation import validated
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
+_log = logging.getLogger("shieldnet")
 _EPSILON_SHOWN = 10  # times in a run that the bar shows what is spent so far
 
 
@@ -61,6 +64,7 @@ def finetune(
     train: Trainable = Full(),  # noqa: B008 - a frozen value
     start: Literal["public"] | Guarantee | None = None,
     heldout: object = None,
+    validation: object = None,
     loss: Callable[..., Tensor] | None = None,
     outputs: str = "logits",
     axis: int | None = None,
@@ -87,6 +91,8 @@ def finetune(
     the steps alone.
     heldout: (inputs, labels) of the same kind that the start never saw: whether it fits the records
     better is tested, and a start that does is not public.
+    validation: (inputs, labels) that are never trained on: the result has loss and accuracy on
+    them, before and after. They decide on nothing.
     loss: loss(output, labels) -> one number a record, or a criterion of torch; by default what
     ``outputs`` (logits, probabilities, binary_logits, values) and ``axis`` ask for.
     fix: accepts what preflight offers to fix. seed: for the same model again; without it all
@@ -105,6 +111,8 @@ def finetune(
     optimization = Optimization(optimizer, learning_rate, momentum)
     settings = FinetuneSettings(epochs, batch_size, optimization, train, outputs, axis, fix, seed)
     plan = Plan.of(model, as_records(data), countermeasures, settings, loss, start, heldout)
+    held = None if validation is None else plan.validation_records(validation)
+    before = None if held is None else validated(model, held, plan.plain_loss)
     ranks = Ranks.from_torch()
     with _drawing(seed):
         copies = prepared_copies(plan)
@@ -118,9 +126,12 @@ def finetune(
     copies.publish(everything=claimed is None)
     findings = findings_of_run(claimed, state)
     guarantee = released_guarantee(claimed, plan.premise, copies.finished, state.run)
+    finished = copies.finished.eval()
+    after = None if held is None else validated(finished, held, plan.plain_loss)
     seconds = time.monotonic() - began
-    model, steps, known = copies.finished.eval(), plan.steps, plan.start
-    return Finetuned(model, guarantee, findings, preflight, steps, seconds, known)
+    return Finetuned(
+        finished, guarantee, findings, preflight, plan.steps, seconds, plan.start, before, after
+    )
 
 
 @contextmanager
@@ -140,7 +151,7 @@ def _drawing(seed: int | None) -> Iterator[None]:
 def _progress_bar(
     claimed: Guarantee | None, plan: Plan, progress: bool | None, ranks: Ranks
 ) -> Iterator[Callable[[int], None]]:
-    """Shows a bar, with the epsilon that is spent so far."""
+    """Shows a bar with the epsilon spent so far; without a terminal, logs ten lines a run."""
     from tqdm import tqdm
 
     hidden = None if progress is None else not progress  # by default shown on a terminal
@@ -149,8 +160,13 @@ def _progress_bar(
 
         def on_step(step: int) -> None:
             bar.update(step - bar.n)
-            is_time = step % max(1, plan.steps // _EPSILON_SHOWN) == 0
-            if not bar.disable and claimed is not None and is_time:
-                bar.set_postfix(epsilon=f"{replace(claimed, steps=step).epsilon:.3f}")
+            if step % max(1, plan.steps // _EPSILON_SHOWN) and step != plan.steps:
+                return
+            spent = "" if claimed is None else f"{replace(claimed, steps=step).epsilon:.3f}"
+            if not bar.disable:
+                bar.set_postfix({"epsilon": spent} if spent else {})
+            elif ranks.is_first and progress is not False:
+                so_far = f", epsilon {spent} so far" if spent else ""
+                _log.info("step %d of %d%s", step, plan.steps, so_far)
 
         yield on_step

@@ -60,6 +60,22 @@ class Criterion:
             losses = (1 - self.smoothing) * losses + self.smoothing * spread
         return _mean(losses, counted)
 
+    def hits(self, output: object, labels: Tensor) -> Tensor | None:
+        """Returns the share of each record's positions that are right; None of values.
+
+        NaN for a record whose every position counts for nothing. Shapes: -> (records,).
+        """
+        scores = scores_of(output)
+        if self.outputs == "values":
+            return None
+        if self.outputs == "binary_logits":
+            right = (scores.reshape(labels.shape) > 0) == (labels > 0.5)
+        else:
+            right = scores.argmax(self._axis_of(scores, labels)) == labels
+        counted = (labels != IGNORED).flatten(1) if labels.dim() > 1 else labels[:, None] != IGNORED
+        right = right.reshape(counted.shape) & counted
+        return right.sum(1) / counted.sum(1)
+
     def require_fit(self, scores: Tensor, labels: Tensor, all_labels: Tensor) -> None:
         """Raises DataError where labels do not fit the scores of the same records.
 

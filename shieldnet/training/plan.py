@@ -11,10 +11,15 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.running.fingerprints import fingerprint
 from shieldnet.training.claims import guarantee_of, known_of_start
-from shieldnet.training.compatibility import as_read, require_plain_weights, try_once
+from shieldnet.training.compatibility import (
+    as_read,
+    held_apart,
+    require_plain_weights,
+    try_once,
+)
 from shieldnet.training.countermeasures.base import Augment, Countermeasure
 from shieldnet.training.distributed import Ranks
-from shieldnet.training.losses import as_loss
+from shieldnet.training.losses import Loss, as_loss
 from shieldnet.training.objective import Objective
 from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.premise import Premise
@@ -87,6 +92,15 @@ class Plan:
             premise=premise,
             start=known,
         )
+
+    @property
+    def plain_loss(self) -> Loss:
+        """Returns the loss without what countermeasures make of it."""
+        return as_loss(self.loss, self.settings.outputs, self.settings.axis)
+
+    def validation_records(self, validation: object) -> Records:
+        """Returns records that are never trained on; raises DataError where some are."""
+        return held_apart(self.model, validation, self.records, "validation")
 
     @property
     def rate(self) -> float:

@@ -7,6 +7,7 @@ from torch import nn
 from shieldnet.findings.finding import Finding, decimals
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.training.private.preflight import Preflight
+from shieldnet.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Finetuned:
     None without DPSGD, or in its empirical mode. findings: of the audit of the run itself.
     preflight: what was measured before. steps, seconds: what it took. start: what the start is seen
     to know of the records, "" where there was no heldout: as preflight, measured without noise.
+    before, validation: loss and accuracy of the model that was given and of the trained one, on the
+    records of ``validation``.
     """
 
     model: nn.Module
@@ -26,6 +29,8 @@ class Finetuned:
     steps: int
     seconds: float
     start: str = ""
+    before: Validation | None = None
+    validation: Validation | None = None
 
     def __str__(self) -> str:
         claimed = "No guarantee is stated." if self.guarantee is None else str(self.guarantee)
@@ -36,5 +41,7 @@ class Finetuned:
         ]
         head = ["Measured in the run itself:"] if audited else []
         known = [self.start] if self.start else []
+        if self.validation is not None:
+            known += [f"Validation before: {self.before}", f"Validation after: {self.validation}"]
         took = f"{self.steps} steps in {self.seconds:.1f} s"
         return "\n".join([took, claimed, *known, *head, *audited])

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,23 +106,24 @@ def test_a_measurement_too_small_to_tell_exits_with_3(project) -> None:
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["--preset=opne"], "Expected preset to be one of"),
+        (["--preset=opne"], "Expected --preset to be one of"),
         (["--policy=nowhere.toml"], "Cannot read nowhere.toml"),
         (["--members=nowhere.npz"], "Cannot read the members"),
         (["--nonmembers=members.npz"], "are also members"),
-        (["--html=report.pdf"], "ends in .json, .html, .md, .xml, .sarif"),
+        (["-o", "report.pdf"], "ends in .json, .html, .md, .xml, .sarif"),
+        (["-o", "report.xml"], "report.xml has a test for each limit of a policy"),
         (["--html=nowhere/report.html"], "there is no folder nowhere"),
         (
             ["--shield=shield.toml", "--outputs=probabilities"],
             "leave --preset, --outputs and --axis out",
         ),
-        (["--seed=18446744073709551616"], "Expected seed from 0"),
+        (["--seed=18446744073709551616"], "Expected --seed from 0"),
         (["--members=served:raises"], "cannot load 'served:raises'"),
         (["--nonmembers=narrow.npz"], "of one shape"),
         (["--colour"], "No such option"),
-        (["--tier=huge"], "Expected tier to be one of quick"),
+        (["--tier=huge"], "Expected --tier to be one of quick"),
         (["--shadows=2"], "at least 4 shadows"),
-        (["--train=served:nothing"], "Expected train as package.module:name; cannot load"),
+        (["--train=served:nothing"], "Expected --train as package.module:name; cannot load"),
         (["--train=served:raises"], "ConfigError: train((inputs, labels), seed) failed"),
         (["--sensitive=age"], "no column age"),
         (["--canaries=served:model"], "as plant_canaries returns them"),
@@ -254,13 +256,30 @@ def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path)
     assert "and of 1 trainings before" in again.stdout
 
 
+def test_finetune_tells_loss_accuracy_and_how_far_it_is(project: Path) -> None:
+    trained = shieldnet(
+        project, "finetune", "served:model", "--data", "members.npz", "-o", "adaptive",
+        "--validation", "nonmembers.npz", "--optimizer", "adam", "--learning-rate", "0.01",
+        "--epsilon", "4", "--delta", "1e-3", "--adaptive-clip", "--epochs", "20", "--part", "bias",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    for when in ("before", "after"):
+        assert re.search(rf"Validation {when}: loss [\d.]+, accuracy [\d.]+ \[", trained.stdout)
+    assert re.search(r"step 10 of 20, epsilon \d\.\d+ so far", trained.stderr)
+    assert "step 20 of 20, epsilon" in trained.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--delta", "1e-3"), "Expected --epsilon"),
-        (("--epsilon", "4"), "Expected delta"),
-        (("--epsilon", "4", "--delta", "0.5"), "Expected delta below 1 / 100 records"),
-        (("--part", "most"), "Expected part to be one of"),
+        (("--epsilon", "4"), "Expected --delta"),
+        (("--epsilon", "4", "--delta", "0.5"), "Expected --delta below 1 / 100 records"),
+        (("--part", "most"), "Expected --part to be one of"),
+        (("--adaptive-clip",), "Expected --epsilon"),
+        (("--optimizer", "rmsprop"), "Expected --optimizer to be one of sgd, adam"),
+        (("--checkpoint-every", "0"), "Expected a finite --checkpoint-every > 0"),
+        (("--validation", "members.npz"), "100 of the validation rows are also records"),
     ],
 )
 def test_finetune_says_what_is_missing(project: Path, arguments, words) -> None:

@@ -165,3 +165,42 @@ class TestCompare:
         result = shieldnet(project, "compare", "report.json", "next.json")
         assert result.returncode == 3
         assert "not measured any more" in result.stdout
+
+
+def test_without_a_policy_nothing_is_judged_and_nothing_fails(project) -> None:
+    result = shieldnet(project, "report", "report.json", "-o", "told.json", "-o", "told.html")
+    assert result.returncode == 0, result.stderr
+    assert "No policy was given, so nothing is judged" in result.stdout
+    report = json.loads((project / "told.json").read_text())["reports"][0]
+    assert report["outcome"] == "not judged"
+    assert "policy" not in report["hashes"]
+    assert all(not subject["verdict"]["judgments"] for subject in report["subjects"])
+    page = (project / "told.html").read_text()
+    assert "No policy was given, so nothing is judged" in page
+    assert "passes" not in page.split("<main>")[1].split("The certificate")[0]
+
+
+def test_the_default_policy_is_asked_for_by_name_and_printed(project) -> None:
+    result = shieldnet(project, "report", "report.json", "--policy=default", "-o", "told.html")
+    assert result.returncode in (1, 3), result.stderr
+    limits = "default policy: max_leakage = 0.1, max_membership_auc = 0.6"
+    assert f"Judged by the {limits}" in result.stdout
+    assert "Policy (the default):" in (project / "told.html").read_text()
+
+
+@pytest.mark.parametrize("ending", ["xml", "sarif"])
+def test_a_build_gets_no_file_of_tests_without_a_policy(project, ending) -> None:
+    result = shieldnet(project, "report", "report.json", "-o", f"told.{ending}")
+    assert result.returncode == 2
+    assert "it would pass whatever was measured. Give --policy FILE" in result.stderr
+    assert not (project / f"told.{ending}").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [("--html=b.xml",), ("--html", "b.xml"), ("--junit=b.html",), ("--sarif", "c.md")]
+)
+def test_a_flag_of_one_format_takes_no_file_of_another(project, flags) -> None:
+    result = shieldnet(project, "report", "report.json", "--policy=pass.toml", *flags)
+    assert result.returncode == 2
+    assert "takes a file that ends in" in result.stderr
+    assert not (project / flags[-1].partition("=")[2]).is_file()

@@ -145,10 +145,8 @@ def test_an_audit_takes_the_black_box_and_says_what_it_could_not_do(
             Membership(),
             StraightThrough(),
             ClassInversion(),
-            Attribution(),
-            Masking(),
-            Memorization(),
         ),
+        (Attribution(), Masking(), Memorization()),
     )
     sets = {name: getattr(digits_split, name) for name in ("members", "nonmembers", "auxiliary")}
     few = {name: (inputs[:200], labels[:200]) for name, (inputs, labels) in sets.items()}

@@ -301,10 +301,12 @@ def test_names_that_are_all_numbers_are_the_numbers_of_classes(project) -> None:
 def test_training_and_heldout_records_share_their_classes(project) -> None:
     (project / "data.csv").write_text("a,class\n1,dog\n2,emu\n")
     (project / "others.csv").write_text("a,class\n1,cat\n2,emu\n")
-    data, heldout = load_training("data.csv", "others.csv")
-    assert data[1].tolist() == [1, 2]
-    assert heldout[1].tolist() == [0, 2]
-    assert load_training("users_model:data", "others.csv")[1][1].tolist() == [0, 1]
+    sets = load_training({"data": "data.csv", "heldout": "others.csv", "validation": None})
+    assert sets["data"][1].tolist() == [1, 2]
+    assert sets["heldout"][1].tolist() == [0, 2]
+    assert sets["validation"] is None
+    sets = load_training({"data": "users_model:data", "heldout": "others.csv"})
+    assert sets["heldout"][1].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -391,10 +393,9 @@ def test_labels_and_groups_of_what_has_none_are_refused(project, name, settings,
 def test_training_data_needs_labels(project) -> None:
     np.savez("data.npz", x=np.ones((4, 3)))
     with pytest.raises(DataError, match="Expected labels in data.npz, got inputs alone"):
-        load_training("data.npz")
+        load_training({"data": "data.npz"})
     (project / "data.csv").write_text("a,target\n1,0\n2,1\n")
-    (inputs, labels), nothing = load_training("data.csv")
-    assert nothing is None
+    inputs, labels = load_training({"data": "data.csv"})["data"]
     assert inputs.shape == (2, 1)
     assert labels.tolist() == [0, 1]
 

@@ -6,6 +6,7 @@ import pytest
 import shieldnet as sn
 from shieldnet.gate.declared import declared
 from shieldnet.gate.policy import PROVEN_NAMES, init_text
+from shieldnet.privacy.cost import PrivacyCost
 
 
 def finding(name: str, low: float, high: float, ceiling: float | None = None) -> sn.Finding:
@@ -206,3 +207,20 @@ def test_a_policys_hash_names_what_it_asks_in_whatever_order() -> None:
     one = sn.Policy({"max_leakage": 0.1, "min_accuracy": 0.9})
     assert one.hash() == sn.Policy({"min_accuracy": 0.9, "max_leakage": 0.1}).hash()
     assert one.hash() != sn.Policy({"max_leakage": 0.1, "min_accuracy": 0.8}).hash()
+
+
+def test_without_a_policy_only_a_broken_proof_is_judged() -> None:
+    unjudged = sn.Policy.unjudged()
+    fine = [finding("inversion", 0.8, 0.9), finding("unheard.of", 0.8, 0.9)]
+    verdict = unjudged.judge(fine, PrivacyCost())
+    assert verdict.outcome == "not judged"
+    assert not verdict
+    assert not verdict.broken
+    crossed = [*fine, finding("reidentification", 0.3, 0.4, ceiling=0.2)]
+    assert unjudged.judge(crossed, PrivacyCost()).outcome == "fail"
+    assert str(unjudged) == "no policy: nothing is judged"
+
+
+def test_the_default_policy_has_a_name() -> None:
+    assert sn.Policy.load("default") == sn.Policy()
+    assert str(sn.Policy.load("default")).startswith("default policy: max_leakage = 0.1")

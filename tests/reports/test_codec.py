@@ -51,7 +51,7 @@ def test_a_report_of_the_first_version_still_loads(tmp_path) -> None:
     assert report["noisy"].certificate.mu == pytest.approx(10)
     assert report["noisy"].curves == {}
     for name in ("page.html", "report.md", "report.xml", "report.sarif", "report.json"):
-        report.save(tmp_path / name)
+        report.save(tmp_path / name, "default")
     assert sn.Report.load(tmp_path / "report.json").findings == report.findings
 
 

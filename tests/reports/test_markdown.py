@@ -8,7 +8,7 @@ CARD = "---\nlicense: mit\ntags:\n- digits\n---\n# Digits\n\nA model.\n"
 
 
 def test_it_says_the_verdict_the_numbers_and_what_was_not_tested(report, tmp_path) -> None:
-    report.save(tmp_path / "audit.md")
+    report.save(tmp_path / "audit.md", "default")
     text = (tmp_path / "audit.md").read_text()
     assert text.startswith("## Digits: ✅ passes\n")
     assert (
@@ -20,7 +20,7 @@ def test_it_says_the_verdict_the_numbers_and_what_was_not_tested(report, tmp_pat
 
 def test_words_are_not_read_as_markdown_or_html(tmp_path) -> None:
     nasty = made(subject("a|b\n<script>", 0.0, 3.0), title="**bold** [x](y)")
-    nasty.save(tmp_path / "audit.md")
+    nasty.save(tmp_path / "audit.md", "default")
     text = (tmp_path / "audit.md").read_text()
     assert text.startswith(r"## \*\*bold\*\* \[x\](y): ✅ passes")
     assert r"| a\|b &lt;script&gt; |" in text
@@ -30,7 +30,7 @@ class TestModelCard:
     def test_a_section_is_added_and_the_rest_is_kept(self, report, tmp_path) -> None:
         path = tmp_path / "README.md"
         path.write_text(CARD)
-        report.save(path)
+        report.save(path, "default")
         card = ModelCard.load(path)
         assert card.data.license == "mit"
         assert card.data.tags == ["digits", "shieldnet"]
@@ -40,9 +40,9 @@ class TestModelCard:
     def test_it_is_written_again_in_its_place(self, report, tmp_path) -> None:
         path = tmp_path / "README.md"
         path.write_text(CARD)
-        report.save(path)
+        report.save(path, "default")
         path.write_text(path.read_text() + "\n## License\n\nMine.\n")
-        made(subject("strict", 0.9, 3.3), title="Again").save(path)
+        made(subject("strict", 0.9, 3.3), title="Again").save(path, "default")
         card = ModelCard.load(path)
         assert card.text.count("shieldnet: begin") == 1
         assert "### Again: ❌ fails" in card.text
@@ -65,5 +65,5 @@ class TestModelCard:
         path = tmp_path / "README.md"
         path.write_text(text)
         with pytest.raises(sn.errors.DataError, match=words):
-            report.save(path)
+            report.save(path, "default")
         assert path.read_text() == text

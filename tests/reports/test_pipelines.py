@@ -79,7 +79,7 @@ def test_names_that_no_xml_can_hold_are_written_all_the_same(tmp_path) -> None:
     nasty = made(subject("a\x00<b>&\ud800", 0.0, 3.0), title="\x0b]]>")
     nasty = replace(nasty, subjects=tuple(replace(one) for one in nasty.subjects))
     nasty_file = tmp_path / "audit.xml"
-    nasty.save(nasty_file)
+    nasty.save(nasty_file, "default")
     root = ElementTree.parse(nasty_file).getroot()  # noqa: S314  # our own file
     assert root[0].get("name") == "\ufffd]]>: a\ufffd<b>&\ufffd"
 
@@ -124,7 +124,7 @@ class TestSarif:
     def test_the_same_result_keeps_its_fingerprint_when_numbers_move(self, tmp_path) -> None:
         marks = []
         for leak in (0.3, 0.4):
-            made(subject("strict", leak, 3.3)).save(tmp_path / "audit.sarif")
+            made(subject("strict", leak, 3.3)).save(tmp_path / "audit.sarif", "default")
             log = json.loads((tmp_path / "audit.sarif").read_text())
             marks.append(
                 {one["partialFingerprints"]["shieldnet/v1"] for one in log["runs"][0]["results"]}

@@ -24,6 +24,10 @@ from shieldnet.reports.html.images import (
 _ROOM = Path(__file__).parent
 _TEMPLATE, _SCRIPT = "report.html.jinja", "report.js"
 _MAX_NAMED = 6
+_UNJUDGED = (
+    "No policy was given, so nothing is judged: what was measured stands below. Write limits with "
+    "shieldnet policy init, and judge this report with shieldnet report report.json --policy FILE."
+)
 _LIBRARY = "window.vegaEmbed = vegaEmbed;"
 
 
@@ -142,6 +146,8 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         for judgment in subject["verdict"]["judgments"]
     ]
     outcome = report["outcome"]
+    if not judgments:
+        return {"outcome": outcome, "words": _UNJUDGED, "reasons": []}
     decisive = [pair for pair in judgments if pair[1]["outcome"] == outcome]
     first = f"{decisive[0][0]}: {decisive[0][1]['words']}"
     more = f" ({len(decisive)} of {len(judgments)} limits)"

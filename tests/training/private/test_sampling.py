@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import shieldnet as sn
-from shieldnet.core.randomness import heads, replayed_noise
+from shieldnet.core.randomness import bernoulli, replayed_noise
 from shieldnet.privacy.steps import Steps
 from shieldnet.training.private.sampling import Sampler
 
@@ -38,7 +38,7 @@ def test_poisson_draws_are_independent_between_steps_and_records() -> None:
 
 def test_poisson_sampling_is_the_default_and_asks_for_the_words_that_it_always_did() -> None:
     with replayed_noise(7):
-        expected = [heads(100, 0.2), heads(100, 1.0), heads(3, 0.5)]
+        expected = [bernoulli(100, 0.2), bernoulli(100, 1.0), bernoulli(3, 0.5)]
     sampler = sn.DPSGD(8.0, 1e-3).sampler
     assert sampler == sn.PoissonSampling()
     with replayed_noise(7):
@@ -112,7 +112,7 @@ class Half(Sampler):
         return records // 2 if self.wrong != "size" else 2 * records
 
     def draw(self, records: int, rate: float) -> torch.Tensor:
-        drawn = heads(records, 0.5)
+        drawn = bernoulli(records, 0.5)
         return {"shape": drawn[1:], "type": drawn.double()}.get(self.wrong, drawn)
 
     def event(self, noise: float, rate: float, steps: int) -> Steps:

@@ -1,0 +1,155 @@
+"""The command that attacks a hardened model and the bare one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shieldnet.cli.models import loaded_shield
+from shieldnet.cli.options import (
+    DATA,
+    Axis,
+    Label,
+    Model,
+    Outputs,
+    PolicyFile,
+    Preset,
+    Seed,
+    ShieldFile,
+    Targets,
+    Weights,
+)
+from shieldnet.cli.terminal import checked_targets, guarded, policy_of, publish, tell_progress
+
+Members = Annotated[str, typer.Option(help=f"The data that trained the model: {DATA}.")]
+Nonmembers = Annotated[str, typer.Option(help="Data of the same kind that it never saw.")]
+Auxiliary = Annotated[
+    str | None,
+    typer.Option(
+        help="Data of the same kind that the adversary owns. Without it no input can be "
+        "reconstructed from an answer."
+    ),
+]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group",
+        help="A column of a table (or an array of an .npz) whose values are subgroups, each "
+        "measured by itself. Repeatable.",
+    ),
+]
+Train = Annotated[
+    str | None,
+    typer.Option(
+        help="How the model was trained: package.module:name of train((inputs, labels), seed) -> "
+        "model, or of a Recipe. Shadow models are trained so; without it small networks stand "
+        "for them."
+    ),
+]
+Sensitive = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A column that somebody may want to learn, or the prefix of a one-hot group. "
+        "Repeatable."
+    ),
+]
+CanaryFactory = Annotated[
+    str | None,
+    typer.Option("--canaries", help="Planted canaries: package.module:factory that returns them."),
+]
+TierName = Annotated[
+    str,
+    typer.Option(
+        "--tier",
+        help="How hard it tries: quick (about 10 s), standard (about 1 min), full (minutes to "
+        "hours).",
+    ),
+]
+Shadows = Annotated[
+    int | None,
+    typer.Option(help="Number of shadow models; 0 for none.", show_default="the tier's"),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the work runs: inline, processes, ray or dask.",
+        show_default="processes, where they pay",
+    ),
+]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder that keeps results, to go on after a stop."),
+]
+GuaranteeFile = Annotated[
+    Path | None,
+    typer.Option("--guarantee", help="guarantee.json of the training, as finetune writes it."),
+]
+Duplicates = Annotated[
+    str,
+    typer.Option(
+        help="What happens to records that stand in two sets: refuse ends with an error, drop "
+        "takes them out of both."
+    ),
+]
+WithExamples = Annotated[
+    int, typer.Option(help="Number of nonmembers that the report shows as images.")
+]
+
+
+@guarded
+def audit(
+    model: Model,
+    members: Members,
+    nonmembers: Nonmembers,
+    auxiliary: Auxiliary = None,
+    label: Label = None,
+    groups: Groups = None,
+    weights: Weights = None,
+    preset: Preset = None,
+    shield_file: ShieldFile = None,
+    outputs: Outputs = None,
+    axis: Axis = None,
+    train: Train = None,
+    sensitive: Sensitive = None,
+    canaries: CanaryFactory = None,
+    tier: TierName = "standard",
+    shadows: Shadows = None,
+    engine: Engine = None,
+    cache: CacheFolder = None,
+    guarantee: GuaranteeFile = None,
+    policy: PolicyFile = None,
+    targets: Targets = None,
+    duplicates: Duplicates = "refuse",
+    with_examples: WithExamples = 0,
+    seed: Seed = 0,
+) -> None:
+    """Attacks a hardened model and the bare one; with --policy, exit code 0 passes and 1 fails.
+
+    2 is a usage error or bad input, 3 too few samples for a verdict, 4 an internal error.
+    """
+    from shieldnet.auditing.suite import audit as run
+    from shieldnet.files.sources import load_guarantee, load_object, load_sets
+
+    tell_progress()
+    limits = policy_of(policy)
+    files = checked_targets(targets, limits)
+    names = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
+    sets = load_sets(names, label=label, groups=groups or ())
+    name, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
+    report = run(
+        {name: shield},
+        **sets,
+        train=None if train is None else load_object(train, "train"),
+        sensitive=sensitive or (),
+        canaries=None if canaries is None else load_object(canaries, "canaries", call=True),
+        tier=tier,
+        shadows=shadows,
+        engine=engine,
+        cache=cache,
+        finetuned=None if guarantee is None else load_guarantee(guarantee),
+        title=f"Audit of {model}",
+        duplicates=duplicates,
+        seed=seed,
+        with_examples=with_examples,
+    )
+    publish([report], limits, files)

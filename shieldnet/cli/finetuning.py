@@ -1,0 +1,187 @@
+"""The command that trains a copy of a model, privately where an epsilon is given."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shieldnet.cli.options import DATA, Axis, Label, Model, Weights
+from shieldnet.cli.terminal import guarded, tell_progress
+
+if TYPE_CHECKING:
+    from shieldnet.training.countermeasures.base import Countermeasure
+
+Data = Annotated[str, typer.Option(help=f"The data to train on: {DATA}.")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(help="Privacy budget for DP-SGD. Omit for training without a guarantee."),
+]
+Delta = Annotated[
+    float | None, typer.Option(help="Delta of the guarantee; below 1 / number of records.")
+]
+Epochs = Annotated[float, typer.Option(help="How often each record is used, on average.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of records in a step, on average.", show_default="all with --epsilon, else 64"
+    ),
+]
+OptimizerName = Annotated[
+    str, typer.Option("--optimizer", help="sgd (momentum 0.9) or adam (AdamW).")
+]
+LearningRate = Annotated[float, typer.Option(help="Learning rate of the optimizer.")]
+Part = Annotated[
+    str, typer.Option(help="The weights to train: full, last (layer), bias or lora (rank 4).")
+]
+MaxGradNorm = Annotated[
+    float, typer.Option(help="L2 norm that a record's gradient is clipped to, with --epsilon.")
+]
+AdaptiveNorm = Annotated[
+    bool,
+    typer.Option(
+        "--adaptive-clip",
+        help="Let the norm follow the gradients' median, from --max-grad-norm on.",
+    ),
+]
+Canaries = Annotated[
+    int, typer.Option(help="Number of canary gradients that audit the run itself; 0 for none.")
+]
+WeightDecay = Annotated[float, typer.Option(help="L2 penalty on the weights.")]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model knows of the data before: public (nothing: it is fresh, or of public "
+        "data), or the guarantee.json that it was trained under. Without it the guarantee is of "
+        "the steps alone, and no policy takes it."
+    ),
+]
+Heldout = Annotated[
+    str | None,
+    typer.Option(help="Data of the same kind that the model never saw: tests --start."),
+]
+ValidationData = Annotated[
+    str | None,
+    typer.Option(
+        "--validation",
+        help="Data that is never trained on: prints loss and accuracy before and after.",
+    ),
+]
+Fix = Annotated[bool, typer.Option("--fix", help="Accept the fixes that preflight offers.")]
+Kind = Annotated[
+    str,
+    typer.Option(help="The model's output type: logits, probabilities, binary_logits or values."),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Folder that keeps the training, to go on after a stop.")
+]
+CheckpointEvery = Annotated[
+    float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints.")
+]
+TestSeed = Annotated[
+    int | None, typer.Option(help="Random seed, for tests only: who knows it knows the noise.")
+]
+
+
+@guarded
+def finetune(
+    model: Model,
+    data: Data,
+    output: Folder,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    epochs: Epochs = 10,
+    batch_size: BatchSize = None,
+    optimizer: OptimizerName = "sgd",
+    learning_rate: LearningRate = 0.1,
+    part: Part = "full",
+    max_grad_norm: MaxGradNorm = 1.0,
+    adaptive_clip: AdaptiveNorm = False,
+    canaries: Canaries = 0,
+    weight_decay: WeightDecay = 0.0,
+    start: Start = None,
+    heldout: Heldout = None,
+    validation: ValidationData = None,
+    fix: Fix = False,
+    label: Label = None,
+    weights: Weights = None,
+    outputs: Kind = "logits",
+    axis: Axis = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_every_s: CheckpointEvery = 30.0,
+    seed: TestSeed = None,
+) -> None:
+    """Trains a copy of a model, with DP-SGD where --epsilon is given, and writes its weights.
+
+    Writes model.safetensors and, with --epsilon, guarantee.json for audit --guarantee.
+    """
+    from shieldnet.core.checks import choice, optional
+    from shieldnet.files.sources import load_guarantee, load_model, load_training
+    from shieldnet.training.finetuning import finetune as run
+    from shieldnet.training.trainable import BY_NAME
+
+    optional("safetensors.torch", extra="cli")  # before hours of training, not after
+    tell_progress()
+    trained = BY_NAME[choice("part", part, tuple(BY_NAME))]
+    private = _private(epsilon, delta, max_grad_norm, adaptive_clip, canaries)
+    sets = load_training({"data": data, "heldout": heldout, "validation": validation}, label=label)
+    result = run(
+        load_model(model, weights),
+        sets["data"],
+        *private,
+        *_decay(weight_decay),
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        train=trained,
+        start=start if start in (None, "public") else load_guarantee(Path(start)),  # type: ignore[arg-type]  # checked
+        heldout=sets["heldout"],
+        validation=sets["validation"],
+        outputs=outputs,
+        axis=axis,
+        fix=fix,
+        seed=seed,
+        checkpoint=checkpoint,
+        checkpoint_every_s=checkpoint_every_s,
+    )
+    _publish(result, output)
+
+
+def _private(
+    epsilon: float | None, delta: float | None, norm: float, adaptive: bool, canaries: int
+) -> "list[Countermeasure]":
+    from shieldnet.core.errors import ConfigError
+    from shieldnet.training.private.clipping import AdaptiveClip
+    from shieldnet.training.private.dpsgd import DPSGD
+
+    if epsilon is not None:
+        clip = AdaptiveClip(start=norm) if adaptive else norm
+        return [DPSGD(epsilon, delta, max_grad_norm=clip, canaries=canaries)]
+    if delta is not None or canaries or adaptive:
+        raise ConfigError("Expected --epsilon with --delta, --canaries or --adaptive-clip.")
+    return []
+
+
+def _decay(weight_decay: float) -> "list[Countermeasure]":
+    from shieldnet.training.countermeasures.base import WeightDecay
+
+    return [WeightDecay(weight_decay)] if weight_decay else []
+
+
+def _publish(result: Any, output: Path) -> None:
+    """Writes weights and guarantee; raises where the run's own audit found more than is proven."""
+    from shieldnet.core.errors import PolicyFailed
+    from shieldnet.files.weights import write_weights
+
+    output.mkdir(parents=True, exist_ok=True)
+    write_weights(result.model, output / "model.safetensors")
+    typer.echo(str(result))
+    typer.echo(f"Wrote {output / 'model.safetensors'}.")
+    if result.guarantee is not None:
+        text = json.dumps(result.guarantee.document(), indent=1)
+        (output / "guarantee.json").write_text(text, encoding="utf-8")
+        typer.echo(f"Wrote {output / 'guarantee.json'}.")
+    if any(finding.crosses_proof for finding in result.findings):
+        raise PolicyFailed("The run's own audit found more than is proven: do not release it.")

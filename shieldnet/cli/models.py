@@ -1,0 +1,43 @@
+"""The shield that a command line names: a served one, a file's, or a preset's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shieldnet.shield.module import Shield
+
+
+def loaded_shield(
+    model: str,
+    weights: str | None,
+    preset: str | None,
+    shield_file: Path | None,
+    outputs: str | None,
+    axis: int | None,
+) -> "tuple[str, Shield]":
+    """Returns the shield with its name in the report."""
+    from shieldnet.core.checks import choice
+    from shieldnet.core.errors import ConfigError
+    from shieldnet.files.sources import load_model
+    from shieldnet.outputs.layout import MODEL_KINDS
+    from shieldnet.shield.module import Shield
+    from shieldnet.shield.presets import harden
+    from shieldnet.shield.toml import load_shield
+
+    if shield_file is not None and (preset or outputs or axis is not None):
+        raise ConfigError(
+            "The file of --shield says it all: leave --preset, --outputs and --axis out."
+        )
+    kind = choice("outputs", outputs or "logits", MODEL_KINDS)
+    loaded = load_model(model, weights)
+    if isinstance(loaded, Shield):
+        if shield_file is not None or preset or outputs or axis is not None:
+            raise ConfigError(
+                f"{model} is a Shield already, which is judged as it is served: leave --preset, "
+                "--shield, --outputs and --axis out, or name a function that returns the model."
+            )
+        return "served", loaded
+    if shield_file is not None:
+        return shield_file.stem, load_shield(loaded, shield_file)
+    preset = preset or "balanced"
+    return preset, harden(loaded, preset, outputs=kind, axis=axis)  # type: ignore[arg-type]  # checked

@@ -1,0 +1,187 @@
+"""What every command does: errors and exit codes, flags that say what they mean, the table."""
+
+import inspect
+import logging
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand
+from typer.models import OptionInfo
+
+from shieldnet.cli.options import ENDINGS
+
+if TYPE_CHECKING:
+    from shieldnet.gate.policy import Policy
+    from shieldnet.reports.report import Report
+
+INTERNAL_ERROR = 4
+_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+class Reporting(TyperCommand):
+    """A command that writes reports: a flag of one format takes no file of another."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for number, argument in enumerate(args):
+            flag, equals, value = argument.partition("=")
+            path = value if equals else next(iter(args[number + 1 :]), "")
+            ending = ENDINGS.get(flag)
+            if ending is not None and path and Path(path).suffix != ending:
+                raise typer.BadParameter(
+                    f"{flag} takes a file that ends in {ending}, got {path}. For a file of any "
+                    "format use -o.",
+                    ctx=ctx,
+                )
+        return super().parse_args(ctx, args)
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns our own errors into one line and their exit code, anything else into exit 4."""
+    flags = _flags(command)
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        from shieldnet.core.errors import ShieldnetError
+
+        console = Console(stderr=True)
+        try:
+            command(*args, **kwargs)
+        except ShieldnetError as error:
+            message = _with_flags(str(error), flags)
+            console.print(f"{type(error).__name__}: {message}", markup=False, soft_wrap=True)
+            raise typer.Exit(error.exit_code) from error
+        except OSError as unwritable:
+            console.print(f"{type(unwritable).__name__}: {unwritable}", markup=False)
+            raise typer.Exit(2) from unwritable
+        except (typer.Exit, typer.Abort, typer.BadParameter, KeyboardInterrupt):
+            raise
+        except Exception as bug:
+            traceback.print_exc()
+            console.print("This is an internal error of shieldnet: please report it.")
+            raise typer.Exit(INTERNAL_ERROR) from bug
+
+    return run
+
+
+def tell_progress() -> None:
+    """Shows on stderr what long work says of itself."""
+    log = logging.getLogger("shieldnet")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+
+
+def policy_of(name: str | None) -> "Policy":
+    """Reads the policy of ``--policy``; without one nothing is judged."""
+    from shieldnet.gate.policy import Policy
+
+    return Policy.unjudged() if name is None else Policy.load(name)
+
+
+def checked_targets(targets: Iterable[Path] | None, policy: "Policy") -> list[Path]:
+    """Returns the files to write, before hours of attacks are run."""
+    from shieldnet.reports.formats import check_target
+
+    return [check_target(target, is_judged=policy.asks) for target in targets or ()]
+
+
+def publish(reports: Sequence["Report"], policy: "Policy", targets: Iterable[Path]) -> None:
+    """Prints reports, writes them wherever it is asked for, and raises where the policy is not met.
+
+    On GitHub, a summary of the run gets them too.
+    """
+    from shieldnet.reports.report import require, save, summary
+
+    for report in reports:
+        print_report(report, policy)
+    for target in targets:
+        save(reports, target, policy)
+        typer.echo(f"Wrote {target}.")
+    if step := os.environ.get(_SUMMARY):
+        with Path(step).open("a", encoding="utf-8") as file:
+            file.write(summary(reports, policy))
+    require(reports, policy)
+
+
+def print_report(report: "Report", policy: "Policy") -> None:
+    """Prints the headline table with every shield's verdict, and the notes under it."""
+    console = Console()
+    table = Table(
+        title=report.title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    headers, rows = report.rows()
+    for column, header in enumerate(headers):
+        table.add_column(header, justify="left" if column == 0 else "right", no_wrap=column == 0)
+    if policy.asks:
+        table.add_column("policy")
+    for row in rows:
+        outcome = report.verdict(policy, row[0]).outcome
+        verdict = [Text(outcome, style=_COLORS[outcome])] if policy.asks else []
+        table.add_row(*map(_cell, row), *verdict)
+    console.print(table)
+    console.print(_judged_by(policy), markup=False, highlight=False, soft_wrap=True)
+    for note in report.notes():
+        console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _judged_by(policy: "Policy") -> str:
+    if policy.asks:
+        return f"Judged by the {policy}."
+    return (
+        "No policy was given, so nothing is judged. Judge it by your own limits (shieldnet policy "
+        "init; --policy FILE), or by the default ones (--policy default)."
+    )
+
+
+def _cell(text: str) -> Text:
+    """Puts a value above its interval, so that the table fits 80 columns."""
+    value, bracket, interval = text.partition(" [")
+    if not bracket:
+        return Text(text)
+    short = interval.rstrip("]").replace(", ", "–").replace("0.", ".")
+    return Text(f"{value}\n{short}")
+
+
+def _flags(command: Callable[..., None]) -> dict[str, str]:
+    """Returns how a command calls each of its settings: the flag by the name of the argument."""
+    flags = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if get_origin(parameter.annotation) is not Annotated:
+            continue
+        info = get_args(parameter.annotation)[1]
+        if isinstance(info, OptionInfo):
+            # The first name of an annotated option stands where its default would.
+            written = (info.default, *(info.param_decls or ()))
+            named = [str(flag) for flag in written if str(flag).startswith("--")]
+            flags[name] = named[0] if named else f"--{name.replace('_', '-')}"
+    return flags
+
+
+def _with_flags(message: str, flags: dict[str, str]) -> str:
+    """Calls settings as the command line does: Expected --epochs above 0, --axis 1."""
+    first = re.match(r"Expected (\w+)\b", message)
+    if first and first[1] in flags:
+        message = f"Expected {flags[first[1]]}{message[first.end() :]}"
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        is_setting = name in flags and (value is not None or "_" in name)
+        return match[0] if not is_setting else f"{flags[name]} {value}" if value else flags[name]
+
+    return re.sub(r"(?<![\w.\-(])([a-z]\w*)\b(?:=([\w.'\"-]+))?", flag, message)

@@ -1,0 +1,63 @@
+"""How well a model does on records that no training saw."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.core.statistics import Interval, mean
+from shieldnet.findings.finding import decimals
+from shieldnet.training.losses import Criterion, Loss
+from shieldnet.training.records import Records
+
+_BATCH_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Holds the loss and accuracy of a model on held-out records.
+
+    loss: mean over the records. accuracy: share of right answers with its 95% interval; None where
+    answers have no classes, or the loss is one of your own. samples: records.
+    """
+
+    loss: float
+    accuracy: Interval | None
+    samples: int
+
+    def __str__(self) -> str:
+        text = f"loss {decimals(self.loss)}"
+        if self.accuracy is not None:
+            low, high = decimals(self.accuracy.low), decimals(self.accuracy.high)
+            text += f", accuracy {decimals(self.accuracy.value)} [{low}, {high}]"
+        return f"{text} ({self.samples} records)"
+
+
+def validated(model: nn.Module, records: Records, loss: Loss) -> Validation:
+    """Asks a model about every record, in evaluation mode, and leaves it as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    losses, hits = [], []
+    model.eval()
+    try:
+        with torch.no_grad():
+            for start in range(0, len(records), _BATCH_ROWS):
+                rows = slice(start, start + _BATCH_ROWS)
+                inputs, labels = records.rows(rows, device)
+                output = model(inputs)
+                losses.append(loss(output, labels).double().cpu())
+                if isinstance(loss, Criterion):
+                    hits.append(loss.hits(output, labels))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return Validation(float(torch.cat(losses).mean()), _accuracy(hits), len(records))
+
+
+def _accuracy(hits: list[Tensor | None]) -> Interval | None:
+    shares = [share for share in hits if share is not None]
+    if not shares or len(shares) < len(hits):
+        return None
+    counted = torch.cat(shares).double().cpu()
+    counted = counted[~counted.isnan()]  # a record whose every position counts for nothing
+    return mean(counted) if len(counted) else None
