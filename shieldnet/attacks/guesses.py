@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from shieldnet.attacks.adversary.logistic import fitted_weights
 from shieldnet.core.statistics import CONFIDENCE, Interval, auc, proportion
 
 Resampled: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float64]]"
@@ -114,14 +115,7 @@ def _fitted(
     truth: Tensor,
     penalty: float,
 ) -> Tensor:
-    fitted = torch.zeros(weights, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([fitted], max_iter=60, line_search_fn="strong_wolfe")
+    def loss(fitted: Tensor) -> Tensor:
+        return cross_entropy(scores(fitted, rows), truth) + penalty * fitted.square().sum() / 2
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        total = cross_entropy(scores(fitted, rows), truth) + penalty * fitted.square().sum() / 2
-        total.backward()
-        return total
-
-    optimizer.step(loss)
-    return fitted.detach()
+    return fitted_weights(weights, loss, max_steps=60)

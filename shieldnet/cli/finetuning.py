@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +10,7 @@ from shieldnet.cli.options import DATA, Axis, Label, Model, Weights
 from shieldnet.cli.terminal import guarded, tell_progress
 
 if TYPE_CHECKING:
+    from shieldnet.privacy.guarantee import Guarantee
     from shieldnet.training.countermeasures.base import Countermeasure
 
 Data = Annotated[str, typer.Option(help=f"The data to train on: {DATA}.")]
@@ -117,7 +118,7 @@ def finetune(
     Writes model.safetensors and, with --epsilon, guarantee.json for audit --guarantee.
     """
     from shieldnet.core.checks import choice, optional
-    from shieldnet.files.sources import load_guarantee, load_model, load_training
+    from shieldnet.files.sources import load_model, load_training
     from shieldnet.training.finetuning import finetune as run
     from shieldnet.training.trainable import BY_NAME
 
@@ -125,18 +126,18 @@ def finetune(
     tell_progress()
     trained = BY_NAME[choice("part", part, tuple(BY_NAME))]
     private = _private(epsilon, delta, max_grad_norm, adaptive_clip, canaries)
+    countermeasures = [*private, *_decay(weight_decay)]
     sets = load_training({"data": data, "heldout": heldout, "validation": validation}, label=label)
     result = run(
         load_model(model, weights),
         sets["data"],
-        *private,
-        *_decay(weight_decay),
+        *countermeasures,
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
         learning_rate=learning_rate,
         train=trained,
-        start=start if start in (None, "public") else load_guarantee(Path(start)),  # type: ignore[arg-type]  # checked
+        start=_start(start),
         heldout=sets["heldout"],
         validation=sets["validation"],
         outputs=outputs,
@@ -162,6 +163,14 @@ def _private(
     if delta is not None or canaries or adaptive:
         raise ConfigError("Expected --epsilon with --delta, --canaries or --adaptive-clip.")
     return []
+
+
+def _start(start: str | None) -> "Literal['public'] | Guarantee | None":
+    from shieldnet.files.sources import load_guarantee
+
+    if start is None or start == "public":
+        return None if start is None else "public"
+    return load_guarantee(Path(start))
 
 
 def _decay(weight_decay: float) -> "list[Countermeasure]":

@@ -10,8 +10,9 @@ from typing import Any
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import ConfigError
 from shieldnet.reports.html.page import page
+from shieldnet.reports.junit import as_junit
 from shieldnet.reports.markdown import as_card, as_markdown
-from shieldnet.reports.pipelines import as_junit, as_sarif
+from shieldnet.reports.sarif import as_sarif
 
 Document = Mapping[str, Any]
 CARD = "README.md"

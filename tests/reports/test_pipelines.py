@@ -8,7 +8,7 @@ from by_hand import finding, made, subject
 from pydantic_sarif.model import StaticAnalysisResultsFormatSarifVersion210JsonSchema as Sarif
 
 import shieldnet as sn
-from shieldnet.reports.pipelines import _told_apart
+from shieldnet.reports.judged import unique_names
 from shieldnet.reports.report import save
 
 POLICY = sn.Policy({"max_leakage": 0.1, "max_membership_auc": 0.55, "min_accuracy": 0.99})
@@ -144,7 +144,7 @@ class TestSarif:
 
 
 def test_names_are_told_apart_whatever_they_are(tmp_path) -> None:
-    assert _told_apart(["a", "a", "a (2)", "\x01", "\x02"]) == [
+    assert unique_names(["a", "a", "a (2)", "\x01", "\x02"]) == [
         "a",
         "a (2)",
         "a (2) (2)",

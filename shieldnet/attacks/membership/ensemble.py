@@ -1,7 +1,8 @@
 """One score of many: the weights that separate records whose truth is known."""
 
-import torch
 from torch import Tensor, nn
+
+from shieldnet.attacks.adversary.logistic import fitted_weights
 
 
 def ensemble(known: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
@@ -11,18 +12,12 @@ def ensemble(known: Tensor, truth: Tensor, scored: Tensor) -> Tensor:
     """
     center, spread = known.mean(0), known.std(0).clamp_min(1e-9)
     known, scored = (((rows - center) / spread).clamp(-6, 6) for rows in (known, scored))
-    weights = torch.zeros(known.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     target = truth.double()
-    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
+    def loss(weights: Tensor) -> Tensor:
         logit = known @ weights[1:] + weights[0]
-        loss = nn.functional.binary_cross_entropy_with_logits(logit, target)
-        loss = loss + 1e-3 * weights[1:].square().sum()
-        loss.backward()
-        return loss
+        value = nn.functional.binary_cross_entropy_with_logits(logit, target)
+        return value + 1e-3 * weights[1:].square().sum()
 
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return (scored @ weights[1:] + weights[0]).detach()
+    weights = fitted_weights(known.shape[1] + 1, loss, max_steps=100)
+    return scored @ weights[1:] + weights[0]
