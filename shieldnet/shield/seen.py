@@ -32,8 +32,7 @@ class SeenExtent:
         """Takes in the sizes of an answer, or refuses them."""
         if sizes != self.sizes:
             self.sizes = self._at_most(self.sizes, sizes)
-        if not self.answered:
-            self.answered = True
+        self.answered = True
 
     def see_field(self, path: Path, sizes: Sizes) -> None:
         """Takes in the sizes of another field of an answer, or refuses them."""
