@@ -158,8 +158,14 @@ def ignores_its_seed(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
     return train(data, int(torch.randint(0, 10**6, ())))
 
 
-def always_the_same(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+def nothing_random(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    """As a logistic regression or boosting: the same data give the same model."""
     return train(data, 0)
+
+
+def ignores_its_data(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(6, 3)
 
 
 def too_wide(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
@@ -177,11 +183,17 @@ def breaks(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
     raise ValueError("no such layer")
 
 
+def test_shadows_of_a_training_without_chance_differ_by_their_data() -> None:
+    shadows = train_shadows(plan(nothing_random), engine="inline")
+    scores = shadows.scores["members"]
+    assert all(not torch.equal(scores[0], other) for other in scores[1:])
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         (ignores_its_seed, "ignores its seed: the same data and seed gave two different models"),
-        (always_the_same, "ignores its seed: two seeds gave the same model"),
+        (ignores_its_data, "ignores its data: two sets of records gave the same model"),
         (too_wide, "a model of 3 classes like the target, got 4"),
         (diverges, "answers that cannot be used: The model gave NaN"),
         (breaks, "failed on 100 rows: ValueError: no such layer"),
