@@ -10,6 +10,8 @@ from shieldnet.attacks import Game
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.inversion.decoding import MIN_IMAGE_SIDE
 from shieldnet.auditing.plan import Plan, Tier
+from shieldnet.checks.masking import ROWS_ASKED, Masking
+from shieldnet.running.engine import one_thread
 from shieldnet.shield.module import Shield
 
 _log = logging.getLogger("shieldnet")
@@ -68,9 +70,10 @@ class Load:
         """Looks at the sets of an audit, and times the model on some rows."""
         probe = game.nonmembers.inputs[:_PROBE_ROWS]
         answers = in_batches(game.shield, probe)  # the first call prepares what others only use
-        begun = time.monotonic()
-        in_batches(game.shield, probe)
-        asking_s = time.monotonic() - begun
+        with one_thread():  # as attacks ask
+            begun = time.monotonic()
+            in_batches(game.shield, probe)
+            asking_s = time.monotonic() - begun
         owned = 0 if game.auxiliary is None else len(game.auxiliary)
         rows = len(game.members) + len(game.nonmembers) + owned
         return cls(
@@ -99,4 +102,6 @@ def estimate_s(tier: Tier, load: Load, *, shields: Sequence[bool], workers: int 
     reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
     waves = math.ceil(load.reference_models / 8 / workers)
     asking = sum(load.ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
+    if any(isinstance(check, Masking) for check in tier.checks):
+        asking += load.ask_s / load.rows * ROWS_ASKED * (len(shields) - 1)
     return waves * reference_s + work * len(shields) + asking

@@ -19,6 +19,8 @@ _PROBES = 12
 _PAIRS = 500
 _MAX_FEATURES = 20_000
 _STEPS = (0.1, 0.3, 1.0)  # in standard deviations of the inputs
+ROWS_ASKED = _PROBES * len(_STEPS) * 2 * _PAIRS
+"""How many rows a shield is asked about."""
 
 
 @dataclass(frozen=True)
