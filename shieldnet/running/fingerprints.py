@@ -1,10 +1,9 @@
 """What a result depends on, in one hash: values, data, models, and code."""
 
-import dis
+import copyreg
 import importlib.util
 import logging
 import sys
-import sysconfig
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,8 +12,8 @@ from functools import cache, partial
 from hashlib import sha256
 from importlib.machinery import ModuleSpec, PathFinder
 from itertools import accumulate
-from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +21,25 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.data.examples import raw_bytes
+from shieldnet.running import code_objects
+from shieldnet.running.origins import file_content, is_installed, is_installed_path, is_ours
 
-_VERSION = 3
-_UNSEEN = ("globals", "eval", "exec", "__import__")  # read what no code names
+_VERSION = 4
 # What torch keeps in every module, but for the mode and the hooks that change what it answers.
-_MODULE = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks", "training"}
-_INSTALLED = tuple(
-    str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "purelib", "platlib")
-)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_MODULE = frozenset(vars(nn.Module())) - {*_HOOKS, "training"}
+# What Python itself puts into a class.
+_OF_CLASSES = frozenset(
+    f"__{name}__"
+    for name in (
+        *("abstractmethods", "annotations", "classcell", "dataclass_fields", "dataclass_params"),
+        *("dict", "doc", "firstlineno", "hash", "match_args", "module", "orig_bases"),
+        *("parameters", "qualname", "slots", "static_attributes", "weakref"),
+    )
+) | {"_abc_impl"}
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_HOLDS_DATA = (*_PLAIN, tuple, list, dict, set, frozenset, Tensor, np.ndarray, np.generic)
+_UNSEEN = (eval, exec, globals, __import__, importlib.import_module)
 
 
 def fingerprint(*parts: object) -> str:
@@ -59,13 +69,12 @@ _END = b"\0end"  # no other line begins so: what is nested is told from what fol
 
 def _lines(value: object, seen: Seen) -> Iterator[bytes]:
     """Lists what a value consists of, as bytes; no two values have the same list."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | Path):
+    if type(value) in _PLAIN or isinstance(value, Path):
         yield f"{type(value).__qualname__} {value!r}".encode()
     elif isinstance(value, np.generic):
         yield f"{value.dtype} {value.item()!r}".encode()
     elif isinstance(value, Tensor):
-        yield f"tensor {value.dtype} {tuple(value.shape)}".encode()
-        yield sha256(raw_bytes(value)).digest()
+        yield from _tensor(value, seen)
     elif isinstance(value, np.ndarray) and value.dtype != object:
         yield f"array {value.dtype} {value.shape}".encode()
         yield value.tobytes()
@@ -78,20 +87,19 @@ def _lines(value: object, seen: Seen) -> Iterator[bytes]:
         yield _END
 
 
+def _tensor(value: Tensor, seen: Seen) -> Iterator[bytes]:
+    yield f"tensor {value.dtype} {tuple(value.shape)} {value.requires_grad}".encode()
+    yield sha256(raw_bytes(value)).digest()
+    if value._backward_hooks:
+        yield from _lines(dict(value._backward_hooks), seen)
+
+
 def _inside(value: object, seen: Seen) -> Iterator[bytes]:
     own = getattr(type(value), "_fingerprinted", None)
     if own is not None:  # what has a state beside says what counts
         yield from _lines(own(value), seen)
-    elif isinstance(value, Mapping):
-        for key in value:
-            yield from _lines(key, seen)
-            yield from _lines(value[key], seen)
-    elif isinstance(value, Sequence):
-        for item in value:
-            yield from _lines(item, seen)
-    elif isinstance(value, set | frozenset):
-        for item in sorted(value, key=repr):
-            yield from _lines(item, seen)
+    elif isinstance(value, Mapping | Sequence | set | frozenset):
+        yield from _container(value, seen)
     elif isinstance(value, np.ndarray):
         yield from _lines((value.shape, value.tolist()), seen)
     elif isinstance(value, nn.Module):
@@ -110,25 +118,90 @@ def _inside(value: object, seen: Seen) -> Iterator[bytes]:
         yield from _lines(value.__func__, seen)
     elif isinstance(value, property):
         yield from _lines((value.fget, value.fset, value.fdel), seen)
-    elif isinstance(value, torch.dtype | torch.device | logging.Logger):
+    elif isinstance(value, types.CellType):
+        yield from _lines(value.cell_contents, seen) if _is_filled(value) else (b"empty",)
+    elif isinstance(value, _SHOWN) or type(value).__module__ == "typing":
         yield repr(value).encode()
     elif isinstance(value, _BUILT_IN):
-        yield f"{getattr(value, '__module__', '')} {value.__qualname__}".encode()
-        yield from _lines(_bound_to(value), seen)
-    elif is_dataclass(value):
-        yield from _lines(type(value), seen)
-        for field in fields(value):
-            if field.init:
-                yield from _lines((field.name, getattr(value, field.name)), seen)
-    elif hasattr(value, "__dict__") and not isinstance(value, types.CodeType):
-        yield from _lines((type(value), vars(value)), seen)
+        yield from _built_in(value, seen)
     else:
+        yield from _instance(value, seen)
+
+
+def _container(value: object, seen: Seen) -> Iterator[bytes]:
+    """Lists items; of a kind of the user's its class and attributes, too."""
+    if isinstance(value, Mapping):
+        for key in value:
+            yield from _lines(key, seen)
+            yield from _lines(value[key], seen)
+        yield from _lines(getattr(value, "default_factory", None), seen)
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _lines(item, seen)
+    elif isinstance(value, set | frozenset):
+        for item in sorted(value, key=repr):
+            yield from _lines(item, seen)
+    if not is_installed(type(value)):
+        yield from _lines((type(value), dict(getattr(value, "__dict__", {}))), seen)
+
+
+def _instance(value: object, seen: Seen) -> Iterator[bytes]:
+    """Lists the attributes of an object with its class, or what it would be made of anew."""
+    kind = type(value)
+    if is_dataclass(value) and is_ours(kind.__module__):
+        made = [field.name for field in fields(value) if field.init]
+        yield from _lines((kind, {name: getattr(value, name) for name in made}), seen)
+        return
+    slots = {
+        name: getattr(value, name)
+        for base in kind.__mro__
+        for name in _slots(base)
+        if hasattr(value, name)
+    }
+    if isinstance(value, types.CodeType) or not (slots or hasattr(value, "__dict__")):
+        slots = {"made of": _made_of(value)}
+    elif is_installed(kind) and kind.__reduce__ is not object.__reduce__:
+        slots["made of"] = _made_of(value)  # such as random.Random, whose state is no attribute
+    yield from _lines((kind, getattr(value, "__dict__", {}), slots), seen)
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _made_of(value: object) -> object:
+    """Returns what an object of an installed package would be made of in another process."""
+    try:
+        if not is_installed(type(value)) or isinstance(value, types.CodeType):
+            raise TypeError("of the user's own")
+        reduce = copyreg.dispatch_table.get(type(value))
+        parts = value.__reduce_ex__(4) if reduce is None else reduce(value)
+        return parts if isinstance(parts, str) else [list(p) if _is_lazy(p) else p for p in parts]
+    except Exception as untold:
         raise ConfigError(
             f"Cannot tell what is in a {type(value).__name__}, so no result that depends on it is "
             "kept. Leave cache out, or give train plain data, functions and modules."
-        )
+        ) from untold
 
 
+def _is_lazy(part: object) -> bool:
+    return isinstance(part, Iterator)
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+_SHOWN = (
+    *(torch.dtype, torch.device, np.dtype, logging.Logger),
+    *(types.GenericAlias, types.UnionType),
+)
+"""What shows all that it is."""
 _BUILT_IN = (
     types.BuiltinFunctionType,
     types.MethodDescriptorType,
@@ -136,13 +209,16 @@ _BUILT_IN = (
     types.MethodWrapperType,
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
+    types.ClassMethodDescriptorType,
 )
 
 
-def _bound_to(value: object) -> object:
-    """Returns what a built-in method is bound to, None for a function of a module."""
-    owner = getattr(value, "__self__", None)
-    return None if isinstance(owner, types.ModuleType) else owner
+def _built_in(value: Any, seen: Seen) -> Iterator[bytes]:
+    if value in _UNSEEN:
+        raise ConfigError(code_objects.unseen_text("train", value.__name__))
+    yield f"{getattr(value, '__module__', '')} {value.__qualname__}".encode()
+    owner = getattr(value, "__self__", None)  # of a function of a module, that module
+    yield from _lines(None if isinstance(owner, types.ModuleType) else owner, seen)
 
 
 def _module(model: nn.Module, seen: Seen) -> Iterator[bytes]:
@@ -150,58 +226,70 @@ def _module(model: nn.Module, seen: Seen) -> Iterator[bytes]:
     for name, part in model.named_modules():
         own = {key: entry for key, entry in vars(part).items() if key not in _MODULE}
         yield from _lines((name, type(part), own), seen)
-    yield from _lines(dict(model.named_parameters(remove_duplicate=False)), seen)
-    yield from _lines(dict(model.named_buffers(remove_duplicate=False)), seen)
+    first: dict[int, str] = {}
+    for kind in (model.named_parameters, model.named_buffers):
+        for name, tensor in kind(remove_duplicate=False):
+            yield from _lines((name, first.setdefault(id(tensor), name), tensor), seen)
 
 
 def _function(function: types.FunctionType, seen: Seen) -> Iterator[bytes]:
-    """Lists code, what it closes over, and all of the user's own that it names or imports."""
+    """Lists code, what it closes over, and all of the user's own that it names or imports.
+
+    Of an installed function what it closes over, wraps and takes by default counts: a decorator's
+    is the user's.
+    """
+    if function in _UNSEEN:
+        raise ConfigError(code_objects.unseen_text("train", function.__name__))
     yield function.__qualname__.encode()
-    if _installed(function):
+    if is_ours(function.__module__ or ""):
         return
-    _refuse_unseen(function.__code__)
-    yield _content(function.__code__.co_filename)
-    yield from _compiled(function.__code__)
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    yield from _lines((cells, function.__defaults__, function.__kwdefaults__, vars(function)), seen)
-    names = tuple(_names(function.__code__))
-    for name in names:
-        if name not in function.__globals__:
+    yield from _lines(list(function.__closure__ or ()), seen)
+    yield from _lines((function.__defaults__, function.__kwdefaults__), seen)
+    if is_installed(function):
+        yield from _lines(getattr(function, "__wrapped__", None), seen)
+        return
+    code, named = function.__code__, function.__globals__
+    code_objects.require_seen(code, set(named))
+    yield file_content(code.co_filename)
+    yield from code_objects.content(code)
+    yield from _lines(vars(function), seen)
+    names = None if code_objects.reads_any_name(code) else code_objects.names(code)
+    for name in code_objects.names(code):
+        if name not in named:
             continue
         yield name.encode()
-        value = function.__globals__[name]
+        value = named[name]
         if isinstance(value, types.ModuleType):
             yield from _file(value, names, seen)
         else:
             yield from _lines(value, seen)
-    package = function.__globals__.get("__package__") or ""
-    yield from _imported(function.__code__, package, seen)
+    yield from _imported(code, named.get("__package__") or "", seen)
 
 
 def _class(value: type, seen: Seen) -> Iterator[bytes]:
     """Lists a class with its bases: methods, and attributes that are no machinery of Python's."""
+    if not is_installed(type(value)):
+        yield from _lines(type(value), seen)
     for base in value.__mro__:
         yield f"{base.__module__}.{base.__qualname__}".encode()
-        if _installed(base):
+        if is_installed(base):
             continue
         for name, attribute in vars(base).items():
-            is_code = isinstance(
-                attribute, types.FunctionType | staticmethod | classmethod | property
-            )
-            if is_code or not (name.startswith("__") or name == "_abc_impl"):
+            if name not in _OF_CLASSES and not isinstance(attribute, types.MemberDescriptorType):
                 yield name.encode()
                 yield from _lines(attribute, seen)
 
 
 def _file(module: types.ModuleType, names: Sequence[str] | None, seen: Seen) -> Iterator[bytes]:
-    """Lists a module of the user's: its file, and what is named of it, or all that it defines."""
+    """Lists a module of the user's: its file, and what is named of it, or all that it holds."""
     yield module.__name__.encode()
-    if _installed(module):
+    key = f"{module.__name__} {names}"
+    if is_installed(module) or key in seen:
         return
-    yield _content(getattr(module, "__file__", None))
+    seen[key] = (len(seen), module)
+    yield file_content(getattr(module, "__file__", None))
     for name, value in list(vars(module).items()):
-        defined = getattr(value, "__module__", None) == module.__name__
-        if name not in names if names is not None else not defined:
+        if name not in names if names is not None else not _is_held(name, value, module):
             continue
         yield name.encode()
         if isinstance(value, types.ModuleType):
@@ -210,36 +298,32 @@ def _file(module: types.ModuleType, names: Sequence[str] | None, seen: Seen) -> 
             yield from _lines(value, seen)
 
 
+def _is_held(name: str, value: object, module: types.ModuleType) -> bool:
+    """Says whether a module's own code or data stands under a name."""
+    if name.startswith("__"):
+        return False
+    if isinstance(value, types.ModuleType):
+        return not is_installed(value)
+    is_code = isinstance(value, types.FunctionType | type) and not is_installed(value)
+    defined = getattr(value, "__module__", None) == module.__name__
+    return is_code or defined or isinstance(value, _HOLDS_DATA)
+
+
 def _imported(code: types.CodeType, package: str, seen: Seen) -> Iterator[bytes]:
     """Lists the modules of the user's that code imports when it runs; none is imported for it."""
-    names = tuple(_names(code))
-    for kind, found in ModuleFinder().scan_opcodes(code):
-        if kind not in ("absolute_import", "relative_import"):
-            continue
-        level, parts, name = found if kind == "relative_import" else (0, *found)
+    names = None if code_objects.reads_any_name(code) else code_objects.names(code)
+    for wanted in code_objects.imports(code):
+        named = None if "*" in wanted.parts else names
         try:
-            module = importlib.util.resolve_name(f"{'.' * level}{name or ''}", package or None)
-            named = None if parts and "*" in parts else names
-            yield from _module_named(module, parts or (), named, seen)
-        except (ImportError, ValueError) as missing:
-            raise ConfigError(
-                f"Cannot find the module {name} that train imports ({missing}), so no result that "
-                "depends on it is kept. Leave cache out, or import it where train is defined."
-            ) from missing
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _imported(constant, package, seen)
-
-
-def _module_named(
-    name: str, parts: Sequence[str], names: Sequence[str] | None, seen: Seen
-) -> Iterator[bytes]:
-    """Lists a module with the packages it stands in, and those of its parts that are modules."""
-    for package in accumulate(name.split("."), "{}.{}".format):
-        yield from _module_as_imported(package, names, seen)
-    for part in parts:
-        with suppress(ImportError):
-            yield from _module_as_imported(f"{name}.{part}", names, seen)
+            name = importlib.util.resolve_name("." * wanted.level + wanted.name, package or None)
+            for parent in accumulate(name.split("."), "{}.{}".format):
+                yield from _module_as_imported(parent, named, seen)
+        except ImportError:  # a guarded import, or one that will fail
+            yield f"no module {wanted}".encode()
+            continue
+        for part in wanted.parts:
+            with suppress(ImportError):
+                yield from _module_as_imported(f"{name}.{part}", named, seen)
 
 
 def _module_as_imported(name: str, names: Sequence[str] | None, seen: Seen) -> Iterator[bytes]:
@@ -247,73 +331,40 @@ def _module_as_imported(name: str, names: Sequence[str] | None, seen: Seen) -> I
     if name in sys.modules:
         yield from _file(sys.modules[name], names, seen)
         return
-    if _is_ours(name):
+    if is_ours(name):
         return
     spec = _found(name)
     origin = spec.origin
-    if origin in (None, "built-in", "frozen") or origin in seen or _is_installed(origin):
+    if origin in (None, "built-in", "frozen") or origin in seen or is_installed_path(origin):
         return
     seen[origin] = (len(seen), origin)
     yield name.encode()
-    yield _content(origin)
+    source = file_content(origin)
+    yield source
     package = spec.name if spec.submodule_search_locations else spec.parent
-    yield from _imported(compile(_content(origin), origin, "exec"), package or "", seen)
+    try:
+        code = compile(source, origin, "exec")
+    except (SyntaxError, ValueError) as broken:
+        raise ConfigError(f"Cannot read {origin}, which train imports: {broken}.") from broken
+    if not source and not Path(origin).exists():  # inside of a zip file
+        raise ConfigError(f"Cannot read {origin}, which train imports. Leave cache out.")
+    code_objects.require_seen(code)
+    yield from _imported(code, package or "", seen)
 
 
 def _found(name: str) -> ModuleSpec:
     """Finds a module as an import would, without running the package that it stands in."""
     parent = name.rpartition(".")[0]
-    if parent:
-        spec = PathFinder.find_spec(name, _found(parent).submodule_search_locations or [])
-    else:
-        spec = importlib.util.find_spec(name)
+    try:
+        if parent:
+            spec = PathFinder.find_spec(name, _found(parent).submodule_search_locations or [])
+        else:
+            spec = importlib.util.find_spec(name)
+    except ValueError as unknown:
+        raise ImportError(str(unknown)) from unknown
     if spec is None:
         raise ImportError(f"no module named {name}")
     return spec
-
-
-def _refuse_unseen(code: types.CodeType) -> None:
-    """Raises ConfigError for code that reads names which it only makes up when it runs."""
-    for step in dis.get_instructions(code):
-        is_global = step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-        if step.argval == "import_module" or (is_global and step.argval in _UNSEEN):
-            raise ConfigError(
-                f"{code.co_name} uses {step.argval}, so what it reads cannot be told before it "
-                "runs, and no result that depends on it is kept. Leave cache out, or name what it "
-                "reads."
-            )
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            _refuse_unseen(constant)
-
-
-def _compiled(code: types.CodeType) -> Iterator[bytes]:
-    """Lists what code does; marshal would write the same code in other bytes another time."""
-    yield code.co_code
-    yield repr((code.co_names, code.co_varnames)).encode()
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _compiled(constant)
-        elif isinstance(constant, frozenset):
-            yield repr(sorted(map(repr, constant))).encode()
-        else:
-            yield repr(constant).encode()
-    yield _END
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
-
-
-def _content(path: str | None) -> bytes:
-    """Returns the whole file that something is defined in, nothing where there is no file."""
-    try:
-        return b"" if path is None else Path(path).read_bytes()
-    except OSError:
-        return b""
 
 
 @cache
@@ -323,29 +374,3 @@ def _own_source() -> bytes:
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.digest()
-
-
-def _installed(value: types.FunctionType | type | types.ModuleType) -> bool:
-    """Says whether something belongs to Python, to an installed package or to this one.
-
-    A function is where its code was written: what a notebook defines has the module of the program
-    that runs the notebook.
-    """
-    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
-    if _is_ours(name):
-        return True
-    if isinstance(value, types.FunctionType):
-        return _is_installed(value.__code__.co_filename)
-    if name == "__main__":
-        return False
-    module = value if isinstance(value, types.ModuleType) else sys.modules.get(name)
-    path = getattr(module, "__file__", None)
-    return path is None or _is_installed(path)  # None: built into the interpreter
-
-
-def _is_ours(name: str) -> bool:
-    return name.split(".")[0] == "shieldnet"
-
-
-def _is_installed(path: str) -> bool:
-    return str(Path(path).resolve()).startswith(_INSTALLED)

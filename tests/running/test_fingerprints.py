@@ -213,8 +213,16 @@ def test_what_is_imported_inside_of_a_function_counts(tmp_path, monkeypatch) -> 
         prints.add(fingerprint(code("def train():\n from their_net import make\n return make()")))
     monkeypatch.delitem(sys.modules, "their_net", raising=False)
     assert len(prints) == 2
-    with pytest.raises(sn.errors.ConfigError, match="Cannot find the module nowhere_at_all"):
-        fingerprint(code("def train():\n import nowhere_at_all.part\n return 1"))
+
+
+def test_a_guarded_import_counts_as_soon_as_it_is_there(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = (
+        "def train():\n try:\n  import their_extra.part as x\n except ImportError: x = 1\n return x"
+    )
+    without = fingerprint(code(text))
+    write(tmp_path, {"their_extra/part": "A = 1"})
+    assert fingerprint(code(text)) != without
 
 
 def write(folder, files: dict[str, str]) -> None:
@@ -280,3 +288,174 @@ def test_a_global_that_cannot_be_told_is_refused_too() -> None:
     with pytest.raises(sn.errors.ConfigError, match="Cannot tell what is in a generator"):
         fingerprint(code("def train(): return next(K)", K=(x for x in range(3))))
     assert fingerprint(code("def train(): log.info('x')", log=logging.getLogger("theirs")))
+
+
+class Words(dict):
+    rate = 1
+
+
+def decorated(body: str, decorator: str) -> types.FunctionType:
+    return code(
+        f"import contextlib, functools, torch\n@{decorator}\ndef train(data, seed):\n yield {body}"
+    )
+
+
+@pytest.mark.parametrize(
+    "decorator",
+    ["torch.no_grad()", "torch.enable_grad()", "contextlib.contextmanager", "functools.lru_cache"],
+)
+def test_what_stands_under_an_installed_decorator_counts(decorator) -> None:
+    assert differ(decorated("1", decorator), decorated("2", decorator))
+
+
+def made_by(text: str) -> object:
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(text, names)  # noqa: S102 - our own text
+    return names["made"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("class K(dict):\n a = 1\nmade = K(x=1)", "class K(dict):\n a = 2\nmade = K(x=1)"),
+        (
+            "import enum\nclass K(enum.IntEnum):\n A = 1\n def f(self): return 1\nmade = K.A",
+            "import enum\nclass K(enum.IntEnum):\n A = 1\n def f(self): return 2\nmade = K.A",
+        ),
+        (
+            "from collections import defaultdict\nmade = defaultdict(lambda: 1)",
+            "from collections import defaultdict\nmade = defaultdict(lambda: 2)",
+        ),
+        (
+            "from dataclasses import dataclass, field\n@dataclass\nclass K:\n"
+            " x: list = field(init=False, default_factory=lambda: [1])\nmade = K()",
+            "from dataclasses import dataclass, field\n@dataclass\nclass K:\n"
+            " x: list = field(init=False, default_factory=lambda: [1])\nmade = K()\nmade.x[0] = 2",
+        ),
+        ("import random\nmade = random.Random(1)", "import random\nmade = random.Random(2)"),
+        (
+            "class B:\n __slots__ = ('x',)\nclass K(B): pass\nmade = K()\nmade.x = 1",
+            "class B:\n __slots__ = ('x',)\nclass K(B): pass\nmade = K()\nmade.x = 2",
+        ),
+        (
+            "class M(type):\n def __call__(c): return 1\nclass made(metaclass=M): pass",
+            "class M(type):\n def __call__(c): return 2\nclass made(metaclass=M): pass",
+        ),
+        (
+            "class F:\n def __call__(s, *a): return 1\nclass made: __getitem__ = F()",
+            "class F:\n def __call__(s, *a): return 2\nclass made: __getitem__ = F()",
+        ),
+        ("def made(x): return x", "def made(*x): return x"),
+        (
+            "def made(d):\n try:\n  x = g(d)\n  y = h(x)\n except E:\n  y = 1\n return y",
+            "def made(d):\n try:\n  x = g(d)\n except E:\n  y = 1\n else:\n  y = h(x)\n return y",
+        ),
+    ],
+)
+def test_what_differs_in_behavior_differs_in_its_fingerprint(first, second) -> None:
+    assert differ(made_by(first), made_by(second))
+    assert fingerprint(made_by(first)) == fingerprint(made_by(first))
+
+
+def test_frozen_weights_ties_and_hooks_count() -> None:
+    def model(tie: bool = False, freeze: bool = False) -> nn.Module:
+        layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        for layer in layers:
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        if tie:
+            layers[1].weight = layers[0].weight
+        return layers.requires_grad_(not freeze)
+
+    hooked, full = model(), model()
+    hooked[0].weight.register_hook(torch.neg)
+    full.register_full_backward_hook(uses_a_constant)
+    assert differ(model(), model(tie=True), model(freeze=True), hooked, full)
+
+
+def test_packages_without_an_init_and_modules_as_values_count(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(tmp_path, {"their_space/cfg": "RATE = 1"})
+    module = importlib.import_module("their_space.cfg")
+    reads = code("import their_space.cfg\ndef train(): return their_space.cfg.RATE")
+    by_name = code("import their_space.cfg as c\ndef train(): return getattr(c, 'RATE')")
+    before = [
+        fingerprint(reads),
+        fingerprint(by_name),
+        fingerprint(functools.partial(helper, module)),
+    ]
+    module.RATE = 2
+    after = [
+        fingerprint(reads),
+        fingerprint(by_name),
+        fingerprint(functools.partial(helper, module)),
+    ]
+    for name in ("their_space.cfg", "their_space"):
+        monkeypatch.delitem(sys.modules, name)
+    assert all(old != new for old, new in zip(before, after, strict=True))
+
+
+def test_modules_that_import_each_other_end(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(
+        tmp_path,
+        {
+            "their_a": "import their_b\ndef f(): return their_b.g()",
+            "their_b": "import their_a\ndef g(): return 1",
+        },
+    )
+    uses = code("import their_a, their_b\ndef train(): return their_a.f() + their_b.g()")
+    assert fingerprint(uses) == fingerprint(uses)
+    for name in ("their_a", "their_b"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def train(d, s, e=eval): return e('K')",
+        "e = eval\ndef train(): return e('K')",
+        "from importlib import import_module as im\ndef train(): return im('theirs')",
+        "def train(): return train.__globals__['K']",
+        "def train():\n import sys\n sys.path.insert(0, 'x')\n import theirs",
+    ],
+)
+def test_other_ways_to_read_what_is_not_named_are_refused_too(text) -> None:
+    with pytest.raises(sn.errors.ConfigError, match="cannot be told before it runs"):
+        fingerprint(code(text, K=1))
+
+
+def test_a_module_that_is_not_loaded_yet_is_held_to_the_same(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(
+        tmp_path,
+        {"their_lazy": "def f():\n import importlib\n return importlib.import_module('b')"},
+    )
+    lazy = code("def train():\n import their_lazy\n return their_lazy.f()")
+    with pytest.raises(sn.errors.ConfigError, match="cannot be told before it runs"):
+        fingerprint(lazy)
+    write(tmp_path, {"their_lazy": "def eval(): return 1\ndef f(): return eval()"})
+    assert fingerprint(lazy)
+    write(tmp_path, {"their_lazy": "def f("})
+    with pytest.raises(sn.errors.ConfigError, match="Cannot read .*their_lazy.py"):
+        fingerprint(lazy)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from typing import Optional\nK = Optional[int]",
+        "K = list[int]",
+        "import re\nK = re.compile('a+')",
+        "K = slice(1, 2)",
+        "import numpy\nK = numpy.dtype('float32')",
+        "import datetime\nK = datetime.date(2020, 1, 1)",
+        "import operator\nK = operator.itemgetter(1)",
+        "import numpy\nK = numpy.random.default_rng(0)",
+        "import torch\nK = torch.Generator().manual_seed(1)",
+        "def eval(x): return x\nK = eval",
+    ],
+)
+def test_what_is_common_is_told(text) -> None:
+    one, two = (code(f"{text}\ndef train(): return K") for _ in range(2))
+    assert fingerprint(one) == fingerprint(two)
