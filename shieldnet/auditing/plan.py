@@ -64,7 +64,9 @@ class Tier:
         return (*self.attacks, *self.checks)
 
 
-def _require_all(measurements: tuple[object, ...], kind: type, expected: str) -> None:
+def _require_all(measurements: object, kind: type, expected: str) -> None:
+    if not isinstance(measurements, tuple | list):
+        raise ConfigError(f"Expected a tuple of {expected}, got {measurements!r}.")
     for measurement in measurements:
         if not isinstance(measurement, kind):
             is_check = isinstance(measurement, Check)

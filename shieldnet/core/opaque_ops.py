@@ -55,6 +55,10 @@ def is_captured() -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+"""Says whether torch.export draws the graph of this call: nothing is answered."""
+
+
 def refuse_recording(what: str) -> None:
     """Refuses ways to record a call that keep what was drawn, checked or decided in that one call.
 

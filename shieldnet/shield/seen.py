@@ -2,6 +2,7 @@
 
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import AnswerError, ConfigError
+from shieldnet.core.opaque_ops import is_exporting
 from shieldnet.outputs.nested import Path, written
 from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.shield.settings import Extent, ShieldSettings, named_by
@@ -30,14 +31,16 @@ class SeenExtent:
 
     def see(self, sizes: Sizes) -> None:
         """Takes in the sizes of an answer, or refuses them."""
-        if sizes != self.sizes:
-            self.sizes = self._at_most(self.sizes, sizes)
-        self.answered = True
+        greatest = self._at_most(self.sizes, sizes)
+        if not is_exporting():  # there a graph is drawn, and nothing is answered
+            self.sizes, self.answered = greatest, True
 
     def see_field(self, path: Path, sizes: Sizes) -> None:
         """Takes in the sizes of another field of an answer, or refuses them."""
         name = written(path)
-        self.fields[name] = self._at_most(self.fields.get(name), sizes)
+        greatest = self._at_most(self.fields.get(name), sizes)
+        if not is_exporting():
+            self.fields[name] = greatest
 
     def see_as_it_is(self, path: Path) -> None:
         """Takes in a field that is released as it is, whatever its size, or refuses it."""
@@ -47,7 +50,8 @@ class SeenExtent:
                 f"Expected no field {name}, as the extent says whose privacy cost was agreed; "
                 "nothing was released. Name it: Extent(classes, fields={...: Extent(1)})."
             )
-        self.fields[name] = (1, ())
+        if not is_exporting():
+            self.fields[name] = (1, ())
 
     def known(self) -> Extent | None:
         """Returns the declared extent of an answer, or the greatest so far; None before any."""

@@ -40,7 +40,8 @@ class Extent:
             raise ConfigError(f"Expected fields as a dict of extents, got {self.fields!r}.")
         places = tuple(whole("positions", place, low=1) for place in self.positions)
         object.__setattr__(self, "positions", places)
-        object.__setattr__(self, "fields", FrozenDict(self.fields))
+        by_name = {path: self.fields[path] for path in sorted(self.fields)}
+        object.__setattr__(self, "fields", FrozenDict(by_name))
 
     def __str__(self) -> str:
         places = " x ".join(map(str, self.positions))

@@ -15,6 +15,7 @@ from shieldnet.training.compatibility import held_apart
 from shieldnet.training.losses import Loss
 from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.premise import Premise, fit
+from shieldnet.training.private.sampling import is_proven
 from shieldnet.training.records import Records
 
 
@@ -76,7 +77,10 @@ def guarantee_of(
         if seed is None
         else ("whoever knows the seed knows the noise: seeded runs are for tests",)
     )
-    guarantee = Guarantee(event.noise, event.rate, event.count, records, delta, caveats)
+    own = () if is_proven(private.sampler) else (f"{private.sampler!r} draws as its event says",)
+    guarantee = Guarantee(
+        event.noise, event.rate, event.count, records, delta, caveats, premises=own
+    )
     looser = guarantee.cross_check()
     if looser < 0.98 * guarantee.epsilon - 1e-3:  # near 0 the grid of losses is the coarser
         raise ConfigError(

@@ -163,11 +163,11 @@ def _size(settings: FinetuneSettings, records: Records, private: DPSGD | None) -
     batch_size = settings.batch_size or records.batch
     if private is None:
         return min(len(records), batch_size or _BATCH_SIZE)
-    size = private.sampler.size(len(records), batch_size)
-    if not 1 <= size <= len(records):
+    size: object = private.sampler.size(len(records), batch_size)
+    if not (isinstance(size, int) and 1 <= size <= len(records)):
         raise ConfigError(
             f"Expected {private.sampler!r} to draw from 1 to {len(records)} records of a step, got "
-            f"{size}."
+            f"{size!r}."
         )
     return size
 

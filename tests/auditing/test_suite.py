@@ -776,3 +776,5 @@ def test_a_check_is_no_attack_and_the_refusal_says_where_it_goes() -> None:
         sn.Tier("mine", (Attribution(),))
     with pytest.raises(sn.errors.ConfigError, match="Expected checks such as Attribution"):
         sn.Tier("mine", (Membership(),), (Membership(),))
+    with pytest.raises(sn.errors.ConfigError, match="Expected a tuple of checks such as .*, got 8"):
+        sn.Tier("mine", (Membership(),), 8)

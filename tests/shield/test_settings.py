@@ -117,6 +117,20 @@ class TestExtents:
         assert shield.cost() == cost
         assert shield.extent == extent
 
+    def test_an_export_leaves_what_was_seen_as_it_was(self) -> None:
+        noise = (sn.ClipNorm(1.0), sn.GaussianNoise(4.0))
+        shield = sn.Shield(nn.Identity(), *noise, outputs="embeddings", axis=-1)
+        example = (torch.randn(5, 100, 4),)
+        torch.export.export(shield, example)
+        assert shield.extent is None
+        shield(torch.randn(2, 3, 4))
+        cost = shield.cost()
+        size = {"args": ({1: torch.export.Dim("length", min=4, max=200)},)}
+        torch.export.export(shield, example, dynamic_shapes=size)
+        assert shield.cost() == cost
+        assert shield.extent == sn.Extent(4, (3,))
+        assert "Shield(" in repr(shield)
+
     def test_other_classes_than_declared_are_refused(self, linear) -> None:
         shield = sn.harden(linear, extent=sn.Extent(5))
         with pytest.raises(
@@ -162,6 +176,24 @@ def test_a_frozen_dict_is_a_dict_in_its_order() -> None:
 
 
 class TestFieldsOfAnExtent:
+    def test_they_have_one_order_and_are_read_back_as_they_were_written(self, tmp_path) -> None:
+        fields = {"z": None, "hidden": sn.Extent(2)}
+        turned = dict(reversed(fields.items()))
+        assert sn.Extent(3, (), fields) == sn.Extent(3, (), turned)
+        made = sn.Shield(
+            nn.Identity(),
+            sn.ClipNorm(1.0),
+            sn.GaussianNoise(1.0),
+            outputs={"main": "embeddings"},
+            also={"hidden": (), "z": ()},
+            extent=sn.Extent(3, (), turned),
+        )
+        path = tmp_path / "shield.toml"
+        path.write_text(sn.dump_shield(made))
+        again = sn.load_shield(nn.Identity(), path)
+        assert again.settings == made.settings
+        assert again.settings.digest() == made.settings.digest()
+
     SETTINGS = replace(BOXED, defenses=(sn.RandomizedResponse(2.0),), also={"boxes": ()})
 
     @pytest.mark.parametrize("fields", [{}, {"boxes": None}])

@@ -111,6 +111,13 @@ class DPSGD(Countermeasure):
             of_unit_noise = self._event(1.0, rate, steps)
             epsilon, delta = float(self.epsilon or 0), float(self.delta or 0)
             noise = calibrate_noise(epsilon, delta, of_unit_noise.rate, steps)
+            event = self._event(float(noise), rate, steps)
+            if event.rate != of_unit_noise.rate:
+                raise ConfigError(
+                    f"Expected the event of {self.sampler!r} to have one rate whatever the noise, "
+                    f"got {of_unit_noise.rate:g} and {event.rate:g}."
+                )
+            return event
         return self._event(float(noise), rate, steps)
 
     def _event(self, noise: float, rate: float, steps: int) -> Steps:
@@ -125,5 +132,11 @@ class DPSGD(Countermeasure):
             raise ConfigError(
                 f"Expected the event of {self.sampler!r} as {steps} Steps with noise {noise:g}, as "
                 f"they are taken, got {event!r}."
+            )
+        if event.rate < rate * (1 - 1e-12):
+            raise ConfigError(
+                f"Expected the event of {self.sampler!r} with a rate of {rate:g} at least, which "
+                f"is what a step draws on average, got {event.rate:g}: some record is drawn more "
+                "often than that."
             )
         return event

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.errors import ConfigError, DataError, TrainingFailed
+from shieldnet.core.errors import DataError, TrainingFailed
 from shieldnet.core.randomness import bernoulli, noise_about
 from shieldnet.training.checkpoint import State
 from shieldnet.training.distributed import Ranks
@@ -18,6 +18,7 @@ from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.gradient_parts import sum_error
 from shieldnet.training.private.gradients import RecordGradients
 from shieldnet.training.private.lattice import Lattice
+from shieldnet.training.private.sampling import checked_draws
 from shieldnet.training.records import Records
 from shieldnet.training.updates import Updates
 
@@ -107,14 +108,7 @@ class DpSgd(Updates):
 
     def _drawn(self, records: int) -> Tensor:
         """Draws the records of a step. Shapes: -> (records,) bool."""
-        sampler = self.settings.sampler
-        drawn = sampler.draw(records, self.rate)
-        if drawn.shape != (records,) or drawn.dtype != torch.bool:
-            raise ConfigError(
-                f"Expected {sampler!r} to draw ({records},) bool, got {tuple(drawn.shape)} "
-                f"{drawn.dtype}."
-            )
-        return drawn
+        return checked_draws(self.settings.sampler, records, self.rate)
 
     def _clipped_sums(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Sums the clipped gradients of these rows, over all processes.

@@ -62,7 +62,8 @@ class Premise:
             premises = (UNSTATED if self.known is None else PUBLIC,)
             before = None
         hidden = [f"what {name} holds says nothing of the records" for name in self.opaque]
-        all_premises = tuple(dict.fromkeys((*premises, KERNELS, ONE_MODEL, *hidden)))
+        own = claimed.premises
+        all_premises = tuple(dict.fromkeys((*premises, *own, KERNELS, ONE_MODEL, *hidden)))
         return replace(
             claimed,
             run=run,

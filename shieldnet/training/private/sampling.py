@@ -1,5 +1,6 @@
 """Which records a step of private training draws, and what that proves."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
@@ -11,11 +12,15 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import bernoulli
 from shieldnet.privacy.steps import Steps
 
+_MAX_DEVIATIONS = 8  # beyond what is expected: by chance never
+
 
 class Sampler(ABC):
     """Says which records a step draws. A record is in a step once at most.
 
     size: of a step, on average; public. rate: size over the number of records.
+    That one of your own draws as its event says is your word: the guarantee names it among what
+    it takes for granted.
     """
 
     @abstractmethod
@@ -86,3 +91,29 @@ class AllRecords(Sampler):
 
     def event(self, noise: float, rate: float, steps: int) -> Steps:
         return Steps(noise, 1.0, steps)
+
+
+def is_proven(sampler: Sampler) -> bool:
+    """Says whether it is ours that a sampler draws as its event says, or its author's word."""
+    return type(sampler) in (PoissonSampling, AllRecords)
+
+
+def checked_draws(sampler: Sampler, records: int, rate: float) -> Tensor:
+    """Draws a step. Errors: ConfigError for draws of another form, or far more than stated.
+
+    Shapes: -> (records,) bool.
+    """
+    drawn: object = sampler.draw(records, rate)
+    if not isinstance(drawn, Tensor) or drawn.shape != (records,) or drawn.dtype != torch.bool:
+        shown = f"{tuple(drawn.shape)} {drawn.dtype}" if isinstance(drawn, Tensor) else repr(drawn)
+        raise ConfigError(f"Expected {sampler!r} to draw ({records},) bool, got {shown}.")
+    event = None if is_proven(sampler) else sampler.event(1.0, rate, 1)
+    if event is not None:
+        spread = math.sqrt(records * event.rate * (1 - event.rate))
+        most = records * event.rate + _MAX_DEVIATIONS * (spread + 1)
+        if int(drawn.sum()) > most:
+            raise ConfigError(
+                f"{sampler!r} drew {int(drawn.sum())} of {records} records in a step, where its "
+                f"event says {event.rate:g} of them: the guarantee would be wrong."
+            )
+    return drawn

@@ -109,15 +109,19 @@ class Half(Sampler):
     wrong: str = ""
 
     def size(self, records: int, batch_size: int | None) -> int:
-        return records // 2 if self.wrong != "size" else 2 * records
+        return {"size": 2 * records, "none": None, "few": 1}.get(self.wrong, records // 2)
 
     def draw(self, records: int, rate: float) -> torch.Tensor:
         drawn = bernoulli(records, 0.5)
-        return {"shape": drawn[1:], "type": drawn.double()}.get(self.wrong, drawn)
+        wrong = {"shape": drawn[1:], "type": drawn.double(), "list": drawn.tolist()}
+        return wrong.get(self.wrong, drawn)
 
     def event(self, noise: float, rate: float, steps: int) -> Steps:
         if self.wrong == "kind":
             return (noise, rate, steps)
+        if self.wrong in ("rare", "varies", "few"):
+            known = {"rare": 0.001, "few": rate, "varies": 0.5 if noise == 1.0 else 0.9}
+            return Steps(noise, known[self.wrong], steps)
         return Steps(noise, 0.5, steps // 2 if self.wrong == "steps" else steps)
 
 
@@ -130,12 +134,21 @@ def test_a_sampler_of_ones_own_is_trained_with_and_proven_for(table, mlp) -> Non
     guarantees = [result.guarantee for result in results]
     assert guarantees[0].epsilon == guarantees[1].epsilon
     assert guarantees[0].weights == guarantees[1].weights  # the same draws: the same model
+    word = "Half(wrong='') draws as its event says"
+    assert word in guarantees[0].premises
+    assert word in str(guarantees[0])
+    assert not any("draws as its event" in premise for premise in guarantees[1].premises)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ("size", "Expected Half.* to draw from 1 to 120 records of a step, got 240"),
+        ("none", "Expected Half.* to draw from 1 to 120 records of a step, got None"),
+        ("list", r"Expected Half.* to draw \(120,\) bool, got \["),
+        ("rare", "Expected the event of Half.* with a rate of 0.5 at least"),
+        ("varies", "to have one rate whatever the noise, got 0.5 and 0.9"),
+        ("few", r"drew \d\d of 120 records in a step, where its event says 0.00833"),
         ("shape", r"Expected Half.* to draw \(120,\) bool, got \(119,\) torch.bool"),
         ("type", r"Expected Half.* to draw \(120,\) bool, got \(120,\) torch.float64"),
         ("kind", r"Expected the event of Half.* as 4 Steps .* got \(1.0, 0.5, 4\)"),
