@@ -20,12 +20,12 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["index.md", "choosing.md"])
+@pytest.mark.parametrize("page", ["index.md", "choosing.md", "training.md"])
 def test_every_python_block_of_a_page_runs_in_order(page, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     program = "\n".join(blocks(page, "python"))
     exec(compile(program, page, "exec"), {"__name__": "docs"})  # noqa: S102 - our own page
-    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "report.html").exists() or "sn.audit(" not in program
 
 
 def test_the_policy_that_is_shown_is_one(tmp_path) -> None:

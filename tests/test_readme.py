@@ -28,10 +28,8 @@ def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys) -> None
     assert "Certificate for Sequential" in capsys.readouterr().out
 
 
-def test_the_readmes_table_names_every_defense() -> None:
-    from shieldnet.defenses import DEFENSES
-
-    assert all(f"`{name}(" in README for name in DEFENSES)
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 220
 
 
 def test_every_public_name_of_the_readme_exists() -> None:
