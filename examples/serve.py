@@ -1,4 +1,4 @@
-"""Hardens a classifier before it answers strangers: one line between the model and the caller."""
+"""Hardens a classifier before it serves untrusted clients: one line around the model."""
 
 import torch
 from torch import nn

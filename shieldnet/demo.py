@@ -51,7 +51,7 @@ def digits_network() -> nn.Module:
 
 
 def digits() -> Task:
-    """Returns scikit-learn's handwritten digits: 1797 pictures of 8 x 8, ten classes."""
+    """Returns scikit-learn's handwritten digits: 1797 images of 8 x 8, ten classes."""
     data = optional("sklearn.datasets", extra="demo").load_digits()
     return Task(
         "Handwritten digits (image classification)",
@@ -97,7 +97,7 @@ def train(task: Task, split: Split, seed: int = 0, epochs: int = EPOCHS) -> nn.M
 def run(folder: Path, seed: int = 0, progress: bool | None = None) -> list[Report]:
     """Trains and audits both tasks; writes report.html and report.json into ``folder``.
 
-    The bundled records are public, so the pictures show them.
+    The bundled records are public, so the images show them.
     """
     reports = []
     for make_task in TASKS:

@@ -126,7 +126,7 @@ class Case:
         )
 
     def shown(self, count: int) -> Tensor | None:
-        """Returns the first nonmembers, as pictures for the report; None for none."""
+        """Returns the first nonmembers, as images for the report; None for none."""
         return self.sets.examples["nonmembers"].inputs[:count].float() if count else None
 
 
@@ -171,7 +171,7 @@ def _require_sensitive(sensitive: Sequence[str], columns: tuple[str, ...]) -> No
 
 
 def _try_once(bare: Shield, examples: Examples) -> None:
-    """Answers one row, so that a model that cannot read the data is told from a defect of ours."""
+    """Answers one row, so that a model that cannot read the data is told from an internal error."""
     try:
         in_batches(bare, examples.inputs[:1])
     except ShieldnetError:

@@ -72,8 +72,8 @@ def audit(
     guarantee: where it is of the weights, its upper bounds then stand beside every finding of
     membership, and a measured bound above them fails every policy. duplicates: ``"drop"`` takes
     records that stand in two sets out of both, with a count in the report. with_examples: how many
-    nonmembers the report shows as pictures, next to what the adversary makes of them; 0 keeps every
-    record out (the report then names the records that are read best by their places alone).
+    nonmembers the report shows as images, beside their reconstructions; 0 keeps every record out
+    (the report then has the row indices of the most exposed records alone).
     progress: show a bar; by
     default only on a terminal.
 

@@ -188,7 +188,7 @@ class _Head:
 def self_influence(head: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
     """Returns the squared gradient of every record's loss in the layer's weights, by Captum.
 
-    head: gives logits, or one logit of a yes or no.
+    head: gives logits, or one binary logit.
     Shapes: features (rows, features), labels (rows,) int64 -> (rows,).
     """
     from captum.influence import TracInCPFast

@@ -201,7 +201,7 @@ def _newcombe(value: float, ones: int, others: int, reach: float) -> Interval:
 def rows_needed(fpr: float) -> int:
     """Counts the negatives without which a false-positive rate cannot be told: 3 / fpr.
 
-    Source: the rule of three; with none in n, 95 % confidence says at most 3 / n.
+    Source: the rule of three; with none in n, 95% confidence says at most 3 / n.
     """
     return math.ceil(3 / fpr - 1e-9)
 

@@ -32,7 +32,7 @@ _OF_STEPS = (
 
 _INIT = """\
 # What a release must meet. Made by: shieldnet policy init
-# A limit passes where the whole 95 % interval keeps it, fails where the whole interval breaks it,
+# A limit passes where the whole 95% interval keeps it, fails where the whole interval breaks it,
 # and is inconclusive in between (exit codes 0, 1 and 3). What was not measured fails.
 # Whatever stands here, a measured lower bound above its own proven upper bound fails everything.
 version = {version}

@@ -21,13 +21,13 @@ Kind = Literal[
     "integers",
 ]
 """What numbers mean. logits, probabilities: of classes, one of which is right. binary_...: each
-number is a yes or no of its own: a single logit, or the labels of a multi-label model. labels:
+number is a binary decision of its own: a single logit, or those of a multi-label model. labels:
 class indices. values: of a regression. embeddings: vectors. integers: whole steps of a mechanism.
 """
 KINDS: tuple[str, ...] = get_args(Kind)
 MODEL_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in ("labels", "integers"))
 ROW_KINDS: dict[Kind, Kind] = {"binary_logits": "logits", "binary_probabilities": "probabilities"}
-"""A yes or no is a row of two classes: the kind of that row."""
+"""A binary decision is a row of two classes: the kind of that row."""
 
 ZERO_LOGIT = -1024.0
 """The logit of a released zero: exact in every float type, and exp of it is 0 in all of them."""

@@ -1,4 +1,4 @@
-"""Did this release leak more than the last, beyond chance?"""
+"""Does this release leak significantly more than the last?"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.reports.report import Report, published_twice
 from shieldnet.reports.subject import Subject
 
-Direction = Literal["worse", "better", "no difference beyond chance", "not comparable"]
+Direction = Literal["worse", "better", "no significant difference", "not comparable"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Comparison:
             for difference in self.differences
             if difference.direction == direction
         ]
-        chance: Direction = "no difference beyond chance"
-        same = sum(difference.direction == chance for difference in self.differences)
-        return "\n".join([*lines, f"{same:>14}  without a difference beyond chance", *self.caveats])
+        none: Direction = "no significant difference"
+        same = sum(difference.direction == none for difference in self.differences)
+        return "\n".join([*lines, f"{same:>14}  without a significant difference", *self.caveats])
 
 
 def compare(before: Report | str | Path, after: Report | str | Path) -> Comparison:
@@ -160,7 +160,7 @@ def _difference(shield: str, old: Finding, new: Finding | None, widening: float)
     reach_up = math.hypot(new.high - new.value, old.value - old.low)
     low, high = change - widening * reach_down, change + widening * reach_up
     sign = _sign(old.name)
-    direction: Direction = "no difference beyond chance"
+    direction: Direction = "no significant difference"
     if low > 0:
         direction = "worse" if sign > 0 else "better"
     elif high < 0:

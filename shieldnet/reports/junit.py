@@ -9,7 +9,7 @@ from shieldnet.reports.judged import Document, judged_subjects, unique_names, wr
 def as_junit(document: Document) -> str:
     """Writes a test suite for each shield, with a test case for each judgment.
 
-    A limit that fails is a failure, one that cannot be told an error: neither lets a build pass.
+    A limit that fails is a failure, an inconclusive one an error: neither lets a build pass.
     What was not tested is skipped, with the reason. Names hold no measured number: a test is the
     same from run to run.
     """

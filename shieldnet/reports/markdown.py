@@ -22,7 +22,7 @@ _MARKS = {
 }
 _BEGIN, _END = "<!-- shieldnet: begin -->", "<!-- shieldnet: end -->"
 _READING = (
-    "Bits are proven upper bounds for one answer. The rest is measured, with 95 % intervals: "
+    "Bits are proven upper bounds for one answer. The rest is measured, with 95% intervals: "
     "lower bounds of what an attacker may reach. Leakage 0 means that an answer tells no more "
     "about the input than its label, 1 that it tells everything."
 )

@@ -31,7 +31,7 @@ class Report:
 
     ``findings``, ``certificate`` and ``untested`` are the last shield's, the one that is to be
     released; ``report["name"]`` gives any other. environment: versions; hashes: of model and data;
-    inputs: rows for the pictures, left out unless asked for. guarantee: what is proven of the
+    inputs: rows for the images, left out unless asked for. guarantee: what is proven of the
     model's training. groups: the subgroups that were given. kind: of the model's answers.
     """
 
@@ -306,7 +306,7 @@ def _document(reports: Sequence[Report], policy: Policy) -> dict[str, Any]:
 
 
 _READING = (
-    "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95 % intervals.",
+    "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95% intervals.",
     "leakage: 0 = no more than the label, 1 = the whole input. re-identified: the right record is "
     "named in a gallery.",
 )

@@ -19,8 +19,8 @@ _COST = ("bits", "mu", "pure", "center")
 class Subject:
     """Holds everything that is known of one shield.
 
-    features: numbers per input feature, by name. reconstructions: (rows, ...) for the pictures.
-    curves: ROC curves, by what they are about. exposed: places of the records that are read best.
+    features: numbers per input feature, by name. reconstructions: (rows, ...) for the images.
+    curves: ROC curves, by what they are about. exposed: row indices of the most exposed records.
     durations_s: seconds of each attack. configuration: a hash that names the shield's settings.
     """
 

@@ -10,7 +10,7 @@ def bypassed(name: str) -> BypassError:
     return BypassError(
         f"A Shield has no {name}: the model's own would answer without the defenses. "
         f"Call shield(...) instead{_INSTEAD.get(name, '')}, "
-        f"or shield.model.{name} where no stranger listens."
+        f"or shield.model.{name} where no untrusted client listens."
     )
 
 

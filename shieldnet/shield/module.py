@@ -42,8 +42,8 @@ class Shield(nn.Module):
 
     model: any module. It keeps its mode, gradients, hooks and ``state_dict`` keys.
     outputs: what the model gives: ``"logits"`` or ``"probabilities"`` of classes,
-        ``"binary_logits"`` or ``"binary_probabilities"`` where every number is a yes or no of its
-        own, ``"values"`` of a regression, ``"embeddings"``. Where the output has several fields (a
+        ``"binary_logits"`` or ``"binary_probabilities"`` of binary or multi-label models,
+        ``"values"`` of a regression, ``"embeddings"``. Where the output has several fields (a
         tuple, dict, dataclass or ModelOutput), a dict names the kinds: ``{"logits": "logits",
         "boxes": "values"}``; the first field is the one that ``defenses`` act on. One word alone
         means the field of that name, or the only tensor.

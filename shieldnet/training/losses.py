@@ -21,7 +21,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Criterion:
-    """Judges an output by its kind: cross-entropy of classes, of yes or no, or squared errors.
+    """Judges an output by its kind: (binary) cross-entropy or squared errors.
 
     What has positions (pixels, tokens) is averaged over them within its record; positions
     labeled -100 count for nothing, but for values. axis: of the classes; by default the one that
@@ -94,7 +94,7 @@ class Criterion:
             raise DataError(
                 f"Expected labels of one axis less than scores of shape {tuple(scores.shape)}, got "
                 f"shape {tuple(labels.shape)}. Labels (records, 1) must be flattened; a regression "
-                "needs outputs='values', yes or no outputs='binary_logits'."
+                "needs outputs='values', binary labels outputs='binary_logits'."
             )
         classes = scores.shape[self._axis_of(scores, labels)]
         if classes < 2:

@@ -36,7 +36,7 @@ class Finetuned:
         claimed = "No guarantee is stated." if self.guarantee is None else str(self.guarantee)
         audited = [
             f"  {finding.name.removeprefix('one_run.')} at least {decimals(finding.low)} "
-            f"(95 %, {finding.samples} canaries)"
+            f"(95%, {finding.samples} canaries)"
             for finding in self.findings
         ]
         head = ["Measured in the run itself:"] if audited else []

@@ -143,7 +143,7 @@ class TestCompare:
     def test_the_same_release_is_no_worse(self, project) -> None:
         result = shieldnet(project, "compare", "report.json", "report.json")
         assert result.returncode == 0
-        assert "without a difference beyond chance" in result.stdout
+        assert "without a significant difference" in result.stdout
 
     def test_more_leakage_fails(self, project) -> None:
         self.changed(project, inversion=0.3)

@@ -31,7 +31,7 @@ def read_from(report: Document, subject: Document) -> Images:
     return [_png(image, low, high) for image in np.asarray(subject["reconstructions"], dtype=float)]
 
 
-def class_pictures(report: Document, subject: Document) -> Images:
+def class_images(report: Document, subject: Document) -> Images:
     """Draws what the best search made of each class."""
     images = [
         np.asarray(values, dtype=float)
@@ -70,7 +70,7 @@ def _range(report: Document) -> tuple[float, float]:
 
 
 def _png(image: NDArray[np.float64], low: float, high: float, colors: str = "gray") -> str:
-    """Encodes a picture, (height, width) or (channels, height, width), as a data URI."""
+    """Encodes an image, (height, width) or (channels, height, width), as a data URI."""
     from matplotlib.image import imsave
 
     while image.ndim > 3:  # frames, slices: their mean

@@ -1,4 +1,4 @@
-"""One self-contained page that people look at: verdict, explorer, pictures, numbers, limits."""
+"""One self-contained page that people look at: verdict, explorer, images, numbers, limits."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.reports.html.charts.drawing import COLORS, EVERY, charts, leakage
 from shieldnet.reports.html.images import (
-    class_pictures,
+    class_images,
     inputs_drawn,
     leak_map,
     null_map,
@@ -128,7 +128,7 @@ def _panel(report: Mapping[str, Any], number: int) -> dict[str, Any]:
         ],
         "read": read_from(report, subject),
         "map": leak_map(report, subject),
-        "class_pictures": class_pictures(report, subject),
+        "class_images": class_images(report, subject),
     }
 
 
@@ -154,7 +154,7 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     sentences = {
         "pass": f"The policy is met: all {len(judgments)} limits are kept, by whole intervals.",
         "fail": f"Do not release this under the policy. {first}{more}.",
-        "inconclusive": f"This cannot be told, measure more rows. {first}{more}.",
+        "inconclusive": f"Inconclusive: not enough samples. {first}{more}.",
     }
     if any(judgment["limit"] == "proof" for _, judgment in decisive):
         sentences["fail"] = (

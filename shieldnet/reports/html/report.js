@@ -1,5 +1,5 @@
 "use strict";
-/* The explorer: one choice of a shield moves panels, pictures and charts. Without it, all is shown. */
+/* The explorer: one choice of a shield moves panels, images and charts. Without it, all is shown. */
 for (const section of document.querySelectorAll("section[data-report]")) {
   const every = section.dataset.every;
   const views = [];

@@ -105,7 +105,7 @@ def test_the_explorer_moves_panels_pictures_and_charts(browser, page_file) -> No
     page.get_by_role("radio", name=EVERY).check()
     assert shown() == {"bare", "open", "strict"}
     assert page.locator("article.panel:visible").count() == 3
-    assert page.locator("table.pictures").first.locator("tr:visible").count() == 4
+    assert page.locator("table.images").first.locator("tr:visible").count() == 4
 
 
 def test_the_explorer_goes_by_the_keyboard(browser, page_file) -> None:
