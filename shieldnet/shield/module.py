@@ -18,7 +18,8 @@ from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, 
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
-from shieldnet.shield.bypasses import bypassed, nested, scripted
+from shieldnet.shield.bypasses import nested, scripted
+from shieldnet.shield.facts import Facts, has
 from shieldnet.shield.fields import (
     AnswerForms,
     copy_of,
@@ -115,7 +116,7 @@ class Shield(nn.Module):
         self.micro_batch, self.reads_inputs = self.settings.micro_batch, self.settings.reads_inputs
         self.is_one_tensor = self.settings.main is None
         self.seen = SeenExtent(self.settings)
-        self.forms = AnswerForms()
+        self.forms, self.facts = AnswerForms(), Facts(model)
         self.trial = RowTrial(self.micro_batch == 1)
         keep_model_keys(self)
         refuse_mixing_graphs(model)
@@ -381,9 +382,9 @@ class Shield(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             model = self.__dict__.get("_modules", {}).get("model")
-            if name.startswith("_") or not callable(getattr(model, name, None)):
+            if name.startswith("_") or "facts" not in self.__dict__ or not has(model, name):
                 raise
-        raise bypassed(name)
+        return self.facts.give(model, name)
 
     @property
     def extent(self) -> Extent | None:
