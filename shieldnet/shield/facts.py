@@ -80,7 +80,7 @@ def has(model: nn.Module, name: str) -> bool:
 
 def _inside(model: nn.Module) -> nn.Module:
     """Unwraps what torch.compile made, which passes on the attributes of the model in it."""
-    compiled = model._modules.get("_orig_mod")
+    compiled = dict(model.named_children()).get("_orig_mod")
     return model if compiled is None else compiled
 
 

@@ -13,6 +13,7 @@ from shieldnet.defenses import Defense
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
+from shieldnet.outputs.mistaken import UnitVectors
 from shieldnet.outputs.nested import Path, form_of_call, named_leaves, replaced
 from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
 from shieldnet.outputs.row_trial import RowTrial
@@ -42,7 +43,7 @@ class Shield(nn.Module):
     ``print(shield)`` shows the whole chain.
 
     model: any module. It keeps its mode, gradients, hooks and ``state_dict`` keys.
-    outputs: what the model gives: ``"logits"`` or ``"probabilities"`` of classes,
+    outputs: what the model gives: ``"logits"`` (the default) or ``"probabilities"`` of classes,
         ``"binary_logits"`` or ``"binary_probabilities"`` where every number is a yes or no of its
         own, ``"values"`` of a regression, ``"embeddings"``. Where the output has several fields (a
         tuple, dict, dataclass or ModelOutput), a dict names the kinds: ``{"logits": "logits",
@@ -81,7 +82,7 @@ class Shield(nn.Module):
         self,
         model: nn.Module,
         *defenses: Defense | ShieldSettings,
-        outputs: Kind | Mapping[str, Kind] = "logits",
+        outputs: Kind | Mapping[str, Kind] | None = None,
         release: Kind | None = None,
         axis: int | Mapping[str, int] | None = None,
         also: Mapping[str, Sequence[Defense]] | None = None,
@@ -117,6 +118,7 @@ class Shield(nn.Module):
         self.is_one_tensor = self.settings.main is None
         self.seen = SeenExtent(self.settings)
         self.forms, self.facts = AnswerForms(), Facts(model)
+        self.vectors = UnitVectors(done=not self.settings.is_guess)
         self.trial = RowTrial(self.micro_batch == 1)
         keep_model_keys(self)
         refuse_mixing_graphs(model)
@@ -143,7 +145,7 @@ class Shield(nn.Module):
         settings are the constructor's; ``outputs`` is what the function returns, by default
         probabilities.
         """
-        by_default: Kind = "logits" if has_settings(defenses) else "probabilities"
+        by_default: Kind | None = None if has_settings(defenses) else "probabilities"
         return cls(
             Around(function),
             *defenses,
@@ -203,7 +205,9 @@ class Shield(nn.Module):
         read = arrays((*args, *kwargs.values())) if self.reads_inputs else []
         inputs = tuple(torch.as_tensor(value) for value in read)
         answers = self._released(output, inputs, form_of_call(args, kwargs))
-        if asked is not None and not _has_noise(model):
+        if asked is not None and not any(  # a shield with fresh noise tries its own rows
+            isinstance(part, Shield) and not part.deterministic for part in model.modules()
+        ):
             self.trial.run(model, asked, output, lambda given: counted_rows(given, self.settings))
         return answers
 
@@ -239,8 +243,8 @@ class Shield(nn.Module):
 
     def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
         chain, seen = self.chain, self.seen
-        if not seen.answered:
-            chain.layout.refuse_mistaken(output)
+        if not (seen.answered and self.vectors.done):
+            chain.layout.refuse_mistaken(output, self.vectors)
         answers = chain(output, inputs)
         seen.see(chain.layout.sizes(output.shape))
         return answers.detach() if answers.requires_grad else answers
@@ -251,6 +255,8 @@ class Shield(nn.Module):
             self.seen.see_as_it_is(path)
             return copy_of(leaf)
         require_rows(path, leaf, rows)
+        if self.seen.is_first(path):
+            chain.layout.refuse_mistaken(leaf, UnitVectors(done=True))
         answers = chain(leaf, inputs)
         self.seen.see_field(path, chain.layout.sizes(leaf.shape))
         return answers.detach() if answers.requires_grad else answers
@@ -390,8 +396,3 @@ class Shield(nn.Module):
     def extent(self) -> Extent | None:
         """Returns the declared extent of an answer, or the greatest so far; None before any."""
         return self.seen.known()
-
-
-def _has_noise(model: nn.Module) -> bool:
-    """Says whether a model holds a shield with fresh noise: it tries its own rows."""
-    return any(isinstance(part, Shield) and not part.deterministic for part in model.modules())

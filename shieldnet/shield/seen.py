@@ -23,6 +23,7 @@ class SeenExtent:
         self.answered = False
         self.sizes: Sizes | None = None
         self.fields: dict[str, Sizes] = {}
+        self._answered_fields: set[str] = set()
         if (declared := settings.extent) is not None:
             self.sizes = (declared.classes, declared.positions)
             parts = declared.fields.items()
@@ -35,9 +36,14 @@ class SeenExtent:
         if not self.answered:
             self.answered = True
 
+    def is_first(self, path: Path) -> bool:
+        """Says whether no answer had another field so far."""
+        return written(path) not in self._answered_fields
+
     def see_field(self, path: Path, sizes: Sizes) -> None:
         """Takes in the sizes of another field of an answer, or refuses them."""
         name = written(path)
+        self._answered_fields.add(name)
         self.fields[name] = self._at_most(self.fields.get(name), sizes)
 
     def see_as_it_is(self, path: Path) -> None:
