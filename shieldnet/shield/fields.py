@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import AnswerError
 from shieldnet.outputs.mistaken import EMBEDDING_NAMES
-from shieldnet.outputs.nested import Path, leaves, outline, written
+from shieldnet.outputs.nested import Path, is_list_of_dicts, leaves, outline, written
 from shieldnet.shield.heads import line_for_embeddings, line_for_fields
 from shieldnet.shield.settings import ShieldSettings, named_by
 
@@ -100,6 +100,8 @@ def counted_rows(output: Any, settings: ShieldSettings) -> list[Tensor]:
     """Lists the tensors of an output whose every row has a privacy cost of its own."""
     if isinstance(output, Tensor) and settings.main is None:
         return [output]
+    if is_list_of_dicts(output):
+        return []  # a box is no row of the batch
     main = place_of(output, settings)
     names = {name for name, chain in settings.others.items() if chain is not None}
     return [
@@ -136,6 +138,17 @@ class AnswerForms:
                 "model return one form, leave out what comes and goes with drop=(...), or make "
                 "one Shield for each form."
             )
+
+    def require_same_of_each(self, call: object, images: list[Any]) -> list[Any]:
+        """Holds each answer of a list to one form, however many there are; returns the list.
+
+        Errors: AnswerError, also where an answer to this form of call was no list before.
+        """
+        if self._first.setdefault(call, list) is not list:
+            self.require_same(call, images)
+        for image in images:
+            self.require_same((call, "each of a list"), image)
+        return images
 
     def forget(self) -> None:
         """Takes the next answers as the first ones: the owner has moved or cast the model."""

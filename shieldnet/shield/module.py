@@ -14,12 +14,13 @@ from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
 from shieldnet.outputs.mistaken import UnitVectors
-from shieldnet.outputs.nested import Path, form_of_call, named_leaves, replaced
+from shieldnet.outputs.nested import Path, form_of_call, is_list_of_dicts, named_leaves, replaced
 from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.shield.bypasses import nested, scripted
+from shieldnet.shield.detections import require_covered
 from shieldnet.shield.facts import Facts, has
 from shieldnet.shield.fields import (
     AnswerForms,
@@ -123,7 +124,7 @@ class Shield(nn.Module):
         keep_model_keys(self)
         refuse_mixing_graphs(model)
         if example is not None:
-            self._try(example)
+            self.trial.on_example(self, example)
 
     @classmethod
     def around(
@@ -158,17 +159,6 @@ class Shield(nn.Module):
             extent=extent,
             example=example,
         )
-
-    def _try(self, example: Any) -> None:
-        """Answers an example, so that rows are tried and sizes are known; nobody sees the answer.
-
-        Errors: ConfigError where it shows nothing of rows.
-        """
-        if isinstance(example, Mapping):
-            self(**example)
-        else:
-            self(*(example if isinstance(example, tuple) else (example,)))
-        self.trial.require_tried()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answers like the model, with what the defenses leave of it.
@@ -221,6 +211,11 @@ class Shield(nn.Module):
             return self._released(output, inputs, "defend")
 
     def _released(self, output: Any, inputs: tuple[Tensor, ...], form: object) -> Any:
+        if is_list_of_dicts(output):
+            require_covered(output, self.settings)
+            self.seen.see_any_number()
+            images = [self._fields_released(image, inputs) for image in output]
+            return self.forms.require_same_of_each(form, images)
         is_answer = output is None or (isinstance(output, Tensor) and self.is_one_tensor)
         release = self._main_answer if is_answer else self._fields_released
         released = release(output, inputs)
@@ -265,6 +260,8 @@ class Shield(nn.Module):
         """Returns the tensor that ``defenses`` act on, of an output or of what was released."""
         if isinstance(released, Tensor):
             return released
+        if is_list_of_dicts(released):
+            raise AnswerError("A detector's boxes are no rows of answers: they cannot be audited.")
         answer: Tensor = named_leaves(released)[place_of(released, self.settings)]
         return answer
 

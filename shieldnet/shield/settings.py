@@ -31,12 +31,14 @@ class Extent:
 
     classes: of a row (numbers of a value, dimensions of an embedding). positions: the other axes
     of an answer, such as (height, width). fields: of other fields that are released, by path; None
-    for one that no answer has.
+    for one that no answer has. any_number: the answer has as many rows as the model likes, as a
+    detector's boxes: seen, never declared, and its cost is infinite.
     """
 
     classes: int
     positions: tuple[int, ...] = ()
     fields: Mapping[str, "Extent | None"] = _NO_FIELDS
+    any_number: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         whole("classes", self.classes, low=1)
@@ -105,6 +107,8 @@ class ShieldSettings:
         )
         _ = self.chain, self.others  # an order that makes no sense never exists
         if self.extent is not None:
+            if self.extent.any_number:
+                raise ConfigError("Expected an extent that bounds an answer, got any_number=True.")
             self.cost(self.extent)  # nor an extent of fields that there are not
 
     def _set(self, **settings: object) -> None:
@@ -197,6 +201,8 @@ class ShieldSettings:
             if part is not None:
                 chain = self.others[name]
                 cost += PrivacyCost() if chain is None else chain.cost(part.classes, part.positions)
+        if extent.any_number:
+            return PrivacyCost()
         return PrivacyCost() if unknown else cost  # how large the other fields are is not known yet
 
     def is_dropped(self, path: Path) -> bool:
