@@ -11,6 +11,13 @@ from torch import Tensor
 
 from shieldnet.core.errors import ConfigError, DataError
 
+STACKED = (
+    "Such a model is class Stacked(torch.nn.Module), whose forward(self, rows) returns "
+    "self.model(input_ids=rows[:, 0], attention_mask=rows[:, 1]), for "
+    "rows = torch.stack([input_ids, attention_mask], 1)."
+)
+"""What to do where one tensor of inputs is needed; tests run its lines."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -108,12 +115,14 @@ def as_examples(value: object, name: str) -> Examples:
     """
     if isinstance(value, Examples):
         return replace(value, name=name)
+    if isinstance(value, Mapping):
+        raise _several(name, value)
     if isinstance(value, tuple | list) and len(value) == 2:
+        if _are_several(value[0]):
+            raise _several(name, value[0])
         return Examples(name, as_tensor(value[0], name), _labels(value[1], name))
     if isinstance(value, Tensor | np.ndarray) or hasattr(value, "iloc"):
         return Examples(name, as_tensor(value, name))
-    if isinstance(value, Mapping):
-        raise DataError(f"Expected {name} as (inputs, labels), got a mapping.")
     if isinstance(value, Sized) and hasattr(value, "__getitem__"):
         inputs, labels = pairs_of(value, name)
         return Examples(name, inputs, _labels(labels, name))
@@ -121,6 +130,21 @@ def as_examples(value: object, name: str) -> Examples:
         f"Expected {name} as (inputs, labels), as inputs or as a Dataset with a length; "
         f"got {type(value).__name__}."
     )
+
+
+def _several(name: str, given: object) -> DataError:
+    kind = "a mapping" if isinstance(given, Mapping) else "several"
+    return DataError(
+        f"Expected {name} with one tensor of inputs, got {kind}, which attacks cannot read. Have "
+        f"the model take one tensor that holds them. {STACKED}"
+    )
+
+
+def _are_several(inputs: object) -> bool:
+    """Says whether a model's inputs are a dict or a tuple of tensors, as of words and a mask."""
+    if isinstance(inputs, tuple) and len(inputs) > 1:
+        return all(isinstance(one, Tensor | np.ndarray) and one.ndim for one in inputs)
+    return isinstance(inputs, Mapping)
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
@@ -232,6 +256,9 @@ def pairs_of(dataset: object, name: str) -> tuple[Tensor, Tensor]:
     rows = [dataset[index] for index in range(len(dataset))]  # type: ignore[index,arg-type]  # a Dataset
     if not rows:
         raise DataError(f"Expected at least one row of {name}, got none.")
+    first = rows[0][0] if isinstance(rows[0], tuple | list) and rows[0] else rows[0]
+    if _are_several(first):
+        raise _several(name, first)
     if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         raise DataError(f"Expected a Dataset of (input, label) pairs for the {name}.")
     columns = zip(*rows, strict=True)

@@ -61,7 +61,7 @@ class OnnxModel(nn.Module):
             shape = tuple(inputs.shape)
             raise DataError(
                 f"{self.name} refuses inputs of shape {shape} (it takes {entry.shape}): "
-                f"{str(unfit).splitlines()[0]:.200}"
+                f"{str(unfit).splitlines()[0]:.200}{_of_one_size(entry.shape)}"
             ) from unfit
         if not hasattr(released, "dtype") or released.dtype.kind not in "fiub":
             raise AnswerError(f"Expected numbers from {self.name}, got {type(released).__name__}.")
@@ -250,3 +250,14 @@ def _session(content: bytes, name: str) -> Any:
         raise DataError(
             f"{name} is no ONNX model that can be run: {str(broken).splitlines()[0]:.300}"
         ) from broken
+
+
+def _of_one_size(shape: list[Any]) -> str:
+    """Says how a model that was exported for one size of batches is exported for any."""
+    if not (shape and isinstance(shape[0], int)):
+        return ""
+    return (
+        f". It was exported for batches of {shape[0]}. Export it for any: torch.onnx.export(model, "
+        '(example,), "model.onnx", input_names=["x"], dynamic_axes={"x": {0: "batch"}}, '
+        "dynamo=False)"
+    )

@@ -4,17 +4,16 @@ Files are looked at, never unpickled: names in an archive, first bytes, and the 
 which are listed without being run.
 """
 
-import pickletools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from shieldnet.core.errors import DataError
 from shieldnet.files.limits import content, opened_archive
+from shieldnet.files.pickled import Listed, is_state_dict, listed, without_heads
 
 Kind = Literal[
     "checkpoint",
@@ -25,27 +24,36 @@ Kind = Literal[
     "onnx",
     "pickle",
     "safetensors",
+    "saved",
     "state_dict",
     "torchscript",
     "unknown",
 ]
 
-_MAX_OPCODES = 2_000_000
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _PICKLE = b"\x80"  # of protocol 2 and later, as any of the last ten years
 _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 _MAX_SHOWN_NAMES = 4  # keys of a checkpoint in a message
 _STATES = ("model_state_dict", "state_dict", "model_state", "model", "net", "ema_state_dict")
+_NOT_WEIGHTS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "lr_schedulers")
+_COMPRESSED = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")  # zlib, as joblib.dump(compress=3) writes
 _PICKLED = (".pkl", ".pickle", ".joblib")
 
 
 @dataclass(frozen=True)
 class Recognized:
-    """Holds what a file is. detail: of a pickle, the classes in it; of a checkpoint, its keys."""
+    """Holds what a file is.
+
+    detail: of a pickle, the classes in it; of a checkpoint, its keys; of anything else that
+    ``torch.save`` wrote, its type. state: the keys of a checkpoint that lead to the weights.
+    pickle: what a pickle says it holds.
+    """
 
     kind: Kind
     detail: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    pickle: Listed | None = None
 
 
 def recognized(path: Path) -> Recognized:
@@ -67,12 +75,14 @@ def recognized(path: Path) -> Recognized:
         return _archive(path)
     if start.startswith(_HDF5):
         return Recognized("keras")
-    if start.startswith(_LEGACY_TORCH):
-        return _saved(path)
-    if start.startswith(_PICKLE):
-        return Recognized("pickle", _classes(path.read_bytes()))
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-        return Recognized("safetensors")
+        return Recognized("safetensors")  # before a pickle: its first byte may be any
+    if start.startswith(_LEGACY_TORCH):
+        return _saved(path, without_heads(path.read_bytes()))
+    if start.startswith(_PICKLE):
+        return _pickle(path.read_bytes())
+    if start.startswith(_COMPRESSED):
+        return Recognized("pickle")
     if path.suffix == ".onnx":
         return Recognized("onnx")
     return Recognized("unknown")
@@ -89,45 +99,50 @@ def _archive(path: Path) -> Recognized:
             return Recognized("keras")
         if "data.pkl" not in names:
             return Recognized("unknown")
-        classes = _classes(content(archive, names["data.pkl"]))
-    return _saved(path, classes)
+        pickled = content(archive, names["data.pkl"])
+    return _saved(path, pickled)
 
 
-def _saved(path: Path, classes: Sequence[str] = ()) -> Recognized:
+def _pickle(pickled: bytes) -> Recognized:
+    found = listed(pickled, _STATES)
+    return Recognized("pickle", tuple(n for n in found.classes if not _is_plain(n)), pickle=found)
+
+
+def _saved(path: Path, pickled: bytes) -> Recognized:
     """Tells apart what ``torch.save`` wrote: weights alone, a checkpoint with them, or objects."""
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True)
     except Exception:  # torch raises a dozen kinds
-        strange = tuple(name for name in classes if not _is_plain(name))
-        return Recognized("pickle", strange)
+        return _pickle(pickled)
     if isinstance(loaded, dict):
         if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
             return Recognized("state_dict")
-        return Recognized("checkpoint", tuple(str(key) for key in loaded))
-    return Recognized("unknown")
+        return Recognized("checkpoint", tuple(str(key) for key in loaded), _state_in(loaded))
+    return Recognized("saved", (type(loaded).__name__,))
 
 
 def _is_plain(name: str) -> bool:
-    return name.split(".")[0] in ("torch", "collections", "builtins", "__builtin__")
+    is_module = name.startswith("torch.nn.modules.")
+    return not is_module and name.split(".")[0] in (
+        "torch",
+        "collections",
+        "builtins",
+        "__builtin__",
+    )
 
 
-def _classes(pickled: bytes) -> tuple[str, ...]:
-    """Lists the classes and functions that a pickle names, without running it."""
-    names: dict[str, None] = {}
-    strings: list[str] = []
-    try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
-            if count > _MAX_OPCODES:
-                break
-            if opcode.name == "GLOBAL":
-                names[str(argument).replace(" ", ".")] = None
-            elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
-                names[f"{strings[-2]}.{strings[-1]}"] = None
-            elif isinstance(argument, str):
-                strings = [*strings[-1:], argument]
-    except (ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError):
-        return tuple(names)  # what was named before the damage is what can be said
-    return tuple(names)
+def _state_in(loaded: dict[Any, Any], depth: int = 3) -> tuple[str, ...]:
+    """Returns the keys that lead to a dict of tensors alone; none where there is none."""
+    names = [name for name in _STATES if name in loaded]
+    names += [name for name in loaded if isinstance(name, str) and name not in names]
+    for name in names:
+        value = loaded[name]
+        if isinstance(value, dict) and value:
+            if all(isinstance(inner, Tensor) for inner in value.values()):
+                return (name,)
+            if depth > 1 and name not in _NOT_WEIGHTS and (inside := _state_in(value, depth - 1)):
+                return (name, *inside)
+    return ()
 
 
 def advice(contents: Recognized, path: Path, *, as_weights: bool) -> str:
@@ -138,11 +153,18 @@ def advice(contents: Recognized, path: Path, *, as_weights: bool) -> str:
     if contents.kind == "state_dict" or (contents.kind == "safetensors" and not as_weights):
         return f"holds weights without the model that they belong to. {_use(path)}"
     if contents.kind == "checkpoint":
-        return _of_checkpoint(contents.detail, path)
+        return _of_checkpoint(contents, path)
     if contents.kind == "pickle":
-        return _of_pickle(contents.detail, path)
+        return _of_pickle(contents, path)
+    if contents.kind == "saved":
+        return (
+            f"holds a {contents.detail[0]} that torch.save wrote, no model and no dict of weights. "
+            f"Save torch.save(model.state_dict(), 'weights.pt'). {_use('weights.pt')}"
+        )
     if contents.kind in ("exported", "onnx", "torchscript") and as_weights:
-        return f"is a model of its own, and holds no weights for another.{_ALSO[contents.kind]}"
+        return "is a model of its own, and holds no weights for another." + _ALSO[
+            contents.kind
+        ].replace("PATH", repr(str(path)))
     return _WORDS[contents.kind].replace("PATH", str(path))
 
 
@@ -161,7 +183,10 @@ _EXPORT = (
 _ALSO = {
     "exported": " Give it as MODEL, with the ending .pt2.",
     "onnx": " Give it as MODEL.",
-    "torchscript": "",
+    "torchscript": (
+        " It is TorchScript, which can write files while it is loaded: where you trust it, save "
+        "its weights, torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')."
+    ),
 }
 _WORDS = {
     "exported": "is an exported program: rename it so that it ends in .pt2.",
@@ -187,33 +212,61 @@ _WORDS = {
 }
 
 
-def _of_checkpoint(keys: Sequence[str], path: Path) -> str:
-    listed = ", ".join(keys[:_MAX_SHOWN_NAMES]) + (", ..." if len(keys) > _MAX_SHOWN_NAMES else "")
-    state = next((key for key in _STATES if key in keys), None)
-    if state is None:
+def _of_checkpoint(contents: Recognized, path: Path) -> str:
+    keys = contents.detail
+    listed_keys = ", ".join(keys[:_MAX_SHOWN_NAMES])
+    listed_keys += ", ..." if len(keys) > _MAX_SHOWN_NAMES else ""
+    if not contents.state:
         return (
-            f"is a checkpoint with more than weights in it ({listed or 'nothing'}). Save "
+            f"is a checkpoint with more than weights in it ({listed_keys or 'nothing'}). Save "
             f"model.state_dict() alone. {_use('weights.safetensors')}"
         )
     whose = " of Lightning" if "pytorch-lightning_version" in keys else ""
+    at = "".join(f"[{key!r}]" for key in contents.state)
+    known = contents.state[-1] in _STATES
+    what = "the weights alone" if known else "model.state_dict() alone, by all that it shows"
     return (
-        f"is a checkpoint{whose} with more than weights in it ({listed}). Save the weights alone: "
-        f"torch.save(torch.load({str(path)!r}, weights_only=True)[{state!r}], 'weights.pt'). "
+        f"is a checkpoint{whose} with more than weights in it ({listed_keys}). Save {what}: "
+        f"torch.save(torch.load({str(path)!r}, weights_only=True){at}, 'weights.pt'). "
         f"{_use('weights.pt')}"
     )
 
 
-def _of_pickle(classes: Sequence[str], path: Path) -> str:
+def _of_pickle(contents: Recognized, path: Path) -> str:
+    classes = contents.detail
     shown = f" of {', '.join(classes[:_MAX_SHOWN_NAMES])}" if classes else ""
-    if path.suffix in _PICKLED and path.suffix not in (".pt", ".pth"):
+    is_of_torch = path.suffix in (".pt", ".pth", ".bin", ".ckpt") or contents.pickle is not None
+    is_sklearn = any(name.startswith("sklearn.") for name in classes)
+    if is_sklearn or path.suffix in _PICKLED or not is_of_torch:
         return (
             f"is a pickle{shown}, and unpickling runs whatever code is in it: it is not "
             "unpickled. Export a scikit-learn model to .onnx with skl2onnx, or give "
-            "package.module:factory, a function of yours that loads it where you trust it."
+            "package.module:factory, a function of yours that loads it where you trust it and "
+            "returns shieldnet.Shield.around(joblib.load("
+            f"{str(path)!r}).predict_proba, shieldnet.Confidence(4))."
         )
+    what, state = _whole_of(contents.pickle, path)
     return (
-        f"holds pickled objects{shown}, not weights alone, and unpickling runs whatever code is in "
-        "them: it is not unpickled. Where you trust it, save its weights: "
-        "torch.save(model.state_dict(), 'weights.pt'). "
+        f"{what}holds pickled objects{shown}, not weights alone, and unpickling runs whatever code "
+        f"is in them: it is not unpickled. Where you trust it, save its weights: {state}. "
         f"{_use('weights.pt')}"
     )
+
+
+def _whole_of(pickle: Listed | None, path: Path) -> tuple[str, str]:
+    """Says what a pickle is as a whole, and the line that takes the weights out of it."""
+    loaded = f"torch.load({str(path)!r}, weights_only=False)"
+    if pickle is not None and pickle.is_dict:
+        name = next((name for name in _STATES if name in pickle.states), None)
+        if name is not None:
+            of_model = "" if is_state_dict(pickle.states[name]) else ".state_dict()"
+            return (
+                "is a checkpoint that ",
+                f"torch.save({loaded}[{name!r}]{of_model}, 'weights.pt')",
+            )
+    elif pickle is not None and "." in pickle.top and not _is_plain(pickle.top):
+        return (
+            f"is a whole {pickle.top.rpartition('.')[2]}, as torch.save(model) writes it, and ",
+            f"torch.save({loaded}.state_dict(), 'weights.pt')",
+        )
+    return "", "torch.save(model.state_dict(), 'weights.pt')"

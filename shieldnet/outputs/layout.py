@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import is_captured, opaque, refuse_recording
+from shieldnet.outputs.mistaken import UnitVectors, looks_like_probabilities
 
 Kind = Literal[
     "logits",
@@ -32,7 +33,6 @@ ROW_KINDS: dict[Kind, Kind] = {"binary_logits": "logits", "binary_probabilities"
 ZERO_LOGIT = -1024.0
 """The logit of a released zero: exact in every float type, and exp of it is 0 in all of them."""
 
-_SURELY = 1e-5  # float32 softmaxes sum to 1 as closely as this, logits never do
 _SUM_TOLERANCE = 1e-2  # half precision and softmaxes over 100,000 classes stay well inside
 
 
@@ -90,21 +90,29 @@ class Layout:
             tensor = tensor.float()
         return self._with_classes_last(refuse(tensor, self.kind, self._axis_of(tensor)))
 
-    def refuse_mistaken(self, output: object) -> None:
-        """Raises AnswerError for a first output whose logits are probabilities, by all they show.
+    def refuse_mistaken(self, output: object, vectors: UnitVectors) -> None:
+        """Raises AnswerError for first outputs whose logits are none, by all they show.
 
-        Taken for logits they would be put through a softmax again. It is asked once, of the first
-        answer: every row is positive and sums to 1 to within float rounding.
+        Probabilities, whose rows are positive and sum to 1 to within float rounding, would be put
+        through a softmax again. Embeddings, all of length 1, have no classes at all.
+        vectors: what was seen so far of embeddings; done where the user says that they are logits.
         """
         if self.kind != "logits" or is_captured():
             return
-        rows = self.opened(output).double()
-        is_distribution = ((rows.sum(-1) - 1).abs() < _SURELY) & (rows.amin(-1) >= 0)
-        if rows.numel() and bool(is_distribution.all()):
+        rows = self.opened(output)
+        if looks_like_probabilities(rows):
             raise AnswerError(
                 "The model's logits are probabilities, it seems: no number is below 0 and every "
                 "row sums to 1. Say outputs='probabilities', or return what comes before the "
                 "softmax."
+            )
+        if isinstance(output, Tensor) and vectors.found_in(rows, output.dtype):
+            axis = "" if self.axis is None else f", axis={self.axis}"
+            raise AnswerError(
+                "The model's answers are embeddings, it seems: every row is a vector of length 1. "
+                "Taken for scores of classes they would be ruined; nothing was released. Say "
+                "sn.Shield(model, sn.ClipNorm(1.0), sn.GaussianNoise(1.0), outputs='embeddings'"
+                f"{axis}), or insist with outputs='logits'."
             )
 
     def sizes(self, shape: torch.Size) -> tuple[int, tuple[int, ...]]:

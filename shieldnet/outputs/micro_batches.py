@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import AnswerError
-from shieldnet.outputs.nested import leaves, replaced, written
+from shieldnet.outputs.nested import is_list_of_dicts, leaves, replaced, written
 
 
 def arrays(values: Iterable[Any]) -> Iterator[Any]:
@@ -25,13 +25,14 @@ def pieces(
 
     Returns the pieces, and how many rows each has.
     """
-    first = next(arrays((*args, *kwargs.values())), None)
+    values = (*args, *kwargs.values())
+    first = next((value for value in values if _has_rows(value)), None)
     if first is None:
         raise AnswerError("Expected a tensor or an array with rows, to cut it for micro_batch.")
     rows = len(first)
 
     def piece(value: Any, start: int) -> Any:
-        in_rows = isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and len(value) == rows
+        in_rows = _has_rows(value) and len(value) == rows
         return value[start : start + size] if in_rows else value
 
     starts = range(0, max(rows, 1), size)
@@ -45,11 +46,21 @@ def pieces(
     return cut, [min(size, rows - start) for start in starts]
 
 
+def _has_rows(value: Any) -> bool:
+    """Says whether a value has a row for each example: a tensor, an array, a list of pictures."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, Tensor | np.ndarray) for one in value)
+    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
+
+
 def merged(outputs: Sequence[Any], rows: Sequence[int]) -> Any:
     """Joins the outputs of parts of a batch, row by row.
 
+    Lists of dicts, as a detector's, are joined image by image.
     Errors: AnswerError where the parts hold different fields, or a field without their rows.
     """
+    if all(map(is_list_of_dicts, outputs)):
+        return [image for output in outputs for image in output]
     parts = [dict(leaves(output)) for output in outputs]
     for fields, count in zip(parts, rows, strict=True):
         for path, leaf in fields.items():

@@ -14,6 +14,11 @@ Path = tuple[str, ...]
 """The keys, field names and places that lead to a leaf."""
 
 
+def is_list_of_dicts(value: Any) -> bool:
+    """Says whether a value is a list with a dict for each row, as a detector's; or an empty one."""
+    return type(value) is list and all(isinstance(row, Mapping) for row in value)
+
+
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Lists what is in a nested output and is no container, with its path; None is left out.
 

@@ -68,6 +68,18 @@ class RowTrial:
     def __deepcopy__(self, memo: object) -> "RowTrial":
         return RowTrial(self.one_by_one)  # a copied model is a model of its own
 
+    def on_example(self, shield: nn.Module, example: Any) -> None:
+        """Has a shield answer an example, so that rows are tried and sizes are known.
+
+        Nobody sees the answer.
+        Errors: ConfigError where it shows nothing of rows.
+        """
+        if isinstance(example, Mapping):
+            shield(**example)
+        else:
+            shield(*(example if isinstance(example, tuple) else (example,)))
+        self.require_tried()
+
     def require_tried(self) -> None:
         """Raises ConfigError where the example so far shows nothing of rows."""
         if self.enough < 2 and not self.one_by_one:

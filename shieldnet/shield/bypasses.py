@@ -1,5 +1,9 @@
 """Ways around a shield, each refused with the way through it."""
 
+from typing import Any
+
+from torch import Tensor
+
 from shieldnet.core.errors import BypassError, ConfigError
 
 _INSTEAD = {"generate": ", model.generate(..., logits_processor=[shield.logits_processor()])"}
@@ -11,6 +15,26 @@ def bypassed(name: str) -> BypassError:
         f"A Shield has no {name}: the model's own would answer without the defenses. "
         f"Call shield(...) instead{_INSTEAD.get(name, '')}, "
         f"or shield.model.{name} where no untrusted client listens."
+    )
+
+
+def no_fact(name: str, value: Any) -> BypassError:
+    """Refuses an attribute of the model that is more than plain data."""
+    kind = "Tensor" if isinstance(value, Tensor) else type(value).__name__
+    return BypassError(
+        f"A Shield has no {name}: of what the model has it gives stored numbers and words, device, "
+        f"dtype and config alone, and this is {kind}, computed or more than plain data. Read "
+        f"shield.model.{name} where no stranger listens."
+    )
+
+
+def changed_since(name: str) -> BypassError:
+    """Refuses an attribute that is not what it was: it may be an answer."""
+    return BypassError(
+        f"A Shield does not give {name}: it has changed since the Shield was made, and what "
+        "changes may hold an answer. Where you changed it yourself, make the Shield anew: "
+        f"sn.Shield(shield.model, shield.settings). Or read shield.model.{name} where no stranger "
+        "listens."
     )
 
 

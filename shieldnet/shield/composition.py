@@ -32,7 +32,7 @@ def composed_epsilon(
     whole("queries", queries, low=1)
     fraction("delta", delta)
     extent = shield.seen.extent(classes)
-    if shield.others or math.prod(extent.positions) != 1:
+    if shield.others or math.prod(extent.positions) != 1 or extent.any_number:
         raise ConfigError("Expected a shield with one row an answer and no other fields.")
     events = events_of(shield.chain, extent.classes)
     if not events:

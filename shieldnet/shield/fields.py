@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import AnswerError
-from shieldnet.outputs.nested import Path, leaves, outline, written
+from shieldnet.outputs.mistaken import EMBEDDING_NAMES
+from shieldnet.outputs.nested import Path, is_list_of_dicts, leaves, outline, written
+from shieldnet.shield.heads import line_for_embeddings, line_for_fields
 from shieldnet.shield.settings import ShieldSettings, named_by
 
 
 def place_of(output: Any, settings: ShieldSettings) -> Path:
     """Finds the answer in an output, or says what is there; raises AnswerError."""
     fields = dict(leaves(output))
+    named: list[Path] = []
     if settings.main is not None:
         fitting = [path for path in fields if written(path) == settings.main]
     else:
@@ -24,16 +27,40 @@ def place_of(output: Any, settings: ShieldSettings) -> Path:
             for path, leaf in fields.items()
             if isinstance(leaf, Tensor) and not named_by(path, (*settings.others, *settings.drop))
         ]
+    if settings.is_guess and not named:
+        _refuse_embeddings(fields, fitting, settings)
     if len(fitting) != 1:
         wanted = settings.main or "the answer"
         there = [written(path) for path in fields]
-        kind = settings.chain.layout.kind
-        example = f"{{{there[0] if there and fields else 'logits'!r}: {kind!r}}}"
         raise AnswerError(
             f"Expected to find {wanted} in what the model returned ({type(output).__name__}); "
-            f"it holds {', '.join(there) or 'nothing'}. Name it, such as outputs={example}."
+            f"it holds {', '.join(there) or 'nothing'}. {_named_in_a_line(fields, settings)}"
         )
     return fitting[0]
+
+
+def _named_in_a_line(fields: dict[Path, Any], settings: ShieldSettings) -> str:
+    """Names the line that answers what a model returned."""
+    line = line_for_fields(fields, settings)
+    if line is not None:
+        return f"Name it, or each where several are scores of classes, and drop the rest: {line}."
+    first = next((written(path) for path in fields if path), "logits")
+    return f"Name it, such as outputs={{{first!r}: {settings.chain.layout.kind!r}}}."
+
+
+def _refuse_embeddings(
+    fields: dict[Path, Any], fitting: list[Path], settings: ShieldSettings
+) -> None:
+    """Raises AnswerError where all that could be the answer is called an embedding."""
+    if not fitting or not all(path and path[-1] in EMBEDDING_NAMES for path in fitting):
+        return
+    flat = [path for path in fitting if fields[path].dim() == 2]
+    path = (flat or fitting)[0]
+    line = line_for_embeddings(path, fields, fields[path], settings)
+    raise AnswerError(
+        f"The model returned {written(path)}, which holds embeddings, not scores of classes; "
+        f"nothing was released. Say {line}, or insist with outputs='logits'."
+    )
 
 
 def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None:
@@ -49,10 +76,11 @@ def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None
             f"{name} ({kinds[0]}{'' if len(kinds) == 1 else f' x {len(kinds)}'})"
             for name, kinds in open_fields.items()
         )
+        line = line_for_fields(dict(leaves(output)), settings, main)
         raise AnswerError(
             f"The model also returns {listed}, which no defense covers; nothing was released. "
-            f"Leave them out with drop={tuple(open_fields)!r}, or give each its own defenses "
-            "with also={...}."
+            f"Leave them out with drop={tuple(open_fields)!r}, or give each that can have them its "
+            f"own defenses: {line}."
         )
 
 
@@ -72,6 +100,8 @@ def counted_rows(output: Any, settings: ShieldSettings) -> list[Tensor]:
     """Lists the tensors of an output whose every row has a privacy cost of its own."""
     if isinstance(output, Tensor) and settings.main is None:
         return [output]
+    if is_list_of_dicts(output):
+        return []  # a box is no row of the batch
     main = place_of(output, settings)
     names = {name for name, chain in settings.others.items() if chain is not None}
     return [
@@ -108,6 +138,17 @@ class AnswerForms:
                 "model return one form, leave out what comes and goes with drop=(...), or make "
                 "one Shield for each form."
             )
+
+    def require_same_of_each(self, call: object, images: list[Any]) -> list[Any]:
+        """Holds each answer of a list to one form, however many there are; returns the list.
+
+        Errors: AnswerError, also where an answer to this form of call was no list before.
+        """
+        if self._first.setdefault(call, list) is not list:
+            self.require_same(call, images)
+        for image in images:
+            self.require_same((call, "each of a list"), image)
+        return images
 
     def forget(self) -> None:
         """Takes the next answers as the first ones: the owner has moved or cast the model."""

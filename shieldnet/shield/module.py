@@ -13,12 +13,15 @@ from shieldnet.defenses import Defense
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
-from shieldnet.outputs.nested import Path, form_of_call, named_leaves, replaced
+from shieldnet.outputs.mistaken import UnitVectors
+from shieldnet.outputs.nested import Path, form_of_call, is_list_of_dicts, named_leaves, replaced
 from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
-from shieldnet.shield.bypasses import bypassed, nested, scripted
+from shieldnet.shield.bypasses import nested, scripted
+from shieldnet.shield.detections import require_covered
+from shieldnet.shield.facts import Facts, has
 from shieldnet.shield.fields import (
     AnswerForms,
     copy_of,
@@ -41,7 +44,7 @@ class Shield(nn.Module):
     ``print(shield)`` shows the whole chain.
 
     model: any module. It keeps its mode, gradients, hooks and ``state_dict`` keys.
-    outputs: what the model gives: ``"logits"`` or ``"probabilities"`` of classes,
+    outputs: what the model gives: ``"logits"`` (default) or ``"probabilities"`` of classes,
         ``"binary_logits"`` or ``"binary_probabilities"`` of binary or multi-label models,
         ``"values"`` of a regression, ``"embeddings"``. Where the output has several fields (a
         tuple, dict, dataclass or ModelOutput), a dict names the kinds: ``{"logits": "logits",
@@ -80,7 +83,7 @@ class Shield(nn.Module):
         self,
         model: nn.Module,
         *defenses: Defense | ShieldSettings,
-        outputs: Kind | Mapping[str, Kind] = "logits",
+        outputs: Kind | Mapping[str, Kind] | None = None,
         release: Kind | None = None,
         axis: int | Mapping[str, int] | None = None,
         also: Mapping[str, Sequence[Defense]] | None = None,
@@ -115,12 +118,13 @@ class Shield(nn.Module):
         self.micro_batch, self.reads_inputs = self.settings.micro_batch, self.settings.reads_inputs
         self.is_one_tensor = self.settings.main is None
         self.seen = SeenExtent(self.settings)
-        self.forms = AnswerForms()
+        self.forms, self.facts = AnswerForms(), Facts(model)
+        self.vectors = UnitVectors(done=not self.settings.is_guess)
         self.trial = RowTrial(self.micro_batch == 1)
         keep_model_keys(self)
         refuse_mixing_graphs(model)
         if example is not None:
-            self._try(example)
+            self.trial.on_example(self, example)
 
     @classmethod
     def around(
@@ -142,7 +146,7 @@ class Shield(nn.Module):
         settings are the constructor's; ``outputs`` is what the function returns, by default
         probabilities.
         """
-        by_default: Kind = "logits" if has_settings(defenses) else "probabilities"
+        by_default: Kind | None = None if has_settings(defenses) else "probabilities"
         return cls(
             Around(function),
             *defenses,
@@ -155,17 +159,6 @@ class Shield(nn.Module):
             extent=extent,
             example=example,
         )
-
-    def _try(self, example: Any) -> None:
-        """Answers an example, so that rows are tried and sizes are known; nobody sees the answer.
-
-        Errors: ConfigError where it shows nothing of rows.
-        """
-        if isinstance(example, Mapping):
-            self(**example)
-        else:
-            self(*(example if isinstance(example, tuple) else (example,)))
-        self.trial.require_tried()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answers like the model, with what the defenses leave of it.
@@ -202,7 +195,9 @@ class Shield(nn.Module):
         read = arrays((*args, *kwargs.values())) if self.reads_inputs else []
         inputs = tuple(torch.as_tensor(value) for value in read)
         answers = self._released(output, inputs, form_of_call(args, kwargs))
-        if asked is not None and not _has_noise(model):
+        if asked is not None and not any(  # a shield with fresh noise tries its own rows
+            isinstance(part, Shield) and not part.deterministic for part in model.modules()
+        ):
             self.trial.run(model, asked, output, lambda given: counted_rows(given, self.settings))
         return answers
 
@@ -216,6 +211,11 @@ class Shield(nn.Module):
             return self._released(output, inputs, "defend")
 
     def _released(self, output: Any, inputs: tuple[Tensor, ...], form: object) -> Any:
+        if is_list_of_dicts(output):
+            require_covered(output, self.settings)
+            self.seen.see_any_number()
+            images = [self._fields_released(image, inputs) for image in output]
+            return self.forms.require_same_of_each(form, images)
         is_answer = output is None or (isinstance(output, Tensor) and self.is_one_tensor)
         release = self._main_answer if is_answer else self._fields_released
         released = release(output, inputs)
@@ -238,8 +238,8 @@ class Shield(nn.Module):
 
     def _main_answer(self, output: Any, inputs: tuple[Tensor, ...]) -> Tensor:
         chain, seen = self.chain, self.seen
-        if not seen.answered:
-            chain.layout.refuse_mistaken(output)
+        if not (seen.answered and self.vectors.done):
+            chain.layout.refuse_mistaken(output, self.vectors)
         answers = chain(output, inputs)
         sizes = chain.layout.sizes(output.shape)
         if not seen.answered or sizes != seen.sizes:  # almost never: no call is made for it
@@ -252,6 +252,8 @@ class Shield(nn.Module):
             self.seen.see_as_it_is(path)
             return copy_of(leaf)
         require_rows(path, leaf, rows)
+        if self.seen.is_first(path):
+            chain.layout.refuse_mistaken(leaf, UnitVectors(done=True))
         answers = chain(leaf, inputs)
         self.seen.see_field(path, chain.layout.sizes(leaf.shape))
         return answers.detach() if answers.requires_grad else answers
@@ -260,6 +262,8 @@ class Shield(nn.Module):
         """Returns the tensor that ``defenses`` act on, of an output or of what was released."""
         if isinstance(released, Tensor):
             return released
+        if is_list_of_dicts(released):
+            raise AnswerError("A detector's boxes are no rows of answers: they cannot be audited.")
         answer: Tensor = named_leaves(released)[place_of(released, self.settings)]
         return answer
 
@@ -383,16 +387,11 @@ class Shield(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             model = self.__dict__.get("_modules", {}).get("model")
-            if name.startswith("_") or not callable(getattr(model, name, None)):
+            if name.startswith("_") or "facts" not in self.__dict__ or not has(model, name):
                 raise
-        raise bypassed(name)
+        return self.facts.give(model, name)
 
     @property
     def extent(self) -> Extent | None:
         """Returns the declared extent of an answer, or the greatest so far; None before any."""
         return self.seen.known()
-
-
-def _has_noise(model: nn.Module) -> bool:
-    """Says whether a model holds a shield with fresh noise: it tries its own rows."""
-    return any(isinstance(part, Shield) and not part.deterministic for part in model.modules())

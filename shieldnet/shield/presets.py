@@ -1,35 +1,24 @@
 """Shields that need no thought: strict, balanced, open, and the certified one."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from shieldnet.core.checks import choice
-from shieldnet.defenses import Confidence, Defense, Label, RandomizedResponse, Round, TopK
+from shieldnet.defenses import Defense
 from shieldnet.outputs.layout import Kind
+from shieldnet.shield.heads import before_each_head
 from shieldnet.shield.module import Shield
+from shieldnet.shield.preset_chains import PRESETS
 from shieldnet.shield.settings import Extent
-
-PRESETS: MappingProxyType[str, tuple[Defense, ...]] = MappingProxyType(
-    {
-        "strict": (Label(),),
-        "balanced": (Confidence(bins=4),),
-        "open": (TopK(3, or_all=True), Round(1)),
-        "certified": (RandomizedResponse(6.0),),
-    }
-)
-"""strict: the label. balanced: the top class and 4 bins of confidence. open: top 3, one decimal.
-certified: the label by randomized response, (6, 0)-differentially private in the input.
-"""
 
 
 def harden(
     model: nn.Module,
     preset: str = "balanced",
     *,
-    outputs: Kind | Mapping[str, Kind] = "logits",
+    outputs: Kind | Mapping[str, Kind] | None = None,
     release: Kind | None = None,
     axis: int | Mapping[str, int] | None = None,
     also: Mapping[str, Sequence[Defense]] | None = None,
@@ -41,12 +30,16 @@ def harden(
     """Wraps ``model`` in a preset's shield; but for "certified", the winner never changes.
 
     preset: "strict", "balanced", "open" or "certified". The settings are those of ``Shield``;
-    with ``example=x``, a few inputs, it is tried now whether rows change each other. For values
-    and embeddings there are no presets, as a range or step has to be chosen.
+    with ``example=x``, a few inputs, it is tried now whether rows change each other. Of several
+    heads, ``outputs={"intent": "logits", "topic": "logits"}``, the preset stands before each; the
+    first is the answer that is audited. For values and embeddings there are no presets, as a range
+    or step has to be chosen: ``also=`` or ``drop=``.
     """
+    defenses = PRESETS[choice("preset", preset, tuple(PRESETS))]
+    axis, also = before_each_head(defenses, outputs, axis, also, drop)
     return Shield(
         model,
-        *PRESETS[choice("preset", preset, tuple(PRESETS))],
+        *defenses,
         outputs=outputs,
         release=release,
         axis=axis,

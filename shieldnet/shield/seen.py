@@ -22,8 +22,10 @@ class SeenExtent:
     def __init__(self, settings: ShieldSettings) -> None:
         self._settings = settings
         self.answered = False
+        self.any_number = False
         self.sizes: Sizes | None = None
         self.fields: dict[str, Sizes] = {}
+        self._answered_fields: set[str] = set()
         if (declared := settings.extent) is not None:
             self.sizes = (declared.classes, declared.positions)
             parts = declared.fields.items()
@@ -35,11 +37,27 @@ class SeenExtent:
         if not is_exporting():  # there a graph is drawn, and nothing is answered
             self.sizes, self.answered = greatest, True
 
+    def see_any_number(self) -> None:
+        """Takes in an answer of as many rows as the model likes, as a detector's, or refuses it."""
+        if self._settings.extent is not None:
+            raise AnswerError(
+                f"Expected {self._settings.extent} at most, as the extent says whose privacy cost "
+                "was agreed; a list of dicts, as a detector's, has any number of boxes, for an "
+                "infinite cost. Nothing was released. Leave extent= out."
+            )
+        if not is_exporting():
+            self.any_number = True
+
+    def is_first(self, path: Path) -> bool:
+        """Says whether no answer had another field so far."""
+        return written(path) not in self._answered_fields
+
     def see_field(self, path: Path, sizes: Sizes) -> None:
         """Takes in the sizes of another field of an answer, or refuses them."""
         name = written(path)
         greatest = self._at_most(self.fields.get(name), sizes)
         if not is_exporting():
+            self._answered_fields.add(name)
             self.fields[name] = greatest
 
     def see_as_it_is(self, path: Path) -> None:
@@ -64,7 +82,7 @@ class SeenExtent:
             others = self._settings.others
             there = {named_by(tuple(path.split(".")), others) for path in fields}
             fields |= {name: None for name in others if name not in there}
-        return Extent(*self.sizes, fields)
+        return Extent(*self.sizes, fields, any_number=self.any_number)
 
     def extent(self, classes: int | None, positions: tuple[int, ...] | None = None) -> Extent:
         """Returns the extent that is known, or else the one that is given.
@@ -76,11 +94,11 @@ class SeenExtent:
         if positions is not None:
             positions = tuple(whole("positions", size, low=1) for size in positions)
         if known is None:
-            return Extent(*self._given(classes, positions))
+            return Extent(*self._given(classes, positions), any_number=self.any_number)
         if classes not in (None, known.classes):
             raise ConfigError(f"The shield has answered {known.classes} classes, not {classes}.")
         places = known.positions if positions is None else positions
-        return Extent(known.classes, places, known.fields)
+        return Extent(known.classes, places, known.fields, known.any_number)
 
     def cost(self) -> str:
         """Says what an answer costs, for those who print a shield."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError
@@ -13,6 +13,14 @@ from shieldnet.defenses import Chain, Defense
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.nested import Path, written
 from shieldnet.privacy.cost import PrivacyCost
+from shieldnet.shield.written_out import example_for, kind_for
+
+
+class _Guess(str):
+    """A kind that nobody said: equal to the word, told from it by its type."""
+
+    __slots__ = ()
+
 
 _NO_FIELDS: FrozenDict["Extent | None"] = FrozenDict()
 
@@ -23,12 +31,14 @@ class Extent:
 
     classes: of a row (numbers of a value, dimensions of an embedding). positions: the other axes
     of an answer, such as (height, width). fields: of other fields that are released, by path; None
-    for one that no answer has.
+    for one that no answer has. any_number: the answer has as many rows as the model likes, as a
+    detector's boxes: seen, never declared, and its cost is infinite.
     """
 
     classes: int
     positions: tuple[int, ...] = ()
     fields: Mapping[str, "Extent | None"] = _NO_FIELDS
+    any_number: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         whole("classes", self.classes, low=1)
@@ -55,13 +65,13 @@ class ShieldSettings:
 
     A value: printed, hashed and compared as one. ``dataclasses.replace`` links the chain anew.
     defenses: of the answer, in order. outputs, release, axis, also, drop, micro_batch: as in
-    ``Shield``. extent: the largest answer that is released; what it costs is then known before the
-    first one, and a larger one is refused.
+    ``Shield``; outputs that nobody says (``is_guess``) are logits. extent: the largest answer that
+    is released; what it costs is then known before the first one, and a larger one is refused.
     Errors: ConfigError for settings that make no sense, and for an order of defenses that does not.
     """
 
     defenses: tuple[Defense, ...] = ()
-    outputs: Kind | Mapping[str, Kind] = "logits"
+    outputs: Kind | Mapping[str, Kind] | None = None
     release: Kind | None = None
     axis: int | Mapping[str, int] | None = None
     also: Mapping[str, Sequence[Defense]] = field(default_factory=lambda: FrozenDict())
@@ -70,6 +80,8 @@ class ShieldSettings:
     extent: Extent | None = None
 
     def __post_init__(self) -> None:
+        if self.outputs is None:
+            self._set(outputs=_Guess("logits"))
         if not isinstance(self.outputs, str | Mapping):
             raise ConfigError(
                 f"Expected outputs as a kind, or a dict of kinds, got {self.outputs!r}."
@@ -96,11 +108,18 @@ class ShieldSettings:
         )
         _ = self.chain, self.others  # an order that makes no sense never exists
         if self.extent is not None:
+            if self.extent.any_number:
+                raise ConfigError("Expected an extent that bounds an answer, got any_number=True.")
             self.cost(self.extent)  # nor an extent of fields that there are not
 
     def _set(self, **settings: object) -> None:
         for name, value in settings.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def is_guess(self) -> bool:
+        """Says whether nobody said what the outputs are."""
+        return type(self.outputs) is _Guess
 
     @cached_property
     def main(self) -> str | None:
@@ -118,10 +137,7 @@ class ShieldSettings:
         chains: dict[str, Chain | None] = {}
         for name, defenses in self.also.items():
             if defenses and name not in self._kinds:
-                raise ConfigError(
-                    f"Expected the kind of {name} beside its defenses: outputs={{..., "
-                    f"{name!r}: 'embeddings'}}."
-                )
+                raise self._no_kind(name, defenses)
             chains[name] = (
                 Chain.of(tuple(defenses), self._kinds[name], None, self._axis(name))
                 if defenses
@@ -129,11 +145,22 @@ class ShieldSettings:
             )
         for given in self._kinds:
             if given not in (self.main, *chains, *self.drop):
+                example = example_for(self._kinds[given], self.defenses)
                 raise ConfigError(
-                    f"The field {given} has no defenses of its own: also={{{given!r}: (...)}}, or "
-                    f"leave it out with drop=({given!r},)."
+                    f"The field {given} has no defenses of its own: also={{{given!r}: {example}}}, "
+                    f"or leave it out with drop=({given!r},)."
                 )
         return FrozenDict(chains)
+
+    def _no_kind(self, name: str, defenses: Sequence[Defense]) -> ConfigError:
+        main = "NAME" if self.main is None else self.main
+        kind = self._kinds[self.main]
+        kinds = {main: kind, **{name: kind for name, kind in self._kinds.items() if name}}
+        kinds[name] = kind_for(defenses, kind)
+        rest = ", with the answer's own name for NAME" if self.main is None else ""
+        return ConfigError(
+            f"Expected the kind of {name} beside its defenses: outputs={kinds!r}{rest}."
+        )
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -152,9 +179,8 @@ class ShieldSettings:
 
     def bare(self, release: Kind | None = None) -> "ShieldSettings":
         """Returns settings of the same output without any defense, for comparison."""
-        kind = self.chain.layout.kind
         return ShieldSettings(
-            outputs=kind if self.main is None else {self.main: kind},
+            outputs=self.outputs if self.main is None else {self.main: self.chain.layout.kind},
             release=release,
             axis=self.chain.layout.axis,
             drop=(*self.others, *self.drop),
@@ -176,6 +202,8 @@ class ShieldSettings:
             if part is not None:
                 chain = self.others[name]
                 cost += PrivacyCost() if chain is None else chain.cost(part.classes, part.positions)
+        if extent.any_number:
+            return PrivacyCost()
         return PrivacyCost() if unknown else cost  # how large the other fields are is not known yet
 
     def is_dropped(self, path: Path) -> bool:
@@ -196,7 +224,7 @@ class ShieldSettings:
     @cached_property
     def _kinds(self) -> dict[str | None, Kind]:
         if isinstance(self.outputs, str):
-            return {None: self.outputs}
+            return {None: cast(Kind, str(self.outputs))}
         if not self.outputs:
             raise ConfigError("Expected outputs to name at least one field and its kind.")
         return dict(self.outputs.items())
@@ -220,7 +248,8 @@ def as_settings(defenses: tuple[Any, ...], **keywords: Any) -> ShieldSettings:
     if not has_settings(defenses):
         return ShieldSettings(defenses, **keywords)
     plain = ShieldSettings()
-    if beside := [name for name, value in keywords.items() if value != getattr(plain, name)]:
+    said = {name: value for name, value in keywords.items() if value is not None}
+    if beside := [name for name, value in said.items() if value != getattr(plain, name)]:
         raise ConfigError(
             f"Expected ShieldSettings alone, got {', '.join(beside)} beside them: use "
             f"dataclasses.replace(settings, {beside[0]}=...)."

@@ -12,8 +12,9 @@ from shieldnet.core.checks import choice
 from shieldnet.core.errors import ConfigError
 from shieldnet.defenses import DEFENSES, Defense
 from shieldnet.files.documents import read_toml
+from shieldnet.shield.heads import before_each_head
 from shieldnet.shield.module import Shield
-from shieldnet.shield.presets import PRESETS
+from shieldnet.shield.preset_chains import PRESETS
 from shieldnet.shield.settings import Extent
 
 VERSION = 1
@@ -51,12 +52,12 @@ def load_shield(
     shape = {name: settings[name] for name in _SHAPE if name in settings}
     if "extent" in settings:
         shape["extent"] = _extent(settings["extent"])
-    return Shield(
-        model,
-        *_defenses(settings, kinds),
-        also={name: _chain(tables, f"also.{name}", kinds) for name, tables in also.items()},
-        **shape,
-    )
+    defenses = tuple(_defenses(settings, kinds))
+    shape["also"] = {name: _chain(tables, f"also.{name}", kinds) for name, tables in also.items()}
+    if "preset" in settings:
+        named = [shape.get(name) for name in ("outputs", "axis", "also", "drop")]
+        shape["axis"], shape["also"] = before_each_head(defenses, *named)
+    return Shield(model, *defenses, **shape)
 
 
 def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
@@ -74,7 +75,7 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
     }
     shown = {
         "version": VERSION,
-        "outputs": settings.outputs,
+        "outputs": None if settings.is_guess else settings.outputs,
         "release": settings.release,
         "axis": settings.axis,
         "drop": list(settings.drop) or None,

@@ -26,6 +26,7 @@ from shieldnet.training.preparing import prepared_copies, prepared_updates
 from shieldnet.training.records import as_records
 from shieldnet.training.result import Finetuned
 from shieldnet.training.settings import FinetuneSettings, Optimization
+from shieldnet.training.several_inputs import taking_several
 from shieldnet.training.trainable import BY_NAME, Full, LoRA, Trainable
 from shieldnet.training.validation import validated
 
@@ -76,8 +77,9 @@ def finetune(
 ) -> Finetuned:
     """Trains a copy of a model on some data, with countermeasures; the model is left alone.
 
-    data: (inputs, labels) with a row for each record, a Dataset, or a plain DataLoader. Labels may
-    have positions, such as pixels or tokens; -100 counts for nothing.
+    data: (inputs, labels) with a row for each record, a Dataset, or a plain DataLoader. Several
+    inputs are a dict by the model's arguments, ({"input_ids": ..., "attention_mask": ...}, labels),
+    or a tuple. Labels may have positions, such as pixels or tokens; -100 counts for nothing.
     countermeasures: ``DPSGD`` for a guarantee; ``Augment``, ``WeightDecay``, ``LabelSmoothing``,
     ``Adversarial`` and others, in the order in which they act.
     batch_size: records of a step, on average where DPSGD draws each by itself; by default the
@@ -124,6 +126,7 @@ def finetune(
             state = take_steps(plan, updates, checkpointer, on_step)
         ranks.sync(copies.working)
     copies.publish(everything=claimed is None)
+    taking_several(copies.finished)
     findings = findings_of_run(claimed, state)
     guarantee = released_guarantee(claimed, plan.premise, copies.finished, state.run)
     finished = copies.finished.eval()

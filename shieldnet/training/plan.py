@@ -23,8 +23,9 @@ from shieldnet.training.losses import Loss, as_loss
 from shieldnet.training.objective import Objective
 from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.premise import Premise
-from shieldnet.training.records import Records
+from shieldnet.training.records import Records, as_records
 from shieldnet.training.settings import FinetuneSettings
+from shieldnet.training.several_inputs import require_whole_inputs
 
 _BATCH_SIZE = 64
 
@@ -65,6 +66,11 @@ class Plan:
         """Checks that it all fits together. Errors: ConfigError and DataError."""
         private = private_among(countermeasures)
         require_plain_weights(model, private=private is not None)
+        premise = Premise.of(model, start)  # of the model as it was given
+        if (packing := records.packing) is not None:
+            require_whole_inputs(countermeasures)
+            model = packing.taking_one(model)
+            heldout = None if heldout is None else packing.required_of(as_records(heldout))
         records = as_read(model, records)
         size = _size(settings, records, private)
         steps = _steps(settings.epochs, len(records), size, exact=private is not None)
@@ -76,7 +82,6 @@ class Plan:
         if private is not None:
             rate = size / len(records)
             claimed = guarantee_of(private, rate, steps, len(records), settings.seed)
-        premise = Premise.of(model, start)
         known = known_of_start(model, premise, records, heldout, plain, claimed)
         return cls(
             model=model,

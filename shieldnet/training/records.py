@@ -1,7 +1,7 @@
 """The records that a model is trained on: checked once, when they come in."""
 
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from shieldnet.core.errors import DataError
 from shieldnet.data.examples import as_tensor, pairs_of, rows_hash
+from shieldnet.training.several_inputs import Packing, packed, several_of
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,13 @@ class Records:
     """Holds inputs and labels of any shape, one of each for a record.
 
     Shapes: inputs (records, ...), labels (records, ...). batch: of the loader that they came from.
+    packing: where a model's several inputs are in a row, None for one input.
     """
 
     inputs: Tensor
     labels: Tensor
     batch: int | None = None
+    packing: Packing | None = None
 
     def __post_init__(self) -> None:
         for name, tensor in (("inputs", self.inputs), ("labels", self.labels)):
@@ -53,16 +56,18 @@ class Records:
         inputs, labels = (
             column.to(dtype) if column.is_floating_point() else column for column in columns
         )
-        return Records(inputs, labels, self.batch)
+        return Records(inputs, labels, self.batch, self.packing)
 
     def fingerprint(self) -> str:
         """Returns a hash that names the data without holding any."""
-        return rows_hash(self.inputs, self.labels)
+        packing = "" if self.packing is None else repr(self.packing)
+        return rows_hash(self.inputs, self.labels) + packing
 
 
 def as_records(data: object) -> Records:
     """Makes records of (inputs, labels), of a Dataset of such pairs, or of a DataLoader of them.
 
+    Inputs may be several: a dict by the names of a model's arguments, or a tuple in their order.
     Of a DataLoader the dataset is read, and its batch size: which records make a batch is drawn
     anew. A Dataset is read once: what it draws at random is drawn once (use ``Augment``).
     Errors: DataError for a loader whose own way of drawing or joining would be lost.
@@ -72,7 +77,10 @@ def as_records(data: object) -> Records:
     if isinstance(data, DataLoader):
         _require_plain(data)
         records = as_records(data.dataset)
-        return Records(records.inputs, records.labels, data.batch_size)
+        return replace(records, batch=data.batch_size)
+    if (several := several_of(data)) is not None:
+        inputs, packing = packed(several[0], "records")
+        return Records(inputs, _as_labels(as_tensor(several[1], "records")), packing=packing)
     if (
         isinstance(data, tuple | list)
         and len(data) == 2
@@ -86,8 +94,11 @@ def as_records(data: object) -> Records:
             f"Expected (inputs, labels), a Dataset with a length or a DataLoader, got "
             f"{type(data).__name__}."
         )
-    is_yes_or_no = labels.dtype == torch.bool
-    return Records(_numbers(inputs), labels.long() if is_yes_or_no else _numbers(labels))
+    return Records(_numbers(inputs), _as_labels(labels))
+
+
+def _as_labels(labels: Tensor) -> Tensor:
+    return labels.long() if labels.dtype == torch.bool else _numbers(labels)
 
 
 def _require_plain(loader: DataLoader) -> None:  # type: ignore[type-arg]  # of anything

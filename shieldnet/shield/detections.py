@@ -1,0 +1,70 @@
+"""Detectors: a list with one dict of fields for each image, as torchvision's models return it.
+
+The list is the axis of the images, so fields are named once, whatever the batch's size: ``boxes``,
+``scores``, ``labels``. Within an image each box is a row. How many boxes there are is an answer
+too, and nothing bounds it: the privacy cost is infinite, whatever the defenses.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from shieldnet.core.errors import AnswerError
+from shieldnet.outputs.nested import Path, leaves, written
+from shieldnet.shield.fields import place_of, refuse_undefended
+from shieldnet.shield.settings import ShieldSettings
+
+
+def require_covered(output: list[Any], settings: ShieldSettings) -> None:
+    """Raises AnswerError for fields without defenses, and for what cannot be said of boxes."""
+    if settings.reads_inputs:
+        raise AnswerError(
+            "Expected a tensor with a row for each input, as a defense draws its noise from the "
+            "inputs (KeyedNoise(on='input')); the model returned a list of dicts, as a detector "
+            "does. Use RoundTo, Round or GaussianNoise."
+        )
+    for one in output:
+        try:
+            refuse_undefended(one, place_of(one, settings), settings)
+        except AnswerError as refused:
+            line = _line(dict(leaves(one)))
+            if line is None:
+                raise
+            names = ", ".join(map(str, one))
+            raise AnswerError(
+                f"The model returns a list of dicts, one for each image, with {names}, as a "
+                "detector does, and not all of them are named and have defenses; nothing was "
+                f"released. Name each once, and leave out what nobody needs (drop=): {line}."
+            ) from refused
+
+
+def _line(fields: Mapping[Path, Any]) -> str | None:
+    """Returns a call that defends scores and boxes; None where there are no scores."""
+    scores = [
+        path
+        for path, leaf in fields.items()
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() == 1
+    ]
+    if not scores:
+        return None
+    main = next((path for path in scores if path[-1] in ("scores", "score")), scores[0])
+    numbers = fields[main]
+    is_chance = bool(((numbers >= 0) & (numbers <= 1)).all())
+    kinds = {written(main): "binary_probabilities" if is_chance else "binary_logits"}
+    also, drop = {}, []
+    for path, leaf in fields.items():
+        name, is_tensor = written(path), isinstance(leaf, Tensor)
+        if path == main:
+            continue
+        if is_tensor and leaf.is_floating_point() and leaf.dim() == 2:
+            kinds[name], also[name] = "values", "(sn.ClipRange(0.0, 1024.0), sn.RoundTo(32.0))"
+        elif is_tensor and leaf.dim() == 1 and not leaf.is_floating_point():
+            also[name] = "()"
+        else:
+            drop.append(name)
+    given = ", ".join(f"{name!r}: {code}" for name, code in also.items())
+    parts = [f"outputs={kinds!r}"]
+    parts += [f"also={{{given}}}"] if also else []
+    parts += [f"drop={tuple(drop)!r}"] if drop else []
+    return f"sn.harden(model, {', '.join(parts)})"

@@ -1,0 +1,243 @@
+"""Models of several inputs are trained on dicts and tuples, and the inputs stay what they were."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import shieldnet as sn
+
+WORDS = torch.randint(1, 12, (60, 5), generator=torch.Generator().manual_seed(0))
+MASK = (torch.rand(60, 5, generator=torch.Generator().manual_seed(1)) > 0.3).long()
+LABELS = ((WORDS * MASK).sum(1) > 20).long()
+
+
+class Reader(nn.Module):
+    """Reads words where a mask is 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(12, 8), nn.Linear(8, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        assert input_ids.dtype == torch.int64
+        assert attention_mask is not None
+        assert attention_mask.dtype in (torch.int64, torch.bool)
+        kept = attention_mask.unsqueeze(-1).float()
+        return self.head((self.words(input_ids) * kept).sum(1))
+
+
+class Rows(Dataset):
+    """A Dataset whose rows are what the test says."""
+
+    def __init__(self, row: Any) -> None:
+        self.row = row
+
+    def __len__(self) -> int:
+        return len(WORDS)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.row(index)
+
+
+NAMED = {"input_ids": WORDS, "attention_mask": MASK}
+FORMS = {
+    "dict": (NAMED, LABELS),
+    "arrays": ({name: column.numpy() for name, column in NAMED.items()}, LABELS.numpy()),
+    "tuple": ((WORDS, MASK), LABELS),
+    "with labels": {**NAMED, "labels": LABELS},
+    "rows": Rows(lambda row: ({"input_ids": WORDS[row], "attention_mask": MASK[row]}, LABELS[row])),
+    "rows of tuples": Rows(lambda row: ((WORDS[row], MASK[row]), LABELS[row])),
+    "rows with labels": Rows(
+        lambda row: {"input_ids": WORDS[row], "attention_mask": MASK[row], "labels": LABELS[row]}
+    ),
+}
+FORMS["loader"] = DataLoader(FORMS["rows with labels"], batch_size=64, shuffle=True)
+FORMS["bool"] = ({**NAMED, "attention_mask": MASK.bool()}, LABELS)
+
+
+@pytest.fixture
+def reader() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Reader()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("measures", [(), (sn.DPSGD(8.0, 1e-3, canaries=20),)], ids=["plain", "dp"])
+def test_every_form_of_several_inputs_trains_the_same_model(form, measures, reader) -> None:
+    class Stacked(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.model(rows[:, 0], rows[:, 1])
+
+    settings = {"epochs": 2, "seed": 0, "batch_size": 60}
+    before = {name: weight.clone() for name, weight in reader.state_dict().items()}
+    found = sn.finetune(reader, FORMS[form], *measures, **settings)
+    stacked = torch.stack([WORDS, MASK], 1)
+    wanted = sn.finetune(Stacked(reader), (stacked, LABELS), *measures, **settings)
+    assert list(found.model.state_dict()) == list(reader.state_dict())
+    for name, weight in found.model.state_dict().items():
+        assert torch.allclose(weight, wanted.model.model.state_dict()[name], atol=1e-5), name
+        assert torch.equal(before[name], reader.state_dict()[name]), "the model is left alone"
+    assert (found.guarantee is None) == (not measures)
+    if measures:
+        assert found.guarantee.epsilon == wanted.guarantee.epsilon
+    assert found.model(input_ids=WORDS, attention_mask=MASK).shape == (60, 2)
+    assert reader(WORDS, MASK).shape == (60, 2)
+    shield = sn.harden(found.model)
+    assert shield(input_ids=WORDS, attention_mask=MASK).shape == (60, 2)
+
+
+def test_it_learns_and_the_mask_counts(reader) -> None:
+    found = sn.finetune(reader, (NAMED, LABELS), epochs=150, seed=0)
+    right = (found.model(WORDS, MASK).argmax(1) == LABELS).float().mean()
+    assert right > 0.9
+    assert not torch.equal(found.model(WORDS, MASK), found.model(WORDS, torch.ones_like(MASK)))
+
+
+@pytest.mark.parametrize("train", [sn.trainable.LastLayer(), sn.trainable.LoRA(2)])
+def test_parts_of_the_weights_a_start_and_heldout_rows_go_along(train, reader) -> None:
+    data = ({name: column[:40] for name, column in NAMED.items()}, LABELS[:40])
+    held = ({name: column[40:] for name, column in NAMED.items()}, LABELS[40:])
+    private = sn.DPSGD(8.0, 1e-3)
+    found = sn.finetune(
+        reader, data, private, epochs=1, train=train, start="public", heldout=held, seed=0
+    )
+    assert found.guarantee is not None
+    again = sn.finetune(
+        found.model, held, private, epochs=1, train=train, start=found.guarantee, seed=0
+    )
+    assert again.guarantee.epsilon > found.guarantee.epsilon
+    with pytest.raises(sn.errors.DataError, match="Expected heldout rows with the inputs that"):
+        sn.finetune(reader, data, private, start="public", heldout=(WORDS[40:], LABELS[40:]))
+
+
+def test_a_stopped_training_goes_on(reader, tmp_path) -> None:
+    settings = {"epochs": 2, "seed": 0, "checkpoint": tmp_path / "kept"}
+    first = sn.finetune(reader, (NAMED, LABELS), sn.DPSGD(8.0, 1e-3), **settings)
+    assert first.guarantee is not None
+
+
+def test_real_inputs_of_several_shapes_are_trained_in_the_models_type() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3 * 2 * 2 + 4, 2)
+
+        def forward(self, picture: Tensor, table: Tensor) -> Tensor:
+            assert picture.shape[1:] == (3, 2, 2)
+            return self.head(torch.cat([picture.flatten(1), table], 1))
+
+    for dtype in (torch.float32, torch.float64):
+        model = Two().to(dtype)
+        data = ({"table": torch.randn(20, 4), "picture": torch.randn(20, 3, 2, 2)}, LABELS[:20])
+        found = sn.finetune(model, data, sn.DPSGD(8.0, 1e-3), epochs=1, seed=0)
+        assert found.guarantee is not None
+
+
+def test_a_hugging_face_classifier_is_trained_on_what_its_tokenizer_gives() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=12, intermediate_size=32, num_labels=2, **sizes)
+    model = transformers.BertForSequenceClassification(config)
+    encoded = transformers.BatchEncoding({**NAMED, "token_type_ids": torch.zeros_like(MASK)})
+    found = sn.finetune(model, (encoded, LABELS), epochs=1, seed=0)
+    assert found.model(**encoded).logits.shape == (60, 2)
+    private = sn.finetune(model, (encoded, LABELS), sn.DPSGD(8.0, 1e-3), epochs=1, seed=0)
+    assert private.guarantee is not None
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (({"a": WORDS, "b": MASK[:3]}, LABELS), r"a row of every input.*b: torch.int64 \(3, 5\)"),
+        (({"a": WORDS, "b": MASK.float()}, LABELS), r"all whole.*or all real ones, got a: torch.i"),
+        (({"a": WORDS, "b": torch.zeros(60, 2).cfloat()}, LABELS), "would lose digits"),
+        (({}, LABELS), "Expected inputs of the records with a row for every record, got none"),
+        (({1: WORDS}, LABELS), "by the names of arguments, got"),
+        (({"a": ["x"] * 60}, LABELS), "Expected numbers for the records, got list"),
+        (({"a": WORDS, "b": MASK}, LABELS[:4]), "Expected as many labels as inputs, got 4 and 60"),
+        (NAMED, r"Expected labels beside input_ids, attention_mask: give \(inputs, labels\)"),
+        (Rows(lambda row: ({"a": WORDS[row, : row % 3]}, LABELS[row])), "padding='max_length'"),
+        (Rows(lambda row: ({"ab"[row % 2]: WORDS[row]}, LABELS[row])), "to have the same inputs"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(data, words, reader) -> None:
+    with pytest.raises(sn.errors.DataError, match=words):
+        sn.finetune(reader, data, epochs=1)
+
+
+def test_a_measure_that_changes_inputs_is_refused_with_a_model_that_works(reader) -> None:
+    with pytest.raises(sn.errors.ConfigError, match="Augment changes or reads inputs") as refused:
+        sn.finetune(reader, (NAMED, LABELS), sn.countermeasures.Augment(shift=1), epochs=1)
+    (body,) = re.findall(r"returns (self\.model\(.*\)), for rows", str(refused.value))
+    (rows,) = re.findall(r"rows = (torch.stack.*\))\.", str(refused.value))
+    held: dict[str, Any] = {"torch": torch, "reader": reader, **NAMED}
+    exec(  # noqa: S102 - the lines of our own message
+        "class Stacked(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__(); self.model = reader\n"
+        f"    def forward(self, rows):\n        return {body}\n"
+        f"model, rows = Stacked(), {rows}",
+        held,
+    )
+    found = sn.finetune(
+        held["model"], (held["rows"], LABELS), sn.countermeasures.LabelSmoothing(0.1), epochs=1
+    )
+    assert found.model(held["rows"]).shape == (60, 2)
+
+
+def test_pairs_and_one_input_are_read_as_ever() -> None:
+    x = torch.randn(12, 4)
+    model = nn.Linear(4, 2)
+    wanted = sn.finetune(model, (x, LABELS[:12]), epochs=1, seed=0).model.weight
+    pairs = [(row, label) for row, label in zip(x, LABELS[:12], strict=True)]
+    for data in (pairs, TensorDataset(x, LABELS[:12]), [x, LABELS[:12]]):
+        assert torch.equal(sn.finetune(model, data, epochs=1, seed=0).model.weight, wanted)
+
+
+@pytest.mark.parametrize(
+    "members", ["dict", "tuple", "with labels", "rows", "rows of tuples", "rows with labels"]
+)
+def test_an_audit_refuses_several_inputs_with_a_model_that_works(members, reader) -> None:
+    with pytest.raises(sn.errors.DataError, match="members with one tensor of inputs") as refused:
+        sn.audit(sn.harden(reader), members=FORMS[members], nonmembers=FORMS[members])
+    (body,) = re.findall(r"returns (self\.model\(.*\)), for rows", str(refused.value))
+    (rows,) = re.findall(r"rows = (torch.stack.*\))\.", str(refused.value))
+    assert (body, rows) == (
+        "self.model(input_ids=rows[:, 0], attention_mask=rows[:, 1])",
+        "torch.stack([input_ids, attention_mask], 1)",
+    )
+
+
+def test_a_model_of_stacked_inputs_is_audited(reader) -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = reader
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.model(input_ids=rows[:, 0], attention_mask=rows[:, 1])
+
+    generator = torch.Generator().manual_seed(2)
+    words = torch.randint(1, 12, (240, 5), generator=generator)
+    mask = (torch.rand(240, 5, generator=generator) > 0.3).long()
+    rows, labels = torch.stack([words, mask], 1), ((words * mask).sum(1) > 20).long()
+    sets = [(rows[start : start + 80], labels[start : start + 80]) for start in (0, 80, 160)]
+    names = ("members", "nonmembers", "auxiliary")
+    report = sn.audit(
+        sn.harden(Stacked()),
+        **dict(zip(names, sets, strict=True)),
+        tier="quick",
+        shadows=0,
+        duplicates="drop",
+        seed=0,
+    )
+    found = {finding.name for finding in report["shield"].findings}
+    assert any(name.startswith("membership") for name in found)
