@@ -18,6 +18,10 @@ def arrays(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
+def _has_rows(value: Any) -> bool:
+    return hasattr(value, "iloc") or (isinstance(value, Tensor | np.ndarray) and value.ndim > 0)
+
+
 def pieces(
     args: tuple[Any, ...], kwargs: dict[str, Any], size: int
 ) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], list[int]]:
@@ -25,14 +29,17 @@ def pieces(
 
     Returns the pieces, and how many rows each has.
     """
-    first = next(arrays((*args, *kwargs.values())), None)
+    first = next((value for value in (*args, *kwargs.values()) if _has_rows(value)), None)
     if first is None:
-        raise AnswerError("Expected a tensor or an array with rows, to cut it for micro_batch.")
+        raise AnswerError(
+            "Expected a tensor or an array with rows, or a table, to cut it for micro_batch."
+        )
     rows = len(first)
 
     def piece(value: Any, start: int) -> Any:
-        in_rows = isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and len(value) == rows
-        return value[start : start + size] if in_rows else value
+        if not (_has_rows(value) and len(value) == rows):
+            return value
+        return (value.iloc if hasattr(value, "iloc") else value)[start : start + size]
 
     starts = range(0, max(rows, 1), size)
     cut = [

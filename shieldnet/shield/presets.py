@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from torch import nn
-
 from shieldnet.core.checks import choice
 from shieldnet.defenses import Confidence, Defense, Label, RandomizedResponse, Round, TopK
 from shieldnet.outputs.layout import Kind
@@ -26,10 +24,10 @@ certified: the label by randomized response, (6, 0)-differentially private in th
 
 
 def harden(
-    model: nn.Module,
+    model: Any,
     preset: str = "balanced",
     *,
-    outputs: Kind | Mapping[str, Kind] = "logits",
+    outputs: Kind | Mapping[str, Kind] | None = None,
     release: Kind | None = None,
     axis: int | Mapping[str, int] | None = None,
     also: Mapping[str, Sequence[Defense]] | None = None,
@@ -40,6 +38,7 @@ def harden(
 ) -> Shield:
     """Wraps ``model`` in a preset's shield; but for "certified", the winner never changes.
 
+    model: a module, a fitted estimator, a session or a function of arrays, as of ``Shield``.
     preset: "strict", "balanced", "open" or "certified". The settings are those of ``Shield``;
     with ``example=x``, a few inputs, it is tried now whether rows change each other. For values
     and embeddings there are no presets, as a range or step has to be chosen.
