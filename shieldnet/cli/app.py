@@ -149,20 +149,24 @@ def audit(
         load_object,
     )
     from shieldnet.gate.policy import Policy
+    from shieldnet.outputs.estimators import Estimator
     from shieldnet.reports.formats import check_target
 
     _tell_how_long()
     limits = Policy.load(policy) if policy else Policy()
     chosen = [check_target(target) for target in targets or ()]
     sources = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
+    name, shield = _shield(model, weights, preset, shield_file, outputs, axis)
+    as_records = isinstance(shield.model, Estimator)  # which reads words and missing values
     sets = common_classes(
         {
-            role: load_examples(name, role, label=label, groups=groups or ())
-            for role, name in sources.items()
-            if name is not None
+            role: load_examples(
+                source, role, label=label, groups=groups or (), as_records=as_records
+            )
+            for role, source in sources.items()
+            if source is not None
         }
     )
-    name, shield = _shield(model, weights, preset, shield_file, outputs, axis)
     report = run(
         {name: shield},
         members=sets["members"].examples,
@@ -242,6 +246,7 @@ def finetune(
     from shieldnet.core.errors import ConfigError, PolicyFailed
     from shieldnet.files.sources import load_guarantee, load_model, load_training
     from shieldnet.files.weights import write_weights
+    from shieldnet.training.compatibility import require_gradients
     from shieldnet.training.countermeasures.base import Countermeasure, WeightDecay
     from shieldnet.training.finetuning import finetune as run
     from shieldnet.training.private.dpsgd import DPSGD
@@ -255,9 +260,10 @@ def finetune(
         raise ConfigError("Expected --epsilon with --delta and --canaries, got none.")
     if weight_decay:
         chosen.append(WeightDecay(weight_decay))
+    trained = require_gradients(load_model(model, weights))
     records, others = load_training(data, heldout, label=label)
     report = run(
-        load_model(model, weights),
+        trained,
         records,
         *chosen,
         epochs=epochs,
@@ -347,7 +353,7 @@ def _shield(
     from shieldnet.shield.presets import harden
     from shieldnet.shield.toml import load_shield
 
-    kind = choice("outputs", outputs or "logits", MODEL_KINDS)
+    kind = None if outputs is None else choice("outputs", outputs, MODEL_KINDS)
     loaded = load_model(model, weights)
     if isinstance(loaded, Shield):
         if shield_file is not None or preset or outputs or axis is not None:
