@@ -19,6 +19,7 @@ from shieldnet.data.examples import Canaries, Examples, Group, require_disjoint
 from shieldnet.data.hashing import state_hash, weights_hash
 from shieldnet.findings.finding import Finding
 from shieldnet.outputs.estimators import is_estimator
+from shieldnet.outputs.functions import Around
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
@@ -69,7 +70,8 @@ class Case:
         _require_sensitive(sensitive, names)
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
-        weights = weights_hash(model_itself(bare.model))
+        model = model_itself(bare.model)
+        weights = weights_hash(model, compiled=isinstance(model, Around))
         guarantee, findings = _claimed_by(finetuned, bare.model)
         _try_once(bare, sets.examples["nonmembers"])
         _require_one_position(bare)

@@ -70,6 +70,11 @@ class TableModel(nn.Module):
         table = self.coding.decode(codes)
         return table.to_numpy(dtype=object) if self.by_arrays else table
 
+    def nearest_table_codes(self, codes: Tensor) -> Tensor:
+        """Returns the codes of the table that codes are read as. Shapes: (rows, codes)."""
+        coding = self.coding
+        return codes if coding is None else coding.encode(coding.decode(codes)).to(codes)
+
     def _among_all(self, answers: Tensor) -> Tensor:
         """Gives a class that a shadow never saw the probability 0."""
         own = self.asked.classes if isinstance(self.asked, Estimator) else None

@@ -8,12 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet.core.errors import DataError
+from shieldnet.core.errors import DataError, MissingDependency
 
 _MAX_WORDS = 1000
 _EXACT = 2**53  # whole numbers above it float64 cannot tell apart
 
 Codes = NDArray[np.float64]
+
+
+def require_pandas() -> Any:
+    """Returns pandas, or raises MissingDependency with the install command."""
+    try:
+        import pandas
+    except ImportError as missing:
+        raise MissingDependency(
+            "Tables with words or missing values need the package pandas, which is not installed. "
+            "Install it with: pip install pandas"
+        ) from missing
+    return pandas
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +107,7 @@ class Numbers(Column):
         return np.stack(parts, 1)
 
     def decode(self, codes: Codes) -> Any:
-        import pandas
-
+        pandas = require_pandas()
         numbers = np.clip(codes[:, 0], self.low, self.high)
         if self.whole is not None:
             numbers = _nearest(self.whole, numbers)
@@ -159,8 +170,7 @@ class Words(Column):
         return codes
 
     def decode(self, codes: Codes) -> Any:
-        import pandas
-
+        pandas = require_pandas()
         levels = np.empty(len(self.levels), object)
         levels[:] = self.levels
         return pandas.Series(levels[codes.argmax(1)], dtype=self.dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shieldnet.core.checks import unwarned
 from shieldnet.core.errors import DataError
-from shieldnet.data.coded_columns import Column, Numbers, Words
+from shieldnet.data.coded_columns import Column, Numbers, Words, require_pandas
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,7 @@ class TableCoding:
 
     def decode(self, codes: Tensor) -> Any:
         """Shapes: (rows, codes) -> a DataFrame with these columns, in their order and types."""
-        import pandas
-
+        pandas = require_pandas()
         numbers = codes.detach().cpu().to(torch.float64).numpy()
         ends = np.cumsum([len(column.names) for column in self.columns])[:-1]
         parts = zip(self.columns, np.split(numbers, ends, 1), strict=True)
@@ -93,10 +92,9 @@ def as_table(value: Any, names: Sequence[str] | None = None) -> Any:
 
     names: of an array's columns. Errors: DataError for what is neither.
     """
-    import pandas
-
     if hasattr(value, "iloc"):
         return value.to_frame() if value.ndim == 1 else value
+    pandas = require_pandas()
     if hasattr(value, "to_pandas"):  # of polars and pyarrow
         return value.to_pandas()
     rows = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
@@ -135,8 +133,7 @@ def _require_same(tables: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
 
 def _column(name: str, label: Any, parts: Mapping[str, Any]) -> Column:
     """Chooses how a column is coded, by what it holds in all tables."""
-    import pandas
-
+    pandas = require_pandas()
     kinds = {role: kind for role, part in parts.items() if (kind := _kind(name, role, part))}
     if len(set(kinds.values())) > 1:
         told = " and ".join(f"{kind} among the {role}" for role, kind in kinds.items())
@@ -157,8 +154,7 @@ def _kind(name: str, role: str, part: Any) -> str:
 
     Errors: DataError for dates, lists and the like.
     """
-    import pandas
-
+    pandas = require_pandas()
     known = part.dropna()
     if not len(known):
         return ""

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldnet.core.errors import DataError, MissingDependency
+from shieldnet.core.errors import DataError
+from shieldnet.data.coded_columns import require_pandas
 from shieldnet.files.tables import (
     csv_text,
     parquet_table,
@@ -39,9 +40,11 @@ def read_records(
     table = _read(path, role)
     names = [str(name) for name in table.columns]
     require_names([name.strip() for name in names], path)
-    require_columns([*([] if label is None else [label]), *groups], names, path)
-    label = label or usual_label(names, groups, path)
-    values = {name: table[name] for name in groups}
+    written = {name.strip(): name for name in names}
+    require_columns([*([] if label is None else [label]), *groups], written, path)
+    label = label or usual_label(written, groups, path)
+    label = None if label is None else written[label]
+    values = {name: table[written[name]] for name in groups}
     labels = None if label is None else table.pop(label).to_numpy()
     if not len(table.columns):
         raise DataError(f"{path} has no column of inputs.")
@@ -49,13 +52,7 @@ def read_records(
 
 
 def _read(path: Path, role: str) -> Any:
-    try:
-        import pandas
-    except ImportError as missing:
-        raise MissingDependency(
-            f"To read {path} for a model that takes tables needs the package pandas, which is not "
-            "installed. Install it with: pip install pandas"
-        ) from missing
+    pandas = require_pandas()
     with understood(path):
         if path.suffix.lower() == ".parquet":
             return parquet_table(path, role).to_pandas(ignore_metadata=True)
@@ -65,7 +62,10 @@ def _read(path: Path, role: str) -> Any:
         if len(set(names)) < len(names):
             raise DataError(f"{path} has two columns of one name: {', '.join(names)}.")
         text.seek(0)
-        return pandas.read_csv(text, sep=mark, low_memory=False)
+        table = pandas.read_csv(text, sep=mark, low_memory=False)
+        if not isinstance(table.index, pandas.RangeIndex):  # made of cells that have no name
+            raise DataError(f"{path} has rows with more cells than its first line has names.")
+        return table
 
 
 def _group(column: Any) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.data.examples import raw_bytes
+from shieldnet.data.hashing import reduced
 
 _VERSION = 3
 _UNSEEN = ("globals", "eval", "exec", "__import__")  # read what no code names
@@ -122,7 +123,7 @@ def _inside(value: object, seen: Seen) -> Iterator[bytes]:
                 yield from _lines((field.name, getattr(value, field.name)), seen)
     elif hasattr(value, "__dict__") and not isinstance(value, types.CodeType):
         yield from _lines((type(value), vars(value)), seen)
-    elif (state := _reduced(value)) is not None:
+    elif (state := reduced(value)) is not None:
         yield from _lines(state, seen)
     else:
         raise ConfigError(
@@ -139,20 +140,6 @@ _BUILT_IN = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
 )
-
-
-def _reduced(value: object) -> tuple[object, ...] | None:
-    """Returns what a copy of a compiled object is made of (a decision tree's arrays), if anything.
-
-    An object whose content pickling would not keep refuses this itself.
-    """
-    if isinstance(value, types.CodeType):
-        return None
-    try:
-        state = value.__reduce_ex__(2)
-    except TypeError:
-        return None
-    return None if isinstance(state, str) else state
 
 
 def _bound_to(value: object) -> object:

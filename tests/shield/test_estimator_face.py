@@ -5,6 +5,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.base import is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
@@ -146,6 +147,22 @@ def test_texts_and_series_are_inputs_like_any() -> None:
     shield = sn.harden(estimator)
     assert shield.predict(texts).tolist() == labels
     assert shield.predict(pandas.Series(texts)).tolist() == labels
+
+
+def test_rows_of_sparse_matrices_are_tried_like_any(table) -> None:
+    inputs = np.random.default_rng(0).normal(size=(40, 3))
+    estimator = LogisticRegression().fit(inputs, inputs[:, 0] > 0)
+    shield = sn.harden(estimator)
+    assert (shield.predict(csr_matrix(inputs)) == estimator.predict(inputs)).all()
+    assert shield.trial.enough == 80
+
+    class Mixing:
+        def predict_proba(self, inputs):
+            share = np.asarray(inputs.mean(0)).reshape(-1)[0] + inputs.toarray()[:, 0]
+            return np.stack([share, -share], 1) / 10 + 0.5
+
+    with pytest.raises(sn.errors.AnswerError, match="Rows of a batch change each other"):
+        sn.harden(Mixing()).predict(csr_matrix(inputs))
 
 
 @pytest.mark.parametrize(
