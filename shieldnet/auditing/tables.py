@@ -68,7 +68,7 @@ class TableModel(nn.Module):
         if self.coding is None:
             return codes.detach().cpu().numpy()
         table = self.coding.decode(codes)
-        return table.to_numpy(dtype=object) if self.by_arrays else table
+        return table.to_numpy() if self.by_arrays else table
 
     def nearest_table_codes(self, codes: Tensor) -> Tensor:
         """Returns the codes of the table that codes are read as. Shapes: (rows, codes)."""
@@ -169,12 +169,16 @@ def _parted(value: Any) -> tuple[Any, Any]:
 def _needs_coding(model: Around, inputs: Any) -> bool:
     """Says whether inputs are a table that the model is to get as one."""
     is_table = hasattr(inputs, "iloc") or hasattr(inputs, "to_pandas")
-    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "OU":
-        return inputs.ndim == 2
-    is_rows = is_table or (isinstance(inputs, Tensor | np.ndarray) and inputs.ndim == 2)
+    if isinstance(model, Estimator) and model.reads_tables and is_table:
+        return True
+    if is_table:
+        return not is_plain(as_table(inputs))
+    if not (isinstance(inputs, Tensor | np.ndarray) and inputs.ndim == 2):
+        return False
     if isinstance(model, Estimator) and model.columns is not None:
-        return is_rows
-    return is_table and not is_plain(as_table(inputs))
+        return True
+    rows = np.asarray(inputs)
+    return rows.dtype.kind in "OU" or (rows.dtype.kind == "f" and bool(np.isnan(rows).any()))
 
 
 def _coded(model: Around, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], TableCoding]:

@@ -93,7 +93,12 @@ def as_table(value: Any, names: Sequence[str] | None = None) -> Any:
     names: of an array's columns. Errors: DataError for what is neither.
     """
     if hasattr(value, "iloc"):
-        return value.to_frame() if value.ndim == 1 else value
+        if value.ndim != 2:
+            raise DataError(
+                "Expected a table, got one column alone: texts are not audited. A table of one "
+                "column is frame[[name]]."
+            )
+        return value
     pandas = require_pandas()
     if hasattr(value, "to_pandas"):  # of polars and pyarrow
         return value.to_pandas()

@@ -189,6 +189,53 @@ def test_arrays_of_words_are_tables_for_an_estimator_that_was_fitted_on_such() -
     assert report.columns[0] == "column 0=?"
 
 
+def test_missing_numbers_of_arrays_reach_an_estimator_that_takes_them() -> None:
+    draw = np.random.default_rng(0)
+    parts = []
+    for _ in range(2):
+        inputs = draw.normal(size=(ROWS, 3))
+        labels = inputs[:, 0] > 0
+        inputs[draw.random((ROWS, 3)) < 0.1] = np.nan
+        parts.append((inputs, labels))
+    pipeline = make_pipeline(SimpleImputer(), DecisionTreeClassifier(random_state=0))
+    report = sn.audit(
+        sn.harden(pipeline.fit(*parts[0])),
+        members=parts[0],
+        nonmembers=parts[1],
+        tier=sn.Tier("use", (sn.attacks.Reidentification(),)),
+    )
+    assert report["bare"]["accuracy"].value > 0.8
+    assert report.columns[1] == "column 0=missing"
+
+
+def test_an_estimator_of_names_without_scikit_learns_signs_is_asked_by_tables() -> None:
+    class Own:
+        classes_ = np.array([0, 1])
+
+        def predict_proba(self, table):
+            positive = (table["b"] > 0).to_numpy(float)
+            return np.stack([1 - positive, positive], 1)
+
+    tables = [a_table(seed)[["score", "education_num"]] for seed in range(2)]
+    for table in tables:
+        table.columns = ["b", "a"]
+    report = sn.audit(
+        sn.harden(Own()),
+        members=(tables[0], tables[0]["b"] > 0),
+        nonmembers=(tables[1], tables[1]["b"] > 0),
+        tier=sn.Tier("use", (sn.attacks.Reidentification(),)),
+    )
+    assert report["bare"]["accuracy"].value == 1
+
+
+def test_texts_are_not_audited(pipeline) -> None:
+    texts = pandas.Series(["good", "bad"] * 20)
+    shield = sn.harden(pipeline)
+    labels = [">50K", "<=50K"] * 20
+    with pytest.raises(sn.errors.DataError, match="one column alone: texts are not audited"):
+        sn.audit(shield, members=(texts, labels), nonmembers=(texts, labels))
+
+
 def test_a_function_of_tables_is_asked_by_tables(sets) -> None:
     def answer(table):
         is_phd = (table["education"] == "PhD").to_numpy(float)
