@@ -1,4 +1,4 @@
-"""Hardens a scikit-learn pipeline: arrays in, arrays out."""
+"""Hardens a scikit-learn pipeline, which keeps its own face: predict_proba, predict, classes_."""
 
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
@@ -18,12 +18,12 @@ def main() -> None:
     pipeline = make_pipeline(StandardScaler(), RandomForestClassifier(100, random_state=0))
     pipeline.fit(x_train, y_train)
 
-    shield = sn.Shield.around(pipeline.predict_proba, sn.Confidence(4))
+    shield = sn.Shield(pipeline, sn.Confidence(4))
 
-    before, after = pipeline.predict_proba(x_test), shield(x_test)
+    before, after = pipeline.predict_proba(x_test), shield.predict_proba(x_test)
     print(f"{len(x_test)} new wines, answers are a {type(after).__name__} of {after.dtype}")
-    print(f"accuracy: {accuracy_score(y_test, before.argmax(1)):.3f} bare,", end=" ")
-    print(f"{accuracy_score(y_test, after.argmax(1)):.3f} hardened")
+    print(f"accuracy: {accuracy_score(y_test, pipeline.predict(x_test)):.3f} bare,", end=" ")
+    print(f"{accuracy_score(y_test, shield.predict(x_test)):.3f} hardened")
     print(f"first wine: {before[0].round(4)} bare, {after[0].round(4)} hardened")
     print(f"different answers: {distinct(before)} bare, {distinct(after)} hardened")
     print(shield.certificate(queries=10))

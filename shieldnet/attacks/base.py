@@ -179,6 +179,15 @@ class Behind(nn.Module):
         return one_row_each(self.shield.chain.layout.opened(scores))
 
 
+def as_asked(shield: Shield, inputs: Tensor) -> Tensor:
+    """Returns inputs as the model gets them: codes that stand for no table become the nearest.
+
+    Shapes: (rows, ...) -> the same.
+    """
+    nearest = getattr(shield.model, "nearest_table_codes", None)
+    return inputs if nearest is None else nearest(inputs)
+
+
 def one_row_each(rows: Tensor) -> Tensor:
     """Drops positions of size one; a number a row becomes a column.
 

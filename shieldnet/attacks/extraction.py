@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Network, Ridge
 from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import Answers, Attack, Game
+from shieldnet.attacks.base import Answers, Attack, Game, as_asked
 from shieldnet.core.checks import whole
 from shieldnet.core.statistics import proportion
 from shieldnet.data.examples import Examples
@@ -187,7 +187,8 @@ class TransferSet:
         """Asks the shield once about each of the examples."""
         answers = game.ask(examples)
         winners = answers.distribution.argmax(-1)
-        return cls(scale.apply(examples.inputs), _readings(game, answers, winners), winners)
+        features = scale.apply(as_asked(game.shield, examples.inputs))
+        return cls(features, _readings(game, answers, winners), winners)
 
     def at(self, rows: Tensor) -> "TransferSet":
         """Keeps the rows at these places, in this order."""

@@ -98,9 +98,11 @@ def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
     """
     if name in columns:
         return (columns.index(name),)
-    group = tuple(
-        place for place, column in enumerate(columns) if column.startswith((f"{name}=", f"{name}_"))
+    groups = (
+        tuple(place for place, column in enumerate(columns) if column.startswith(f"{name}{mark}"))
+        for mark in ("=", "_")  # of education=PhD and education_num the first is the group
     )
+    group = next((places for places in groups if places), ())
     if not group:
         raise DataError(
             f"There is no column {name}, and none that begins with {name}= or {name}_. "

@@ -11,12 +11,15 @@ from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.sets import Sets, as_the_model_reads, column_names
+from shieldnet.auditing.tables import model_itself
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.canaries import Planted
 from shieldnet.data.examples import Canaries, Examples, Group, require_disjoint
 from shieldnet.data.hashing import state_hash, weights_hash
 from shieldnet.findings.finding import Finding
+from shieldnet.outputs.estimators import is_estimator
+from shieldnet.outputs.functions import Around
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
@@ -67,7 +70,8 @@ class Case:
         _require_sensitive(sensitive, names)
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
-        weights = weights_hash(bare.model)
+        model = model_itself(bare.model)
+        weights = weights_hash(model, compiled=isinstance(model, Around))
         guarantee, findings = _claimed_by(finetuned, bare.model)
         _try_once(bare, sets.examples["nonmembers"])
         _require_one_position(bare)
@@ -137,7 +141,7 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
         isinstance(value, Shield) for value in shields.values()
     )
     if not (named and shields):
-        is_model = isinstance(shield, nn.Module)
+        is_model = isinstance(shield, nn.Module) or is_estimator(shield)
         fix = " Put one around it: shieldnet.harden(model)." if is_model else ""
         raise ConfigError(
             f"Expected a Shield, or a dict of Shields by name, got {type(shield).__name__}.{fix}"

@@ -16,9 +16,11 @@ from shieldnet.auditing.estimate import announce
 from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.auditing.runner import play, with_shadows
 from shieldnet.auditing.sets import Sets
+from shieldnet.auditing.tables import Given, model_itself
 from shieldnet.core.checks import whole
 from shieldnet.data.canaries import Planted
 from shieldnet.data.examples import Canaries
+from shieldnet.outputs.adapters import name_of
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.report import Report
 from shieldnet.running.progress import Progress
@@ -55,13 +57,17 @@ def audit(
 
     members: (inputs, labels) that trained the model; nonmembers: that it never saw, of the same
     kind; auxiliary: what the adversary owns, without which nothing can be inverted. Any of them may
-    be a torch Dataset. columns: names of a table's columns; sensitive: those of them that somebody
-    may want to learn. groups: subgroups to look at by themselves, ``{"sex": (of the members, of the
-    nonmembers)}``, a value a record. canaries: from ``plant_canaries``.
+    be a torch Dataset. A pipeline, or a function of tables, takes DataFrames, with words and
+    missing values too: it is asked by such tables, and attacks see codes (``TableCoding``); labels
+    are the estimator's own, words too. columns: names of a table's columns; sensitive: those of
+    them that somebody may want to learn, or what the names of a one-hot group begin with. groups:
+    subgroups to look at by themselves, ``{"sex": (of the members, of the nonmembers)}``, a value a
+    record. canaries: from ``plant_canaries``.
 
     train: how the model was trained, ``train((inputs, labels), seed) -> model`` or a ``Recipe``:
-    shadow models are trained so. Without it small reference models stand for them, the weaker form.
-    shadows: how many; by default the tier's, 0 for none.
+    shadow models are trained so. For an estimator, inputs and labels come in their own form.
+    Without it small reference models stand for them, the weaker form. shadows: how many; by default
+    the tier's, 0 for none.
     tier: ``"quick"`` (about ten seconds), ``"standard"`` (about a minute), ``"full"`` (minutes to
     hours), or a ``Tier`` of your own attacks. How long it takes is logged before it starts.
 
@@ -87,11 +93,15 @@ def audit(
     """
     start = time.monotonic()
     whole("with_examples", with_examples, low=0)
-    plan = Plan.of(tier, train=train, shadows=shadows, engine=engine, workers=workers, cache=cache)
+    sets = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
+    given = Given(with_bare(shield), sets, columns, train).as_codes(canaries)
+    plan = Plan.of(
+        tier, train=given.train, shadows=shadows, engine=engine, workers=workers, cache=cache
+    )
     case = Case.of(
-        with_bare(shield),
-        Sets.of(members, nonmembers, auxiliary, duplicates),
-        columns=columns,
+        given.shields,
+        Sets.of(**given.sets, duplicates=duplicates),
+        columns=given.columns,
         sensitive=sensitive,
         groups=groups,
         canaries=canaries,
@@ -107,7 +117,7 @@ def audit(
         game, untested = with_shadows(game, plan, bar)
         subjects = play(game, case.shields, plan, with_examples, bar)
     return Report(
-        title=title or f"Audit of {type(case.bare.model).__name__}",
+        title=title or f"Audit of {name_of(model_itself(case.bare.model))}",
         subjects=tuple(case.told(subject, untested) for subject in subjects),
         guarantee=case.guarantee,
         seed=seed,

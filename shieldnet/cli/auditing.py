@@ -133,9 +133,9 @@ def audit(
     tell_progress()
     limits = policy_of(policy)
     files = checked_targets(targets, limits)
-    names = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
-    sets = load_sets(names, label=label, groups=groups or ())
     name, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
+    names = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
+    sets = load_sets(names, shield.model, label=label, groups=groups or ())
     report = run(
         {name: shield},
         **sets,

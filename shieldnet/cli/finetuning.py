@@ -119,6 +119,7 @@ def finetune(
     """
     from shieldnet.core.checks import choice, optional
     from shieldnet.files.sources import load_model, load_training
+    from shieldnet.training.compatibility import require_gradients
     from shieldnet.training.finetuning import finetune as run
     from shieldnet.training.trainable import BY_NAME
 
@@ -127,9 +128,10 @@ def finetune(
     trained = BY_NAME[choice("part", part, tuple(BY_NAME))]
     private = _private(epsilon, delta, max_grad_norm, adaptive_clip, canaries)
     countermeasures = [*private, *_decay(weight_decay)]
+    untrained = require_gradients(load_model(model, weights))
     sets = load_training({"data": data, "heldout": heldout, "validation": validation}, label=label)
     result = run(
-        load_model(model, weights),
+        untrained,
         sets["data"],
         *countermeasures,
         epochs=epochs,

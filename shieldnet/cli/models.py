@@ -28,7 +28,7 @@ def loaded_shield(
         raise ConfigError(
             "The file of --shield says it all: leave --preset, --outputs and --axis out."
         )
-    kind = choice("outputs", outputs or "logits", MODEL_KINDS)
+    kind = None if outputs is None else choice("outputs", outputs, MODEL_KINDS)
     loaded = load_model(model, weights)
     if isinstance(loaded, Shield):
         if shield_file is not None or preset or outputs or axis is not None:

@@ -21,7 +21,7 @@ _MAX_DEPTH = 50
 _MAX_NAMED = 5
 
 
-def weights_hash(model: nn.Module) -> str:
+def weights_hash(model: nn.Module, *, compiled: bool = False) -> str:
     """Returns a hash that names a model without holding any of it.
 
     It covers weights, all buffers, what else the state_dict has, the classes of all modules, hooks
@@ -29,8 +29,11 @@ def weights_hash(model: nn.Module) -> str:
     and objects with what they hold. It does not cover code and what code holds (class attributes,
     globals, constants), modes (training, requires_grad) or devices, so that what finetune returned
     and what a factory with its weights makes are one model.
+
+    compiled: covers objects of compiled classes, too, such as the trees of a forest, by what a copy
+    of them is made of. Guarantees name networks, whose hashes were always without.
     """
-    return _Digest().of_model(model)
+    return _Digest(compiled).of_model(model)
 
 
 def state_hash(model: nn.Module) -> str:
@@ -53,6 +56,7 @@ def unhashed(model: nn.Module) -> tuple[str, ...]:
 class _Digest:
     """Lists what a model consists of, as lines."""
 
+    compiled: bool = False
     opaque: list[str] = field(default_factory=list)
     seen: dict[int, tuple[int, object]] = field(default_factory=dict)
 
@@ -158,6 +162,8 @@ class _Digest:
             yield str(value).encode()
         elif hasattr(value, "__dict__"):
             yield from self._lines(dict(sorted(vars(value).items())), path, depth)
+        elif self.compiled and (state := reduced(value)) is not None:
+            yield from self._lines(state, path, depth)
         else:
             yield from self._opaque(value, path)
 
@@ -165,6 +171,20 @@ class _Digest:
         if type(value) is not object:
             self.opaque.append(f"{path} ({type(value).__qualname__})")
         yield f"opaque {type(value).__qualname__}".encode()
+
+
+def reduced(value: object) -> tuple[object, ...] | None:
+    """Returns what a copy of a compiled object is made of, if anything.
+
+    An object whose content pickling would not keep refuses this itself.
+    """
+    if isinstance(value, types.CodeType):
+        return None
+    try:
+        state = value.__reduce_ex__(2)
+    except TypeError:
+        return None
+    return None if isinstance(state, str) else state
 
 
 def _content(value: Tensor) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.examples import Examples, as_examples
 from shieldnet.files.arrays import read_npy, read_npz
 from shieldnet.files.documents import read_json
+from shieldnet.files.frames import Records, read_records
 from shieldnet.files.images import read_images
 from shieldnet.files.limits import require_file
 from shieldnet.files.onnx_models import load_onnx
@@ -24,6 +25,8 @@ from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
 from shieldnet.files.tables import TABLES, divided, is_table, read_table
 from shieldnet.files.weights import load_weights
+from shieldnet.outputs.adapters import as_module
+from shieldnet.outputs.estimators import Estimator, is_estimator
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.privacy.signing import KEY_VARIABLE, key_of_environment
 
@@ -35,7 +38,8 @@ _OTHER_FILES = (
     *(".pt", ".pth", ".safetensors", ".torchscript", ".ts"),
 )
 _MODEL_HELP = (
-    "Expected MODEL as package.module:factory, a function that returns an nn.Module, or as a file "
+    "Expected MODEL as package.module:factory, a function that returns an nn.Module or a fitted "
+    "estimator with predict_proba (or the estimator itself), or as a file "
     f"ending in {', '.join(MODEL_FILES)}"
 )
 
@@ -70,10 +74,11 @@ class Reader:
 class Loaded:
     """Holds examples with the names of a table's columns, and the values of subgroups by name.
 
-    classes: names of the classes that labels number, where they came as words.
+    examples: or records, of a table that was not read as numbers. classes: names of the classes
+    that labels number, where they came as words.
     """
 
-    examples: Examples
+    examples: Examples | Records
     columns: tuple[str, ...] = ()
     groups: dict[str, NDArray[Any]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
@@ -81,6 +86,8 @@ class Loaded:
 
 def load_model(name: str, weights: str | None = None) -> nn.Module:
     """Reads a model's file, or makes the model of ``package.module:factory``, in evaluation mode.
+
+    What a factory returns, or what the name stands for, may be all that ``Shield`` takes.
 
     An ONNX file with several outputs takes the name of one: ``model.onnx:probabilities``.
 
@@ -100,9 +107,16 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
         if not path.is_dir():
             require_file(path, "model")
         raise DataError(f"{name} {advice(recognized(path), path, as_weights=False)}")
-    model = _call(name, _MODEL_HELP)
-    if not isinstance(model, nn.Module):
-        raise DataError(f"{_MODEL_HELP}; {name} returned {type(model).__name__}.")
+    made = _call(name, _MODEL_HELP)
+    try:
+        model = as_module(made)
+    except ConfigError as unusable:
+        returned = f"{name} returned {type(made).__name__}"
+        raise DataError(f"{_MODEL_HELP}; {returned}. {unusable}") from unusable
+    if weights is not None and model is not made:
+        raise ConfigError(
+            f"{name} is no torch module, and holds what it learned: leave --weights out."
+        )
     if weights is not None:
         load_weights(model, Path(weights), name)
     return model.eval()
@@ -126,14 +140,20 @@ def load_object(name: str, role: str, *, call: bool = False) -> Any:
 
 
 def load_examples(
-    name: str, role: str, *, label: str | None = None, groups: Sequence[str] = ()
+    name: str,
+    role: str,
+    *,
+    label: str | None = None,
+    groups: Sequence[str] = (),
+    as_records: bool = False,
 ) -> Loaded:
     """Reads examples from a file, a folder of images, or ``package.module:factory``.
 
     role: what the examples are, for messages. label: of a table, its column; by default the one
     called label, y or target. groups: columns of a table, or arrays of an .npz file, whose values
     are subgroups. Labels may be missing where they are not needed. Words are numbered in alphabetic
-    order; several sets of one task go through ``common_classes`` after.
+    order; several sets of one task go through ``common_classes`` after. as_records: keeps a table,
+    its words, its missing values and its labels as they stand there, for a model that reads them.
     Errors: DataError for what cannot be read, ConfigError for a label or groups of what has none.
     """
     reader = next((candidate for candidate in READERS if candidate.fits(name)), None)
@@ -144,19 +164,30 @@ def load_examples(
     if groups and not (reader and reader.takes_groups):
         raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
     if reader is None and ":" in name:
-        return Loaded(as_examples(_call(name, f"Expected the {role} as a function's result"), role))
+        made = _call(name, f"Expected the {role} as a function's result")
+        return Loaded(_as_records(made) if as_records else as_examples(made, role))
     if reader is None:
         expected = ", ".join(reader.expected for reader in READERS)
         raise DataError(
             f"Expected the {role} as {expected}, or package.module:factory; got {name!r}."
         )
+    if as_records and is_table(Path(name)):
+        records, values = read_records(Path(name), role, label, groups)
+        return Loaded(records, groups=values)
     read = reader.read(name, role, label, groups)
     inputs, labels, columns, subgroups = read.inputs, read.labels, read.columns, read.groups
     narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
     if labels is None:
         return Loaded(as_examples(narrow, role), columns, subgroups)
+    if as_records:
+        return Loaded(Records(inputs, labels), columns, subgroups)
     whole, classes = _whole(labels)
     return Loaded(as_examples((narrow, whole), role), columns, subgroups, classes)
+
+
+def _as_records(made: Any) -> Records:
+    is_pair = isinstance(made, tuple | list) and len(made) == 2
+    return Records(*made) if is_pair else Records(made, None)
 
 
 def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
@@ -178,7 +209,7 @@ def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
     number_of = {name: number for number, name in enumerate(classes)}
 
     def numbered(loaded: Loaded) -> Loaded:
-        if loaded.examples.labels is None:
+        if loaded.examples.labels is None or isinstance(loaded.examples, Records):
             return loaded
         places = torch.tensor([number_of[name] for name in loaded.classes])
         examples = replace(loaded.examples, labels=places[loaded.examples.labels])
@@ -205,14 +236,20 @@ def common_groups(members: Loaded, nonmembers: Loaded) -> dict[str, tuple[object
 
 
 def load_sets(
-    names: Mapping[str, str | None], *, label: str | None = None, groups: Sequence[str] = ()
+    names: Mapping[str, str | None],
+    model: nn.Module,
+    *,
+    label: str | None = None,
+    groups: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Reads the sets of an audit, with what belongs to them, as ``audit`` takes it all.
 
-    names: of members, nonmembers and auxiliary; None for one that there is not.
+    names: of members, nonmembers and auxiliary; None for one that there is not. model: an
+    estimator's reads words and missing values.
     """
+    as_records = isinstance(model, Estimator)
     loaded = {
-        role: load_examples(name, role, label=label, groups=groups)
+        role: load_examples(name, role, label=label, groups=groups, as_records=as_records)
         for role, name in names.items()
         if name is not None
     }
@@ -268,8 +305,9 @@ def load_guarantee(path: Path) -> Guarantee:
 
 def _call(name: str, expected: str) -> Any:
     factory = _named(name, expected)
+    is_made = isinstance(factory, nn.Module) or is_estimator(factory)
     try:  # the user's own code: whatever it raises is theirs to fix
-        return factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+        return factory() if callable(factory) and not is_made else factory
     except Exception as failed:
         raise _unloadable(name, expected, failed) from failed
 

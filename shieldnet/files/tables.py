@@ -41,7 +41,7 @@ def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
         numbers among the columns, and for more than may be read.
     """
     table = arrow_table(path, role)
-    with _understood(path):
+    with understood(path):
         return {
             name: _column(column, f"the column {name} of {path}")
             for name, column in zip(table.column_names, table.columns, strict=True)
@@ -52,18 +52,18 @@ def arrow_table(path: Path, role: str) -> Any:
     """Reads a table as pyarrow does, its columns' names checked; see ``read_table``."""
     size = require_file(path, role)
     require_bytes(size, path, role)
-    with _understood(path):
+    with understood(path):
         is_parquet = path.suffix.lower() == ".parquet"
         table = _parquet(path, role) if is_parquet else _csv(path, role)
         names = [str(name).strip() for name in table.column_names]
-        _require_names(names, path)
+        require_names(names, path)
         if len(set(names)) < len(names):
             raise DataError(f"{path} has two columns of one name: {', '.join(names)}.")
         return table.rename_columns(names)
 
 
 @contextmanager
-def _understood(path: Path) -> Iterator[None]:
+def understood(path: Path) -> Iterator[None]:
     """Turns what pyarrow raises into a DataError about the file."""
     arrow = optional("pyarrow", extra="data")
     try:
@@ -78,7 +78,7 @@ def _understood(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is no {path.suffix} table that can be read: {message}") from broken
 
 
-def _require_names(names: Sequence[str], path: Path) -> None:
+def require_names(names: Sequence[str], path: Path) -> None:
     """Raises DataError for a table whose first line is a record, or that holds row numbers."""
     if names and all(_is_number(name) for name in names):
         raise DataError(
@@ -121,7 +121,8 @@ def divided(
     if worded:
         raise DataError(
             f"Expected numbers in {path}, got words in: {', '.join(worded)}. Encode them as "
-            "numbers, or name them with --label or --group."
+            "numbers, name them with --label or --group, or audit a pipeline that encodes them "
+            "itself."
         )
     if not columns:
         raise DataError(f"{path} has no column of inputs.")
@@ -150,9 +151,22 @@ def usual_label(columns: Iterable[str], groups: Sequence[str], path: Path) -> st
     return usual[0] if usual else None
 
 
+def csv_text(path: Path, role: str) -> tuple[BytesIO, str]:
+    """Reads a .csv file's text, and finds its delimiter."""
+    require_bytes(require_file(path, role), path, role)
+    text, form = _text(path, role)
+    return BytesIO(text), form.delimiter
+
+
+def parquet_table(path: Path, role: str) -> Any:
+    """Reads a .parquet file as pyarrow does."""
+    require_bytes(require_file(path, role), path, role)
+    return _parquet(path, role)
+
+
 def csv_as_written(path: Path, role: str) -> tuple[Any, str]:
     """Reads a .csv file's columns as the words that stand there; returns its delimiter, too."""
-    with _understood(path):
+    with understood(path):
         return _csv_of_words(path, role)
 
 
@@ -240,7 +254,10 @@ def _number_or_word(value: Any) -> Any:
 def _column(column: Any, name: str) -> NDArray[Any]:
     types = optional("pyarrow.types", extra="data")
     if column.null_count:
-        raise DataError(f"{name} has {column.null_count} missing values: fill or drop them.")
+        raise DataError(
+            f"{name} has {column.null_count} missing values: fill or drop them, or audit a "
+            "pipeline that imputes them itself."
+        )
     kind = column.type
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
         values: NDArray[Any] = np.array(column.to_numpy())

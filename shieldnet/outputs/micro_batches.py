@@ -28,12 +28,15 @@ def pieces(
     values = (*args, *kwargs.values())
     first = next((value for value in values if _has_rows(value)), None)
     if first is None:
-        raise AnswerError("Expected a tensor or an array with rows, to cut it for micro_batch.")
+        raise AnswerError(
+            "Expected a tensor or an array with rows, or a table, to cut it for micro_batch."
+        )
     rows = len(first)
 
     def piece(value: Any, start: int) -> Any:
-        in_rows = _has_rows(value) and len(value) == rows
-        return value[start : start + size] if in_rows else value
+        if not (_has_rows(value) and len(value) == rows):
+            return value
+        return (value.iloc if hasattr(value, "iloc") else value)[start : start + size]
 
     starts = range(0, max(rows, 1), size)
     cut = [
@@ -47,10 +50,10 @@ def pieces(
 
 
 def _has_rows(value: Any) -> bool:
-    """Says whether a value has a row for each example: a tensor, an array, a list of pictures."""
+    """Says whether a value has a row for each example: a tensor, array, table, list of images."""
     if isinstance(value, list):
-        return bool(value) and all(isinstance(one, Tensor | np.ndarray) for one in value)
-    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
+        return bool(value) and all(isinstance(image, Tensor | np.ndarray) for image in value)
+    return hasattr(value, "iloc") or (isinstance(value, Tensor | np.ndarray) and value.ndim > 0)
 
 
 def merged(outputs: Sequence[Any], rows: Sequence[int]) -> Any:

@@ -270,10 +270,15 @@ def _rows_of(values: Sequence[Any]) -> int:
         elif isinstance(value, list | tuple):
             rows = _rows_of(value) or (len(value) if _is_column(value) else 0)
         else:
-            rows = len(value) if hasattr(value, "iloc") else 0
+            rows = value.shape[0] if _is_sparse(value) or hasattr(value, "iloc") else 0
         if rows:
             return rows
     return 0
+
+
+def _is_sparse(value: object) -> bool:
+    """Says whether a value is a sparse matrix of scipy's, as text pipelines make them."""
+    return hasattr(value, "tocsr")
 
 
 def _is_column(value: Sequence[Any]) -> bool:
@@ -312,6 +317,9 @@ def _changed(
         return of_tensor(value)
     if isinstance(value, np.ndarray) or hasattr(value, "iloc"):
         return of_table(value)
+    if _is_sparse(value):
+        matrix = value.tocsr(copy=True)
+        return matrix[picked[0]] if picked and matrix.shape[0] == picked[1] else matrix
     if value is None or isinstance(value, str | bytes | int | float | complex | np.generic):
         return value
     if isinstance(value, torch.dtype | torch.device):
@@ -332,6 +340,9 @@ def _rows_differ(value: Any, rows: int) -> bool:
         return value.ndim > 0 and len(value) == rows and bool((value != value[:1]).any())
     if hasattr(value, "iloc"):
         return len(value) == rows and len(value.drop_duplicates()) > 1
+    if _is_sparse(value):
+        matrix = value.tocsr()
+        return matrix.shape[0] == rows and bool((matrix - matrix[[0] * rows]).nnz)
     if isinstance(value, Mapping):
         return any(_rows_differ(child, rows) for child in value.values())
     if isinstance(value, list | tuple):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import is_captured, refuse_recording
 from shieldnet.defenses import Defense
+from shieldnet.outputs.adapters import as_module, default_kind
+from shieldnet.outputs.estimators import Estimator
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
@@ -21,6 +23,7 @@ from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.shield.bypasses import nested, scripted
 from shieldnet.shield.detections import require_covered
+from shieldnet.shield.estimator_face import shown_by
 from shieldnet.shield.facts import Facts, has
 from shieldnet.shield.fields import (
     AnswerForms,
@@ -43,13 +46,16 @@ class Shield(nn.Module):
     that a model of logits still gives logits: their softmax is the released distribution.
     ``print(shield)`` shows the whole chain.
 
-    model: any module. It keeps its mode, gradients, hooks and ``state_dict`` keys.
-    outputs: what the model gives: ``"logits"`` (default) or ``"probabilities"`` of classes,
-        ``"binary_logits"`` or ``"binary_probabilities"`` of binary or multi-label models,
-        ``"values"`` of a regression, ``"embeddings"``. Where the output has several fields (a
-        tuple, dict, dataclass or ModelOutput), a dict names the kinds: ``{"logits": "logits",
-        "boxes": "values"}``; the first field is the one that ``defenses`` act on. One word alone
-        means the field of that name, or the only tensor.
+    model: any module, which keeps its mode, gradients, hooks and ``state_dict`` keys; a fitted
+        estimator, whose ``predict_proba``, ``predict`` and ``classes_`` the Shield then has, too;
+        a session of ONNX Runtime, or a function of arrays: arrays in, arrays out.
+    outputs: what the model gives: ``"logits"`` (of a module, by default) or ``"probabilities"``
+        (by default of all else) of classes, ``"binary_logits"`` or ``"binary_probabilities"``
+        of binary or multi-label models, ``"values"`` of a regression,
+        ``"embeddings"``. Where the output has several fields (a tuple, dict, dataclass or
+        ModelOutput), a dict names the kinds: ``{"logits": "logits", "boxes": "values"}``; the
+        first field is the one that ``defenses`` act on. One word alone means the field of that
+        name, or the only tensor.
     release: what is released, ``"logits"``, ``"probabilities"`` or ``"labels"`` (of values and
         embeddings: themselves, or ``"integers"``); by default the model's own kind.
     axis: where the classes are, if the answer is not (rows, classes): 1 for a segmentation
@@ -81,7 +87,7 @@ class Shield(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *defenses: Defense | ShieldSettings,
         outputs: Kind | Mapping[str, Kind] | None = None,
         release: Kind | None = None,
@@ -93,12 +99,9 @@ class Shield(nn.Module):
         example: Any = None,
     ) -> None:
         super().__init__()
-        if not isinstance(model, nn.Module):
-            raise ConfigError(
-                f"Expected model to be an nn.Module, got {type(model).__name__}. "
-                "For a function of arrays use Shield.around(function, ...), such as "
-                "Shield.around(estimator.predict_proba, ...)."
-            )
+        model = as_module(model)
+        if outputs is None and not has_settings(defenses):
+            outputs = default_kind(model)
         if any(isinstance(part, Shield) for part in model.modules()):
             raise nested()
         self.model = model
@@ -140,17 +143,15 @@ class Shield(nn.Module):
         extent: Extent | None = None,
         example: Any = None,
     ) -> "Shield":
-        """Wraps a function of numpy arrays: ``predict_proba``, an ONNX Runtime session, any other.
+        """Wraps a function of numpy arrays, also one that ``Shield`` would take for a model.
 
         Called with arrays it answers with arrays, called with tensors it answers with tensors. The
-        settings are the constructor's; ``outputs`` is what the function returns, by default
-        probabilities.
+        settings are the constructor's.
         """
-        by_default: Kind | None = None if has_settings(defenses) else "probabilities"
         return cls(
             Around(function),
             *defenses,
-            outputs=by_default if outputs is None else outputs,
+            outputs=outputs,
             release=release,
             axis=axis,
             also=also,
@@ -387,6 +388,8 @@ class Shield(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             model = self.__dict__.get("_modules", {}).get("model")
+            if isinstance(model, Estimator):
+                return shown_by(self, model, name)
             if name.startswith("_") or "facts" not in self.__dict__ or not has(model, name):
                 raise
         return self.facts.give(model, name)

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from shieldnet.core.checks import choice
 from shieldnet.defenses import Defense
 from shieldnet.outputs.layout import Kind
@@ -15,7 +13,7 @@ from shieldnet.shield.settings import Extent
 
 
 def harden(
-    model: nn.Module,
+    model: Any,
     preset: str = "balanced",
     *,
     outputs: Kind | Mapping[str, Kind] | None = None,
@@ -29,6 +27,7 @@ def harden(
 ) -> Shield:
     """Wraps ``model`` in a preset's shield; but for "certified", the winner never changes.
 
+    model: a module, a fitted estimator, a session or a function of arrays, as of ``Shield``.
     preset: "strict", "balanced", "open" or "certified". The settings are those of ``Shield``;
     with ``example=x``, a few inputs, it is tried now whether rows change each other. Of several
     heads, ``outputs={"intent": "logits", "topic": "logits"}``, the preset stands before each; the

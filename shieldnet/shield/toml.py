@@ -6,8 +6,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from shieldnet.core.checks import choice
 from shieldnet.core.errors import ConfigError
 from shieldnet.defenses import DEFENSES, Defense
@@ -24,9 +22,7 @@ _SETTINGS = ("version", *_SHAPE, "extent", "preset", "defense", "also")
 _FROM_ENVIRONMENT = "env:"
 
 
-def load_shield(
-    model: nn.Module, path: str | Path, *, known: Sequence[type[Defense]] = ()
-) -> Shield:
+def load_shield(model: Any, path: str | Path, *, known: Sequence[type[Defense]] = ()) -> Shield:
     """Makes the shield that a TOML file describes, around ``model``.
 
     Either ``preset = "balanced"`` or ``[[defense]]`` tables, each with a ``name`` and settings;

@@ -7,10 +7,24 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.examples import row_bytes_of
+from shieldnet.outputs.adapters import name_of
+from shieldnet.outputs.estimators import is_estimator
+from shieldnet.outputs.functions import Around
 from shieldnet.shield.module import Shield
 from shieldnet.training.losses import Criterion, Loss, scores_of
 from shieldnet.training.private.hazards import stand_ins
 from shieldnet.training.records import Records, as_records
+
+
+def require_gradients(model: nn.Module) -> nn.Module:
+    """Returns the model; raises ConfigError for an estimator or a function, which have none."""
+    if isinstance(model, Around) or is_estimator(model):
+        name = name_of(model) if isinstance(model, nn.Module) else type(model).__name__
+        raise ConfigError(
+            f"finetune trains the weights of a torch module by gradients, which {name} does not "
+            "have. Fit it by its own means, and harden and audit what was fitted."
+        )
+    return model
 
 
 def as_read(model: nn.Module, records: Records) -> Records:

@@ -18,6 +18,7 @@ from shieldnet.core.randomness import random_seed, replayed_noise
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.training.checkpoint import Checkpointer
 from shieldnet.training.claims import findings_of_run, released_guarantee, with_variation
+from shieldnet.training.compatibility import require_gradients
 from shieldnet.training.countermeasures.base import Countermeasure
 from shieldnet.training.distributed import Ranks
 from shieldnet.training.loop import take_steps
@@ -109,6 +110,7 @@ def finetune(
     training's, was changed, or was continued already.
     """
     began = time.monotonic()
+    require_gradients(model)
     positive("checkpoint_every_s", checkpoint_every_s)
     optimization = Optimization(optimizer, learning_rate, momentum)
     settings = FinetuneSettings(epochs, batch_size, optimization, train, outputs, axis, fix, seed)

@@ -1,6 +1,7 @@
 import copy
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -75,3 +76,17 @@ def test_models_of_every_make_have_a_hash() -> None:
     for model in (tied, normed, traced, nn.LSTM(3, 3), nn.MultiheadAttention(4, 2)):
         assert weights_hash(model) == weights_hash(copy.deepcopy(model))
         assert len(state_hash(model)) == 64
+
+
+def test_forests_are_told_apart_by_their_trees() -> None:
+    from sklearn.ensemble import RandomForestClassifier
+
+    import shieldnet as sn
+
+    draw = np.random.default_rng(0)
+    inputs, labels = draw.normal(size=(40, 3)), draw.integers(0, 2, (2, 40))
+    forests = [
+        RandomForestClassifier(3, random_state=0).fit(inputs, y) for y in (*labels, labels[0])
+    ]
+    hashes = [weights_hash(sn.harden(forest).model, compiled=True) for forest in forests]
+    assert hashes[0] == hashes[2] != hashes[1]

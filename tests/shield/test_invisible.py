@@ -257,7 +257,7 @@ class TestAround:
             sn.errors.ConfigError, match=r"Pass its method: .*estimator.predict_proba"
         ):
             sn.Shield.around(LogisticRegression())
-        with pytest.raises(sn.errors.ConfigError, match=r"Shield.around\(estimator.predict_proba"):
+        with pytest.raises(sn.errors.ConfigError, match="got LogisticRegression that is not fit"):
             sn.Shield(LogisticRegression())
         with pytest.raises(
             sn.errors.AnswerError, match="got torch.int64. Shield what gives scores"
