@@ -33,7 +33,7 @@ def as_module(model: Any) -> nn.Module:
 
 
 def default_kind(model: nn.Module) -> Kind | None:
-    """Returns what a model gives where nobody says it; None for a network, of which it is guessed."""
+    """Returns what a model gives where nobody says it; None for a network, where it is guessed."""
     return "probabilities" if isinstance(model, Around) else None
 
 

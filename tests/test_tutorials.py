@@ -1,0 +1,89 @@
+"""The tutorials run as they are written: their blocks, in order, in an empty folder."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from shell import shieldnet
+
+import shieldnet as sn
+
+DOCS = Path(__file__).parent.parent / "docs"
+NAMED = re.compile(r"^# (\S+\.(?:py|toml))\n")
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    found = re.findall(r"```(\w+)\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
+    assert found
+    return found
+
+
+def write_named(folder: Path, text: str) -> bool:
+    """Writes a block that begins with a file's name into that file."""
+    name = NAMED.match(text)
+    if name:
+        (folder / name[1]).write_text(text)
+    return bool(name)
+
+
+def commands(text: str) -> list[list[str]]:
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line.split() for line in lines if line.strip()]
+
+
+def test_a_hugging_face_classifier_is_hardened_and_served(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = "\n".join(
+        text for kind, text in blocks("tutorial_hugging_face.md") if kind == "python"
+    )
+    exec(compile(program, "tutorial", "exec"), {"__name__": "tutorial"})  # noqa: S102 - our page
+    told = capsys.readouterr().out
+    assert "Certificate for BertForSequenceClassification" in told
+    assert "A Shield has no base_model" in told
+    assert told.strip().endswith("}]")
+
+
+def test_a_pipeline_is_checked_from_the_shell_to_the_page(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind, text in blocks("tutorial_pipeline.md"):
+        if write_named(tmp_path, text):
+            continue
+        if kind == "python":
+            exec(compile(text, "tutorial", "exec"), {"__name__": "tutorial"})  # noqa: S102 - our page
+        for command in commands(text) if kind == "bash" else ():
+            assert command[0] == "shieldnet"
+            done = shieldnet(tmp_path, *command[1:])
+            assert done.returncode in ((0,) if command[1] != "report" else (0, 1, 3)), done.stderr
+    report = sn.Report.load("report.json")
+    assert [subject.name for subject in report.subjects] == ["bare", "balanced"]
+    assert "attribute.sex.gain" in {finding.name for finding in report.findings}
+    assert (tmp_path / "audit.xml").exists()
+    sys.modules.pop("people", None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_private_training_is_stopped_and_goes_on(tmp_path) -> None:
+    for _, text in blocks("tutorial_private.md"):
+        write_named(tmp_path, text)
+    start = [sys.executable, "train.py"]
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(start, cwd=tmp_path, env=environment)
+    saved = tmp_path / "checkpoint" / "finetune.pt"
+    deadline = time.monotonic() + 120
+    while not saved.exists() and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert saved.exists()
+    again = subprocess.run(
+        start, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert "epsilon 8.00 at delta 0.0001" in again.stdout
+    assert "Validation after: loss" in again.stdout
+    assert (tmp_path / "report.html").exists()
