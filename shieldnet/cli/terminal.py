@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shieldnet.reports.report import Report
 
 INTERNAL_ERROR = 4
+_QUOTES = "'\""
 _COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -182,6 +183,9 @@ def _with_flags(message: str, flags: dict[str, str]) -> str:
     def flag(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
         is_setting = name in flags and (value is not None or "_" in name)
-        return match[0] if not is_setting else f"{flags[name]} {value}" if value else flags[name]
+        if not is_setting:
+            return match[0]
+        return flags[name] if value is None else f"{flags[name]} {value.strip(_QUOTES)}"
 
-    return re.sub(r"(?<![\w.\-(])([a-z]\w*)\b(?:=([\w.'\"-]+))?", flag, message)
+    value = r"'[^']*'|\"[^\"]*\"|[\w-]+(?:\.\d+)?"
+    return re.sub(rf"(?<![\w.\-(])([a-z]\w*)\b(?:=({value}))?", flag, message)

@@ -137,7 +137,7 @@ def test_harden_writes_its_shield_of_probabilities(project) -> None:
         ((), {"members": "narrow.csv"}, "The members lack columns that the model reads: education"),
         (("--sensitive=job",), {}, "There is no column job"),
         (("--group=job",), {}, "has no column job"),
-        (("--outputs=logits",), {}, "Say outputs='probabilities'"),
+        (("--outputs=logits",), {}, "Say --outputs probabilities"),
     ],
 )
 def test_what_does_not_fit_exits_with_2(project, extra, given, words) -> None:

@@ -82,7 +82,11 @@ def test_a_pipeline_is_asked_by_tables_of_its_own_form_alone(sets, pipeline) -> 
         "few", (sn.attacks.Inversion(), sn.attacks.Extraction(), sn.attacks.AttributeRecovery())
     )
     report = sn.audit(
-        sn.Shield(watched, sn.Round(1)), **sets, sensitive=("education", "age"), tier=tier
+        sn.Shield(watched, sn.Round(1)),
+        **sets,
+        sensitive=("education", "age"),
+        tier=tier,
+        engine="inline",  # what was asked is kept in this process
     )
     every = pandas.concat([table for table, _ in sets.values()])
     for table in watched.asked:
