@@ -15,13 +15,15 @@ class Limit:
     """What a policy may ask of a finding.
 
     name: ``max_...`` or ``min_...``. suggested: a value to begin with. about: what it is about, the
-    comment in ``shieldnet policy init``. is_set: whether that sets it or only shows it.
+    comment in ``shieldnet policy init``. is_set: whether that sets it or only shows it. most: the
+    greatest value that what it judges can have; inf where there is none.
     """
 
     name: str
     suggested: float
     about: str
     is_set: bool = False
+    most: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.name.startswith(("max_", "min_")):

@@ -1,5 +1,6 @@
 """Every kind of finding that there is, from whatever measures it."""
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 from shieldnet.attacks import ATTACKS
@@ -18,9 +19,10 @@ PROVEN = (
         "Proven, not measured: the privacy cost of one answer, and what holds of the training "
         "(--guarantee).",
         is_set=True,
+        most=math.inf,
     ),
-    Limit("max_mu_per_answer", 1.0, ""),
-    Limit("max_epsilon", 8.0, ""),
+    Limit("max_mu_per_answer", 1.0, "", most=math.inf),
+    Limit("max_epsilon", 8.0, "", most=math.inf),
 )
 """Limits on the certificate, and on the guarantee of the training."""
 PROVEN_NAMES = tuple(limit.name for limit in PROVEN)

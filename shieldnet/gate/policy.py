@@ -120,13 +120,14 @@ class Policy:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        known = (*declared().limits(), *PROVEN_NAMES)
+        proven = {limit.name: limit for limit in PROVEN}
+        known = {**declared().limits(), **proven}
         _check_limits(_mapping("limits", self.limits), known, "A policy")
         required: object = self.required
         is_list = isinstance(required, tuple | list)
         if not (is_list and all(isinstance(name, str) and name for name in self.required)):
             raise ConfigError(f"Expected required as a list of findings' names, got {required!r}.")
-        of_groups = tuple(declared().limits(of_groups=True))
+        of_groups = declared().limits(of_groups=True)
         for name, limits in _mapping("groups", self.groups).items():
             _check_limits(_mapping(f"groups.{name}", limits), of_groups, "A subgroup")
         if not self.asks:
@@ -266,13 +267,17 @@ def _mapping(name: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def _check_limits(limits: Mapping[str, float], known: Sequence[str], whose: str) -> None:
+def _check_limits(limits: Mapping[str, float], known: Mapping[str, Limit], whose: str) -> None:
     for name, limit in limits.items():
         if name not in known:
             raise ConfigError(f"{whose} has no limit {name}. It has: {', '.join(known)}.")
         is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
         if not (is_number and 0 <= limit <= sys.float_info.max):
             raise ConfigError(f"Expected {name} to be a finite number >= 0, got {limit!r}.")
+        if limit > known[name].most:
+            raise ConfigError(
+                f"Expected {name} from 0 to {known[name].most:g}, as it is measured; got {limit!r}."
+            )
 
 
 def _measured(limit: str, value: float, findings: Sequence[Finding]) -> Iterator[Judgment]:
