@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shieldnet.reports.report import Report
 
 INTERNAL_ERROR = 4
+_MAX_WIDTH = 10_000
 _QUOTES = "'\""
 _COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -118,27 +119,39 @@ def publish(reports: Sequence["Report"], policy: "Policy", targets: Iterable[Pat
 def print_report(report: "Report", policy: "Policy") -> None:
     """Prints the headline table with every shield's verdict, and the notes under it."""
     console = Console()
+    headers, rows = report.rows()
+    cells = [[*map(_cell, row)] for row in rows]
+    if policy.asks:
+        headers = [*headers, "policy"]
+        outcomes = [report.verdict(policy, row[0]).outcome for row in rows]
+        for row, outcome in zip(cells, outcomes, strict=True):
+            row.append(Text(outcome, style=_COLORS[outcome]))
+    columns = [[Text(header), *column] for header, *column in zip(headers, *cells, strict=True)]
+    table = _table(report.title, columns)
+    unbounded = console.options.update(max_width=_MAX_WIDTH)
+    if console.measure(table, options=unbounded).maximum > console.width:
+        table = _table(report.title, [list(row) for row in zip(*columns, strict=True)])
+    console.print(table)
+    console.print(_judged_by(policy), markup=False, highlight=False, soft_wrap=True)
+    for note in report.notes():
+        console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(title: str, columns: Sequence[Sequence[Text]]) -> Table:
+    """Lays columns out, each below its head; the first names what stands in a row."""
     table = Table(
-        title=report.title,
+        title=title,
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
-    headers, rows = report.rows()
-    for column, header in enumerate(headers):
-        table.add_column(header, justify="left" if column == 0 else "right", no_wrap=column == 0)
-    if policy.asks:
-        table.add_column("policy")
-    for row in rows:
-        outcome = report.verdict(policy, row[0]).outcome
-        verdict = [Text(outcome, style=_COLORS[outcome])] if policy.asks else []
-        table.add_row(*map(_cell, row), *verdict)
-    console.print(table)
-    console.print(_judged_by(policy), markup=False, highlight=False, soft_wrap=True)
-    for note in report.notes():
-        console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+    for number, (head, *_) in enumerate(columns):
+        table.add_column(head, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def _judged_by(policy: "Policy") -> str:
@@ -155,7 +168,7 @@ def _cell(text: str) -> Text:
     value, bracket, interval = text.partition(" [")
     if not bracket:
         return Text(text)
-    short = interval.rstrip("]").replace(", ", "–").replace("0.", ".")
+    short = interval.rstrip("]").replace(", ", "–")
     return Text(f"{value}\n{short}")
 
 

@@ -204,3 +204,12 @@ def test_a_flag_of_one_format_takes_no_file_of_another(project, flags) -> None:
     assert result.returncode == 2
     assert "takes a file that ends in" in result.stderr
     assert not (project / flags[-1].partition("=")[2]).is_file()
+
+
+@pytest.mark.parametrize("width", ["80", "200"])
+def test_no_number_is_cut_off_however_narrow_the_terminal(project, width) -> None:
+    result = shieldnet(project, "report", "report.json", "--policy=default", COLUMNS=width)
+    table = result.stdout.partition("Judged by")[0]
+    assert "…" not in table
+    for cell in ("0.166", "0.118–0.208", "-0.049–0.030", "inconclusive", "membership AUC"):
+        assert cell in table

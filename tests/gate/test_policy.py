@@ -226,11 +226,12 @@ def test_the_default_policy_has_a_name() -> None:
     assert str(sn.Policy.load("default")).startswith("default policy: max_leakage = 0.1")
 
 
-@pytest.mark.parametrize(
-    "limits", [{"max_leakage": 10}, {"min_accuracy": 90}, {"max_membership_auc": 1.01}]
-)
+OUT_OF_RANGE = ({"max_leakage": 10}, {"min_accuracy": 90}, {"max_membership_auc": 1.01})
+
+
+@pytest.mark.parametrize("limits", OUT_OF_RANGE)
 def test_a_limit_that_nothing_could_break_or_keep_is_refused(limits) -> None:
-    with pytest.raises(sn.errors.ConfigError, match=r"from 0 to 1, got (10|90|1.01)"):
+    with pytest.raises(sn.errors.ConfigError, match=r"from 0 to 1, as it is measured; got"):
         sn.Policy(limits)
     with pytest.raises(sn.errors.ConfigError, match="from 0 to 1"):
         sn.Policy({"max_epsilon": 50.0}, groups={"*": {"min_accuracy": 2}})
