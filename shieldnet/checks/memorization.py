@@ -35,7 +35,7 @@ class Memorization(Check):
     TracIn adds this up over the checkpoints of a training; there is one here, the model at hand,
     so what a record did early on is not seen.
 
-    ``memorization.top_share``: the share of all self-influence that the top 5 % of the members
+    ``memorization.top_share``: the share of all self-influence that the top 5% of the members
     hold. It is .05 where all members are alike and never less, so its interval cannot hold the
     baseline. Any model that is sure of most records and wrong on a few has a large one, also where
     it never saw them: compare it with the nonmembers' share, which the note gives.
@@ -60,7 +60,7 @@ class Memorization(Check):
             ungated="it says on whom the model leans, not what answers tell: membership is judged",
         )
         for attribution, title in (
-            ("top_share", "influence of the top 5 %"),
+            ("top_share", "influence of the top 5%"),
             ("members", "members by their influence"),
             ("canaries", "canaries by their influence"),
         )
@@ -224,9 +224,9 @@ def alone(layer: nn.Linear) -> nn.Linear:
 
 
 def top_share(values: Tensor, *, seed: int, resamples: int) -> Interval:
-    """Estimates the share of the sum that the largest 5 % hold, with a bootstrap interval.
+    """Estimates the share of the sum that the largest 5% hold, with a bootstrap interval.
 
-    Where 5 % is not a whole number of rows, a fraction of the next row counts.
+    Where 5% is not a whole number of rows, a fraction of the next row counts.
     Shapes: values (rows,) >= 0, not all 0.
     """
     count = len(values)
@@ -246,7 +246,7 @@ def _share_of_top(values: Tensor) -> float:
 
 
 def _share(ordered: np.ndarray, times: np.ndarray) -> float:
-    """Returns the share of the largest 5 % where every row counts so many times; 0 of nothing.
+    """Returns the share of the largest 5% where every row counts so many times; 0 of nothing.
 
     Shapes: ordered (rows,) from large to small, times (rows,).
     """

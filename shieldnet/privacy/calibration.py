@@ -15,7 +15,7 @@ from shieldnet.privacy.steps import MAX_STEPS, Steps
 def calibrate_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """Returns the noise, as a multiple of the clip norm, that keeps to epsilon at delta.
 
-    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .2 %.
+    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .2%.
     Errors: ConfigError where that takes more noise than anything learns with, or too many steps.
     """
     from shieldnet.privacy.losses import Losses

@@ -232,7 +232,7 @@ class Guarantee:
                 f"clip norm{more}:",
                 f"  {self.words}",
                 f"  mu      {rounded_up(self.mu)}",
-                f"  membership: TPR <= {rounded_up(self.distinguish(0.01))} at 1 % FPR",
+                f"  membership: TPR <= {rounded_up(self.distinguish(0.01))} at 1% FPR",
                 "  reconstruction of a record guessed with chance .001: <= "
                 f"{rounded_up(self.reconstruction(0.001))}",
                 *(["Taken for granted:", *premises] if premises else []),

@@ -21,7 +21,7 @@ DIRECTIONS: tuple[Direction, ...] = ("added", "removed")
 
 _POINTS, _MAX_POINTS = 2**13, 2**16  # of one step's losses
 _MAX_SIZE = 2**22  # of the losses of all steps
-_FINENESS = 0.02  # of a step's deviation: rounding adds about .01 % to the variance
+_FINENESS = 0.02  # of a step's deviation: rounding adds about .01% to the variance
 _MIN_COARSENESS = 1e-4  # of the root of the steps: all of their rounding is finer than that
 _TAIL = 1e-15
 _RAISED = 1e-9

@@ -168,7 +168,7 @@ class Inversion(Attack):
             proportion(float((record_bounds(missed, baseline) > _MUCH).sum()), len(errors))
             for missed in (errors, tried)
         )
-        # A bound that each record keeps with 99.9 % is broken by one in a thousand.
+        # A bound that each record keeps with 99.9% is broken by one in a thousand.
         interval = replace(given_away, high=max(given_away.high, most.high))
         return (replace(finding("inversion.records", interval), baseline=_BY_CHANCE),)
 

@@ -34,13 +34,13 @@ _AUC = Limit(
     "max_membership_auc",
     0.60,
     "How well an attacker tells who trained the model: the area under the curve (0.5 is guessing), "
-    "and the members found while 1 % (it takes 300 nonmembers) or 0.1 % (3000) of nonmembers are "
+    "and the members found while 1% (it takes 300 nonmembers) or 0.1% (3000) of nonmembers are "
     "accused.",
     is_set=True,
 )
 _TPR_1 = Limit("max_membership_tpr_at_fpr_1e-2", 0.05, "")
 _TPR_01 = Limit("max_membership_tpr_at_fpr_1e-3", 0.01, "")
-_OTHER_RATES = "limits are set at 1 % and at 0.1 % of nonmembers accused"
+_OTHER_RATES = "limits are set at 1% and at 0.1% of nonmembers accused"
 _OF_TRAINING = "it is about how the model was trained, on other models: this one is judged"
 
 
@@ -73,8 +73,8 @@ def _tpr_metrics(
     standards: tuple[str, ...] = (),
     of_groups: bool = False,
 ) -> tuple[Metric, ...]:
-    """Describes the members found at 1 %, at 0.1 %, and at rates that have no limit."""
-    rates = (("1e-2", "1 %"), ("1e-3", "0.1 %"))
+    """Describes the members found at 1%, at 0.1%, and at rates that have no limit."""
+    rates = (("1e-2", "1%"), ("1e-3", "0.1%"))
     return (
         *(
             Metric(

@@ -30,7 +30,7 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
     is right and by whether: where the labels of one set are harder to tell, a model that saw
     neither seems to know the other.
 
-    Where an AUC lies surely (99 %, all together) above one half, the two sets differ in more than
+    Where an AUC lies surely (99%, all together) above one half, the two sets differ in more than
     membership, and no membership attack on them means anything. Records that stand in a set more
     than once count once.
 
@@ -56,7 +56,7 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
         samples=samples,
         baseline=0.5,
         threat=Threat(queries=0, sees="no answer"),
-        source=f"{source} alone, without the model; 99 % interval",
+        source=f"{source} alone, without the model; 99% interval",
         note="the split is biased: membership findings are void" if interval.low > 0.5 else "",
     )
 
