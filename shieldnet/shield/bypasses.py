@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from shieldnet.core.errors import BypassError, ConfigError
+from shieldnet.core.errors import AnswerError, BypassError, ConfigError
 
 _INSTEAD = {"generate": ", model.generate(..., logits_processor=[shield.logits_processor()])"}
 
@@ -53,4 +53,12 @@ def scripted() -> ConfigError:
         "torch.jit.script cannot compile a Shield: what it draws and refuses is Python. Use "
         "torch.compile(shield) or torch.export.export(shield, ...); or script the model alone "
         "and put the shield around it."
+    )
+
+
+def training_asked() -> AnswerError:
+    """Refuses a call in training mode."""
+    return AnswerError(
+        "training=True would make answers random or let rows of a batch change each other, and "
+        "the model itself. Leave it out."
     )

@@ -21,7 +21,7 @@ from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, 
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
-from shieldnet.shield.bypasses import nested, scripted
+from shieldnet.shield.bypasses import nested, scripted, training_asked
 from shieldnet.shield.detections import require_covered
 from shieldnet.shield.estimator_face import shown_by
 from shieldnet.shield.facts import Facts, has
@@ -170,10 +170,7 @@ class Shield(nn.Module):
         model = self.model
         mode = refuse_mixing_layers(model)
         if kwargs.get("training"):
-            raise AnswerError(
-                "training=True would make answers random or let rows of a batch change each "
-                "other, and the model itself. Leave it out."
-            )
+            raise training_asked()
         with torch.no_grad():
             if self.micro_batch is None:
                 answers = self._answer(model, args, kwargs, mode)
@@ -193,8 +190,9 @@ class Shield(nn.Module):
         except RuntimeError as failed:
             explain_devices(failed, model, (*args, *kwargs.values()))
             raise
-        read = arrays((*args, *kwargs.values())) if self.reads_inputs else []
-        inputs = tuple(torch.as_tensor(value) for value in read)
+        inputs: tuple[Tensor, ...] = ()
+        if self.reads_inputs:
+            inputs = tuple(map(torch.as_tensor, arrays((*args, *kwargs.values()))))
         answers = self._released(output, inputs, form_of_call(args, kwargs))
         if asked is not None and not any(  # a shield with fresh noise tries its own rows
             isinstance(part, Shield) and not part.deterministic for part in model.modules()
@@ -212,14 +210,15 @@ class Shield(nn.Module):
             return self._released(output, inputs, "defend")
 
     def _released(self, output: Any, inputs: tuple[Tensor, ...], form: object) -> Any:
-        if is_list_of_dicts(output):
+        if output is None or (isinstance(output, Tensor) and self.is_one_tensor):
+            released = self._main_answer(output, inputs)
+        elif is_list_of_dicts(output):
             require_covered(output, self.settings)
             self.seen.see_any_number()
             images = [self._fields_released(image, inputs) for image in output]
             return self.forms.require_same_of_each(form, images)
-        is_answer = output is None or (isinstance(output, Tensor) and self.is_one_tensor)
-        release = self._main_answer if is_answer else self._fields_released
-        released = release(output, inputs)
+        else:
+            released = self._fields_released(output, inputs)
         self.forms.require_same(form, released)
         return released
 
