@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from shieldnet.core.checks import unwarned
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import content, opened_archive, require_bytes, require_file
+from shieldnet.files.sizes import content, opened_archive, require_bytes, require_file
 
 _NUMBERS = "biuf"
 _MAX_HEADER_CHARACTERS = 10_000  # a header of numbers needs less

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import MAX_FILES, inside, require_bytes
+from shieldnet.files.sizes import MAX_FILES, inside, require_bytes
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")

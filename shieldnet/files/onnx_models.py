@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import AnswerError, DataError
-from shieldnet.files.limits import require_bytes, require_file
 from shieldnet.files.onnx_operators import LOOPS, OPERATORS, RANDOM
+from shieldnet.files.sizes import require_bytes, require_file
 
 _TYPES = {
     "tensor(float)": torch.float32,

@@ -23,7 +23,7 @@ from torch import nn
 from shieldnet.core.errors import DataError
 from shieldnet.files.checked_operators import CHECKED
 from shieldnet.files.documents import parse_json
-from shieldnet.files.limits import content, opened_archive
+from shieldnet.files.sizes import content, opened_archive
 from shieldnet.files.torch_operators import EVALUATE, refusal
 
 _NAME = re.compile(r"[\w.+\-]*")

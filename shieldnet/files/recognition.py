@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import content, opened_archive
 from shieldnet.files.pickled import Listed, is_state_dict, listed, without_heads
+from shieldnet.files.sizes import content, opened_archive
 
 Kind = Literal[
     "checkpoint",

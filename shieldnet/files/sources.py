@@ -19,10 +19,10 @@ from shieldnet.files.arrays import read_npy, read_npz
 from shieldnet.files.documents import read_json
 from shieldnet.files.frames import Records, read_records
 from shieldnet.files.images import read_images
-from shieldnet.files.limits import require_file
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
+from shieldnet.files.sizes import require_file
 from shieldnet.files.tables import TABLES, divided, is_table, read_table
 from shieldnet.files.weights import load_weights
 from shieldnet.outputs.adapters import as_module

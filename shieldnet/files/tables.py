@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import MAX_FILE_BYTES, require_bytes, require_file
+from shieldnet.files.sizes import MAX_FILE_BYTES, require_bytes, require_file
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 LABELS = ("label", "y", "target", "class")

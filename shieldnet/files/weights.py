@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.files.limits import require_bytes, require_file
 from shieldnet.files.recognition import advice, recognized
+from shieldnet.files.sizes import require_bytes, require_file
 
 _log = logging.getLogger(__name__)
 

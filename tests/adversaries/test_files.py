@@ -410,7 +410,7 @@ def test_a_header_of_absurd_length_is_refused_before_it_is_read(tmp_path) -> Non
 
 
 def test_weights_that_grow_when_they_are_unpacked_are_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("shieldnet.files.limits.MAX_FILE_BYTES", 2**20)
+    monkeypatch.setattr("shieldnet.files.sizes.MAX_FILE_BYTES", 2**20)
     torch.save({"a": torch.zeros(2**20)}, tmp_path / "plain.pt")
     with (
         zipfile.ZipFile(tmp_path / "plain.pt") as archive,

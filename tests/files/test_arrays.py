@@ -4,7 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 
-import shieldnet.files.limits as limits
+import shieldnet.files.sizes as limits
 from shieldnet.core.errors import DataError
 from shieldnet.files.arrays import read_npy, read_npz
 

@@ -69,7 +69,7 @@ def test_a_packed_table_is_read_and_one_that_unpacks_to_too_much_is_not(
         read_table(path, "members")
     monkeypatch.setattr("shieldnet.files.tables.MAX_FILE_BYTES", 100)
     path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 10_000))
-    monkeypatch.setattr("shieldnet.files.limits.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("shieldnet.files.sizes.MAX_FILE_BYTES", 100)
     with pytest.raises(DataError, match="would take 101 bytes"):
         read_table(path, "members")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import shieldnet.files.limits as limits
+import shieldnet.files.sizes as limits
 from shieldnet.core.errors import DataError
 from shieldnet.files.images import read_images
 

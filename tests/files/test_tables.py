@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import shieldnet.files.limits as limits
+import shieldnet.files.sizes as limits
 from shieldnet.core.errors import DataError
 from shieldnet.files.tables import divided, read_table
 

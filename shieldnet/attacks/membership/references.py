@@ -10,6 +10,7 @@ from shieldnet.attacks.adversary.features import Scale
 from shieldnet.training.recipe import Recipe
 
 _MAX_SGD_FEATURES = 64  # up to which plain gradient steps learn the most; beyond, they diverge
+MAX_ROWS = 5000  # of each set
 MAX_FEATURES = 512  # features that reference models read at most
 _MAX_STEPS = 1500
 _AT_ONCE = 4096  # rows narrowed at once

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.base import Behind, in_batches
 from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_rows, perturbed
-from shieldnet.attacks.membership.references import MAX_FEATURES, Narrowed, reference_recipe
+from shieldnet.attacks.membership.references import (
+    MAX_FEATURES,
+    MAX_ROWS,
+    Narrowed,
+    reference_recipe,
+)
 from shieldnet.attacks.shadow_answers import Shadows, drawn, share_of_members
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.data.examples import Canaries, Examples, reference_rows
@@ -29,7 +34,6 @@ MIN_SHADOWS = 4
 _CHUNK = 8  # models trained as one: fixed, so that the engine cannot change a result
 _MAX_OWNED_ROWS = 2000
 _MAX_CHECKED_ROWS = 200
-_MAX_REFERENCE_ROWS = 5000  # of each set, for reference models
 _MAX_ACCURACY_GAP = 0.1  # to the target, of reference models on the records that trained them
 _PERTURBED = "perturbed "  # before the name of a set: the copies of its records
 
@@ -130,7 +134,7 @@ class _Pool:
     @classmethod
     def of(cls, plan: ShadowPlan) -> "_Pool":
         """Chooses the records and draws who trains on them. Errors: NotApplicable for too few."""
-        limit = _MAX_REFERENCE_ROWS if plan.train is None else None
+        limit = MAX_ROWS if plan.train is None else None
         places, pool = {}, []
         for examples in _sets(plan):
             chosen = _some(len(examples), limit, plan.seed)
