@@ -154,7 +154,7 @@ def _require_no_near_copies(first: Examples, second: Examples) -> None:
             f"{len(near)} of the {len(second)} {second.name} are nearly {first.name} (first: "
             f"{example}): a cast, a copy or a rounding is all that tells them apart. What is "
             "measured between overlapping sets means nothing. Take them out of both with "
-            "duplicates='drop' (--duplicates drop), or divide the data anew with "
+            "duplicates='drop', or divide the data anew with "
             "shieldnet.split."
         )
 

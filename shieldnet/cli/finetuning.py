@@ -80,6 +80,7 @@ Checkpoint = Annotated[
 CheckpointEvery = Annotated[
     float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an earlier model.")]
 TestSeed = Annotated[
     int | None, typer.Option(help="Random seed, for tests only: who knows it knows the noise.")
 ]
@@ -112,6 +113,7 @@ def finetune(
     checkpoint: Checkpoint = None,
     checkpoint_every_s: CheckpointEvery = 30.0,
     seed: TestSeed = None,
+    force: Force = False,
 ) -> None:
     """Trains a copy of a model, with DP-SGD where --epsilon is given, and writes its weights.
 
@@ -124,6 +126,7 @@ def finetune(
     from shieldnet.training.trainable import BY_NAME
 
     optional("safetensors.torch", extra="cli")  # before hours of training, not after
+    _require_free(output, force)
     tell_progress()
     trained = BY_NAME[choice("part", part, tuple(BY_NAME))]
     private = _private(epsilon, delta, max_grad_norm, adaptive_clip, canaries)
@@ -173,6 +176,16 @@ def _start(start: str | None) -> "Literal['public'] | Guarantee | None":
     if start is None or start == "public":
         return None if start is None else "public"
     return load_guarantee(Path(start))
+
+
+def _require_free(output: Path, force: bool) -> None:
+    from shieldnet.core.errors import ConfigError
+
+    if (path := output / "model.safetensors").exists() and not force:
+        raise ConfigError(
+            f"{path} is there already, perhaps with the guarantee of a model that is published; "
+            "--force writes over both."
+        )
 
 
 def _decay(weight_decay: float) -> "list[Countermeasure]":

@@ -56,9 +56,9 @@ def split(
     for path, rows in zip(targets.values(), parts.rows, strict=True):
         parts.write(rows, path)
         typer.echo(f"Wrote {path}: {len(rows)} rows.")
-    typer.echo(f"Train on {targets['members']} alone, then: {_next(targets)}")
+    typer.echo(f"Train on {targets['members']} alone, then: {_next(targets, label)}")
 
 
-def _next(targets: dict[str, Any]) -> str:
+def _next(targets: dict[str, Any], label: str | None) -> str:
     sets = " ".join(f"--{name} {path}" for name, path in targets.items())
-    return f"shieldnet audit MODEL {sets}"
+    return f"shieldnet audit MODEL {sets}" + ("" if label is None else f" --label {label}")

@@ -74,9 +74,11 @@ class Examples:
         if self.labels is None:
             raise DataError(f"Expected (inputs, labels) for the {self.name}, got inputs alone.")
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= classes:
+            from_one = (int(self.labels.min()), int(self.labels.max())) == (1, classes)
             raise DataError(
                 f"Expected labels of the {self.name} from 0 to {classes - 1}, got "
                 f"{int(self.labels.min())} to {int(self.labels.max())}."
+                f"{' Count classes from 0: subtract 1.' if from_one else ''}"
             )
         return self.labels
 
@@ -182,7 +184,7 @@ def require_disjoint(first: Examples, second: Examples) -> None:
         raise DataError(
             f"{len(shared)} of the {len(second)} {second.name} are also {first.name} (first: row "
             f"{shared[0]}). What is measured between overlapping sets means nothing. Take them out "
-            "of both with duplicates='drop' (--duplicates drop), or divide the data by distinct "
+            "of both with duplicates='drop', or divide the data by distinct "
             "records with shieldnet.split."
         )
 

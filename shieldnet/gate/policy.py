@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from textwrap import wrap
@@ -270,7 +271,9 @@ def _mapping(name: str, value: object) -> Mapping[str, Any]:
 def _check_limits(limits: Mapping[str, float], known: Mapping[str, Limit], whose: str) -> None:
     for name, limit in limits.items():
         if name not in known:
-            raise ConfigError(f"{whose} has no limit {name}. It has: {', '.join(known)}.")
+            close = get_close_matches(name, known, n=1)
+            meant = f" Do you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{whose} has no limit {name}.{meant} It has: {', '.join(known)}.")
         is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
         if not (is_number and 0 <= limit <= sys.float_info.max):
             raise ConfigError(f"Expected {name} to be a finite number >= 0, got {limit!r}.")

@@ -101,6 +101,8 @@ def save(folder: Path, key: str, state: State) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     secret = _secret(folder, make=True)
+    if state.saved == 0:  # of a run that is killed before its first state is there
+        _replace(folder / RUN, _run_document(secret, state))
     state.saved += 1
     content = io.BytesIO()
     torch.save({"version": _VERSION, "key": key, **asdict(state)}, content)
@@ -117,7 +119,7 @@ def load(folder: Path, key: str, steps: int) -> State | None:
     """
     path = folder / STATE
     if not path.exists():
-        if (folder / RUN).exists():
+        if (folder / RUN).exists() and _run_of(folder, _secret(folder, make=False))[1] > 0:
             raise TrainingFailed(
                 f"{path} is gone, but {folder / RUN} names a run that was saved there. Put it "
                 "back, or choose an empty folder to begin anew."
@@ -185,8 +187,8 @@ def _is_locked(file: IO[str]) -> bool:
     return True
 
 
-def _require_latest(folder: Path, secret: bytes, state: State) -> None:
-    """Raises TrainingFailed for a state that its run has left behind."""
+def _run_of(folder: Path, secret: bytes) -> tuple[str, int]:
+    """Reads which run a folder is of, and how often its state was saved."""
     path = folder / RUN
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -198,6 +200,12 @@ def _require_latest(folder: Path, secret: bytes, state: State) -> None:
         ) from missing
     if not compare_digest(seal.encode(), _run_seal(secret, run, saved).encode()):
         raise TrainingFailed(f"{path} was not written with this key. Choose an empty folder.")
+    return run, saved
+
+
+def _require_latest(folder: Path, secret: bytes, state: State) -> None:
+    """Raises TrainingFailed for a state that its run has left behind."""
+    run, saved = _run_of(folder, secret)
     # A stop between the two files leaves the state one save ahead.
     if run != state.run or state.saved not in (saved, saved + 1):
         raise TrainingFailed(

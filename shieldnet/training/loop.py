@@ -1,5 +1,6 @@
 """One step after another, from where a checkpoint stands to the weights that are released."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from shieldnet.training.checkpoint import Checkpointer, State
 from shieldnet.training.plan import Plan
 from shieldnet.training.updates import Updates
 
+_log = logging.getLogger("shieldnet")
 _CHECK_EVERY = 50  # steps: whether the weights are finite
 
 
@@ -26,6 +28,8 @@ def take_steps(
     """
     weights, optimizer = _Weights.of(updates.model), plan.optimizer(updates.model)
     state = checkpointer.latest(plan.steps)
+    if state.step:
+        _log.info("going on from step %d of %d", state.step, plan.steps)
     weights.begin(state, optimizer, plan.ema)
     updates.start(state)
     saved_at = time.monotonic()

@@ -256,6 +256,18 @@ def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path)
     assert "and of 1 trainings before" in again.stdout
 
 
+def test_finetune_writes_over_no_earlier_model_unless_told(project: Path) -> None:
+    given = ("finetune", "served:model", "--data", "members.npz", "-o", "kept", "--epochs", "1")
+    assert shieldnet(project, *given).returncode == 0
+    before = (project / "kept" / "model.safetensors").read_bytes()
+    again = shieldnet(project, *given, "--learning-rate", "0.5")
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+    assert (project / "kept" / "model.safetensors").read_bytes() == before
+    assert shieldnet(project, *given, "--learning-rate", "0.5", "--force").returncode == 0
+    assert (project / "kept" / "model.safetensors").read_bytes() != before
+
+
 def test_finetune_tells_loss_accuracy_and_how_far_it_is(project: Path) -> None:
     trained = shieldnet(
         project, "finetune", "served:model", "--data", "members.npz", "-o", "adaptive",

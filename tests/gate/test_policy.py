@@ -70,7 +70,7 @@ def test_every_limit_can_be_set() -> None:
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        ({"max_leak": 0.1}, "A policy has no limit max_leak. It has: max_leakage"),
+        ({"max_leak": 0.1}, "A policy has no limit max_leak. Do you mean max_leakage"),
         ({"max_leakage": -1}, "Expected max_leakage to be a finite number >= 0, got -1"),
         ({"max_leakage": math.nan}, "Expected max_leakage to be a finite number >= 0, got nan"),
         ({"max_leakage": math.inf}, "Expected max_leakage to be a finite number >= 0, got inf"),
@@ -224,6 +224,11 @@ def test_without_a_policy_only_a_broken_proof_is_judged() -> None:
 def test_the_default_policy_has_a_name() -> None:
     assert sn.Policy.load("default") == sn.Policy()
     assert str(sn.Policy.load("default")).startswith("default policy: max_leakage = 0.1")
+
+
+def test_a_limit_that_is_misspelled_is_told_from_the_one_that_is_meant() -> None:
+    with pytest.raises(sn.errors.ConfigError, match=r"max_leakge\. Do you mean max_leakage\?"):
+        sn.Policy({"max_leakge": 0.1})
 
 
 OUT_OF_RANGE = ({"max_leakage": 10}, {"min_accuracy": 90}, {"max_membership_auc": 1.01})

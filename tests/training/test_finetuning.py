@@ -562,3 +562,31 @@ def test_a_last_batch_of_one_is_no_batch(make_model) -> None:
     model = make_model(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
     data = torch.randn(65, 3, generator=torch.Generator().manual_seed(0)), torch.arange(65) % 2
     assert sn.finetune(model, data, epochs=2, seed=0).steps == 4
+
+
+def test_a_run_that_is_killed_in_its_first_save_begins_anew(
+    tmp_path, monkeypatch, table, mlp
+) -> None:
+    """The state was there and what names its run was not, or the other way: neither went on."""
+    from shieldnet.training import checkpoint as kept
+
+    settings = {"epochs": 3, "seed": 0, "checkpoint": tmp_path, "checkpoint_every_s": 1e-9}
+    plain = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=3, seed=0)
+    replace = kept._replace
+    for fatal in (1, 2, 3):
+        calls = []
+
+        def dies(path, content, calls=calls, fatal=fatal) -> None:
+            calls.append(path)
+            if len(calls) == fatal:
+                raise KeyboardInterrupt
+            replace(path, content)
+
+        monkeypatch.setattr(kept, "_replace", dies)
+        folder = tmp_path / str(fatal)
+        with pytest.raises(KeyboardInterrupt):
+            sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), **{**settings, "checkpoint": folder})
+        monkeypatch.setattr(kept, "_replace", replace)
+        again = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), **{**settings, "checkpoint": folder})
+        assert again.guarantee.epsilon == plain.guarantee.epsilon
+        assert (folder / "finetune.pt").exists()

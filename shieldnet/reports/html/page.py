@@ -183,7 +183,7 @@ def _headline(subjects: Sequence[Mapping[str, Any]]) -> str:
     left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest[:_MAX_NAMED])
     left += f", and {len(rest) - _MAX_NAMED} more" if len(rest) > _MAX_NAMED else ""
     return (
-        f"Of what the label leaves open about an input, the best attack reads {most:.0%} from "
+        f"Of what the label leaves open about an input, the best attack reads {most:.1%} from "
         f"the {bare} model's answers. Behind the shields it still reads: {left}."
     )
 
