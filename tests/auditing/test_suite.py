@@ -689,9 +689,7 @@ def test_records_of_two_sets_are_dropped_from_both_where_it_is_asked_for(
     nonmembers = torch.cat([others[0], x[:3]]), torch.cat([others[1], y[:3]])
     halves = {"half": (np.arange(len(x)) < 250, np.arange(len(nonmembers[0])) % 2 == 0)}
     given = {**sets, "nonmembers": nonmembers, "groups": halves}
-    with pytest.raises(
-        sn.errors.DataError, match=r"duplicates='drop', or.*shieldnet.split"
-    ):
+    with pytest.raises(sn.errors.DataError, match=r"duplicates='drop', or.*shieldnet.split"):
         sn.audit(sn.harden(digits_model), **given)
     report = sn.audit(sn.harden(digits_model), **given, duplicates="drop")
     (line,) = [one for one in report["shield"].untested if "were dropped" in one]
