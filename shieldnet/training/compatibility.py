@@ -38,10 +38,18 @@ def as_read(model: nn.Module, records: Records) -> Records:
 def held_apart(model: nn.Module, data: object, records: Records, role: str) -> Records:
     """Reads records that are not trained on, as the model reads them.
 
-    role: heldout or validation, for messages. Errors: DataError for records of another shape, and
-    for those that are trained on, too.
+    role: heldout or validation, for messages. Errors: DataError for records of other inputs or of
+    another shape, and for those that are trained on, too.
     """
     rows = as_read(model, as_records(data))
+    if rows.packing != records.packing:
+        expected, got = (
+            "one input" if packing is None else packing.described
+            for packing in (records.packing, rows.packing)
+        )
+        raise DataError(
+            f"Expected {role} rows with the inputs that the records have ({expected}), got {got}."
+        )
     if rows.inputs.shape[1:] != records.inputs.shape[1:]:
         raise DataError(
             f"Expected {role} rows of shape {tuple(records.inputs.shape[1:])} as the records "

@@ -116,7 +116,7 @@ def finetune(
     settings = FinetuneSettings(epochs, batch_size, optimization, train, outputs, axis, fix, seed)
     plan = Plan.of(model, as_records(data), countermeasures, settings, loss, start, heldout)
     held = None if validation is None else plan.validation_records(validation)
-    before = None if held is None else validated(model, held, plan.plain_loss)
+    before = None if held is None else validated(plan.model, held, plan.plain_loss)
     ranks = Ranks.from_torch()
     with _drawing(seed):
         copies = prepared_copies(plan)
@@ -128,11 +128,11 @@ def finetune(
             state = take_steps(plan, updates, checkpointer, on_step)
         ranks.sync(copies.working)
     copies.publish(everything=claimed is None)
+    after = None if held is None else validated(copies.finished, held, plan.plain_loss)
     taking_several(copies.finished)
     findings = findings_of_run(claimed, state)
     guarantee = released_guarantee(claimed, plan.premise, copies.finished, state.run)
     finished = copies.finished.eval()
-    after = None if held is None else validated(finished, held, plan.plain_loss)
     seconds = time.monotonic() - began
     return Finetuned(
         finished, guarantee, findings, preflight, plan.steps, seconds, plan.start, before, after

@@ -23,7 +23,7 @@ from shieldnet.training.losses import Loss, as_loss
 from shieldnet.training.objective import Objective
 from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.premise import Premise
-from shieldnet.training.records import Records, as_records
+from shieldnet.training.records import Records
 from shieldnet.training.settings import FinetuneSettings
 from shieldnet.training.several_inputs import require_whole_inputs
 
@@ -70,7 +70,6 @@ class Plan:
         if (packing := records.packing) is not None:
             require_whole_inputs(countermeasures)
             model = packing.taking_one(model)
-            heldout = None if heldout is None else packing.required_of(as_records(heldout))
         records = as_read(model, records)
         size = _size(settings, records, private)
         steps = _steps(settings.epochs, len(records), size, exact=private is not None)

@@ -201,6 +201,6 @@ def _loss(recipe: Recipe, output: Tensor, labels: Tensor) -> Tensor:
     scores = output.reshape(len(labels), -1)
     if recipe.outputs == "probabilities":
         return nn.functional.nll_loss(scores.clamp_min(1e-12).log(), labels)
-    if scores.shape[-1] == 1:  # one yes or no
+    if scores.shape[-1] == 1:  # one binary logit
         return nn.functional.binary_cross_entropy_with_logits(scores[:, 0], labels.to(scores.dtype))
     return nn.functional.cross_entropy(scores, labels)

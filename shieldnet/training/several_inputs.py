@@ -46,15 +46,6 @@ class Packing:
             else ((), dict(zip(self.names, parts, strict=True)))
         )
 
-    def required_of(self, records: Any) -> Any:
-        """Returns heldout records that have the same inputs; raises DataError for others."""
-        if records.packing != self:
-            raise DataError(
-                f"Expected heldout rows with the inputs that the records have ({self.described}), "
-                f"got {'one input' if records.packing is None else records.packing.described}."
-            )
-        return records
-
     @property
     def described(self) -> str:
         """Writes names and shapes."""

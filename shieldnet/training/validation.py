@@ -1,5 +1,6 @@
 """How well a model does on records that no training saw."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -34,23 +35,20 @@ class Validation:
 
 
 def validated(model: nn.Module, records: Records, loss: Loss) -> Validation:
-    """Asks a model about every record, in evaluation mode, and leaves it as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    """Asks a copy of a model, in evaluation mode, about every record; the records stay as they are.
+
+    Whatever the model draws leaves the global random states alone.
+    """
+    copied = copy.deepcopy(model).eval()
+    device = next((weight.device for weight in copied.parameters()), torch.device("cpu"))
     losses, hits = [], []
-    model.eval()
-    try:
-        with torch.no_grad():
-            for start in range(0, len(records), _BATCH_ROWS):
-                rows = slice(start, start + _BATCH_ROWS)
-                inputs, labels = records.rows(rows, device)
-                output = model(inputs)
-                losses.append(loss(output, labels).double().cpu())
-                if isinstance(loss, Criterion):
-                    hits.append(loss.hits(output, labels))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with torch.random.fork_rng(), torch.no_grad():
+        for start in range(0, len(records), _BATCH_ROWS):
+            inputs, labels = records.rows(slice(start, start + _BATCH_ROWS), device)
+            output = copied(inputs.clone())  # it may write into them
+            losses.append(loss(output, labels).double().cpu())
+            if isinstance(loss, Criterion):
+                hits.append(loss.hits(output, labels))
     return Validation(float(torch.cat(losses).mean()), _accuracy(hits), len(records))
 
 

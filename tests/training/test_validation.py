@@ -72,3 +72,57 @@ def test_a_training_says_how_it_changed_and_learns_nothing_from_it() -> None:
     assert plain.validation is None
     with pytest.raises(sn.errors.DataError, match="are also records that are trained on"):
         sn.finetune(model, data, validation=(inputs[150:], labels[150:]))
+
+
+class Reads(nn.Module):
+    """Takes two inputs, writes into them, draws and counts when it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(10, 8)
+        self.last = nn.Linear(8, 2)
+        self.register_buffer("asked", torch.zeros(()))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        torch.rand(3)
+        input_ids[:] = input_ids % 10
+        return self.last((self.words(input_ids) * attention_mask[..., None]).mean(1))
+
+
+def texts(count: int, seed: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(0, 30, (count, 5), generator=generator)
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    return {"input_ids": words, "attention_mask": torch.ones_like(words)}, labels
+
+
+def test_a_model_of_several_inputs_is_asked_by_its_own_and_nothing_is_touched() -> None:
+    """The trained rows hold both inputs: the model itself was asked about these, and failed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Reads()
+    data, others = texts(100, 0), texts(60, 1)
+    before = others[0]["input_ids"].clone()
+    trained = sn.finetune(model, data, epochs=2, seed=0, validation=others)
+    assert trained.validation.samples == 60
+    assert torch.equal(others[0]["input_ids"], before)
+    assert model.asked == 0
+    plain = sn.finetune(model, data, epochs=2, seed=0)
+    assert torch.equal(trained.model.last.weight, plain.model.last.weight)
+
+
+@pytest.mark.parametrize("private", [(), (sn.DPSGD(8.0, 1e-3),)])
+def test_validation_records_have_the_inputs_of_the_others(private) -> None:
+    words, labels = texts(60, 1)
+    one = {"input_ids": words["input_ids"]}
+    for wrong in ((words["input_ids"], labels), (one, labels)):
+        with pytest.raises(sn.errors.DataError, match="Expected validation rows with the inputs"):
+            sn.finetune(Reads(), texts(100, 0), *private, epochs=1, validation=wrong)
+    with pytest.raises(sn.errors.DataError, match=r"\(one input\), got input_ids"):
+        sn.finetune(
+            nn.Linear(10, 2),
+            (torch.randn(50, 10), labels[:50]),
+            *private,
+            validation=(words, labels),
+        )
