@@ -150,7 +150,7 @@ class _Digest:
             yield value.__name__.encode()
         elif isinstance(value, types.FunctionType):
             yield value.__qualname__.encode()
-            cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
+            cells = [cell.cell_contents for cell in value.__closure__ or () if is_filled(cell)]
             holds = (cells, value.__defaults__, value.__kwdefaults__, vars(value))
             yield from self._lines(holds, path, depth)
         elif isinstance(value, types.MethodType):
@@ -202,7 +202,8 @@ def _content(value: Tensor) -> Iterator[bytes]:
         yield raw_bytes(value.detach().to_dense())
 
 
-def _is_full(cell: types.CellType) -> bool:
+def is_filled(cell: types.CellType) -> bool:
+    """Says whether a closure's cell holds something yet."""
     try:
         _ = cell.cell_contents
     except ValueError:

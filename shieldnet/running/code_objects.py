@@ -3,12 +3,15 @@
 import dis
 import types
 from collections.abc import Collection, Iterator
+from itertools import pairwise
 from modulefinder import ModuleFinder
 from typing import NamedTuple
 
 from shieldnet.core.errors import ConfigError
 
-_UNSEEN = ("eval", "exec", "globals", "__import__")
+UNSEEN = (eval, exec, globals, __import__)
+"""What reads names that stand in no code."""
+_UNSEEN_NAMES = tuple(function.__name__ for function in UNSEEN)
 _UNSEEN_ATTRIBUTES = ("__globals__", "_getframe", "f_globals")
 _READS_ANY = ("getattr", "vars", "__dict__")
 
@@ -68,9 +71,11 @@ def require_seen(code: types.CodeType, known: Collection[str] = ()) -> None:
     is_importing = "import_module" in named and (
         "importlib" in named or any(part.name == "importlib" for part in imports(code))
     )
-    is_searching = "path" in named and any(part.name == "sys" for part in imports(code))
+    is_searching = _reads(code, "sys", "path") or any(
+        part.name == "sys" and "path" in part.parts for part in imports(code)
+    )
     unseen = [
-        *(name for name in _globals_read(code) if name in _UNSEEN and name not in own),
+        *(name for name in _globals_read(code) if name in _UNSEEN_NAMES and name not in own),
         *(name for name in named if name in _UNSEEN_ATTRIBUTES),
         *(["import_module"] if is_importing else []),
         *(["sys.path"] if is_searching else []),
@@ -97,6 +102,14 @@ def _globals_read(code: types.CodeType) -> Iterator[str]:
             yield str(step.argval)
     for part in _parts(code):
         yield from _globals_read(part)
+
+
+def _reads(code: types.CodeType, owner: str, attribute: str) -> bool:
+    """Says whether code reads an attribute of what it calls so."""
+    steps = [str(step.argval) for step in dis.get_instructions(code)]
+    return (owner, attribute) in pairwise(steps) or any(
+        _reads(part, owner, attribute) for part in _parts(code)
+    )
 
 
 def _defined(code: types.CodeType) -> set[str]:

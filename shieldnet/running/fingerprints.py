@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.data.examples import raw_bytes
+from shieldnet.data.hashing import is_filled
 from shieldnet.running import code_objects
 from shieldnet.running.origins import file_content, is_installed, is_installed_path, is_ours
 
@@ -33,13 +34,13 @@ _OF_CLASSES = frozenset(
     f"__{name}__"
     for name in (
         *("abstractmethods", "annotations", "classcell", "dataclass_fields", "dataclass_params"),
-        *("dict", "doc", "firstlineno", "hash", "match_args", "module", "orig_bases"),
+        *("dict", "doc", "firstlineno", "match_args", "module", "orig_bases"),
         *("parameters", "qualname", "slots", "static_attributes", "weakref"),
     )
 ) | {"_abc_impl"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _HOLDS_DATA = (*_PLAIN, tuple, list, dict, set, frozenset, Tensor, np.ndarray, np.generic)
-_UNSEEN = (eval, exec, globals, __import__, importlib.import_module)
+_UNSEEN = (*code_objects.UNSEEN, importlib.import_module)
 
 
 def fingerprint(*parts: object) -> str:
@@ -119,7 +120,7 @@ def _inside(value: object, seen: Seen) -> Iterator[bytes]:
     elif isinstance(value, property):
         yield from _lines((value.fget, value.fset, value.fdel), seen)
     elif isinstance(value, types.CellType):
-        yield from _lines(value.cell_contents, seen) if _is_filled(value) else (b"empty",)
+        yield from _lines(value.cell_contents, seen) if is_filled(value) else (b"empty",)
     elif isinstance(value, _SHOWN) or type(value).__module__ == "typing":
         yield repr(value).encode()
     elif isinstance(value, _BUILT_IN):
@@ -177,24 +178,16 @@ def _made_of(value: object) -> object:
             raise TypeError("of the user's own")
         reduce = copyreg.dispatch_table.get(type(value))
         parts = value.__reduce_ex__(4) if reduce is None else reduce(value)
-        return parts if isinstance(parts, str) else [list(p) if _is_lazy(p) else p for p in parts]
+        return (
+            parts
+            if isinstance(parts, str)
+            else [list(part) if isinstance(part, Iterator) else part for part in parts]
+        )
     except Exception as untold:
         raise ConfigError(
             f"Cannot tell what is in a {type(value).__name__}, so no result that depends on it is "
             "kept. Leave cache out, or give train plain data, functions and modules."
         ) from untold
-
-
-def _is_lazy(part: object) -> bool:
-    return isinstance(part, Iterator)
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
 
 
 _SHOWN = (

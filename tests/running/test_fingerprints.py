@@ -347,6 +347,10 @@ def made_by(text: str) -> object:
         ),
         ("def made(x): return x", "def made(*x): return x"),
         (
+            "class made:\n def __hash__(self): return 1",
+            "class made:\n def __hash__(self): return 2",
+        ),
+        (
             "def made(d):\n try:\n  x = g(d)\n  y = h(x)\n except E:\n  y = 1\n return y",
             "def made(d):\n try:\n  x = g(d)\n except E:\n  y = 1\n else:\n  y = h(x)\n return y",
         ),
@@ -418,6 +422,8 @@ def test_modules_that_import_each_other_end(tmp_path, monkeypatch) -> None:
         "from importlib import import_module as im\ndef train(): return im('theirs')",
         "def train(): return train.__globals__['K']",
         "def train():\n import sys\n sys.path.insert(0, 'x')\n import theirs",
+        "import sys\ndef train():\n sys.path.insert(0, 'x')\n import theirs",
+        "def train():\n from sys import path\n path.append('x')\n import theirs",
     ],
 )
 def test_other_ways_to_read_what_is_not_named_are_refused_too(text) -> None:
@@ -434,6 +440,10 @@ def test_a_module_that_is_not_loaded_yet_is_held_to_the_same(tmp_path, monkeypat
     lazy = code("def train():\n import their_lazy\n return their_lazy.f()")
     with pytest.raises(sn.errors.ConfigError, match="cannot be told before it runs"):
         fingerprint(lazy)
+    write(
+        tmp_path, {"their_lazy": "import os, sys\ndef f(): return os.path.join('a', sys.argv[0])"}
+    )
+    assert fingerprint(lazy)
     write(tmp_path, {"their_lazy": "def eval(): return 1\ndef f(): return eval()"})
     assert fingerprint(lazy)
     write(tmp_path, {"their_lazy": "def f("})
