@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.inversion.decoding import MIN_IMAGE_SIDE
+from shieldnet.attacks.membership.shadows import trained_at_once
 from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.checks.masking import ROWS_ASKED, Masking
 from shieldnet.running.engine import one_thread
@@ -100,7 +101,7 @@ def estimate_s(tier: Tier, load: Load, *, shields: Sequence[bool], workers: int 
     work += tier.more_s * (1 + min(features, 1000) / 470 + 10 * load.pictures * features / 3072)
     steps = min(max(1500, load.rows / 17), load.rows * 0.6)
     reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
-    waves = math.ceil(load.reference_models / 8 / workers)
+    waves = math.ceil(load.reference_models / trained_at_once(None) / workers)
     asking = sum(load.ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
     if any(isinstance(check, Masking) for check in tier.checks):
         asking += load.ask_s / load.rows * ROWS_ASKED * (len(shields) - 1)

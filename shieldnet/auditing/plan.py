@@ -24,7 +24,7 @@ from shieldnet.attacks import (
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
 from shieldnet.attacks.base import Measurement
-from shieldnet.attacks.membership.shadows import MIN_SHADOWS, Train
+from shieldnet.attacks.membership.shadows import MIN_SHADOWS, Train, trained_at_once
 from shieldnet.checks import Attribution, Calibration, Check, Masking, Memorization
 from shieldnet.core.checks import choice, whole
 from shieldnet.core.errors import ConfigError
@@ -206,4 +206,4 @@ class Plan:
     @property
     def shadow_jobs(self) -> int:
         """Counts the pieces in which the shadows are trained."""
-        return math.ceil(self.shadows / 8) if self.train is None else self.shadows
+        return math.ceil(self.shadows / trained_at_once(self.train))

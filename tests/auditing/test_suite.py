@@ -27,6 +27,7 @@ from shieldnet.attacks import (
 )
 from shieldnet.attacks.adversary.decoders import Convolutional, KernelRidge, Ridge
 from shieldnet.auditing import plan as tiers
+from shieldnet.auditing.plan import Plan
 from shieldnet.checks import CHECKS, Attribution, Memorization
 from shieldnet.data.examples import Examples
 from shieldnet.demo import breast_cancer, digits, divide, train
@@ -776,3 +777,12 @@ def test_a_check_is_no_attack_and_the_refusal_says_where_it_goes() -> None:
         sn.Tier("mine", (Membership(),), (Membership(),))
     with pytest.raises(sn.errors.ConfigError, match="Expected a tuple of checks such as .*, got 8"):
         sn.Tier("mine", (Membership(),), 8)
+
+
+def test_the_bar_counts_the_jobs_in_which_shadows_are_trained(digits_model) -> None:
+    recipe = sn.Recipe(lambda: digits_model)
+    jobs = {
+        kind: Plan.of("quick", train=train, shadows=20).shadow_jobs
+        for kind, train in (("none", None), ("recipe", recipe), ("own", lambda data, seed: None))
+    }
+    assert jobs == {"none": 3, "recipe": 3, "own": 20}

@@ -65,6 +65,11 @@ class ShadowPlan:
             )
 
 
+def trained_at_once(train: Train | None) -> int:
+    """Counts the shadows of one job: recipes, as reference models are, train several as one."""
+    return _CHUNK if train is None or isinstance(train, Recipe) else 1
+
+
 def train_shadows(
     plan: ShadowPlan,
     *,
@@ -91,7 +96,7 @@ def train_shadows(
     train, reader = _trainer(plan, inputs, labels, pool.rows)
     if plan.train is not None:
         alone(_check_trainer, train, reader, inputs, labels, plan)
-    size = _CHUNK if isinstance(train, Recipe) else 1
+    size = trained_at_once(plan.train)
     chunks = [slice(start, start + size) for start in range(0, plan.count, size)]
     seeds = _seeds(plan)
     jobs = [
