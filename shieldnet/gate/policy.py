@@ -176,7 +176,7 @@ class Policy:
         for group, of_group in self.groups.items():
             whose = "every subgroup" if group == EVERY_GROUP else group
             limits += [f"{name} = {limit:g} for {whose}" for name, limit in of_group.items()]
-        name = {"": "policy", DEFAULT: "default policy"}.get(self.source, self.source)
+        name = {"": "policy", DEFAULT: "default policy"}.get(self.source, f"policy {self.source}")
         return f"{name}: {', '.join(limits)}" if limits else "no policy: nothing is judged"
 
     def document(self) -> dict[str, Any]:

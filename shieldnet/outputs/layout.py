@@ -43,8 +43,8 @@ class Layout:
     kind: of the numbers. axis: of the classes (or of an embedding's dimensions); needed where the
     output is not (rows, classes): 1 for a segmentation (N, K, H, W), -1 for a language model
     (N, T, V). ``opened`` gives (N, *positions, classes): a pixel or a token is a position, and all
-    positions of a row are one answer. A yes or no becomes a row of two classes, all values of an
-    example one row.
+    positions of a row are one answer. A binary decision becomes a row of two classes, all values of
+    an example one row.
     """
 
     kind: Kind

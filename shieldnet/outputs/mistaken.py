@@ -12,8 +12,8 @@ EMBEDDING_NAMES = (
 _SURELY = 1e-5  # float32 softmaxes sum to 1 as closely as this, logits never do
 _UNIT = {torch.float16: 3e-3, torch.bfloat16: 1e-2}  # rounding of half-precision numbers
 _UNIT_IN_FLOAT32 = 1e-3
-_ENOUGH_ROWS = 4  # one row of logits may have length 1 by chance, four hardly
-_LEAST_DIMENSIONS = 3
+_MIN_ROWS = 4  # one row of logits may have length 1 by chance, four hardly
+_MIN_DIMENSIONS = 3
 
 
 def looks_like_probabilities(rows: Tensor) -> bool:
@@ -45,12 +45,12 @@ class UnitVectors:
         within = _UNIT.get(dtype, _UNIT_IN_FLOAT32)
         lengths = wide.norm(dim=-1)
         if (
-            wide.shape[-1] < _LEAST_DIMENSIONS
+            wide.shape[-1] < _MIN_DIMENSIONS
             or bool(((lengths - 1).abs() > within).any())
             or not bool((wide.amin(-1) < 0).all())
         ):
             self.done = True
             return False
         # Distinct ones: the same row asked four times is one row.
-        self._rows |= {hash(row.cpu().numpy().tobytes()) for row in wide[: 4 * _ENOUGH_ROWS]}
-        return len(self._rows) >= _ENOUGH_ROWS
+        self._rows |= {hash(row.cpu().numpy().tobytes()) for row in wide[: 4 * _MIN_ROWS]}
+        return len(self._rows) >= _MIN_ROWS

@@ -72,7 +72,7 @@ def outline(value: Any) -> object:
 def form_of_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
     """Describes how a model was asked, and nothing of what it was asked.
 
-    Which arguments there are, their types, of tensors and arrays the dtype, and yes or no.
+    Which arguments there are, their types, of tensors and arrays the dtype, and True or False.
     """
     if len(args) == 1 and not kwargs:
         return _form_of(args[0])

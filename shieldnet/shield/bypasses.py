@@ -24,7 +24,7 @@ def no_fact(name: str, value: Any) -> BypassError:
     return BypassError(
         f"A Shield has no {name}: of what the model has it gives stored numbers and words, device, "
         f"dtype and config alone, and this is {kind}, computed or more than plain data. Read "
-        f"shield.model.{name} where no stranger listens."
+        f"shield.model.{name} where no untrusted client listens."
     )
 
 
@@ -33,8 +33,8 @@ def changed_since(name: str) -> BypassError:
     return BypassError(
         f"A Shield does not give {name}: it has changed since the Shield was made, and what "
         "changes may hold an answer. Where you changed it yourself, make the Shield anew: "
-        f"sn.Shield(shield.model, shield.settings). Or read shield.model.{name} where no stranger "
-        "listens."
+        f"sn.Shield(shield.model, shield.settings). Or read shield.model.{name} where no "
+        "untrusted client listens."
     )
 
 

@@ -24,14 +24,14 @@ def require_covered(output: list[Any], settings: ShieldSettings) -> None:
             "inputs (KeyedNoise(on='input')); the model returned a list of dicts, as a detector "
             "does. Use RoundTo, Round or GaussianNoise."
         )
-    for one in output:
+    for image in output:
         try:
-            refuse_undefended(one, place_of(one, settings), settings)
+            refuse_undefended(image, place_of(image, settings), settings)
         except AnswerError as refused:
-            line = _line(dict(leaves(one)))
+            line = _line(dict(leaves(image)))
             if line is None:
                 raise
-            names = ", ".join(map(str, one))
+            names = ", ".join(map(str, image))
             raise AnswerError(
                 f"The model returns a list of dicts, one for each image, with {names}, as a "
                 "detector does, and not all of them are named and have defenses; nothing was "

@@ -53,15 +53,15 @@ class EstimatorFace:
     def predict_proba(self, inputs: Any) -> NDArray[Any]:
         """Returns the probabilities that the released answers state, a column for each class.
 
-        Shapes: arrays, tables or lists of rows -> (rows, classes); (rows, labels) where every
-        number is a yes or no of its own.
+        Shapes: arrays, tables or lists of rows -> (rows, classes); (rows, labels) of binary and
+        multi-label models.
         """
         return self._stated(inputs).numpy()
 
     def predict(self, inputs: Any) -> NDArray[Any]:
         """Returns the class of the greatest released probability, as the estimator calls it.
 
-        Shapes: -> (rows,); (rows, labels) of 0 and 1 where every number is a yes or no of its own.
+        Shapes: -> (rows,); (rows, labels) of 0 and 1 of binary and multi-label models.
         """
         stated = self._stated(inputs)
         if self._is_binary:
@@ -140,5 +140,5 @@ def refused(name: str) -> BypassError:
         )
     return BypassError(
         f"A Shield has no {name}: the estimator's own knows nothing of the defenses. Call "
-        f"{instead} instead, or shield.model.estimator.{name} where no stranger listens."
+        f"{instead} instead, or shield.model.estimator.{name} where no untrusted client listens."
     )

@@ -100,7 +100,7 @@ class _Line(NamedTuple):
     def written(self, kept: Mapping[str, Sequence[Defense]]) -> str:
         settings = self.settings
         _, *heads = self.kinds
-        preset = next((name for name, one in PRESETS.items() if one == settings.defenses), None)
+        preset = next((name for name, chain in PRESETS.items() if chain == settings.defenses), None)
         also = {
             name: in_code(defenses)
             for name, defenses in kept.items()
