@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shieldnet.attacks.shadow_answers import Shadows
 from shieldnet.core.randomness import noise_about
 from shieldnet.data.examples import Canaries, Examples, Group
-from shieldnet.defenses.base import dense
+from shieldnet.defenses.named import dense
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome
 from shieldnet.findings.metrics import Metric
 from shieldnet.privacy.guarantee import Guarantee

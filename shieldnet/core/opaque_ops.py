@@ -66,7 +66,7 @@ def refuse_recording(what: str) -> None:
     Errors: ConfigError inside torch.jit.trace (and ONNX export by it), torch.fx.symbolic_trace,
         torch.vmap and the capture of a CUDA graph.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _is_plain():
         return
     if torch._C._get_tracing_state() is not None:
         raise ConfigError(_JIT.format(what))
@@ -86,6 +86,17 @@ def refuse_recording(what: str) -> None:
             f"A CUDA graph cannot record {what}: each replay would repeat the same noise. Capture "
             "the model alone, and put the shield around what replays it."
         )
+
+
+def _is_plain() -> bool:
+    """Says whether nothing at all records or transforms this call: what is nearly always so."""
+    return (
+        torch._C._get_tracing_state() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.fx._symbolic_trace._is_fx_tracing_flag
+        and not torch.cuda.is_initialized()
+    )
 
 
 _REMEDY = (

@@ -22,6 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shieldnet.core.errors import ConfigError
+from shieldnet.core.exact_tables import (
+    FLIP_TICKS,
+    Find,
+    Table,
+    coin_table,
+    gaussian_table,
+    laplace_table,
+    looked_up,
+    scanned,
+)
 from shieldnet.core.opaque_ops import opaque
 
 Source = Callable[[int], bytes]
@@ -31,8 +41,6 @@ MAX_STEPS = 1024
 """The finest grid: a Gaussian's deviation spans at most this many steps (the table's size)."""
 MAX_LAPLACE_STEPS = 64
 """The same for a Laplace scale, whose tails are longer."""
-FLIP_TICKS = 1024
-"""Grid of the scores between which ``coin_reach`` decides."""
 
 _PIECE = 2**17  # numbers of a lattice that are drawn at once: they stay in the processor's cache
 _TABLE_DEVIATION, _LEVEL, _RUN = 4096, 1024, 64
@@ -41,8 +49,8 @@ _TAIL_DEVIATIONS = 19  # 2^256 times the mass beyond is below 1
 _OPEN = -(2**15)
 VARIATION = 2.0**-230
 """Bounds the total variation of one number of ``lattice_gaussian`` to the discrete Gaussian."""
-_CHUNK = 2**16  # draws that a constant-time scan holds in memory at once
-_MIN_LOOKUP_DRAWS = 4096  # below which one binary search is quicker than three lookups
+_MAX_PLAIN_DRAWS = 32  # up to which Python's own bisection is the quickest
+_MANY_BYTES = 512  # from which asking the system costs more than all that is done with them
 
 _source: ContextVar[Source] = ContextVar("_source", default=os.urandom)
 _replayed: ContextVar[int | None] = ContextVar("_replayed", default=None)
@@ -92,7 +100,7 @@ def random_words(count: int) -> Tensor:
     """
     if count == 0:
         return torch.empty(0, dtype=torch.int64)
-    return torch.frombuffer(bytearray(_source.get()(8 * count)), dtype=torch.int64)
+    return torch.frombuffer(bytearray(_random_bytes(8 * count)), dtype=torch.int64)
 
 
 def bernoulli(count: int, chance: float) -> Tensor:
@@ -141,9 +149,6 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
     Source: Micciancio and Walter 2017 (convolution of discrete Gaussians); docs/certificate.md,
     section 7.
     """
-    source = _source.get()
-    if source is os.urandom:
-        from ssl import RAND_bytes as source
     levels = lattice_levels(deviation)
     top = deviation
     for _ in range(levels):
@@ -156,7 +161,7 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
         total = np.zeros(len(piece), dtype=np.int32 if levels <= 1 else np.int64)
         for table in tables:
             np.multiply(total, _LEVEL, out=total)
-            np.add(total, _from_table(len(piece), table, source), out=total)
+            np.add(total, _from_table(len(piece), table), out=total)
         piece[:] = total
     return torch.from_numpy(drawn)
 
@@ -219,16 +224,16 @@ def _gaussian_masses(deviation: float, count: int) -> list[int]:
     return masses
 
 
-def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.int32]:
-    words = np.frombuffer(source(2 * count), dtype=np.uint16)
-    within = np.frombuffer(source(count), dtype=np.uint8) & np.uint8(_RUN - 1)
+def _from_table(count: int, table: _LatticeTable) -> NDArray[np.int32]:
+    words = np.frombuffer(_random_bytes(2 * count), dtype=np.uint16)
+    within = np.frombuffer(_random_bytes(count), dtype=np.uint8) & np.uint8(_RUN - 1)
     decided = table.decided.take(words)
     is_open = np.flatnonzero(decided == _OPEN)
     drawn = np.multiply(decided, _RUN, dtype=np.int32)
     drawn += within
     if not len(is_open):
         return drawn
-    more = np.frombuffer(source(2 * len(is_open)), dtype=np.uint16)
+    more = np.frombuffer(_random_bytes(2 * len(is_open)), dtype=np.uint16)
     longer = (words[is_open].astype(np.uint32) << 16) | more
     order = longer.argsort()  # neighbors are found together: the table is larger than the cache
     places = np.empty(len(longer), dtype=np.int64)
@@ -236,7 +241,7 @@ def _from_table(count: int, table: _LatticeTable, source: Source) -> NDArray[np.
     # Equal leading bits leave the order open (chance 2^-32 a threshold): all the others decide.
     ties = np.flatnonzero(table.leading[np.maximum(places - 1, 0)] == longer)
     for tie in ties.tolist():
-        tail = int.from_bytes(source((_TABLE_BITS - 32) // 8), "little")
+        tail = int.from_bytes(_random_bytes((_TABLE_BITS - 32) // 8), "little")
         word = (int(longer[tie]) << (_TABLE_BITS - 32)) + tail
         places[tie] = bisect_right(table.exact, word)
     drawn[is_open] = table.values[places] + np.where(places < table.runs, within[is_open], 0)
@@ -265,7 +270,7 @@ def rounded_laplace(shape: Sequence[int], scale: float, constant_time: bool = Fa
 
     Shapes and guarantee: as ``rounded_gaussian``, by the table of the Laplace distribution.
     """
-    return _drawn(_laplace_table(scale), shape, constant_time)
+    return _drawn(laplace_table(scale), shape, constant_time)
 
 
 @opaque(lambda shape, epsilon: torch.empty(shape, dtype=torch.int64), draws=True)
@@ -277,119 +282,62 @@ def coin_reach(shape: Sequence[int], epsilon: float) -> Tensor:
     Shapes: -> ``shape`` int64 on the CPU, from 1 (no ticks always show heads) to FLIP_TICKS + 1.
     Guarantee: every chance is exact to 2^-128.
     """
-    return FLIP_TICKS + 1 - _drawn(_coin_table(epsilon), shape, constant_time=False)
+    return FLIP_TICKS + 1 - _drawn(coin_table(epsilon), shape, constant_time=False)
 
 
-class Table(NamedTuple):
-    """Cumulative probabilities times 2^128, and what makes a lookup quick.
-
-    leading: their first 32 bits, as signed integers. exact: all 128. first: the integer below the
-    first of them. start: for the first 16 bits of a draw, how many lie below all such draws;
-    crowded: whether more than one lies among them.
-    """
-
-    leading: Tensor
-    exact: tuple[int, ...]
-    first: int
-    start: Tensor
-    crowded: Tensor
-
-
-def by_table(words: Tensor, table: Table, constant_time: bool = False) -> Tensor:
+def by_table(words: Tensor, table: Table) -> Tensor:
     """Returns the integers that uniform 32-bit words choose; equal words choose the upper one.
 
     Shapes: words (n,) int32 -> (n,) int64.
     """
-    if constant_time:
-        return _scanned(words, table, torch.ge) + table.first
-    if len(words) < _MIN_LOOKUP_DRAWS:
-        return torch.searchsorted(table.leading, words, right=True) + table.first
-    bucket = (words >> 16).to(torch.int64).add_(2**15)
-    indices = table.start[bucket]
-    indices += words >= table.leading[indices]
-    crowd = table.crowded[bucket].nonzero().flatten()
-    indices[crowd] = torch.searchsorted(table.leading, words[crowd], right=True)
-    return indices.add_(table.first)
+    unsigned = words.numpy().view(np.uint32) ^ np.uint32(2**31)
+    return torch.from_numpy(looked_up(unsigned, table)).add_(table.first)
 
 
 def _drawn(table: Table, shape: Sequence[int], constant_time: bool) -> Tensor:
-    words = _half_words(math.prod(shape))
-    drawn = by_table(words, table, constant_time) if len(words) else words.to(torch.int64)
-    # Equal leading words leave the order open (chance 2^-32 each): 96 more bits decide.
-    if constant_time and len(words):
-        is_open = _scanned(words, table, torch.eq) > 0
+    count = math.prod(shape)
+    if count <= _MAX_PLAIN_DRAWS and not constant_time:
+        drawn = np.array(_one_by_one(count, table), dtype=np.int64)
     else:
-        is_open = table.leading[(drawn - (table.first + 1)).clamp_min_(0)] == words
-    for index in is_open.nonzero().flatten().tolist():
-        draw = _full(words[index])
-        drawn[index] = table.first + sum(threshold <= draw for threshold in table.exact)
-    return drawn.reshape(tuple(shape))
+        drawn = np.empty(count, dtype=np.int64)
+        for start in range(0, count, _PIECE):
+            _fill(drawn[start : start + _PIECE], table, scanned if constant_time else looked_up)
+    drawn += table.first
+    return torch.from_numpy(drawn).reshape(tuple(shape))
 
 
-def _scanned(words: Tensor, table: Table, relation: Callable[..., Tensor]) -> Tensor:
-    """Counts, for every word, the thresholds to which it has the relation."""
-    parts = words.split(_CHUNK)
-    return torch.cat([relation(chunk.unsqueeze(1), table.leading).sum(1) for chunk in parts])
+def _one_by_one(count: int, table: Table) -> list[int]:
+    drawn = _random_bytes(4 * count)
+    words = [int.from_bytes(drawn[at : at + 4], "little") for at in range(0, 4 * count, 4)]
+    indices = [bisect_right(table.ordered, word) for word in words]
+    for place, (index, word) in enumerate(zip(indices, words, strict=True)):
+        if index and table.ordered[index - 1] == word:
+            indices[place] = _by_all_bits(word, table)
+    return indices
 
 
-def _half_words(count: int, source: Source | None = None) -> Tensor:
-    if count == 0:
-        return torch.empty(0, dtype=torch.int32)
-    drawn = (source or _source.get())(4 * count)
-    return torch.frombuffer(bytearray(drawn), dtype=torch.int32)
+def _fill(drawn: NDArray[np.int64], table: Table, find: Find) -> None:
+    words = np.frombuffer(_random_bytes(4 * len(drawn)), dtype=np.uint32)
+    drawn[:] = find(words, table)
+    # Equal leading words leave the order open (chance 2^-32 each): 96 more bits decide.
+    below = table.leading.take(drawn - 1, mode="clip")
+    for tie in np.flatnonzero((below == words) & (drawn > 0)).tolist():
+        drawn[tie] = _by_all_bits(int(words[tie]), table)
 
 
-def _full(word: Tensor) -> int:
-    """Makes a 128-bit uniform of a 32-bit word and 96 more bits."""
-    return ((int(word.item()) + 2**31) << 96) + int.from_bytes(_source.get()(12), "little")
+def _by_all_bits(word: int, table: Table) -> int:
+    """Draws 96 more bits of a uniform 32-bit word and compares all 128."""
+    return bisect_right(table.exact, (word << 96) + int.from_bytes(_random_bytes(12), "little"))
 
 
-@lru_cache(maxsize=64)
-def gaussian_table(deviation: float) -> Table:
-    """Returns the table of round(deviation * Z)."""
-    import mpmath
+def _random_bytes(count: int) -> bytes:
+    """Asks this context's source; for many bytes OpenSSL's generator stands for the system.
 
-    last = math.ceil(13.4 * deviation) + 1  # 2^128 * Phi(-13.4) < 1e-2: nothing lies beyond
-    with mpmath.workdps(60):
-        half, scale = mpmath.mpf("0.5"), mpmath.mpf(deviation)
-        chances = [mpmath.ncdf((k + half) / scale) for k in range(-last, last)]
-        return _table(chances, -last)
+    It is seeded by the operating system, and anew after a fork.
+    """
+    source = _source.get()
+    if source is os.urandom and count >= _MANY_BYTES:
+        from ssl import RAND_bytes
 
-
-@lru_cache(maxsize=64)
-def _laplace_table(scale: float) -> Table:
-    import mpmath
-
-    last = math.ceil(89 * scale) + 1  # 2^128 * exp(-89) / 2 < 1
-    with mpmath.workdps(60):
-        half, width = mpmath.mpf("0.5"), mpmath.mpf(scale)
-        tails = [mpmath.exp(-(k + half) / width) / 2 for k in range(last)]
-        return _table([*reversed(tails), *(1 - tail for tail in tails)], -last)
-
-
-@lru_cache(maxsize=64)
-def _coin_table(epsilon: float) -> Table:
-    import mpmath
-
-    with mpmath.workdps(60):
-        rate = mpmath.mpf(epsilon) / (2 * FLIP_TICKS)
-        return _table([mpmath.exp(-rate * tick) for tick in range(FLIP_TICKS, -1, -1)], 0)
-
-
-def _table(chances: Sequence[object], first: int) -> Table:
-    import mpmath
-
-    exact = tuple(min(int(mpmath.floor(mpmath.ldexp(chance, 128))), 2**128) for chance in chances)
-    leading = np.array([min(threshold >> 96, 2**32 - 1) - 2**31 for threshold in exact])
-    edges = np.arange(-(2**15), 2**15 + 1) * 2**16
-    start = np.searchsorted(leading, edges[:-1], side="right")
-    inside = np.searchsorted(leading, edges[1:] - 1, side="right") - start
-    # Past the last threshold there is nothing to compare with: such draws are looked up in full.
-    crowded = (inside > 1) | (start == len(leading))
-    return Table(
-        torch.from_numpy(leading.astype(np.int32)),
-        exact,
-        first,
-        torch.from_numpy(np.minimum(start, len(leading) - 1)),
-        torch.from_numpy(crowded),
-    )
+        return RAND_bytes(count)
+    return source(count) if count else b""

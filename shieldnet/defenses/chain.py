@@ -11,16 +11,10 @@ from torch import Tensor
 from shieldnet.core.checks import choice
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.opaque_ops import is_captured
-from shieldnet.defenses.base import (
-    UNBOUNDED,
-    Defense,
-    Named,
-    all_on,
-    dense,
-    readings,
-)
+from shieldnet.defenses.base import UNBOUNDED, Defense, readings
 from shieldnet.defenses.conversions import Center, Log, Softmax
 from shieldnet.defenses.labels import Argmax
+from shieldnet.defenses.named import Named, all_on, dense
 from shieldnet.outputs.layout import MODEL_KINDS, ROW_KINDS, Kind, Layout, require_finite
 from shieldnet.privacy.cost import PrivacyCost
 
@@ -37,13 +31,15 @@ class Chain:
     """Turns one output of a model into what is released of it.
 
     stages: defenses and inserted conversions. defenses: those that the user named. layout: of the
-    output. release: the kind of what is released.
+    output. release: the kind of what is released. overflowing: for each stage, whose NaN and Inf
+    are looked for after it, if any: once, where they show last.
     """
 
     stages: tuple[Defense, ...]
     defenses: tuple[Defense, ...]
     layout: Layout
     release: Kind
+    overflowing: tuple[Defense | None, ...]
 
     @classmethod
     def of(
@@ -65,7 +61,8 @@ class Chain:
             wanted = "integers"
         allowed = _RELEASES[kind] + (("integers",) if integers else ())
         choice("release", wanted, tuple(dict.fromkeys(allowed)))
-        return cls(_linked(defenses, kind, wanted), tuple(defenses), layout, wanted)
+        stages = _linked(defenses, kind, wanted)
+        return cls(stages, tuple(defenses), layout, wanted, _overflowing(stages))
 
     def __call__(
         self,
@@ -77,11 +74,24 @@ class Chain:
 
         noise: of every stage, as ``draw`` gives it; drawn here where it is not given.
         """
-        rows = self.layout.opened(output)
+        return self._closed(self.layout.opened(output), output, inputs, noise)
+
+    def again(self, output: Tensor) -> Tensor:
+        """Defends an output of a form that was defended before: only its values are checked."""
+        return self._closed(self.layout.rows_of(output), output)
+
+    def _closed(
+        self,
+        rows: Tensor,
+        output: object,
+        inputs: tuple[Tensor, ...] = (),
+        noise: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
         shape = output.shape if isinstance(output, Tensor) else rows.shape
         # In one order of memory, whatever the model's: strides are an answer too.
         defended = own(dense(self.defended(rows, inputs, noise)).contiguous(), output)
-        return own(self.layout.closed(defended, shape, self.release))
+        closed = self.layout.closed(defended, shape, self.release)
+        return closed if closed is defended else own(closed)
 
     def draw(self, shape: torch.Size) -> tuple[Tensor | None, ...]:
         """Draws the noise of every stage for rows of this shape (..., classes), on the CPU."""
@@ -103,8 +113,8 @@ class Chain:
                 answers = stage.with_inputs(dense(answers), inputs)
             else:
                 answers = stage.compact(answers)
-            if stage.may_overflow:
-                answers = require_finite(dense(answers), stage)
+            if (first := self.overflowing[number]) is not None:
+                answers = require_finite(dense(answers), first)
         return answers
 
     def rows(self, answers: Tensor) -> Tensor:
@@ -119,8 +129,7 @@ class Chain:
     def distribution(self, answers: Tensor, classes: int) -> Tensor:
         """Reads released answers as distributions. Shapes: -> (N, *positions, classes)."""
         if self.release == "labels":
-            rows = torch.zeros(*answers.shape, classes, device=answers.device)
-            return all_on(answers.unsqueeze(-1), rows).dense()
+            return all_on(answers.unsqueeze(-1), classes, torch.float32).dense()
         rows = self.rows(answers)
         return rows if self.release == "probabilities" else rows.softmax(-1)
 
@@ -216,6 +225,18 @@ def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[D
             raise ConfigError(f"The defenses give {kind}, which cannot be released as {release}.")
         chain.append(conversions[release])
     return tuple(chain)
+
+
+def _overflowing(stages: tuple[Defense, ...]) -> tuple[Defense | None, ...]:
+    looked_for: list[Defense | None] = []
+    first: Defense | None = None
+    for number, stage in enumerate(stages):
+        if first is None and stage.may_overflow:
+            first = stage
+        is_kept = number + 1 < len(stages) and stages[number + 1].keeps_nan
+        looked_for.append(None if is_kept else first)
+        first = first if is_kept else None
+    return tuple(looked_for)
 
 
 def _no_defense(value: object) -> str:

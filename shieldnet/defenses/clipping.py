@@ -31,6 +31,7 @@ class ClipNorm(Defense):
     bound: float
     accepts = ("logits", "values", "embeddings")
     centered = True
+    keeps_nan = True
     not_after = MappingProxyType(
         dict.fromkeys(("GaussianNoise", "LaplaceNoise", "KeyedNoise", "RoundTo"), _LATE)
     )

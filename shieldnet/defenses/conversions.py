@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from shieldnet.core.checks import positive
-from shieldnet.defenses.base import UNBOUNDED, Defense, Lookup, Named, logs_of
+from shieldnet.defenses.base import UNBOUNDED, Defense
+from shieldnet.defenses.named import Array, Lookup, Named, as_tensor, at_hand, logs_of
 from shieldnet.outputs.layout import ZERO_LOGIT
 from shieldnet.privacy.cost import Reach
-
-_MAX_NARROW_CLASSES = 16  # up to which torch's softmax leaves the vector units idle
-_MIN_NUMBERS = 4096  # from which that matters more than two more operations
 
 
 @dataclass(frozen=True)
@@ -23,10 +21,7 @@ class Softmax(Defense):
     conversion = True
 
     def __call__(self, answers: Tensor) -> Tensor:
-        if answers.shape[-1] > _MAX_NARROW_CLASSES or answers.numel() < _MIN_NUMBERS:
-            return answers.softmax(-1)
-        powers = (answers - answers.amax(-1, keepdim=True)).exp()
-        return powers / powers.sum(-1, keepdim=True)
+        return answers.softmax(-1)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         return Reach(radius=math.sqrt(1 - 1 / classes))  # the simplex, about its center
@@ -52,12 +47,12 @@ class Log(Defense):
             return Named(scores, answers.places, rest, answers.classes, answers.dtype)
         return self(answers)
 
-    def _of(self, column: Tensor | Lookup | float) -> Tensor | Lookup | float:
-        if isinstance(column, Tensor):
-            return self(column)
+    def _of(self, column: Array | Lookup | float) -> Array | Lookup | float:
         if isinstance(column, Lookup):
-            return Lookup(column.places, column.logs, column.logs)
-        return max(math.log(column), ZERO_LOGIT) if column > 0 else ZERO_LOGIT
+            return column._replace(which=1)
+        if isinstance(column, float):
+            return max(math.log(column), ZERO_LOGIT) if column > 0 else ZERO_LOGIT
+        return self(column) if isinstance(column, Tensor) else at_hand(self(as_tensor(column)))
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,7 @@ class Center(Defense):
     accepts = ("logits",)
     may_overflow = True
     conversion = True
+    keeps_nan = True
 
     def __call__(self, answers: Tensor) -> Tensor:
         return answers - answers.mean(-1, keepdim=True)
@@ -82,6 +78,7 @@ class Temperature(Defense):
     temperature: float
     accepts = ("logits",)
     may_overflow = True
+    keeps_nan = True
 
     @classmethod
     def examples(cls) -> tuple[Defense, ...]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from shieldnet.core.checks import choice, optional, positive
 from shieldnet.core.errors import AnswerError, ConfigError
-from shieldnet.core.randomness import MAX_STEPS, by_table, gaussian_table
+from shieldnet.core.exact_tables import gaussian_table
+from shieldnet.core.randomness import MAX_STEPS, by_table
 from shieldnet.defenses.base import Defense
 
 _MIN_KEY_BYTES = 16

@@ -1,22 +1,30 @@
 """Only the winner: its name, or its name and how sure the model is."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shieldnet.core.checks import whole
-from shieldnet.core.opaque_ops import is_captured
-from shieldnet.defenses.base import (
-    UNBOUNDED,
-    Defense,
+from shieldnet.defenses.base import UNBOUNDED, Defense, Naming
+from shieldnet.defenses.named import (
+    Array,
+    Arrays,
     Lookup,
     Named,
-    Naming,
     all_on,
+    as_tensor,
+    at_hand,
+    constant,
     dense,
-    logs_of,
+    numpy_type,
+    tables,
     winner,
+    winner_place,
+    with_logs,
 )
 from shieldnet.privacy.cost import PrivacyCost, Reach, label_bits
 
@@ -28,7 +36,7 @@ class Label(Naming):
     accepts = ("logits", "probabilities")
 
     def named(self, answers: Tensor) -> Named:
-        return all_on(winner(answers)[1], answers)
+        return all_on(winner_place(answers), answers.shape[-1], answers.dtype)
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
         return PrivacyCost(bits=label_bits(classes))
@@ -52,8 +60,8 @@ class Confidence(Naming):
 
     def named(self, answers: Tensor) -> Named:
         top, index = winner(answers)
-        bins = bins_of(self.bins, answers)
-        return bins.named(bins.index(top), index, answers.shape[-1])
+        bins = Bins.of(self.bins, answers)
+        return bins.named(bins.index(top), index)
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
         return PrivacyCost(bits=label_bits(classes, self.bins))
@@ -71,11 +79,11 @@ class Argmax(Defense):
     conversion = True
 
     def __call__(self, answers: Tensor) -> Tensor:
-        return answers.argmax(-1)
+        return as_tensor(at_hand(answers).argmax(-1))
 
     def compact(self, answers: Tensor | Named) -> Tensor | Named:
         if isinstance(answers, Named) and answers.places.shape[-1] == 1:
-            return answers.places.squeeze(-1)
+            return as_tensor(answers.places[..., 0])
         return self(dense(answers))
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
@@ -84,47 +92,59 @@ class Argmax(Defense):
 
 @dataclass(frozen=True)
 class Bins:
-    """Equal bins of a winner's probability, between 1/K and 1, and what each of them releases.
+    """Equal bins of a winner's probability, between 1/K and 1, of rows of ``classes``."""
 
-    edges: between bins. winner: the middle of each bin. others: an even share of the rest.
-    """
+    bins: int
+    classes: int
+    dtype: torch.dtype
 
-    edges: Tensor
-    winner: Lookup
-    others: Lookup
+    @classmethod
+    def of(cls, bins: int, rows: Tensor) -> "Bins":
+        """Returns the bins for rows like these. Shapes: rows (..., K)."""
+        return cls(bins, rows.shape[-1], rows.dtype)
 
-    def index(self, top: Tensor) -> Tensor:
+    def index(self, top: Array) -> Array:
         """Finds the bins of probabilities. Shapes: (..., 1) -> (..., 1) int64."""
-        return torch.bucketize(top.contiguous(), self.edges, right=True)
+        settings = self.bins, self.classes, self.dtype
+        if isinstance(top, Tensor):
+            edges = constant("edges_of_bins", settings, 0, top.device)
+            return torch.bucketize(top.contiguous(), edges, right=True)
+        return edges_of_bins(*settings)[0].searchsorted(top, "right")
 
-    def named(self, index: Tensor, label: Tensor, classes: int) -> Named:
-        """Gives each winner the middle of its bin. Shapes: (..., 1), (..., 1)."""
-        winner = Lookup(index, self.winner.table, self.winner.logs)
-        others = Lookup(index, self.others.table, self.others.logs)
-        return Named(winner, label, others, classes, self.edges.dtype)
+    def named(self, index: Array, label: Array) -> Named:
+        """Gives each winner the middle of its bin. Shapes: (..., 1), (..., 1).
 
-
-_made: dict[tuple[int, int, torch.dtype, torch.device], Bins] = {}
-
-
-def bins_of(bins: int, like: Tensor) -> Bins:
-    """Returns the bins for rows like ``like``; they are made once."""
-    key = bins, like.shape[-1], like.dtype, like.device
-    if is_captured():  # a traced tensor must not outlive its graph
-        return _bins(*key)
-    if key not in _made:
-        _made[key] = _bins(*key)
-    return _made[key]
+        The other classes share the rest evenly.
+        """
+        settings = self.bins, self.classes, self.dtype
+        winner, others = (
+            Lookup(index, "winners_of_bins", settings),
+            Lookup(index, "others_of_bins", settings),
+        )
+        return Named(winner, label, others, self.classes, self.dtype)
 
 
-def _bins(bins: int, classes: int, dtype: torch.dtype, device: torch.device) -> Bins:
+@tables
+def edges_of_bins(bins: int, classes: int, dtype: torch.dtype) -> Arrays:
+    """Returns the probabilities between bins."""
     width = (1 - 1 / classes) / bins
-    steps = torch.arange(bins, dtype=torch.float64, device=device)
-    edges = (1 / classes + steps[1:] * width).to(dtype)
-    middle = 1 / classes + (steps + 0.5) * width
-    rest = (1 - middle) / (classes - 1)
-    none = torch.zeros(0, dtype=torch.int64, device=device)
-    winner, others = (
-        Lookup(none, table.to(dtype), logs_of(table).to(dtype)) for table in (middle, rest)
-    )
-    return Bins(edges, winner, others)
+    edges: NDArray[Any] = 1 / classes + np.arange(1, bins) * width
+    return (edges.astype(numpy_type(dtype)),)
+
+
+def _middle(bins: int, classes: int) -> NDArray[Any]:
+    width = (1 - 1 / classes) / bins
+    middle: NDArray[Any] = 1 / classes + (np.arange(bins) + 0.5) * width
+    return middle
+
+
+@tables
+def winners_of_bins(bins: int, classes: int, dtype: torch.dtype) -> Arrays:
+    """Returns the middle of each bin, and its logarithm."""
+    return with_logs(_middle(bins, classes), dtype)
+
+
+@tables
+def others_of_bins(bins: int, classes: int, dtype: torch.dtype) -> Arrays:
+    """Returns what each other class is left beside the middle of each bin, and its logarithm."""
+    return with_logs((1 - _middle(bins, classes)) / (classes - 1), dtype)

@@ -40,6 +40,7 @@ class _Lattice(Defense):
     keeps_argmax = False
     deterministic = False
     may_overflow = True
+    keeps_nan = True
     max_steps: ClassVar[int] = MAX_STEPS
 
     def __post_init__(self) -> None:

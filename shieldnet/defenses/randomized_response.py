@@ -4,14 +4,17 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from shieldnet.core.checks import positive, whole
 from shieldnet.core.errors import ConfigError
-from shieldnet.core.randomness import FLIP_TICKS, coin_reach, random_words
-from shieldnet.defenses.base import UNBOUNDED, Defense, Named, Naming, all_on, winner
-from shieldnet.defenses.labels import bins_of
+from shieldnet.core.exact_tables import FLIP_TICKS
+from shieldnet.core.randomness import coin_reach, random_words
+from shieldnet.defenses.base import UNBOUNDED, Defense, Naming
+from shieldnet.defenses.labels import Bins
+from shieldnet.defenses.named import Array, Named, all_on, like, winner, winner_place
 from shieldnet.privacy.cost import PrivacyCost, Reach, pure_cost
 from shieldnet.privacy.events import Event, RandomizedResponseEvent
 
@@ -75,13 +78,15 @@ class RandomizedResponse(_Mechanism):
 
     def named_with(self, answers: Tensor, noise: Tensor) -> Named:
         classes = answers.shape[-1]
-        score, index = winner(answers)
         if self.bins == 1:
-            return all_on(_told(index, noise, classes), answers)
-        bins = bins_of(self.bins, answers)
-        symbol = _told(index * self.bins + bins.index(score), noise, classes * self.bins)
-        index = symbol.div(self.bins, rounding_mode="floor")
-        return bins.named(symbol.remainder(self.bins), index, classes)
+            index = winner_place(answers)
+            told = _told(index, like(noise, index), classes)
+            return all_on(told, classes, answers.dtype)
+        score, index = winner(answers)
+        bins = Bins.of(self.bins, answers)
+        symbol = index * self.bins + bins.index(score)
+        symbol = _told(symbol, like(noise, symbol), classes * self.bins)
+        return bins.named(symbol % self.bins, symbol // self.bins)
 
     def _other(self, symbols: int) -> int:
         """Counts, of 2^63 draws, those that give one certain other symbol."""
@@ -143,7 +148,8 @@ class PermuteAndFlip(_Mechanism):
         ticks = (answers * FLIP_TICKS).to(torch.int64)
         taken = ticks.amax(-1, keepdim=True) - ticks < reach
         last = torch.iinfo(torch.int64).max
-        return all_on(torch.where(taken, turn, last).argmin(-1, keepdim=True), answers)
+        first = torch.where(taken, turn, last).argmin(-1, keepdim=True)
+        return all_on(first, answers.shape[-1], answers.dtype)
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
         return pure_cost(self.epsilon, answers=classes)
@@ -152,9 +158,10 @@ class PermuteAndFlip(_Mechanism):
         return Reach(radius=1.0, named=1)
 
 
-def _told(symbol: Tensor, noise: Tensor, symbols: int) -> Tensor:
+def _told(symbol: Array, noise: Array, symbols: int) -> Array:
     """Returns the symbol that is told: the others are numbered past the true one."""
-    return torch.where(noise < symbols - 1, noise + (noise >= symbol), symbol)
+    where = torch.where if isinstance(symbol, Tensor) else np.where
+    return where(noise < symbols - 1, noise + (noise >= symbol), symbol)
 
 
 def _check_epsilon(epsilon: float) -> None:

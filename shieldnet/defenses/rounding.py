@@ -3,12 +3,18 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from shieldnet.core.checks import positive, whole
-from shieldnet.core.opaque_ops import is_captured
-from shieldnet.defenses.base import UNBOUNDED, Defense, Named, dense, top
+from shieldnet.defenses.apportionment import (
+    apportioned,
+    in_ticks,
+    rest_of,
+    total_weight,
+    weights_of,
+)
+from shieldnet.defenses.base import UNBOUNDED, Defense
+from shieldnet.defenses.named import Named, dense, joined, top
 from shieldnet.privacy.cost import PrivacyCost, Reach, grid_bits
 
 
@@ -57,23 +63,23 @@ class Round(Defense):
         classes = answers.shape[-1]
         # No class beyond the first ``ticks`` can get one.
         scores, places = top(answers, min(self.ticks, classes))
-        total = answers.sum(-1, keepdim=True, dtype=torch.float64)
-        return Named(self._rounded(scores, 0, total), places, 0.0, classes, scores.dtype)
+        total = total_weight(answers) if classes > self.ticks else None
+        shares = apportioned(weights_of(scores), self.ticks, total=total)
+        worth = in_ticks(shares, self.ticks, 1, answers.dtype)
+        return Named(worth, places, 0.0, classes, answers.dtype)
 
     def _of_named(self, answers: Named) -> Named:
-        scores, rest = answers.tensors()
-        others = answers.classes - scores.shape[-1]
+        weights = weights_of(answers.columns())
+        others = answers.classes - weights.shape[-1]
         if others == 0:
-            return answers._replace(rest=0.0, scores=self._rounded(scores))
-        entries = self._rounded(torch.cat([scores, rest * others], -1), others)
-        return answers._replace(scores=entries[..., :-1], rest=entries[..., -1:] / others)
-
-    def _rounded(self, entries: Tensor, others: int = 0, total: Tensor | None = None) -> Tensor:
-        """Rounds entries that descend, but for the last one if ``others`` share it."""
-        if total is None:
-            total = entries.sum(-1, keepdim=True, dtype=torch.float64)
-        shares = largest_remainders(entries, self.ticks, total)
-        return crowned(shares, others).div_(self.ticks).to(entries.dtype)
+            worth = in_ticks(apportioned(weights, self.ticks), self.ticks, 1, answers.dtype)
+            return answers._replace(scores=worth, rest=0.0)
+        weights = joined([weights, rest_of(weights, others)])
+        shares = apportioned(weights, self.ticks, others)
+        return answers._replace(
+            scores=in_ticks(shares[..., :-1], self.ticks, 1, answers.dtype),
+            rest=in_ticks(shares[..., -1:], self.ticks, others, answers.dtype),
+        )
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
         return PrivacyCost(bits=grid_bits(classes, self.ticks, upstream.named))
@@ -97,6 +103,7 @@ class RoundTo(Defense):
     accepts = ("values", "embeddings")
     keeps_argmax = False
     may_overflow = True
+    keeps_nan = True
 
     @classmethod
     def examples(cls) -> tuple[Defense, ...]:
@@ -106,7 +113,7 @@ class RoundTo(Defense):
         positive("step", self.step)
 
     def __call__(self, answers: Tensor) -> Tensor:
-        wide = answers.to(torch.float64)
+        wide = answers.double()
         # Adding 0 turns -0 into 0: else a released zero would tell the sign.
         return wide.div(self.step).round_().mul_(self.step).add_(0.0).to(answers.dtype)
 
@@ -124,39 +131,3 @@ class RoundTo(Defense):
             radius=upstream.radius + math.sqrt(classes) * self.step / 2,
             box=(low - self.step / 2, high + self.step / 2),
         )
-
-
-def largest_remainders(entries: Tensor, ticks: int, total: Tensor) -> Tensor:
-    """Shares ``ticks`` among the entries of each row in proportion to ``total``.
-
-    Shapes: entries (..., k) >= 0, total (..., 1) -> (..., k) float64, whole numbers that sum to
-    ``ticks``. Equal remainders go to the first entry; order is kept where entries descend.
-    Source: Hamilton's method of apportionment.
-    """
-    exact = entries * (ticks * total.reciprocal())
-    shares = exact.floor()
-    order = exact.sub_(shares).argsort(dim=-1, descending=True, stable=True)
-    missing = shares.sum(-1, keepdim=True).neg_().add_(ticks)
-    served = torch.arange(entries.shape[-1], device=entries.device) < missing
-    return shares.scatter_add_(-1, order, served.to(shares.dtype))
-
-
-def crowned(shares: Tensor, others: int = 0) -> Tensor:
-    """Moves one tick to the winner, the first entry, where another class has as many.
-
-    It is taken from the last of its rivals, so that classes with equal probabilities keep the
-    form (q + 1, ..., q + 1, q, ..., q). others: how many classes share the last entry.
-
-    Shapes: shares (..., k), descending up to ``others`` -> (..., k), changed in place.
-    """
-    named = shares[..., :-1] if others else shares
-    first = named[..., :1]
-    last = (named == first).sum(-1, keepdim=True).sub_(1)
-    if others:
-        below = shares[..., -1:] < first * others
-        last = torch.where(below, last, shares.shape[-1] - 1)
-    if not is_captured() and not last.any():
-        return shares  # nearly always
-    tick = (last > 0).to(shares.dtype)
-    shares.scatter_add_(-1, last, -tick)[..., :1].add_(tick)
-    return shares

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import torch
 from torch import Tensor
 
 from shieldnet.core.checks import flag, whole
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
-from shieldnet.defenses.base import UNBOUNDED, Defense, Named, Naming, dense, keep_top, top
+from shieldnet.defenses.apportionment import share_of_rest, weights_of
+from shieldnet.defenses.base import UNBOUNDED, Defense, Naming
+from shieldnet.defenses.named import Named, dense, keep_top, least, top
 from shieldnet.privacy.cost import Reach
 
 _BELOW = 1 - 2.0**-20
@@ -50,10 +51,10 @@ class TopK(Naming):
     def named(self, answers: Tensor) -> Named:
         scores, places = top(answers, self.k)
         others = answers.shape[-1] - self.k
-        even = scores.sum(-1, keepdim=True).sub_(1).div_(-others).clamp_min_(0)
+        even = share_of_rest(weights_of(scores), others, answers.dtype)
         # Nearly flat rows are capped below the least kept score, lest an earlier class win.
-        rest = torch.minimum(even, scores[..., -1:] * _BELOW)
-        return Named(scores, places, rest, answers.shape[-1], scores.dtype)
+        rest = least(even, scores[..., -1:] * _BELOW)
+        return Named(scores, places, rest, answers.shape[-1], answers.dtype)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         self._check(classes, ConfigError)

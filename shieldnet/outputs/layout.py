@@ -33,6 +33,8 @@ ROW_KINDS: dict[Kind, Kind] = {"binary_logits": "logits", "binary_probabilities"
 ZERO_LOGIT = -1024.0
 """The logit of a released zero: exact in every float type, and exp of it is 0 in all of them."""
 
+_MAX_PLAIN = 64  # numbers up to which Python adds them in less time than torch
+_WIDE = (torch.float32, torch.float64)
 _SUM_TOLERANCE = 1e-2  # half precision and softmaxes over 100,000 classes stay well inside
 
 
@@ -78,6 +80,21 @@ class Layout:
             ConfigError inside torch.jit.trace and its like (``refuse_recording``).
         """
         refuse_recording("what is released")
+        return self.rows_of(self._of_right_form(output))
+
+    def rows_of(self, tensor: Tensor) -> Tensor:
+        """Does the same for a tensor whose form was right before: only its values are checked."""
+        if tensor.dtype not in _WIDE:
+            tensor = tensor.float()
+        tensor = refuse(tensor, self.kind, -1 if self.axis is None else self.axis)
+        return tensor if self._is_open else self._with_classes_last(tensor)
+
+    @property
+    def _is_open(self) -> bool:
+        """Says whether rows are what the model gives."""
+        return self.axis is None and self.kind in ("logits", "embeddings")
+
+    def _of_right_form(self, output: object) -> Tensor:
         tensor = _tensor_of(output)
         if not tensor.is_floating_point():
             raise AnswerError(
@@ -86,9 +103,8 @@ class Layout:
             )
         if tensor.is_meta:
             raise AnswerError("The model gave a tensor without data (device meta).")
-        if tensor.dtype not in (torch.float32, torch.float64):
-            tensor = tensor.float()
-        return self._with_classes_last(refuse(tensor, self.kind, self._axis_of(tensor)))
+        self._require_axis(tensor)
+        return tensor
 
     def refuse_mistaken(self, output: object, vectors: UnitVectors) -> None:
         """Raises AnswerError for first outputs whose logits are none, by all they show.
@@ -140,11 +156,11 @@ class Layout:
             return answers
         return answers.movedim(-1, self.axis)
 
-    def _axis_of(self, tensor: Tensor) -> int:
+    def _require_axis(self, tensor: Tensor) -> None:
         if self.kind in ROW_KINDS or self.kind == "values":
             _require_examples(tensor, self.kind)
-            return 0
-        return _class_axis(tensor, self.kind, self.axis)
+        else:
+            _require_class_axis(tensor, self.kind, self.axis)
 
     def _with_classes_last(self, tensor: Tensor) -> Tensor:
         if self.kind == "binary_logits":
@@ -226,7 +242,11 @@ def _refuse(tensor: Tensor, kind: str, axis: int) -> None:
 
 def _finite(scores: Tensor) -> bool:
     # One pass: NaN and Inf never leave a sum; a finite sum that overflows is looked at again.
-    return math.isfinite(scores.sum().item()) or bool(torch.isfinite(scores).all())
+    if type(scores) is Tensor and scores.is_cpu and scores.numel() <= _MAX_PLAIN:
+        total = sum(scores.detach().numpy().ravel().tolist())
+    else:
+        total = scores.sum().item()
+    return math.isfinite(total) or bool(torch.isfinite(scores).all())
 
 
 def _require_finite_rows(tensor: Tensor) -> None:
@@ -270,8 +290,8 @@ def _require_examples(tensor: Tensor, kind: str) -> None:
         )
 
 
-def _class_axis(tensor: Tensor, kind: str, axis: int | None) -> int:
-    """Returns the axis of the classes, or says how to name it."""
+def _require_class_axis(tensor: Tensor, kind: str, axis: int | None) -> None:
+    """Raises AnswerError where there is no axis of classes, and says how to name it."""
     shape, rank = tuple(tensor.shape), tensor.dim()
     if axis is None and rank > 2:
         raise AnswerError(
@@ -291,4 +311,3 @@ def _class_axis(tensor: Tensor, kind: str, axis: int | None) -> int:
             f"Expected scores of shape (rows, classes) with at least 2 classes, got shape {shape}."
             " One number a row? Use outputs='binary_logits' or 'values'."
         )
-    return position

@@ -263,7 +263,9 @@ def _put_back(model: nn.Module) -> Iterator[None]:
 def _rows_of(values: Sequence[Any]) -> int:
     """Counts the rows of the first value that has rows, 0 where none has."""
     for value in values:
-        if isinstance(value, Tensor | np.ndarray):
+        if type(value) is Tensor and value.dim():
+            rows = value.shape[0]
+        elif isinstance(value, Tensor | np.ndarray):
             rows = len(value) if value.ndim else 0
         elif isinstance(value, Mapping):
             rows = _rows_of(list(value.values()))

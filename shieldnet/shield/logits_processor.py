@@ -9,8 +9,9 @@ from shieldnet.core.checks import whole
 from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import refuse_recording
 from shieldnet.defenses import Chain, Defense, Softmax
-from shieldnet.defenses.base import Named, Naming
+from shieldnet.defenses.base import Naming
 from shieldnet.defenses.conversions import Center, Log
+from shieldnet.defenses.named import Named
 from shieldnet.outputs.layout import ZERO_LOGIT, Kind
 from shieldnet.shield.settings import ShieldSettings
 

@@ -13,11 +13,12 @@ from shieldnet.defenses import Defense
 from shieldnet.outputs.adapters import as_module, default_kind
 from shieldnet.outputs.estimators import Estimator
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
+from shieldnet.outputs.layers import Layers
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
 from shieldnet.outputs.mistaken import UnitVectors
 from shieldnet.outputs.nested import Path, form_of_call, is_list_of_dicts, named_leaves, replaced
-from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs, refuse_mixing_layers
+from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
@@ -34,6 +35,7 @@ from shieldnet.shield.fields import (
     require_rows,
 )
 from shieldnet.shield.logits_processor import LogitsProcessor, processor_of
+from shieldnet.shield.routine import Routine
 from shieldnet.shield.seen import SeenExtent
 from shieldnet.shield.settings import Extent, ShieldSettings, as_settings, has_settings, named_by
 from shieldnet.shield.state import keep_model_keys
@@ -120,8 +122,10 @@ class Shield(nn.Module):
         self.chain, self.others = self.settings.chain, self.settings.others
         self.micro_batch, self.reads_inputs = self.settings.micro_batch, self.settings.reads_inputs
         self.is_one_tensor = self.settings.main is None
+        self.is_routine = self.is_one_tensor and not self.reads_inputs
         self.seen = SeenExtent(self.settings)
         self.forms, self.facts = AnswerForms(), Facts(model)
+        self.layers, self.routine = Layers(), Routine()
         self.vectors = UnitVectors(done=not self.settings.is_guess)
         self.trial = RowTrial(self.micro_batch == 1)
         keep_model_keys(self)
@@ -167,19 +171,23 @@ class Shield(nn.Module):
         Shapes: the model's arguments -> the model's output; labels have no class axis.
         """
         refuse_recording("a Shield")
-        model = self.model
-        mode = refuse_mixing_layers(model)
-        if kwargs.get("training"):
+        if kwargs and kwargs.get("training"):
             raise training_asked()
+        if not torch.is_grad_enabled():
+            return self._answers(args, kwargs)
         with torch.no_grad():
-            if self.micro_batch is None:
-                answers = self._answer(model, args, kwargs, mode)
-            else:
-                parts, rows = pieces(args, kwargs, self.micro_batch)
-                answers = merged([self._answer(model, *part, mode) for part in parts], rows)
-        if isinstance(model, Around) and not holds_tensors(*args, *kwargs.values()):
-            return as_arrays(answers)
-        return answers
+            return self._answers(args, kwargs)
+
+    def _answers(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        model: nn.Module = self.__dict__["_modules"]["model"]  # what self.model is, a third as long
+        mode = self.layers.mode(model)
+        if self.micro_batch is None:
+            answers = self._answer(model, args, kwargs, mode)
+        else:
+            parts, rows = pieces(args, kwargs, self.micro_batch)
+            answers = merged([self._answer(model, *part, mode) for part in parts], rows)
+        is_function = isinstance(model, Around) and not holds_tensors(*args, *kwargs.values())
+        return as_arrays(answers) if is_function else answers
 
     def _answer(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mode: object
@@ -190,6 +198,8 @@ class Shield(nn.Module):
         except RuntimeError as failed:
             explain_devices(failed, model, (*args, *kwargs.values()))
             raise
+        if asked is None and self.routine.fits(args, kwargs, output):
+            return self.chain.again(output)
         inputs: tuple[Tensor, ...] = ()
         if self.reads_inputs:
             inputs = tuple(map(torch.as_tensor, arrays((*args, *kwargs.values()))))
@@ -198,6 +208,8 @@ class Shield(nn.Module):
             isinstance(part, Shield) and not part.deterministic for part in model.modules()
         ):
             self.trial.run(model, asked, output, lambda given: counted_rows(given, self.settings))
+        if self.is_routine and self.seen.answered and self.vectors.done:
+            self.routine.learn(args, kwargs, output)
         return answers
 
     def defend(self, output: Any, inputs: tuple[Tensor, ...] = ()) -> Any:
@@ -378,6 +390,7 @@ class Shield(nn.Module):
         raise scripted()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Shield":
+        self.routine.forget()
         self.forms.forget()  # the owner has moved or cast the model: so are its answers
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         return self

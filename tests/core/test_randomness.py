@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.stats import chisquare, norm
 
+from shieldnet.core.exact_tables import gaussian_table, looked_up
 from shieldnet.core.randomness import (
     by_table,
-    gaussian_table,
     random_words,
     replayed_noise,
     rounded_gaussian,
@@ -47,7 +47,7 @@ def test_equal_leading_words_are_decided_by_more_bits(monkeypatch: pytest.Monkey
     middle = len(table.exact) // 2
     remainder = table.exact[middle] % 2**96
     for low, expected in ((remainder - 1, middle), (remainder, middle + 1)):
-        leading = table.leading[middle : middle + 1].numpy().tobytes()
+        leading = table.leading[middle : middle + 1].tobytes()
         parts = [leading, low.to_bytes(12, "little")]
         source = ContextVar("source", default=lambda count, parts=parts: parts.pop(0))
         monkeypatch.setattr("shieldnet.core.randomness._source", source)
@@ -57,13 +57,26 @@ def test_equal_leading_words_are_decided_by_more_bits(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0, 32.0, 1000.0])
 def test_the_quick_lookup_finds_what_a_search_finds(deviation: float) -> None:
     table = gaussian_table(deviation)
-    random = random_words(50_000).to(torch.int32)
-    near = (table.leading.to(torch.int64).unsqueeze(1) + torch.arange(-2, 3)).flatten()
-    near = near.clamp(-(2**31), 2**31 - 1)
-    ends = torch.tensor([-(2**31), 2**31 - 1, 0, -1, 2**16, -(2**16)])
-    words = torch.cat([random, near.to(torch.int32), ends.to(torch.int32)])
-    wanted = torch.searchsorted(table.leading, words, right=True) + table.first
-    assert torch.equal(by_table(words, table), wanted)
+    random = random_words(25_000).numpy().view(np.uint32)
+    near = (table.leading.astype(np.int64)[:, None] + np.arange(-2, 3)).ravel().clip(0, 2**32 - 1)
+    ends = np.array([0, 1, 2**16 - 1, 2**16, 2**31, 2**32 - 2**16, 2**32 - 1])
+    words = np.concatenate([random, near, ends]).astype(np.uint32)
+    wanted = np.searchsorted(table.leading, words, "right")
+    assert (looked_up(words, table) == wanted).all()
+    signed = torch.from_numpy((words ^ np.uint32(2**31)).view(np.int32))
+    assert (by_table(signed, table).numpy() == wanted + table.first).all()
+
+
+@pytest.mark.parametrize("count", [5, 32, 33, 500])
+def test_few_and_many_draws_come_from_the_same_words(count: int) -> None:
+    """However many are drawn at once, a word of 32 bits and a table say which integer it is."""
+    table = gaussian_table(8.0)
+    with replayed_noise(3):
+        words = np.frombuffer(random_words(count)[: (count + 1) // 2].numpy().tobytes(), np.uint32)
+    with replayed_noise(3):
+        drawn = rounded_gaussian((count,), 8.0)
+    wanted = looked_up(words[:count], table) + table.first
+    assert drawn.tolist() == wanted.tolist()
 
 
 def test_words_are_uniform_over_all_64_bits() -> None:
@@ -72,20 +85,22 @@ def test_words_are_uniform_over_all_64_bits() -> None:
     assert (abs(bits - 0.5) < 5 * 0.5 / math.sqrt(20_000)).all()
 
 
-def test_forked_workers_draw_different_noise() -> None:
+@pytest.mark.parametrize("count", [4, 1000])
+def test_forked_workers_draw_different_noise(count: int) -> None:
+    random_words(count)  # the generator of many bytes has a state by now
     reader, writer = os.pipe()
     children = []
     for _ in range(2):
         child = os.fork()
         if child == 0:
-            os.write(writer, random_words(4).numpy().tobytes())
+            os.write(writer, random_words(count).numpy().tobytes())
             os._exit(0)
         children.append(child)
     for child in children:
         os.waitpid(child, 0)
-    drawn = os.read(reader, 64)
-    own = random_words(4).numpy().tobytes()
-    assert len({drawn[:32], drawn[32:], own}) == 3
+    drawn = os.read(reader, 16 * count)
+    own = random_words(count).numpy().tobytes()
+    assert len({drawn[: 8 * count], drawn[8 * count :], own}) == 3
 
 
 def test_a_seed_replays_the_noise_and_only_inside_its_context() -> None:

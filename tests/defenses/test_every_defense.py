@@ -11,10 +11,11 @@ from torch import Tensor
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.defenses import CONVERSIONS, DEFENSES, Chain
-from shieldnet.defenses.base import Defense, dense
+from shieldnet.defenses.base import Defense
 from shieldnet.defenses.clipping import ClipNorm
 from shieldnet.defenses.coarsening import Coarsen
 from shieldnet.defenses.heuristics import BASELINES
+from shieldnet.defenses.named import dense
 from shieldnet.defenses.noise import GaussianNoise
 from shieldnet.defenses.randomized_response import RandomizedResponse
 from shieldnet.defenses.rounding import RoundTo

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.defenses.base import dense, top
+from shieldnet.defenses.named import as_tensor, dense, top
 from shieldnet.defenses.rounding import Round, RoundTo
 from shieldnet.defenses.top_k import TopK
 
@@ -137,7 +137,7 @@ def test_after_a_cut_the_ticks_still_sum_up_and_the_winner_stays(row, digits, k)
 @settings(max_examples=300, deadline=None)
 def test_the_first_classes_of_equals_come_first(row, k) -> None:
     scores = torch.tensor([row, row[::-1]], dtype=torch.float32)
-    values, places = top(scores, min(k, len(row)))
+    values, places = map(as_tensor, top(scores, min(k, len(row))))
     for line, found in zip([row, row[::-1]], places.tolist(), strict=True):
         wanted = sorted(range(len(line)), key=lambda place: (-line[place], place))
         assert found == wanted[: len(found)]

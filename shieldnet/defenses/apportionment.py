@@ -1,0 +1,157 @@
+"""Whole ticks shared out in proportion to probabilities, by largest remainders.
+
+Probabilities are cut to whole multiples of 2^-30 first. From there on all is arithmetic of whole
+numbers, which has no order of additions and no rounding: a row gets the same ticks alone and in any
+batch, from numpy, torch, a compiler or another runtime.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shieldnet.core.opaque_ops import is_captured
+from shieldnet.defenses.named import (
+    Array,
+    Arrays,
+    Lookup,
+    at_hand,
+    counted_to,
+    least,
+    numpy_type,
+    tables,
+    whole_part,
+    with_logs,
+)
+
+UNIT = 2**30
+"""The weight of probability 1."""
+
+_MAX_COMPARED = 16  # entries up to which all are compared with all
+_MAX_PLAIN = 32  # entries of all rows together up to which Python's own numbers are the quickest
+_MAX_TABLE = 10_000  # ticks up to which the values of all counts are kept in a table
+
+
+def weights_of(probabilities: Array) -> Array:
+    """Cuts probabilities to whole multiples of 2^-30. Shapes: (...) -> (...) int64."""
+    return whole_part(probabilities * UNIT)
+
+
+def total_weight(probabilities: Tensor) -> Array:
+    """Adds the weights of each row, exactly in any order. Shapes: (..., K) -> (..., 1) int64."""
+    cut = (probabilities * UNIT).floor()
+    return whole_part(at_hand(cut.sum(-1, keepdim=True, dtype=torch.float64)))
+
+
+def rest_of(weights: Array, others: int) -> Array:
+    """Returns what ``others`` classes share beside the named ones, none more than the least named.
+
+    Shapes: weights (..., k) descending -> (..., 1) int64.
+    """
+    left = (UNIT - weights.sum(-1)[..., None]).clip(0)
+    return least(left, weights[..., -1:] * others)
+
+
+def share_of_rest(weights: Array, others: int, dtype: torch.dtype) -> Array:
+    """Returns the probability that each of ``others`` classes is left beside the named ones."""
+    return _in(dtype, (UNIT - weights.sum(-1)[..., None]).clip(0), UNIT * others)
+
+
+def apportioned(weights: Array, ticks: int, others: int = 0, total: Array | None = None) -> Array:
+    """Shares ``ticks`` among the entries of each row in proportion to ``total``.
+
+    Equal remainders go to the first entry. Then the winner, the first entry, gets one tick more
+    where another class has as many: it is taken from the last of its rivals, so that classes with
+    equal probabilities keep the form (q + 1, ..., q + 1, q, ..., q).
+
+    Shapes: weights (..., n) int64, descending but for the last if ``others`` classes share it;
+    total (..., 1), by default their sum -> (..., n) int64 that sum to ``ticks``.
+    Source: Hamilton's method of apportionment.
+    """
+    if total is None:
+        total = weights.sum(-1)[..., None].clip(1)
+    if not isinstance(weights, Tensor) and weights.size <= _MAX_PLAIN:
+        return _row_by_row(weights, ticks, others, total)
+    exact = weights * ticks
+    shares = exact // total
+    left = exact - shares * total
+    shares = shares + _served(left, ticks - shares.sum(-1)[..., None])
+    return _crowned(shares, others)
+
+
+def _served(left: Array, missing: Array) -> Array:
+    """Marks the ``missing`` largest remainders of each row, the first of equals first."""
+    count = left.shape[-1]
+    keys = left * count + (count - 1 - counted_to(count, left))  # no two are equal
+    if count <= _MAX_COMPARED:
+        return (keys[..., None, :] > keys[..., :, None]).sum(-1) < missing
+    place = (count - missing).clip(0, count - 1)
+    if isinstance(keys, Tensor):
+        threshold: Array = torch.sort(keys).values.gather(-1, place)
+    else:
+        threshold = np.take_along_axis(np.sort(keys, axis=-1), place, -1)
+    return (keys >= threshold) & (missing > 0)
+
+
+def _crowned(shares: Array, others: int) -> Array:
+    count = shares.shape[-1]
+    named = shares[..., :-1] if others else shares
+    last = (named == named[..., :1]).sum(-1)[..., None] - 1
+    if others:
+        is_above = shares[..., -1:] >= named[..., :1] * others
+        last = last + is_above * (count - 1 - last)
+    if not is_captured() and not last.any():
+        return shares  # nearly always
+    at = counted_to(count, shares)
+    return shares + (last > 0) * ((at == 0) * 1 - (at == last) * 1)
+
+
+def _row_by_row(
+    weights: NDArray[np.int64], ticks: int, others: int, total: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Does the same in Python's own numbers, which for a few of them take a third of the time."""
+    width = weights.shape[-1]
+    rows = weights.reshape(-1, width).tolist()
+    shared = [
+        _of_row(*one, ticks, others) for one in zip(rows, total.ravel().tolist(), strict=True)
+    ]
+    return np.array(shared, dtype=np.int64).reshape(weights.shape)
+
+
+def _of_row(weights: list[int], total: int, ticks: int, others: int) -> list[int]:
+    shares = [weight * ticks // total for weight in weights]
+    missing = ticks - sum(shares)
+    if missing:
+        left = [w * ticks - share * total for w, share in zip(weights, shares, strict=True)]
+        order = sorted(range(len(left)), key=left.__getitem__, reverse=True)  # stable
+        for place in order[:missing]:
+            shares[place] += 1
+    first = shares[0]
+    named = shares[:-1] if others else shares
+    last = named.count(first) - 1
+    if others and shares[-1] >= first * others:
+        last = len(shares) - 1
+    if last:
+        shares[last] -= 1
+        shares[0] += 1
+    return shares
+
+
+def in_ticks(shares: Array, ticks: int, others: int, dtype: torch.dtype) -> Array | Lookup:
+    """Returns what counts of ticks are worth to each of ``others`` classes. Shapes: kept."""
+    if ticks <= _MAX_TABLE:
+        return Lookup(shares, "values_of_ticks", (ticks, others, dtype))
+    return _in(dtype, shares, ticks * others)
+
+
+def _in(dtype: torch.dtype, counts: Array, whole: int) -> Array:
+    """Divides whole numbers in float64 and rounds the quotient once more, to ``dtype``."""
+    if isinstance(counts, Tensor):
+        return (counts.to(torch.float64) / float(whole)).to(dtype)
+    return (counts / float(whole)).astype(numpy_type(dtype))
+
+
+@tables
+def values_of_ticks(ticks: int, others: int, dtype: torch.dtype) -> Arrays:
+    """Returns what each count of ticks is worth to each of ``others``, and its logarithm."""
+    return with_logs(np.arange(ticks + 1) / float(ticks * others), dtype)

@@ -1,0 +1,268 @@
+"""Rows that name a few classes and share the rest evenly: what is left to do is on k, not K.
+
+On a CPU the work is done on numpy's view of the same memory, whose argmax, sort and small
+operations take a fraction of torch's time; where torch draws a graph, or on another device, the
+same line runs on tensors. It is written in operators that both have, and in whole numbers wherever
+an order of additions could show, so that both give the same bits.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shieldnet.core.opaque_ops import is_captured
+from shieldnet.outputs.layout import ZERO_LOGIT
+
+Array: TypeAlias = Any
+"""A tensor, or numpy's array of the same numbers."""
+
+_VIEWED = (torch.float32, torch.float64)
+_MAX_SORTED_CLASSES = 64  # up to which one stable sort beats looking for the largest k times
+_MAX_TURNS = 12  # up to which looking for the largest k times beats a selection
+
+
+def at_hand(rows: Tensor) -> Array:
+    """Returns numpy's view of rows where that is the quicker way to the same bits."""
+    if type(rows) is Tensor and rows.is_cpu and rows.dtype in _VIEWED and not is_captured():
+        return (rows.detach() if rows.requires_grad else rows).numpy()
+    return rows
+
+
+def as_tensor(array: Array) -> Tensor:
+    """Returns the tensor of the same memory."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.asarray(array))
+
+
+def like(tensor: Tensor, array: Array) -> Array:
+    """Returns a tensor as the kind of array that another is."""
+    return tensor if isinstance(array, Tensor) else tensor.numpy()
+
+
+def joined(parts: list[Array]) -> Array:
+    """Joins arrays along the last axis."""
+    return torch.cat(parts, -1) if isinstance(parts[0], Tensor) else np.concatenate(parts, -1)
+
+
+def least(first: Array, second: Array) -> Array:
+    """Takes the smaller of two numbers, entry by entry."""
+    is_tensor = isinstance(first, Tensor)
+    return torch.minimum(first, second) if is_tensor else np.minimum(first, second)
+
+
+def counted_to(count: int, like: Array) -> Array:
+    """Returns the whole numbers below ``count``."""
+    if isinstance(like, Tensor):
+        return torch.arange(count, device=like.device)
+    return np.arange(count)
+
+
+def whole_part(numbers: Array) -> Array:
+    """Cuts numbers toward zero to int64."""
+    return numbers.to(torch.int64) if isinstance(numbers, Tensor) else numbers.astype(np.int64)
+
+
+Arrays: TypeAlias = tuple[NDArray[Any], ...]
+Tables: TypeAlias = Callable[..., Arrays]
+
+TABLES: dict[str, Tables] = {}
+"""What makes short tables of settings, by name: a compiler takes names for constants."""
+
+
+def tables(make: Tables) -> Tables:
+    """Registers a function that makes short tables; each is made once."""
+    TABLES[make.__name__] = kept = lru_cache(maxsize=128)(make)
+    return kept
+
+
+class Lookup(NamedTuple):
+    """One number a row, by its place in a short table.
+
+    Shapes: places (..., n) int64. tables: names what makes them of settings, the values first,
+    then their logarithms. which: of them.
+    """
+
+    places: Array
+    tables: str
+    settings: tuple[Any, ...]
+    which: int = 0
+
+    def column(self) -> Array:
+        """Looks the numbers up. Shapes: -> (..., n)."""
+        if isinstance(self.places, Tensor):
+            device = self.places.device
+            return constant(self.tables, self.settings, self.which, device).take(self.places)
+        return TABLES[self.tables](*self.settings)[self.which].take(self.places)
+
+
+def constant(tables: str, settings: tuple[Any, ...], which: int, device: torch.device) -> Tensor:
+    """Returns a table as a tensor: a constant of the graph where one is drawn.
+
+    settings: the last is the type of its numbers.
+    """
+    if is_captured():  # a traced tensor must not outlive its graph
+        return torch.tensor(_numbers(tables, settings, which), dtype=settings[-1], device=device)
+    return _kept(tables, settings, which, device)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's
+def _numbers(tables: str, settings: tuple[Any, ...], which: int) -> tuple[float, ...]:
+    return tuple(TABLES[tables](*settings)[which].tolist())
+
+
+@lru_cache(maxsize=128)
+def _kept(tables: str, settings: tuple[Any, ...], which: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(TABLES[tables](*settings)[which]).to(device)
+
+
+class Named(NamedTuple):
+    """Rows that name a few classes and share the rest evenly.
+
+    Shapes: scores (..., k), places (..., k) int64 the classes that have them, rest (..., 1) the
+    score of every other class; scores and rest may be one number for all rows, or looked up. The
+    first named class is the winner. classes: K. dtype: of the scores.
+    """
+
+    scores: Array | Lookup | float
+    places: Array
+    rest: Array | Lookup | float
+    classes: int
+    dtype: torch.dtype
+
+    def dense(self) -> Tensor:
+        """Writes the rows out. Shapes: -> (..., classes)."""
+        shape = (*self.places.shape[:-1], self.classes)
+        scores, rest = _looked_up(self.scores), _looked_up(self.rest)
+        if not isinstance(self.places, Tensor):
+            return torch.from_numpy(_written(self.places, scores, rest, shape, self.dtype))
+        if isinstance(rest, Tensor):
+            return rest.expand(shape).scatter(-1, self.places, scores)
+        row = self.places.new_full(shape, rest, dtype=self.dtype)
+        return row.scatter_(-1, self.places, scores)
+
+    def columns(self) -> Array:
+        """Returns the scores of the named classes. Shapes: -> (..., k)."""
+        scores = _looked_up(self.scores)
+        if not isinstance(scores, float):
+            return scores
+        if isinstance(self.places, Tensor):
+            return self.places.new_full(self.places.shape, scores, dtype=self.dtype)
+        return np.full(self.places.shape, scores, dtype=numpy_type(self.dtype))
+
+
+def _looked_up(column: Array | Lookup | float) -> Array | float:
+    return column.column() if isinstance(column, Lookup) else column
+
+
+def _written(
+    places: NDArray[Any], scores: Any, rest: Any, shape: tuple[int, ...], dtype: torch.dtype
+) -> NDArray[Any]:
+    rows: NDArray[Any] = np.empty(shape, dtype=numpy_type(dtype))
+    rows[...] = rest
+    count = rows.size // shape[-1]
+    if count > 1:
+        starts = np.arange(0, rows.size, shape[-1])
+        places = places + starts.reshape(*shape[:-1], 1)
+    rows.put(places, scores)
+    return rows
+
+
+def numpy_type(dtype: torch.dtype) -> type:
+    """Returns numpy's type of the numbers of a defense: float32 or float64."""
+    return np.float64 if dtype == torch.float64 else np.float32
+
+
+def logs_of(probabilities: Tensor) -> Tensor:
+    """Takes finite logarithms: a zero becomes ``ZERO_LOGIT``."""
+    return probabilities.log().clamp_min_(ZERO_LOGIT)
+
+
+def with_logs(table: NDArray[Any], dtype: torch.dtype) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns probabilities and their logarithms in ``dtype``. Shapes: (m,) float64 -> (m,)."""
+    is_none = table == 0
+    logs = np.where(is_none, ZERO_LOGIT, np.log(np.where(is_none, 1.0, table)))
+    return table.astype(numpy_type(dtype)), logs.astype(numpy_type(dtype))
+
+
+def dense(answers: Tensor | Named) -> Tensor:
+    """Writes rows out, if they are not yet."""
+    return answers.dense() if isinstance(answers, Named) else answers
+
+
+def all_on(places: Array, classes: int, dtype: torch.dtype) -> Named:
+    """Puts all mass on one class. Shapes: places (..., 1)."""
+    return Named(1.0, places, 0.0, classes, dtype)
+
+
+def winner_place(scores: Tensor) -> Array:
+    """Returns the class of the first largest score of each row. Shapes: -> (..., 1) int64."""
+    rows = at_hand(scores)
+    return rows.argmax(-1)[..., None]
+
+
+def winner(scores: Tensor) -> tuple[Array, Array]:
+    """Returns the first largest score of each row and its class. Shapes: -> (..., 1) twice."""
+    rows = at_hand(scores)
+    if isinstance(rows, Tensor):
+        highest = rows.max(-1, keepdim=True)
+        return highest.values, highest.indices
+    return rows.max(-1, keepdims=True), rows.argmax(-1)[..., None]
+
+
+def top(scores: Tensor, k: int) -> tuple[Array, Array]:
+    """Returns the ``k`` largest scores of each row and their classes, the first classes of equals.
+
+    Shapes: (..., classes) -> (..., k) descending and (..., k) int64.
+    """
+    rows = at_hand(scores)
+    if isinstance(rows, Tensor):
+        ranked = torch.sort(rows, dim=-1, descending=True, stable=True)
+        # Copies, not views: a view would carry the runner-up along in its storage.
+        return ranked.values[..., :k].clone(), ranked.indices[..., :k].clone()
+    flat = rows.reshape(-1, rows.shape[-1])
+    places = _first_largest(flat, k)
+    values = flat[np.arange(len(flat))[:, None], places]
+    shape = (*rows.shape[:-1], k)
+    return values.reshape(shape), places.reshape(shape)
+
+
+def _first_largest(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
+    """Returns the classes of the ``k`` largest, the first of equals first. (n, K) -> (n, k)."""
+    if rows.shape[-1] <= _MAX_SORTED_CLASSES or k == rows.shape[-1]:
+        return (-rows).argsort(-1, kind="stable")[:, :k]
+    if k <= _MAX_TURNS:
+        return _in_turns(rows, k)
+    # The k-th largest by a selection; of those equal to it, the first classes.
+    level = -np.partition(-rows, k - 1, axis=-1)[:, k - 1 : k]
+    above, equal = rows > level, rows == level
+    room = k - above.sum(-1, keepdims=True)
+    if (equal.sum(-1, keepdims=True) != room).any():
+        equal &= equal.cumsum(-1) <= room
+    places = np.nonzero(above | equal)[1].reshape(-1, k)
+    values = np.take_along_axis(rows, places, -1)
+    return np.take_along_axis(places, (-values).argsort(-1, kind="stable"), -1)
+
+
+def _in_turns(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
+    left, every = rows.copy(), np.arange(len(rows))
+    places = np.empty((len(rows), k), dtype=np.int64)
+    for turn in range(k):
+        places[:, turn] = left.argmax(-1)
+        left[every, places[:, turn]] = -np.inf
+    return places
+
+
+def keep_top(probabilities: Tensor, k: int) -> Tensor:
+    """Marks the ``k`` largest entries of each row; among equals the first classes win.
+
+    Shapes: (..., classes) -> (..., classes) bool with exactly k true in every row.
+    """
+    threshold = probabilities.topk(k, dim=-1).values[..., -1:]
+    above = probabilities > threshold
+    level = probabilities == threshold
+    room = k - above.sum(-1, keepdim=True)
+    return above | (level & (level.cumsum(-1) <= room))
