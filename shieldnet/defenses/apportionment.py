@@ -12,29 +12,24 @@ from torch import Tensor
 
 from shieldnet.core.opaque_ops import is_captured
 from shieldnet.defenses.named import (
+    UNIT,
     Array,
     Arrays,
     Lookup,
     at_hand,
     counted_to,
     least,
-    numpy_type,
+    left_of,
+    quotient,
     tables,
+    taken,
     whole_part,
     with_logs,
 )
 
-UNIT = 2**30
-"""The weight of probability 1."""
-
-_MAX_COMPARED = 16  # entries up to which all are compared with all
+_MAX_COMPARED = 8  # entries up to which all are compared with all
 _MAX_PLAIN = 32  # entries of all rows together up to which Python's own numbers are the quickest
 _MAX_TABLE = 10_000  # ticks up to which the values of all counts are kept in a table
-
-
-def weights_of(probabilities: Array) -> Array:
-    """Cuts probabilities to whole multiples of 2^-30. Shapes: (...) -> (...) int64."""
-    return whole_part(probabilities * UNIT)
 
 
 def total_weight(probabilities: Tensor) -> Array:
@@ -48,13 +43,7 @@ def rest_of(weights: Array, others: int) -> Array:
 
     Shapes: weights (..., k) descending -> (..., 1) int64.
     """
-    left = (UNIT - weights.sum(-1)[..., None]).clip(0)
-    return least(left, weights[..., -1:] * others)
-
-
-def share_of_rest(weights: Array, others: int, dtype: torch.dtype) -> Array:
-    """Returns the probability that each of ``others`` classes is left beside the named ones."""
-    return _in(dtype, (UNIT - weights.sum(-1)[..., None]).clip(0), UNIT * others)
+    return least(left_of(weights), weights[..., -1:] * others)
 
 
 def apportioned(weights: Array, ticks: int, others: int = 0, total: Array | None = None) -> Array:
@@ -69,9 +58,11 @@ def apportioned(weights: Array, ticks: int, others: int = 0, total: Array | None
     Source: Hamilton's method of apportionment.
     """
     if total is None:
-        total = weights.sum(-1)[..., None].clip(1)
+        total = weights.sum(-1)[..., None]
     if not isinstance(weights, Tensor) and weights.size <= _MAX_PLAIN:
         return _row_by_row(weights, ticks, others, total)
+    if not isinstance(weights, Tensor) and weights.shape[-1] <= _MAX_COMPARED:
+        weights = np.asfortranarray(weights)  # entry by entry: there are many rows of few
     exact = weights * ticks
     shares = exact // total
     left = exact - shares * total
@@ -85,11 +76,12 @@ def _served(left: Array, missing: Array) -> Array:
     keys = left * count + (count - 1 - counted_to(count, left))  # no two are equal
     if count <= _MAX_COMPARED:
         return (keys[..., None, :] > keys[..., :, None]).sum(-1) < missing
-    place = (count - missing).clip(0, count - 1)
+    place = least(count - missing, count - 1)
     if isinstance(keys, Tensor):
         threshold: Array = torch.sort(keys).values.gather(-1, place)
     else:
-        threshold = np.take_along_axis(np.sort(keys, axis=-1), place, -1)
+        ordered = np.sort(keys.reshape(-1, count), axis=-1)
+        threshold = taken(ordered, place.reshape(-1, 1)).reshape(place.shape)
     return (keys >= threshold) & (missing > 0)
 
 
@@ -141,14 +133,7 @@ def in_ticks(shares: Array, ticks: int, others: int, dtype: torch.dtype) -> Arra
     """Returns what counts of ticks are worth to each of ``others`` classes. Shapes: kept."""
     if ticks <= _MAX_TABLE:
         return Lookup(shares, "values_of_ticks", (ticks, others, dtype))
-    return _in(dtype, shares, ticks * others)
-
-
-def _in(dtype: torch.dtype, counts: Array, whole: int) -> Array:
-    """Divides whole numbers in float64 and rounds the quotient once more, to ``dtype``."""
-    if isinstance(counts, Tensor):
-        return (counts.to(torch.float64) / float(whole)).to(dtype)
-    return (counts / float(whole)).astype(numpy_type(dtype))
+    return quotient(shares, ticks * others, dtype)
 
 
 @tables

@@ -43,8 +43,8 @@ class Log(Defense):
 
     def compact(self, answers: Tensor | Named) -> Tensor | Named:
         if isinstance(answers, Named):
-            scores, rest = self._of(answers.scores), self._of(answers.rest)
-            return Named(scores, answers.places, rest, answers.classes, answers.dtype)
+            whole = answers.shared()
+            return whole._replace(scores=self._of(whole.scores), rest=self._of(whole.rest))
         return self(answers)
 
     def _of(self, column: Array | Lookup | float) -> Array | Lookup | float:

@@ -21,9 +21,15 @@ from shieldnet.outputs.layout import ZERO_LOGIT
 Array: TypeAlias = Any
 """A tensor, or numpy's array of the same numbers."""
 
+UNIT = 2**30
+"""The weight of probability 1."""
+
+_BELOW = 1 - 2.0**-20
 _VIEWED = (torch.float32, torch.float64)
 _MAX_SORTED_CLASSES = 64  # up to which one stable sort beats looking for the largest k times
 _MAX_TURNS = 12  # up to which looking for the largest k times beats a selection
+_MIN_KEYED_ROWS = 16  # from which a sort of keys is the quicker one
+_LAST_BITS = 2**31 - 1  # of a float32 from 0 on, and of a place
 
 
 def at_hand(rows: Tensor) -> Array:
@@ -49,9 +55,10 @@ def joined(parts: list[Array]) -> Array:
 
 
 def least(first: Array, second: Array) -> Array:
-    """Takes the smaller of two numbers, entry by entry."""
-    is_tensor = isinstance(first, Tensor)
-    return torch.minimum(first, second) if is_tensor else np.minimum(first, second)
+    """Takes the smaller of two numbers, entry by entry; the second may be one for all."""
+    if not isinstance(first, Tensor):
+        return np.minimum(first, second)
+    return first.clamp_max(second) if isinstance(second, int) else torch.minimum(first, second)
 
 
 def counted_to(count: int, like: Array) -> Array:
@@ -77,6 +84,24 @@ def tables(make: Tables) -> Tables:
     """Registers a function that makes short tables; each is made once."""
     TABLES[make.__name__] = kept = lru_cache(maxsize=128)(make)
     return kept
+
+
+def weights_of(probabilities: Array) -> Array:
+    """Cuts probabilities to whole multiples of 2^-30. Shapes: (...) -> (...) int64."""
+    return whole_part(probabilities * UNIT)
+
+
+def left_of(weights: Array) -> Array:
+    """Returns what named classes leave of the whole. Shapes: (..., k) -> (..., 1) int64."""
+    left = UNIT - weights.sum(-1)[..., None]
+    return left.clamp_min(0) if isinstance(left, Tensor) else np.maximum(left, 0)
+
+
+def quotient(counts: Array, whole: int, dtype: torch.dtype) -> Array:
+    """Divides whole numbers in float64 and rounds once more, to ``dtype``. Shapes: kept."""
+    if isinstance(counts, Tensor):
+        return (counts.to(torch.float64) / float(whole)).to(dtype)
+    return (counts / float(whole)).astype(numpy_type(dtype))
 
 
 class Lookup(NamedTuple):
@@ -124,25 +149,36 @@ class Named(NamedTuple):
 
     Shapes: scores (..., k), places (..., k) int64 the classes that have them, rest (..., 1) the
     score of every other class; scores and rest may be one number for all rows, or looked up. The
-    first named class is the winner. classes: K. dtype: of the scores.
+    first named class is the winner. rest may be None: an even share of what probabilities that
+    descend leave, less than the least of them, lest an earlier class win. classes: K. dtype: of the
+    scores.
     """
 
     scores: Array | Lookup | float
     places: Array
-    rest: Array | Lookup | float
+    rest: Array | Lookup | float | None
     classes: int
     dtype: torch.dtype
 
     def dense(self) -> Tensor:
         """Writes the rows out. Shapes: -> (..., classes)."""
         shape = (*self.places.shape[:-1], self.classes)
-        scores, rest = _looked_up(self.scores), _looked_up(self.rest)
+        scores, rest = _looked_up(self.scores), _looked_up(self.shared().rest)
         if not isinstance(self.places, Tensor):
             return torch.from_numpy(_written(self.places, scores, rest, shape, self.dtype))
         if isinstance(rest, Tensor):
             return rest.expand(shape).scatter(-1, self.places, scores)
         row = self.places.new_full(shape, rest, dtype=self.dtype)
         return row.scatter_(-1, self.places, scores)
+
+    def shared(self) -> "Named":
+        """Says what every other class gets, if that was not said yet."""
+        if self.rest is not None:
+            return self
+        scores = self.columns()
+        others = self.classes - scores.shape[-1]
+        even = quotient(left_of(weights_of(scores)), UNIT * others, self.dtype)
+        return self._replace(rest=least(even, scores[..., -1:] * _BELOW))
 
     def columns(self) -> Array:
         """Returns the scores of the named classes. Shapes: -> (..., k)."""
@@ -198,6 +234,15 @@ def all_on(places: Array, classes: int, dtype: torch.dtype) -> Named:
     return Named(1.0, places, 0.0, classes, dtype)
 
 
+def taken(rows: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
+    """Takes an entry of each row for every place. Shapes: (n, K), (n, k) -> (n, k)."""
+    if len(rows) == 1:
+        return np.take(rows[0], places)
+    starts = np.arange(0, rows.size, rows.shape[-1])
+    found: NDArray[Any] = rows.reshape(-1).take(places + starts[:, None])
+    return found
+
+
 def winner_place(scores: Tensor) -> Array:
     """Returns the class of the first largest score of each row. Shapes: -> (..., 1) int64."""
     rows = at_hand(scores)
@@ -224,27 +269,47 @@ def top(scores: Tensor, k: int) -> tuple[Array, Array]:
         # Copies, not views: a view would carry the runner-up along in its storage.
         return ranked.values[..., :k].clone(), ranked.indices[..., :k].clone()
     flat = rows.reshape(-1, rows.shape[-1])
-    places = _first_largest(flat, k)
-    values = flat[np.arange(len(flat))[:, None], places]
     shape = (*rows.shape[:-1], k)
+    if k < flat.shape[-1] and flat.shape[-1] > _MAX_SORTED_CLASSES:
+        places = _in_turns(flat, k) if k <= _MAX_TURNS else _first_largest(flat, k)
+        values = taken(flat, places)
+        if k > _MAX_TURNS:
+            values, order = _descending(values)
+            places = taken(places, order)
+    else:
+        values, places = _descending(flat)
+        values, places = values[:, :k], places[:, :k]
     return values.reshape(shape), places.reshape(shape)
 
 
+def _descending(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Sorts rows of numbers from 0 on, the first of equals first. Shapes: (n, K) -> (n, K) twice.
+
+    Floats from 0 on have the order of their bits. With the place behind them no two keys are equal,
+    and a plain sort of keys takes half the time of a stable one of places.
+    """
+    if rows.dtype != np.float32 or len(rows) < _MIN_KEYED_ROWS:
+        places = (-rows).argsort(-1, kind="stable")
+        return taken(rows, places), places
+    bits = (rows + np.float32(0)).view(np.int32)  # adding 0 turns -0 into 0
+    keys = (_LAST_BITS - bits.astype(np.int64)) << 31
+    keys += np.arange(rows.shape[-1])
+    keys.sort(-1)
+    values = (_LAST_BITS - (keys >> 31)).astype(np.int32).view(np.float32)
+    return values, keys & _LAST_BITS
+
+
 def _first_largest(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """Returns the classes of the ``k`` largest, the first of equals first. (n, K) -> (n, k)."""
-    if rows.shape[-1] <= _MAX_SORTED_CLASSES or k == rows.shape[-1]:
-        return (-rows).argsort(-1, kind="stable")[:, :k]
-    if k <= _MAX_TURNS:
-        return _in_turns(rows, k)
-    # The k-th largest by a selection; of those equal to it, the first classes.
-    level = -np.partition(-rows, k - 1, axis=-1)[:, k - 1 : k]
-    above, equal = rows > level, rows == level
-    room = k - above.sum(-1, keepdims=True)
-    if (equal.sum(-1, keepdims=True) != room).any():
-        equal &= equal.cumsum(-1) <= room
-    places = np.nonzero(above | equal)[1].reshape(-1, k)
-    values = np.take_along_axis(rows, places, -1)
-    return np.take_along_axis(places, (-values).argsort(-1, kind="stable"), -1)
+    """Returns the classes of the ``k`` largest in their order. Shapes: (n, K) -> (n, k)."""
+    classes = rows.shape[-1]
+    level = np.partition(rows, classes - k, axis=-1)[:, classes - k, None]
+    chosen = rows >= level
+    if np.count_nonzero(chosen) != len(rows) * k:  # equals on both sides: the first ones
+        above, equal = rows > level, rows == level
+        room = k - above.sum(-1, keepdims=True)
+        chosen = above | (equal & (equal.cumsum(-1) <= room))
+    places: NDArray[np.int64] = (np.flatnonzero(chosen) % classes).reshape(-1, k)
+    return places
 
 
 def _in_turns(rows: NDArray[Any], k: int) -> NDArray[np.int64]:

@@ -11,10 +11,9 @@ from shieldnet.defenses.apportionment import (
     in_ticks,
     rest_of,
     total_weight,
-    weights_of,
 )
 from shieldnet.defenses.base import UNBOUNDED, Defense
-from shieldnet.defenses.named import Named, dense, joined, top
+from shieldnet.defenses.named import Named, dense, joined, top, weights_of
 from shieldnet.privacy.cost import PrivacyCost, Reach, grid_bits
 
 

@@ -7,12 +7,9 @@ from torch import Tensor
 
 from shieldnet.core.checks import flag, whole
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
-from shieldnet.defenses.apportionment import share_of_rest, weights_of
 from shieldnet.defenses.base import UNBOUNDED, Defense, Naming
-from shieldnet.defenses.named import Named, dense, keep_top, least, top
+from shieldnet.defenses.named import Named, dense, keep_top, top
 from shieldnet.privacy.cost import Reach
-
-_BELOW = 1 - 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,7 @@ class TopK(Naming):
 
     def named(self, answers: Tensor) -> Named:
         scores, places = top(answers, self.k)
-        others = answers.shape[-1] - self.k
-        even = share_of_rest(weights_of(scores), others, answers.dtype)
-        # Nearly flat rows are capped below the least kept score, lest an earlier class win.
-        rest = least(even, scores[..., -1:] * _BELOW)
-        return Named(scores, places, rest, answers.shape[-1], answers.dtype)
+        return Named(scores, places, None, answers.shape[-1], answers.dtype)
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
         self._check(classes, ConfigError)
