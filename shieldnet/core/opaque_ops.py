@@ -1,6 +1,8 @@
 """Steps that a compiler must call as they are (refusals, ties, draws), and who may record them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -57,6 +59,29 @@ def is_captured() -> bool:
 
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 """Says whether torch.export draws the graph of this call: nothing is answered."""
+
+
+_wrong: ContextVar[list[torch.Tensor] | None] = ContextVar("_wrong", default=None)
+
+
+@contextmanager
+def lowered() -> Iterator[list[torch.Tensor]]:
+    """Has checks of values write what they find into a list, for a graph that cannot refuse.
+
+    Each adds a tensor that is 0 where all is well and NaN where a row would be refused.
+    Shapes: each (N, *positions).
+    """
+    found: list[torch.Tensor] = []
+    token = _wrong.set(found)
+    try:
+        yield found
+    finally:
+        _wrong.reset(token)
+
+
+def found_wrong() -> list[torch.Tensor] | None:
+    """Returns the list of ``lowered``; None where checks refuse."""
+    return _wrong.get()
 
 
 def refuse_recording(what: str) -> None:

@@ -17,14 +17,16 @@ from shieldnet.defenses.named import (
     Arrays,
     Lookup,
     at_hand,
-    counted_to,
     least,
     left_of,
     quotient,
+    row_of,
     tables,
     taken,
+    where,
     whole_part,
     with_logs,
+    without_nan,
 )
 
 _MAX_COMPARED = 8  # entries up to which all are compared with all
@@ -34,7 +36,7 @@ _MAX_TABLE = 10_000  # ticks up to which the values of all counts are kept in a 
 
 def total_weight(probabilities: Tensor) -> Array:
     """Adds the weights of each row, exactly in any order. Shapes: (..., K) -> (..., 1) int64."""
-    cut = (probabilities * UNIT).floor()
+    cut = (without_nan(probabilities) * UNIT).floor()
     return whole_part(at_hand(cut.sum(-1, keepdim=True, dtype=torch.float64)))
 
 
@@ -58,7 +60,7 @@ def apportioned(weights: Array, ticks: int, others: int = 0, total: Array | None
     Source: Hamilton's method of apportionment.
     """
     if total is None:
-        total = weights.sum(-1)[..., None]
+        total = weights.sum(-1, keepdims=True)
     if not isinstance(weights, Tensor) and weights.size <= _MAX_PLAIN:
         return _row_by_row(weights, ticks, others, total)
     if not isinstance(weights, Tensor) and weights.shape[-1] <= _MAX_COMPARED:
@@ -66,14 +68,14 @@ def apportioned(weights: Array, ticks: int, others: int = 0, total: Array | None
     exact = weights * ticks
     shares = exact // total
     left = exact - shares * total
-    shares = shares + _served(left, ticks - shares.sum(-1)[..., None])
+    shares = shares + _served(left, ticks - shares.sum(-1, keepdims=True))
     return _crowned(shares, others)
 
 
 def _served(left: Array, missing: Array) -> Array:
     """Marks the ``missing`` largest remainders of each row, the first of equals first."""
     count = left.shape[-1]
-    keys = left * count + (count - 1 - counted_to(count, left))  # no two are equal
+    keys = left * count + row_of(1, count, left)  # no two are equal
     if count <= _MAX_COMPARED:
         return (keys[..., None, :] > keys[..., :, None]).sum(-1) < missing
     place = least(count - missing, count - 1)
@@ -88,14 +90,13 @@ def _served(left: Array, missing: Array) -> Array:
 def _crowned(shares: Array, others: int) -> Array:
     count = shares.shape[-1]
     named = shares[..., :-1] if others else shares
-    last = (named == named[..., :1]).sum(-1)[..., None] - 1
+    last = (named == named[..., :1]).sum(-1, keepdims=True) - 1
     if others:
-        is_above = shares[..., -1:] >= named[..., :1] * others
-        last = last + is_above * (count - 1 - last)
+        last = where(shares[..., -1:] >= named[..., :1] * others, count - 1, last)
     if not is_captured() and not last.any():
         return shares  # nearly always
-    at = counted_to(count, shares)
-    return shares + (last > 0) * ((at == 0) * 1 - (at == last) * 1)
+    taken_from = row_of(0, count, shares) == last  # the winner itself where there is no rival
+    return shares + row_of(2, count, shares) - taken_from * 1
 
 
 def _row_by_row(

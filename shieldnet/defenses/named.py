@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from shieldnet.core.opaque_ops import is_captured
+from shieldnet.core.opaque_ops import found_wrong, is_captured
 from shieldnet.outputs.layout import ZERO_LOGIT
 
 Array: TypeAlias = Any
@@ -61,11 +62,11 @@ def least(first: Array, second: Array) -> Array:
     return first.clamp_max(second) if isinstance(second, int) else torch.minimum(first, second)
 
 
-def counted_to(count: int, like: Array) -> Array:
-    """Returns the whole numbers below ``count``."""
-    if isinstance(like, Tensor):
-        return torch.arange(count, device=like.device)
-    return np.arange(count)
+def where(condition: Array, first: Array, second: Array) -> Array:
+    """Chooses between two numbers, entry by entry."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, first, second)
+    return np.where(condition, first, second)
 
 
 def whole_part(numbers: Array) -> Array:
@@ -88,12 +89,17 @@ def tables(make: Tables) -> Tables:
 
 def weights_of(probabilities: Array) -> Array:
     """Cuts probabilities to whole multiples of 2^-30. Shapes: (...) -> (...) int64."""
-    return whole_part(probabilities * UNIT)
+    return whole_part(without_nan(probabilities) * UNIT)
+
+
+def without_nan(probabilities: Array) -> Array:
+    """Puts 1 for NaN where a graph is drawn: its rows are marked, and must not stop the others."""
+    return probabilities if found_wrong() is None else torch.nan_to_num(probabilities, nan=1.0)
 
 
 def left_of(weights: Array) -> Array:
     """Returns what named classes leave of the whole. Shapes: (..., k) -> (..., 1) int64."""
-    left = UNIT - weights.sum(-1)[..., None]
+    left = UNIT - weights.sum(-1, keepdims=True)
     return left.clamp_min(0) if isinstance(left, Tensor) else np.maximum(left, 0)
 
 
@@ -129,7 +135,7 @@ def constant(tables: str, settings: tuple[Any, ...], which: int, device: torch.d
 
     settings: the last is the type of its numbers.
     """
-    if is_captured():  # a traced tensor must not outlive its graph
+    if torch.compiler.is_dynamo_compiling():  # what it traced must not outlive its graph
         return torch.tensor(_numbers(tables, settings, which), dtype=settings[-1], device=device)
     return _kept(tables, settings, which, device)
 
@@ -139,9 +145,25 @@ def _numbers(tables: str, settings: tuple[Any, ...], which: int) -> tuple[float,
     return tuple(TABLES[tables](*settings)[which].tolist())
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def _kept(tables: str, settings: tuple[Any, ...], which: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(TABLES[tables](*settings)[which]).to(device)
+    with _disable_current_modes():  # a real tensor, also while a graph is drawn
+        return torch.from_numpy(TABLES[tables](*settings)[which]).to(device)
+
+
+@tables
+def places_of(count: int, dtype: torch.dtype) -> Arrays:
+    """Returns the places of a row, how far each is from the last, and a mark on the first."""
+    places = np.arange(count)
+    return places, count - 1 - places, (places == 0) * 1
+
+
+def row_of(which: int, count: int, like: Array) -> Array:
+    """Returns one of ``places_of`` a row of ``count``."""
+    settings = count, torch.int64
+    if isinstance(like, Tensor):
+        return constant("places_of", settings, which, like.device)
+    return places_of(*settings)[which]
 
 
 class Named(NamedTuple):
@@ -266,8 +288,7 @@ def top(scores: Tensor, k: int) -> tuple[Array, Array]:
     rows = at_hand(scores)
     if isinstance(rows, Tensor):
         ranked = torch.sort(rows, dim=-1, descending=True, stable=True)
-        # Copies, not views: a view would carry the runner-up along in its storage.
-        return ranked.values[..., :k].clone(), ranked.indices[..., :k].clone()
+        return ranked.values[..., :k], ranked.indices[..., :k]
     flat = rows.reshape(-1, rows.shape[-1])
     shape = (*rows.shape[:-1], k)
     if k < flat.shape[-1] and flat.shape[-1] > _MAX_SORTED_CLASSES:

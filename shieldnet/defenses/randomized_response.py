@@ -4,7 +4,6 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from shieldnet.core.exact_tables import FLIP_TICKS
 from shieldnet.core.randomness import coin_reach, random_words
 from shieldnet.defenses.base import UNBOUNDED, Defense, Naming
 from shieldnet.defenses.labels import Bins
-from shieldnet.defenses.named import Array, Named, all_on, like, winner, winner_place
+from shieldnet.defenses.named import Array, Named, all_on, like, where, winner, winner_place
 from shieldnet.privacy.cost import PrivacyCost, Reach, pure_cost
 from shieldnet.privacy.events import Event, RandomizedResponseEvent
 
@@ -160,7 +159,6 @@ class PermuteAndFlip(_Mechanism):
 
 def _told(symbol: Array, noise: Array, symbols: int) -> Array:
     """Returns the symbol that is told: the others are numbered past the true one."""
-    where = torch.where if isinstance(symbol, Tensor) else np.where
     return where(noise < symbols - 1, noise + (noise >= symbol), symbol)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import AnswerError, ConfigError
-from shieldnet.core.opaque_ops import is_captured, opaque, refuse_recording
+from shieldnet.core.opaque_ops import found_wrong, is_captured, opaque, refuse_recording
 from shieldnet.outputs.mistaken import UnitVectors, looks_like_probabilities
 
 Kind = Literal[
@@ -178,6 +178,9 @@ class Layout:
 
 def require_finite(answers: Tensor, stage: object) -> Tensor:
     """Raises AnswerError where a defense ran out of float range; returns the answers."""
+    if (wrong := found_wrong()) is not None:
+        wrong.append((answers - answers).sum(-1))
+        return answers
     if is_captured():
         checked: Tensor = answers + _zero_unless_overflowing(answers, str(stage))
         return checked
@@ -187,11 +190,28 @@ def require_finite(answers: Tensor, stage: object) -> Tensor:
 
 def refuse(tensor: Tensor, kind: str, axis: int) -> Tensor:
     """Raises AnswerError for rows that cannot be defended; returns the tensor."""
+    if (wrong := found_wrong()) is not None:
+        wrong.append(_zero_or_nan(tensor, kind, axis))
+        return tensor
     if is_captured():
         checked: Tensor = tensor + _zero_unless_refused(tensor, kind, axis)
         return checked
     _refuse(tensor, kind, axis)
     return tensor
+
+
+def _zero_or_nan(tensor: Tensor, kind: str, axis: int) -> Tensor:
+    """Gives 0 for a row that may be defended, else NaN. Shapes: tensor -> (N, *positions)."""
+    if kind == "probabilities":
+        total = tensor.sum(axis)
+        right = ((total - 1).abs() <= _SUM_TOLERANCE) & (tensor.amin(axis) >= 0)
+        return torch.where(right, 0.0, torch.nan)
+    if kind == "binary_probabilities":
+        return torch.where((tensor >= 0) & (tensor <= 1), 0.0, torch.nan)
+    nothing = tensor - tensor
+    if kind == "binary_logits":
+        return nothing
+    return nothing.flatten(1).sum(1) if kind == "values" else nothing.sum(axis)
 
 
 # A compiler leaves out what nothing depends on, so a check gives a zero that is added.
