@@ -21,6 +21,7 @@ from .defenses import RoundTo as RoundTo
 from .defenses import Sign as Sign
 from .defenses import Temperature as Temperature
 from .defenses import TopK as TopK
+from .exporting.writing import export as export
 from .findings import metrics as metrics
 from .findings.finding import Finding as Finding
 from .findings.finding import Threat as Threat

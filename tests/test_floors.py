@@ -15,7 +15,7 @@ FLOORS = (
     {"privacy", "running"},
     {"files", "defenses"},
     {"shield"},
-    {"training"},
+    {"training", "exporting"},
     {"attacks"},
     {"checks"},
     {"gate"},

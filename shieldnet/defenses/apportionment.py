@@ -25,6 +25,7 @@ from shieldnet.defenses.named import (
     taken,
     where,
     whole_part,
+    whole_quotient,
     with_logs,
     without_nan,
 )
@@ -66,7 +67,7 @@ def apportioned(weights: Array, ticks: int, others: int = 0, total: Array | None
     if not isinstance(weights, Tensor) and weights.shape[-1] <= _MAX_COMPARED:
         weights = np.asfortranarray(weights)  # entry by entry: there are many rows of few
     exact = weights * ticks
-    shares = exact // total
+    shares = whole_quotient(exact, total)
     left = exact - shares * total
     shares = shares + _served(left, ticks - shares.sum(-1, keepdims=True))
     return _crowned(shares, others)

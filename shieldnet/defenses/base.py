@@ -87,6 +87,10 @@ class Defense(ABC):
         """
         raise ConfigError(f"{self} takes no noise: call it.")
 
+    def compact_with(self, answers: Tensor | Named, noise: Tensor) -> Tensor | Named:
+        """Does as ``with_noise``, but may take and give rows that name a few classes only."""
+        return self.with_noise(dense(answers), noise)
+
     def compact(self, answers: Tensor | Named) -> Tensor | Named:
         """Does the same, but may take and give rows that name a few classes only."""
         return self(dense(answers))

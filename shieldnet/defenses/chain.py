@@ -108,7 +108,7 @@ class Chain:
         for number, stage in enumerate(self.stages):
             draws = None if noise is None else noise[number]
             if draws is not None:
-                answers = stage.with_noise(dense(answers), draws)
+                answers = stage.compact_with(answers, draws)
             elif stage.reads_inputs:
                 answers = stage.with_inputs(dense(answers), inputs)
             else:

@@ -35,9 +35,10 @@ _LAST_BITS = 2**31 - 1  # of a float32 from 0 on, and of a place
 
 def at_hand(rows: Tensor) -> Array:
     """Returns numpy's view of rows where that is the quicker way to the same bits."""
-    if type(rows) is Tensor and rows.is_cpu and rows.dtype in _VIEWED and not is_captured():
-        return (rows.detach() if rows.requires_grad else rows).numpy()
-    return rows
+    is_plain = type(rows) is Tensor and rows.is_cpu and rows.dtype in _VIEWED
+    if not is_plain or is_captured() or found_wrong() is not None:
+        return rows
+    return (rows.detach() if rows.requires_grad else rows).numpy()
 
 
 def as_tensor(array: Array) -> Tensor:
@@ -94,13 +95,22 @@ def weights_of(probabilities: Array) -> Array:
 
 def without_nan(probabilities: Array) -> Array:
     """Puts 1 for NaN where a graph is drawn: its rows are marked, and must not stop the others."""
-    return probabilities if found_wrong() is None else torch.nan_to_num(probabilities, nan=1.0)
+    if found_wrong() is None:
+        return probabilities
+    return torch.where(torch.isnan(probabilities), 1.0, probabilities)
 
 
 def left_of(weights: Array) -> Array:
     """Returns what named classes leave of the whole. Shapes: (..., k) -> (..., 1) int64."""
     left = UNIT - weights.sum(-1, keepdims=True)
     return left.clamp_min(0) if isinstance(left, Tensor) else np.maximum(left, 0)
+
+
+def whole_quotient(counts: Array, divisor: Array | int) -> Array:
+    """Divides whole numbers from 0 on and drops the remainder. Shapes: kept."""
+    if isinstance(counts, Tensor):
+        return torch.div(counts, divisor, rounding_mode="trunc")
+    return counts // divisor
 
 
 def quotient(counts: Array, whole: int, dtype: torch.dtype) -> Array:

@@ -13,7 +13,17 @@ from shieldnet.core.exact_tables import FLIP_TICKS
 from shieldnet.core.randomness import coin_reach, random_words
 from shieldnet.defenses.base import UNBOUNDED, Defense, Naming
 from shieldnet.defenses.labels import Bins
-from shieldnet.defenses.named import Array, Named, all_on, like, where, winner, winner_place
+from shieldnet.defenses.named import (
+    Array,
+    Named,
+    all_on,
+    dense,
+    like,
+    where,
+    whole_quotient,
+    winner,
+    winner_place,
+)
 from shieldnet.privacy.cost import PrivacyCost, Reach, pure_cost
 from shieldnet.privacy.events import Event, RandomizedResponseEvent
 
@@ -31,6 +41,9 @@ class _Mechanism(Naming):
 
     def with_noise(self, answers: Tensor, noise: Tensor) -> Tensor:
         return self.named_with(answers, noise).dense()
+
+    def compact_with(self, answers: Tensor | Named, noise: Tensor) -> Tensor | Named:
+        return self.named_with(dense(answers), noise)
 
     @abstractmethod
     def draw(self, shape: torch.Size) -> Tensor: ...
@@ -85,7 +98,7 @@ class RandomizedResponse(_Mechanism):
         bins = Bins.of(self.bins, answers)
         symbol = index * self.bins + bins.index(score)
         symbol = _told(symbol, like(noise, symbol), classes * self.bins)
-        return bins.named(symbol % self.bins, symbol // self.bins)
+        return bins.named(symbol % self.bins, whole_quotient(symbol, self.bins))
 
     def _other(self, symbols: int) -> int:
         """Counts, of 2^63 draws, those that give one certain other symbol."""

@@ -67,9 +67,10 @@ class Line(nn.Module):
         _require_plain(shield)
         self.settings, self.model = shield.settings, shield.model
         args, kwargs = arguments_of(example)
+        self.given = _named(shield.model, args, kwargs)
         with torch.no_grad():
             self.noise = _noise_inputs(shield, shield.model(*args, **kwargs))
-        self.given = _named(shield.model, args, kwargs)
+        self.positional = tuple(self.given)[: len(args)]
         _show_signature(self, [*self.given, *(one.name for one in self.noise)])
 
     def forward(self, **inputs: Tensor) -> Any:
@@ -110,7 +111,7 @@ def _released(
 
 
 def _marked(answers: Tensor, wrong: Tensor, chain: Chain) -> Tensor:
-    """Puts NaN, or what is no label, where rows are wrong. Shapes: wrong (N, *positions), 0 or NaN."""
+    """Marks rows that are wrong. Shapes: wrong (N, *positions), 0 or NaN."""
     layout = chain.layout
     if layout.kind == "values":
         wrong = wrong.reshape(-1, *[1] * (answers.dim() - 1))

@@ -1,6 +1,8 @@
-"""A line drawn as a graph by torch.export, for every size of batch, and tried against the shield."""
+"""A line drawn as a graph by torch.export, for every size of batch."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,10 +30,11 @@ def drawn_as_graph(line: Line, example: Mapping[str, Any]) -> ExportedProgram:
     inputs = {**example, **{one.name: one.draw(rows) for one in line.noise}}
     batch = Dim("batch", min=0)
     sizes = {name: _batched(value, rows, batch) for name, value in inputs.items()}
+    args = tuple(inputs.pop(name) for name in line.positional)
     line.eval()
     try:
-        with torch.no_grad():
-            program = torch.export.export(line, (), inputs, dynamic_shapes=sizes, strict=False)
+        with torch.no_grad(), quiet():
+            program = torch.export.export(line, args, inputs, dynamic_shapes=sizes, strict=False)
             program = program.run_decompositions({})
     except ShieldnetError:
         raise
@@ -41,6 +44,14 @@ def drawn_as_graph(line: Line, example: Mapping[str, Any]) -> ExportedProgram:
             f"{_first_line(untraceable)} {_ADVICE}"
         ) from untraceable
     return _without_gradients(program)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what torch says of its own code to itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _without_gradients(program: ExportedProgram) -> ExportedProgram:

@@ -95,7 +95,7 @@ PLAIN = frozenset(
     rnn_relu_cell.default rnn_tanh.input rnn_tanh_cell.default roll.default rrelu.default
     rsub.Scalar rsub.Tensor scaled_dot_product_attention.default searchsorted.Tensor
     selu.default silu.default softmax.int softplus.default softshrink.default
-    special_expit.default split.Tensor square.default squeeze.default stack.default
+    sort.stable special_expit.default split.Tensor square.default squeeze.default stack.default
     std.correction std.dim std_mean.correction std_mean.dim sum.default swapaxes.default
     t.default take_along_dim.default tensor_split.sections threshold.default tile.default
     to.device to.dtype to.dtype_layout to.other transpose.int tril.default triu.default

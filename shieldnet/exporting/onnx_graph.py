@@ -1,0 +1,80 @@
+"""A graph of torch's operators as an ONNX model, with the same ties, ticks and winners."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from shieldnet.core.errors import ConfigError
+
+OPSETS = (18, 19, 20, 21)
+"""The versions of ONNX's operators that are written, each tried in ONNX Runtime."""
+
+
+def write_onnx(program: ExportedProgram, path: Path, opset: int, facts: dict[str, str]) -> None:
+    """Writes a graph as an ONNX model.
+
+    facts: written into its metadata.
+    Errors: ConfigError for an opset that is not in ``OPSETS``, for an operator of the model that
+        ONNX does not have, and without the packages for it.
+    """
+    if opset not in OPSETS:
+        raise ConfigError(f"Expected opset as one of {OPSETS}, got {opset!r}.")
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
+    except ImportError as missing:
+        raise ConfigError(
+            f"An ONNX file needs {missing.name}: pip install 'shieldnet[onnx]'."
+        ) from missing
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
+            custom_translation_table=_translations(),
+        )
+    except Exception as untranslated:
+        raise ConfigError(
+            f"torch.onnx could not write this model: {_operator_in(untranslated)} Export a .pt2, "
+            "which has all of torch's operators, or write that step of the model in others."
+        ) from untranslated
+    if written is None:
+        raise ConfigError("torch.onnx gave no model.")
+    model = written.model_proto
+    for name in sorted(facts):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, facts[name]
+    onnx.save_model(model, str(path))
+
+
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """Translates operators of ours: a stable sort is TopK, which promises the lower of equals."""
+    from onnxscript import opset18 as op
+
+    def sort(self: Any, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:
+        return op.TopK(self, op.Shape(self, start=-1), axis=dim, largest=int(descending), sorted=1)
+
+    def sort_by_default(self: Any, dim: int = -1, descending: bool = False) -> Any:
+        return sort(self, None, dim, descending)
+
+    def take(self: Any, index: Any) -> Any:
+        everything: Any = op.Constant(value_ints=[-1])
+        return op.Gather(op.Reshape(self, everything), index, axis=0)
+
+    return {
+        torch.ops.aten.sort.stable: sort,
+        torch.ops.aten.sort.default: sort_by_default,
+        torch.ops.aten.take.default: take,
+    }
+
+
+def _operator_in(failed: Exception) -> str:
+    lines = [line.strip() for line in str(failed).splitlines()]
+    told = [line for line in lines if "No ONNX function found" in line or "Error when" in line]
+    return (told or lines or [type(failed).__name__])[0][:300]
