@@ -10,6 +10,7 @@ import shieldnet
 
 HOUSE = Path(shieldnet.__file__).parent
 FLOORS = (
+    {"runtime"},
     {"core"},
     {"findings", "data", "outputs"},
     {"privacy", "running"},

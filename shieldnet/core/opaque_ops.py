@@ -81,7 +81,7 @@ def lowered() -> Iterator[list[torch.Tensor]]:
 
 def found_wrong() -> list[torch.Tensor] | None:
     """Returns the list of ``lowered``; None where checks refuse."""
-    return _wrong.get()
+    return None if torch.compiler.is_dynamo_compiling() else _wrong.get()
 
 
 def refuse_recording(what: str) -> None:

@@ -8,7 +8,7 @@ it has no state that a fork could copy.
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -22,20 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.core.exact_tables import (
-    FLIP_TICKS,
-    Find,
-    Table,
-    coin_table,
-    gaussian_table,
-    laplace_table,
-    looked_up,
-    scanned,
-)
+from shieldnet.core.exact_tables import FLIP_TICKS, coin_table, gaussian_table, laplace_table
 from shieldnet.core.opaque_ops import opaque
-
-Source = Callable[[int], bytes]
-"""Returns as many random bytes as it is asked for."""
+from shieldnet.runtime import Source, Table, drawn, looked_up, random_bytes
 
 MAX_STEPS = 1024
 """The finest grid: a Gaussian's deviation spans at most this many steps (the table's size)."""
@@ -49,8 +38,6 @@ _TAIL_DEVIATIONS = 19  # 2^256 times the mass beyond is below 1
 _OPEN = -(2**15)
 VARIATION = 2.0**-230
 """Bounds the total variation of one number of ``lattice_gaussian`` to the discrete Gaussian."""
-_MAX_PLAIN_DRAWS = 32  # up to which Python's own bisection is the quickest
-_MANY_BYTES = 512  # from which asking the system costs more than all that is done with them
 
 _source: ContextVar[Source] = ContextVar("_source", default=os.urandom)
 _replayed: ContextVar[int | None] = ContextVar("_replayed", default=None)
@@ -295,49 +282,11 @@ def by_table(words: Tensor, table: Table) -> Tensor:
 
 
 def _drawn(table: Table, shape: Sequence[int], constant_time: bool) -> Tensor:
-    count = math.prod(shape)
-    if count <= _MAX_PLAIN_DRAWS and not constant_time:
-        drawn = np.array(_one_by_one(count, table), dtype=np.int64)
-    else:
-        drawn = np.empty(count, dtype=np.int64)
-        for start in range(0, count, _PIECE):
-            _fill(drawn[start : start + _PIECE], table, scanned if constant_time else looked_up)
-    drawn += table.first
-    return torch.from_numpy(drawn).reshape(tuple(shape))
-
-
-def _one_by_one(count: int, table: Table) -> list[int]:
-    drawn = _random_bytes(4 * count)
-    words = [int.from_bytes(drawn[at : at + 4], "little") for at in range(0, 4 * count, 4)]
-    indices = [bisect_right(table.ordered, word) for word in words]
-    for place, (index, word) in enumerate(zip(indices, words, strict=True)):
-        if index and table.ordered[index - 1] == word:
-            indices[place] = _by_all_bits(word, table)
-    return indices
-
-
-def _fill(drawn: NDArray[np.int64], table: Table, find: Find) -> None:
-    words = np.frombuffer(_random_bytes(4 * len(drawn)), dtype=np.uint32)
-    drawn[:] = find(words, table)
-    # Equal leading words leave the order open (chance 2^-32 each): 96 more bits decide.
-    below = table.leading.take(drawn - 1, mode="clip")
-    for tie in np.flatnonzero((below == words) & (drawn > 0)).tolist():
-        drawn[tie] = _by_all_bits(int(words[tie]), table)
-
-
-def _by_all_bits(word: int, table: Table) -> int:
-    """Draws 96 more bits of a uniform 32-bit word and compares all 128."""
-    return bisect_right(table.exact, (word << 96) + int.from_bytes(_random_bytes(12), "little"))
+    numbers = drawn(math.prod(shape), table, _random_bytes, constant_time)
+    return torch.from_numpy(numbers).reshape(tuple(shape))
 
 
 def _random_bytes(count: int) -> bytes:
-    """Asks this context's source; for many bytes OpenSSL's generator stands for the system.
-
-    It is seeded by the operating system, and anew after a fork.
-    """
+    """Asks this context's source."""
     source = _source.get()
-    if source is os.urandom and count >= _MANY_BYTES:
-        from ssl import RAND_bytes
-
-        return RAND_bytes(count)
-    return source(count) if count else b""
+    return random_bytes(count) if source is os.urandom else source(count)

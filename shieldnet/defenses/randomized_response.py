@@ -85,7 +85,7 @@ class RandomizedResponse(_Mechanism):
         Shapes: (..., classes) -> (..., 1) int64.
         """
         words = random_words(math.prod(shape[:-1])).reshape(*shape[:-1], 1)
-        other = self._other(shape[-1] * self.bins)
+        other = self.draws_of_other(shape[-1] * self.bins)
         return (words & (_TOTAL - 1)).div(other, rounding_mode="floor")
 
     def named_with(self, answers: Tensor, noise: Tensor) -> Named:
@@ -100,7 +100,7 @@ class RandomizedResponse(_Mechanism):
         symbol = _told(symbol, like(noise, symbol), classes * self.bins)
         return bins.named(symbol % self.bins, whole_quotient(symbol, self.bins))
 
-    def _other(self, symbols: int) -> int:
+    def draws_of_other(self, symbols: int) -> int:
         """Counts, of 2^63 draws, those that give one certain other symbol."""
         share = _TOTAL / (math.exp(self.epsilon) + symbols - 1)
         other = int(share * _SAFE) + 1
@@ -112,7 +112,7 @@ class RandomizedResponse(_Mechanism):
         return other
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
-        self._other(classes * self.bins)
+        self.draws_of_other(classes * self.bins)
         return pure_cost(self.epsilon, answers=classes * self.bins)
 
     def event(self, classes: int, upstream: Reach = UNBOUNDED) -> Event:

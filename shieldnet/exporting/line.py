@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.opaque_ops import lowered
-from shieldnet.defenses import Chain, Defense, GaussianNoise, LaplaceNoise
+from shieldnet.defenses import Chain, Defense
+from shieldnet.exporting.laws import law_of
 from shieldnet.outputs.functions import Around
 from shieldnet.outputs.layout import ROW_KINDS
 from shieldnet.outputs.nested import Path, named_leaves, replaced
@@ -51,8 +52,12 @@ class NoiseInput:
         drawn = self.stage.draw(torch.Size((rows, *self.sizes)))
         if drawn is None:
             raise ConfigError(f"{self.stage} draws nothing.")
-        is_steps = isinstance(self.stage, GaussianNoise | LaplaceNoise)
-        return drawn.to(torch.int32 if is_steps else torch.int64)
+        return drawn.to(getattr(torch, self.law["dtype"]))
+
+    @property
+    def law(self) -> dict[str, Any]:
+        """Says how it is drawn, as ``shieldnet.runtime`` reads it."""
+        return law_of(self.stage, self.sizes)
 
 
 class Line(nn.Module):

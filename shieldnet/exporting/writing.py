@@ -18,11 +18,9 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.exporting.line import Line
 from shieldnet.exporting.onnx_graph import write_onnx
 from shieldnet.exporting.programs import drawn_as_graph, quiet, rows_of, tensors_of
+from shieldnet.runtime import FACTS
 from shieldnet.shield.module import Shield
 from shieldnet.shield.toml import dump_shield
-
-FACTS = "shieldnet.json"
-"""The name of what a file says of itself, beside the graph."""
 
 _NEAR = 1e-4  # of the answers' range: another runtime adds floats in another order
 
@@ -126,7 +124,7 @@ def _write_onnx(program: ExportedProgram, path: Path, facts: dict[str, str], ops
 def _facts(shield: Shield, line: Line) -> str:
     """Says of a file what is in it: the shield's settings, the extent and the noise it needs."""
     extent = shield.extent
-    noise = {one.name: {"defense": str(one.stage), "sizes": list(one.sizes)} for one in line.noise}
+    noise = {one.name: one.law for one in line.noise}
     facts = {
         "shieldnet": 1,
         "shield": dump_shield(shield),

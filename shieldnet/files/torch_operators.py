@@ -97,13 +97,14 @@ PLAIN = frozenset(
     selu.default silu.default softmax.int softplus.default softshrink.default
     sort.stable special_expit.default split.Tensor square.default squeeze.default stack.default
     std.correction std.dim std_mean.correction std_mean.dim sum.default swapaxes.default
-    t.default take_along_dim.default tensor_split.sections threshold.default tile.default
+    t.default take.default take_along_dim.default tensor_split.sections threshold.default
+    tile.default
     to.device to.dtype to.dtype_layout to.other transpose.int tril.default triu.default
     true_divide.Tensor type_as.default unbind.int unflatten.int unfold.default
     upsample_bicubic2d.vec upsample_linear1d.vec upsample_nearest1d.vec upsample_nearest3d.vec
     upsample_trilinear3d.vec var_mean.correction var_mean.dim vdot.default view_as.default
     view_as_complex.default view_as_real.default vstack.default where.ScalarOther
-    where.ScalarSelf xlogy.Tensor zeros.default zeros_like.default
+    where.Scalar where.ScalarSelf xlogy.Tensor zeros.default zeros_like.default
     """.split()
 )
 """What ``torch.export.export`` writes for ordinary models before it decomposes them."""

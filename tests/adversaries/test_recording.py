@@ -196,11 +196,9 @@ def test_every_use_of_the_source_stands_behind_a_drawing_operator() -> None:
         node.name
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
-        and any(use in ast.unparse(node) for use in ("_source.get()", "_random_bytes("))
+        and any(use in ast.unparse(node) for use in ("_source.get()", "_random_bytes"))
     }
-    drawn_inside_operators = {
-        *("random_words", "_random_bytes", "_drawn", "_one_by_one", "_fill", "_by_all_bits")
-    }
+    drawn_inside_operators = {*("random_words", "_random_bytes", "_drawn")}
     of_training = {name for name in users if "lattice" in name} | {"_from_table"}
     assert users <= drawn_inside_operators | of_training
 

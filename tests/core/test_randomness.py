@@ -8,13 +8,14 @@ import pytest
 import torch
 from scipy.stats import chisquare, norm
 
-from shieldnet.core.exact_tables import gaussian_table, looked_up
+from shieldnet.core.exact_tables import gaussian_table
 from shieldnet.core.randomness import (
     by_table,
     random_words,
     replayed_noise,
     rounded_gaussian,
 )
+from shieldnet.runtime import looked_up
 
 
 @pytest.mark.parametrize("deviation", [1.0, 2.7, 8.0])

@@ -17,8 +17,6 @@ from shieldnet.core.exact_tables import (
     coin_table,
     gaussian_table,
     laplace_table,
-    looked_up,
-    scanned,
 )
 from shieldnet.core.randomness import (
     coin_reach,
@@ -29,6 +27,7 @@ from shieldnet.core.randomness import (
 )
 from shieldnet.defenses.randomized_response import _TOTAL
 from shieldnet.privacy.cost import Reach, laplace_cost, pure_cost
+from shieldnet.runtime import looked_up, scanned
 
 DRAWS = 200_000
 
@@ -191,7 +190,7 @@ class TestRandomizedResponse:
     @pytest.mark.parametrize("epsilon", [0.1, 1.0, 6.0, 20.0])
     @pytest.mark.parametrize("symbols", [2, 10, 40, 100_000])
     def test_the_chances_never_exceed_epsilon_not_by_a_bit(self, epsilon, symbols) -> None:
-        other = sn.RandomizedResponse(epsilon)._other(symbols)
+        other = sn.RandomizedResponse(epsilon).draws_of_other(symbols)
         kept = _TOTAL - (symbols - 1) * other
         with mpmath.workdps(50):
             assert mpmath.mpf(kept) / other <= mpmath.exp(mpmath.mpf(epsilon))
@@ -257,7 +256,7 @@ class TestRandomizedResponse:
         opendp.enable_features("contrib")
         for epsilon, classes in ((1.0, 4), (6.0, 10)):
             kept = (
-                _TOTAL - (classes - 1) * sn.RandomizedResponse(epsilon)._other(classes)
+                _TOTAL - (classes - 1) * sn.RandomizedResponse(epsilon).draws_of_other(classes)
             ) / _TOTAL
             oracle = opendp.m.make_randomized_response([str(k) for k in range(classes)], kept)
             assert oracle.map(1) == pytest.approx(epsilon, rel=1e-9)
