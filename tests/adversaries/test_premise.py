@@ -123,7 +123,7 @@ def test_two_trainings_in_a_row_cost_both(learned) -> None:
     assert second.guarantee.mu == pytest.approx(mu)
     assert second.guarantee.epsilon > first.guarantee.epsilon
     assert (second.guarantee.scope, second.guarantee.start) == ("weights", first.guarantee.weights)
-    assert "1 trainings before" in str(second)
+    assert "composed with 1 earlier training" in str(second)
     again = sn.Guarantee.read(second.guarantee.document())
     assert again == second.guarantee
 

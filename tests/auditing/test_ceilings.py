@@ -82,7 +82,7 @@ def test_the_claim_is_saved_and_comes_back(audited, tmp_path) -> None:
 def test_a_policy_limits_epsilon(audited) -> None:
     _, report = audited
     report.require(sn.Policy({"max_epsilon": 2.0}))
-    with pytest.raises(sn.errors.PolicyFailed, match=r"max_epsilon = 1, the guarantee says 2.00"):
+    with pytest.raises(sn.errors.PolicyFailed, match=r"max_epsilon = 1, the guarantee states 2.00"):
         report.require(sn.Policy({"max_epsilon": 1.0}))
     with pytest.raises(sn.errors.PolicyFailed, match="nothing is proven of training"):
         replace(report, guarantee=None).require(sn.Policy({"max_epsilon": 1.0}))

@@ -253,7 +253,7 @@ def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path)
         "--epochs", "2", "--start", "private/guarantee.json",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    assert "and of 1 trainings before" in again.stdout
+    assert "composed with 1 earlier training" in again.stdout
 
 
 def test_finetune_writes_over_no_earlier_model_unless_told(project: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_forged_guarantee_of_absurd_numbers_is_refused_when_it_is_asked(tmp_pa
     document["reports"][0]["guarantee"].update(noise=0.1, rate=0.5, steps=10**7, epsilon=0.1)
     path.write_text(json.dumps(document))
     report = sn.Report.load(path)
-    with pytest.raises(sn.errors.ConfigError, match="in the thousands and promise nothing"):
+    with pytest.raises(sn.errors.ConfigError, match="in the thousands and guarantee nothing"):
         report.require(sn.Policy({"max_epsilon": 8.0}))
 
 
