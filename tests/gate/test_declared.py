@@ -164,4 +164,4 @@ def test_a_report_of_findings_that_nothing_here_declares_is_inconclusive() -> No
     strange = made(subject("balanced", 0.0, 5.0, findings=(finding("strange.leak", 0.9, 1.0),)))
     verdict = strange.passes(sn.Policy({"max_bits_per_answer": 9}))
     assert verdict.outcome == "inconclusive"
-    assert "strange.leak 0.950 [0.900, 1.000]: no imported attack declares" in verdict.broken[0].words
+    assert "strange.leak 0.950 [0.900, 1.000]: no imported attack" in verdict.broken[0].words

@@ -236,7 +236,7 @@ OUT_OF_RANGE = ({"max_leakage": 10}, {"min_accuracy": 90}, {"max_membership_auc"
 
 @pytest.mark.parametrize("limits", OUT_OF_RANGE)
 def test_a_limit_that_nothing_could_break_or_keep_is_refused(limits) -> None:
-    with pytest.raises(sn.errors.ConfigError, match=r"from 0 to 1, the range of the measurement, got"):
+    with pytest.raises(sn.errors.ConfigError, match=r"from 0 to 1, the range of the measurement"):
         sn.Policy(limits)
     with pytest.raises(sn.errors.ConfigError, match="from 0 to 1"):
         sn.Policy({"max_epsilon": 50.0}, groups={"*": {"min_accuracy": 2}})

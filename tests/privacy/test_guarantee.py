@@ -204,9 +204,7 @@ def test_the_noise_for_an_epsilon_takes_a_few_tries(
 
 
 def test_an_epsilon_that_no_noise_keeps_to_is_refused() -> None:
-    with pytest.raises(
-        sn.errors.ConfigError, match="No noise of at most 10000 x clip norm meets"
-    ):
+    with pytest.raises(sn.errors.ConfigError, match="No noise of at most 10000 x clip norm meets"):
         calibrate_noise(1e-9, 1e-12, 1.0, 1000)
 
 

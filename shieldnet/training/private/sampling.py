@@ -112,7 +112,7 @@ def checked_draws(sampler: Sampler, records: int, rate: float) -> Tensor:
         most = records * event.rate + _MAX_DEVIATIONS * (spread + 1)
         if int(drawn.sum()) > most:
             raise ConfigError(
-                f"{sampler!r} drew {int(drawn.sum())} of {records} records in a step, but its event "
-                f"states a rate of {event.rate:g}: the guarantee would be wrong."
+                f"{sampler!r} drew {int(drawn.sum())} of {records} records in a step, but its "
+                f"event states a rate of {event.rate:g}: the guarantee would be wrong."
             )
     return drawn
