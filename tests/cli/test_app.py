@@ -291,7 +291,7 @@ def test_finetune_tells_loss_accuracy_and_how_far_it_is(project: Path) -> None:
         (("--adaptive-clip",), "Expected --epsilon"),
         (("--optimizer", "rmsprop"), "Expected --optimizer to be one of sgd, adam"),
         (("--checkpoint-every", "0"), "Expected a finite --checkpoint-every > 0"),
-        (("--validation", "members.npz"), "100 of the validation rows are also records"),
+        (("--validation", "members.npz"), "100 of the validation rows are also training records"),
     ],
 )
 def test_finetune_says_what_is_missing(project: Path, arguments, words) -> None:

@@ -431,5 +431,5 @@ def test_a_shield_goes_around_a_model_and_never_around_a_shield() -> None:
     for model in (inner, nn.Sequential(inner, nn.Identity())):
         with pytest.raises(sn.errors.ConfigError, match="is a Shield already, or holds one"):
             sn.harden(model)
-    with pytest.raises(sn.errors.ConfigError, match="A Shield is not trained"):
+    with pytest.raises(sn.errors.ConfigError, match="A Shield cannot be trained"):
         sn.finetune(inner, (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)))

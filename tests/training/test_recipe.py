@@ -92,7 +92,7 @@ def test_models_of_probabilities_and_of_one_yes_or_no_are_trained() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"make_model": nn.Linear(2, 2)}, "Expected make_model as a function"),
+        ({"make_model": nn.Linear(2, 2)}, "Expected make_model to be a function"),
         ({"epochs": 0}, "Expected epochs >= 1"),
         ({"learning_rate": float("nan")}, "Expected a finite learning_rate > 0"),
         ({"momentum": -1.0}, "Expected momentum >= 0"),

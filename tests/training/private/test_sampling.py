@@ -143,12 +143,12 @@ def test_a_sampler_of_ones_own_is_trained_with_and_proven_for(table, mlp) -> Non
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("size", "Expected Half.* to draw from 1 to 120 records of a step, got 240"),
-        ("none", "Expected Half.* to draw from 1 to 120 records of a step, got None"),
+        ("size", "Expected Half.* to draw 1 to 120 records per step, got 240"),
+        ("none", "Expected Half.* to draw 1 to 120 records per step, got None"),
         ("list", r"Expected Half.* to draw \(120,\) bool, got \["),
-        ("rare", "Expected the event of Half.* with a rate of 0.5 at least"),
-        ("varies", "to have one rate whatever the noise, got 0.5 and 0.9"),
-        ("few", r"drew \d\d of 120 records in a step, where its event says 0.00833"),
+        ("rare", "Expected the event of Half.* to have a rate of at least 0.5"),
+        ("varies", "to have the same rate for any noise, got 0.5 and 0.9"),
+        ("few", r"drew \d\d of 120 records in a step, but its event states a rate of 0.00833"),
         ("shape", r"Expected Half.* to draw \(120,\) bool, got \(119,\) torch.bool"),
         ("type", r"Expected Half.* to draw \(120,\) bool, got \(120,\) torch.float64"),
         ("kind", r"Expected the event of Half.* as 4 Steps .* got \(1.0, 0.5, 4\)"),
