@@ -11,7 +11,7 @@ from shieldnet.core.statistics import Interval
 from shieldnet.findings.finding import Finding, Threat
 from shieldnet.findings.metrics import Metric
 
-_PROVEN = "a measured lower bound above the proven bound fails every policy, without a limit"
+_PROVEN = "a measured lower bound above the proven one fails every policy, without a limit"
 _PRIVATE = ("AISVS 11.2.4",)
 RECORDS_EPSILON = Metric(
     "one_run.records.epsilon", "epsilon by records", "more", ungated=_PROVEN, standards=_PRIVATE

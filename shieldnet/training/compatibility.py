@@ -48,7 +48,7 @@ def held_apart(model: nn.Module, data: object, records: Records, role: str) -> R
             for packing in (records.packing, rows.packing)
         )
         raise DataError(
-            f"Expected {role} rows with the inputs of the training records ({expected}), got {got}."
+            f"Expected {role} rows with the inputs that the records have ({expected}), got {got}."
         )
     if rows.inputs.shape[1:] != records.inputs.shape[1:]:
         raise DataError(

@@ -63,7 +63,7 @@ def written(path, **changes):
         ({"weights": "../../etc"}, "Expected weights as 64 hexadecimal digits"),
         ({"version": 3}, "Expected a guarantee of version 1 or 2"),
         ({"version": True}, "Expected a guarantee of version 1 or 2"),
-        ({"before": [{}] * 17}, "Expected at most 16 guarantees before"),
+        ({"before": [{}] * 17}, "Expected at most 16 earlier guarantees"),
         ({"before": [3]}, "Expected a guarantee as a dict"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_second_continuation_of_one_checkpoint_is_refused(training, tmp_path) 
     with pytest.raises(sn.errors.TrainingFailed, match="is an older state of the run"):
         training(tmp_path)
     (tmp_path / "finetune.run").unlink()
-    with pytest.raises(sn.errors.TrainingFailed, match="whether .* was continued already"):
+    with pytest.raises(sn.errors.TrainingFailed, match="whether .* was already continued"):
         training(tmp_path)
 
 

@@ -69,7 +69,7 @@ def test_the_audit_puts_no_bound_beside_weights_of_which_none_is_proven(learned)
     assert report["bare"]["membership.auc"].ceiling is None
     assert not any(one.crosses_proof for one in report["bare"].findings)
     assert "of these steps" in str(report)
-    with pytest.raises(sn.errors.PolicyFailed, match=r"steps alone.*start='public'"):
+    with pytest.raises(sn.errors.PolicyFailed, match=r"steps only.*start='public'"):
         report.require(sn.Policy({"max_epsilon": 8.0}))
 
 

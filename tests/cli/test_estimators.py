@@ -134,7 +134,7 @@ def test_harden_writes_its_shield_of_probabilities(project) -> None:
         ((), {"model": "census:unfitted"}, "got LogisticRegression that is not fitted yet"),
         (("--weights=w.pt",), {}, "is no torch module, and holds what it learned: leave --weights"),
         (("--label=salary",), {}, "has no column salary. It has: age, education, sex, note, inc"),
-        ((), {"members": "narrow.csv"}, "The members lack columns that the model reads: education"),
+        ((), {"members": "narrow.csv"}, "The members lack columns that the model needs: education"),
         (("--sensitive=job",), {}, "There is no column job"),
         (("--group=job",), {}, "has no column job"),
         (("--outputs=logits",), {}, "Say --outputs probabilities"),

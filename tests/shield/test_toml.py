@@ -148,7 +148,7 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path) -> None:
     [
         ("preset = 'open'\nalso = 3", r"Expected \[\[also.FIELD\]\] tables"),
         ("preset = 'open'\nalso = {boxes = 3}", r"Expected \[\[also.boxes\]\] tables"),
-        ("preset = 'open'\naxis = 'last'", "Expected axis as a whole number"),
+        ("preset = 'open'\naxis = 'last'", "Expected axis as an integer"),
         ("preset = 'open'\nmicro_batch = 0", "Expected micro_batch >= 1"),
         ("preset = 'open'\nextent = 3", "Expected extent = { classes = 10 }"),
         ("preset = 'open'\nextent = {classes = 3, width = 2}", "Expected extent = {"),

@@ -89,7 +89,7 @@ def test_shifts_and_flips_keep_pixels_and_move_each_picture_by_itself() -> None:
 
 
 def test_views_without_augmentation_are_refused(table, mlp) -> None:
-    with pytest.raises(sn.errors.ConfigError, match="all the same without Augment"):
+    with pytest.raises(sn.errors.ConfigError, match="needs Augment"):
         finetune(mlp, table, sn.DPSGD(8.0, 1e-3, augmentations=4))
     found = finetune(
         mlp,

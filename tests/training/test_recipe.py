@@ -107,5 +107,5 @@ def test_a_recipe_that_makes_no_sense_is_refused(settings, words) -> None:
 def test_what_makes_no_model_and_what_has_no_rows_is_refused() -> None:
     with pytest.raises(sn.errors.ConfigError, match="make_model to return an nn.Module, got int"):
         sn.Recipe(lambda: 3)(data(), 0)
-    with pytest.raises(sn.errors.DataError, match="no rows"):
+    with pytest.raises(sn.errors.DataError, match="at least one row"):
         sn.Recipe(small).models(*data(), [torch.arange(0)], [0])
