@@ -97,7 +97,7 @@ def test_a_changed_guarantee_does_not_match_its_signature(tmp_path, monkeypatch)
             load_guarantee(written(path, **changes))
     document = {k: v for k, v in GUARANTEE.document().items() if k != "signature"}
     path.write_text(json.dumps(document))
-    with pytest.raises(sn.errors.DataError, match="is not signed, and SHIELDNET_KEY is set"):
+    with pytest.raises(sn.errors.DataError, match="is not signed, but SHIELDNET_KEY is set"):
         load_guarantee(path)
     monkeypatch.setenv("SHIELDNET_KEY", secrets.token_hex(32))
     with pytest.raises(sn.errors.DataError, match="is not signed"):

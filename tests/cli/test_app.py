@@ -310,7 +310,7 @@ def test_a_guarantee_that_is_none_is_refused(project: Path) -> None:
         "--nonmembers", "nonmembers.npz", "--guarantee", "forged.json",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "is no guarantee as finetune writes it" in done.stderr
+    assert "is not a guarantee as finetune writes it" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -369,9 +369,9 @@ class TestFiles:
             (
                 ("--group=place",),
                 "members.csv",
-                "is no model that is read here. Give a file ending in",
+                "is not a supported model file. Pass a file ending in",
             ),
-            (("--group=place", "--weights=w.pt"), "model.pt2", "holds its weights: leave"),
+            (("--group=place", "--weights=w.pt"), "model.pt2", "contains its weights: omit"),
         ],
     )
     def test_what_does_not_fit_exits_with_2(self, files, extra, model, words) -> None:

@@ -132,7 +132,7 @@ def test_harden_writes_its_shield_of_probabilities(project) -> None:
     ("extra", "given", "words"),
     [
         ((), {"model": "census:unfitted"}, "got LogisticRegression that is not fitted yet"),
-        (("--weights=w.pt",), {}, "is no torch module, and holds what it learned: leave --weights"),
+        (("--weights=w.pt",), {}, "is not a torch module and contains its weights: omit --weights"),
         (("--label=salary",), {}, "has no column salary. It has: age, education, sex, note, inc"),
         ((), {"members": "narrow.csv"}, "The members lack columns that the model needs: education"),
         (("--sensitive=job",), {}, "There is no column job"),

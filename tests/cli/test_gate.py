@@ -82,7 +82,7 @@ def test_a_run_on_github_gets_a_summary(project) -> None:
     ("arguments", "words"),
     [
         (("report", "nowhere.json"), "Cannot read nowhere.json"),
-        (("report", "pass.toml"), "is no JSON report"),
+        (("report", "pass.toml"), "is not a JSON report"),
         (("report", "report.json", "-o", "report.pdf"), "ends in .json, .html, .md, .xml, .sarif"),
         (("report", "report.json", "-o", "no/report.md"), "there is no folder no"),
         (("compare", "report.json", "nowhere.json"), "Cannot read nowhere.json"),

@@ -61,7 +61,7 @@ def test_a_bomb_is_refused_by_what_it_declares(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(limits, "MAX_FILE_BYTES", 10_000)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000, np.float32))
     assert (tmp_path / "a.npz").stat().st_size < 1000
-    with pytest.raises(DataError, match="would take 400128 bytes, more than the 10000"):
+    with pytest.raises(DataError, match="would take 400128 bytes, above the limit of 10000"):
         read_npz(tmp_path / "a.npz", "members", ["x"])
     np.save(tmp_path / "a.npy", np.zeros(100_000, np.float32))
     with pytest.raises(DataError, match="more than the 10000"):
@@ -78,7 +78,7 @@ def test_an_entry_that_holds_more_than_it_declares_is_cut_there(tmp_path) -> Non
     size = len(buffer.getvalue()).to_bytes(4, "little")
     assert data.count(size) == 2
     path.write_bytes(data.replace(size, (200).to_bytes(4, "little")))
-    with pytest.raises(DataError, match="no archive that can be read|but holds"):
+    with pytest.raises(DataError, match="not a readable archive|but has"):
         read_npz(path, "members", ["x"])
 
 
@@ -95,13 +95,13 @@ def test_two_entries_of_one_name_are_refused(tmp_path) -> None:
         archive.writestr("x.npy", b"1")
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("x.npy", b"2")
-    with pytest.raises(DataError, match="two entries of one name"):
+    with pytest.raises(DataError, match="two entries with one name"):
         read_npz(path, "members", ["x"])
 
 
 def test_rare_packing_is_refused(tmp_path) -> None:
     path = zipped(tmp_path / "a.npz", {"x.npy": b"1"}, compression=zipfile.ZIP_LZMA)
-    with pytest.raises(DataError, match="packed in a rare way"):
+    with pytest.raises(DataError, match="in a rare compression"):
         read_npz(path, "members", ["x"])
 
 

@@ -116,7 +116,7 @@ def test_nothing_of_a_file_is_run_to_recognize_it(net) -> None:
 @pytest.mark.parametrize("held", [torch.ones(3), [torch.ones(3)]])
 def test_a_tensor_or_a_list_is_no_model(held) -> None:
     torch.save(held, "given.pt")
-    words = f"holds a {type(held).__name__} that torch.save wrote, no model and no dict of weights"
+    words = f"contains a {type(held).__name__} that torch.save wrote, neither a model nor a dict of weights"
     assert words in refusal("given.pt")
 
 
@@ -162,7 +162,7 @@ def test_torchscript_holds_weights_that_a_line_takes_out(net) -> None:
 def test_a_program_of_one_batch_size_is_refused_with_an_export_that_works(rows, net) -> None:
     example = torch.randn(rows, 6)
     torch.export.save(torch.export.export(net, (example,)), "fixed.pt2")
-    with pytest.raises(DataError, match="exported for batches of one size") as refused:
+    with pytest.raises(DataError, match="exported for one batch size") as refused:
         sn.harden(load_model("fixed.pt2"))(torch.randn(8, 6))
     (call,) = re.findall(r"any: (torch\.export\.export\(.*\))\.", str(refused.value))
     held = {"torch": torch, "model": net, "example": torch.randn(4, 6)}

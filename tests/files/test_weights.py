@@ -58,7 +58,7 @@ def test_names_that_the_file_left_out_because_they_are_tied_are_no_loss(tmp_path
 
 def test_weights_that_differ_where_the_model_ties_them_are_refused(tmp_path) -> None:
     write_weights(Tied(is_tied=False), tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match="different weights as words.weight and as head.weight"):
+    with pytest.raises(DataError, match="different weights for words.weight and head.weight"):
         load_weights(Tied(), tmp_path / "w.safetensors", "tied")
 
 

@@ -176,7 +176,7 @@ def test_a_verdict_is_true_only_where_all_pass_and_says_what_broke() -> None:
         ("[groups.sex]\nmin_accuracy = nan", "Expected min_accuracy to be a finite number >= 0"),
         ("[groups.sex]", "without a limit passes everything"),
         ("[max_leakage]", "Expected max_leakage to be a finite number >= 0, got {}"),
-        ("max_leakage", "is no valid TOML"),
+        ("max_leakage", "is not valid TOML"),
     ],
 )
 def test_a_bad_file_is_refused_with_exact_words(tmp_path, text, words) -> None:

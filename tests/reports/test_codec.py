@@ -118,11 +118,11 @@ def test_a_forged_guarantee_of_absurd_numbers_is_refused_when_it_is_asked(tmp_pa
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is no JSON report"),
-        ("[" * 100_000, "is no JSON report"),
-        ('{"schema": NaN}', "NaN is no number of JSON"),
+        ("", "is not a JSON report"),
+        ("[" * 100_000, "is not a JSON report"),
+        ('{"schema": NaN}', "NaN is not a JSON number"),
         ("[]", "expected an object, got list"),
-        ('{"schema": "shieldnet.report/1", "reports": 1e999}', "more than a number can be"),
+        ('{"schema": "shieldnet.report/1", "reports": 1e999}', "is too large for a number"),
     ],
 )
 def test_what_is_no_report_is_refused(tmp_path, text, words) -> None:

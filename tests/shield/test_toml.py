@@ -74,7 +74,7 @@ def test_another_version_is_refused(tmp_path) -> None:
 
 
 def test_broken_and_missing_files_are_named(tmp_path) -> None:
-    with pytest.raises(sn.errors.ConfigError, match="is no valid TOML"):
+    with pytest.raises(sn.errors.ConfigError, match="is not valid TOML"):
         load(tmp_path, "version = = 1")
     with pytest.raises(sn.errors.DataError, match="Cannot read .*nowhere.toml: No such file"):
         sn.load_shield(nn.Linear(3, 4), tmp_path / "nowhere.toml")
