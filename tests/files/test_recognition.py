@@ -116,7 +116,7 @@ def test_nothing_of_a_file_is_run_to_recognize_it(net) -> None:
 @pytest.mark.parametrize("held", [torch.ones(3), [torch.ones(3)]])
 def test_a_tensor_or_a_list_is_no_model(held) -> None:
     torch.save(held, "given.pt")
-    words = f"contains a {type(held).__name__} that torch.save wrote, neither a model nor a dict of weights"
+    words = f"contains a {type(held).__name__} that torch.save wrote, neither a model nor a dict"
     assert words in refusal("given.pt")
 
 
