@@ -20,7 +20,7 @@ class TableCoding:
 
     A column of numbers or booleans has one code, the value itself, and a second code,
     ``age=missing``, if values are missing. A column of words or categories is one-hot coded, with a
-    code per word such as ``education=Bachelors``; a missing value is a word of its own.
+    code per word such as ``education=Bachelors``; missing values count as a word.
 
     Guarantee: ``decode(encode(table))`` is the table, in the types that fit all sets. Codes that no
     table has are decoded to the nearest: the word with the largest code, the nearest integer that

@@ -29,7 +29,7 @@ _ORDERS = [*range(2, 33), 40, 48, 64, 96, 128, 192, 256, 384, 512, 1024]  # whol
 _TAIL = 1e-10
 """The smallest delta for which mu of subsampled steps holds."""
 NOT_COVERED = (
-    "whoever reads the training data, the gradients or the noise",
+    "anyone who can read the training data, the gradients or the noise",
     "what many records reveal together: each record is protected by itself",
     "records that occur more than once in the data: epsilon grows with every copy",
     "choices made by looking at the data beforehand, such as the learning rate",

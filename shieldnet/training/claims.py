@@ -75,7 +75,7 @@ def guarantee_of(
     caveats = (
         ()
         if seed is None
-        else ("whoever knows the seed knows the noise: seeded runs are for tests",)
+        else ("anyone who knows the seed knows the noise: seeded runs are for tests",)
     )
     own = () if is_proven(private.sampler) else (f"{private.sampler!r} draws as its event says",)
     guarantee = Guarantee(

@@ -315,7 +315,7 @@ def test_answers_defended_by_hand_carry_no_graph_either() -> None:
             torch.tensor([[0.5, 0.5], [math.nan, 0.5]]),
             "NaN or Inf in row 1 of 2",
         ),
-        ({"outputs": "binary_probabilities"}, (), torch.tensor([0.3, 1.3]), "Row 1 of 2 holds"),
+        ({"outputs": "binary_probabilities"}, (), torch.tensor([0.3, 1.3]), "Row 1 of 2 has"),
         ({"outputs": "values"}, (), torch.zeros(2, 2, dtype=torch.complex64), "got torch.complex"),
     ],
 )
@@ -398,7 +398,7 @@ def test_micro_batches_refuse_what_they_cannot_join() -> None:
 
     shield = sn.harden(Lists(), micro_batch=2, also={"rows": ()})
     with pytest.raises(
-        sn.errors.AnswerError, match=r"Expected rows.0 to have a row for each of the 2"
+        sn.errors.AnswerError, match=r"Expected rows.0 to have one row for each of the 2"
     ):
         shield(torch.randn(4, 3))
 

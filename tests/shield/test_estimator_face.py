@@ -217,12 +217,15 @@ def test_it_is_copied_and_pickled(table, pipeline) -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (LogisticRegression(), "got LogisticRegression that is not fitted yet"),
-        (make_pipeline(StandardScaler(), LogisticRegression()), "got Pipeline that is not fitted"),
+        (LogisticRegression(), "got LogisticRegression, which is not fitted yet"),
+        (
+            make_pipeline(StandardScaler(), LogisticRegression()),
+            "got Pipeline, which is not fitted",
+        ),
         (LogisticRegression, "got the class LogisticRegression. Pass an instance"),
         (3, "or a function of arrays; got int"),
         (SVC(), r"got SVC, which has no predict_proba. .* CalibratedClassifierCV"),
-        (LinearRegression(), r"A regression: Shield.around\(estimator.predict"),
+        (LinearRegression(), r"For a regression use Shield.around\(estimator.predict"),
     ],
 )
 def test_what_is_no_fitted_estimator_is_refused_with_the_way(model, words) -> None:

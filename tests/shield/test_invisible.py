@@ -259,7 +259,7 @@ class TestAround:
             sn.errors.ConfigError, match=r"Pass its method: .*estimator.predict_proba"
         ):
             sn.Shield.around(LogisticRegression())
-        with pytest.raises(sn.errors.ConfigError, match="got LogisticRegression that is not fit"):
+        with pytest.raises(sn.errors.ConfigError, match="got LogisticRegression, which is not fit"):
             sn.Shield(LogisticRegression())
         with pytest.raises(
             sn.errors.AnswerError, match="got torch.int64. Shield the function that returns scores"

@@ -156,7 +156,7 @@ def test_a_model_that_returns_nothing_is_refused() -> None:
         def forward(self, x: Tensor) -> None:
             return None
 
-    with pytest.raises(sn.errors.AnswerError, match="The model returned nothing"):
+    with pytest.raises(sn.errors.AnswerError, match="The model returned None"):
         sn.harden(Silent())(torch.zeros(1))
 
 
