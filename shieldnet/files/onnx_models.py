@@ -124,6 +124,8 @@ def load_onnx(path: Path, output: str = "") -> nn.Module:
 def _output_of(entries: Sequence[Any], name: str, path: Path) -> str:
     """Returns the requested output; raises DataError unless there is exactly one."""
     names = [entry.name for entry in entries]
+    if not names:
+        raise DataError(f"{path} has no outputs. Export it with the scores as its output.")
     chosen = name or (names[0] if len(names) == 1 else "")
     if chosen not in names:
         listed = ", ".join(f"{entry.name} ({entry.type} {entry.shape})" for entry in entries)
@@ -248,7 +250,7 @@ def _session(content: bytes, name: str) -> Any:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as broken:  # ONNX Runtime's errors have no public base class
         raise DataError(
-            f"ONNX Runtime cannot run {name}: {str(broken).splitlines()[0]:.300}"
+            f"{name} is not an ONNX model that can be run: {str(broken).splitlines()[0]:.300}"
         ) from broken
 
 

@@ -303,15 +303,18 @@ LOOP = helper.make_graph(
         ([helper.make_node("Identity", ["x"], ["y"], body=LOOP)], "a graph inside 'Identity'"),
         (
             hidden_in_branches(helper.make_node("RandomUniformLike", ["x"], ["y2"])),
-            "RandomUniformLike as in training",
+            "RandomUniformLike in training mode",
         ),
         (
             hidden_in_branches(helper.make_node("Open", ["x"], ["y2"], domain="mine")),
             "calls mine.Open: only operators of ai.onnx",
         ),
         ([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], "com.microsoft.Gelu"),
-        ([helper.make_node("Bernoulli", ["x"], ["y"])], "calls Bernoulli as in training"),
-        ([helper.make_node("Dropout", ["x", "", "train"], ["y"])], "calls Dropout as in training"),
+        ([helper.make_node("Bernoulli", ["x"], ["y"])], "calls Bernoulli in training mode"),
+        (
+            [helper.make_node("Dropout", ["x", "", "train"], ["y"])],
+            "calls Dropout in training mode",
+        ),
         ([helper.make_node("ImageDecoder", ["x"], ["y"])], "not on the list"),
     ],
 )
@@ -363,7 +366,7 @@ DEEP = 200_000
         ("digits.json", '{"schema": ' + "9" * 20_000 + "}", "a number of 20000 digits"),
         ("nan.json", '{"schema": NaN}', "NaN is not a JSON number"),
         ("huge.json", '{"schema": 1e999}', "is too large for a number"),
-        ("twice.json", '{"schema": 1, "schema": 2}', "'schema' stands twice"),
+        ("twice.json", '{"schema": 1, "schema": 2}', "'schema' occurs twice"),
         ("latin.json", b'{"a": "\xe9"}', "expected UTF-8"),
     ],
 )
@@ -435,5 +438,5 @@ def test_weights_that_grow_when_they_are_unpacked_are_refused(tmp_path, monkeypa
         for name in archive.namelist():
             made.writestr(name, archive.read(name))
     assert (tmp_path / "bomb.pt").stat().st_size < 2**16
-    with pytest.raises(DataError, match="more than the 1048576 that are read"):
+    with pytest.raises(DataError, match="above the limit of 1048576"):
         read_weights(tmp_path / "bomb.pt")

@@ -71,5 +71,5 @@ def test_what_is_missing_or_too_long_is_refused(tmp_path, monkeypatch) -> None:
         read_toml(tmp_path / "a.toml")
     with pytest.raises(DataError, match="x is not a JSON report: Expecting value: line 1"):
         parse_json("[", "x", "report")
-    with pytest.raises(DataError, match="x is no report: expected a list, got dict"):
+    with pytest.raises(DataError, match="x is not a report: expected a list, got dict"):
         parse_json("{}", "x", "report", kind=list)

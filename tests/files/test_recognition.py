@@ -77,11 +77,17 @@ def contents(kind: str, net: nn.Module) -> Any:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("module", "is a whole Net, as torch.save.model. writes it, and holds pickled objects of "),
+        (
+            "module",
+            "is a whole Net, as torch.save.model. writes it, and contains pickled objects of ",
+        ),
         ("checkpoint", r"is a checkpoint with more than weights in it \(model, optimizer, epoch\)"),
-        ("checkpoint of a module", "is a checkpoint that holds pickled objects of .*Net"),
+        ("checkpoint of a module", "is a checkpoint that contains pickled objects of .*Net"),
         ("lightning", "is a checkpoint of Lightning with more than weights in it"),
-        ("lightning with objects", "is a checkpoint that holds pickled objects of argparse.Names"),
+        (
+            "lightning with objects",
+            "is a checkpoint that contains pickled objects of argparse.Names",
+        ),
         ("nested", r"more than weights in it \(optimizer, params, step\).*\['params'\]\['net'\]"),
         ("another name", r"is a checkpoint with .*\['weights_of_epoch'\]"),
     ],
@@ -178,7 +184,7 @@ def test_an_onnx_model_of_one_batch_size_is_refused_with_an_export_that_works(ne
     torch.onnx.export(net, (torch.randn(4, 6),), "fixed.onnx", dynamo=False)
     with pytest.raises(DataError, match="It was exported for batches of 4") as refused:
         sn.harden(load_model("fixed.onnx"))(torch.randn(8, 6))
-    (call,) = re.findall(r"any: (torch\.onnx\.export\(.*\))", str(refused.value))
+    (call,) = re.findall(r"any size: (torch\.onnx\.export\(.*\))", str(refused.value))
     exec(call, {"torch": torch, "model": net, "example": torch.randn(4, 6)})  # noqa: S102 - ours
     assert sn.harden(load_model("model.onnx"))(torch.randn(8, 6)).shape == (8, 4)
 

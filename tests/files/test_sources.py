@@ -174,10 +174,10 @@ FACTORY = "package.module:factory --weights"
     ("name", "file", "as_model", "as_weights"),
     [
         ("module", "m.pt", f"pickled objects of .*test_sources.Net.*{FACTORY} weights.pt", None),
-        ("legacy module", "m.pth", f"holds pickled objects.*{FACTORY} weights.pt", None),
-        ("state_dict", "m.pt", f"contains weights without their model .*{FACTORY} m.pt", ""),
+        ("legacy module", "m.pth", f"contains pickled objects.*{FACTORY} weights.pt", None),
+        ("state_dict", "m.pt", f"contains weights without their model.*{FACTORY} m.pt", ""),
         ("legacy state_dict", "m.pth", f"contains weights without .*{FACTORY} m.pth", ""),
-        ("state_dict", "m.bin", f"contains weights without their model .*{FACTORY} m.bin", ""),
+        ("state_dict", "m.bin", f"contains weights without their model.*{FACTORY} m.bin", ""),
         (
             "checkpoint",
             "m.pt",
@@ -185,7 +185,7 @@ FACTORY = "package.module:factory --weights"
             r"state_dict\). Save .*weights_only=True\)\['model_state_dict'\], 'weights.pt'\)",
             None,
         ),
-        ("unnamed checkpoint", "m.pt", r"Save model.state_dict\(\) alone", None),
+        ("unnamed checkpoint", "m.pt", r"Save only model.state_dict\(\)", None),
         ("lightning", "m.ckpt", r"is a checkpoint of Lightning .*\['state_dict'\]", None),
         ("safetensors", "m.safetensors", f"contains weights without .*{FACTORY} m.safetensors", ""),
         (
@@ -194,8 +194,8 @@ FACTORY = "package.module:factory --weights"
             f"contains weights without .*{FACTORY} m.pt",
             "rename it to end in",
         ),
-        ("keras", "m.keras", "is a model of Keras.*returns keras.saving.load_model", None),
-        ("hdf5", "m.h5", "is a model of Keras", None),
+        ("keras", "m.keras", "is a Keras model.*returns keras.saving.load_model", None),
+        ("hdf5", "m.h5", "is a Keras model", None),
         ("joblib", "m.joblib", "is a pickle.* it is not unpickled. Export a scikit-learn", None),
         (
             "joblib",
@@ -402,7 +402,7 @@ def test_labels_and_groups_of_what_has_none_are_refused(project, name, settings,
 
 def test_training_data_needs_labels(project) -> None:
     np.savez("data.npz", x=np.ones((4, 3)))
-    with pytest.raises(DataError, match="Expected labels in data.npz, got inputs alone"):
+    with pytest.raises(DataError, match="Expected labels in data.npz, got inputs only"):
         load_training({"data": "data.npz"})
     (project / "data.csv").write_text("a,target\n1,0\n2,1\n")
     inputs, labels = load_training({"data": "data.csv"})["data"]

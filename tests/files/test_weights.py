@@ -100,6 +100,6 @@ def test_a_state_that_is_more_than_tensors_is_refused_when_it_is_written(tmp_pat
         def get_extra_state(self):
             return {"seen": 3}
 
-    with pytest.raises(DataError, match="keeps a dict as _extra_state"):
+    with pytest.raises(DataError, match="has a dict as _extra_state"):
         write_weights(Keeps(2, 2), tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()

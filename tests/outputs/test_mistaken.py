@@ -40,7 +40,7 @@ class Named(nn.Module):
 def refused_line(shield: sn.Shield, x: Tensor = X) -> str:
     with pytest.raises(sn.errors.AnswerError, match=r"embeddings.*nothing was rel") as refused:
         shield(x)
-    (line,) = re.findall(r"(sn\.Shield\(model.*\)), or pass outputs", str(refused.value))
+    (line,) = re.findall(r"(sn\.Shield\(model.*\)), or (?:insist|pass outputs)", str(refused.value))
     assert "outputs='logits'" in str(refused.value)
     return str(line)
 

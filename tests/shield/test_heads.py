@@ -36,7 +36,8 @@ class Heads(nn.Module):
 def line_in(refused: BaseException) -> str:
     """Takes the call out of a message."""
     (line,) = re.findall(r"sn\.(?:harden|Shield)\(model.*\)(?=[.,])", str(refused))
-    return str(line).split("), or pass outputs")[0] + (")" if "), or pass outputs" in line else "")
+    call, *rest = re.split(r"\), or (?:insist|pass outputs)", str(line))
+    return call + (")" if rest else "")
 
 
 def run(line: str, model: nn.Module) -> sn.Shield:
