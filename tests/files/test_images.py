@@ -64,7 +64,7 @@ def test_links_that_lead_out_are_not_followed(folder, tmp_path) -> None:
         read_images(folder, "members")
     (folder / "dog" / "link.png").unlink()
     (folder / "wolf").symlink_to(outside.parent)
-    with pytest.raises(DataError, match="wolf leads out of"):
+    with pytest.raises(DataError, match="wolf is a link that leads out of"):
         read_images(folder, "members")
 
 

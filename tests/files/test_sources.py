@@ -185,7 +185,7 @@ FACTORY = "package.module:factory --weights"
             r"state_dict\). Save .*weights_only=True\)\['model_state_dict'\], 'weights.pt'\)",
             None,
         ),
-        ("unnamed checkpoint", "m.pt", r"Save only model.state_dict\(\)", None),
+        ("unnamed checkpoint", "m.pt", r"Save only what seems to be model.state_dict\(\)", None),
         ("lightning", "m.ckpt", r"is a checkpoint of Lightning .*\['state_dict'\]", None),
         ("safetensors", "m.safetensors", f"contains weights without .*{FACTORY} m.safetensors", ""),
         (
