@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def noise(self) -> float:
-        """Returns the noise, as a multiple of the most that one record moves a sum; else 0."""
+        """Returns the noise, as a multiple of what one record moves a sum; 0 without DPSGD."""
         source = self.claimed or self.private
         return 0.0 if source is None else float(source.noise_multiplier or 0)
 

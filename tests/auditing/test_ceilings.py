@@ -92,7 +92,7 @@ def test_a_guarantee_of_steps_bounds_nothing_that_the_model_says(audited) -> Non
     _, report = audited
     steps = replace(GUARANTEE, scope="steps")
     assert with_ceilings([finding("membership.auc")], steps, 1)[0].ceiling is None
-    with pytest.raises(sn.errors.PolicyFailed, match="steps alone"):
+    with pytest.raises(sn.errors.PolicyFailed, match="steps only"):
         replace(report, guarantee=steps).require(sn.Policy({"max_epsilon": 100.0}))
 
 
