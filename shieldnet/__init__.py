@@ -13,12 +13,12 @@ _NAMESPACES = {
     "metrics": "findings.metrics",
     "trainable": "training.trainable",
 }
-# Each public name stands once, in __init__.pyi, and is loaded when it is first used.
+# Public names are listed in __init__.pyi and loaded on first use.
 _load, _names, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used: importing shieldnet imports nothing else."""
+    """Loads a public name on first use: importing shieldnet imports nothing else."""
     if name in _NAMESPACES:
         return import_module(f"shieldnet.{_NAMESPACES[name]}")
     if name in __all__:

@@ -16,15 +16,15 @@ from shieldnet.training.recipe import Recipe
 
 EPOCHS = 100
 POLICY = Policy({"max_leakage": 0.10, "max_membership_auc": 0.70, "min_accuracy": 0.90})
-"""Judges the tour: both models know their members by heart, which only private training lowers."""
+"""Policy of the tour: both models memorize their members, which only private training lowers."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One data set and the model that is trained on it.
+    """Holds a data set and the model to train on it.
 
-    Shapes: inputs (rows, ...), labels (rows,). The first ``members`` rows of a random order train
-    the model, the next ``auxiliary`` belong to the adversary, the rest are nonmembers.
+    Shapes: inputs (rows, ...), labels (rows,). In random order, the first ``members`` rows train
+    the model, the next ``auxiliary`` rows belong to the adversary, and the rest are nonmembers.
     """
 
     title: str
@@ -38,7 +38,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Split:
-    """The three sets of an audit, each (inputs, labels)."""
+    """Holds the three sets of an audit, each (inputs, labels)."""
 
     members: tuple[Tensor, Tensor]
     auxiliary: tuple[Tensor, Tensor]
@@ -83,14 +83,14 @@ TASKS = (digits, breast_cancer)
 
 
 def divide(task: Task, seed: int = 0) -> Split:
-    """Divides the rows at random into members, auxiliary data and nonmembers."""
+    """Splits the rows at random into members, auxiliary data and nonmembers."""
     order = torch.randperm(len(task.inputs), generator=torch.Generator().manual_seed(seed))
     parts = order.tensor_split([task.members, task.members + task.auxiliary])
     return Split(*((task.inputs[part], task.labels[part]) for part in parts))
 
 
 def train(task: Task, split: Split, seed: int = 0, epochs: int = EPOCHS) -> nn.Module:
-    """Trains the task's model on the members until it has learned them by heart."""
+    """Trains the task's model on the members until it memorizes them."""
     return Recipe(task.make_model, epochs=epochs)(split.members, seed)
 
 

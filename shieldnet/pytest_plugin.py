@@ -1,4 +1,4 @@
-"""A fixture for tests of your own: ``assert shieldnet_report.passes("policy.toml")``."""
+"""A pytest fixture for your own tests: ``assert shieldnet_report.passes("policy.toml")``."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds ``--shieldnet-report`` and the setting ``shieldnet_report``."""
+    """Adds the option ``--shieldnet-report`` and the setting ``shieldnet_report``."""
     words = "report.json of an audit, for the fixture shieldnet_report"
     parser.getgroup("shieldnet").addoption("--shieldnet-report", metavar="FILE", help=words)
     parser.addini("shieldnet_report", words, default="")
@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def shieldnet_report(pytestconfig: pytest.Config) -> "Report":
     """Returns the report of an audit, from ``--shieldnet-report`` or the setting of that name.
 
-    A relative file of the setting is looked for beside the configuration file.
+    A relative path in the setting is relative to the configuration file.
     """
     from shieldnet.reports.report import Report
 

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, checks, statistics, randomness, operators."""
+"""Foundations: errors, checks of settings, statistics, randomness and operators."""

@@ -1,4 +1,4 @@
-"""Settings are checked when a value is made, so that a bad value never exists."""
+"""Validation of settings when a value is created, so that an invalid value never exists."""
 
 import math
 import warnings
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
-    """Returns ``value`` if it is a whole number in [low, high]; raises ConfigError if not."""
+    """Returns ``value`` if it is an integer in [low, high]; raises ConfigError if not."""
     if (
         isinstance(value, int)
         and not isinstance(value, bool)
@@ -38,7 +38,7 @@ def finite(name: str, value: object) -> float:
     """Returns ``value`` as a float if it is a finite number; raises ConfigError if not."""
     number = _number(value)
     if not math.isfinite(number):
-        raise ConfigError(f"Expected a finite number, got {name}={value!r}.")
+        raise ConfigError(f"Expected a finite {name}, got {name}={value!r}.")
     return number
 
 
@@ -65,18 +65,18 @@ def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
 
 
 def optional(module: str, *, extra: str) -> ModuleType:
-    """Imports a package of an extra, or raises MissingDependency with the install command."""
+    """Imports an optional package, or raises MissingDependency with the install command."""
     try:
         return import_module(module)
     except ImportError as missing:
         raise MissingDependency(
-            f"This needs the package {module.split('.')[0]}, which is not installed. "
+            f"The package {module.split('.')[0]} is required and not installed. "
             f"Install it with: pip install 'shieldnet[{extra}]'"
         ) from missing
 
 
 def quietly(module: str) -> ModuleType:
-    """Imports a module and takes off the handlers that it put on the root logger (Opacus does)."""
+    """Imports a module and removes the handlers that it adds to the root logger (Opacus does)."""
     import logging
 
     handlers = logging.root.handlers[:]
@@ -87,7 +87,7 @@ def quietly(module: str) -> ModuleType:
 
 @contextmanager
 def unwarned(*beginnings: str) -> Iterator[None]:
-    """Silences the warnings whose messages begin so."""
+    """Silences warnings whose messages start with any of ``beginnings``."""
     with warnings.catch_warnings():
         for beginning in beginnings:
             warnings.filterwarnings("ignore", message=beginning)
@@ -103,9 +103,9 @@ def _number(value: object) -> float:
 
 
 def renamed(**new_names: str) -> Callable[[T], T]:
-    """Refuses settings of a function or class by the names that they had, with the new ones.
+    """Makes a function or class refuse former names of its settings, naming the new ones.
 
-    new_names: by the old name. Errors: ConfigError from the call.
+    new_names: new name by old name. Errors: ConfigError from the call.
     """
 
     def decorate(target: T) -> T:
@@ -123,7 +123,7 @@ def _refusing(function: Any, name: str, new_names: Mapping[str, str]) -> Any:
     def checked(*args: Any, **settings: Any) -> Any:
         for old, new in new_names.items():
             if old in settings:
-                raise ConfigError(f"{name} has no setting {old}: it is called {new} now.")
+                raise ConfigError(f"{name} has no setting {old}: it is now called {new}.")
         return function(*args, **settings)
 
     return checked

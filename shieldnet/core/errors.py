@@ -1,49 +1,49 @@
-"""What can go wrong, one class per kind of mistake, each with the command line's exit code."""
+"""Exceptions, one class per kind of mistake, each with the exit code of the command line."""
 
 from typing import ClassVar
 
 
 class ShieldnetError(Exception):
-    """Says what was expected, what came and what to do; the base of every error here."""
+    """Base class of all errors; messages say what was expected, what came and how to fix it."""
 
     exit_code: ClassVar[int] = 2
 
 
 class ConfigError(ShieldnetError, ValueError):
-    """A setting, a name or an order of defenses that makes no sense."""
+    """Raised for an invalid setting, name or order of defenses."""
 
 
 class DataError(ShieldnetError, ValueError):
-    """Examples or files that cannot be used as given."""
+    """Raised for examples or files that cannot be used as given."""
 
 
 class AnswerError(ShieldnetError, RuntimeError):
-    """An output of the model that cannot be defended, so nothing was released."""
+    """Raised for a model output that cannot be defended; nothing was released."""
 
 
 class BypassError(ShieldnetError, AttributeError):
-    """A method of the model that would answer without its shield."""
+    """Raised for a method of the model that would answer without the shield."""
 
 
 class MissingDependency(ShieldnetError, ImportError):
-    """An optional package that this room needs and that is not installed."""
+    """Raised if a required optional package is not installed."""
 
 
 class PreflightFailed(ShieldnetError, ValueError):
-    """A model, loss or data with which private training would not be private."""
+    """Raised if the model, loss or data would break the guarantee of private training."""
 
 
 class TrainingFailed(ShieldnetError, RuntimeError):
-    """A training that went where no model is, or a checkpoint that belongs to another."""
+    """Raised if training diverged, or a checkpoint cannot be continued."""
 
 
 class PolicyFailed(ShieldnetError):
-    """A measured bound that breaks the policy, or its own proven limit."""
+    """Raised if a measured bound breaks the policy, or its own proven bound."""
 
     exit_code = 1
 
 
 class PolicyInconclusive(ShieldnetError):
-    """A measurement too small to say whether the policy is met."""
+    """Raised if a measurement is too imprecise to tell whether the policy is met."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""A dict that nobody changes: it can be hashed, compared in order, sent and kept in a value."""
+"""An immutable, hashable, ordered dict for the fields of frozen values."""
 
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
@@ -7,7 +7,7 @@ Value = TypeVar("Value")
 
 
 class FrozenDict(Mapping[str, Value]):
-    """Holds values by name. Two are equal where the same names stand in the same order."""
+    """Holds values by name. Two are equal if they have the same items in the same order."""
 
     def __init__(self, items: Mapping[str, Value] | None = None) -> None:
         self._items = dict(items or {})

@@ -1,4 +1,4 @@
-"""Steps that a compiler must call as they are (refusals, ties, draws), and who may record them."""
+"""Operations that compilers must call unchanged (refusals, ties, draws), and refusal of tracers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +20,13 @@ DRAWS: set[str] = set()
 def opaque(
     shapes: Callable[Arguments, Result], *, draws: bool = False
 ) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Registers a function as one operation of torch, so that ``fullgraph=True`` keeps it whole.
+    """Registers a function as a torch operator, so that ``fullgraph=True`` does not break it up.
 
-    shapes: returns empty tensors of the shapes and types that the function gives. Eager calls go
-    straight to the function: an operation of torch costs ten times more to dispatch.
-    draws: the function draws at random. Its operation is then an ordered effect, which no compiler
-    may merge, fold, move or leave out, and it refuses whoever would keep one draw for ever.
-    Errors: ConfigError for a draw inside ``torch.jit.trace`` and its like (``refuse_recording``).
+    shapes: function that returns empty tensors of the output shapes and dtypes. Eager calls bypass
+    the operator, whose dispatch is ten times slower. draws: whether the function draws at random;
+    its operator is then an ordered effect, which no compiler may merge, fold, move or remove, and
+    it refuses tracers that would record a single draw forever.
+    Errors: ConfigError for a draw inside ``torch.jit.trace`` and the like (``refuse_recording``).
     """
 
     def register(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -50,15 +50,15 @@ def opaque(
 
 
 def is_captured() -> bool:
-    """Says whether torch writes the operations of this call into a graph, or imitates them.
+    """Returns whether torch records or simulates the operations of this call.
 
-    So do torch.compile, torch.export, make_fx and tensors without data.
+    True inside torch.compile, torch.export and make_fx, and for tensors without data.
     """
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
-"""Says whether torch.export draws the graph of this call: nothing is answered."""
+"""Returns whether torch.export is tracing this call, so that no answer is released."""
 
 
 _wrong: ContextVar[list[torch.Tensor] | None] = ContextVar("_wrong", default=None)
@@ -85,9 +85,9 @@ def found_wrong() -> list[torch.Tensor] | None:
 
 
 def refuse_recording(what: str) -> None:
-    """Refuses ways to record a call that keep what was drawn, checked or decided in that one call.
+    """Refuses tracers that would record the draws, checks or branches of a single call.
 
-    what: that would be recorded, for the message.
+    what: what would be recorded, for the message.
     Errors: ConfigError inside torch.jit.trace (and ONNX export by it), torch.fx.symbolic_trace,
         torch.vmap and the capture of a CUDA graph.
     """
@@ -98,8 +98,8 @@ def refuse_recording(what: str) -> None:
     is_make_fx = torch.fx.experimental.proxy_tensor._CURRENT_MAKE_FX_TRACER is not None
     if torch.fx._symbolic_trace._is_fx_tracing_flag and not is_make_fx:
         raise ConfigError(
-            f"torch.fx.symbolic_trace cannot record {what}: what is drawn, checked or decided "
-            f"while it records would be kept for ever. {_REMEDY}"
+            f"torch.fx.symbolic_trace cannot record {what}: the noise, checks and branches of this "
+            f"one call would be fixed forever. {_REMEDY}"
         )
     levels = torch._C._functorch.get_interpreter_stack()
     if levels is not None and any(
@@ -109,7 +109,7 @@ def refuse_recording(what: str) -> None:
     if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         raise ConfigError(
             f"A CUDA graph cannot record {what}: each replay would repeat the same noise. Capture "
-            "the model alone, and put the shield around what replays it."
+            "the model alone, and wrap its replay in the shield."
         )
 
 
@@ -125,16 +125,16 @@ def _is_plain() -> bool:
 
 
 _REMEDY = (
-    "Use torch.compile(shield) or torch.export.export(shield, ...), which call these steps anew "
-    "for every answer; or trace the model alone and put the shield around it."
+    "Use torch.compile(shield) or torch.export.export(shield, ...), which repeat these steps for "
+    "every answer; or trace the model alone and wrap it in the shield."
 )
 _JIT = (
     "torch.jit.trace, and torch.onnx.export(dynamo=False) which uses it, cannot record {}: the "
-    f"noise, checks and branches of this one call would be kept for ever. {_REMEDY}"
+    f"noise, checks and branches of this one call would be fixed forever. {_REMEDY}"
 )
 _VMAP = (
-    "torch.vmap cannot run {}: one draw, or one check, would serve all examples. Call it on the "
-    "batch as it is; every row gets noise of its own."
+    "torch.vmap cannot run {}: all examples would share one draw or check. Call it on the whole "
+    "batch; every row gets independent noise."
 )
 
 
@@ -148,11 +148,11 @@ def _drawing(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
 
 _kernels = torch.library.Library("shieldnet", "FRAGMENT")
-"""Keeps what is registered for operations while the process lives."""
+"""Keeps registrations alive for the lifetime of the process."""
 
 
 def _register_effect(name: str) -> None:
-    """Makes an operation an ordered effect, and has it refuse tracers that meet it in a graph."""
+    """Makes an operator an ordered effect that refuses tracers which meet it in a graph."""
     from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
 
     function = name.partition("::")[2]

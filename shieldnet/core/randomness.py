@@ -1,8 +1,8 @@
-"""Named sources of noise: the operating system's for what is released, a seed's for an audit.
+"""Sources of noise: the operating system for released answers, a seed for reproducible audits.
 
-Noise never comes from a backend's generator: those start from 31 or 32 bits, repeat in forked
-workers, and can be recovered from a few answers. ``os.urandom`` asks the kernel at every call, so
-it has no state that a fork could copy.
+Noise never comes from a backend's generator: those are seeded with 31 or 32 bits, repeat in forked
+workers, and can be recovered from a few answers. ``os.urandom`` asks the kernel on every call and
+has no state that a fork could copy.
 """
 
 import math
@@ -27,17 +27,17 @@ from shieldnet.core.opaque_ops import opaque
 from shieldnet.runtime import Source, Table, drawn, looked_up, random_bytes
 
 MAX_STEPS = 1024
-"""The finest grid: a Gaussian's deviation spans at most this many steps (the table's size)."""
+"""The finest grid: a Gaussian's deviation is at most this many steps (limits the table size)."""
 MAX_LAPLACE_STEPS = 64
 """The same for a Laplace scale, whose tails are longer."""
 
-_PIECE = 2**17  # numbers of a lattice that are drawn at once: they stay in the processor's cache
+_PIECE = 2**17  # numbers of a lattice drawn at once: they fit into the processor's cache
 _TABLE_DEVIATION, _LEVEL, _RUN = 4096, 1024, 64
 _TABLE_BITS = 256
 _TAIL_DEVIATIONS = 19  # 2^256 times the mass beyond is below 1
 _OPEN = -(2**15)
 VARIATION = 2.0**-230
-"""Bounds the total variation of one number of ``lattice_gaussian`` to the discrete Gaussian."""
+"""Bounds the total variation of one ``lattice_gaussian`` number from the discrete Gaussian."""
 
 _source: ContextVar[Source] = ContextVar("_source", default=os.urandom)
 _replayed: ContextVar[int | None] = ContextVar("_replayed", default=None)
@@ -45,9 +45,9 @@ _replayed: ContextVar[int | None] = ContextVar("_replayed", default=None)
 
 @contextmanager
 def replayed_noise(seed: int) -> Iterator[None]:
-    """Draws the noise of this context from ``seed``: for audits that must be repeatable.
+    """Draws the noise of this context from ``seed``, for reproducible audits.
 
-    Not for serving: whoever knows the seed knows the noise. Other threads are not affected.
+    Not for serving: anyone who knows the seed knows the noise. Other threads are not affected.
     """
     with _drawn_from(seed, np.random.default_rng(seed).bytes):
         yield
@@ -55,10 +55,10 @@ def replayed_noise(seed: int) -> Iterator[None]:
 
 @contextmanager
 def noise_about(*about: object) -> Iterator[None]:
-    """Where noise is replayed, draws that of this context from the seed and what it is about.
+    """Derives replayed noise of this context from the seed and ``about``.
 
-    The same question gets the same noise, whoever asked something else before. Elsewhere noise
-    comes from the operating system as always.
+    The same query then gets the same noise, whatever was asked before. If noise is not replayed, it
+    comes from the operating system as usual.
     """
     seed = _replayed.get()
     if seed is None:
@@ -93,7 +93,7 @@ def random_words(count: int) -> Tensor:
 def bernoulli(count: int, chance: float) -> Tensor:
     """Draws ``count`` bits, each true with ``chance``.
 
-    Shapes: -> (count,) bool on the CPU. Guarantee: every chance is exact to 2^-64, and 1 is sure.
+    Shapes: -> (count,) bool on the CPU. Guarantee: probabilities are exact to 2^-64; 1 is exact.
     """
     words = random_words(count)
     limit = int(chance * 2**64)  # exact: a float times a power of two
@@ -103,14 +103,14 @@ def bernoulli(count: int, chance: float) -> Tensor:
 
 
 def random_seed() -> int:
-    """Draws a seed for a generator of torch or numpy: what it shuffles must not be secret."""
+    """Draws a seed for a torch or numpy generator; only for draws that need not be secret."""
     return int(random_words(1)) & (2**63 - 1)
 
 
 def lattice_levels(deviation: float) -> int:
-    """Returns how many draws of a table make one of ``lattice_gaussian``, less one.
+    """Returns the number of table draws per ``lattice_gaussian`` number, minus one.
 
-    Errors: ConfigError for a deviation between those that tables make.
+    Errors: ConfigError for a deviation that no table covers.
     """
     levels = max(0, math.ceil(math.log(deviation / (1.6 * _TABLE_DEVIATION), _LEVEL)))
     least, most = (times * _TABLE_DEVIATION * _LEVEL**levels for times in (0.4, 1.6))
@@ -124,15 +124,15 @@ def lattice_levels(deviation: float) -> int:
 def lattice_gaussian(count: int, deviation: float) -> Tensor:
     """Draws integers from the discrete Gaussian: P(k) is proportional to exp(-k^2 / 2 deviation^2).
 
-    Shapes: -> (count,) float64 on the CPU, whole numbers below 2^53. deviation: one
-    that ``lattice_levels`` takes.
-    Guarantee: the total variation to the discrete Gaussian of a deviation that is above the given
-    one, by less than 2^-40 of it, is below ``VARIATION`` for each number.
-    A large deviation is the sum of draws x_0 + 2^10 x_1 + 2^20 x_2 + ..., whose sum is a discrete
-    Gaussian but for a relative error below 2^-400; a table of 256 bits decides each draw, of which
-    16 are nearly always enough.
-    Bytes come from OpenSSL's generator, which the operating system seeds and which seeds itself
-    anew after a fork: many times as quick as asking the system for all of them.
+    Shapes: -> (count,) float64 on the CPU, integers below 2^53. deviation: one that
+    ``lattice_levels`` accepts.
+    Guarantee: for each number, the total variation from a discrete Gaussian whose deviation exceeds
+    the given one by a relative error below 2^-40 is below ``VARIATION``.
+    For a large deviation it sums draws x_0 + 2^10 x_1 + 2^20 x_2 + ..., which is a discrete
+    Gaussian up to a relative error below 2^-400; a table of 256 bits decides each draw, and 16 bits
+    nearly always suffice.
+    Bytes come from OpenSSL's generator, which is seeded by the operating system, reseeds itself
+    after a fork, and is many times faster than the operating system's.
     Source: Micciancio and Walter 2017 (convolution of discrete Gaussians); docs/certificate.md,
     section 7.
     """
@@ -154,13 +154,13 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
 
 
 class _LatticeTable(NamedTuple):
-    """Holds a discrete Gaussian as a mixture: of even runs of 64 integers, and of what is left.
+    """Holds a discrete Gaussian as a mixture of uniform runs of 64 integers and a remainder.
 
-    Each run begins at a multiple of 64 and has 64 times the mass of its least likely integer; the
-    rest of every integer's mass is an outcome of its own, after all runs. exact: the cumulative
-    masses of the outcomes, times 2^256. leading: their first 32 bits. values: of each outcome, its
-    integer or the first of its run. runs: how many outcomes are runs. decided: for the first 16
-    bits of a draw, the first of the run by its length, or ``_OPEN`` where more bits are needed.
+    Each run starts at a multiple of 64 and has 64 times the mass of its least likely integer; the
+    remaining mass of every integer is a separate outcome, after all runs. exact: cumulative masses
+    of the outcomes, times 2^256. leading: their first 32 bits. values: the integer of each outcome,
+    or the first of its run. runs: number of outcomes that are runs. decided: for the first 16 bits
+    of a draw, the run's first integer divided by its length, or ``_OPEN`` if more bits are needed.
     """
 
     exact: tuple[int, ...]
@@ -193,9 +193,9 @@ def _lattice_table(deviation: float) -> _LatticeTable:
 
 
 def _gaussian_masses(deviation: float, count: int) -> list[int]:
-    """Returns 2^384 exp(-k^2 / 2 deviation^2) for k from 0, each to below 2^-340 of the first.
+    """Returns 2^384 exp(-k^2 / 2 deviation^2) for k >= 0, with errors below 2^-340 of the first.
 
-    Each is the one before times q r^k: two products of integers.
+    Each is the previous one times q r^k: two integer products.
     """
     import mpmath
 
@@ -222,10 +222,10 @@ def _from_table(count: int, table: _LatticeTable) -> NDArray[np.int32]:
         return drawn
     more = np.frombuffer(_random_bytes(2 * len(is_open)), dtype=np.uint16)
     longer = (words[is_open].astype(np.uint32) << 16) | more
-    order = longer.argsort()  # neighbors are found together: the table is larger than the cache
+    order = longer.argsort()  # sorted lookups: the table is larger than the cache
     places = np.empty(len(longer), dtype=np.int64)
     places[order] = np.searchsorted(table.leading, longer[order], side="right")
-    # Equal leading bits leave the order open (chance 2^-32 a threshold): all the others decide.
+    # Equal leading bits (chance 2^-32 per threshold) are decided by all the other bits.
     ties = np.flatnonzero(table.leading[np.maximum(places - 1, 0)] == longer)
     for tie in ties.tolist():
         tail = int.from_bytes(_random_bytes((_TABLE_BITS - 32) // 8), "little")
@@ -239,41 +239,41 @@ def _from_table(count: int, table: _LatticeTable) -> NDArray[np.int32]:
     lambda shape, deviation, constant_time=False: torch.empty(shape, dtype=torch.int64), draws=True
 )
 def rounded_gaussian(shape: Sequence[int], deviation: float, constant_time: bool = False) -> Tensor:
-    """Draws integers distributed as round(deviation * Z) with Z a standard normal.
+    """Draws integers distributed as round(deviation * Z), where Z is standard normal.
 
     Shapes: -> ``shape`` int64 on the CPU.
     Guarantee: the total variation to the rounded normal is below 5e-32 per number: a 128-bit
         uniform is compared with floor(2^128 Phi((k + 1/2) / deviation)), computed with 60 digits.
-    constant_time: reads the whole table for every number instead of searching it, so that neither
-        branches nor memory accesses depend on the draw, but for the draws that 32 bits leave open
-        (a chance of the table's length times 2^-32 a number).
+    constant_time: whether to read the whole table for every number instead of searching it, so that
+        neither branches nor memory accesses depend on the draw, except if 32 bits do not decide
+        (with probability table length x 2^-32 per number).
     """
     return _drawn(gaussian_table(deviation), shape, constant_time)
 
 
 @opaque(lambda shape, scale, constant_time=False: torch.empty(shape, dtype=torch.int64), draws=True)
 def rounded_laplace(shape: Sequence[int], scale: float, constant_time: bool = False) -> Tensor:
-    """Draws integers distributed as round(X) with X a Laplace variable of ``scale``.
+    """Draws integers distributed as round(X), where X is Laplace distributed with ``scale``.
 
-    Shapes and guarantee: as ``rounded_gaussian``, by the table of the Laplace distribution.
+    Shapes and guarantee: as in ``rounded_gaussian``, with a table of the Laplace distribution.
     """
     return _drawn(laplace_table(scale), shape, constant_time)
 
 
 @opaque(lambda shape, epsilon: torch.empty(shape, dtype=torch.int64), draws=True)
 def coin_reach(shape: Sequence[int], epsilon: float) -> Tensor:
-    """Draws from how many ticks on a coin shows tails.
+    """Draws the smallest number of ticks at which a biased draw fails.
 
-    At t ticks it shows heads with chance exp(-epsilon t / (2 FLIP_TICKS)): one draw decides of all.
+    At t ticks it succeeds with probability exp(-epsilon t / (2 FLIP_TICKS)), for all t at once.
 
-    Shapes: -> ``shape`` int64 on the CPU, from 1 (no ticks always show heads) to FLIP_TICKS + 1.
-    Guarantee: every chance is exact to 2^-128.
+    Shapes: -> ``shape`` int64 on the CPU, from 1 (0 ticks always succeed) to FLIP_TICKS + 1.
+    Guarantee: every probability is exact to 2^-128.
     """
     return FLIP_TICKS + 1 - _drawn(coin_table(epsilon), shape, constant_time=False)
 
 
 def by_table(words: Tensor, table: Table) -> Tensor:
-    """Returns the integers that uniform 32-bit words choose; equal words choose the upper one.
+    """Returns the integers that uniform 32-bit words select; ties select the upper one.
 
     Shapes: words (n,) int32 -> (n,) int64.
     """

@@ -11,20 +11,20 @@ from torch import Tensor
 from shieldnet.core.errors import DataError
 
 CONFIDENCE = 0.95
-"""Of every interval, two-sided, unless said otherwise."""
+"""Confidence level of every two-sided interval, unless stated otherwise."""
 
 _SAME_SHARE = 1e-12
-"""Deviations of a share below this are taken for 0."""
-_EQUAL = 1e-6  # a smaller share is of two equal guesses
+"""Standard deviations of a share below this count as 0."""
+_EQUAL = 1e-6  # a smaller share means that both guesses are equal
 MIN_SHARE = 1e-4
-"""A share below this, its deviation included, may be float32's rounding of two equal guesses."""
+"""A share below this, including its deviation, may be float32 rounding of two equal guesses."""
 _NEAR_END, _MIN_AUC_ROWS, _MIN_DIFFERING_ROWS = 0.05, 100, 10
-"""Closer to 0 or 1, or with fewer rows or unequal ones, an AUC's own variance is little known."""
+"""Closer to 0 or 1, or with fewer or unequal rows, the variance of an AUC is poorly estimated."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Holds an estimate with the bounds of its confidence interval."""
+    """Holds an estimate and the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -34,7 +34,7 @@ class Interval:
 def proportion(successes: float, samples: int, confidence: float = CONFIDENCE) -> Interval:
     """Estimates a probability with its exact interval (Clopper and Pearson 1934).
 
-    Fractions count: a guess among three equals that holds the truth is a third of a success.
+    successes: may be fractional; a guess among three ties that include the truth counts 1/3.
     """
     from scipy.stats import beta
 
@@ -81,17 +81,16 @@ def saved_shares(
 ) -> list[Interval]:
     """Estimates 1 - sum(errors) / sum(baseline) of every column, with intervals over the samples.
 
-    Each end is the outer one of two bootstraps: of the quantiles, and of Student's ratio, which
-    knows that skewed errors make few samples say little. Where nothing is saved but rounding, or a
-    baseline of zeros leaves nothing to save, the share is 0. One sample alone says nothing of how
-    samples vary: its interval reaches from nothing saved to all.
+    Each end is the outer one of two bootstrap intervals: percentile, and studentized, which widens
+    for few samples with skewed errors. The share is 0 if only rounding is saved, or if the baseline
+    is 0. The interval of a single sample is [0, 1], since it shows no variation.
     Shapes: errors and baseline (samples, columns), not negative, of the same samples.
-    Errors: DataError for what is not finite.
+    Errors: DataError for values that are not finite.
     Source: percentile and studentized bootstrap, Efron and Tibshirani 1993, chapters 12 and 13.
     """
     count = len(errors)
     if not (errors.isfinite().all() and baseline.isfinite().all()):
-        raise DataError("Expected finite errors, got NaN or Inf: of these no share is known.")
+        raise DataError("Expected finite errors, got NaN or Inf: their share cannot be computed.")
     weights = torch.from_numpy(
         np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples)
     ).double()
@@ -112,7 +111,7 @@ def saved_shares(
 def _saved_share(
     lost: Tensor, whole: Tensor, ratios: Tensor, spreads: Tensor, confidence: float
 ) -> Interval:
-    """Estimates the share of one column. Shapes: (samples,) twice, (resamples,) twice."""
+    """Estimates the share of one column. Shapes: twice (samples,), twice (resamples,)."""
     total = float(whole.sum())
     ratio = float(lost.sum()) / total if total else 1.0
     spread = float((lost - ratio * whole).norm()) / (total or 1.0)
@@ -121,11 +120,11 @@ def _saved_share(
         return Interval(0.0, 0.0, 0.0 if is_same else MIN_SHARE)
     if len(lost) == 1:
         return Interval(1 - ratio, min(0.0, 1 - ratio), 1.0)
-    drawn = ratios.isfinite()  # a resample of zeros has no share
+    drawn = ratios.isfinite()  # the share of a resample of zeros is undefined
     resampled = ratios[drawn]
     ends = [_ends(resampled, confidence)]
     if spread > _SAME_SHARE:
-        # Resamples without the few rows that vary say nothing of how much they do.
+        # Resamples without the few rows that vary do not show their variation.
         student = (resampled - ratio) / spreads[drawn].clamp_min(spread / 2)
         low, high = _ends(student, confidence)
         ends.append((ratio - high * spread, ratio - low * spread))
@@ -142,18 +141,17 @@ def _ends(values: Tensor, confidence: float) -> tuple[float, float]:
 def auc(positives: Tensor, negatives: Tensor, confidence: float = CONFIDENCE) -> Interval:
     """Estimates P[positive > negative] + P[equal] / 2 with DeLong's interval, on the logit scale.
 
-    DeLong's variance is itself a guess where it rests on few rows: near 0 and 1, below 100 rows,
-    or where nearly all scores are one. There the interval reaches as far as Newcombe's, which
-    needs no variance; and where none varies at all (perfect separation, or nothing but ties), as
-    far as the exact interval of that many successes in min(m, n) trials. A single row, or none,
-    says nothing: the interval is [0, 1].
+    DeLong's variance is unreliable if it is based on few rows: near 0 and 1, below 100 rows, or if
+    nearly all scores are equal. The interval is then extended to Newcombe's, which needs no
+    variance; and without any variation (perfect separation, or only ties) to the exact interval of
+    that many successes in min(m, n) trials. With a single row, or none, it is [0, 1].
 
     Shapes: positives (m,), negatives (n,).
     Errors: DataError for NaN.
     Source: DeLong, DeLong, Clarke-Pearson 1988; Newcombe 2006, method 5; Clopper, Pearson 1934.
     """
     if positives.isnan().any() or negatives.isnan().any():
-        raise DataError("Expected scores, got NaN: nobody can rank it.")
+        raise DataError("Expected scores without NaN, which has no rank, got NaN.")
     if min(len(positives), len(negatives)) < 2:
         return Interval(0.5, 0.0, 1.0)
     wins = _placements(positives, negatives)
@@ -183,7 +181,7 @@ def _logistic(odds: float) -> float:
 
 
 def _newcombe(value: float, ones: int, others: int, reach: float) -> Interval:
-    """Returns the AUCs that would have made this one with a fair chance; scores are exponential."""
+    """Returns Newcombe's interval of an AUC, under the model of exponential scores."""
     from scipy.optimize import brentq
 
     pairs, more = ones * others, (ones + others) / 2 - 1
@@ -199,9 +197,9 @@ def _newcombe(value: float, ones: int, others: int, reach: float) -> Interval:
 
 
 def rows_needed(fpr: float) -> int:
-    """Counts the negatives without which a false-positive rate cannot be told: 3 / fpr.
+    """Returns the number of negatives needed to estimate a false-positive rate: 3 / fpr.
 
-    Source: the rule of three; with none in n, 95% confidence says at most 3 / n.
+    Source: the rule of three; with no event in n trials, the rate is at most 3 / n (95%).
     """
     return math.ceil(3 / fpr - 1e-9)
 
@@ -209,12 +207,12 @@ def rows_needed(fpr: float) -> int:
 def tpr_at_fpr(
     positives: Tensor, negatives: Tensor, fpr: float, confidence: float = CONFIDENCE
 ) -> Interval | None:
-    """Estimates the true-positive rate at ``fpr``, or returns None where n is too small to say.
+    """Estimates the true-positive rate at ``fpr``, or returns None if n is too small.
 
-    The threshold is set on the negatives: the least one that at most fpr of them exceed. The rate
-    is then counted on the positives; ties count as not exceeding. The interval knows that the
-    threshold was estimated: its lower end is counted above a threshold whose false-positive rate
-    is surely (half of the error) at most fpr, and is 0 where the negatives are too few for one.
+    The threshold is the smallest that at most a share of fpr of the negatives exceeds; the rate is
+    the share of positives that exceed it, without ties. The interval accounts for the estimated
+    threshold: its lower end uses a threshold whose false-positive rate is at most fpr with high
+    confidence (half of the error), and is 0 if there are too few negatives for one.
 
     Shapes: positives (m,), negatives (n,).
     Source: order statistics of n uniforms are Beta distributed; Clopper and Pearson 1934.
@@ -225,8 +223,8 @@ def tpr_at_fpr(
     if count < rows_needed(fpr):
         return None
     ordered = negatives.sort(descending=True).values
-    error = (1 - confidence) / 4  # of each side and each cause
-    # Exceeded by j of the n negatives, a threshold has a rate distributed as Beta(j + 1, n - j).
+    error = (1 - confidence) / 4  # per side and cause
+    # The rate of a threshold that j of n negatives exceed is distributed as Beta(j + 1, n - j).
     exceeded = np.arange(count)
     above = beta.sf(fpr, exceeded + 1, count - exceeded)
     strict = int((above <= error).sum()) - 1
@@ -243,9 +241,9 @@ def tpr_at_fpr(
 
 @dataclass(frozen=True)
 class Curve:
-    """Holds a receiver operating curve with a band: what was found at each false-positive rate.
+    """Holds a ROC curve with a band: the true-positive rate at each false-positive rate.
 
-    Of a calibration: the share of answers that are right (tpr) at each confidence (fpr).
+    For calibration: the share of correct answers (tpr) at each confidence (fpr).
     """
 
     fpr: tuple[float, ...]
@@ -255,16 +253,16 @@ class Curve:
 
     @classmethod
     def read(cls, document: Mapping[str, Sequence[float]]) -> "Curve":
-        """Makes the curve of a document as ``dataclasses.asdict`` writes it."""
+        """Restores a curve from a document written by ``dataclasses.asdict``."""
         return cls(*(tuple(document[name]) for name in ("fpr", "tpr", "low", "high")))
 
 
 def roc(
     positives: Tensor, negatives: Tensor, *, points: int = 40, confidence: float = CONFIDENCE
 ) -> Curve:
-    """Estimates the true-positive rate at rates from the least that n can tell up to 1.
+    """Estimates the true-positive rate at rates from the smallest that n supports up to 1.
 
-    Each point is a ``tpr_at_fpr`` with its own interval: the band holds for one rate that was
+    Each point is a ``tpr_at_fpr`` with its own interval: the band holds pointwise, for a rate
     chosen beforehand, not for the whole curve at once.
 
     Shapes: positives (m,), negatives (n,); n >= 3.
@@ -286,13 +284,13 @@ def roc(
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float:
-    """Returns Spearman's rank correlation, NaN where a side is constant. Shapes: (n,), (n,)."""
+    """Returns Spearman's rank correlation, NaN if an input is constant. Shapes: (n,), (n,)."""
     ranks = torch.stack([_midranks(first), _midranks(second)])
     return float(torch.corrcoef(ranks)[0, 1])
 
 
 def random_sums(known: Tensor, width: int) -> Tensor:
-    """Returns random sums of many features, as large in the mean, that keep distances.
+    """Returns a random projection that approximately preserves sizes and distances.
 
     Shapes: (rows, features) -> (rows, at most ``width``).
     Source: Johnson and Lindenstrauss 1984.
@@ -305,7 +303,7 @@ def random_sums(known: Tensor, width: int) -> Tensor:
 
 
 def _placements(ones: Tensor, others: Tensor) -> Tensor:
-    """Returns, for each of ``ones``, the share of ``others`` below it, ties counting half."""
+    """Returns, for each of ``ones``, the share of ``others`` below it; ties count half."""
     ordered = others.sort().values
     below = torch.searchsorted(ordered, ones.contiguous(), right=False)
     up_to = torch.searchsorted(ordered, ones.contiguous(), right=True)
@@ -317,10 +315,10 @@ def _midranks(values: Tensor) -> Tensor:
 
 
 def normal_share(deviations: float) -> float:
-    """Returns the chance that a normal number lies below so many deviations."""
+    """Returns the standard normal cumulative distribution at ``deviations``."""
     return (1 + math.erf(deviations / math.sqrt(2))) / 2
 
 
 def normal_quantile(confidence: float) -> float:
-    """Returns how many deviations from its mean a normal number stays with this chance."""
+    """Returns z such that a standard normal number lies in [-z, z] with this probability."""
     return math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))

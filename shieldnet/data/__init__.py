@@ -1,1 +1,1 @@
-"""Examples, canaries, duplicates and what names them."""
+"""Data: examples, canaries, duplicates and hashes."""

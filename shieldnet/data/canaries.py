@@ -1,4 +1,4 @@
-"""Records planted in the training data to be found again: the worst that can happen to anybody."""
+"""Canaries: records planted in the training data to measure leakage in the worst case."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,11 @@ KINDS = ("mislabeled", "out_of_distribution", "duplicated")
 
 @dataclass(frozen=True)
 class Planted:
-    """Holds what to train on, and the canaries that ``audit(canaries=...)`` looks for.
+    """Holds training data with planted canaries, and what ``audit`` needs to find them.
 
-    data: (inputs, labels) to train the model on, planted canaries among them. members: the same
-    without canaries, for ``audit(members=...)``. canaries: planted and held out.
+    data: (inputs, labels) to train on, including the planted canaries. members: the same without
+    canaries, for ``audit(members=...)``. canaries: the planted and the held-out canaries, for
+    ``audit(canaries=...)``.
     """
 
     data: tuple[Tensor, Tensor]
@@ -33,16 +34,17 @@ def plant_canaries(
     copies: int = 8,
     seed: int = 0,
 ) -> Planted:
-    """Makes ``count`` canaries of some of the records; a fair draw decides which are trained on.
+    """Turns ``count`` random records into canaries and plants each with probability 1/2.
 
-    An average record says little of the worst one: mislabeled records are found many times more
-    often than clean ones. Train the model on ``.data``, then audit it with ``members=.members``
-    and ``canaries=.canaries``.
+    An average record says little about the worst one: attacks find mislabeled records many times
+    more often than clean ones. Train the model on ``.data``, then audit it with
+    ``members=.members`` and ``canaries=.canaries``.
 
-    data: (inputs, labels). kind: ``mislabeled``: another label, drawn at random;
-    ``out_of_distribution``: every feature shuffled among the canaries, label drawn at random;
-    ``duplicated``: as they are, planted ``copies`` times.
-    Errors: DataError for fewer than twice as many records, or for one class alone.
+    data: (inputs, labels). count: number of canaries, 2 or more; at least one is planted and one is
+    held out. kind: ``mislabeled`` gives each canary another label at random;
+    ``out_of_distribution`` also shuffles every feature among the canaries; ``duplicated`` leaves
+    them unchanged and plants each ``copies`` times. seed: seed of all random draws.
+    Errors: DataError for fewer than 2 x ``count`` records, or for records of a single class.
     Source: Aerni, Zhang, Tramer 2024 (arXiv:2404.17399) for mislabeled canaries as the worst case.
     """
     choice("kind", kind, KINDS)
@@ -61,7 +63,7 @@ def plant_canaries(
     chosen, others = order[:count], order[count:].sort().values
     inputs, labels = _canaries(examples.inputs, examples.labels, chosen, kind, generator)
     is_planted = torch.rand(count, generator=generator) < 0.5
-    is_planted[:2] = torch.tensor([True, False])  # one of each, whatever is drawn
+    is_planted[:2] = torch.tensor([True, False])  # at least one of each
     times = copies if kind == "duplicated" else 1
     canaries = Canaries(
         kind,
@@ -83,12 +85,12 @@ def plant_canaries(
 def _canaries(
     inputs: Tensor, labels: Tensor, chosen: Tensor, kind: str, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Makes canaries of the chosen records. Errors: DataError for records of one class alone."""
+    """Makes canaries of the chosen records. Errors: DataError for records of a single class."""
     classes = labels.unique()
     inputs, labels = inputs[chosen], labels[chosen]
     if kind != "duplicated":
         if len(classes) < 2:
-            raise DataError(f"Canaries that are {kind} need records of two classes or more.")
+            raise DataError(f"Canaries of kind {kind} need records of at least two classes.")
         labels = _other_labels(labels, classes, generator)
     if kind == "out_of_distribution":
         inputs = _shuffled(inputs, generator)
@@ -103,7 +105,7 @@ def _other_labels(labels: Tensor, classes: Tensor, generator: torch.Generator) -
 
 
 def _shuffled(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Shuffles every feature among the rows: each is as it was, together they are like nothing."""
+    """Shuffles every feature among the rows; only its joint distribution changes."""
     flat = inputs.flatten(1)
     order = torch.rand(flat.shape, generator=generator).argsort(0)
     return flat.gather(0, order).reshape(inputs.shape)

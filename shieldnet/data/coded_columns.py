@@ -1,4 +1,4 @@
-"""One column of a table as numbers: a number itself, or one code for each of its words."""
+"""Coding of one table column as numbers: the number itself, or one code per word."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shieldnet.core.errors import DataError, MissingDependency
 
 _MAX_WORDS = 1000
-_EXACT = 2**53  # whole numbers above it float64 cannot tell apart
+_EXACT = 2**53  # float64 cannot distinguish all integers above
 
 Codes = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ def require_pandas() -> Any:
         import pandas
     except ImportError as missing:
         raise MissingDependency(
-            "Tables with words or missing values need the package pandas, which is not installed. "
+            "Tables with text or missing values need the package pandas, which is not installed. "
             "Install it with: pip install pandas"
         ) from missing
     return pandas
@@ -30,7 +30,7 @@ def require_pandas() -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Column(ABC):
-    """Codes one column. label: as the table calls it; name: the same as a word. dtype: pandas'."""
+    """Codes one column. label: its label in the table; name: the label as text. dtype: pandas'."""
 
     name: str
     label: Any
@@ -44,7 +44,7 @@ class Column(ABC):
     @property
     @abstractmethod
     def content(self) -> tuple[Any, ...]:
-        """Returns all that decides on codes, as plain values."""
+        """Returns everything that determines the codes, as plain values."""
 
     @abstractmethod
     def encode(self, values: Any) -> Codes:
@@ -57,10 +57,10 @@ class Column(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Numbers(Column):
-    """Codes numbers, or True and False, as themselves; 0 and 1 says where one is missing.
+    """Codes numbers and booleans as themselves; a second code is 1 where a value is missing.
 
-    whole: the whole numbers that occur, sorted, where there are no others; what is decoded is one
-    of these. low, high: the ends of fractions. fill: the code of what is missing.
+    whole: the sorted integers that occur, if all are integers; codes decode to one of them. low,
+    high: range of fractions. fill: code of a missing value.
     Shapes: whole (values,).
     """
 
@@ -82,8 +82,8 @@ class Numbers(Column):
         is_exact = values.dtype.kind not in "iu" or float(np.abs(known).max()) < _EXACT
         if not is_exact:
             raise DataError(
-                f"The column {name} has whole numbers above 2^53, as keys of records have: fit the "
-                "model without it, or pass it as words."
+                f"The column {name} has integers above 2^53, like record keys. Fit the model "
+                "without it, or pass it as text."
             )
         ends = float(known.min()), float(known.max())
         fill = float(np.median(known)) if whole is None else float(whole[len(whole) // 2])
@@ -118,23 +118,23 @@ class Numbers(Column):
 
 @dataclass(frozen=True, eq=False)
 class Words(Column):
-    """Codes words, categories, and cells of several types: one code for each, of which one is 1.
+    """One-hot codes words, categories, and cells of several types.
 
-    What is missing is a word like any, and None is another one than NaN, as it is to a pipeline.
-    levels: the cells that occur, in order.
+    Missing values are categories; None and NaN differ, as in a pipeline. levels: the distinct
+    cells, in order.
     """
 
     levels: tuple[Any, ...]
 
     @classmethod
     def of(cls, name: str, label: Any, values: Any) -> "Words":
-        """Reads a column. Errors: DataError for more words than can be told apart."""
+        """Reads a column. Errors: DataError for too many distinct words."""
         cells = {_key(cell): cell for cell in _cells(values)}
         if len(cells) > _MAX_WORDS:
             raise DataError(
                 f"The column {name} has {len(cells)} different words, more than {_MAX_WORDS}: it "
-                "names records, or is text. Fit the model without it, or pass numbers as numbers: "
-                "frame[name].astype(float)."
+                "names records, or is free text. Fit the model without it, or pass numbers as "
+                "numbers: frame[name].astype(float)."
             )
         keys = sorted(cells, key=lambda key: (key[0] == "", str(key[1]), key[0]))
         return cls(name, label, values.dtype, tuple(cells[key] for key in keys))
@@ -162,8 +162,8 @@ class Words(Column):
             places = [number_of[_key(cell)] for cell in _cells(values)]
         except KeyError as unknown:
             raise DataError(
-                f"The column {self.name} holds {unknown.args[0][1]!r}, which no set of the audit "
-                "has."
+                f"The column {self.name} has the value {unknown.args[0][1]!r}, which occurs in no "
+                "set of the audit."
             ) from unknown
         codes = np.zeros((len(places), len(self.levels)))
         codes[np.arange(len(places)), places] = 1
@@ -182,7 +182,7 @@ def _floats(values: Any) -> Codes:
 
 
 def _nearest(known: Codes, numbers: Codes) -> Codes:
-    """Returns the nearest of the known numbers, which are sorted; of two the lesser."""
+    """Returns the nearest of the sorted known numbers; the smaller one of a tie."""
     above = np.searchsorted(known, numbers).clip(0, len(known) - 1)
     below = (above - 1).clip(0)
     is_above = known[above] - numbers < numbers - known[below]
@@ -191,7 +191,7 @@ def _nearest(known: Codes, numbers: Codes) -> Codes:
 
 
 def _cells(values: Any) -> list[Any]:
-    """Lists the cells of a column; of one type alone NaN stands for all that is missing."""
+    """Lists the cells of a column; in a column of one type, NaN stands for any missing value."""
     cells: list[Any] = values.astype(object).tolist()
     if values.dtype != object:
         cells = [np.nan if gone else cell for cell, gone in zip(cells, values.isna(), strict=True)]
@@ -199,7 +199,7 @@ def _cells(values: Any) -> list[Any]:
 
 
 def _key(cell: Any) -> tuple[str, Any]:
-    """Tells cells apart as pipelines do: 1 from "1" and from True; what is missing has no type."""
+    """Distinguishes cells as pipelines do: 1, "1" and True differ; missing values have no type."""
     if cell is None or type(cell).__name__ in ("NAType", "NaTType") or cell != cell:
         return "", type(cell).__name__
     return type(cell).__name__, cell

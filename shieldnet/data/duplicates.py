@@ -1,4 +1,4 @@
-"""Records of two sets that are one, but for what a cast, a copy or a rounding changed."""
+"""Near duplicates: records of two sets that differ only by a cast, a copy or rounding."""
 
 from dataclasses import dataclass
 
@@ -10,22 +10,23 @@ from shieldnet.core.statistics import random_sums
 _SUMS = 64
 _AT_ONCE = 10**7  # distances
 _ROWS, _COLUMNS = 256, 256  # held in float64 at once
-_CAST = 1e-6  # of a number's size: what float32 and a factor of 1 + 1e-7 leave apart
-_CAST_APART, _APART = 1e-4, 0.05  # deviations, root mean square over the columns
-_CLOSER = 0.05  # than the nearest record of its own set, at least so many times
+_CAST = 1e-6  # relative: covers float32 rounding and a factor of 1 + 1e-7
+_CAST_APART, _APART = 1e-4, 0.05  # standard deviations, root mean square over the columns
+_CLOSER = 0.05  # largest ratio of distances: to the other record, to its own set's nearest
 _MAX_SORTED_ROWS = 1000
-_MIN_DISTINCT_VALUES = 20  # of a column that two records hardly share by chance
-_MIN_COLUMNS = 4  # in which two records differ; where fewer do, they lie as near by chance
+_MIN_DISTINCT_VALUES = 20  # of a column whose values two records rarely share by chance
+_MIN_COLUMNS = 4  # in which two records must differ; with fewer they can be near by chance
 
 
 def near_duplicates(first: Tensor, second: Tensor) -> Tensor:
-    """Lists the pairs of rows that are one record: the nearest of ``first`` to each of ``second``.
+    """Finds pairs of rows that are one record: the nearest of ``first`` to each of ``second``.
 
-    Two rows are one where they lie twenty times nearer to each other than either does to the next
-    record of its own set, and are a cast or a copy apart in every number, or near although four
-    numbers and more differ: rounded, or changed a little. Records that lie near by nature lie so
-    within a set. Copies of a record that its own set has nearly twice are not found.
-    Whole numbers are tokens or counts, of which none is nearly another: there are no pairs.
+    Two rows are duplicates if they are twenty times nearer to each other than either is to the
+    nearest record of its own set, and if they either differ in every number by a cast or copy at
+    most, or are near although at least four numbers differ (rounded, or slightly changed).
+    Naturally similar records are as similar within a set. Copies of a record that has another near
+    duplicate in its own set are not found. Integers are tokens or counts, which have no near
+    duplicates: there are no pairs.
     Shapes: first (n, ...), second (m, ...) -> (pairs, 2), rows of first and of second.
     """
     if not (first.is_floating_point() and second.is_floating_point()):
@@ -46,10 +47,10 @@ def near_duplicates(first: Tensor, second: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Measures distances in deviations of every column, on few rows at once.
+    """Measures distances in standard deviations of every column, a few rows at a time.
 
-    Shapes: center and unit (columns,), in float64; a constant column has unit 1. fine: how many
-    columns have many values.
+    Shapes: center and unit (columns,), in float64; a constant column has unit 1. fine: number of
+    columns with many distinct values.
     """
 
     center: Tensor
@@ -66,12 +67,12 @@ class _Scale:
         return cls(center, deviation.where(deviation > 0, 1.0), fine)
 
     def sums(self, rows: Tensor) -> Tensor:
-        """Shortens rows to random sums. Shapes: (rows, columns) -> (rows, at most 64)."""
+        """Projects rows to random sums. Shapes: (rows, columns) -> (rows, at most 64)."""
         parts = ((part.double() - self.center) / self.unit for part in rows.split(_ROWS))
         return torch.cat([random_sums(part.float(), _SUMS) for part in parts])
 
     def compared(self, rows: Tensor, places: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Says which rows at ``places`` are one with the others, and how far each pair lies apart.
+        """Returns which rows at ``places`` equal the others, and the distance of each pair.
 
         Shapes: rows (n, columns), places (m,), others (m, columns) -> (m,) bool, (m,).
         """
@@ -94,7 +95,7 @@ class _Scale:
 
 
 def _to_the_next(rows: Tensor, short: Tensor, places: Tensor, scale: _Scale) -> Tensor:
-    """Returns how far the rows at these places lie from the nearest other row of their set.
+    """Returns the distance from the rows at ``places`` to the nearest other row of their set.
 
     Shapes: rows (n, d), short (n, k), places (p,) -> (p,).
     """
@@ -105,7 +106,7 @@ def _to_the_next(rows: Tensor, short: Tensor, places: Tensor, scale: _Scale) -> 
 
 
 def _nearest(known: Tensor, queries: Tensor, but: Tensor | None = None) -> Tensor:
-    """Returns the row of ``known`` nearest to each query, but for the row named for it.
+    """Returns the row of ``known`` nearest to each query, except the row ``but`` of each.
 
     Shapes: known (n, d), queries (m, d), but (m,) -> (m,).
     """

@@ -1,4 +1,4 @@
-"""What a model is, in one hash: weights, buffers, structure and every plain attribute."""
+"""Hashes that identify a model: weights, buffers, structure and every plain attribute."""
 
 import functools
 import types
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shieldnet.data.examples import raw_bytes
 
-# What torch keeps in every module and says nothing about what it answers; hooks do.
+# Attributes that torch keeps in every module and that do not affect its answers; hooks do.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS)
 _MAX_DEPTH = 50
@@ -22,22 +22,22 @@ _MAX_NAMED = 5
 
 
 def weights_hash(model: nn.Module, *, compiled: bool = False) -> str:
-    """Returns a hash that names a model without holding any of it.
+    """Returns a hash that identifies a model.
 
-    It covers weights, all buffers, what else the state_dict has, the classes of all modules, hooks
-    and every plain attribute: tensors with what is attached to them, arrays, containers, values,
-    and objects with what they hold. It does not cover code and what code holds (class attributes,
-    globals, constants), modes (training, requires_grad) or devices, so that what finetune returned
-    and what a factory with its weights makes are one model.
+    It covers weights, all buffers, the rest of the state_dict, the classes of all modules, hooks
+    and every plain attribute: tensors with their attributes, arrays, containers, values, and
+    objects with their content. It does not cover code and its data (class attributes, globals,
+    constants), modes (training, requires_grad) or devices, so that the model that finetune returned
+    and one that a factory makes with its weights have the same hash.
 
-    compiled: covers objects of compiled classes, too, such as the trees of a forest, by what a copy
-    of them is made of. Guarantees name networks, whose hashes were always without.
+    compiled: whether to cover objects of compiled classes, such as the trees of a forest, by their
+    pickled content. Guarantees use False, as their hashes always did.
     """
     return _Digest(compiled).of_model(model)
 
 
 def state_hash(model: nn.Module) -> str:
-    """Returns the hash that guarantees of version 1 name: of the state_dict alone."""
+    """Returns the hash of the state_dict alone, as guarantees of version 1 use it."""
     digest = sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -46,7 +46,7 @@ def state_hash(model: nn.Module) -> str:
 
 
 def unhashed(model: nn.Module) -> tuple[str, ...]:
-    """Names attributes that count in the hash with their type alone, such as locks and files."""
+    """Names attributes of which the hash covers only the type, such as locks and files."""
     digest = _Digest()
     digest.of_model(model)
     return tuple(digest.opaque[:_MAX_NAMED])
@@ -54,7 +54,7 @@ def unhashed(model: nn.Module) -> tuple[str, ...]:
 
 @dataclass
 class _Digest:
-    """Lists what a model consists of, as lines."""
+    """Lists the content of a model, as lines."""
 
     compiled: bool = False
     opaque: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class _Digest:
             **dict(model.named_parameters(remove_duplicate=False)),
             **dict(model.named_buffers(remove_duplicate=False)),
         }
-        more = model.state_dict(keep_vars=True)  # a model may write its own: it may have less
+        more = model.state_dict(keep_vars=True)  # a custom state_dict may have fewer entries
         for name, value in (*sorted(state.items()), *sorted(more.items())):
             if name in state and value is not state[name]:
                 continue
@@ -86,7 +86,7 @@ class _Digest:
             for key, attribute in sorted(vars(module).items()):
                 if key in _MACHINERY:
                     continue
-                # Hooks are numbered as they come, whatever model they belong to.
+                # Hooks are numbered in order of registration across all models.
                 held = list(attribute.values()) if key in _HOOKS else attribute
                 yield f"attribute {key}".encode()
                 yield from self._lines(held, f"{name}.{key}".lstrip("."), 0)
@@ -99,7 +99,7 @@ class _Digest:
             yield f"tensor {value.dtype} {value.layout} {tuple(value.shape)}".encode()
             yield from _content(value)
             for key, held in sorted(vars(value).items()):
-                if not isinstance(held, bool | int | float | None):  # marks that a copy loses
+                if not isinstance(held, bool | int | float | None):  # marks are lost in copies
                     yield f"attached {key}".encode()
                     yield from self._lines(held, f"{path}.{key}", depth + 1)
             if value.is_leaf and value.grad is not None:
@@ -133,7 +133,7 @@ class _Digest:
 
     def _inside(self, value: object, path: str, depth: int) -> Iterator[bytes]:
         if isinstance(value, nn.Module):
-            yield from self._model(value)  # held by an attribute, outside of the tree
+            yield from self._model(value)  # in an attribute, outside of the module tree
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 yield from self._lines(key, path, depth)
@@ -174,9 +174,9 @@ class _Digest:
 
 
 def reduced(value: object) -> tuple[object, ...] | None:
-    """Returns what a copy of a compiled object is made of, if anything.
+    """Returns the pickled content of a compiled object, or None if it has none.
 
-    An object whose content pickling would not keep refuses this itself.
+    An object that pickling would not preserve refuses this itself.
     """
     if isinstance(value, types.CodeType):
         return None
@@ -188,7 +188,7 @@ def reduced(value: object) -> tuple[object, ...] | None:
 
 
 def _content(value: Tensor) -> Iterator[bytes]:
-    """Returns all that a tensor holds, of any layout."""
+    """Returns the whole content of a tensor of any layout."""
     if value.is_quantized:
         yield raw_bytes(value.dequantize())
         yield repr(value.qscheme()).encode()
@@ -203,7 +203,7 @@ def _content(value: Tensor) -> Iterator[bytes]:
 
 
 def is_filled(cell: types.CellType) -> bool:
-    """Says whether a closure's cell holds something yet."""
+    """Returns whether a closure's cell has a value yet."""
     try:
         _ = cell.cell_contents
     except ValueError:

@@ -1,4 +1,4 @@
-"""Tables of words, numbers and missing values as numbers, and back as they were."""
+"""Coding of tables with words, numbers and missing values as numbers, and decoding."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,26 +16,25 @@ from shieldnet.data.coded_columns import Column, Numbers, Words, require_pandas
 
 @dataclass(frozen=True, eq=False)
 class TableCoding:
-    """Writes tables as float64 codes that attacks can move, and reads codes as tables.
+    """Encodes tables as float64 codes that attacks can change, and decodes them.
 
-    A column of numbers, or of True and False, is one code, its own value; where values are missing
-    a second code, ``age=missing``, is 1 for these. A column of words or categories has a code for
-    each word, ``education=Bachelors``, of which one is 1 in every row; what is missing is a word.
-    Codes are float64: every number of a table survives.
+    A column of numbers or booleans has one code, the value itself, and a second code,
+    ``age=missing``, if values are missing. A column of words or categories is one-hot coded, with a
+    code per word such as ``education=Bachelors``; missing values count as a word.
 
-    Guarantee: ``decode(encode(table))`` is the table, in the types that hold all sets. Codes that
-    stand for no table are read as the nearest: the word with the greatest code; of whole numbers
-    the nearest that some set has; fractions within the range of the sets.
+    Guarantee: ``decode(encode(table))`` is the table, in the types that fit all sets. Codes that no
+    table has are decoded to the nearest: the word with the largest code, the nearest integer that
+    occurs in some set, and fractions clipped to the range of the sets.
     """
 
     columns: tuple[Column, ...]
 
     @classmethod
     def of(cls, tables: Mapping[str, Any], wanted: Sequence[str] | None = None) -> "TableCoding":
-        """Reads the kinds of columns, and what they hold, off all the tables of an audit.
+        """Determines the kinds and values of columns from all tables of an audit.
 
-        tables: DataFrames by what they are, for messages. wanted: the columns, in their order; by
-        default all of the first table's.
+        tables: DataFrames by role, for messages. wanted: the columns, in order; by default those of
+        the first table.
         Errors: DataError for columns that are missing, of two kinds, or neither numbers nor words.
         """
         labels = [_labels_of(table, role) for role, table in tables.items()]
@@ -45,7 +44,7 @@ class TableCoding:
         for role, there in zip(tables, labels, strict=True):
             if missing := [name for name in wanted if name not in there]:
                 raise DataError(
-                    f"The {role} lack columns that the model reads: {', '.join(missing)}. They "
+                    f"The {role} lack columns that the model needs: {', '.join(missing)}. They "
                     f"have: {', '.join(there)}."
                 )
         parts = {
@@ -60,7 +59,7 @@ class TableCoding:
             raise DataError("Expected tables with columns, got none.")
         names = Counter(name for column in columns for name in column.names)
         if twice := [name for name, count in names.items() if count > 1]:
-            raise DataError(f"Two columns or words would both be called {twice[0]}: rename one.")
+            raise DataError(f"Two columns or words would both be named {twice[0]}: rename one.")
         return cls(columns)
 
     @property
@@ -88,14 +87,14 @@ class TableCoding:
 
 
 def as_table(value: Any, names: Sequence[str] | None = None) -> Any:
-    """Returns a DataFrame of what holds columns: a table of any library, or an array of rows.
+    """Returns a table of any library, or an array of rows, as a DataFrame.
 
-    names: of an array's columns. Errors: DataError for what is neither.
+    names: column names of an array. Errors: DataError for anything else.
     """
     if hasattr(value, "iloc"):
         if value.ndim != 2:
             raise DataError(
-                "Expected a table, got one column alone: texts are not audited. A table of one "
+                "Expected a table, got a single column; texts cannot be audited. A table with one "
                 "column is frame[[name]]."
             )
         return value
@@ -112,17 +111,17 @@ def as_table(value: Any, names: Sequence[str] | None = None) -> Any:
 
 
 def is_plain(table: Any) -> bool:
-    """Says whether a DataFrame has numbers alone, none of them missing."""
+    """Returns whether a DataFrame has only numbers and no missing values."""
     kinds = {kind.kind if isinstance(kind, np.dtype) else "" for kind in table.dtypes}
     return (kinds <= set("iuf") or kinds == {"b"}) and not table.isna().any(axis=None)
 
 
 def _labels_of(table: Any, role: str) -> dict[str, Any]:
-    """Returns the table's own labels of its columns by name; DataError for two of one name."""
+    """Returns column labels by name; raises DataError for two columns with one name."""
     names = [str(label) for label in table.columns]
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise DataError(f"The {role} have two columns called {twice}: rename one.")
+        raise DataError(f"The {role} have two columns named {twice}: rename one.")
     return dict(zip(names, table.columns, strict=True))
 
 
@@ -137,7 +136,7 @@ def _require_same(tables: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
 
 
 def _column(name: str, label: Any, parts: Mapping[str, Any]) -> Column:
-    """Chooses how a column is coded, by what it holds in all tables."""
+    """Chooses the coding of a column by its values in all tables."""
     pandas = require_pandas()
     kinds = {role: kind for role, part in parts.items() if (kind := _kind(name, role, part))}
     if len(set(kinds.values())) > 1:
@@ -146,7 +145,7 @@ def _column(name: str, label: Any, parts: Mapping[str, Any]) -> Column:
             f"Expected the column {name} to be of one kind in every table, got {told}. Read it as "
             "words everywhere: frame[name].astype(str)."
         )
-    with unwarned("The behavior of"):  # pandas, of columns where all is missing
+    with unwarned("The behavior of"):  # pandas, for columns with only missing values
         joined = pandas.concat(list(parts.values()), ignore_index=True)
     is_number = pandas.api.types.is_numeric_dtype(joined.dtype)
     if is_number and joined.notna().any():
@@ -155,7 +154,7 @@ def _column(name: str, label: Any, parts: Mapping[str, Any]) -> Column:
 
 
 def _kind(name: str, role: str, part: Any) -> str:
-    """Says whether a column holds numbers or words; nothing where it holds nothing.
+    """Returns whether a column has numbers or words; nothing if it is empty.
 
     Errors: DataError for dates, lists and the like.
     """

@@ -1,1 +1,1 @@
-"""What is read from a user's files: arrays, tables, images, models. Nothing is unpickled."""
+"""Reading of files: arrays, tables, images and models. Nothing is unpickled."""

@@ -1,4 +1,4 @@
-"""Arrays in .npz and .npy files, checked by their headers before they are read."""
+"""Arrays in .npz and .npy files, whose headers are validated before reading."""
 
 import io
 import math
@@ -16,7 +16,7 @@ from shieldnet.core.errors import DataError
 from shieldnet.files.sizes import content, opened_archive, require_bytes, require_file
 
 _NUMBERS = "biuf"
-_MAX_HEADER_CHARACTERS = 10_000  # a header of numbers needs less
+_MAX_HEADER_CHARACTERS = 10_000  # headers of numeric arrays are shorter
 _UNREADABLE = (
     EOFError,
     KeyError,
@@ -31,10 +31,10 @@ _UNREADABLE = (
 
 
 def read_npz(path: Path, role: str, names: Iterable[str] | None) -> dict[str, NDArray[Any]]:
-    """Reads those of the named arrays that there are; None reads all.
+    """Reads the named arrays that exist; None reads all.
 
-    Errors: DataError for anything but plain numbers (or, for groups, words), and for sizes that
-        are not what the file holds.
+    Errors: DataError for anything but plain numbers (or, for groups, words), and for a size that
+        differs from the file's content.
     """
     with opened_archive(path, role) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -57,23 +57,23 @@ def read_npy(path: Path, role: str) -> NDArray[Any]:
 
 
 def _array(file: IO[bytes], size: int, name: str) -> NDArray[Any]:
-    """Reads an array whose header says exactly as many bytes as there are."""
+    """Reads an array whose header states the exact number of bytes."""
     try:
         version = npy.read_magic(file)
         reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        with unwarned("Reading `.npy`"):  # of a header that Python 2 wrote
+        with unwarned("Reading `.npy`"):  # for headers written by Python 2
             shape, is_fortran, dtype = reader(file, max_header_size=_MAX_HEADER_CHARACTERS)
     except _UNREADABLE as broken:
-        raise DataError(f"{name} is no array of numpy's: {broken}") from broken
+        raise DataError(f"{name} is not a numpy array: {broken}") from broken
     if dtype.kind not in f"{_NUMBERS}U" or dtype.itemsize == 0:
         raise DataError(f"Expected numbers in {name}, got {dtype} (pickles are never read).")
     held, stated = size - file.tell(), math.prod(shape) * dtype.itemsize
     if any(length < 0 for length in shape) or held != stated:
         raise DataError(
-            f"{name} says {stated} bytes of {dtype} in shape {shape}, but holds {held}."
+            f"{name} states {stated} bytes of {dtype} in shape {shape}, but has {held}."
         )
     flat = np.frombuffer(bytearray(file.read(held)), dtype).astype(dtype.newbyteorder("="))
     try:
         return flat.reshape(shape, order="F" if is_fortran else "C")
-    except (ValueError, OverflowError) as absurd:  # an axis of 0 beside one beyond all memory
-        raise DataError(f"{name} has no possible shape: {shape}.") from absurd
+    except (ValueError, OverflowError) as absurd:  # an axis of 0 together with a huge one
+        raise DataError(f"{name} has an impossible shape: {shape}.") from absurd

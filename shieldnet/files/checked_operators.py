@@ -1,4 +1,4 @@
-"""Operators whose arguments are looked at before they run: what torch itself does not check."""
+"""Operators whose arguments are validated before they run, since torch does not check them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from shieldnet.core.errors import DataError
 
-_MAX_GAP = 4  # stride of a transposed convolution whose kernel is smaller still
+_MAX_GAP = 4  # stride of a transposed convolution with an even smaller kernel
 
 
 def _require(is_sound: bool, operator: str, expected: str) -> None:
-    """Raises DataError for shapes that torch itself would not check before it reads memory."""
+    """Raises DataError for shapes that torch does not check before it reads memory."""
     if not is_sound:
         raise DataError(f"The program is damaged: {operator} expects {expected}.")
 
@@ -28,7 +28,7 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Calls batch normalization in evaluation mode, its parameters being one for each channel."""
+    """Calls batch normalization in evaluation mode, with one parameter per channel."""
     parameters = [weight, bias, running_mean, running_var]
     _require(
         input.dim() >= 2
@@ -55,7 +55,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Calls attention for as many values as keys, and a mask of their shape."""
+    """Calls attention with as many values as keys, and a mask of the right shape."""
     _require(
         min(query.dim(), key.dim(), value.dim()) >= 2
         and query.shape[-1] == key.shape[-1]
@@ -94,7 +94,7 @@ def group_norm(
     group: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Calls group normalization with sizes that are the input's."""
+    """Calls group normalization with the sizes of its input."""
     _require(
         input.dim() >= 2 and (N, C, HxW) == (*input.shape[:2], math.prod(input.shape[2:])),
         "native_group_norm",
@@ -153,7 +153,7 @@ def lstm(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Calls an LSTM whose every parameter has the shape that its layer needs."""
+    """Calls an LSTM whose parameters have the right shapes."""
     _require(len(hx) == 2, "lstm", "two states")
     _require_layers("lstm", input, hx, params, has_biases, num_layers, bidirectional, batch_first)
     answer: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.lstm.input(
@@ -183,7 +183,7 @@ def gru(
     params: Sequence[Tensor],
     *settings: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Calls a GRU whose every parameter has the shape that its layer needs."""
+    """Calls a GRU whose parameters have the right shapes."""
     return _recurrent("gru", torch.ops.aten.gru.input, input, hx, params, *settings)
 
 
@@ -193,7 +193,7 @@ def rnn_tanh(
     params: Sequence[Tensor],
     *settings: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Calls a recurrent network whose every parameter has the shape that its layer needs."""
+    """Calls a recurrent network whose parameters have the right shapes."""
     return _recurrent("rnn_tanh", torch.ops.aten.rnn_tanh.input, input, hx, params, *settings)
 
 
@@ -203,14 +203,14 @@ def rnn_relu(
     params: Sequence[Tensor],
     *settings: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Calls a recurrent network whose every parameter has the shape that its layer needs."""
+    """Calls a recurrent network whose parameters have the right shapes."""
     return _recurrent("rnn_relu", torch.ops.aten.rnn_relu.input, input, hx, params, *settings)
 
 
 def _require_stride(weight: Tensor, stride: Sequence[int]) -> None:
-    """Raises DataError for gaps between the parts that a transposed convolution puts down.
+    """Raises DataError for a transposed convolution with large gaps between its kernels.
 
-    With large ones oneDNN reads past the end of long inputs.
+    With large gaps oneDNN reads past the end of long inputs.
     """
     kernel = weight.shape[2:]
     steps = [*stride] * len(kernel) if len(stride) == 1 else stride or [1] * len(kernel)
@@ -233,7 +233,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Calls a convolution that, if it is transposed, leaves no large gaps."""
+    """Calls a convolution; a transposed one must not have large gaps."""
     if transposed:
         _require_stride(weight, stride)
     answer: Tensor = torch.ops.aten.convolution.default(
@@ -250,7 +250,7 @@ def conv_transpose1d(
     *settings: Any,
     **named: Any,
 ) -> Tensor:
-    """Calls a transposed convolution that leaves no large gaps."""
+    """Calls a transposed convolution without large gaps."""
     _require_stride(weight, stride)
     return torch.conv_transpose1d(input, weight, bias, stride, *settings, **named)
 
@@ -263,7 +263,7 @@ def conv_transpose2d(
     *settings: Any,
     **named: Any,
 ) -> Tensor:
-    """Calls a transposed convolution that leaves no large gaps."""
+    """Calls a transposed convolution without large gaps."""
     _require_stride(weight, stride)
     return torch.conv_transpose2d(input, weight, bias, stride, *settings, **named)
 
@@ -276,7 +276,7 @@ def conv_transpose3d(
     *settings: Any,
     **named: Any,
 ) -> Tensor:
-    """Calls a transposed convolution that leaves no large gaps."""
+    """Calls a transposed convolution without large gaps."""
     _require_stride(weight, stride)
     return torch.conv_transpose3d(input, weight, bias, stride, *settings, **named)
 
@@ -296,5 +296,5 @@ CHECKED: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         torch.ops.aten.rnn_relu.input: rnn_relu,
     }
 )
-"""What torch runs without checking all shapes (2.13 on a CPU reads, or writes, past the end), and
-what is called in its place: functions of this module, which code that fx writes imports by name."""
+"""Operators of which torch does not check all shapes (2.13 on a CPU reads or writes out of bounds)
+and their replacements: functions of this module, which code generated by fx imports by name."""

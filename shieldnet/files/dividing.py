@@ -1,4 +1,4 @@
-"""Dividing a file's records into sets, each written as the file was."""
+"""Splits the records of a file into sets, each written in the file's format."""
 
 import csv
 import gzip
@@ -29,7 +29,7 @@ from shieldnet.files.tables import (
 
 @dataclass(frozen=True)
 class Divided:
-    """Holds the row numbers of each part, and what writes some rows to a file of this ending."""
+    """Holds the row indices of each part, and a function that writes rows to a file."""
 
     rows: tuple[Tensor, ...]
     write: Callable[[Tensor, Path], None]
@@ -44,25 +44,25 @@ def divide(
     groups: Sequence[str] = (),
     seed: int,
 ) -> Divided:
-    """Divides the rows of a table or an .npz file so that equal inputs stay together.
+    """Splits the rows of a table or an .npz file, keeping equal inputs together.
 
-    Inputs are equal where an audit reads them as equal: numbers as float32.
-    shares: of the distinct records, for every part. label: of a table, the column that is no input;
-    groups: of a table, columns whose words are no inputs either.
-    Errors: DataError for other files, ConfigError for shares.
+    Inputs are equal if an audit reads them as equal, with numbers as float32.
+    shares: share of the distinct records for every part. label: label column of a table. groups:
+    group columns of a table; those with words are not inputs.
+    Errors: DataError for other files, ConfigError for invalid shares.
     """
     if is_table(path):
         return _table(path, shares, label, groups, seed)
     if path.suffix.lower() != ".npz":
         raise DataError(
-            f"Expected a table (.csv, .tsv, .parquet) or an .npz to divide, got {path}."
+            f"Expected a table (.csv, .tsv, .parquet) or an .npz file to split, got {path}."
         )
     arrays = read_npz(path, "data", None)
     rows_of = {array.shape[:1] for array in arrays.values()}
     is_sound = "x" in arrays and arrays["x"].ndim > 1 and arrays["x"].dtype.kind in "biuf"
     if not is_sound or len(rows_of) != 1 or min(rows_of) < (1,):
         raise DataError(
-            f"Expected an array x of numbers, (rows, ...), in {path}, and others of as many rows."
+            f"Expected a numeric array x, (rows, ...), in {path}, and others with as many rows."
         )
     inputs = arrays["x"]
     is_wide = inputs.dtype.kind == "f" and inputs.dtype.itemsize > 4
@@ -102,9 +102,9 @@ def _parquet_writer(table: Any) -> Callable[[Tensor, Path], None]:
 
 
 def _csv_writer(path: Path) -> Callable[[Tensor, Path], None]:
-    """Writes every value as it was written, in quotes where it needs them.
+    """Writes every value as in the original file, quoted only where necessary.
 
-    007 and 1.50 are what somebody meant, and numbers in quotes are words to many readers.
+    007 and 1.50 keep their form, and many readers take quoted numbers for text.
     """
     table, delimiter = csv_as_written(path, "data")
 

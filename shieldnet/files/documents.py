@@ -1,4 +1,4 @@
-"""Documents in JSON and TOML, read so that whatever is wrong with them is the file's fault."""
+"""Strict reading of JSON and TOML documents; every fault is reported as an error of the file."""
 
 import json
 import math
@@ -15,11 +15,11 @@ else:
     import tomli as tomllib
 
 MAX_BYTES = 256 * 2**20
-"""A document of more bytes is refused: reports and programs of models are a hundredth of it."""
+"""Larger documents, in bytes, are refused: typical reports and programs have a hundredth of it."""
 MAX_DEPTH = 200
-"""Tables or lists within each other; more are refused before anything recurses over them."""
+"""Maximum nesting of tables and lists; deeper documents are refused before any recursion."""
 MAX_TOML_BYTES = 2**20
-_MAX_DIGITS = 300  # of a whole number: any of these is a float too
+_MAX_DIGITS = 300  # of an integer, so that it fits into a float
 _MAX_SHOWN_CHARACTERS = 160
 _MARKS = re.compile(r"[\[\]{}.,=\n]")
 _JSON_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -29,10 +29,10 @@ _Document = TypeVar("_Document", dict[str, Any], list[Any])
 
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
-    """Reads a JSON file whose top is an object.
+    """Reads a JSON file that contains an object.
 
-    what: the file should be, for messages, such as ``report``.
-    Errors: DataError for a file that is missing, and for whatever ``parse_json`` refuses.
+    what: what the file should be, such as ``report``, for messages.
+    Errors: DataError for a missing file, and for whatever ``parse_json`` refuses.
     """
     return parse_json(_content(Path(path), MAX_BYTES), path, what)
 
@@ -44,10 +44,10 @@ def parse_json(
     *,
     kind: type[_Document] = dict,  # type: ignore[assignment]  # the default of a TypeVar
 ) -> _Document:
-    """Reads JSON as its standard has it, whose top is an object (or, with ``kind``, a list).
+    """Parses standard JSON that contains an object (or, with ``kind``, a list).
 
-    Errors: DataError for anything else: NaN and Infinity, a name that stands twice in one object,
-        numbers of absurd length, and lists nested beyond ``MAX_DEPTH``.
+    Errors: DataError for anything else: NaN and Infinity, a duplicate name in an object, very long
+        numbers, and nesting beyond ``MAX_DEPTH``.
     """
     try:
         content = _decoded(text)
@@ -60,17 +60,19 @@ def parse_json(
             object_pairs_hook=_object,
         )
     except (ValueError, RecursionError, MemoryError) as broken:
-        raise DataError(f"{path} is no JSON {what}: {_short(broken)}") from broken
+        raise DataError(f"{path} is not a JSON {what}: {_short(broken)}") from broken
     if not isinstance(document, kind):
         expected = "an object" if kind is dict else "a list"
-        raise DataError(f"{path} is no {what}: expected {expected}, got {type(document).__name__}.")
+        raise DataError(
+            f"{path} is not a {what}: expected {expected}, got {type(document).__name__}."
+        )
     return document
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Reads a TOML file.
 
-    Errors: DataError for a file that is missing, ConfigError for what is no TOML, and where.
+    Errors: DataError for a missing file, ConfigError for invalid TOML, with its position.
     """
     content = _content(Path(path), MAX_TOML_BYTES)
     try:
@@ -78,7 +80,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         _require_shallow(text, _TOML_STRINGS)
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError, MemoryError) as broken:
-        raise ConfigError(f"{path} is no valid TOML: {_short(broken)}") from broken
+        raise ConfigError(f"{path} is not valid TOML: {_short(broken)}") from broken
 
 
 def _content(path: Path, most: int) -> bytes:
@@ -88,12 +90,12 @@ def _content(path: Path, most: int) -> bytes:
     except OSError as missing:
         raise DataError(f"Cannot read {path}: {missing.strerror}.") from missing
     if len(content) > most:
-        raise DataError(f"{path} has more than {most} bytes: it is not read.")
+        raise DataError(f"{path} has more than {most} bytes, the limit for such files.")
     return content
 
 
 def _decoded(text: bytes | str) -> str:
-    """Returns text of UTF-8; the mark that some editors write in front of it is left out."""
+    """Decodes UTF-8 and drops a byte order mark."""
     if isinstance(text, str):
         return text
     try:
@@ -103,10 +105,10 @@ def _decoded(text: bytes | str) -> str:
 
 
 def _require_shallow(text: str, strings: re.Pattern[str]) -> None:
-    """Raises ValueError for what nests too deeply: brackets, and the dots of one key of TOML.
+    """Raises ValueError for too deep nesting, by brackets or by dots in a TOML key.
 
-    Parsers recurse, and so does who reads what they return. How deep they can depends on Python's
-    version and on the stack that is left; this does not.
+    Parsers and the users of their results recurse. How deep they can depends on Python's version
+    and the remaining stack; this limit does not.
     """
     depth = dots = 0
     for mark in _MARKS.finditer(strings.sub("", text)):
@@ -126,12 +128,12 @@ def _integer(digits: str) -> int:
 def _float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits:.20} is more than a number can be")
+        raise ValueError(f"{digits:.20} is too large for a number")
     return number
 
 
 def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r:.40} stands twice in one object")
+        raise ValueError(f"the name {twice!r:.40} occurs twice in one object")
     return document
 
 
@@ -147,7 +149,7 @@ def _short(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return f"it nests more than {MAX_DEPTH} deep"
     if isinstance(error, MemoryError):
-        return "it does not fit into memory"
+        return "it does not fit in memory"
     message = str(error)
     return (
         message

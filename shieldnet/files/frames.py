@@ -1,4 +1,4 @@
-"""Tables as pandas reads them: for models that take words and missing values."""
+"""Tables read by pandas, for models that take words and missing values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from shieldnet.files.tables import (
 
 
 class Records(NamedTuple):
-    """Holds records as a table, a DataFrame, and their labels as they stand in it."""
+    """Holds records as a DataFrame, and their unconverted labels."""
 
     inputs: Any
     labels: NDArray[Any] | None
@@ -29,13 +29,13 @@ class Records(NamedTuple):
 def read_records(
     path: Path, role: str, label: str | None, groups: Sequence[str]
 ) -> tuple[Records, dict[str, NDArray[Any]]]:
-    """Reads a table as ``pandas.read_csv`` or ``read_parquet`` would, and takes the label out.
+    """Reads a table as ``pandas.read_csv`` or ``read_parquet`` does, and separates the label.
 
-    Names, words and what counts as missing are those that a pipeline was fitted on, if its own
-    table was read by pandas. Groups stay among the inputs. label: its column; None for the one
-    that is called as labels are, if any.
-    Errors: DataError for what is no table, for names that are no names, and for a label or groups
-        that are not there; MissingDependency without pandas.
+    Names, words and missing values are therefore as in the table that a pipeline was fitted on, if
+    that was read by pandas. Groups remain inputs. label: its column; None for the one with a usual
+    label name, if any.
+    Errors: DataError for an invalid table, invalid column names, and missing label or group
+        columns; MissingDependency without pandas.
     """
     table = _read(path, role)
     names = [str(name) for name in table.columns]
@@ -60,16 +60,16 @@ def _read(path: Path, role: str) -> Any:
         head = pandas.read_csv(text, sep=mark, header=None, nrows=1, dtype=str)
         names = head.iloc[0].fillna("").tolist()
         if len(set(names)) < len(names):
-            raise DataError(f"{path} has two columns of one name: {', '.join(names)}.")
+            raise DataError(f"{path} has two columns with one name: {', '.join(names)}.")
         text.seek(0)
         table = pandas.read_csv(text, sep=mark, low_memory=False)
-        if not isinstance(table.index, pandas.RangeIndex):  # made of cells that have no name
+        if not isinstance(table.index, pandas.RangeIndex):  # made of cells without a name
             raise DataError(f"{path} has rows with more cells than its first line has names.")
         return table
 
 
 def _group(column: Any) -> NDArray[Any]:
-    """Returns the values of a subgroup; what is missing is a group of its own."""
+    """Returns the values of a group column; missing values form a separate group."""
     if column.dtype.kind in "iufb" and isinstance(column.dtype, np.dtype):
         values: NDArray[Any] = column.to_numpy()
         return values

@@ -1,4 +1,4 @@
-"""Images in a folder for each class."""
+"""Images in a folder with one subfolder per class."""
 
 import struct
 import warnings
@@ -20,11 +20,11 @@ _BYTES = 4  # of a float32
 
 
 def read_images(folder: Path, role: str) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-    """Reads ``folder/class/image.png`` of all classes; returns images and the folders' names.
+    """Reads ``folder/class/image.png`` for all classes; returns images and class names.
 
-    Shapes: -> (rows, channels, height, width) from 0 to 1, one channel if all are grey; (rows,).
-    Errors: DataError for a link that leads out of the folder, a file that is no image, a class
-        without any, images of different sizes, and more than may be read.
+    Shapes: -> (rows, channels, height, width) from 0 to 1, one channel if all are gray; (rows,).
+    Errors: DataError for a link that leads out of the folder, a file that is not an image, a class
+        without images, images of different sizes, and too much data.
     """
     files = list(_files(folder, role))
     if not files:
@@ -50,7 +50,7 @@ def _files(folder: Path, role: str) -> Iterator[tuple[Path, str]]:
         before = count
         if not inside(folder, class_folder):
             raise DataError(
-                f"{class_folder} leads out of {folder}: links that do are not followed."
+                f"{class_folder} is a link that leads out of {folder}, which is not followed."
             )
         if not class_folder.is_dir():
             raise DataError(
@@ -60,7 +60,9 @@ def _files(folder: Path, role: str) -> Iterator[tuple[Path, str]]:
             if path.name.startswith("."):
                 continue
             if not inside(folder, path):
-                raise DataError(f"{path} leads out of {folder}: links that do are not followed.")
+                raise DataError(
+                    f"{path} is a link that leads out of {folder}, which is not followed."
+                )
             if path.suffix.lower() not in _ENDINGS or not path.is_file():
                 shown = f"{class_folder.name}/{path.name}"
                 raise DataError(f"Expected {', '.join(_ENDINGS)} among the {role}, got {shown}.")
@@ -70,8 +72,8 @@ def _files(folder: Path, role: str) -> Iterator[tuple[Path, str]]:
             yield path, class_folder.name
         if count == before:
             raise DataError(
-                f"{class_folder} holds no image of the {role}: a class without any, or a folder "
-                "that strayed here. Take it out."
+                f"{class_folder} contains no image of the {role}: a class without images, or an "
+                "unrelated folder. Remove it."
             )
 
 
@@ -86,7 +88,7 @@ def _decoded(path: Path, is_grey: bool, size: tuple[int, int]) -> NDArray[np.flo
     try:
         with _opened(path) as image:
             if image.size != size:
-                raise DataError(f"{path} changed while it was read.")
+                raise DataError(f"{path} changed while it was being read.")
             if image.mode == "I;16":
                 return np.asarray(image, np.float32)[None] / np.float32(65535)
             plain = image.convert("L" if is_grey else "RGB")
@@ -99,7 +101,7 @@ def _decoded(path: Path, is_grey: bool, size: tuple[int, int]) -> NDArray[np.flo
 
 
 def _opened(path: Path) -> Any:
-    """Opens an image of a common format; its pixels are not decoded yet."""
+    """Opens an image of a common format without decoding its pixels."""
     pil = optional("PIL.Image", extra="data")
     with warnings.catch_warnings():
         warnings.simplefilter("error", pil.DecompressionBombWarning)
@@ -115,4 +117,4 @@ def _opened(path: Path) -> Any:
             pil.DecompressionBombError,
             pil.DecompressionBombWarning,
         ) as broken:
-            raise DataError(f"{path} is no image that can be read: {broken}") from broken
+            raise DataError(f"{path} is not a readable image: {broken}") from broken

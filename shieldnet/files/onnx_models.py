@@ -1,4 +1,4 @@
-"""ONNX models, answered by ONNX Runtime: black boxes without gradients."""
+"""ONNX models, run by ONNX Runtime: black boxes without gradients."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,17 +22,17 @@ _TYPES = {
     "tensor(bool)": torch.bool,
 }
 _STANDARD = ("", "ai.onnx")
-_MIN_VERSION = 7  # of ONNX's operators: since then dropout does nothing unless it is told to
-_MODE = 2  # the input of Dropout that says whether it trains
+_MIN_VERSION = 7  # of ONNX's operators: since then dropout is off by default
+_MODE = 2  # index of Dropout's input that sets training mode
 _BRANCHES = ("then_branch", "else_branch")
 _UNNEEDED = ("metadata_props", "training_info", "doc_string")
-"""Parts of a file that are not given on: metadata can hold settings of ONNX Runtime."""
+"""Parts of a file that are dropped: metadata can hold settings of ONNX Runtime."""
 
 
 class OnnxModel(nn.Module):
-    """Answers as an ONNX model does, on the CPU: one of its outputs for its only input.
+    """Runs an ONNX model on the CPU, with its only input and one of its outputs.
 
-    It holds the file's bytes and can be sent to other processes. output: the output's name.
+    It holds the file's bytes and can be pickled. output: name of the output.
     """
 
     def __init__(self, name: str, content: bytes, output: str = "") -> None:
@@ -44,20 +44,20 @@ class OnnxModel(nn.Module):
         self._session: Any = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Shapes: (rows, ...) -> what the model gives.
+        """Shapes: (rows, ...) -> the model's output.
 
-        Errors: DataError for inputs that it does not take, AnswerError for what is no tensor.
+        Errors: DataError for invalid inputs, AnswerError for an output that is not a tensor.
         """
         session = self.session()
         (entry,) = session.get_inputs()
         dtype = _TYPES.get(entry.type)
         if dtype is None:
-            raise DataError(f"{self.name} takes {entry.type}, which no example here is.")
+            raise DataError(f"{self.name} takes {entry.type}, which no examples can have.")
         array = _exactly(inputs.detach().cpu(), dtype, self.name).contiguous().numpy()
         try:
             output = self.output or session.get_outputs()[0].name
             released = session.run([output], {entry.name: array})[0]
-        except Exception as unfit:  # ONNX Runtime's errors have no common base that is public
+        except Exception as unfit:  # ONNX Runtime's errors have no public base class
             shape = tuple(inputs.shape)
             raise DataError(
                 f"{self.name} refuses inputs of shape {shape} (it takes {entry.shape}): "
@@ -69,11 +69,11 @@ class OnnxModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Returns the type of its input, None where no tensor of torch's has it."""
+        """Returns the dtype of its input, or None if torch has no such dtype."""
         return _TYPES.get(self.session().get_inputs()[0].type)
 
     def session(self) -> Any:
-        """Returns ONNX Runtime's session, made when it is first asked for."""
+        """Returns ONNX Runtime's session, created on first use."""
         if self._session is None:
             self._session = _session(self.content, self.name)
         return self._session
@@ -86,7 +86,7 @@ class OnnxModel(nn.Module):
 
 
 def _exactly(inputs: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """Casts inputs, or raises DataError where that changes one: images in 0..1 would be 0."""
+    """Casts inputs; raises DataError if that changes a value, as images in [0, 1] become 0."""
     cast = inputs.to(dtype)
     changed = cast.to(inputs.dtype) != inputs
     if changed.any():
@@ -94,7 +94,7 @@ def _exactly(inputs: Tensor, dtype: torch.dtype, name: str) -> Tensor:
         kind = str(dtype).removeprefix("torch.")
         fix = f"inputs.to(torch.{kind})" if dtype.is_floating_point else "whole numbers"
         raise DataError(
-            f"{name} takes {kind}, and {value:g} of the inputs ({inputs.dtype}) is none. Give "
+            f"{name} takes {kind}, and the input {value:g} ({inputs.dtype}) does not fit. Pass "
             f"{fix}{', 0 to 255 for an image' if dtype == torch.uint8 else ''}, or export the "
             f"model for {inputs.dtype}."
         )
@@ -102,13 +102,13 @@ def _exactly(inputs: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 
 
 def load_onnx(path: Path, output: str = "") -> nn.Module:
-    """Reads an ONNX model of listed operators that is whole in its file.
+    """Reads an ONNX model that uses only listed operators and is contained in a single file.
 
-    output: the name of what it answers with, where it has several outputs.
-    What ONNX Runtime gets is not the file but what was checked of it, written anew; a file that
-    two parsers read in two ways is read in one.
-    Errors: DataError for what is no ONNX, has data in other files, calls what is not on the list,
-        takes more than one input, or has several outputs of which none was named.
+    output: name of the output to use, if there are several.
+    ONNX Runtime gets the checked content, serialized again, not the file: a file that two parsers
+    interpret differently is interpreted only once.
+    Errors: DataError for a file that is not ONNX, has data in other files, uses an operator that is
+        not listed, takes more than one input, or has several outputs and none is named.
     """
     size = require_file(path, "model")
     require_bytes(size, path, "model")
@@ -122,35 +122,37 @@ def load_onnx(path: Path, output: str = "") -> nn.Module:
 
 
 def _output_of(entries: Sequence[Any], name: str, path: Path) -> str:
-    """Returns the output that is asked for; raises DataError unless there is exactly one."""
+    """Returns the requested output; raises DataError unless there is exactly one."""
     names = [entry.name for entry in entries]
+    if not names:
+        raise DataError(f"{path} has no outputs. Export it with the scores as its output.")
     chosen = name or (names[0] if len(names) == 1 else "")
     if chosen not in names:
         listed = ", ".join(f"{entry.name} ({entry.type} {entry.shape})" for entry in entries)
         example = next((entry.name for entry in entries if "float" in entry.type), names[-1])
         wanted = f"no output {name!r:.60}" if name else f"{len(names)} outputs"
         raise DataError(
-            f"{path} has {wanted}: {listed}. Name the one that is released: {path}:{example}."
+            f"{path} has {wanted}: {listed}. Name the one to release: {path}:{example}."
         )
     entry = entries[names.index(chosen)]
     if not entry.type.startswith("tensor("):
         raise DataError(
-            f"The output {chosen} of {path} is a {entry.type:.80}, no tensor. Export scikit-learn "
-            'models with options={"zipmap": False}.'
+            f"The output {chosen} of {path} is a {entry.type:.80}, not a tensor. Export "
+            'scikit-learn models with options={"zipmap": False}.'
         )
     return chosen
 
 
 def _rebuilt(content: bytes, path: Path) -> bytes:
-    """Checks every node and tensor and returns the model without what it does not need."""
+    """Checks every node and tensor and returns the model without unnecessary parts."""
     onnx = optional("onnx", extra="onnx")
     try:
         model = onnx.load_model_from_string(content)
     except Exception as broken:  # of protobuf
-        raise DataError(f"{path} is no ONNX model: {broken}") from broken
+        raise DataError(f"{path} is not an ONNX model: {broken}") from broken
     if model.functions:
         raise DataError(
-            f"{path} has functions of its own ({model.functions[0].name!r:.60}). Inline them: "
+            f"{path} defines functions ({model.functions[0].name!r:.60}). Inline them: "
             "onnx.save(onnx.inliner.inline_local_functions(onnx.load(path)), path)."
         )
     version = max(
@@ -158,20 +160,20 @@ def _rebuilt(content: bytes, path: Path) -> bytes:
     )
     if version and version < _MIN_VERSION:
         raise DataError(
-            f"{path} is of version {version} of ONNX's operators, whose dropout may be random. "
+            f"{path} uses version {version} of ONNX's operators, whose dropout may be random. "
             f"Export it with opset_version={_MIN_VERSION} or later."
         )
     for graph in _graphs(model.graph, path):
         _check_graph(graph, path, onnx)
     for field in _UNNEEDED:
         model.ClearField(field)
-    model.DiscardUnknownFields()  # another version of ONNX may know what they mean
+    model.DiscardUnknownFields()  # another version of ONNX may interpret them
     rebuilt: bytes = model.SerializeToString()
     return rebuilt
 
 
 def _graphs(graph: Any, path: Path) -> Iterator[Any]:
-    """Lists a graph and all the graphs in it; raises DataError for one in anything but an If."""
+    """Lists a graph and its nested graphs; raises DataError for one in anything but an If."""
     waiting = [graph]
     while waiting:
         current = waiting.pop()
@@ -181,14 +183,14 @@ def _graphs(graph: Any, path: Path) -> Iterator[Any]:
                 inner = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
                 if inner and not (node.op_type == "If" and attribute.name in _BRANCHES):
                     raise DataError(
-                        f"{path} has a graph inside of {node.op_type!r:.60}: only an If has any. "
+                        f"{path} has a graph inside {node.op_type!r:.60}, which only If may have. "
                         "Export the model without control flow."
                     )
                 waiting += inner
 
 
 def _check_graph(graph: Any, path: Path, onnx: Any) -> None:
-    """Raises DataError for data in other files and for what is no listed operator."""
+    """Raises DataError for data in other files and for operators that are not listed."""
     tensors = [*graph.initializer, *_parts(graph.sparse_initializer)]
     for node in graph.node:
         _check_node(node, path)
@@ -198,7 +200,7 @@ def _check_graph(graph: Any, path: Path, onnx: Any) -> None:
     external = onnx.TensorProto.EXTERNAL
     if any(tensor.data_location == external or tensor.external_data for tensor in tensors):
         raise DataError(
-            f"{path} keeps data in other files, which are not followed. Save it in one file: "
+            f"{path} has data in other files, which are not read. Save it in one file: "
             "onnx.save(model, path, save_as_external_data=False)."
         )
 
@@ -215,23 +217,23 @@ def _check_node(node: Any, path: Path) -> None:
         )
     if node.op_type in LOOPS:
         raise DataError(
-            f"{path} calls {node.op_type}: loops are refused, for they may never end. Export the "
+            f"{path} calls {node.op_type}: loops are refused, since they may never end. Export the "
             "model without control flow."
         )
     if node.op_type in RANDOM or _trains(node):
         raise DataError(
-            f"{path} calls {node.op_type} as in training, so that answers are random or depend on "
+            f"{path} calls {node.op_type} in training mode, so answers are random or depend on "
             "their batch. Call model.eval() before exporting it."
         )
     if node.op_type not in OPERATORS[node.domain]:
         raise DataError(
             f"{path} calls {node.op_type[:60]!r}, which is not on the list of allowed operators. "
-            "Give the model as package.module:factory."
+            "Pass the model as package.module:factory."
         )
 
 
 def _trains(node: Any) -> bool:
-    """Says whether dropout or batch normalization may be in training mode."""
+    """Returns whether dropout or batch normalization may be in training mode."""
     if node.op_type == "Dropout":
         return len(node.input) > _MODE and bool(node.input[_MODE])
     return node.op_type == "BatchNormalization" and any(
@@ -246,18 +248,19 @@ def _session(content: bytes, name: str) -> Any:
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as broken:  # ONNX Runtime's errors have no common base that is public
+    except Exception as broken:  # ONNX Runtime's errors have no public base class
         raise DataError(
-            f"{name} is no ONNX model that can be run: {str(broken).splitlines()[0]:.300}"
+            f"{name} is not an ONNX model that can be run: {str(broken).splitlines()[0]:.300}"
         ) from broken
 
 
 def _of_one_size(shape: list[Any]) -> str:
-    """Says how a model that was exported for one size of batches is exported for any."""
+    """Returns how to export a model for any batch size, if it was exported for one."""
     if not (shape and isinstance(shape[0], int)):
         return ""
     return (
-        f". It was exported for batches of {shape[0]}. Export it for any: torch.onnx.export(model, "
+        f". It was exported for batches of {shape[0]}. Export it for any size: "
+        "torch.onnx.export(model, "
         '(example,), "model.onnx", input_names=["x"], dynamic_axes={"x": {0: "batch"}}, '
         "dynamo=False)"
     )

@@ -1,11 +1,11 @@
-"""The operators that an ONNX model may call: a list for each of the two standard domains.
+"""The operators that an ONNX model may call, for each of the two standard domains.
 
-What is not here, and why:
-- Loops (``Loop``, ``Scan``, ``SequenceMap``): a file could answer for ever. ``If`` may stand there;
-  its branches are judged as the graph is.
-- Random operators: ONNX Runtime's noise can be predicted, and answers would be random.
-- Sequences, optional values, images and regular expressions, of which a classifier needs none.
-- Domains of others (``com.microsoft`` among them), and functions of the file's own.
+Not listed, and why:
+- Loops (``Loop``, ``Scan``, ``SequenceMap``): a model could run forever. ``If`` is allowed; its
+  branches are checked like the graph.
+- Random operators: answers would be random, and ONNX Runtime's noise can be predicted.
+- Sequences, optional values, images and regular expressions, which a classifier does not need.
+- Other domains (such as ``com.microsoft``), and functions defined in the file.
 """
 # ruff: noqa: SIM905  # hundreds of names are easier to read without quotes
 
@@ -32,7 +32,7 @@ STANDARD = frozenset(
     ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
     """.split()
 )
-"""Of the domain ai.onnx, which is also written as nothing."""
+"""Operators of the domain ai.onnx, which is also written as an empty string."""
 
 MACHINE_LEARNING = frozenset(
     """
@@ -41,7 +41,7 @@ MACHINE_LEARNING = frozenset(
     SVMRegressor Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor ZipMap
     """.split()
 )
-"""Of the domain ai.onnx.ml: what scikit-learn's models are made of."""
+"""Operators of the domain ai.onnx.ml, used by exported scikit-learn models."""
 
 OPERATORS: Mapping[str, frozenset[str]] = MappingProxyType(
     {"": STANDARD, "ai.onnx": STANDARD, "ai.onnx.ml": MACHINE_LEARNING}

@@ -1,4 +1,4 @@
-"""What a pickle says it holds: its opcodes are listed, and none of them is run."""
+"""Static inspection of pickles: lists their opcodes without running any."""
 
 import io
 import pickletools
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 _MAX_OPCODES = 2_000_000
 _STATE_DICTS = ("collections.OrderedDict", "EMPTY_DICT")
-_OLD_MODULE = "module"  # what torch.save before 1.6 writes before the class of a module
+_OLD_MODULE = "module"  # written by torch.save before 1.6 in front of a module's class
 _BESIDE = ("PROTO", "FRAME", "MARK", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
-_BEFORE_THE_OBJECT = 3  # pickles that torch.save before 1.6 wrote: a number, a version, the system
+_BEFORE_THE_OBJECT = 3  # leading pickles of torch.save before 1.6: a number, a version, the system
 
 
 @dataclass(frozen=True)
 class Listed:
-    """Holds what was listed.
+    """Holds what was found in a pickle.
 
-    classes: and functions that are named. top: the class of the whole, or the opcode that begins
-    it. states: what stands behind each of the keys that were looked for: a class or an opcode.
+    classes: names of classes and functions. top: class of the whole object, or its first opcode.
+    states: for each requested key that was found, the class or opcode of its value.
     """
 
     classes: tuple[str, ...]
@@ -26,14 +26,14 @@ class Listed:
 
     @property
     def is_dict(self) -> bool:
-        """Says whether the whole is a dict."""
+        """Returns whether the whole object is a dict."""
         return self.top == "EMPTY_DICT"
 
 
 def listed(pickled: bytes, keys: tuple[str, ...] = ()) -> Listed:
     """Lists what a pickle names, as far as it can be read.
 
-    keys: of a dict, whose values' kinds are told.
+    keys: keys of a dict to find the kinds of their values.
     """
     classes: dict[str, None] = {}
     states: dict[str, str] = {}
@@ -54,12 +54,12 @@ def listed(pickled: bytes, keys: tuple[str, ...] = ()) -> Listed:
 
 
 def is_state_dict(begins: str) -> bool:
-    """Says whether what begins so is a dict of weights, by all it shows."""
+    """Returns whether an object with this class or first opcode looks like a dict of weights."""
     return begins in _STATE_DICTS
 
 
 def without_heads(saved: bytes) -> bytes:
-    """Leaves out what ``torch.save`` before 1.6 wrote before the object."""
+    """Skips what ``torch.save`` before 1.6 wrote in front of the object."""
     stream = io.BytesIO(saved)
     try:
         for _ in range(_BEFORE_THE_OBJECT):
@@ -72,7 +72,7 @@ def without_heads(saved: bytes) -> bytes:
 
 
 def _events(pickled: bytes) -> Iterator[tuple[str, str]]:
-    """Yields classes that are named, strings, and the other opcodes that make something."""
+    """Yields named classes, strings, and other opcodes that create objects."""
     strings: list[str] = []
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
@@ -88,4 +88,4 @@ def _events(pickled: bytes) -> Iterator[tuple[str, str]]:
             elif opcode.name not in _BESIDE:
                 yield "opcode", opcode.name
     except (ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError):
-        return  # what was named before the damage is what can be said
+        return  # keep what was named before the damage

@@ -1,9 +1,9 @@
-"""Exported programs (.pt2), torch's own form of a model in a file.
+"""Exported programs (.pt2), torch's file format for models.
 
-``torch.export.load`` unpickles parts of an archive, looks functions up by any dotted name under
-``torch``, evaluates sizes with sympy and runs guards as code. So nothing of an archive is handed to
-it as it came: what a program of listed operators needs is read, checked, and written into an
-archive of our own; anything else is refused.
+``torch.export.load`` unpickles parts of an archive, looks up functions by any dotted name under
+``torch``, evaluates sizes with sympy and runs guards as code. So it never gets the original
+archive: what a program of listed operators needs is read, checked, and written to a new archive;
+anything else is refused.
 """
 
 import ast
@@ -45,7 +45,7 @@ _TEXT = re.compile(r"[\w.,:+\-> *]*")  # of an argument, such as einsum's
 
 
 class Program(nn.Module):
-    """Answers as an exported program does; it is always in evaluation mode."""
+    """Runs an exported program, always in evaluation mode."""
 
     def __init__(self, name: str, program: nn.Module) -> None:
         super().__init__()
@@ -54,33 +54,33 @@ class Program(nn.Module):
         self.training = False
 
     def train(self, mode: bool = True) -> "Program":
-        """Changes nothing: an exported program has one mode."""
+        """Does nothing: an exported program has one mode."""
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the program returns.
 
         Errors: DataError for inputs of a shape that it was not exported for, and for a program that
-            writes into its own weights: its next answer would depend on this one.
+            changes its own weights, since its next answer would depend on this one.
         """
         before = self._versions()
         try:
             answers = self.program(*args, **kwargs)
         except DataError:
             raise
-        except Exception as unfit:  # whatever the file's program does is the file's
+        except Exception as unfit:  # the program can raise anything
             message = str(unfit).strip().split("\n")[0]
             raise DataError(
-                f"{self.name} refuses these inputs: {message:.200}. If it was exported for batches "
-                "of one size, export it for any: torch.export.export(model, (example,), "
+                f"{self.name} refuses these inputs: {message:.200}. If it was exported for one "
+                "batch size, export it for any: torch.export.export(model, (example,), "
                 'dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)).'
             ) from unfit
         if self._versions() != before:
-            raise DataError(f"{self.name} changes its own weights when it answers. {EVALUATE}")
+            raise DataError(f"{self.name} changes its own weights when it runs. {EVALUATE}")
         return answers
 
     def _versions(self) -> list[int]:
-        """Counts how often each weight was written to."""
+        """Returns how often each weight was written."""
         weights = [*self.parameters(), *self.buffers()]
         return [tensor._version for tensor in weights if not tensor.is_inference()]
 
@@ -89,10 +89,10 @@ class Program(nn.Module):
 
 
 def load_program(path: Path) -> nn.Module:
-    """Reads an exported program, without unpickling or evaluating any of it.
+    """Reads an exported program without unpickling or evaluating any part of it.
 
-    Errors: DataError for an archive of another kind or version, and for whatever is more than
-        plain tensor operators of torch on plain weights.
+    Errors: DataError for an archive of another kind or version, and for anything but plain torch
+        operators on plain weights.
     """
     clean = io.BytesIO(_rebuilt(path))
     with _reading(path), _quiet():
@@ -106,17 +106,17 @@ def load_program(path: Path) -> nn.Module:
 
 
 def _rebuilt(path: Path) -> bytes:
-    """Checks every part of an archive that is needed and returns an archive of these alone."""
+    """Checks every necessary part of an archive and returns an archive of these parts only."""
     with opened_archive(path, "model") as archive:
         entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
 
         def part(name: str) -> bytes:
             if name not in entries:
-                raise DataError(f"{path} is no exported program of one model: it has no {name}.")
+                raise DataError(f"{path} is not an exported program of one model: no {name} in it.")
             return content(archive, entries[name])
 
         if part("archive_format") != b"pt2":
-            raise DataError(f"{path} is no exported program: expected torch.export.save's archive.")
+            raise DataError(f"{path} is not an exported program, as torch.export.save writes it.")
         program = parse_json(part("models/model.json"), path)
         configs = {
             kind: parse_json(part(f"data/{kind}/model_{kind}_config.json"), path)
@@ -140,32 +140,32 @@ def _rebuilt(path: Path) -> bytes:
 
 def _archive(parts: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # stored, as torch's reader wants it
+    with zipfile.ZipFile(buffer, "w") as archive:  # uncompressed, as torch's reader requires
         for name, data in parts.items():
             archive.writestr(f"model/{name}", data)
     return buffer.getvalue()
 
 
 def _payloads(config: Mapping[str, Any], kind: str, path: Path) -> Iterator[str]:
-    """Lists the files of weights or constants; refuses any that would be unpickled."""
+    """Lists the files of weights or constants; refuses any that torch would unpickle."""
     payloads = config.get("config")
     if not isinstance(payloads, dict):
-        raise DataError(f"{path} is damaged: its {kind} are no table.")
+        raise DataError(f"{path} is damaged: its {kind} are not a table.")
     _check_names(config, path)
     begins = "weight_" if kind == "weights" else "tensor_"
     for name, payload in payloads.items():
         file = payload.get("path_name") if isinstance(payload, dict) else None
         if not isinstance(file, str) or not file.startswith(begins) or "/" in file:
-            raise DataError(f"{path}: {name} is no plain tensor, and objects are never unpickled.")
+            raise DataError(f"{path}: {name} is not a plain tensor; objects are never unpickled.")
         if payload.get("use_pickle") is not False:
             raise DataError(
-                f"{path}: {name} is pickled, and is never unpickled. Save plain contiguous weights."
+                f"{path}: {name} is pickled; pickles are never read. Save plain contiguous weights."
             )
         yield file
 
 
 def _check_program(program: dict[str, Any], path: Path) -> None:
-    """Raises DataError for whatever plain tensor operators do not need; drops the rest."""
+    """Raises DataError for unsafe content, and drops what plain operators do not need."""
     try:
         graph_module = program["graph_module"]
         nodes, calls = graph_module["graph"]["nodes"], graph_module["module_call_graph"]
@@ -175,7 +175,7 @@ def _check_program(program: dict[str, Any], path: Path) -> None:
         graph_module["metadata"] = {}
         _check_signature(graph_module["signature"], path)
         if program.get("guards_code") or graph_module["graph"].get("custom_obj_values"):
-            raise DataError(f"{path} has guards or objects that are code: they are refused.")
+            raise DataError(f"{path} has guards or objects that contain code, which are refused.")
         for call in calls:
             for side in ("in_spec", "out_spec"):
                 if call["signature"]:
@@ -190,7 +190,7 @@ def _check_program(program: dict[str, Any], path: Path) -> None:
 
 
 def _check_call(node: dict[str, Any], path: Path) -> None:
-    """Raises DataError for a call of anything but a listed operator with plain arguments."""
+    """Raises DataError unless a node calls a listed operator with plain arguments."""
     arguments: dict[str, Any] = {}
     for position, argument in enumerate(node["inputs"]):
         name = argument["name"] or str(position)
@@ -202,20 +202,20 @@ def _check_call(node: dict[str, Any], path: Path) -> None:
 
 
 def _check_signature(signature: dict[str, Any], path: Path) -> None:
-    """Raises DataError for a program that writes to its weights, or takes more than tensors."""
+    """Raises DataError for a program that writes to its weights or takes other than tensors."""
     kinds = {kind for spec in signature["input_specs"] for kind in spec}
     if kinds - _INPUTS:
-        raise DataError(f"{path} takes {', '.join(sorted(kinds - _INPUTS))}: only tensors are.")
+        raise DataError(f"Expected {path} to take tensors only, got {sorted(kinds - _INPUTS)}.")
     kinds = {kind for spec in signature["output_specs"] for kind in spec}
     if kinds - {"user_output"}:
         raise DataError(
             f"{path} has {', '.join(sorted(kinds - {'user_output'}))} among its outputs: it "
-            f"changes its own weights or inputs when it answers. {EVALUATE}"
+            f"changes its own weights or inputs when it runs. {EVALUATE}"
         )
 
 
 def _require_truth_values(program: Any, path: Path) -> None:
-    """Raises DataError for bytes that are called bool and are neither 0 nor 1."""
+    """Raises DataError for bool bytes that are neither 0 nor 1."""
     for tensor in [*program.state_dict.values(), *program.constants.values()]:
         if not (isinstance(tensor, torch.Tensor) and tensor.dtype == torch.bool):
             continue
@@ -224,7 +224,7 @@ def _require_truth_values(program: Any, path: Path) -> None:
 
 
 def _check_tree(tree: Any, path: Path) -> None:
-    """Checks how arguments are nested: in tuples, lists and dicts, and nothing with code."""
+    """Checks that arguments are nested in tuples, lists and dicts only, without code."""
     kinds = [tree]
     while kinds:
         node = kinds.pop()
@@ -237,13 +237,13 @@ def _check_tree(tree: Any, path: Path) -> None:
 
 
 def _check_names(document: Any, path: Path) -> None:
-    """Checks every word of a document: they become names in code that torch writes."""
+    """Checks every word of a document, since they become names in code that torch generates."""
     todo = [("", document)]
     while todo:
         key, value = todo.pop()
         if isinstance(value, dict):
             if not _CODE.isdisjoint(value):
-                raise DataError(f"{path} holds a graph within its graph, or an object: refused.")
+                raise DataError(f"{path} has a nested graph or an object, which are refused.")
             todo += [("key", name) for name in value]
             todo += list(value.items())
         elif isinstance(value, list):
@@ -251,21 +251,21 @@ def _check_names(document: Any, path: Path) -> None:
         elif isinstance(value, str):
             _check_word(key, value, path)
         elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
-            raise DataError(f"{path} has an absurd number: {value!r:.40}.")
+            raise DataError(f"{path} has an implausible number: {value!r:.40}.")
 
 
 def _check_word(key: str, word: str, path: Path) -> None:
     if key == "expr_str":
         if not _is_size(word):
-            raise DataError(f"{path} has a size that is no arithmetic: {word!r:.80}.")
+            raise DataError(f"{path} has a size that is not arithmetic: {word!r:.80}.")
     elif key in ("in_spec", "out_spec"):
-        return  # trees, which _check_tree has seen
+        return  # trees, checked by _check_tree
     elif not (_TEXT if key == "as_string" else _NAME).fullmatch(word):
-        raise DataError(f"{path} has a name that is none: {word!r:.80}.")
+        raise DataError(f"{path} has an invalid name: {word!r:.80}.")
 
 
 def _is_size(text: str) -> bool:
-    """Says whether a text is sizes put together by arithmetic, before sympy evaluates them."""
+    """Returns whether a text is an arithmetic expression of sizes, before sympy evaluates it."""
     if len(text) > _MAX_SIZE_CHARACTERS:
         return False
     try:
@@ -300,7 +300,7 @@ def _is_part(node: ast.expr) -> bool:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns whatever torch's readers raise into one error: they document none."""
+    """Converts any exception of torch's readers, which document none, to a DataError."""
     try:
         yield
     except Exception as unreadable:
@@ -313,7 +313,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch from logging a traceback for what is raised anyway."""
+    """Keeps torch from logging a traceback of an exception that is raised anyway."""
     logs = [logging.getLogger(name) for name in ("torch.export", "torch._subclasses.fake_tensor")]
     before = [log.disabled for log in logs]
     for log in logs:

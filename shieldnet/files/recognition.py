@@ -1,7 +1,7 @@
-"""What a file that was given as a model or as weights really is, and the way that works for it.
+"""Recognition of files passed as a model or weights, and advice on how to use them.
 
-Files are looked at, never unpickled: names in an archive, first bytes, and the opcodes of a pickle,
-which are listed without being run.
+Files are never unpickled: recognition uses the names in an archive, the first bytes, and the
+opcodes of a pickle, which are listed without running them.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ Kind = Literal[
 ]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_PICKLE = b"\x80"  # of protocol 2 and later, as any of the last ten years
+_PICKLE = b"\x80"  # protocol 2 and later
 _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 _MAX_SHOWN_NAMES = 4  # keys of a checkpoint in a message
@@ -45,9 +45,9 @@ _PICKLED = (".pkl", ".pickle", ".joblib")
 class Recognized:
     """Holds what a file is.
 
-    detail: of a pickle, the classes in it; of a checkpoint, its keys; of anything else that
-    ``torch.save`` wrote, its type. state: the keys of a checkpoint that lead to the weights.
-    pickle: what a pickle says it holds.
+    detail: the classes in a pickle, the keys of a checkpoint, or the type of another object that
+    ``torch.save`` wrote. state: the keys of a checkpoint that lead to its weights. pickle: the
+    listed content of a pickle.
     """
 
     kind: Kind
@@ -57,9 +57,9 @@ class Recognized:
 
 
 def recognized(path: Path) -> Recognized:
-    """Looks at a file or folder and says what it is.
+    """Determines what a file or folder is.
 
-    Errors: DataError for an archive that is damaged or hostile, and where there is no such file.
+    Errors: DataError for a damaged or malicious archive, and for a missing file.
     """
     if path.is_dir():
         is_hugging_face = (path / "config.json").is_file()
@@ -76,7 +76,7 @@ def recognized(path: Path) -> Recognized:
     if start.startswith(_HDF5):
         return Recognized("keras")
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-        return Recognized("safetensors")  # before a pickle: its first byte may be any
+        return Recognized("safetensors")  # before pickles: its first byte can be anything
     if start.startswith(_LEGACY_TORCH):
         return _saved(path, without_heads(path.read_bytes()))
     if start.startswith(_PICKLE):
@@ -109,10 +109,10 @@ def _pickle(pickled: bytes) -> Recognized:
 
 
 def _saved(path: Path, pickled: bytes) -> Recognized:
-    """Tells apart what ``torch.save`` wrote: weights alone, a checkpoint with them, or objects."""
+    """Distinguishes files of ``torch.save``: weights, a checkpoint with weights, or objects."""
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True)
-    except Exception:  # torch raises a dozen kinds
+    except Exception:  # torch raises many kinds
         return _pickle(pickled)
     if isinstance(loaded, dict):
         if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
@@ -132,7 +132,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _state_in(loaded: dict[Any, Any], depth: int = 3) -> tuple[str, ...]:
-    """Returns the keys that lead to a dict of tensors alone; none where there is none."""
+    """Returns the keys that lead to a dict of tensors only, or () if there is none."""
     names = [name for name in _STATES if name in loaded]
     names += [name for name in loaded if isinstance(name, str) and name not in names]
     for name in names:
@@ -146,31 +146,32 @@ def _state_in(loaded: dict[Any, Any], depth: int = 3) -> tuple[str, ...]:
 
 
 def advice(contents: Recognized, path: Path, *, as_weights: bool) -> str:
-    """Returns the end of a sentence that begins with the path: what it is, and what works.
+    """Returns the end of a sentence that starts with the path: what it is, and how to use it.
 
-    as_weights: it was given with --weights, not as MODEL.
+    as_weights: whether it was passed with --weights rather than as MODEL.
     """
     if contents.kind == "state_dict" or (contents.kind == "safetensors" and not as_weights):
-        return f"holds weights without the model that they belong to. {_use(path)}"
+        return f"contains weights without their model. {_use(path)}"
     if contents.kind == "checkpoint":
         return _of_checkpoint(contents, path)
     if contents.kind == "pickle":
         return _of_pickle(contents, path)
     if contents.kind == "saved":
         return (
-            f"holds a {contents.detail[0]} that torch.save wrote, no model and no dict of weights. "
-            f"Save torch.save(model.state_dict(), 'weights.pt'). {_use('weights.pt')}"
+            f"contains a {contents.detail[0]} that torch.save wrote, neither a model nor a dict of "
+            "weights. Use torch.save(model.state_dict(), 'weights.pt'). "
+            f"{_use('weights.pt')}"
         )
     if contents.kind in ("exported", "onnx", "torchscript") and as_weights:
-        return "is a model of its own, and holds no weights for another." + _ALSO[
-            contents.kind
-        ].replace("PATH", repr(str(path)))
+        return "is a complete model, not weights for another one." + _ALSO[contents.kind].replace(
+            "PATH", repr(str(path))
+        )
     return _WORDS[contents.kind].replace("PATH", str(path))
 
 
 def _use(weights: object) -> str:
     return (
-        "Give a function that returns the model, and the weights beside it: "
+        "Pass a function that returns the model, together with the weights: "
         f"package.module:factory --weights {weights}"
     )
 
@@ -181,32 +182,33 @@ _EXPORT = (
     'torch.export.save(program, "model.pt2")'
 )
 _ALSO = {
-    "exported": " Give it as MODEL, with the ending .pt2.",
-    "onnx": " Give it as MODEL.",
+    "exported": " Pass it as MODEL, with the extension .pt2.",
+    "onnx": " Pass it as MODEL.",
     "torchscript": (
-        " It is TorchScript, which can write files while it is loaded: where you trust it, save "
-        "its weights, torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')."
+        " It is TorchScript, which can write files while it is loaded. If you trust it, save its "
+        "weights: torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')."
     ),
 }
 _WORDS = {
-    "exported": "is an exported program: rename it so that it ends in .pt2.",
-    "folder": "is a folder. Give a file ending in .pt2 or .onnx, or package.module:factory.",
+    "exported": "is an exported program: rename it to end in .pt2.",
+    "folder": "is a folder. Pass a file ending in .pt2 or .onnx, or package.module:factory.",
     "hugging_face": (
-        "is a folder of Hugging Face. Give package.module:factory, a function that returns "
+        "is a Hugging Face folder. Pass package.module:factory, a function that returns "
         "AutoModelForSequenceClassification.from_pretrained('PATH'), or another class."
     ),
     "keras": (
-        "is a model of Keras, whose files can hold code. Give package.module:factory, a function "
-        "that returns keras.saving.load_model(...) with KERAS_BACKEND=torch, where you trust it."
+        "is a Keras model, whose files can contain code. If you trust it, pass "
+        "package.module:factory, a function that returns keras.saving.load_model(...) with "
+        "KERAS_BACKEND=torch."
     ),
-    "onnx": "is no file whose ending is .onnx. Rename it.",
-    "safetensors": "is a safetensors file: rename it so that it ends in .safetensors.",
+    "onnx": "is an ONNX model: rename it to end in .onnx.",
+    "safetensors": "is a safetensors file: rename it to end in .safetensors.",
     "torchscript": (
         "is TorchScript, which can write files while it is loaded and is deprecated by PyTorch. "
         f"Export the model instead, after model.eval(): {_EXPORT}."
     ),
     "unknown": (
-        "is no model that is read here. Give a file ending in .pt2 (torch.export.save) or .onnx, "
+        "is not a supported model file. Pass a file ending in .pt2 (torch.export.save) or .onnx, "
         "or a function that returns the model: package.module:factory."
     ),
 }
@@ -218,13 +220,13 @@ def _of_checkpoint(contents: Recognized, path: Path) -> str:
     listed_keys += ", ..." if len(keys) > _MAX_SHOWN_NAMES else ""
     if not contents.state:
         return (
-            f"is a checkpoint with more than weights in it ({listed_keys or 'nothing'}). Save "
-            f"model.state_dict() alone. {_use('weights.safetensors')}"
+            f"is a checkpoint with more than weights in it ({listed_keys or 'nothing'}). Save only "
+            f"model.state_dict(). {_use('weights.safetensors')}"
         )
     whose = " of Lightning" if "pytorch-lightning_version" in keys else ""
     at = "".join(f"[{key!r}]" for key in contents.state)
     known = contents.state[-1] in _STATES
-    what = "the weights alone" if known else "model.state_dict() alone, by all that it shows"
+    what = "only the weights" if known else "only what seems to be model.state_dict()"
     return (
         f"is a checkpoint{whose} with more than weights in it ({listed_keys}). Save {what}: "
         f"torch.save(torch.load({str(path)!r}, weights_only=True){at}, 'weights.pt'). "
@@ -239,22 +241,22 @@ def _of_pickle(contents: Recognized, path: Path) -> str:
     is_sklearn = any(name.startswith("sklearn.") for name in classes)
     if is_sklearn or path.suffix in _PICKLED or not is_of_torch:
         return (
-            f"is a pickle{shown}, and unpickling runs whatever code is in it: it is not "
-            "unpickled. Export a scikit-learn model to .onnx with skl2onnx, or give "
-            "package.module:factory, a function of yours that loads it where you trust it and "
-            "returns shieldnet.Shield.around(joblib.load("
+            f"is a pickle{shown}, and unpickling runs any code in it, so it is not unpickled. "
+            "Export a scikit-learn model to .onnx with skl2onnx, or, if you trust it, pass "
+            "package.module:factory, your function that loads it and returns "
+            "shieldnet.Shield.around(joblib.load("
             f"{str(path)!r}).predict_proba, shieldnet.Confidence(4))."
         )
     what, state = _whole_of(contents.pickle, path)
     return (
-        f"{what}holds pickled objects{shown}, not weights alone, and unpickling runs whatever code "
-        f"is in them: it is not unpickled. Where you trust it, save its weights: {state}. "
+        f"{what}contains pickled objects{shown}, not only weights, and unpickling runs any code in "
+        f"them, so it is not unpickled. If you trust it, save its weights: {state}. "
         f"{_use('weights.pt')}"
     )
 
 
 def _whole_of(pickle: Listed | None, path: Path) -> tuple[str, str]:
-    """Says what a pickle is as a whole, and the line that takes the weights out of it."""
+    """Returns what a pickle is as a whole, and the line of code that saves its weights."""
     loaded = f"torch.load({str(path)!r}, weights_only=False)"
     if pickle is not None and pickle.is_dict:
         name = next((name for name in _STATES if name in pickle.states), None)

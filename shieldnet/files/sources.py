@@ -1,4 +1,4 @@
-"""Models and data from the names that a command line gets; nothing is ever unpickled."""
+"""Models and data by their names on the command line; nothing is ever unpickled."""
 
 import importlib
 import logging
@@ -46,7 +46,7 @@ _MODEL_HELP = (
 
 @dataclass(frozen=True)
 class Read:
-    """Holds what a reader found: arrays, names of a table's columns, values of subgroups."""
+    """Holds what a reader found: arrays, column names of a table, values of subgroups."""
 
     inputs: NDArray[Any]
     labels: NDArray[Any] | None = None
@@ -56,11 +56,11 @@ class Read:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one form of data.
+    """Describes the reader of one form of data.
 
-    expected: the form in words, for messages. fits: whether a name is of it. read: takes the name,
-    what the data are, the label's column and the groups. takes_label, takes_groups: whether these
-    name something in it.
+    expected: the form in words, for messages. fits: whether a name has this form. read: takes the
+    name, the role of the data, the label column and the groups. takes_label, takes_groups: whether
+    the form supports these.
     """
 
     expected: str
@@ -72,10 +72,10 @@ class Reader:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Holds examples with the names of a table's columns, and the values of subgroups by name.
+    """Holds examples with the column names of a table, and the values of subgroups by name.
 
-    examples: or records, of a table that was not read as numbers. classes: names of the classes
-    that labels number, where they came as words.
+    examples: examples, or records of a table that was not read as numbers. classes: names of the
+    classes, if labels were words.
     """
 
     examples: Examples | Records
@@ -85,15 +85,13 @@ class Loaded:
 
 
 def load_model(name: str, weights: str | None = None) -> nn.Module:
-    """Reads a model's file, or makes the model of ``package.module:factory``, in evaluation mode.
+    """Reads a model file, or calls ``package.module:factory``; returns it in evaluation mode.
 
-    What a factory returns, or what the name stands for, may be all that ``Shield`` takes.
-
-    An ONNX file with several outputs takes the name of one: ``model.onnx:probabilities``.
-
-    weights: for a factory, a .safetensors file, or a .pt file read with ``weights_only=True``. Its
-    module is looked for on the path and in the working folder; importing it runs its code.
-    Errors: DataError for any other file, with what it is and the way that works for it.
+    name: a file, or an object or function that gives any model that ``Shield`` takes; its module is
+    searched on the path and in the working directory, and importing it runs its code. For an ONNX
+    file with several outputs, append the name of one: ``model.onnx:probabilities``.
+    weights: for a factory, a .safetensors file, or a .pt file, read with ``weights_only=True``.
+    Errors: DataError for any other file, with what it is and how to use it.
     """
     file, is_onnx, output = name.partition(".onnx:")
     path = Path(f"{file}.onnx" if is_onnx else name)
@@ -101,7 +99,7 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
         is_onnx, path = "", Path(name)  # a factory of a module called onnx
     if is_onnx or (":" not in name and path.suffix in MODEL_FILES):
         if weights is not None:
-            raise ConfigError(f"{path} holds its weights: leave --weights out.")
+            raise ConfigError(f"{path} contains its weights: omit --weights.")
         return _file_model(path, output)
     if path.exists() or (":" not in name and path.suffix in _OTHER_FILES):
         if not path.is_dir():
@@ -114,9 +112,7 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
         returned = f"{name} returned {type(made).__name__}"
         raise DataError(f"{_MODEL_HELP}; {returned}. {unusable}") from unusable
     if weights is not None and model is not made:
-        raise ConfigError(
-            f"{name} is no torch module, and holds what it learned: leave --weights out."
-        )
+        raise ConfigError(f"{name} is not a torch module and contains its weights: omit --weights.")
     if weights is not None:
         load_weights(model, Path(weights), name)
     return model.eval()
@@ -134,7 +130,7 @@ def _file_model(path: Path, output: str = "") -> nn.Module:
 
 
 def load_object(name: str, role: str, *, call: bool = False) -> Any:
-    """Returns what ``package.module:name`` names, or with ``call`` what it returns."""
+    """Returns the object ``package.module:name``, or with ``call`` its result."""
     expected = f"Expected {role} as package.module:name"
     return _call(name, expected) if call else _named(name, expected)
 
@@ -149,12 +145,12 @@ def load_examples(
 ) -> Loaded:
     """Reads examples from a file, a folder of images, or ``package.module:factory``.
 
-    role: what the examples are, for messages. label: of a table, its column; by default the one
-    called label, y or target. groups: columns of a table, or arrays of an .npz file, whose values
-    are subgroups. Labels may be missing where they are not needed. Words are numbered in alphabetic
-    order; several sets of one task go through ``common_classes`` after. as_records: keeps a table,
-    its words, its missing values and its labels as they stand there, for a model that reads them.
-    Errors: DataError for what cannot be read, ConfigError for a label or groups of what has none.
+    role: what the examples are, for messages. label: label column of a table; by default the one
+    named label, y or target. groups: columns of a table, or arrays of an .npz file, whose values
+    are subgroups. Labels may be missing if they are not needed. Words as labels are numbered in
+    alphabetical order; apply ``common_classes`` to several sets of one task. as_records: whether to
+    keep a table with its words, missing values and labels, for a model that takes them.
+    Errors: DataError for unreadable data, ConfigError for label or groups of a form without them.
     """
     reader = next((candidate for candidate in READERS if candidate.fits(name)), None)
     if label is not None and not (reader and reader.takes_label):
@@ -191,9 +187,9 @@ def _as_records(made: Any) -> Records:
 
 
 def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
-    """Gives a class that came as a word one number in all sets: its place among all, in order.
+    """Numbers classes given as words alphabetically, consistently over all sets.
 
-    Errors: DataError where one set has words and another numbers.
+    Errors: DataError if one set has words and another has numbers.
     """
     labeled = {role: loaded for role, loaded in sets.items() if loaded.examples.labels is not None}
     worded = {role for role, loaded in labeled.items() if loaded.classes}
@@ -219,9 +215,9 @@ def common_classes(sets: Mapping[str, Loaded]) -> dict[str, Loaded]:
 
 
 def common_columns(sets: Iterable[Loaded]) -> tuple[str, ...]:
-    """Returns the columns that all tables share, in one order; raises DataError where they differ.
+    """Returns the columns of all tables; raises DataError if they differ.
 
-    Sets that are no tables have no names.
+    Sets that are not tables have no column names.
     """
     names = {loaded.columns for loaded in sets}
     if len(names - {()}) > 1:
@@ -242,10 +238,10 @@ def load_sets(
     label: str | None = None,
     groups: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Reads the sets of an audit, with what belongs to them, as ``audit`` takes it all.
+    """Reads the sets of an audit, as arguments of ``audit``.
 
-    names: of members, nonmembers and auxiliary; None for one that there is not. model: an
-    estimator's reads words and missing values.
+    names: of members, nonmembers and auxiliary; None for a missing set. model: determines whether
+    tables are read with words and missing values, as for an estimator.
     """
     as_records = isinstance(model, Estimator)
     loaded = {
@@ -262,9 +258,9 @@ def load_sets(
 
 
 def load_training(names: Mapping[str, str | None], *, label: str | None = None) -> dict[str, Any]:
-    """Reads what to train on, and records held out, from files or ``package.module:factory``.
+    """Reads training and held-out records from files or ``package.module:factory``.
 
-    Shapes: -> by role, as ``finetune`` takes them; None where there is none.
+    Returns them by role, as ``finetune`` takes them; None for a missing set.
     """
     given = {role: name for role, name in names.items() if name is not None}
     files = {role: source for role, source in given.items() if ":" not in source}
@@ -272,7 +268,7 @@ def load_training(names: Mapping[str, str | None], *, label: str | None = None) 
     arguments: dict[str, Any] = dict.fromkeys(names)
     for role, loaded in common_classes(sets).items():
         if loaded.examples.labels is None:
-            raise DataError(f"Expected labels in {given[role]}, got inputs alone.")
+            raise DataError(f"Expected labels in {given[role]}, got inputs only.")
         arguments[role] = loaded.examples.inputs, loaded.examples.labels
     for role in given.keys() - files.keys():
         expected = f"Expected the {role} as a file or package.module:factory"
@@ -281,23 +277,23 @@ def load_training(names: Mapping[str, str | None], *, label: str | None = None) 
 
 
 def load_guarantee(path: Path) -> Guarantee:
-    """Reads a guarantee that ``finetune`` wrote; its epsilon is computed anew, not believed.
+    """Reads a guarantee that ``finetune`` wrote; its epsilon is recomputed, not read.
 
-    Where the environment has a key (SHIELDNET_KEY), one that is unsigned is refused.
+    If the environment has a key (SHIELDNET_KEY), unsigned guarantees are refused.
     """
     document = read_json(path, "guarantee")
     try:
         guarantee = Guarantee.read(document)
     except KeyError as missing:
         raise DataError(
-            f"{path} is no guarantee as finetune writes it: it has no {missing}."
+            f"{path} is not a guarantee as finetune writes it: it has no {missing}."
         ) from missing
     except (ValueError, TypeError) as broken:
-        raise DataError(f"{path} is no guarantee as finetune writes it: {broken}") from broken
+        raise DataError(f"{path} is not a guarantee as finetune writes it: {broken}") from broken
     if guarantee.seal == "unsigned" and key_of_environment() is not None:
         raise DataError(
-            f"{path} is not signed, and {KEY_VARIABLE} is set: anyone who held the file could "
-            "have changed it. Write it with the key in the environment, or unset "
+            f"{path} is not signed, but {KEY_VARIABLE} is set: anyone with access to the file "
+            "could have changed it. Write it with the key in the environment, or unset "
             f"{KEY_VARIABLE} to read it as unsigned."
         )
     return guarantee
@@ -306,7 +302,7 @@ def load_guarantee(path: Path) -> Guarantee:
 def _call(name: str, expected: str) -> Any:
     factory = _named(name, expected)
     is_made = isinstance(factory, nn.Module) or is_estimator(factory)
-    try:  # the user's own code: whatever it raises is theirs to fix
+    try:  # user code can raise anything
         return factory() if callable(factory) and not is_made else factory
     except Exception as failed:
         raise _unloadable(name, expected, failed) from failed
@@ -319,7 +315,7 @@ def _named(name: str, expected: str) -> Any:
     here = str(Path.cwd())
     if sys.path[:1] != [here]:  # before an installed package of the same name
         sys.path.insert(0, here)
-    try:  # importing runs the user's own code
+    try:  # importing runs user code
         return getattr(importlib.import_module(module_name), attribute)
     except Exception as failed:
         raise _unloadable(name, expected, failed) from failed
@@ -371,16 +367,16 @@ READERS = (
         takes_groups=True,
     ),
     Reader(
-        "a folder of images in a folder for each class",
+        "a folder with one subfolder of images per class",
         lambda name: Path(name).is_dir(),
         _images,
     ),
 )
-"""Of files and folders; the first that fits reads. A new form takes a file and a line here."""
+"""Readers of files and folders; the first that fits is used. A new form needs a line here."""
 
 
 def _whole(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Takes whole numbers that are written otherwise, and numbers words; returns these, too."""
+    """Converts labels to integers, and numbers words; also returns the words."""
     if labels.dtype.kind == "U":
         names, places = np.unique(labels, return_inverse=True)
         if all(name.isdecimal() and str(int(name)) == name for name in names.tolist()):

@@ -18,27 +18,27 @@ from shieldnet.files.sizes import MAX_FILE_BYTES, require_bytes, require_file
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 LABELS = ("label", "y", "target", "class")
-"""What a label's column is called where nobody says it, in capitals or not."""
+"""Default names of the label column, in upper or lower case."""
 
 _DELIMITERS = (",", ";", "\t")
-_INDEX = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls row numbers
+_INDEX = ("", "Unnamed: 0", "__index_level_0__")  # pandas' names of row numbers
 
 _BYTES = 8  # of a number in memory
 _MAX_HEAD_BYTES = 2**20
 
 
 def is_table(path: Path) -> bool:
-    """Says whether a file's name is a table's, in capitals or not."""
+    """Returns whether a file has the extension of a table, in upper or lower case."""
     return path.name.lower().endswith(TABLES)
 
 
 def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
     """Reads every column of a .csv, .tsv or .parquet file, in the file's order.
 
-    A .csv file may be divided by commas, semicolons or tabs: the most frequent in its first line.
-    Shapes: -> each column (rows,): numbers, True and False, or words.
-    Errors: DataError for what is no table, for missing values, a first line without names, row
-        numbers among the columns, and for more than may be read.
+    The delimiter of a .csv file is the most frequent of comma, semicolon and tab in its first line.
+    Shapes: -> each column (rows,): numbers, booleans, or words.
+    Errors: DataError for an invalid table, missing values, a first line without names, row numbers
+        among the columns, and too much data.
     """
     table = arrow_table(path, role)
     with understood(path):
@@ -49,7 +49,7 @@ def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
 
 
 def arrow_table(path: Path, role: str) -> Any:
-    """Reads a table as pyarrow does, its columns' names checked; see ``read_table``."""
+    """Reads a table with pyarrow and checks its column names; see ``read_table``."""
     size = require_file(path, role)
     require_bytes(size, path, role)
     with understood(path):
@@ -58,13 +58,13 @@ def arrow_table(path: Path, role: str) -> Any:
         names = [str(name).strip() for name in table.column_names]
         require_names(names, path)
         if len(set(names)) < len(names):
-            raise DataError(f"{path} has two columns of one name: {', '.join(names)}.")
+            raise DataError(f"{path} has two columns with one name: {', '.join(names)}.")
         return table.rename_columns(names)
 
 
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Turns what pyarrow raises into a DataError about the file."""
+    """Converts exceptions of pyarrow to a DataError about the file."""
     arrow = optional("pyarrow", extra="data")
     try:
         yield
@@ -75,20 +75,20 @@ def understood(path: Path) -> Iterator[None]:
         if isinstance(broken, DataError):
             raise
         message = str(broken).split("\n")[0]
-        raise DataError(f"{path} is no {path.suffix} table that can be read: {message}") from broken
+        raise DataError(f"{path} is not a readable {path.suffix} table: {message}") from broken
 
 
 def require_names(names: Sequence[str], path: Path) -> None:
-    """Raises DataError for a table whose first line is a record, or that holds row numbers."""
+    """Raises DataError for a table without a header line, or with a column of row numbers."""
     if names and all(_is_number(name) for name in names):
         raise DataError(
-            f"Expected names of columns in the first line of {path}, got numbers: "
-            f"{', '.join(names[:4])}. Write one above it."
+            f"Expected column names in the first line of {path}, got numbers: "
+            f"{', '.join(names[:4])}. Add a header line."
         )
     if index := [name for name in names if name in _INDEX]:
         raise DataError(
-            f"{path} has a column called {index[0]!r}, as pandas calls its row numbers: write the "
-            "table with index=False, or give the column a name if it is an input."
+            f"{path} has a column named {index[0]!r}, pandas' name of row numbers. Write the table "
+            "with index=False, or rename the column if it is an input."
         )
 
 
@@ -103,12 +103,11 @@ def _is_number(text: str) -> bool:
 def divided(
     table: Mapping[str, NDArray[Any]], label: str | None, groups: Sequence[str], path: Path
 ) -> tuple[NDArray[np.float32], NDArray[Any] | None, tuple[str, ...], dict[str, NDArray[Any]]]:
-    """Divides a table into inputs, labels, names of the inputs' columns, and groups.
+    """Splits a table into inputs, labels, names of the input columns, and groups.
 
-    label: its column; None for the one of ``LABELS`` that is there, if any. A group of words is no
-    input, one of numbers stays among them.
-    Errors: DataError for columns that are not there, for words among the inputs, and where which
-        is the label cannot be told.
+    label: its column; None for the one in ``LABELS``, if any. A group column of words is not an
+    input; one of numbers is.
+    Errors: DataError for missing columns, words among the inputs, and an ambiguous label.
     """
     require_columns([*([] if label is None else [label]), *groups], table, path)
     label = label or usual_label(table, groups, path)
@@ -126,9 +125,9 @@ def divided(
         )
     if not columns:
         raise DataError(f"{path} has no column of inputs.")
-    with np.errstate(over="ignore"):  # what does not fit float32 is Inf, and refused as such
-        # By float64, as whoever divides the table: a column of whole numbers in one part may hold
-        # fractions in another.
+    with np.errstate(over="ignore"):  # values beyond float32 become Inf, which is refused later
+        # Through float64, as in splitting: a column of integers in one part may have fractions in
+        # another.
         wide = [table[name].astype(np.float64) for name in columns]
         inputs = np.stack([column.astype(np.float32) for column in wide], 1)
     labels = None if label is None else table[label]
@@ -136,7 +135,7 @@ def divided(
 
 
 def require_columns(names: Iterable[str], columns: Iterable[str], path: Path) -> None:
-    """Raises DataError for a column that is not there."""
+    """Raises DataError for a missing column."""
     there = list(columns)
     for name in names:
         if name not in there:
@@ -144,7 +143,7 @@ def require_columns(names: Iterable[str], columns: Iterable[str], path: Path) ->
 
 
 def usual_label(columns: Iterable[str], groups: Sequence[str], path: Path) -> str | None:
-    """Returns the column that is called as labels are, if any; DataError for two of them."""
+    """Returns the column with a usual label name, if any; raises DataError for two of them."""
     usual = [name for name in columns if name.lower() in LABELS and name not in groups]
     if len(usual) > 1:
         raise DataError(f"{path} has the columns {' and '.join(usual)}: name one with --label.")
@@ -165,7 +164,7 @@ def parquet_table(path: Path, role: str) -> Any:
 
 
 def csv_as_written(path: Path, role: str) -> tuple[Any, str]:
-    """Reads a .csv file's columns as the words that stand there; returns its delimiter, too."""
+    """Reads a .csv file's columns as text, unconverted; also returns its delimiter."""
     with understood(path):
         return _csv_of_words(path, role)
 
@@ -190,11 +189,11 @@ def _csv(path: Path, role: str) -> Any:
 
 
 def _text(path: Path, role: str) -> tuple[bytes, Any]:
-    """Reads a .csv file, and finds how it is divided."""
+    """Reads a .csv file and finds its delimiter."""
     reader = optional("pyarrow.csv", extra="data")
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         text = file.read(MAX_FILE_BYTES + 1)
-    require_bytes(len(text), path, role)  # a small archive may hold any number
+    require_bytes(len(text), path, role)  # a small archive may decompress to any size
     head = re.sub('"[^"]*"', "", text[:_MAX_HEAD_BYTES].decode("utf-8", "replace"))  # quoted names
     counts = {mark: head.partition("\n")[0].count(mark) for mark in _DELIMITERS}
     mark = max(counts, key=lambda mark: counts[mark])
@@ -210,23 +209,23 @@ def _parquet(path: Path, role: str) -> Any:
 
 
 def is_of_words(column: Any) -> bool:
-    """Says whether a pyarrow column holds words."""
+    """Returns whether a pyarrow column has words."""
     types = optional("pyarrow.types", extra="data")
     kind = column.type
     return bool(types.is_dictionary(kind) or types.is_string(kind) or types.is_large_string(kind))
 
 
 def as_the_audit_compares(column: Any) -> list[Any]:
-    """Returns a pyarrow column's values, equal where an audit reads them as equal.
+    """Returns a pyarrow column's values, which are equal if an audit reads them as equal.
 
-    Numbers are read as float32; what is missing equals what is missing.
+    Numbers are read as float32; missing values are equal to each other.
     """
     types = optional("pyarrow.types", extra="data")
     if types.is_decimal(column.type):
         column = column.cast("float64")
     values: list[Any] = column.to_pylist()
     if not (types.is_integer(column.type) or types.is_floating(column.type)):
-        # Without its words, a part of the column may be read as numbers.
+        # A part of the column without words may be read as numbers.
         values = [_number_or_word(value) for value in values]
     with np.errstate(over="ignore"):
         return [
@@ -255,7 +254,7 @@ def _column(column: Any, name: str) -> NDArray[Any]:
     types = optional("pyarrow.types", extra="data")
     if column.null_count:
         raise DataError(
-            f"{name} has {column.null_count} missing values: fill or drop them, or audit a "
+            f"{name} has {column.null_count} missing values: impute or drop them, or audit a "
             "pipeline that imputes them itself."
         )
     kind = column.type

@@ -1,17 +1,17 @@
-"""The operators of torch that an exported program may call, and with which arguments.
+"""The torch operators that an exported program may call, and with which arguments.
 
-A list of what is allowed, by overload: the core ATen operators that ``torch.export`` decomposes to,
-and those that it leaves in programs of ordinary models before that. Each of them checks its indices
-and shapes on the CPU, or is in ``CHECKED``, whose arguments are checked here before every call.
-Every one was called with hundreds of broken arguments, in tensors that end where memory does.
+It is an allow-list of overloads: the core ATen operators that ``torch.export`` decomposes to, and
+those in undecomposed programs of ordinary models. Each of them checks its indices and shapes on the
+CPU, or is in ``CHECKED``, whose arguments are checked here before every call. All were tested with
+hundreds of invalid arguments, in tensors at the end of mapped memory.
 
-What is not here, and why:
+Not listed, and why:
 - Random operators: answers would be random, by a generator that can be predicted.
-- Uninitialized memory (``empty``) and views of whole storages (``as_strided``): they could answer
-  with what other code left behind.
+- Uninitialized memory (``empty``) and views of whole storages (``as_strided``): they could return
+  data that other code left in memory.
 - Operators that trust their indices or sizes (``_convert_indices_from_csr_to_coo``,
   ``segment_reduce``, ``embedding_bag``, ``_fft_c2r``), and the backward operators.
-- Numbers that leave a tensor and become sizes (``item``): a file could build any size of them.
+- Tensor values used as sizes (``item``): a file could build a tensor of any size.
 - Statistics over the batch (``_native_batch_norm_legit``): an example's answer would depend on its
   neighbors.
 - Sparse, quantized and other rare layouts, files, custom operators, control flow.
@@ -58,7 +58,7 @@ CORE = frozenset(
     upsample_nearest2d.vec var.correction var.dim view.default where.self
     """.split()
 )
-"""Core ATen: what ``ExportedProgram.run_decompositions()`` leaves."""
+"""Core ATen: the operators after ``ExportedProgram.run_decompositions()``."""
 PLAIN = frozenset(
     """
     __and__.Scalar __and__.Tensor __or__.Scalar __or__.Tensor _assert_async.msg
@@ -107,7 +107,7 @@ PLAIN = frozenset(
     where.Scalar where.ScalarSelf xlogy.Tensor zeros.default zeros_like.default
     """.split()
 )
-"""What ``torch.export.export`` writes for ordinary models before it decomposes them."""
+"""Operators that ``torch.export.export`` writes for ordinary models without decomposition."""
 IN_PLACE = frozenset(
     """
     add_.Scalar add_.Tensor addcmul_.default clamp_.default clamp_max_.default
@@ -118,8 +118,8 @@ IN_PLACE = frozenset(
     sub_.Tensor tanh_.default threshold_.default zero_.default
     """.split()
 )
-"""What writes into a tensor that the program made; whether it wrote into its weights is seen after
-every answer."""
+"""In-place operators on a tensor that the program made; every run checks that the weights are
+unchanged."""
 OPERATORS = CORE | PLAIN | IN_PLACE
 ARITHMETIC = frozenset(
     """
@@ -137,19 +137,19 @@ _RANDOM = re.compile(
 _BATCH_STATISTICS = re.compile(r"_?native_batch_norm|_batch_norm_with_update|batch_norm_update")
 EVALUATE = "Call model.eval() before torch.export.export."
 _DECOMPOSE = (
-    "Save program.run_decompositions() in place of program (or program, where that was saved), or "
-    "give the model as package.module:factory."
+    "Save program.run_decompositions() instead of program (or program, if you saved that), or pass "
+    "the model as package.module:factory."
 )
 _OFF = MappingProxyType(
     {
-        "train": "it answers at random, as in training",
-        "training": "it uses the statistics of each batch, or answers at random, as in training",
+        "train": "its answers are random, as in training",
+        "training": "it uses batch statistics, or its answers are random, as in training",
         "sparse": "sparse gradients are not supported: build the layer with sparse=False",
         "sparse_grad": "sparse gradients are not supported",
         "scale_grad_by_freq": "build the layer with scale_grad_by_freq=False",
     }
 )
-"""Arguments that must be false, and what is wrong where they are true."""
+"""Arguments that must be false, and the reason."""
 _WINDOW = frozenset(
     """
     dilation divisor_override downscale_factor group groups kernel_size num_classes num_groups
@@ -165,7 +165,7 @@ _DEVICES = ("cpu", "cuda")
 
 
 def refusal(target: str, arguments: Mapping[str, Any]) -> str | None:
-    """Says why a call is refused, or returns None where it is allowed.
+    """Returns why a call is refused, or None if it is allowed.
 
     arguments: by name, as ``model.json`` writes them: ``{"as_int": 3}``.
     """
@@ -185,26 +185,26 @@ def _unlisted(target: str, name: str) -> str:
         return f"calls {target!r}, whose answers are random. {EVALUATE}"
     if _BATCH_STATISTICS.match(name):
         return (
-            f"calls {target!r}, by which an answer depends on its batch. {EVALUATE} For layers of "
-            "InstanceNorm, save the program without run_decompositions()."
+            f"calls {target!r}, which makes an answer depend on its batch. {EVALUATE} For "
+            "InstanceNorm layers, save the program without run_decompositions()."
         )
     if target == "torch.ops.aten.item.default" or name.startswith("_local_scalar_dense"):
         return (
-            f"calls {target!r}: numbers of a tensor may not become sizes. Export the model without "
-            "item(), or give it as package.module:factory."
+            f"calls {target!r}: values of a tensor must not become sizes. Export the model without "
+            "item(), or pass it as package.module:factory."
         )
     if name.lstrip("_").startswith("embedding_bag"):
         return (
-            f"calls {target!r}, which trusts the offsets that it is given. Use nn.Embedding and a "
-            "mean over its rows, or give the model as package.module:factory."
+            f"calls {target!r}, which does not check its offsets. Use nn.Embedding and a mean over "
+            "its rows, or pass the model as package.module:factory."
         )
-    return f"calls {target!r}: only plain operators of torch are allowed. {_DECOMPOSE}"
+    return f"calls {target!r}: only plain torch operators are allowed. {_DECOMPOSE}"
 
 
 def _argument_fault(operator: str, name: str, argument: Any) -> str | None:
-    (kind, value), *rest = argument.items()  # a union of one
+    (kind, value), *rest = argument.items()  # a tagged union with one entry
     if rest or kind in ("as_graph", "as_custom_obj", "as_operator"):
-        return "an argument is a tensor, a number, a word or a list of these"
+        return "an argument must be a tensor, a number, a string or a list of these"
     if name in _OFF and value is not False and kind != "as_none":
         return f"{_OFF[name]}. {EVALUATE}"
     if name == "dropout_p" and value != 0:
@@ -214,13 +214,13 @@ def _argument_fault(operator: str, name: str, argument: Any) -> str | None:
     if kind == "as_device" and value.get("type") not in _DEVICES:
         return f"expected a device of {' or '.join(_DEVICES)}"
     if name in ("interpolation_mode", "padding_mode") and value not in range(_MAX_MODE + 1):
-        return f"expected a whole number from 0 to {_MAX_MODE}"
+        return f"expected an integer from 0 to {_MAX_MODE}"
     numbers = list(_numbers(argument))
     if operator.startswith("arange.") and any(abs(number) > _MAX_ELEMENTS for number in numbers):
         return f"expected at most {_MAX_ELEMENTS} numbers"
     if name in _WINDOW:
         if kind in ("as_sym_int", "as_sym_ints") and len(numbers) < _length(value):
-            return "expected plain whole numbers"
+            return "expected plain integers"
         if any(abs(number) > _MAX_WINDOW for number in numbers):
             return f"expected numbers of at most {_MAX_WINDOW}"
     if name in _SIZE and math.prod(abs(number) for number in numbers if number) > _MAX_ELEMENTS:
@@ -229,7 +229,7 @@ def _argument_fault(operator: str, name: str, argument: Any) -> str | None:
 
 
 def _numbers(argument: Any) -> Iterator[float]:
-    """Lists the numbers of an argument, however they are written."""
+    """Lists the numbers in an argument, in any form."""
     if isinstance(argument, Mapping):
         for value in argument.values():
             yield from _numbers(value)

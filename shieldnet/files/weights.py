@@ -1,4 +1,4 @@
-"""Weights in files: read without unpickling, written so that they can be read again."""
+"""Reading and writing weights in files, without unpickling."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -22,18 +22,18 @@ _WRAPPERS = {
     "module.": "DataParallel",
     "model.": "Lightning",
 }
-"""What wrappers put before the names of weights."""
+"""Prefixes that wrappers add to the names of weights."""
 _MAX_SHOWN_NAMES = 3  # in a message
 
 
 def load_weights(model: nn.Module, path: Path, name: str) -> None:
-    """Puts a file's weights into a model.
+    """Loads a file's weights into a model.
 
-    Weights that the model ties may stand in the file once or several times. The prefixes of
-    ``torch.compile`` and ``DataParallel`` are taken off where all names have them, and it is said.
-    name: of the model, for messages.
-    Errors: DataError for a file that holds more than weights, and for weights that are not the
-        model's: what is missing, what is too much, what has another shape or loses digits.
+    Tied weights may occur in the file once or several times. The prefixes of ``torch.compile`` and
+    ``DataParallel`` are removed, with a warning, if all names have them. name: the model's name,
+    for messages.
+    Errors: DataError for a file with more than weights, and for weights that do not fit the model:
+        missing or unknown names, other shapes, or a dtype that loses digits.
     """
     own = model.state_dict(keep_vars=True)
     state = _without_prefix(read_weights(path), own, path)
@@ -49,15 +49,15 @@ def load_weights(model: nn.Module, path: Path, name: str) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Reads tensors by name from .safetensors, or from a .pt file without unpickling it.
 
-    Errors: DataError for anything else, with what the file is and the way that works.
+    Errors: DataError for anything else, with what the file is and how to use it.
     """
     require_bytes(require_file(path, "weights"), path, "weights")
     if path.suffix == ".safetensors":
         reader = optional("safetensors.torch", extra="cli")
         try:
             state: dict[str, Tensor] = reader.load_file(path)
-        except Exception as broken:  # its errors have no common base
-            raise DataError(f"{path} is no valid safetensors file: {broken}") from broken
+        except Exception as broken:  # its errors have no common base class
+            raise DataError(f"{path} is not a valid safetensors file: {broken}") from broken
         return state
     contents = recognized(path)
     if contents.kind != "state_dict":
@@ -67,18 +67,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def write_weights(model: nn.Module, path: Path) -> None:
-    """Writes all weights and buffers of a model as .safetensors that ``load_weights`` reads.
+    """Writes all weights and buffers of a model to a .safetensors file for ``load_weights``.
 
-    Each name gets its own copy: tied weights stand there as often as the model names them.
-    Errors: DataError for a state that holds more than tensors.
+    Each name gets a separate copy, so tied weights are written once per name.
+    Errors: DataError for a state_dict with anything but tensors.
     """
     writer = optional("safetensors.torch", extra="cli")
     state = model.state_dict()
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise DataError(
-                f"The model keeps a {type(tensor).__name__} as {name} in its state_dict, and "
-                ".safetensors holds tensors alone. Register it as a buffer."
+                f"The model has a {type(tensor).__name__} as {name} in its state_dict, and "
+                ".safetensors can only hold tensors. Register it as a buffer."
             )
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -90,7 +90,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
 def _without_prefix(
     state: dict[str, Tensor], own: Mapping[str, Any], path: Path
 ) -> dict[str, Tensor]:
-    """Takes off what wrappers put before names, where that and nothing else makes them fit."""
+    """Removes the prefixes of wrappers from names, if only that makes them fit."""
     renamed, wrappers = state, list[str]()
     while not all(key in own for key in renamed):
         prefix = next((wrapper for wrapper in _WRAPPERS if _is_on(wrapper, renamed)), None)
@@ -102,12 +102,12 @@ def _without_prefix(
             return state
         renamed = shorter
     if wrappers:
-        _log.warning("%s: took the prefix %s off its names.", path, " and ".join(wrappers))
+        _log.warning("%s: removed the prefix %s from its names.", path, " and ".join(wrappers))
     return renamed
 
 
 def _is_on(prefix: str, names: Iterable[str]) -> bool:
-    if prefix == _COMPILED:  # a part of the model may have been compiled
+    if prefix == _COMPILED:  # only a part of the model may be compiled
         return any(f".{prefix}" in f".{name}" for name in names)
     return all(name.startswith(prefix) for name in names)
 
@@ -119,7 +119,7 @@ def _taken_off(prefix: str, name: str) -> str:
 
 
 def _with_tied(state: dict[str, Tensor], own: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Fills in names that the model ties to others; raises DataError where the two differ."""
+    """Adds the missing names of tied weights; raises DataError if tied weights differ."""
     groups: dict[int, list[str]] = {}
     for name, tensor in own.items():
         if isinstance(tensor, Tensor):
@@ -130,8 +130,8 @@ def _with_tied(state: dict[str, Tensor], own: Mapping[str, Any], path: Path) -> 
         for name in here[1:]:
             if not _equal(state[name], state[here[0]]):
                 raise DataError(
-                    f"{path} has different weights as {here[0]} and as {name}, which the model "
-                    "ties: they are weights of another model."
+                    f"{path} has different weights for {here[0]} and {name}, which the model ties: "
+                    "they belong to another model."
                 )
         state |= {name: state[here[0]] for name in names if here}
     return state
@@ -142,7 +142,7 @@ def _equal(left: Tensor, right: Tensor) -> bool:
 
 
 def _faults(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> Iterable[str]:
-    """Says what keeps weights from being the model's."""
+    """Lists why weights do not fit the model."""
     missing = [name for name in own if name not in state]
     unknown = [name for name in state if name not in own]
     if missing:
@@ -158,7 +158,7 @@ def _faults(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> Iterable[str
         elif not _keeps_digits(tensor, wanted.dtype):
             yield (
                 f"{name} is {tensor.dtype}, the model's is {wanted.dtype}, which would lose "
-                "digits: make the model of the file's type, or save weights of the model's"
+                "digits: create the model in the file's dtype, or save weights in the model's"
             )
 
 
@@ -172,7 +172,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _hint(names: Iterable[str]) -> str:
-    """Names the wrapper whose prefix names have."""
+    """Returns a hint on the wrapper whose prefix the names have."""
     for prefix, wrapper in _WRAPPERS.items():
         if any(f".{prefix}" in f".{name}" for name in names):
             return f" ({prefix} is {wrapper}'s: save the state_dict of the model inside it)"

@@ -1,1 +1,1 @@
-"""What was measured, and what its name means."""
+"""Findings: measured values, and the metrics that define their names."""

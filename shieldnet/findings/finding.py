@@ -1,4 +1,4 @@
-"""One measured line: what was found, how sure that is, and against whom."""
+"""Findings: one measured value with its interval, sample size and threat model."""
 
 import math
 from collections.abc import Mapping
@@ -15,17 +15,18 @@ _MAX_EXPOSED = 10
 
 
 class NotApplicable(ShieldnetError):
-    """An attack or check that does not fit this shield or data; the report says why."""
+    """Raised if an attack or check does not apply to this shield or data; the report says why."""
 
 
 @dataclass(frozen=True)
 class Threat:
-    """States what the adversary sees, knows, owns and may ask.
+    """Describes what the adversary sees, knows, owns and may ask.
 
-    queries: answers it gets about each example. auxiliary: rows of its own, of the same kind.
-    white_box: whether it also holds the model. shadows: models of its own that it trained to learn
-    what membership does to an answer. sees: what it sees; ``answers`` is what the shield releases
-    and nothing else. knows_shield: whether it knows every defense and setting; ours always do.
+    queries: number of answers that it gets for each example. auxiliary: number of rows of similar
+    data that it owns. white_box: whether it also has the model. shadows: number of shadow models
+    that it trained to learn how membership changes an answer. sees: what it sees; ``answers`` means
+    only what the shield releases. knows_shield: whether it knows every defense and its settings, as
+    all built-in attacks do.
     """
 
     queries: int = 1
@@ -52,12 +53,13 @@ class Threat:
 
 @dataclass(frozen=True)
 class Finding:
-    """Holds one measurement with its interval.
+    """Holds one measured value with its confidence interval.
 
-    name: what was measured; a stable name, used by policies. samples: rows it rests on.
-    baseline: what an adversary without the answer, or with the label alone, reaches.
-    ceiling: the proven upper bound for this measurement, None where nothing is proven.
-    source: how it was measured; note: what it means, where the number alone misleads.
+    name: what was measured; a stable name that policies refer to. value, low, high: the estimate
+    and the ends of its interval. samples: number of rows that it is based on. baseline: the value
+    that an adversary reaches without the answer, or with the label alone. threat: the adversary.
+    source: how it was measured. ceiling: the proven upper bound, or None if nothing is proven.
+    note: an explanation where the number alone would mislead.
     """
 
     name: str
@@ -84,12 +86,12 @@ class Finding:
 
     @property
     def crosses_proof(self) -> bool:
-        """Says whether the measured lower bound lies above the proven upper bound."""
+        """Returns whether the measured lower bound exceeds the proven upper bound."""
         return self.ceiling is not None and self.low > self.ceiling
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "Finding":
-        """Makes the finding of a document as ``dataclasses.asdict`` writes it."""
+        """Restores a finding from a document written by ``dataclasses.asdict``."""
         return cls(**{**document, "threat": Threat(**document["threat"])})
 
     @classmethod
@@ -121,22 +123,22 @@ class Finding:
 
 
 def goes_by(name: str, pattern: str) -> bool:
-    """Says whether a finding's name is the pattern, or begins with one that ends in a dot."""
+    """Returns whether a name equals the pattern, or starts with it if it ends in a dot."""
     return name == pattern or (pattern.endswith(".") and name.startswith(pattern))
 
 
 def decimals(value: float) -> str:
-    """Writes a number with three decimals, and never a minus before nothing."""
+    """Formats a number with three decimals; a rounded zero has no minus sign."""
     return f"{round(value, 3) + 0.0:.3f}"
 
 
 @dataclass(frozen=True)
 class Exposed:
-    """Names the records of a set that an attack reads best, worst first: places, never contents.
+    """Lists the most exposed records of a set, worst first: row indices, never contents.
 
-    name: of the finding that they stand out in. role: ``members``, ``nonmembers``. rows: places in
-    the set as it was given. values: how far each is read; words: in which unit.
-    NOT promised: that these are the worst for another attack, or that their order is not luck.
+    name: the finding in which they stand out. role: ``members`` or ``nonmembers``. rows: row
+    indices in the set as it was passed. values: how exposed each record is; words: their unit.
+    NOT promised: that another attack exposes the same records, or that their order is significant.
     """
 
     name: str
@@ -149,9 +151,9 @@ class Exposed:
     def of(
         cls, name: str, role: str, rows: Tensor, scores: Tensor, values: Tensor, words: str
     ) -> "Exposed":
-        """Keeps the ten records with the greatest scores; which of equals comes first is no news.
+        """Keeps the ten records with the highest scores; the order of equal scores is arbitrary.
 
-        Records that score no more than the eleventh are left out: they stand out from nobody.
+        Records that score no higher than the eleventh are dropped: they do not stand out.
         Shapes: rows, scores, values (n,).
         """
         ranked = scores.argsort(descending=True, stable=True)
@@ -163,23 +165,23 @@ class Exposed:
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "Exposed":
-        """Makes the list of a document as ``dataclasses.asdict`` writes it."""
-        places, values = tuple(document["rows"]), tuple(document["values"])
-        return cls(document["name"], document["role"], places, values, document["words"])
+        """Restores a list from a document written by ``dataclasses.asdict``."""
+        rows, values = tuple(document["rows"]), tuple(document["values"])
+        return cls(document["name"], document["role"], rows, values, document["words"])
 
 
 CLASS_IMAGE = "class image "
-"""How an outcome's features are named that show what a class looks like, before the label."""
+"""Prefix, before the label, of the names of features that show what a class looks like."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Holds what an attack or check returns: findings, and what a page can draw.
+    """Holds what an attack or check returns: findings, and data for the report's charts.
 
-    features: a number per input feature, by name, each of the shape of one input.
-    reconstructions: what the adversary expects for the targets, of the shape of the inputs.
-    curves: ROC curves by the name of what they are about. exposed: the worst records.
-    untested: what could not be measured, with the reason.
+    features: a value per input feature, by name, each in the shape of one input.
+    reconstructions: the adversary's estimates of the targets, in the shape of the inputs.
+    curves: ROC curves by subject. exposed: the most exposed records.
+    untested: what could not be measured, each with the reason.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -190,7 +192,7 @@ class Outcome:
     exposed: tuple[Exposed, ...] = ()
 
     def __add__(self, other: "Outcome") -> "Outcome":
-        """Puts two outcomes together; of what both have, the later one's counts."""
+        """Combines two outcomes; where both have a value, the later one wins."""
         shown = self.reconstructions if other.reconstructions is None else other.reconstructions
         return Outcome(
             findings=(*self.findings, *other.findings),

@@ -1,4 +1,4 @@
-"""What the name of a finding means: declared once, beside what measures it."""
+"""Metrics: what the name of a finding means, declared once beside the code that measures it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ Bound = Literal["", "auc", "tpr"]
 
 @dataclass(frozen=True)
 class Limit:
-    """What a policy may ask of a finding.
+    """Describes a limit that a policy can set on a finding.
 
-    name: ``max_...`` or ``min_...``. suggested: a value to begin with. about: what it is about, the
-    comment in ``shieldnet policy init``. is_set: whether that sets it or only shows it. most: the
-    greatest value that what it judges can have; inf where there is none.
+    name: ``max_...`` or ``min_...``. suggested: a value to start with. about: a description, the
+    comment in ``shieldnet policy init``. is_set: whether ``policy init`` sets the limit or writes
+    it as a comment. most: the largest value that the judged quantity can have; inf if unbounded.
     """
 
     name: str
@@ -27,20 +27,20 @@ class Limit:
 
     def __post_init__(self) -> None:
         if not self.name.startswith(("max_", "min_")):
-            raise ConfigError(f"Expected a limit called max_... or min_..., got {self.name}.")
+            raise ConfigError(f"Expected a limit named max_... or min_..., got {self.name}.")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Describes one kind of finding: gate, comparison, charts, tables and evidence read it here.
+    """Describes one kind of finding, for policies, comparisons, charts, tables and evidence.
 
-    name: of the finding; a ``*`` stands for a part that differs (a column, a group, a number).
-    title: for a table's head. worse: which way is worse. limit: that judges it. ungated: why no
-    limit does. of_groups: whether the limit is set for subgroups, in a policy's ``[groups]``.
-    standards: items that it speaks to, as ``reports.evidence`` numbers them. headline: whether it
-    stands in the first tables. training_bound: what a guarantee of the training bounds it by, its
-    area under the curve or the rate at the false-positive rate that the name ends in.
-    Errors: ConfigError for a leak that has neither a limit nor a reason why none judges it.
+    name: the finding's name; ``*`` stands for a variable part (a column, a group, a number).
+    title: its heading in tables. worse: which direction is worse. limit: the limit that judges it.
+    ungated: why no limit judges it. of_groups: whether the limit is set per subgroup, in a policy's
+    ``[groups]``. standards: items of standards that it is evidence for, numbered as in
+    ``reports.evidence``. headline: whether it appears in the first tables. training_bound: which
+    bound a training guarantee gives: ``auc``, or ``tpr`` at the false-positive rate in the name.
+    Errors: ConfigError unless a metric that can be worse has either a limit or a reason for none.
     """
 
     name: str
@@ -55,27 +55,29 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.worse != "neither" and (self.limit is None) == (not self.ungated):
-            raise ConfigError(f"Expected a limit for {self.name}, or a reason why none judges it.")
+            raise ConfigError(
+                f"Expected limit=, or ungated= with the reason why there is none, for {self.name}."
+            )
         begins = {"more": "max_", "less": "min_"}.get(self.worse, "none")
         if self.limit is not None and not self.limit.name.startswith(begins):
             raise ConfigError(
-                f"Expected a limit {begins}... for {self.name}, of which {self.worse} is worse; "
+                f"Expected a limit named {begins}... for {self.name} ({self.worse} is worse), "
                 f"got {self.limit.name}."
             )
 
     def matches(self, name: str) -> bool:
-        """Says whether a finding of this name may be of this kind."""
+        """Returns whether a finding with this name can be of this kind."""
         begins, star, ends = self.name.partition("*")
         if not star:
             return name == self.name
         return name.startswith(begins) and name.endswith(ends) and len(name) >= len(self.name)
 
     def of(self, part: str) -> str:
-        """Returns the name of the finding about one part: a column, a group."""
+        """Returns the name of the finding for one part, such as a column or a group."""
         return self.name.replace("*", part)
 
     def titled(self, name: str) -> str:
-        """Returns the title of one finding: a column, a group stands behind it."""
+        """Returns the title of one finding, followed by its column or group."""
         begins, star, ends = self.name.partition("*")
         subject = name.removeprefix(begins).removesuffix(ends)
         return f"{self.title}: {subject}" if star else self.title
@@ -83,33 +85,33 @@ class Metric:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Holds kinds of findings, each name once."""
+    """Holds metrics with unique names."""
 
     every: tuple[Metric, ...]
 
     def __post_init__(self) -> None:
         names = [metric.name for metric in self.every]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"Expected every metric declared once, got {', '.join(twice)} twice.")
+            raise ConfigError(f"Expected unique metrics, got {', '.join(twice)} more than once.")
 
     def find(self, name: str) -> Metric | None:
-        """Returns the kind of a finding: of several patterns the longest; None for no kind."""
+        """Returns the metric of a finding, or None; the longest matching pattern wins."""
         fitting = [metric for metric in self.every if metric.matches(name)]
         exact = [metric for metric in fitting if metric.name == name]
         return max(exact or fitting, key=lambda metric: len(metric.name), default=None)
 
     def require(self, names: Iterable[str], whose: str) -> None:
-        """Raises ConfigError for a finding that nobody declared: nothing would ever judge it."""
+        """Raises ConfigError for an undeclared finding, which no policy could judge."""
         for name in names:
             if self.find(name) is None:
                 raise ConfigError(
-                    f"Expected a metric for the finding {name} among those that {whose} declares: "
+                    f"Expected {whose} to declare a metric for the finding {name}, got: "
                     f"{', '.join(metric.name for metric in self.every) or 'none'}. "
                     "Add a Metric to its metrics."
                 )
 
     def limits(self, *, of_groups: bool = False) -> dict[str, Limit]:
-        """Returns the limits by name, leaks first: of the whole, or of subgroups."""
+        """Returns the limits by name, ``max_...`` first: for all records, or for subgroups."""
         limits = [
             metric.limit for metric in self.every if metric.limit and metric.of_groups == of_groups
         ]
@@ -117,11 +119,11 @@ class Metrics:
         return {limit.name: limit for limit in limits}
 
     def headlines(self) -> tuple[Metric, ...]:
-        """Lists what stands in the first tables."""
+        """Returns the metrics in the first tables."""
         return tuple(metric for metric in self.every if metric.headline)
 
     def judged_by(self, limit: str, *, of_groups: bool = False) -> tuple[Metric, ...]:
-        """Lists what a limit judges: of the whole, or of subgroups."""
+        """Returns the metrics that a limit judges: for all records, or for subgroups."""
         return tuple(
             metric
             for metric in self.every

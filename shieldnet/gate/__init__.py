@@ -1,1 +1,1 @@
-"""Limits that a release must meet."""
+"""The release gate: metrics, policies and verdicts."""

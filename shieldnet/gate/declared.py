@@ -1,4 +1,4 @@
-"""Every kind of finding that there is, from whatever measures it."""
+"""All metrics that attacks and checks declare."""
 
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -16,24 +16,24 @@ PROVEN = (
     Limit(
         "max_bits_per_answer",
         20,
-        "Proven, not measured: the privacy cost of one answer, and what holds of the training "
-        "(--guarantee).",
+        "Proven, not measured: the privacy cost of one answer, and the guarantee of the "
+        "training (--guarantee).",
         is_set=True,
         most=math.inf,
     ),
     Limit("max_mu_per_answer", 1.0, "", most=math.inf),
     Limit("max_epsilon", 8.0, "", most=math.inf),
 )
-"""Limits on the certificate, and on the guarantee of the training."""
+"""Limits on the certificate and on the guarantee of the training."""
 PROVEN_NAMES = tuple(limit.name for limit in PROVEN)
-"""No finding may take their names."""
+"""Names that no finding may use."""
 
 
 def declared() -> Metrics:
-    """Returns what all attacks and checks declare, a user's own among them, in reading order.
+    """Returns the metrics of all attacks and checks, including the user's, in reading order.
 
-    What a class of a user's declares counts where ``refused`` finds nothing wrong with it: no
-    class takes a finding from its limit by merely being there.
+    Metrics of a user's class are ignored if ``refused`` objects to them, so that defining a class
+    never removes a finding from its limit.
     """
     metrics = dict.fromkeys(_ours())
     for kind in _kinds_of(Measurement):
@@ -44,15 +44,15 @@ def declared() -> Metrics:
 
 
 def require_declared(measurement: Measurement) -> None:
-    """Raises ConfigError where an attack or check declares what it finds badly, or not at all.
+    """Raises ConfigError if an attack or check declares invalid metrics or none.
 
-    It is asked before anything is played.
+    Called before any attack runs.
     """
     name = type(measurement).__name__
     if not measurement.metrics:
         raise ConfigError(
-            f"Expected {name} to declare what it finds: metrics = (Metric(...),) with a limit, or "
-            "with why none judges it."
+            f"Expected {name} to declare what it finds: metrics = (Metric(...),), each with limit= "
+            "or ungated= (the reason why it has none)."
         )
     own = _declared_by(type(measurement))
     if len(own) < len(measurement.metrics):
@@ -64,9 +64,9 @@ def require_declared(measurement: Measurement) -> None:
 
 
 def refused(own: Sequence[Metric], others: Collection[Metric]) -> str:
-    """Says why metrics cannot stand beside others, "" where they can.
+    """Returns why metrics conflict with others, or "" if they do not.
 
-    Two kinds of finding must not share a name: one would take the other from its limit.
+    Two metrics must not match the same name: one would remove the other's finding from its limit.
     """
     new = [metric for metric in own if metric not in others]
     known = Metrics(tuple(others) if new else ())
@@ -77,7 +77,7 @@ def refused(own: Sequence[Metric], others: Collection[Metric]) -> str:
             (other for other in known.every if metric.matches(other.of("x"))), None
         )
         if clash is not None:
-            return f"{metric.name} would also name findings of {clash.name}: call it otherwise"
+            return f"{metric.name} would also match findings of {clash.name}: rename it"
     return ""
 
 
@@ -93,7 +93,7 @@ def _declared_by(kind: type[Measurement]) -> tuple[Metric, ...]:
 
 
 def _kinds_of(base: type) -> Iterator[type[Measurement]]:
-    """Lists the kinds of attack and check; of several of one name (a cell run again) the last."""
+    """Lists the classes of attacks and checks; of several with one name (rerun cells), the last."""
     kinds: dict[str, type[Measurement]] = {}
     subclasses: Sequence[type[Measurement]] = base.__subclasses__()
     for kind in subclasses:

@@ -1,4 +1,4 @@
-"""Limits that a release must meet, and the verdict of a measurement against them."""
+"""Policies: the limits that a release must meet, and the verdict on a report."""
 
 import json
 import sys
@@ -22,27 +22,27 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 Whole = Literal["pass", "fail", "inconclusive", "not judged"]
 VERSION = 1
 DEFAULT = "default"
-"""How the default policy is asked for by name."""
+"""The name of the default policy."""
 
 EVERY_GROUP = "*"
 _OF_STEPS = (
-    "the guarantee is of the training's steps alone: what the start already knew of the records is "
-    "not stated. Train with start='public' (--start public) from a fresh or public model, or with "
-    "start=Guarantee"
+    "the guarantee covers the training steps only, not what the starting weights already knew "
+    "about the records. Train with start='public' (--start public) from a fresh or public model, "
+    "or with start=Guarantee"
 )
 
 _INIT = """\
-# What a release must meet. Made by: shieldnet policy init
-# A limit passes where the whole 95% interval keeps it, fails where the whole interval breaks it,
-# and is inconclusive in between (exit codes 0, 1 and 3). What was not measured fails.
-# Whatever stands here, a measured lower bound above its own proven upper bound fails everything.
+# Requirements for a release. Written by: shieldnet policy init
+# A limit passes if the whole 95% interval meets it, fails if the whole interval breaks it, and is
+# inconclusive otherwise (exit codes 0, 1 and 3). A limit on something not measured fails.
+# A measured lower bound above its own proven upper bound always fails the release.
 version = {version}
 {limits}
 
-# Findings that must have been measured, whatever they say: names, or beginnings that end in a dot.
+# Findings that must have been measured, whatever their value: names, or prefixes ending in a dot.
 # required = ["membership.canaries.auc", "attribute."]
 
-# Subgroups by their names, as in --group or groups=; "*" stands for every one of them.
+# Limits for subgroups by name, as in --group or groups=; "*" stands for every subgroup.
 # [groups."*"]
 {of_groups}
 """
@@ -50,7 +50,7 @@ version = {version}
 
 @dataclass(frozen=True)
 class Judgment:
-    """Holds what one limit says of one finding or cost. finding: its name, or of the claim."""
+    """Holds the outcome of one limit. finding: the name of the judged finding or claim."""
 
     limit: str
     outcome: Outcome
@@ -60,23 +60,23 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Holds all judgments; its outcome is the worst of them. It is true only where all pass.
+    """Holds all judgments; its outcome is the worst of them, and it is truthy only if all pass.
 
-    Without any it is "not judged", which is not true either.
+    Without judgments the outcome is "not judged", which is falsy.
     """
 
     judgments: tuple[Judgment, ...]
 
     @property
     def broken(self) -> tuple[Judgment, ...]:
-        """Returns what is broken, and then what cannot be told."""
+        """Returns the failed judgments, then the inconclusive ones."""
         ranked = {"fail": 0, "inconclusive": 1}
         kept = (judgment for judgment in self.judgments if judgment.outcome in ranked)
         return tuple(sorted(kept, key=lambda judgment: ranked[judgment.outcome]))
 
     @property
     def outcome(self) -> Whole:
-        """Returns fail if anything fails, else inconclusive if anything is, else pass."""
+        """Returns "fail" if any judgment fails, else "inconclusive" if any is, else "pass"."""
         outcomes = {judgment.outcome for judgment in self.judgments}
         ranked: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
         return next((outcome for outcome in ranked if outcome in outcomes), "not judged")
@@ -99,18 +99,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Policy:
-    """Limits by name. The interval's bound is judged, never the estimate alone.
+    """Holds the limits that a release must meet and judges findings by their intervals.
 
-    A limit passes where the whole interval keeps it, fails where the whole interval breaks it, and
-    is inconclusive in between. What could not be measured fails. Beside the limits, a measured
-    lower bound above its own proven upper bound fails everything.
+    A limit passes if the whole interval meets it, fails if the whole interval breaks it, and is
+    inconclusive otherwise. A limit on something that was not measured fails. A measured lower bound
+    above its own proven upper bound always fails, whatever the limits.
 
-    required: findings that must have been measured, whatever they say: names, or beginnings that
-    end in a dot. groups: limits on subgroups by name, or ``"*"`` for every one of them. source: the
-    file that it was read from.
-
-    The default asks for inversion leakage of at most .10, at one query and averaged, and for a
-    membership AUC of at most .60.
+    limits: values by name; by default an inversion leakage of at most 0.10, at one query and
+    averaged, and a membership AUC of at most 0.60. required: findings that must have been measured,
+    whatever their value: names, or prefixes that end in a dot. groups: limits by subgroup name, or
+    ``"*"`` for every subgroup. source: the file that it was read from.
     """
 
     limits: Mapping[str, float] = field(
@@ -127,7 +125,7 @@ class Policy:
         required: object = self.required
         is_list = isinstance(required, tuple | list)
         if not (is_list and all(isinstance(name, str) and name for name in self.required)):
-            raise ConfigError(f"Expected required as a list of findings' names, got {required!r}.")
+            raise ConfigError(f"Expected required to be a list of finding names, got {required!r}.")
         of_groups = declared().limits(of_groups=True)
         for name, limits in _mapping("groups", self.groups).items():
             _check_limits(_mapping(f"groups.{name}", limits), of_groups, "A subgroup")
@@ -138,14 +136,14 @@ class Policy:
 
     @property
     def asks(self) -> bool:
-        """Says whether it has a limit; only ``unjudged()`` has none."""
+        """Returns whether the policy has any limit; only ``unjudged()`` has none."""
         return bool(self.limits or self.required or any(self.groups.values()))
 
     @classmethod
     def unjudged(cls) -> "Policy":
-        """Returns what stands where no policy was given: nothing is judged.
+        """Returns a policy without limits, used if none was given.
 
-        A measured lower bound above its own proven upper bound fails all the same.
+        A measured lower bound above its own proven upper bound still fails.
         """
         policy = object.__new__(cls)
         for name, value in (("limits", {}), ("required", ()), ("groups", {}), ("source", "")):
@@ -154,9 +152,9 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path) -> "Policy":
-        """Reads a TOML file: a line for each limit, ``required``, and ``[groups.NAME]`` tables.
+        """Reads a policy from a TOML file with limits, ``required`` and ``[groups.NAME]`` tables.
 
-        ``"default"`` is the default policy.
+        path: the file, or ``"default"`` for the default policy.
         """
         if path == DEFAULT:
             return cls(source=DEFAULT)
@@ -180,7 +178,7 @@ class Policy:
         return f"{name}: {', '.join(limits)}" if limits else "no policy: nothing is judged"
 
     def document(self) -> dict[str, Any]:
-        """Returns the policy as JSON takes it."""
+        """Returns the policy as a JSON-serializable dict."""
         return {
             "limits": dict(self.limits),
             "required": list(self.required),
@@ -188,7 +186,7 @@ class Policy:
         }
 
     def hash(self) -> str:
-        """Returns a hash that names what the policy asks, in whatever order it is written."""
+        """Returns a hash of the requirements that does not depend on their order."""
         return sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
 
     def judge(
@@ -198,9 +196,10 @@ class Policy:
         guarantee: Guarantee | None = None,
         groups: Sequence[str] = (),
     ) -> Verdict:
-        """Compares findings, the privacy cost and the guarantee of the training with every limit.
+        """Judges findings, the privacy cost and the training guarantee by every limit.
 
-        groups: names of the subgroups that the audit was given.
+        cost: of one answer. guarantee: of the training, or None. groups: names of the audit's
+        subgroups.
         """
         measured = tuple(findings)
         judgments = [_crossed(finding) for finding in measured if finding.crosses_proof]
@@ -218,7 +217,7 @@ class Policy:
         return Verdict(tuple(judgments))
 
     def _of_groups(self, measured: Sequence[Finding], groups: Sequence[str]) -> Iterator[Judgment]:
-        # In one order, however the file is written: tests of a pipeline keep their names.
+        # A fixed order, so that JUnit test names do not depend on the order of the file.
         for group, limits in sorted(
             self.groups.items(), key=lambda item: (item[0] != EVERY_GROUP, item[0])
         ):
@@ -227,7 +226,7 @@ class Policy:
                 for metric in declared().judged_by(limit, of_groups=True):
                     if not named:
                         message = (
-                            f"no subgroup was given; {limit} = {value:g} of every one asks for it"
+                            f"no subgroup was given; {limit} = {value:g} applies to every subgroup"
                         )
                         yield Judgment(limit, "fail", message, metric.name)
                     for name in map(metric.of, named):
@@ -236,7 +235,7 @@ class Policy:
 
 
 def init_text() -> str:
-    """Returns a commented policy in TOML, with every limit that there is."""
+    """Returns a commented policy in TOML that lists every available limit."""
     limits = declared().limits().values()
     of_groups = declared().limits(of_groups=True).values()
     return _INIT.format(
@@ -247,7 +246,7 @@ def init_text() -> str:
 
 
 def _init_lines(limit: Limit) -> Iterator[str]:
-    """Writes a limit under its comment, or one that is only shown with the comment beside it."""
+    """Writes an active limit below its comment, or an inactive one with the comment beside it."""
     line = _line(limit)
     if limit.is_set:
         yield ""
@@ -264,7 +263,7 @@ def _line(limit: Limit) -> str:
 
 def _mapping(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"Expected {name} as a table of limits, got {value!r}.")
+        raise ConfigError(f"Expected {name} to be a table of limits, got {value!r}.")
     return value
 
 
@@ -279,7 +278,8 @@ def _check_limits(limits: Mapping[str, float], known: Mapping[str, Limit], whose
             raise ConfigError(f"Expected {name} to be a finite number >= 0, got {limit!r}.")
         if limit > known[name].most:
             raise ConfigError(
-                f"Expected {name} from 0 to {known[name].most:g}, as it is measured; got {limit!r}."
+                f"Expected {name} from 0 to {known[name].most:g}, the range of the measurement, "
+                f"got {limit!r}."
             )
 
 
@@ -294,17 +294,17 @@ def _each(
     limit: str, value: float, concerned: Sequence[Finding], expected: str
 ) -> Iterator[Judgment]:
     if not concerned:
-        message = f"{expected} was not measured; {limit} = {value:g} asks for it"
+        message = f"{expected} was not measured; {limit} = {value:g} requires it"
         yield Judgment(limit, "fail", message, expected)
     for finding in concerned:
         yield _judge(limit, value, finding)
 
 
 def _strange(finding: Finding) -> Judgment:
-    """Says of a finding that no limit can judge here that it is not judged."""
+    """Reports a finding that no limit can judge because no metric is declared for it."""
     message = (
-        f"{finding.name} {finding}: nothing here declares what it means, so that no limit judges "
-        "it. Judge the report where the attack that measured it is imported"
+        f"{finding.name} {finding}: no imported attack declares this metric, so no limit judges "
+        "it. Import the attack that measured it before judging the report"
     )
     return Judgment("declared", "inconclusive", message, finding.name)
 
@@ -327,7 +327,7 @@ def _judge(name: str, limit: float, finding: Finding) -> Judgment:
 def _proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | None) -> Judgment:
     if name == "max_epsilon":
         if guarantee is None:
-            message = f"{name} = {limit:g}, but nothing is proven of training"
+            message = f"{name} = {limit:g}, but the training has no guarantee"
             return Judgment(name, "fail", message, "guarantee")
         if guarantee.scope == "steps":
             return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
@@ -336,7 +336,7 @@ def _proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | N
         value = cost.bits if name == "max_bits_per_answer" else cost.mu
         claims = "certificate"
     outcome: Outcome = "pass" if value <= limit else "fail"
-    message = f"{name} = {limit:g}, the {claims} says {value:.2f}"
+    message = f"{name} = {limit:g}, the {claims} states {value:.2f}"
     return Judgment(name, outcome, message, claims)
 
 

@@ -1,1 +1,1 @@
-"""What a model's output is, and whether its rows are answered one by one."""
+"""Outputs of models: their layout, and whether rows are answered independently."""

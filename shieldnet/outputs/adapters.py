@@ -1,4 +1,4 @@
-"""What users bring as a model, as a torch module: networks, estimators, sessions, functions."""
+"""Adapters that make estimators, ONNX sessions and functions torch modules."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from shieldnet.outputs.sessions import Session, is_session
 
 
 def as_module(model: Any) -> nn.Module:
-    """Returns a torch module as it is, and wraps whatever else answers with scores.
+    """Returns a torch module unchanged, and wraps any other supported model.
 
-    That is an estimator or pipeline with ``predict_proba``, an ``InferenceSession`` of ONNX
-    Runtime, or a function of arrays.
-    Errors: ConfigError for anything else, with the way that works where there is one.
+    Supported are estimators and pipelines with ``predict_proba``, an ``InferenceSession`` of ONNX
+    Runtime, and functions of arrays.
+    Errors: ConfigError for anything else, with the fix where there is one.
     """
     if isinstance(model, nn.Module):
         return model
@@ -33,23 +33,23 @@ def as_module(model: Any) -> nn.Module:
 
 
 def default_kind(model: nn.Module) -> Kind | None:
-    """Returns what a model gives where nobody says it; None for a network, where it is guessed."""
+    """Returns a model's default kind of output; None for a network, whose kind is inferred."""
     return "probabilities" if isinstance(model, Around) else None
 
 
 def name_of(model: nn.Module) -> str:
-    """Returns what users call a model: the name of its class, or of what is wrapped."""
+    """Returns the name of a model's class, or of the wrapped object."""
     return model.name if isinstance(model, Estimator | Session) else type(model).__name__
 
 
 def _described(model: object) -> str:
     if isinstance(model, type):
-        return f"the class {model.__name__}. Give an object of it, made and fitted or trained."
+        return f"the class {model.__name__}. Pass an instance, fitted or trained."
     name = type(model).__name__
     if callable(getattr(model, "predict", None)):
         return (
-            f"{name}, which has no predict_proba. A classifier: SVC(probability=True), or "
-            "CalibratedClassifierCV around it. A regression: Shield.around(estimator.predict, "
-            "RoundTo(1.0), outputs='values')."
+            f"{name}, which has no predict_proba. For a classifier use SVC(probability=True), or "
+            "wrap it in CalibratedClassifierCV. For a regression use "
+            "Shield.around(estimator.predict, RoundTo(1.0), outputs='values')."
         )
     return f"{name}."

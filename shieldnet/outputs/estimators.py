@@ -1,4 +1,4 @@
-"""Estimators such as scikit-learn's, known by what they can do; nothing of theirs is imported."""
+"""Estimators such as scikit-learn's, recognized by their methods, without importing the library."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from shieldnet.outputs.functions import Around
 
 
 class Estimator(Around):
-    """Calls ``predict_proba`` of a fitted estimator or pipeline, and knows its classes and columns.
+    """Calls ``predict_proba`` of a fitted estimator or pipeline.
 
-    The answer has a column for each class. An estimator of two classes may give the probability of
-    the second alone, (rows,) or (rows, 1): the other column is put before it.
-    Errors: ConfigError for an estimator that is not fitted, knows one class only, or has several
-        targets; AnswerError for an answer of another number of classes.
+    The answer has a column per class. If an estimator of two classes returns only the probability
+    of the second, (rows,) or (rows, 1), the column of the first is prepended.
+    Errors: ConfigError for an estimator that is not fitted, has a single class, or has several
+        targets; AnswerError for an answer with another number of classes.
     """
 
     def __init__(self, estimator: Any) -> None:
@@ -27,7 +27,7 @@ class Estimator(Around):
         _ = self.classes
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Shapes: arrays, tables or tensors with a row for each record -> (rows, classes)."""
+        """Shapes: arrays, tables or tensors with a row per record -> (rows, classes)."""
         answers, classes = super().forward(*args, **kwargs), self.classes
         if isinstance(answers, list | tuple):
             raise AnswerError(_several(self.name))
@@ -39,14 +39,14 @@ class Estimator(Around):
             answers = torch.cat([1 - answers, answers], 1)
         if classes is not None and answers.shape[1:] != (len(classes),):
             raise AnswerError(
-                f"Expected predict_proba of {self.name} to give a column for each of its "
+                f"Expected predict_proba of {self.name} to return a column for each of its "
                 f"{len(classes)} classes, got shape {tuple(answers.shape)}."
             )
         return answers
 
     @property
     def classes(self) -> NDArray[Any] | None:
-        """Returns the estimator's ``classes_``; None where it does not say them."""
+        """Returns the estimator's ``classes_``, or None if it has none."""
         given = getattr(self.estimator, "classes_", None)
         if given is None:
             return None
@@ -55,20 +55,20 @@ class Estimator(Around):
         classes = np.asarray(given)
         if len(classes) < 2:
             raise ConfigError(
-                f"Expected {self.name} to know two classes or more, got one: {classes.tolist()}. "
-                "Every answer would be that class. Fit it on records of both."
+                f"Expected {self.name} to have at least two classes, got one: {classes.tolist()}. "
+                "Every answer would be that class. Fit it on records of several classes."
             )
         return classes
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """Returns the names of the columns that it was fitted on; None where it knows no names."""
+        """Returns the names of the columns that it was fitted on, or None if it has no names."""
         names = getattr(self.estimator, "feature_names_in_", None)
         return None if names is None else tuple(map(str, names))
 
     @property
     def reads_tables(self) -> bool:
-        """Says whether it is asked by tables with named columns, not by arrays."""
+        """Returns whether it takes tables with named columns rather than arrays."""
         return self.columns is not None or not hasattr(self.estimator, "n_features_in_")
 
     @property
@@ -81,12 +81,12 @@ class Estimator(Around):
 
 
 def is_estimator(model: object) -> bool:
-    """Says whether something is an estimator that gives probabilities of classes."""
+    """Returns whether an object is an estimator with class probabilities."""
     return not isinstance(model, type) and callable(getattr(model, "predict_proba", None))
 
 
 def _require_fitted(estimator: Any) -> None:
-    """Raises ConfigError for an estimator that has learned nothing, by scikit-learn's own signs."""
+    """Raises ConfigError for an estimator that is not fitted, by scikit-learn's conventions."""
     own = getattr(estimator, "__sklearn_is_fitted__", None)
     if callable(own):
         fitted = bool(own())
@@ -98,14 +98,14 @@ def _require_fitted(estimator: Any) -> None:
     if not fitted:
         name = type(estimator).__name__
         raise ConfigError(
-            f"Expected a fitted estimator, got {name} that is not fitted yet. Call "
+            f"Expected a fitted estimator, got {name}, which is not fitted yet. Call "
             f"fit(inputs, labels) first, then harden it."
         )
 
 
 def _several(name: str) -> str:
     return (
-        f"Expected {name} to answer with one target, got several (its classes_ or answers are a "
-        "list). Make a Shield for each: Shield.around(lambda inputs: "
+        f"Expected {name} to have one target, got several (its classes_ or answers are a list). "
+        "Make a Shield for each: Shield.around(lambda inputs: "
         "estimator.predict_proba(inputs)[0], ...)."
     )

@@ -1,4 +1,4 @@
-"""Models that are no torch modules: any function from arrays to arrays."""
+"""Models that are functions from arrays to arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ from shieldnet.outputs.nested import leaves, replaced
 
 
 class Around(nn.Module):
-    """Calls a function with numpy arrays, such as scikit-learn's ``predict_proba``.
+    """Calls a function of numpy arrays, such as scikit-learn's ``predict_proba``.
 
-    Tensors among the arguments become arrays, arrays in the result become tensors. The function
-    gets copies, which it may write into: many a pipeline scales in place.
+    Tensors in the arguments become arrays, and arrays in the result become tensors. The function
+    gets copies that it may change, as pipelines that scale in place do.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -31,7 +31,7 @@ class Around(nn.Module):
         self.training = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the function returns, as tensors."""
+        """Returns the function's result as tensors."""
         positional = [_own_array(value) for value in args]
         named = {name: _own_array(value) for name, value in kwargs.items()}
         return replaced(self.function(*positional, **named), lambda _, leaf: _as_tensor(leaf))
@@ -41,12 +41,12 @@ class Around(nn.Module):
 
 
 def as_arrays(released: Any) -> Any:
-    """Turns the tensors of an answer into arrays."""
+    """Converts the tensors of an answer to arrays."""
     return replaced(released, lambda _, leaf: _as_array(leaf))
 
 
 def holds_tensors(*values: Any) -> bool:
-    """Says whether there is a tensor among the arguments of a call."""
+    """Returns whether any argument of a call is or contains a tensor."""
     return any(isinstance(leaf, Tensor) for value in values for _, leaf in leaves(value))
 
 
@@ -55,7 +55,7 @@ def _as_array(value: Any) -> Any:
 
 
 def _own_array(value: Any) -> Any:
-    """Copies arrays and tables; a tensor becomes an array of its own."""
+    """Copies arrays and tables; converts a tensor to a new array."""
     if isinstance(value, Tensor):
         return np.array(_as_array(value))
     return value.copy() if isinstance(value, np.ndarray) or hasattr(value, "iloc") else value

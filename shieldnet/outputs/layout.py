@@ -1,4 +1,4 @@
-"""What a model's output is, where its classes lie, and whether it may be defended."""
+"""The layout of a model's output: its kind, its class axis, and checks that it can be defended."""
 
 import math
 from dataclasses import dataclass
@@ -21,17 +21,18 @@ Kind = Literal[
     "embeddings",
     "integers",
 ]
-"""What numbers mean. logits, probabilities: of classes, one of which is right. binary_...: each
-number is a binary decision of its own: a single logit, or those of a multi-label model. labels:
-class indices. values: of a regression. embeddings: vectors. integers: whole steps of a mechanism.
+"""The meaning of numbers. logits, probabilities: of classes, exactly one of which is correct.
+binary_...: each number is an independent binary decision: a single logit, or those of a multi-label
+model. labels: class indices. values: of a regression. embeddings: vectors. integers: steps of a
+mechanism.
 """
 KINDS: tuple[str, ...] = get_args(Kind)
 MODEL_KINDS: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in ("labels", "integers"))
 ROW_KINDS: dict[Kind, Kind] = {"binary_logits": "logits", "binary_probabilities": "probabilities"}
-"""A binary decision is a row of two classes: the kind of that row."""
+"""The kind of the row of two classes that a binary decision becomes."""
 
 ZERO_LOGIT = -1024.0
-"""The logit of a released zero: exact in every float type, and exp of it is 0 in all of them."""
+"""The logit of a released zero: exact in every float dtype, and its exp is 0 in all of them."""
 
 _MAX_PLAIN = 64  # numbers up to which Python adds them in less time than torch
 _WIDE = (torch.float32, torch.float64)
@@ -40,13 +41,13 @@ _SUM_TOLERANCE = 1e-2  # half precision and softmaxes over 100,000 classes stay 
 
 @dataclass(frozen=True)
 class Layout:
-    """Says what an output holds and where, and turns it into rows and back.
+    """Describes an output, and converts it to rows and back.
 
-    kind: of the numbers. axis: of the classes (or of an embedding's dimensions); needed where the
-    output is not (rows, classes): 1 for a segmentation (N, K, H, W), -1 for a language model
-    (N, T, V). ``opened`` gives (N, *positions, classes): a pixel or a token is a position, and all
-    positions of a row are one answer. A binary decision becomes a row of two classes, all values of
-    an example one row.
+    kind: of the numbers. axis: of the classes (or of an embedding's dimensions); required unless
+    the output is (rows, classes): 1 for a segmentation (N, K, H, W), -1 for a language model
+    (N, T, V). ``opened`` returns (N, *positions, classes): a pixel or token is a position, and all
+    positions of a row are one answer. A binary decision becomes a row of two classes; all values of
+    an example become one row.
     """
 
     kind: Kind
@@ -56,28 +57,27 @@ class Layout:
         axis = self.axis
         if axis is not None and (not isinstance(axis, int) or isinstance(axis, bool) or axis == 0):
             raise ConfigError(
-                f"Expected axis as a whole number, but not 0 (the examples); got {axis!r}."
+                f"Expected axis as an integer other than 0 (the examples), got {axis!r}."
             )
 
     @property
     def has_positions(self) -> bool:
-        """Says whether an answer may be more than one row."""
+        """Returns whether an answer may consist of several rows."""
         return self.axis is not None or self.kind in ROW_KINDS
 
     @property
     def row_kind(self) -> Kind:
-        """Names the kind of the rows that ``opened`` gives."""
+        """Returns the kind of the rows that ``opened`` returns."""
         return ROW_KINDS.get(self.kind, self.kind)
 
     def opened(self, output: object) -> Tensor:
         """Returns the model's numbers as rows in at least float32, or raises AnswerError.
 
         Shapes: floating point -> (N, *positions, classes) float32 or float64.
-        Errors: nothing, another type, another shape, whole or complex numbers, fewer than two
-            classes, NaN or Inf in any row, rows that are no distribution though declared so. The
-            message names the first bad row and, of a row that is no distribution, the sum, never
-            its values.
-            ConfigError inside torch.jit.trace and its like (``refuse_recording``).
+        Errors: AnswerError for None, another type or shape, integers or complex numbers, fewer than
+            two classes, NaN or Inf, and declared probabilities that are not a distribution. The
+            message names the first invalid row and, for a distribution, its sum, but never values.
+            ConfigError inside torch.jit.trace and the like (``refuse_recording``).
         """
         refuse_recording("what is released")
         return self.rows_of(self._of_right_form(output))
@@ -98,41 +98,40 @@ class Layout:
         tensor = _tensor_of(output)
         if not tensor.is_floating_point():
             raise AnswerError(
-                f"Expected floating-point {self.kind}, got {tensor.dtype}. Shield what gives "
-                "scores, such as a classifier's predict_proba, not labels that are already chosen."
+                f"Expected floating-point {self.kind}, got {tensor.dtype}. Shield the function "
+                "that returns scores, such as a classifier's predict_proba, not its labels."
             )
         if tensor.is_meta:
-            raise AnswerError("The model gave a tensor without data (device meta).")
+            raise AnswerError("The model returned a tensor without data (device meta).")
         self._require_axis(tensor)
         return tensor
 
     def refuse_mistaken(self, output: object, vectors: UnitVectors) -> None:
-        """Raises AnswerError for first outputs whose logits are none, by all they show.
+        """Raises AnswerError if the first outputs look like probabilities or embeddings.
 
-        Probabilities, whose rows are positive and sum to 1 to within float rounding, would be put
-        through a softmax again. Embeddings, all of length 1, have no classes at all.
-        vectors: what was seen so far of embeddings; done where the user says that they are logits.
+        Probabilities, positive and with rows that sum to 1 up to rounding, would get a second
+        softmax. Embeddings, all of length 1, have no classes.
+        vectors: rows seen so far; done if the user states that they are logits.
         """
         if self.kind != "logits" or is_captured():
             return
         rows = self.opened(output)
         if looks_like_probabilities(rows):
             raise AnswerError(
-                "The model's logits are probabilities, it seems: no number is below 0 and every "
-                "row sums to 1. Say outputs='probabilities', or return what comes before the "
-                "softmax."
+                "The model's logits seem to be probabilities: no number is below 0 and every row "
+                "sums to 1. Pass outputs='probabilities', or return the values before the softmax."
             )
         if isinstance(output, Tensor) and vectors.found_in(rows, output.dtype):
             axis = "" if self.axis is None else f", axis={self.axis}"
             raise AnswerError(
-                "The model's answers are embeddings, it seems: every row is a vector of length 1. "
-                "Taken for scores of classes they would be ruined; nothing was released. Say "
+                "The model's answers seem to be embeddings: every row is a vector of length 1. "
+                "Treating them as class scores would ruin them; nothing was released. Use "
                 "sn.Shield(model, sn.ClipNorm(1.0), sn.GaussianNoise(1.0), outputs='embeddings'"
-                f"{axis}), or insist with outputs='logits'."
+                f"{axis}), or pass outputs='logits' if they are class scores."
             )
 
     def sizes(self, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
-        """Returns the classes of a row, and the positions of an answer, of an output's shape."""
+        """Returns the number of classes and the positions of an output of this shape."""
         if self.kind in ROW_KINDS:
             return 2, tuple(shape[1:])
         if self.kind == "values":
@@ -142,9 +141,9 @@ class Layout:
         return shape[position], tuple(shape[1:position]) + tuple(shape[position + 1 :])
 
     def closed(self, answers: Tensor, shape: torch.Size, released: Kind) -> Tensor:
-        """Puts defended rows back into the form of the model's output.
+        """Converts defended rows back to the form of the model's output.
 
-        shape: of the output. released: the kind of ``answers``; labels lose their class axis.
+        shape: of the output. released: the kind of ``answers``; labels have no class axis.
         """
         if self.kind in ROW_KINDS:
             if released in ("logits", "integers"):
@@ -177,7 +176,7 @@ class Layout:
 
 
 def require_finite(answers: Tensor, stage: object) -> Tensor:
-    """Raises AnswerError where a defense ran out of float range; returns the answers."""
+    """Returns the answers; raises AnswerError if a defense returned NaN or Inf."""
     if (wrong := found_wrong()) is not None:
         wrong.append((answers - answers).sum(-1))
         return answers
@@ -189,7 +188,7 @@ def require_finite(answers: Tensor, stage: object) -> Tensor:
 
 
 def refuse(tensor: Tensor, kind: str, axis: int) -> Tensor:
-    """Raises AnswerError for rows that cannot be defended; returns the tensor."""
+    """Returns the tensor; raises AnswerError for rows that cannot be defended."""
     if (wrong := found_wrong()) is not None:
         wrong.append(_zero_or_nan(tensor, kind, axis))
         return tensor
@@ -230,31 +229,31 @@ def _zero_unless_refused(tensor: Tensor, kind: str, axis: int) -> Tensor:
 def _refuse_overflow(answers: Tensor, stage: object) -> None:
     if not _finite(answers):
         raise AnswerError(
-            f"{stage} gave NaN or Inf; nothing was released. The model's scores are too large for "
-            "this setting: check the model's inputs, or choose a milder setting."
+            f"{stage} returned NaN or Inf; nothing was released. The model's scores are too large "
+            "for this setting: check the model's inputs, or choose a milder setting."
         )
 
 
 def _refuse(tensor: Tensor, kind: str, axis: int) -> None:
     if kind == "probabilities":
         total = tensor.sum(axis)
-        # Written so that NaN and Inf are wrong too: one look decides.
+        # Written so that NaN and Inf are wrong too, in a single pass.
         right = ((total - 1).abs() <= _SUM_TOLERANCE) & (tensor.amin(axis) >= 0)
         if not right.all():
             _require_finite_rows(tensor)
             row = _first(~right)
             raise AnswerError(
-                f"Row {row} of {len(tensor)} is no distribution: it sums to "
+                f"Row {row} of {len(tensor)} is not a distribution: it sums to "
                 f"{_worst_total(total[row])}. Expected probabilities >= 0 that sum to 1; if the "
-                "model gives logits, use outputs='logits'."
+                "model returns logits, use outputs='logits'."
             )
     elif kind == "binary_probabilities":
         right = (tensor >= 0) & (tensor <= 1)
         if not right.all():
             _require_finite_rows(tensor)
             raise AnswerError(
-                f"Row {_first(~right)} of {len(tensor)} holds numbers outside [0, 1]. Expected "
-                "probabilities; if the model gives logits, use outputs='binary_logits'."
+                f"Row {_first(~right)} of {len(tensor)} has numbers outside [0, 1]. Expected "
+                "probabilities; if the model returns logits, use outputs='binary_logits'."
             )
     elif not _finite(tensor):
         _require_finite_rows(tensor)
@@ -273,8 +272,8 @@ def _require_finite_rows(tensor: Tensor) -> None:
     broken = ~torch.isfinite(tensor)
     if broken.any():
         raise AnswerError(
-            f"The model gave NaN or Inf in row {_first(broken)} of {len(tensor)}; nothing was "
-            "released. Check the input, or run the model in a wider float type."
+            f"The model returned NaN or Inf in row {_first(broken)} of {len(tensor)}; nothing was "
+            "released. Check the input, or run the model in a wider float dtype."
         )
 
 
@@ -290,16 +289,16 @@ def _worst_total(totals: Tensor) -> str:
 def _tensor_of(output: object) -> Tensor:
     if output is None:
         raise AnswerError(
-            "The model returned nothing. Expected a tensor (rows, classes): "
-            "does its forward end in a return?"
+            "The model returned None. Expected a tensor (rows, classes): "
+            "does its forward end with a return?"
         )
     if not isinstance(output, Tensor):
         raise AnswerError(
             f"Expected the answer to be a tensor, got {type(output).__name__}. "
-            "Name the field that holds it, such as outputs={'logits': 'logits'}."
+            "Name the field that contains it, such as outputs={'logits': 'logits'}."
         )
     if type(output) is not Tensor and not is_captured():
-        return output.as_subclass(Tensor)  # a subclass may carry more than numbers
+        return output.as_subclass(Tensor)  # a subclass may hold more than numbers
     return output
 
 
@@ -315,7 +314,7 @@ def _require_class_axis(tensor: Tensor, kind: str, axis: int | None) -> None:
     shape, rank = tuple(tensor.shape), tensor.dim()
     if axis is None and rank > 2:
         raise AnswerError(
-            f"The model's {kind} have shape {shape}: say where the classes are, axis=1 for a "
+            f"The model's {kind} have shape {shape}: pass the class axis, axis=1 for a "
             "segmentation (rows, classes, height, width), axis=-1 for a language model "
             "(rows, tokens, classes)."
         )
@@ -324,10 +323,10 @@ def _require_class_axis(tensor: Tensor, kind: str, axis: int | None) -> None:
         wanted = "" if axis is None else f" with axis={axis}"
         raise AnswerError(
             f"Expected scores of shape (rows, classes){wanted}, got shape {shape}. "
-            "One number a row? Use outputs='binary_logits' or 'values'."
+            "For one number per row use outputs='binary_logits' or 'values'."
         )
     if tensor.shape[position] < (1 if kind == "embeddings" else 2) or 0 in shape[1:]:
         raise AnswerError(
             f"Expected scores of shape (rows, classes) with at least 2 classes, got shape {shape}."
-            " One number a row? Use outputs='binary_logits' or 'values'."
+            " For one number per row use outputs='binary_logits' or 'values'."
         )

@@ -1,4 +1,4 @@
-"""Large batches in pieces, and their answers joined again."""
+"""Micro-batches: large batches in pieces, and their answers merged again."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from shieldnet.outputs.nested import is_list_of_dicts, leaves, replaced, written
 
 
 def arrays(values: Iterable[Any]) -> Iterator[Any]:
-    """Lists the tensors and arrays that have rows."""
+    """Lists the tensors and arrays with rows in the arguments."""
     for value in values:
         if isinstance(value, Tensor | np.ndarray) and value.ndim > 0:
             yield value
@@ -21,15 +21,15 @@ def arrays(values: Iterable[Any]) -> Iterator[Any]:
 def pieces(
     args: tuple[Any, ...], kwargs: dict[str, Any], size: int
 ) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], list[int]]:
-    """Cuts the arguments of a call into pieces of ``size`` rows; what has no rows goes with all.
+    """Splits the arguments of a call into pieces of ``size`` rows; others go to every piece.
 
-    Returns the pieces, and how many rows each has.
+    Returns the pieces, and the number of rows of each.
     """
     values = (*args, *kwargs.values())
     first = next((value for value in values if _has_rows(value)), None)
     if first is None:
         raise AnswerError(
-            "Expected a tensor or an array with rows, or a table, to cut it for micro_batch."
+            "Expected a tensor, array or table with rows to split by micro_batch, got none."
         )
     rows = len(first)
 
@@ -50,17 +50,17 @@ def pieces(
 
 
 def _has_rows(value: Any) -> bool:
-    """Says whether a value has a row for each example: a tensor, array, table, list of images."""
+    """Returns whether a value has a row per example: a tensor, array, table or list of images."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(image, Tensor | np.ndarray) for image in value)
     return hasattr(value, "iloc") or (isinstance(value, Tensor | np.ndarray) and value.ndim > 0)
 
 
 def merged(outputs: Sequence[Any], rows: Sequence[int]) -> Any:
-    """Joins the outputs of parts of a batch, row by row.
+    """Concatenates the outputs of parts of a batch.
 
-    Lists of dicts, as a detector's, are joined image by image.
-    Errors: AnswerError where the parts hold different fields, or a field without their rows.
+    Lists of dicts, as of a detector, are joined image by image.
+    Errors: AnswerError if the parts have different fields, or a field has other rows.
     """
     if all(map(is_list_of_dicts, outputs)):
         return [image for output in outputs for image in output]
@@ -69,9 +69,9 @@ def merged(outputs: Sequence[Any], rows: Sequence[int]) -> Any:
         for path, leaf in fields.items():
             if not (isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count):
                 raise AnswerError(
-                    f"Expected {written(path)} to have a row for each of the {count} rows of a "
-                    "piece, to join the pieces of micro_batch. Leave it out with drop=(...)."
+                    f"Expected {written(path)} to have one row for each of the {count} rows of a "
+                    "micro-batch, to join micro-batches. Omit it with drop=(...)."
                 )
         if fields.keys() != parts[0].keys():
-            raise AnswerError("The pieces of micro_batch hold different fields.")
+            raise AnswerError("Expected the same fields in every micro-batch, got different ones.")
     return replaced(outputs[0], lambda path, leaf: torch.cat([output[path] for output in parts]))

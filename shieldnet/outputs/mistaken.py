@@ -1,4 +1,4 @@
-"""Outputs that are not what they are taken for: probabilities or embeddings in place of logits."""
+"""Detection of outputs that are probabilities or embeddings instead of logits."""
 
 import torch
 from torch import Tensor
@@ -7,37 +7,37 @@ EMBEDDING_NAMES = (
     *("embedding", "embeddings", "sentence_embedding", "sentence_embeddings"),
     *("pooler_output", "last_hidden_state"),
 )
-"""Fields of an output that hold vectors, whatever they look like."""
+"""Fields of an output that contain vectors, whatever their values."""
 
-_SURELY = 1e-5  # float32 softmaxes sum to 1 as closely as this, logits never do
+_SURELY = 1e-5  # float32 softmaxes sum to 1 this closely, logits never do
 _UNIT = {torch.float16: 3e-3, torch.bfloat16: 1e-2}  # rounding of half-precision numbers
 _UNIT_IN_FLOAT32 = 1e-3
-_MIN_ROWS = 4  # one row of logits may have length 1 by chance, four hardly
+_MIN_ROWS = 4  # a row of logits may have length 1 by chance, but rarely four rows
 _MIN_DIMENSIONS = 3
 
 
 def looks_like_probabilities(rows: Tensor) -> bool:
-    """Says whether every row is a distribution to within float rounding."""
+    """Returns whether every row is a distribution up to rounding."""
     wide = rows.double()
     sums = (wide.sum(-1) - 1).abs() < _SURELY
     return bool(rows.numel()) and bool((sums & (wide.amin(-1) >= 0)).all())
 
 
 class UnitVectors:
-    """Looks whether the first rows of a model, over several answers if need be, have length 1.
+    """Detects models whose first rows, over several answers if necessary, have length 1.
 
-    Logits have any length. Vectors of length 1 with numbers below 0 are embeddings that were
-    normalized, as of a search; four different rows of three dimensions are enough to say so.
+    Logits have any length. Vectors of length 1 with negative numbers are normalized embeddings, as
+    for a search; four different rows of three dimensions suffice.
     """
 
     def __init__(self, done: bool = False) -> None:
         self._rows: set[int] = set()
-        self.done = done  # nothing is looked for, or it was seen that there is nothing
+        self.done = done  # the search is disabled, or has finished without a result
 
     def found_in(self, rows: Tensor, dtype: torch.dtype) -> bool:
-        """Takes in rows and says whether all so far are such. Shapes: (..., classes).
+        """Adds rows and returns whether all so far are unit vectors. Shapes: (..., classes).
 
-        dtype: in which the model gave them.
+        dtype: dtype of the model's output.
         """
         if self.done or not rows.numel():
             return False
@@ -51,6 +51,6 @@ class UnitVectors:
         ):
             self.done = True
             return False
-        # Distinct ones: the same row asked four times is one row.
+        # Only distinct rows count: the same row four times is one row.
         self._rows |= {hash(row.cpu().numpy().tobytes()) for row in wide[: 4 * _MIN_ROWS]}
         return len(self._rows) >= _MIN_ROWS

@@ -1,4 +1,4 @@
-"""Where the answer sits in what a model returns: a tuple, a dict, a dataclass, a ModelOutput."""
+"""Nested outputs of models: tuples, dicts, dataclasses and ModelOutputs, and their leaves."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -11,16 +11,16 @@ from torch import Tensor
 from shieldnet.core.errors import AnswerError
 
 Path = tuple[str, ...]
-"""The keys, field names and places that lead to a leaf."""
+"""The keys, field names and indices that lead to a leaf."""
 
 
 def is_list_of_dicts(value: Any) -> bool:
-    """Says whether a value is a list with a dict for each row, as a detector's; or an empty one."""
+    """Returns whether a value is a list of dicts, one per row, as of a detector; may be empty."""
     return type(value) is list and all(isinstance(row, Mapping) for row in value)
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Lists what is in a nested output and is no container, with its path; None is left out.
+    """Lists the leaves of a nested output with their paths, except None.
 
     Containers: tuple, namedtuple, list, dict, dataclass and Hugging Face's ModelOutput.
     """
@@ -34,10 +34,10 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def named_leaves(output: Any) -> dict[Path, Any]:
-    """Lists the leaves of a model's output, each of which has one name of its own.
+    """Lists the leaves of a model's output by their unique paths.
 
-    Errors: AnswerError where two have the same name, such as keys 1 and "1", or a key "a.b" beside
-        an "a" that holds a "b"; and for keys that are neither words nor whole numbers.
+    Errors: AnswerError if two have the same name, such as the keys 1 and "1", or a key "a.b" and a
+        "b" inside "a"; and for keys that are neither strings nor integers.
     """
     named: dict[str, Path] = {}
     listed: dict[Path, Any] = {}
@@ -45,8 +45,8 @@ def named_leaves(output: Any) -> dict[Path, Any]:
         name = written(path)
         if name in named:
             raise AnswerError(
-                f"The model returned two fields that are both called {name}; nothing was released, "
-                "as only one of them would be counted. Give each field a name of its own."
+                f"The model returned two fields that are both named {name}; nothing was released, "
+                "since only one of them would be counted. Give each field a unique name."
             )
         named[name], listed[path] = path, leaf
     _refuse_keys(output)
@@ -54,10 +54,10 @@ def named_leaves(output: Any) -> dict[Path, Any]:
 
 
 def outline(value: Any) -> object:
-    """Describes all that a released value shows beside its numbers and the sizes of its tensors.
+    """Describes everything that a released value shows besides numbers and tensor sizes.
 
-    Types of containers, names in their order, lengths, types of leaves, and of tensors dtype and
-    kind of device. Two values of one outline differ in numbers and sizes alone.
+    That is types of containers, names in order, lengths, types of leaves, and for tensors the dtype
+    and kind of device. Values with the same outline differ only in numbers and sizes.
     """
     children = _children(value)
     if children is None:
@@ -70,9 +70,9 @@ def outline(value: Any) -> object:
 
 
 def form_of_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
-    """Describes how a model was asked, and nothing of what it was asked.
+    """Describes the form of a call, without the content of its arguments.
 
-    Which arguments there are, their types, of tensors and arrays the dtype, and True or False.
+    That is which arguments there are, their types, dtypes of tensors and arrays, and booleans.
     """
     if len(args) == 1 and not kwargs:
         return _form_of(args[0])
@@ -96,8 +96,8 @@ def _refuse_keys(value: Any) -> None:
         for key in value:
             if type(key) not in (str, int):
                 raise AnswerError(
-                    "Expected the fields of a dict to be called by words or whole numbers, got a "
-                    f"key of type {type(key).__name__}; nothing was released. Call it by a word."
+                    "Expected strings or integers as keys of a dict, got a key of type "
+                    f"{type(key).__name__}; nothing was released. Use a string."
                 )
     for _, child in _children(value) or ():
         _refuse_keys(child)
@@ -110,11 +110,11 @@ def replaced(
     *,
     without: Callable[[Path], bool] = lambda path: False,
 ) -> Any:
-    """Returns a new output of the same type whose leaves are what ``change`` makes of them.
+    """Returns a new output of the same type, with ``change`` applied to every leaf.
 
-    without: says of a path whether it is left out with all that is inside. What is left out leaves
-    a dict, and is None in anything else.
-    Errors: AnswerError for a container that cannot be built again from its fields alone.
+    without: whether to remove a path with everything in it; it is removed from dicts and replaced
+    by None elsewhere.
+    Errors: AnswerError for a container that cannot be rebuilt from its fields alone.
     """
     if path and without(path):
         return None
@@ -128,7 +128,7 @@ def replaced(
 
 
 def written(path: Path) -> str:
-    """Writes a path as users name it: ``logits``, ``decoder.logits``, ``0``."""
+    """Formats a path as users write it: ``logits``, ``decoder.logits``, ``0``."""
     return ".".join(path) or "the output itself"
 
 
@@ -158,6 +158,6 @@ def _rebuilt(value: Any, made: list[tuple[str, Any]]) -> Any:
         kept = {key: child for key, (_, child) in zip(value, made, strict=True)}
         return kind({key: child for key, child in kept.items() if child is not None})
     raise AnswerError(
-        f"The model returned a {kind.__name__}, which cannot be built again without what is not "
-        "defended. Return a tensor, tuple, list, dict, dataclass or ModelOutput."
+        f"The model returned a {kind.__name__}, which cannot be rebuilt from its defended fields. "
+        "Return a tensor, tuple, list, dict, dataclass or ModelOutput."
     )

@@ -1,8 +1,8 @@
-"""Tries, by asking, whether a model answers each row of a batch by itself and the same twice.
+"""Tests whether a model answers every row independently of its batch and deterministically.
 
-What a certificate counts for one row is false where other rows, or chance, move the answer. No
-list of layers shows that: an exported program, a compiled function or a user's own module may do
-anything. So the first answers are asked again, in batches whose other rows are changed.
+The cost that a certificate counts for a row is wrong if other rows, or chance, change its answer.
+No list of layers shows that: an exported program, a compiled function or a custom module can do
+anything. So the first queries are repeated, in batches whose other rows are changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,47 +16,46 @@ from torch import Tensor, nn
 from shieldnet.core.errors import AnswerError, ConfigError
 
 Scores = Callable[[Any], list[Tensor]]
-"""Takes, from an output of the model, the tensors that are to have a row for each of the batch."""
+"""Extracts from a model's output the tensors that must have a row for each row of the batch."""
 
 _SAME_SIZE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _OTHER_SIZE = {torch.float64: 1e-3, torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""How far an answer may move, as a share of the answers' range: floats are summed in another order
-where a batch has another size, and there are half-precision sums inside of some models."""
+"""How far an answer may change, as a share of the answers' range: the order of summation depends on
+the batch size, and some models compute sums in half precision."""
 
 
 class _Unknown(Exception):
-    """An argument of a kind that cannot be copied and rearranged."""
+    """Raised for an argument that cannot be copied and rearranged."""
 
 
 class Asked(NamedTuple):
-    """Holds a copy of what a model is asked, before the model could change it."""
+    """Holds a copy of a model's arguments, made before the model can change them."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     rows: int
 
     def at(self, places: Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Returns the arguments with these rows (None: all, as they were), copied anew."""
+        """Returns a new copy of the arguments with these rows, or with all rows for None."""
         change = _copied if places is None else (lambda value: _taken(value, places, self.rows))
         args = tuple(map(change, self.args))
         return args, {name: change(value) for name, value in self.kwargs.items()}
 
     def differs(self) -> bool:
-        """Says whether there are two rows that differ in anything."""
+        """Returns whether any two rows differ."""
         return any(_rows_differ(value, self.rows) for value in (*self.args, *self.kwargs.values()))
 
 
 class RowTrial:
-    """Remembers how a shield's model was tried, and tries it again where that says too little.
+    """Remembers how a shield's model was tested, and repeats the test where necessary.
 
-    Tried is the first call, then the first with two different rows, then each batch that has more
-    than twice as many rows as any before; and everything anew where modules are put in or out of
-    training mode. All other calls cost one comparison.
-    Copies of a shield for other devices share it.
+    It tests the first call, then the first one with two different rows, then every batch with more
+    than twice as many rows as any before; and starts over if modules change their training mode.
+    All other calls cost one comparison. Copies of a shield for other devices share it.
 
-    one_by_one: the model never gets more than one row at once.
-    enough: rows up to which a batch need not be tried. mode: of the modules when it was tried.
-    refused: the reason, where rows did change each other: it stands until the mode changes.
+    one_by_one: whether the model only ever gets one row at a time. enough: number of rows up to
+    which a batch is not tested. mode: of the modules at the last test. refused: the reason, if rows
+    changed each other; it persists until the mode changes.
     """
 
     def __init__(self, one_by_one: bool = False) -> None:
@@ -66,13 +65,12 @@ class RowTrial:
         self.refused: str | None = None
 
     def __deepcopy__(self, memo: object) -> "RowTrial":
-        return RowTrial(self.one_by_one)  # a copied model is a model of its own
+        return RowTrial(self.one_by_one)  # a copied model is tested anew
 
     def on_example(self, shield: nn.Module, example: Any) -> None:
-        """Has a shield answer an example, so that rows are tried and sizes are known.
+        """Runs a shield on an example, to test rows and learn sizes; discards the answer.
 
-        Nobody sees the answer.
-        Errors: ConfigError where it shows nothing of rows.
+        Errors: ConfigError if the example cannot show whether rows are independent.
         """
         if isinstance(example, Mapping):
             shield(**example)
@@ -81,17 +79,17 @@ class RowTrial:
         self.require_tried()
 
     def require_tried(self) -> None:
-        """Raises ConfigError where the example so far shows nothing of rows."""
+        """Raises ConfigError if the example does not show whether rows are independent."""
         if self.enough < 2 and not self.one_by_one:
             raise ConfigError(
-                "Expected an example of at least two rows that differ, to try whether rows change "
-                "each other. Give a few real ones: example=inputs[:8]."
+                "Expected an example of at least two different rows, to test whether rows change "
+                "each other. Pass a few real ones: example=inputs[:8]."
             )
 
     def due(self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: object) -> Asked | None:
-        """Returns a copy of the arguments where they are to be tried, None where not.
+        """Returns a copy of the arguments if this call must be tested, else None.
 
-        Errors: AnswerError where the model was refused before.
+        Errors: AnswerError if the model was refused before.
         """
         if mode != self.mode:
             self.enough, self.mode, self.refused = 0, mode, None
@@ -107,10 +105,10 @@ class RowTrial:
         return asked if self.enough == 0 or asked.differs() else None
 
     def run(self, model: nn.Module, asked: Asked, output: Any, scores: Scores) -> None:
-        """Asks the model again and compares.
+        """Runs the model again and compares the answers.
 
-        output: what it returned for ``asked``. Buffers and torch's generators are put back after.
-        Errors: AnswerError where an answer moved.
+        output: its output for ``asked``. Buffers and torch's generators are restored afterwards.
+        Errors: AnswerError if an answer changed.
         """
         wanted = [answer.detach().clone() for answer in scores(output)]
         with _put_back(model):
@@ -130,7 +128,7 @@ class RowTrial:
 
 
 class _Moved(Exception):
-    """An answer that moved in a batch of the same size: no rounding of floats does that."""
+    """Raised if an answer changed in a batch of the same size, which rounding cannot explain."""
 
 
 class _Question(NamedTuple):
@@ -146,13 +144,13 @@ class _Question(NamedTuple):
         if row is not None:
             raise _Moved(
                 f"The model answers row {row} of {self.asked.rows} differently when it is asked "
-                "the same again; nothing was released. Dropout, sampling or noise of its own: call "
-                "model.eval(), before torch.export or torch.jit.trace where it is a program; fresh "
-                "noise whose privacy cost is counted belongs into the shield."
+                "the same again; nothing was released. Look for dropout, sampling or noise: call "
+                "model.eval() (before torch.export or torch.jit.trace for a program). To add noise "
+                "whose privacy cost is counted, use a defense of the shield."
             )
 
     def with_other_rows(self) -> None:
-        """Asks batches of the same size, in which some rows stay and the others change."""
+        """Runs batches of the same size, in which some rows stay and the others change."""
         rows = torch.arange(self.asked.rows)
         half = self.asked.rows // 2
         head, tail = rows[:half], rows[half:]
@@ -176,7 +174,7 @@ class _Question(NamedTuple):
                 raise _Moved(_mixed(int(kept[row]), self.asked.rows, change))
 
     def in_other_sizes(self) -> None:
-        """Asks for rows without some of the others; a model may refuse these sizes."""
+        """Runs batches without some of the rows; a model may refuse these sizes."""
         rows = torch.arange(self.asked.rows)
         half = self.asked.rows // 2
         parts = [rows[:half], rows[half:]] if half else [torch.tensor([0, 0])]
@@ -194,7 +192,7 @@ class _Question(NamedTuple):
         args, kwargs = self.asked.at(places)
         try:
             answers = self.scores(self.model(*args, **kwargs))
-        except Exception:  # a model may refuse a size or an order; whatever it raises is its own
+        except Exception:  # a model may refuse a size or an order, with any exception
             return None
         return [answer.detach() for answer in answers]
 
@@ -212,13 +210,13 @@ class _Question(NamedTuple):
             tolerance = max(tolerances.get(kind, 0.0) for kind in self._floats(whole))
             held = whole.double()
             span = (held.max() - held.min()) + 1e-2 * held.abs().max() if held.numel() else 0.0
-            changed = ~((before.double() - now.double()).abs() <= tolerance * span)  # NaN has moved
+            changed = ~((before.double() - now.double()).abs() <= tolerance * span)  # NaN changed
             if changed.any():
                 return int(changed.nonzero()[0, 0]) if changed.dim() else 0
         return None
 
     def _floats(self, answer: Tensor) -> set[torch.dtype]:
-        """Lists the float types in which the model may have computed an answer."""
+        """Lists the float dtypes in which the model may have computed an answer."""
         kinds = {answer.dtype, *(parameter.dtype for parameter in self.model.parameters())}
         device = answer.device.type
         if torch.is_autocast_enabled(device):
@@ -228,15 +226,15 @@ class _Question(NamedTuple):
 
 def _mixed(row: int, rows: int, change: str) -> str:
     return (
-        f"Rows of a batch change each other: the answer to row {row} of {rows} moved when "
+        f"Rows of a batch change each other: the answer to row {row} of {rows} changed when "
         f"{change}; nothing was released. Look for a normalization over the batch, or for "
-        "BatchNorm in training mode: call model.eval(), before torch.export or torch.jit.trace "
-        "where it is a program. Or have rows asked one by one: Shield(..., micro_batch=1)."
+        "BatchNorm in training mode: call model.eval() (before torch.export or torch.jit.trace for "
+        "a program). Or run rows one by one: Shield(..., micro_batch=1)."
     )
 
 
 def _without_ranks(model: nn.Module) -> nn.Module:
-    """Unwraps a model that talks to other processes: they would not know of these questions."""
+    """Unwraps a model that synchronizes with other processes, which do not run these tests."""
     while isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     return model
@@ -244,7 +242,7 @@ def _without_ranks(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _put_back(model: nn.Module) -> Iterator[None]:
-    """Puts buffers and torch's generators back as they were."""
+    """Restores buffers and torch's generators afterwards."""
     saved = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
     devices = {
         tensor.device.index or 0
@@ -261,7 +259,7 @@ def _put_back(model: nn.Module) -> Iterator[None]:
 
 
 def _rows_of(values: Sequence[Any]) -> int:
-    """Counts the rows of the first value that has rows, 0 where none has."""
+    """Returns the number of rows of the first value with rows, or 0 if there is none."""
     for value in values:
         if type(value) is Tensor and value.dim():
             rows = value.shape[0]
@@ -279,12 +277,12 @@ def _rows_of(values: Sequence[Any]) -> int:
 
 
 def _is_sparse(value: object) -> bool:
-    """Says whether a value is a sparse matrix of scipy's, as text pipelines make them."""
+    """Returns whether a value is a scipy sparse matrix, as text pipelines return."""
     return hasattr(value, "tocsr")
 
 
 def _is_column(value: Sequence[Any]) -> bool:
-    """Says whether a list holds one word or number for each row."""
+    """Returns whether a list has one word or number per row."""
     return isinstance(value, list) and all(
         isinstance(entry, str | bytes | int | float) for entry in value
     )
@@ -314,7 +312,7 @@ def _changed(
     of_table: Callable[[Any], Any],
     picked: tuple[list[int], int] | None,
 ) -> Any:
-    """Builds an argument anew, of tensors, arrays, tables, words and numbers in lists and dicts."""
+    """Rebuilds an argument: tensors, arrays, tables, words and numbers in lists and dicts."""
     if isinstance(value, Tensor):
         return of_tensor(value)
     if isinstance(value, np.ndarray) or hasattr(value, "iloc"):

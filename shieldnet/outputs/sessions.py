@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime, known by what they can do: arrays in, one output's array out."""
+"""ONNX Runtime sessions, recognized by their methods, without importing the library."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +17,11 @@ _FLOATS = {
 
 
 class Session(Around):
-    """Asks an ``InferenceSession`` for its only output of floating-point numbers.
+    """Calls an ``InferenceSession`` with a single floating-point output.
 
-    Called with an array for each of its inputs, in their order or by their names. Fractions are
-    cast to the float type that an input takes.
-    Errors: ConfigError for a session with several such outputs, or with none.
+    It takes an array for each input, by position or name. Floating-point arrays are cast to the
+    dtype of the input.
+    Errors: ConfigError for a session with several such outputs, or none.
     """
 
     def __init__(self, session: Any) -> None:
@@ -33,16 +33,16 @@ class Session(Around):
             listed = ", ".join(f"{output.name} ({output.type})" for output in outputs)
             raise ConfigError(
                 f"Expected a session with one output of floating-point numbers, got {listed}. "
-                "Name the one that is released: Shield.around(lambda inputs: session.run(["
+                "Name the one to release: Shield.around(lambda inputs: session.run(["
                 f"{(floats or [outputs[0].name])[0]!r}], {{{self._names[0]!r}: inputs}})[0], ...)."
-                " A sklearn model is exported so with options={'zipmap': False}."
+                " Export a scikit-learn model with options={'zipmap': False}."
             )
         (self.output,) = floats
         self.function = self._ask
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Returns the float type of its first input, None where that takes no fractions."""
+        """Returns the float dtype of its first input, or None if that is not floating point."""
         return _FLOATS.get(self.session.get_inputs()[0].type)
 
     @property
@@ -70,7 +70,7 @@ class Session(Around):
 
 
 def is_session(model: object) -> bool:
-    """Says whether something is a session of ONNX Runtime."""
+    """Returns whether an object is an ONNX Runtime session."""
     methods = ("run", "get_inputs", "get_outputs")
     return not isinstance(model, type) and all(
         callable(getattr(model, name, None)) for name in methods

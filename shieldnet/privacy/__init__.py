@@ -1,1 +1,1 @@
-"""What is proven: privacy costs, events, certificates, guarantees."""
+"""Proven bounds: privacy costs, events, certificates and guarantees."""

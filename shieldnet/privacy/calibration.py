@@ -1,4 +1,4 @@
-"""How much noise an epsilon takes."""
+"""Calibration: the noise that an epsilon requires."""
 
 import math
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from shieldnet.privacy.steps import MAX_STEPS, Steps
 
 @lru_cache(maxsize=256)
 def calibrate_noise(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    """Returns the noise, as a multiple of the clip norm, that keeps to epsilon at delta.
+    """Returns the noise, as a multiple of the clip norm, that meets epsilon at delta.
 
-    Guarantee: the epsilon of what is returned is at most ``epsilon``; it is less by up to .2%.
-    Errors: ConfigError where that takes more noise than anything learns with, or too many steps.
+    Guarantee: the returned noise has an epsilon of at most ``epsilon``, at most 0.2% below it.
+    Errors: ConfigError if that takes too many steps, or too much noise to learn anything.
     """
     from shieldnet.privacy.losses import Losses
 
@@ -28,7 +28,7 @@ def calibrate_noise(epsilon: float, delta: float, rate: float, steps: int) -> fl
             return PrivacyCost(mu=math.sqrt(steps) / noise).epsilon(delta)
         try:
             return Losses((Steps(noise, rate, steps),)).epsilon(delta)
-        except ConfigError:  # too much to be counted
+        except ConfigError:  # epsilon is too large to compute
             return math.inf
 
     least, most = _bracket(spent, epsilon, start=max(0.3, rate * math.sqrt(steps) / epsilon))
@@ -38,7 +38,7 @@ def calibrate_noise(epsilon: float, delta: float, rate: float, steps: int) -> fl
 def _bracket(
     spent: Callable[[float], float], epsilon: float, start: float
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Finds a noise that spends too much and one that does not, each with what it spends."""
+    """Finds a noise that exceeds epsilon and one that meets it, each with its own epsilon."""
     noise = min(start, MAX_NOISE)
     cost = spent(noise)
     too_much = cost > epsilon
@@ -46,11 +46,13 @@ def _bracket(
         neighbor = min(MAX_NOISE, noise * 1.6) if too_much else noise / 1.6
         if neighbor == noise:
             raise ConfigError(
-                f"No noise of at most {MAX_NOISE:g} x clip norm keeps to epsilon {epsilon:g}: take "
+                f"No noise of at most {MAX_NOISE:g} x clip norm meets epsilon {epsilon:g}. Take "
                 "fewer steps, or a larger epsilon."
             )
         if neighbor < 1e-6:
-            raise ConfigError(f"Expected an epsilon that takes noise, got {epsilon:g}.")
+            raise ConfigError(
+                f"Expected an epsilon that requires noise, got {epsilon:g}. Take a smaller epsilon."
+            )
         moved_cost = spent(neighbor)
         if (moved_cost > epsilon) != too_much:
             pair = (noise, cost), (neighbor, moved_cost)
@@ -65,7 +67,7 @@ def _least_noise(
     most: tuple[float, float],
     slack: float,
 ) -> float:
-    """Closes in on the noise between two, on a line through the logarithms of what they spend."""
+    """Searches between two noises, by interpolating the logarithms of their epsilons."""
     aim = (1 - slack / 4) * epsilon
     for attempt in range(60):
         (low, low_cost), (high, high_cost) = least, most

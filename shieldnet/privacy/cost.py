@@ -1,4 +1,4 @@
-"""What one answer costs, how costs add, and what they bound for every adversary."""
+"""Privacy costs: what an answer can give away, how costs add, and the bounds that follow."""
 
 import math
 from dataclasses import dataclass
@@ -13,20 +13,21 @@ from shieldnet.core.errors import ConfigError
 
 _NORMAL = NormalDist()
 _LN2 = math.log(2)
-# Wider than the rounding of a few functions of float64, so that bounds stay above.
+# More than the rounding error of a few float64 functions, so that bounds stay upper bounds.
 _ABOVE = 1 + 1e-12
 
 
 @dataclass(frozen=True)
 class PrivacyCost:
-    """Holds what one answer, or a sum of answers, may give away at most.
+    """Bounds what one answer, or a sum of answers, can give away; inf means unbounded or unknown.
 
-    bits: maximal leakage, log2 of sum over answers of max over secrets of P(answer | secret); for
-        a deterministic interface log2 of the number of answers that can occur (Issa, Wagner,
-        Kamath 2020). mu: Gaussian differential privacy between any two worlds upstream (Dong,
-        Roth, Su 2022). pure: epsilon of the (epsilon, 0)-differential privacy between them.
-        center: the same as mu between any world and one fixed reference, by default mu itself;
-        half of it where all rows lie in a ball. Infinite means unbounded or unknown.
+    bits: maximal leakage, log2 of the sum over answers of the maximum over secrets of
+        P(answer | secret); for a deterministic interface, log2 of the number of possible answers
+        (Issa, Wagner, Kamath 2020).
+    mu: Gaussian differential privacy between any two inputs (Dong, Roth, Su 2022).
+    pure: epsilon of (epsilon, 0)-differential privacy between any two inputs.
+    center: like mu, but between any input and one fixed reference; by default mu itself, and half
+        of mu if all rows lie in a ball.
     """
 
     bits: float = math.inf
@@ -41,11 +42,11 @@ class PrivacyCost:
             )
         if not self.center >= 0:
             raise ConfigError(f"Expected center >= 0, got {self.center}.")
-        # Any world can serve as the reference.
+        # Any input can serve as the reference.
         object.__setattr__(self, "center", min(self.center, self.mu))
 
     def __add__(self, other: "PrivacyCost") -> "PrivacyCost":
-        """Adds the privacy costs of two answers: bits and pure epsilon add, mu adds in squares."""
+        """Adds the costs of two answers: bits and pure epsilon add, mu adds in squares."""
         return PrivacyCost(
             _sum(self.bits, other.bits),
             _hypotenuse(self.mu, other.mu),
@@ -54,7 +55,7 @@ class PrivacyCost:
         )
 
     def __mul__(self, answers: int) -> "PrivacyCost":
-        """Returns the cost of ``answers`` answers, each chosen after seeing the ones before."""
+        """Returns the cost of ``answers`` answers to adaptively chosen queries."""
         count = whole("answers", answers, low=0)
         if count == 0:
             return FREE
@@ -67,7 +68,7 @@ class PrivacyCost:
         )
 
     def capped(self, other: "PrivacyCost") -> "PrivacyCost":
-        """Returns the cost of two stages: what follows gives no more away (data processing)."""
+        """Returns the cost of two stages in a row: the smaller of both (data processing)."""
         return PrivacyCost(
             min(self.bits, other.bits),
             min(self.mu, other.mu),
@@ -76,21 +77,23 @@ class PrivacyCost:
         )
 
     def reconstruction(self, prior: float) -> float:
-        """Bounds any adversary's chance of success, given ``prior``, its chance without answers.
+        """Bounds the probability that any adversary reconstructs a secret.
 
-        ``prior`` is the largest prior mass of a set of secrets that counts as success.
+        prior: its probability of success without answers, in [0, 1]: the largest prior mass of a
+        set of secrets that counts as success.
         Guarantee: success <= min(1, prior 2^bits, Phi(Phi^-1(prior) + center),
         prior / (prior + (1 - prior) e^-pure)).
         """
         kappa = fraction("prior", prior)
         if self == PrivacyCost():
-            return 1.0  # nothing is proven, not even of a prior of 0
+            return 1.0  # nothing is proven, not even for a prior of 0
         bounds = _times_power(kappa, self.bits), _shifted(kappa, self.center)
         return max(kappa, min(1.0, *bounds, _with_odds(kappa, self.pure)))
 
     def distinguish(self, fpr: float) -> float:
-        """Bounds the true-positive rate at ``fpr`` of any test between two worlds.
+        """Bounds the true-positive rate of any test between two inputs.
 
+        fpr: the test's false-positive rate, in [0, 1].
         Guarantee: TPR <= min(1, Phi(Phi^-1(fpr) + mu), fpr + 2^bits - 1, fpr e^pure,
         1 - (1 - fpr) e^-pure); the third term is the total variation that ``bits`` allow.
         """
@@ -105,7 +108,7 @@ class PrivacyCost:
         return rate if 0.0 in (self.bits, self.mu, self.pure) else max(rate, min(1.0, *bounds))
 
     def delta(self, epsilon: float) -> float:
-        """Returns the least delta with (epsilon, delta)-differential privacy, never below it.
+        """Returns the smallest delta with (epsilon, delta)-differential privacy, rounded up.
 
         Source: Balle and Wang 2018, Theorem 8; Dong, Roth, Su 2022, Corollary 2.13; for pure
         epsilon the two-point mechanism is the worst case (Kairouz, Oh, Viswanath 2015).
@@ -126,15 +129,15 @@ class PrivacyCost:
             return float(self.mu > 0)
         ends = [self.mu / 2 - epsilon / self.mu, -self.mu / 2 - epsilon / self.mu]
         if ends[1] == -math.inf:
-            return _MIN_FLOAT  # beyond all floats
+            return _MIN_FLOAT  # positive, but below all floats
         upper, lower = torch.special.log_ndtr(torch.tensor(ends, dtype=torch.float64)).tolist()
-        # What the logarithms may be wrong by, their arguments' rounding included.
+        # Bounds the error of the logarithms, including the rounding of their arguments.
         slack = 1e-14 * (1 + epsilon + abs(upper) + abs(lower))
         share = -math.expm1(min(0.0, epsilon + lower - upper - slack))
         return max(_MIN_FLOAT, math.exp(min(0.0, upper + slack)) * share * _ABOVE)
 
     def epsilon(self, delta: float) -> float:
-        """Returns an epsilon >= 0 with (epsilon, delta)-differential privacy, the least to 1e-9."""
+        """Returns the smallest epsilon >= 0 with (epsilon, delta)-differential privacy, to 1e-9."""
         target = fraction("delta", delta)
         if self.delta(0.0) <= target:
             return 0.0
@@ -154,19 +157,20 @@ FREE = PrivacyCost(0.0, 0.0, 0.0)
 
 
 def rounded_up(bound: float) -> str:
-    """Writes an upper bound with two decimals: the least such number that is not below it."""
+    """Formats an upper bound with two decimals, rounded up."""
     shown = f"{bound:.2f}"
     return f"{Decimal(shown) + Decimal('0.01'):.2f}" if float(shown) < bound else shown
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Bounds what a stage can give, whatever the model says.
+    """Bounds the outputs of a stage, whatever the model returns.
 
-    radius: of an L2 ball about zero (for probabilities, about the even row) that holds every row.
-    named: how many classes of a row may differ from the rest, which share what is left evenly;
-        None when every class has a value of its own.
-    box: ends between which every number lies.
+    radius: radius of an L2 ball around zero (for probabilities, around the uniform row) that
+        contains every row.
+    named: number of classes of a row with their own value, while the others share the rest evenly;
+        None if every class has its own value.
+    box: the smallest and largest possible number.
     """
 
     radius: float = math.inf
@@ -175,35 +179,35 @@ class Reach:
 
     @property
     def half_width(self) -> float:
-        """Bounds how far one number lies from its center."""
+        """Bounds the distance of one number from its center."""
         low, high = self.box
         return min(self.radius, (high - low) / 2)
 
     def on_grid(self, step: float) -> "Reach":
-        """Bounds what is left after every number is cut toward zero to a multiple of ``step``.
+        """Bounds the outputs after every number is truncated toward zero to a multiple of ``step``.
 
-        A ball about zero still holds it; a box that does not hold zero may grow.
+        They stay in a ball around zero; a box that does not contain zero may grow.
         """
         low, high = (end if math.isinf(end) else math.trunc(end / step) * step for end in self.box)
         return Reach(self.radius, self.named, (low, high))
 
     def norms(self, classes: int) -> tuple[float, float]:
-        """Bounds the distances of a row from its center, in L1 and in L2."""
+        """Bounds the L1 and L2 distances of a row from its center."""
         root = _root(classes)
         in_l2 = min(self.radius, _product(root, self.half_width))
         return min(_product(self.half_width, classes), _product(root, in_l2)), in_l2
 
 
 def label_bits(classes: int, bins: int = 1) -> float:
-    """Counts the answers of a label with one of ``bins`` confidences: log2(K b) bits."""
+    """Counts the answers that consist of a label and one of ``bins`` confidences: log2(K b)."""
     return _log2(classes * bins)
 
 
 def grid_bits(classes: int, ticks: int, named: int | None = None) -> float:
     """Counts the distributions on a grid of step 1/``ticks``, in bits.
 
-    All classes: log2 C(m + K - 1, K - 1). ``named`` classes, and the rest of them as one entry
-    that they share evenly: log2 C(K, k) + log2 C(m + k, k).
+    All classes: log2 C(m + K - 1, K - 1). ``named`` classes, with one entry that the others share
+    evenly: log2 C(K, k) + log2 C(m + k, k).
     """
     if named is None or named >= classes - 1:
         return _log2_choose(ticks + classes - 1, classes - 1)
@@ -240,8 +244,8 @@ def gaussian_cost(classes: int, reach: Reach, deviation: float) -> PrivacyCost:
 def laplace_cost(classes: int, reach: Reach, scale: float) -> PrivacyCost:
     """Returns the cost of a row within ``reach`` released with Laplace noise in every coordinate.
 
-    pure = 2 L1 / scale with L1 the row's greatest distance from its center. bits: a coordinate
-    in an interval of half-width r has the integral 1 + r / scale of the greatest density; and
+    pure = 2 L1 / scale, where L1 is the row's largest distance from its center. bits: for a
+    coordinate in an interval of half-width r, the maximum density integrates to 1 + r / scale; and
     every density is at most e^(L1 / scale) times that at the center.
     """
     in_l1, _ = reach.norms(classes)
@@ -253,12 +257,14 @@ def laplace_cost(classes: int, reach: Reach, scale: float) -> PrivacyCost:
 
 
 def pure_cost(epsilon: float, *, bits: float = math.inf, answers: float = math.inf) -> PrivacyCost:
-    """Returns the cost of an (epsilon, 0)-differentially private mechanism with so many answers.
+    """Returns the cost of an (epsilon, 0)-differentially private mechanism.
+
+    bits: a known bound on its bits. answers: number of possible answers.
 
     mu: the trade-off curve of pure epsilon has its corner at error rates 1/(1 + e^epsilon), and
     the Gaussian curve through that corner lies below it everywhere, as both are convex and meet
     at (0, 1) and (1, 0). bits <= epsilon log2 e, and <= log2 M e^epsilon / (e^epsilon + M - 1)
-    for M answers: the answers' greatest probabilities g satisfy 1 >= g_y + e^-epsilon (sum - g_y).
+    for M answers: their largest probabilities g satisfy 1 >= g_y + e^-epsilon (sum - g_y).
     """
     counted = math.inf
     if math.isfinite(answers):
@@ -267,27 +273,27 @@ def pure_cost(epsilon: float, *, bits: float = math.inf, answers: float = math.i
 
 
 def _mu_of(epsilon: float) -> float:
-    """Returns -2 Phi^-1(1 / (1 + e^epsilon)), never below it."""
+    """Returns -2 Phi^-1(1 / (1 + e^epsilon)), rounded up."""
     if epsilon >= 700:
         return math.inf
     if epsilon > 0.1:
         return -2 * _NORMAL.inv_cdf(1 / (1 + math.exp(epsilon))) * _ABOVE
-    # Near 1/2 the chance says little of its distance to 1/2, so that is taken by itself.
+    # Near 1/2 a float loses the digits of its distance to 1/2, so the distance itself is used.
     half = torch.tensor(math.tanh(epsilon / 2), dtype=torch.float64)
     return 2 * math.sqrt(2) * float(torch.special.erfinv(half)) * _ABOVE
 
 
-_MIN_FLOAT = math.ulp(0.0)  # what is positive and below all floats is written as the least of them
-_MAX_COUNTED = 2000  # of classes to choose: beyond, whole numbers would take too long
+_MIN_FLOAT = math.ulp(0.0)  # stands for positive numbers below all floats
+_MAX_COUNTED = 2000  # classes to choose; exact integers would take too long beyond
 
 
 def _at_least(number: float, exact: Fraction) -> float:
-    """Returns a float that is not below ``exact``, of the one that was rounded to the nearest."""
+    """Rounds up to a float that is at least ``exact``, given the nearest float."""
     return number if Fraction(number) >= exact else math.nextafter(number, math.inf)
 
 
 def _above(bound: float) -> float:
-    """Returns a number that is above the bound by more than a few functions' rounding."""
+    """Raises a bound by more than the rounding error of a few functions."""
     return max(bound * _ABOVE, math.nextafter(bound, math.inf))
 
 
@@ -326,18 +332,18 @@ def _hypotenuse(first: float, second: float) -> float:
 
 
 def _times_power(rate: float, bits: float) -> float:
-    """Returns rate 2^bits, or 1 where that is more."""
+    """Returns min(1, rate 2^bits)."""
     if rate == 0.0 or bits == 0.0:
         return rate
     if math.log2(rate) + bits > 1:
         return 1.0
     whole_bits = math.floor(bits)
-    # First the exact step, which lifts a rate out of the least floats; they round coarsely.
+    # The exact factor first: it lifts the rate out of the subnormal floats, which round coarsely.
     return _above(math.ldexp(rate, whole_bits) * 2 ** (bits - whole_bits))
 
 
 def _with_odds(rate: float, pure: float) -> float:
-    """Returns rate / (rate + (1 - rate) e^-pure), never below it."""
+    """Returns rate / (rate + (1 - rate) e^-pure), rounded up."""
     if rate in (0.0, 1.0) or pure == math.inf:
         return float(rate > 0)
     against = math.log1p(-rate) - math.log(rate) - pure
@@ -345,10 +351,7 @@ def _with_odds(rate: float, pure: float) -> float:
 
 
 def _shifted(rate: float, shift: float) -> float:
-    """Returns Phi(Phi^-1(rate) + shift), never below it.
-
-    Without the cancellation of 1 + erf in the far tail.
-    """
+    """Returns Phi(Phi^-1(rate) + shift), rounded up, without the cancellation of 1 + erf."""
     if shift == math.inf:
         return 1.0
     if rate in (0.0, 1.0) or shift == 0.0:
@@ -359,7 +362,7 @@ def _shifted(rate: float, shift: float) -> float:
 
 
 def _log2(count: int) -> float:
-    """Returns log2 of a whole number, never below it; of a power of two exactly."""
+    """Returns log2 of an integer, rounded up; exact for powers of two."""
     is_power = count & (count - 1) == 0
     return float(count.bit_length() - 1) if is_power else math.nextafter(math.log2(count), math.inf)
 

@@ -1,4 +1,4 @@
-"""What a mechanism did to one row, apart from who judges it."""
+"""Privacy events: what a mechanism did to one row, independent of the accountant."""
 
 import math
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from shieldnet.privacy.cost import PrivacyCost
 
 @dataclass(frozen=True)
 class GaussianEvent:
-    """Gaussian noise, or whatever two worlds tell no better apart: mu of Gaussian privacy."""
+    """Describes a mechanism that is mu-Gaussian differentially private."""
 
     mu: float
 
 
 @dataclass(frozen=True)
 class PureEvent:
-    """A mechanism of (epsilon, 0)-differential privacy of which no more is known."""
+    """Describes a mechanism that is known only to be (epsilon, 0)-differentially private."""
 
     epsilon: float
 
 
 @dataclass(frozen=True)
 class RandomizedResponseEvent:
-    """One of ``symbols``, the true one with chance e^epsilon / (e^epsilon + symbols - 1)."""
+    """Describes one of ``symbols``, true with chance e^epsilon / (e^epsilon + symbols - 1)."""
 
     epsilon: float
     symbols: int
@@ -32,9 +32,9 @@ Event = GaussianEvent | PureEvent | RandomizedResponseEvent
 
 
 def event_of(cost: PrivacyCost) -> Event | None:
-    """Returns the event that a cost proves, the stronger of pure and Gaussian; None for neither.
+    """Returns the strongest event that a cost proves: pure, else Gaussian; None for neither.
 
-    A privacy cost's mu follows from its pure epsilon where nothing better is known, and says less.
+    The mu of a pure mechanism follows from its epsilon and is the weaker statement.
     """
     if cost.mu == 0:
         return PureEvent(0.0)

@@ -1,4 +1,4 @@
-"""From noise to epsilon and back: what private training proves, counted step by step."""
+"""Guarantees: the epsilon that private training proves, accounted step by step."""
 
 import math
 from collections.abc import Mapping
@@ -15,63 +15,63 @@ from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.privacy.signing import signature_of, verify
 from shieldnet.privacy.steps import MAX_STEPS, Steps
 
-if TYPE_CHECKING:  # scipy takes a second to come
+if TYPE_CHECKING:  # importing scipy takes a second
     from shieldnet.privacy.losses import Losses
 SCOPES = ("steps", "weights")
 MAX_NOISE = 1e4
 _VERSION = 2
 _COUNTED = ("noise_multiplier", "sample_rate", "steps", "records", "delta")
-_IN_FILES = {"noise_multiplier": "noise", "sample_rate": "rate"}  # files keep their words
+_IN_FILES = {"noise_multiplier": "noise", "sample_rate": "rate"}  # names in files never change
 _MIN_DELTA = 1e-12
 _MAX_BEFORE = 16
 _MAX_LINES, _MAX_LENGTH = 32, 1000
-_ORDERS = [*range(2, 33), 40, 48, 64, 96, 128, 192, 256, 384, 512, 1024]  # quick: whole numbers
+_ORDERS = [*range(2, 33), 40, 48, 64, 96, 128, 192, 256, 384, 512, 1024]  # whole numbers are fast
 _TAIL = 1e-10
-"""The least delta down to which mu of subsampled steps is stated."""
+"""The smallest delta for which mu of subsampled steps holds."""
 NOT_COVERED = (
-    "whoever reads the training data, the gradients or the noise",
-    "what many records say together: each record alone is protected",
-    "records that stand in the data more than once: epsilon grows with every copy",
-    "choices made by looking at the data before, such as the learning rate",
+    "anyone who can read the training data, the gradients or the noise",
+    "what many records reveal together: each record is protected by itself",
+    "records that occur more than once in the data: epsilon grows with every copy",
+    "choices made by looking at the data beforehand, such as the learning rate",
     "what preflight prints: measured on a few records, without noise",
 )
 """Limits that every guarantee prints."""
 PUBLIC = (
-    "the starting weights, frozen parts, buffers, and what the code of model and loss holds know "
-    "nothing of the records (start='public')"
+    "the starting weights, frozen parts, buffers, and any data in the code of the model and loss "
+    "do not depend on the records (start='public')"
 )
 UNSTATED = (
-    "of the steps alone: what the starting weights, frozen parts and buffers already knew of the "
+    "of the steps only: what the starting weights, frozen parts and buffers already knew about the "
     "records is not stated (start='public', or the Guarantee of the start)"
 )
-COMPOSED = "the start is what its own guarantee is about, and is composed with it"
+COMPOSED = "the starting weights are those of their own guarantee, which is composed with this one"
 KERNELS = (
-    "the processor computes a record's gradient to the same digits whichever records are beside it"
+    "the processor computes a record's gradient to the same digits, whatever other records are in "
+    "its batch"
 )
-ONE_MODEL = "of all that continues this run, on any machine, one model is published"
+ONE_MODEL = "only one model is published of all continuations of this run, on any machine"
 
 
 @renamed(noise="noise_multiplier", rate="sample_rate")
 @dataclass(frozen=True)
 class Guarantee:
-    """States what a model that was trained privately may tell of any record it was trained on.
+    """Bounds what a privately trained model reveals about any of its training records.
 
-    noise_multiplier: deviation of the noise, as a multiple of the clip norm, so of what one record
-    moves a sum by. sample_rate: the chance with which a record is drawn, independently, in every
-    step (1: always).
-    steps: that were taken. records: of the training data; their number is taken to be public.
-    delta: at which ``epsilon`` is stated. caveats: what else limits the claim. weights: the hash of
-    the weights that it is about, "" where it is about none yet. variation: bounds the total
-    variation between all that was drawn and the ideal law, over all steps and weights; delta counts
-    it. run: names the training, made once for each. start: the hash of the weights it began with.
-    premises: what the claim takes for granted. scope: ``weights`` where what the start knew is
-    stated, else ``steps``: the claim is then of what these steps added, and not of the weights.
-    before: guarantees of the start, which are composed with the steps. seal: ``signed`` or
-    ``unsigned`` where it was read from a file, "" where it was made here.
-    Neighbors: two sets of training data of which one has one record more.
+    noise_multiplier: standard deviation of the noise, as a multiple of the clip norm (the most that
+    one record moves a sum). sample_rate: probability, in (0, 1], that a step draws a record,
+    independently of all others. steps: number of steps taken. records: number of training records,
+    assumed public. delta: the delta at which ``epsilon`` is stated. caveats: further limits of the
+    claim. weights: hash of the weights that it covers, "" if none yet. variation: bound on the
+    total variation between all draws and the ideal distribution, over all steps and weights; delta
+    includes it. run: a unique name of the training. start: hash of the starting weights. premises:
+    assumptions of the claim. scope: ``weights``, or ``steps`` if what the starting weights knew is
+    not stated; the claim then covers what these steps added, not the weights. before: guarantees of
+    the starting weights, composed with the steps. seal: ``signed`` or ``unsigned`` if it was read
+    from a file, "" if it was made here.
 
-    Guarantee: where all records are drawn in every step, the Gaussian mechanism, composed exactly.
-    Else the privacy losses of Poisson-subsampled steps, composed from above.
+    Neighbors: two sets of training data, one of which has one record more.
+    Guarantee: if every step draws all records, the Gaussian mechanism, composed exactly; otherwise
+    the privacy losses of Poisson-subsampled steps, composed as upper bounds.
     Source: Dong, Roth, Su 2022; Doroshenko et al. 2022.
     """
 
@@ -94,7 +94,7 @@ class Guarantee:
         if positive("noise_multiplier", self.noise_multiplier) > MAX_NOISE:
             raise ConfigError(
                 f"Expected a noise_multiplier of at most {MAX_NOISE:g}, got "
-                f"{self.noise_multiplier:g}: nothing is learned with more."
+                f"{self.noise_multiplier:g}: nothing can be learned with more noise."
             )
         whole("steps", self.steps, low=0, high=MAX_STEPS)
         whole("records", self.records, low=1, high=2**53)
@@ -107,11 +107,11 @@ class Guarantee:
 
     @cached_property
     def epsilon(self) -> float:
-        """Returns epsilon at ``delta``; inf where ``variation`` alone exceeds it."""
+        """Returns epsilon at ``delta``; inf if ``variation`` alone exceeds ``delta``."""
         return self.epsilon_at(self.delta)
 
     def epsilon_at(self, delta: float) -> float:
-        """Returns epsilon at another delta."""
+        """Returns epsilon at a given delta."""
         epsilon = self._ideal_epsilon(delta)
         for _ in range(60):
             left = delta - self._drawn_delta(epsilon)
@@ -123,7 +123,7 @@ class Guarantee:
         return math.inf
 
     def delta_at(self, epsilon: float) -> float:
-        """Returns a delta with (epsilon, delta)-differential privacy."""
+        """Returns a delta for which the training is (epsilon, delta)-differentially private."""
         if not epsilon >= 0:
             raise ConfigError(f"Expected epsilon >= 0, got {epsilon}.")
         ideal = self._gaussian if self._is_gaussian else self._losses
@@ -133,8 +133,8 @@ class Guarantee:
     def mu(self) -> float:
         """Returns mu of Gaussian differential privacy, down to a delta of 1e-10.
 
-        Subsampled steps are not Gaussian: theirs is the least mu that allows whatever they do. It
-        is of the ideal law; inf where ``variation`` shows at such a delta.
+        Subsampled steps are not Gaussian; theirs is the smallest mu that covers them. It refers to
+        the ideal distribution, and is inf if ``variation`` matters at such a delta.
         """
         if self._variation > _TAIL / 4:
             return math.inf
@@ -144,11 +144,11 @@ class Guarantee:
         return float(_mu_of(epsilons, deltas).max())
 
     def distinguish(self, fpr: float) -> float:
-        """Bounds any adversary's true-positive rate at ``fpr``: was this record trained on?"""
+        """Bounds the true-positive rate of any membership inference at a false-positive rate."""
         return float(self._distinguish(np.array([fraction("fpr", fpr)]))[0])
 
     def least_fpr(self, tpr: float) -> float:
-        """Bounds any adversary's false-positive rate at a true-positive rate from below."""
+        """Returns a lower bound on any adversary's false-positive rate at a true-positive rate."""
         rate = max(0.0, tpr - self._variation)
         if self._is_gaussian:
             ideal = 1 - self._gaussian.distinguish(min(1.0, 1 - rate))
@@ -161,29 +161,30 @@ class Guarantee:
         return float(max(0.0, ideal - self._variation))
 
     def reconstruction(self, prior: float) -> float:
-        """Bounds the chance that any adversary rebuilds a record that it guesses with ``prior``.
+        """Bounds the probability that any adversary reconstructs a record.
 
+        prior: its probability of success without the model.
         Source: Hayes, Mahloujifar, Balle 2023 (arXiv:2302.07225): success is the true-positive
         rate of a test whose false-positive rate is the prior.
         """
         return self.distinguish(prior)
 
     def auc(self) -> float:
-        """Bounds any adversary's area under the curve, by the mean over false-positive rates."""
-        # The bound rises with the rate: its right ends lie above the area.
+        """Bounds any adversary's AUC, by the mean of ``distinguish`` over false-positive rates."""
+        # The bound increases with the rate, so the right ends of the cells overestimate the area.
         return float(self._distinguish(np.linspace(0, 1, 2001)[1:]).mean())
 
     def cross_check(self) -> float:
-        """Returns epsilon by Opacus's Renyi accountant: another proof, from further above."""
+        """Returns epsilon by Opacus's Renyi accountant: an independent, looser upper bound."""
         accountant = quietly("opacus.accountants").RDPAccountant()
         accountant.history = [(step.noise, step.rate, step.count) for step in self._steps]
         with unwarned("Optimal order is"):  # it is above all the same
             return max(0.0, float(accountant.get_epsilon(self.delta, alphas=_ORDERS)))
 
     def document(self) -> dict[str, Any]:
-        """Returns all of it as JSON takes it: what ``read`` needs, and what people look for.
+        """Returns a JSON-serializable dict for ``read``, with epsilon and other results.
 
-        Signed where the environment has a key (SHIELDNET_KEY), unless it was read unsigned.
+        It is signed if the environment has a key (SHIELDNET_KEY), unless it was read unsigned.
         """
         claimed = self._claims()
         signed = {} if self.seal == "unsigned" else signature_of(claimed)
@@ -193,10 +194,10 @@ class Guarantee:
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "Guarantee":
-        """Makes the guarantee of a document; epsilon is computed anew, not believed.
+        """Restores a guarantee from a document; epsilon is recomputed, not read.
 
-        Errors: KeyError, TypeError or ConfigError for what no training can have written, and for
-        a signature that does not match the environment's key.
+        Errors: KeyError, TypeError or ConfigError for content that no training writes, and for a
+        signature that does not match the environment's key.
         """
         made = _read(document, depth=0)
         seal = verify(made._claims(), document.get("signature"))
@@ -204,7 +205,7 @@ class Guarantee:
 
     @property
     def words(self) -> str:
-        """Says epsilon and delta in a few words, and of what."""
+        """Returns a short text with epsilon, delta and the scope."""
         of = " of these steps" if self.scope == "steps" else ""
         return f"epsilon {rounded_up(self.epsilon)} at delta {self.delta:g}{of}"
 
@@ -220,9 +221,10 @@ class Guarantee:
         else:
             head = [
                 f"Guarantee of these {self.steps} steps, {each}",
-                "Not of the weights: what the start already knew of the records is not stated.",
+                "Not of the weights: what the start already knew about the records is not stated.",
             ]
-        more = f", and of {len(self.before)} trainings before" if self.before else ""
+        trainings = "training" if len(self.before) == 1 else "trainings"
+        more = f", composed with {len(self.before)} earlier {trainings}" if self.before else ""
         premises = [f"  - {premise}" for premise in self.premises]
         named = [f"Run {self.run}"] if self.run else []
         return "\n".join(
@@ -233,7 +235,7 @@ class Guarantee:
                 f"  {self.words}",
                 f"  mu      {rounded_up(self.mu)}",
                 f"  membership: TPR <= {rounded_up(self.distinguish(0.01))} at 1% FPR",
-                "  reconstruction of a record guessed with chance .001: <= "
+                "  reconstruction of a record guessed with chance 0.001: <= "
                 f"{rounded_up(self.reconstruction(0.001))}",
                 *(["Taken for granted:", *premises] if premises else []),
                 "Not covered:",
@@ -252,7 +254,7 @@ class Guarantee:
         return min(1.0, self.variation + sum(earlier._variation for earlier in self.before))
 
     def _drawn_delta(self, epsilon: float) -> float:
-        """Returns what the total variation of draws adds to delta."""
+        """Returns what the total variation of the draws adds to delta."""
         if not self._variation:
             return 0.0
         return min(1.0, self._variation * (1 + math.exp(min(epsilon, 700.0))))
@@ -276,7 +278,7 @@ class Guarantee:
 
     @property
     def _is_gaussian(self) -> bool:
-        """Says whether the closed form is exact: all records in every step, or no step at all."""
+        """Returns whether the closed form is exact: all records in every step, or no steps."""
         return all(step.rate == 1 for step in self._steps)
 
     @property
@@ -291,11 +293,11 @@ class Guarantee:
 
     @cached_property
     def _curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Samples (epsilon, delta) from 0 to where delta is 1e-10."""
+        """Samples (epsilon, delta) from epsilon 0 to where delta is 1e-10."""
         return self._losses.curve()
 
     def _claims(self) -> dict[str, Any]:
-        """Returns what is signed: all that is claimed, and nothing that is computed from it."""
+        """Returns the signed content: everything that is claimed, nothing computed from it."""
         settings = _values(self).items()
         values = {_IN_FILES.get(name, name): value for name, value in settings if name != "seal"}
         values["before"] = [earlier._claims() for earlier in self.before]
@@ -308,9 +310,9 @@ def _values(guarantee: Guarantee) -> dict[str, Any]:
 
 
 def _read(document: object, depth: int) -> Guarantee:
-    """Reads what finetune can have written, and nothing else."""
+    """Reads a document that finetune can have written; refuses anything else."""
     if not isinstance(document, Mapping):
-        raise ConfigError(f"Expected a guarantee as an object, got {type(document).__name__}.")
+        raise ConfigError(f"Expected a guarantee as a dict, got {type(document).__name__}.")
     version = document.get("version", 1)
     if isinstance(version, bool) or version not in (1, _VERSION):
         raise ConfigError(
@@ -322,12 +324,12 @@ def _read(document: object, depth: int) -> Guarantee:
     whole("records", records, low=1, high=2**53)
     if not _MIN_DELTA <= fraction("delta", delta) <= 1 / records:
         raise ConfigError(
-            f"Expected delta from {_MIN_DELTA:g} to 1 / {records} records, got {delta!r}: no "
-            "training here states another."
+            f"Expected delta from {_MIN_DELTA:g} to 1 / {records} records, got {delta!r}: finetune "
+            "states no other."
         )
     before = document.get("before", [])
     if not isinstance(before, list) or len(before) > _MAX_BEFORE or (before and depth >= 4):
-        raise ConfigError(f"Expected at most {_MAX_BEFORE} guarantees before, 4 deep.")
+        raise ConfigError(f"Expected at most {_MAX_BEFORE} earlier guarantees, nested 4 deep.")
     made = Guarantee(
         **{name: document[_IN_FILES.get(name, name)] for name in _COUNTED},
         caveats=_lines("caveats", document["caveats"]),
@@ -348,7 +350,7 @@ def _lines(name: str, value: object) -> tuple[str, ...]:
     is_list = isinstance(value, list) and len(value) <= _MAX_LINES
     if not (is_list and all(isinstance(line, str) and len(line) <= _MAX_LENGTH for line in value)):  # type: ignore[attr-defined]  # a list
         raise ConfigError(
-            f"Expected {name} as at most {_MAX_LINES} sentences of at most {_MAX_LENGTH} letters."
+            f"Expected {name} as at most {_MAX_LINES} texts of at most {_MAX_LENGTH} characters."
         )
     return tuple(value)  # type: ignore[arg-type]  # checked
 
@@ -364,7 +366,7 @@ def _hex(name: str, value: object, length: int) -> str:
 
 
 def _mu_of(epsilons: NDArray[np.float64], deltas: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns, for every point of a curve, the mu of the Gaussian mechanism that goes through it.
+    """Returns, for every point of a curve, mu of the Gaussian mechanism that passes through it.
 
     Source: Balle and Wang 2018, Theorem 8, solved by bisection.
     """

@@ -1,4 +1,4 @@
-"""Privacy losses of many noisy sums, added up on a grid and rounded against the claim."""
+"""Privacy losses of many noisy sums, composed on a grid with all rounding against the claim."""
 
 import math
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ _ROUNDING = 4 * float(np.finfo(np.float64).eps)
 
 
 class Losses:
-    """Bounds epsilon and delta of many steps from above.
+    """Computes upper bounds on epsilon and delta of many steps.
 
-    A step's privacy loss is cut to a grid so that its mass under both neighbors is kept (that of
-    a cell goes to its two ends), which only raises delta. Losses of steps are added up by a Fourier
-    transform, tilted so that what floats lose is small beside the delta that is asked for, and is
-    counted.
-    coarseness: of the grid; a coarser one bounds from further above, and sooner.
+    A step's privacy loss is discretized so that each cell keeps its mass under both neighbors (it
+    moves to the cell's two ends), which only raises delta. The losses are summed by a Fourier
+    transform, tilted so that the rounding error is small relative to the requested delta; that
+    error is added to delta.
+    coarseness: factor on the grid step; a coarser grid is faster and gives looser bounds.
     Source: Doroshenko et al. 2022 (connect the dots); Koskela et al. 2020 (Fourier transform).
     """
 
@@ -48,7 +48,7 @@ class Losses:
         self.coarseness = coarseness
 
     def epsilon(self, delta: float) -> float:
-        """Returns epsilon at a delta; inf where none is small enough for floats."""
+        """Returns epsilon at a delta; inf if floats cannot represent it."""
         if self.steps and not delta > 0:
             return math.inf
         return max((total.epsilon(delta) for total in self._sums), default=0.0)
@@ -72,7 +72,7 @@ class Losses:
 
 
 class _Sum:
-    """Adds up the losses of all steps, for a record that was added or removed."""
+    """Sums the losses of all steps, for a record that was added or removed."""
 
     def __init__(self, steps: Sequence[Steps], direction: Direction, coarseness: float) -> None:
         interval = coarseness * _interval(steps, direction)
@@ -91,7 +91,7 @@ class _Sum:
         return float(self.deltas(np.array([epsilon]))[0])
 
     def deltas(self, epsilons: Floats) -> Floats:
-        """Returns the least of what a few tilts prove."""
+        """Returns the smallest delta that a few tilts prove."""
         tilts = (0.0, self._tilt(math.log(1e-4)), self._tilt(math.log(_MIN_DELTA)))
         bounds = [self._at(tilt).deltas(epsilons) for tilt in tilts]
         least: Floats = np.min(bounds, axis=0)
@@ -106,9 +106,9 @@ class _Sum:
         )
 
     def _tilt(self, log_delta: float) -> float:
-        """Returns half the tilt under which losses with such a delta are the usual ones.
+        """Returns half the tilt under which losses with this delta are typical.
 
-        Half of it takes three quarters of the way, and keeps the sum's tails short.
+        Half the tilt achieves three quarters of the effect and keeps the tails of the sum short.
         """
         low, high = 0.0, 1e-3
         for _ in range(60):
@@ -134,8 +134,8 @@ class _Sum:
         size = next_fast_len(max(2 * widest, math.ceil((below + above) / self.interval) + 4), True)
         if size > _MAX_SIZE:
             raise ConfigError(
-                f"The privacy losses of {sum(self.counts)} steps take a grid of {size} numbers, "
-                f"more than {_MAX_SIZE}. Take more noise, fewer steps, or all records in each."
+                f"The privacy losses of {sum(self.counts)} steps need a grid of {size} numbers, "
+                f"more than {_MAX_SIZE}. Take more noise, fewer steps, or all records in each step."
             )
         spectrum = np.ones(size // 2 + 1, dtype=np.complex128)
         center = 0
@@ -216,9 +216,9 @@ class _StepLosses:
 
 @dataclass(frozen=True)
 class _Tail:
-    """Holds the tilted losses of all steps, and what they prove of delta.
+    """Holds the tilted losses of all steps, and the delta that they prove.
 
-    lost: bounds what floats, and tails that wrapped around, add to a sum of masses.
+    lost: bounds the error of a sum of masses, from rounding and from tails that wrapped around.
     """
 
     interval: float
@@ -241,7 +241,7 @@ class _Tail:
         return max(0.0, float(epsilons[index - 1] + _part_of(self.interval, share)))
 
     def deltas(self, epsilons: Floats) -> Floats:
-        """Returns delta at each epsilon: between two points a line in e^epsilon."""
+        """Returns delta at each epsilon, linear in e^epsilon between two points."""
         points, totals = self._totals
         places = np.floor((epsilons - points[0]) / self.interval).astype(np.int64)
         low, high = (totals[np.clip(places + more, 0, len(totals) - 1)] for more in (0, 1))
@@ -252,7 +252,7 @@ class _Tail:
 
     @cached_property
     def _totals(self) -> tuple[Floats, Floats]:
-        """Returns delta at every point of the grid, all that may be missing added."""
+        """Returns delta at every grid point, including the error bound ``lost``."""
         epsilons = self.interval * (self.first + np.arange(len(self.masses)))
         scale = np.exp(np.minimum(self.log - self.tilt * epsilons, 700))
         shrink = math.exp(-self.interval)
@@ -275,13 +275,13 @@ def _part_of(interval: float, share: float) -> float:
 
 
 def _exp(exponents: Floats) -> Floats:
-    """Returns e^x for x <= 0, and what is too small to matter as 1e-35: floats below are slow."""
+    """Returns e^x for x <= 0, at least 1e-35: subnormal floats are slow."""
     return np.exp(np.maximum(exponents, -80.0))
 
 
 @lru_cache(maxsize=64)
 def _step_losses(step: Steps, interval: float, direction: Direction) -> _StepLosses:
-    """Cuts the losses of one step to a grid, keeping each cell's mass under both neighbors."""
+    """Discretizes the losses of one step, keeping each cell's mass under both neighbors."""
     low, high = _ends(step, direction)
     first, last = math.floor(low / interval), math.ceil(high / interval)
     points = np.arange(first, last + 1, dtype=np.float64) * interval
@@ -302,7 +302,7 @@ def _step_losses(step: Steps, interval: float, direction: Direction) -> _StepLos
 
 
 def _ends(step: Steps, direction: Direction) -> tuple[float, float]:
-    """Returns the losses between which all but a tail of one step's lies."""
+    """Returns the bounds within which all but a tail of one step's losses lie."""
     far = -float(ndtri(_TAIL / step.count)) * step.noise
     # Losses below the grid are raised to its first point, which only raises delta.
     near = -float(ndtri(_RAISED / step.count)) * step.noise
@@ -323,7 +323,7 @@ def _loss(point: float, step: Steps) -> float:
 
 
 def _place(losses: Floats, step: Steps) -> Floats:
-    """Inverts ``_loss``; -inf below the least loss."""
+    """Inverts ``_loss``; -inf below the smallest loss."""
     if step.rate == 1:
         return losses * step.noise**2 + 0.5
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -334,7 +334,7 @@ def _place(losses: Floats, step: Steps) -> Floats:
 
 
 def _between(places: Floats, mean: float, noise: float) -> Floats:
-    """Returns the mass of a Gaussian between neighboring places, whichever way they run."""
+    """Returns the mass of a Gaussian between neighboring points, in either order."""
     scores = (places - mean) / noise
     low, high = np.minimum(scores[:-1], scores[1:]), np.maximum(scores[:-1], scores[1:])
     masses: Floats = np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
@@ -359,7 +359,7 @@ def _tails(places: Floats, sign: int, step: Steps, direction: Direction) -> tupl
 
 
 def _interval(steps: Sequence[Steps], direction: Direction) -> float:
-    """Chooses a grid on which rounding hardly shows beside what the steps lose by chance."""
+    """Chooses a grid whose rounding is small relative to the deviation of the losses."""
     spread: float = min(_deviation(step, direction) for step in steps)
     ends = [_ends(step, direction) for step in steps]
     width = max(high - low for low, high in ends)
@@ -370,7 +370,7 @@ def _interval(steps: Sequence[Steps], direction: Direction) -> float:
 
 
 def _deviation(step: Steps, direction: Direction) -> float:
-    """Returns the deviation of one step's loss, by quadrature."""
+    """Returns the standard deviation of one step's loss, by quadrature."""
     scores = np.linspace(-9, 9, 2001)
     weights = np.exp(-(scores**2) / 2)
     sets = []

@@ -1,4 +1,4 @@
-"""How private training was at most, told from one run: canaries drawn at random, and guesses."""
+"""Lower bounds on epsilon, measured in a single training run with random canaries."""
 
 import math
 from collections.abc import Callable
@@ -20,17 +20,18 @@ METRICS = (
     Metric("one_run.epsilon", "epsilon by canaries", "more", ungated=_PROVEN, standards=_PRIVATE),
     Metric("one_run.mu", "mu by canaries", "more", ungated=_PROVEN, standards=_PRIVATE),
 )
-"""What ``finetune`` finds in its own training."""
+"""Metrics that ``finetune`` measures in its own training run."""
 
 _MAX_EPSILON = 64.0
-"""Epsilon and mu above which nothing is told: every guess was right."""
+"""Largest epsilon and mu that are reported, when every guess was right."""
 
 
 def guessed(scores: Tensor, inside: Tensor, guesses: int) -> int:
-    """Guesses the highest scores in and the lowest out, half of each, and counts what is right.
+    """Guesses that the highest scores are in and the lowest out; returns the number of hits.
 
-    guesses: chosen before the scores were seen; a number chosen with hindsight finds epsilon where
-    there is none. Ties are broken by place, which knows nothing of the draws.
+    guesses: number of guesses, half of each kind. Choose it before seeing the scores: chosen
+    afterwards, it finds an epsilon where there is none. Ties are broken by index, which does not
+    depend on the draws.
     Shapes: scores (canaries,), inside (canaries,) bool.
     """
     if not 2 <= guesses <= len(scores):
@@ -43,10 +44,10 @@ def guessed(scores: Tensor, inside: Tensor, guesses: int) -> int:
 def epsilon_interval(
     right: int, guesses: int, canaries: int, delta: float, confidence: float = 0.95
 ) -> Interval:
-    """Bounds epsilon from below by how many guesses were right; its low end is the lower bound.
+    """Estimates epsilon from the number of correct guesses; the low end is the lower bound.
 
-    The value and the upper end belong to the same test at other levels: they say how precise this
-    audit is, not how large epsilon can be.
+    The value and the upper end are the same test at other levels: they show how precise this audit
+    is, not how large epsilon can be.
     Source: Steinke, Nasr, Jagielski 2023 (arXiv:2305.08846), Theorem 5.2.
     """
     tail = (1 - confidence) / 2
@@ -68,9 +69,9 @@ def epsilon_finding(
     threat: Threat,
     scoring: str,
 ) -> Finding:
-    """Makes a finding of ``epsilon_interval``, beside the epsilon that is claimed.
+    """Makes a finding of ``epsilon_interval``.
 
-    scoring: how records were scored.
+    claimed: the proven epsilon. scoring: how records were scored.
     """
     return Finding.of(
         name,
@@ -85,10 +86,10 @@ def epsilon_finding(
 
 
 def mu_interval(right: int, guesses: int, canaries: int, confidence: float = 0.95) -> Interval:
-    """Bounds mu of Gaussian differential privacy from below, as ``epsilon_interval`` epsilon.
+    """Estimates mu of Gaussian differential privacy, as ``epsilon_interval`` does epsilon.
 
-    The bound holds for whatever is mu-GDP. It is no bound on epsilon unless the mechanism is
-    Gaussian: turned into one, it can lie above the truth.
+    The lower bound holds for any mu-GDP mechanism. It bounds epsilon only if the mechanism is
+    Gaussian; otherwise the epsilon derived from it can exceed the true one.
     Source: Mahloujifar, Melis, Chaudhuri 2024 (arXiv:2410.22235), Algorithm 3.
     """
     tail = (1 - confidence) / 2
@@ -104,9 +105,9 @@ def mu_interval(right: int, guesses: int, canaries: int, confidence: float = 0.9
 def refutes(
     inverse: Callable[[float], float], right: int, guesses: int, canaries: int, level: float
 ) -> bool:
-    """Says whether so many right guesses are less likely than ``level`` under a trade-off curve.
+    """Returns whether a trade-off curve makes so many correct guesses less likely than ``level``.
 
-    inverse: the least false-positive rate at which the curve allows a true-positive rate.
+    inverse: the smallest false-positive rate at which the curve allows a true-positive rate.
     Source: Mahloujifar, Melis, Chaudhuri 2024, Algorithm 3, for bits (an alphabet of two).
     """
     if right <= 0:
@@ -121,7 +122,7 @@ def refutes(
 
 
 def best_guesses(mu: float, canaries: int, delta: float) -> int:
-    """Chooses how many guesses to make, from what is claimed alone: those that would show most."""
+    """Chooses the number of guesses with the largest expected bound, from the claimed mu alone."""
     from scipy.stats import norm
 
     grid = np.linspace(-8, 8 + mu, 4001)
@@ -144,7 +145,7 @@ def _gaussian_inverse(rate: float, mu: float) -> float:
 
 
 def _chance(right: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
-    """Returns the greatest chance of so many right guesses under (epsilon, delta)-privacy."""
+    """Returns the largest probability of so many correct guesses under (epsilon, delta)-privacy."""
     from scipy.stats import binom
 
     rate = 1 / (1 + math.exp(-epsilon))
@@ -157,7 +158,7 @@ def _chance(right: int, guesses: int, canaries: int, epsilon: float, delta: floa
 
 
 def _largest(is_refuted: Callable[[float], bool]) -> float:
-    """Finds the largest value that is refuted: those below it are too; 0 where none is."""
+    """Finds the largest refuted value, or 0 if none is; all smaller values are refuted too."""
     if not is_refuted(0.0):
         return 0.0
     low, high = 0.0, 1.0

@@ -1,4 +1,4 @@
-"""Keyed hashes: whether a guarantee or a checkpoint is what a holder of the key wrote."""
+"""Keyed hashes that show whether a holder of the key wrote a guarantee or checkpoint."""
 
 import hmac
 import json
@@ -14,9 +14,9 @@ _MIN_KEY_BYTES = 16
 
 
 def key_of_environment() -> bytes | None:
-    """Returns the key of the environment, None where there is none.
+    """Returns the key in the environment variable SHIELDNET_KEY, or None.
 
-    Errors: ConfigError for what is no key.
+    Errors: ConfigError for an invalid key.
     """
     text = os.environ.get(KEY_VARIABLE)
     if not text:
@@ -34,20 +34,20 @@ def key_of_environment() -> bytes | None:
 
 
 def mac(key: bytes, content: bytes) -> bytes:
-    """Returns the HMAC-SHA256 of some bytes."""
+    """Returns the HMAC-SHA256 of bytes."""
     return hmac.new(key, content, sha256).digest()
 
 
 def signature_of(claimed: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the field that a document is signed with, nothing without a key."""
+    """Returns the signature field of a document; empty without a key."""
     key = key_of_environment()
     return {} if key is None else {"signature": mac(key, _canonical(claimed)).hex()}
 
 
 def verify(claimed: Mapping[str, Any], signature: object) -> str:
-    """Returns ``signed`` or ``unsigned``: what cannot be checked is unsigned.
+    """Returns ``signed``, or ``unsigned`` if there is no signature or no key to check it.
 
-    Errors: ConfigError for a signature that the environment's key did not make.
+    Errors: ConfigError for a signature that was not made with the environment's key.
     """
     key = key_of_environment()
     if key is None or signature is None:
@@ -57,8 +57,8 @@ def verify(claimed: Mapping[str, Any], signature: object) -> str:
         isinstance(signature, str) and hmac.compare_digest(signature.encode(), expected.encode())
     ):
         raise ConfigError(
-            f"The guarantee's signature is not of the key in {KEY_VARIABLE}: it was changed after "
-            "it was written, or signed with another key. Take the file that finetune wrote."
+            f"The guarantee's signature does not match the key in {KEY_VARIABLE}: the file was "
+            "changed, or signed with another key. Take the file that finetune wrote."
         )
     return "signed"
 

@@ -1,4 +1,4 @@
-"""Noisy sums that private training took, and how many of them are counted."""
+"""Noisy sums of private training, as the accountant sees them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ MAX_LOSS = 2e4
 
 @dataclass(frozen=True)
 class Steps:
-    """Names noisy sums of one kind.
+    """Describes ``count`` noisy sums of one kind.
 
-    noise: deviation, in what one record moves a sum by. rate: the chance of a record to be drawn.
+    noise: standard deviation, as a multiple of the most that one record moves a sum. rate: the
+    probability that a record is drawn.
     """
 
     noise: float
@@ -22,17 +23,17 @@ class Steps:
 
     @property
     def mean_loss(self) -> float:
-        """Returns about what all steps lose on average."""
+        """Returns an approximate mean privacy loss of all steps."""
         return self.count * self.rate / (2 * self.noise**2)
 
 
 def require_countable(steps: Sequence[Steps]) -> None:
-    """Raises ConfigError where epsilon would promise nothing, or takes too many steps to count."""
+    """Raises ConfigError if epsilon would be meaningless, or there are too many steps."""
     count = sum(step.count for step in steps)
     if count > MAX_STEPS:
         raise ConfigError(f"Expected at most {MAX_STEPS} steps in all, got {count}.")
     if not sum(step.mean_loss for step in steps) <= MAX_LOSS:
         raise ConfigError(
-            f"Epsilon would be in the thousands and promise nothing: {count} steps with noise "
+            f"Epsilon would be in the thousands and guarantee nothing: {count} steps with noise "
             f"{min(step.noise for step in steps):g}. Take more noise, or fewer steps."
         )

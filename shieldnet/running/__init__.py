@@ -1,1 +1,1 @@
-"""Where long work runs, and what is kept of it."""
+"""Execution of long work, and caching of its results."""

@@ -1,4 +1,4 @@
-"""What can be told of code without running it: its content, what it names, what it imports."""
+"""Static analysis of code objects: content, names and imports, without running them."""
 
 import dis
 import types
@@ -10,14 +10,14 @@ from typing import NamedTuple
 from shieldnet.core.errors import ConfigError
 
 UNSEEN = (eval, exec, globals, __import__)
-"""What reads names that stand in no code."""
+"""Functions that read names which do not appear in the code."""
 _UNSEEN_NAMES = tuple(function.__name__ for function in UNSEEN)
 _UNSEEN_ATTRIBUTES = ("__globals__", "_getframe", "f_globals")
 _READS_ANY = ("getattr", "vars", "__dict__")
 
 
 class Import(NamedTuple):
-    """What a statement imports. parts: what it takes of the module; level: dots before the name."""
+    """Holds an import. parts: names taken from the module; level: dots before its name."""
 
     name: str
     parts: tuple[str, ...]
@@ -25,7 +25,7 @@ class Import(NamedTuple):
 
 
 def content(code: types.CodeType) -> Iterator[bytes]:
-    """Lists what code does; marshal would write the same code in other bytes another time."""
+    """Lists the content of code; unlike marshal, with the same bytes every time."""
     yield code.co_code
     yield getattr(code, "co_exceptiontable", b"")  # from Python 3.11 on
     counts = (code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
@@ -41,18 +41,18 @@ def content(code: types.CodeType) -> Iterator[bytes]:
 
 
 def names(code: types.CodeType) -> tuple[str, ...]:
-    """Lists all that code names, functions inside of it included."""
+    """Lists all names in code, including nested functions."""
     inside = (name for part in _parts(code) for name in names(part))
     return (*code.co_names, *inside)
 
 
 def reads_any_name(code: types.CodeType) -> bool:
-    """Says whether code may read attributes that it does not name."""
+    """Returns whether code may read attributes that it does not name."""
     return any(name in _READS_ANY for name in names(code))
 
 
 def imports(code: types.CodeType) -> Iterator[Import]:
-    """Lists what code imports when it runs, functions inside of it included."""
+    """Lists the imports in code, including nested functions."""
     for kind, details in ModuleFinder().scan_opcodes(code):
         if kind == "absolute_import":
             yield Import(details[1] or "", details[0] or (), 0)
@@ -63,9 +63,9 @@ def imports(code: types.CodeType) -> Iterator[Import]:
 
 
 def require_seen(code: types.CodeType, known: Collection[str] = ()) -> None:
-    """Raises ConfigError for code that reads what no name in it tells.
+    """Raises ConfigError for code that reads something which no name in it shows.
 
-    known: names that are the user's own where the code stands, whatever they are called.
+    known: names that the user defined in the code's module, so that they are no built-ins.
     """
     named, own = names(code), {*known, *_defined(code)}
     is_importing = "import_module" in named and (
@@ -85,10 +85,10 @@ def require_seen(code: types.CodeType, known: Collection[str] = ()) -> None:
 
 
 def unseen_text(user: str, used: str) -> str:
-    """Says why a result is not kept that depends on what code makes up when it runs."""
+    """Returns why a result is not cached that depends on names computed at run time."""
     return (
-        f"{user} uses {used}, so what it reads cannot be told before it runs, and no result that "
-        "depends on it is kept. Leave cache out, or name what it reads."
+        f"{user} uses {used}, so what it reads is unknown before it runs, and results that depend "
+        "on it cannot be cached. Omit cache, or name what it reads."
     )
 
 
@@ -105,7 +105,7 @@ def _globals_read(code: types.CodeType) -> Iterator[str]:
 
 
 def _reads(code: types.CodeType, owner: str, attribute: str) -> bool:
-    """Says whether code reads an attribute of what it calls so."""
+    """Returns whether code reads an attribute of a name."""
     steps = [str(step.argval) for step in dis.get_instructions(code)]
     return (owner, attribute) in pairwise(steps) or any(
         _reads(part, owner, attribute) for part in _parts(code)
@@ -113,6 +113,6 @@ def _reads(code: types.CodeType, owner: str, attribute: str) -> bool:
 
 
 def _defined(code: types.CodeType) -> set[str]:
-    """Lists the names that a module's code gives to something."""
+    """Lists the names that a module's code assigns."""
     steps = dis.get_instructions(code)
     return {str(step.argval) for step in steps if step.opname in ("STORE_NAME", "STORE_GLOBAL")}

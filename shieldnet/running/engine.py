@@ -1,4 +1,4 @@
-"""Where long work runs: here, in processes, on a cluster; the same result everywhere."""
+"""Execution engines: this process, worker processes or a cluster, with the same results."""
 
 import os
 import random
@@ -29,12 +29,12 @@ def run(
 ) -> list[Any]:
     """Calls every job's function with its arguments and returns the results in order.
 
-    Each job has one torch thread and random states of its own, so that its result depends on
-    neither the engine nor the other jobs. One job runs here.
-    engine: one of ``ENGINES``; workers: by default as many as there are cores; done is called
-    after each job. For Ray and Dask the cluster is the one that the caller connected to; without
-    one, Ray starts here.
-    Errors: ConfigError for what cannot be sent to another process; what a job raises, as it is.
+    Each job has one torch thread and its own random states, so that its result depends on neither
+    the engine nor the other jobs. A single job runs in this process.
+    engine: one of ``ENGINES``; Ray and Dask use the caller's cluster, and Ray starts a local one if
+    there is none. workers: number of workers, by default the number of cores. done: called after
+    each job.
+    Errors: ConfigError for jobs that cannot be pickled; errors of a job are raised unchanged.
     """
     from joblib import Parallel, delayed, parallel_config
 
@@ -46,7 +46,7 @@ def run(
         _require_sendable(jobs)
     _register(engine)
     results = []
-    # Ray's backend gives its results all at once.
+    # Ray's backend returns all results at once.
     kind = "list" if engine == "ray" else "generator"
     with parallel_config(backend=_BACKENDS[engine]):
         parallel = Parallel(n_jobs=min(count, len(jobs)), return_as=kind, batch_size=1)
@@ -57,10 +57,10 @@ def run(
 
 
 def alone(function: Callable[..., Any], *given: Any) -> Any:
-    """Calls a function with one torch thread, and puts every global random state back after it.
+    """Calls a function with one torch thread, and restores every global random state afterwards.
 
-    One at a time in a process: threads (a Dask worker's) share torch's and numpy's random states.
-    Gradients can be taken, whatever mode the caller is in.
+    Only one call runs per process at a time, since threads (of a Dask worker) share torch's and
+    numpy's random states. Gradients are enabled, whatever the caller's mode.
     """
     with (
         _alone,
@@ -74,7 +74,7 @@ def alone(function: Callable[..., Any], *given: Any) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Runs torch on one thread: sums in another order would make another report."""
+    """Runs torch on one thread, since another order of summation would change the report."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -85,7 +85,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def kept_random_states() -> Iterator[None]:
-    """Puts torch's, numpy's and Python's global random states back: a user's code may set them."""
+    """Restores torch's, numpy's and Python's global random states, which user code may set."""
     state, legacy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
@@ -111,12 +111,12 @@ def _register(engine: str) -> None:
 
 
 def why_unsendable(*values: object) -> str:
-    """Returns why values cannot be sent to another process, nothing where they can."""
+    """Returns why values cannot be sent to another process, or "" if they can."""
     import cloudpickle
 
     try:
         cloudpickle.dumps(values)
-    except Exception as unsendable:  # whatever an object's own reduction raises
+    except Exception as unsendable:  # an object's __reduce__ can raise anything
         return str(unsendable)
     return ""
 

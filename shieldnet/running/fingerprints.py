@@ -1,4 +1,4 @@
-"""What a result depends on, in one hash: values, data, models, and code."""
+"""Fingerprints: one hash of the values, data, models and code that a result depends on."""
 
 import copyreg
 import importlib.util
@@ -26,10 +26,10 @@ from shieldnet.running import code_objects
 from shieldnet.running.origins import file_content, is_installed, is_installed_path, is_ours
 
 _VERSION = 4
-# What torch keeps in every module, but for the mode and the hooks that change what it answers.
+# Attributes that torch keeps in every module, except the mode and hooks, which affect answers.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MODULE = frozenset(vars(nn.Module())) - {*_HOOKS, "training"}
-# What Python itself puts into a class.
+# Attributes that Python adds to every class.
 _OF_CLASSES = frozenset(
     f"__{name}__"
     for name in (
@@ -44,15 +44,14 @@ _UNSEEN = (*code_objects.UNSEEN, importlib.import_module)
 
 
 def fingerprint(*parts: object) -> str:
-    """Hashes values, data, models and code, with the versions that made the result.
+    """Hashes values, data, models and code, and the versions of packages.
 
-    A function counts with the source of its file, what it closes over, its defaults and
-    attributes, and all of the user's own that it names or imports, however deep: functions,
-    classes with their bases and attributes, constants of modules. A model counts with parameters,
-    all buffers, its modes and plain attributes. Installed packages count by the versions of torch,
-    numpy and this one alone.
-    Errors: ConfigError for an object whose content cannot be told: a result might be reused for
-        another one.
+    A function counts with the source of its file, its closure, defaults and attributes, and, at any
+    depth, all user code that it names or imports: functions, classes with their bases and
+    attributes, and module constants. A model counts with its parameters, all buffers, modes and
+    plain attributes. Of installed packages only the versions of torch, numpy and shieldnet count.
+    Errors: ConfigError for an object whose content is unknown, since its result could be reused for
+        another object.
     """
     digest = sha256()
     versions = (_VERSION, torch.__version__, np.__version__, sys.version, _own_source())
@@ -63,13 +62,13 @@ def fingerprint(*parts: object) -> str:
 
 
 Seen = dict[int | str, tuple[int, object]]
-"""What was listed already, by id (files by path): its place, and the object, kept alive."""
+"""Objects listed so far, by id (files by path): position, and the object, kept alive."""
 
-_END = b"\0end"  # no other line begins so: what is nested is told from what follows
+_END = b"\0end"  # no other line starts like this: it separates nested values from those after
 
 
 def _lines(value: object, seen: Seen) -> Iterator[bytes]:
-    """Lists what a value consists of, as bytes; no two values have the same list."""
+    """Lists the content of a value as bytes; different values have different lists."""
     if type(value) in _PLAIN or isinstance(value, Path):
         yield f"{type(value).__qualname__} {value!r}".encode()
     elif isinstance(value, np.generic):
@@ -97,7 +96,7 @@ def _tensor(value: Tensor, seen: Seen) -> Iterator[bytes]:
 
 def _inside(value: object, seen: Seen) -> Iterator[bytes]:
     own = getattr(type(value), "_fingerprinted", None)
-    if own is not None:  # what has a state beside says what counts
+    if own is not None:  # the object itself declares what counts
         yield from _lines(own(value), seen)
     elif isinstance(value, Mapping | Sequence | set | frozenset):
         yield from _container(value, seen)
@@ -130,7 +129,7 @@ def _inside(value: object, seen: Seen) -> Iterator[bytes]:
 
 
 def _container(value: object, seen: Seen) -> Iterator[bytes]:
-    """Lists items; of a kind of the user's its class and attributes, too."""
+    """Lists the items of a container, and the class and attributes of a user-defined one."""
     if isinstance(value, Mapping):
         for key in value:
             yield from _lines(key, seen)
@@ -147,7 +146,7 @@ def _container(value: object, seen: Seen) -> Iterator[bytes]:
 
 
 def _instance(value: object, seen: Seen) -> Iterator[bytes]:
-    """Lists the attributes of an object with its class, or what it would be made of anew."""
+    """Lists the class and attributes of an object, or its pickled content."""
     kind = type(value)
     if is_dataclass(value) and is_ours(kind.__module__):
         made = [field.name for field in fields(value) if field.init]
@@ -172,7 +171,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 def _made_of(value: object) -> object:
-    """Returns what an object of an installed package would be made of in another process."""
+    """Returns the pickled content of an object of an installed package."""
     try:
         if not is_installed(type(value)) or isinstance(value, types.CodeType):
             raise TypeError("of the user's own")
@@ -185,8 +184,8 @@ def _made_of(value: object) -> object:
         )
     except Exception as untold:
         raise ConfigError(
-            f"Cannot tell what is in a {type(value).__name__}, so no result that depends on it is "
-            "kept. Leave cache out, or give train plain data, functions and modules."
+            f"The content of a {type(value).__name__} is unknown, so results that depend on it "
+            "cannot be cached. Omit cache, or give train plain data, functions and modules."
         ) from untold
 
 
@@ -194,7 +193,7 @@ _SHOWN = (
     *(torch.dtype, torch.device, np.dtype, logging.Logger),
     *(types.GenericAlias, types.UnionType),
 )
-"""What shows all that it is."""
+"""Types whose repr is their whole content."""
 _BUILT_IN = (
     types.BuiltinFunctionType,
     types.MethodDescriptorType,
@@ -210,12 +209,12 @@ def _built_in(value: Any, seen: Seen) -> Iterator[bytes]:
     if value in _UNSEEN:
         raise ConfigError(code_objects.unseen_text("train", value.__name__))
     yield f"{getattr(value, '__module__', '')} {value.__qualname__}".encode()
-    owner = getattr(value, "__self__", None)  # of a function of a module, that module
+    owner = getattr(value, "__self__", None)  # the module of a module's function
     yield from _lines(None if isinstance(owner, types.ModuleType) else owner, seen)
 
 
 def _module(model: nn.Module, seen: Seen) -> Iterator[bytes]:
-    """Lists a model: its parts, their code and modes, its weights and every buffer."""
+    """Lists a model's modules with their code and modes, its weights and every buffer."""
     for name, part in model.named_modules():
         own = {key: entry for key, entry in vars(part).items() if key not in _MODULE}
         yield from _lines((name, type(part), own), seen)
@@ -226,10 +225,10 @@ def _module(model: nn.Module, seen: Seen) -> Iterator[bytes]:
 
 
 def _function(function: types.FunctionType, seen: Seen) -> Iterator[bytes]:
-    """Lists code, what it closes over, and all of the user's own that it names or imports.
+    """Lists a function's code and closure, and all user code that it names or imports.
 
-    Of an installed function what it closes over, wraps and takes by default counts: a decorator's
-    is the user's.
+    Of an installed function only its closure, wrapped function and defaults count: those of a
+    decorator belong to the user.
     """
     if function in _UNSEEN:
         raise ConfigError(code_objects.unseen_text("train", function.__name__))
@@ -260,7 +259,7 @@ def _function(function: types.FunctionType, seen: Seen) -> Iterator[bytes]:
 
 
 def _class(value: type, seen: Seen) -> Iterator[bytes]:
-    """Lists a class with its bases: methods, and attributes that are no machinery of Python's."""
+    """Lists a class with its bases: methods, and attributes that Python did not add."""
     if not is_installed(type(value)):
         yield from _lines(type(value), seen)
     for base in value.__mro__:
@@ -274,7 +273,7 @@ def _class(value: type, seen: Seen) -> Iterator[bytes]:
 
 
 def _file(module: types.ModuleType, names: Sequence[str] | None, seen: Seen) -> Iterator[bytes]:
-    """Lists a module of the user's: its file, and what is named of it, or all that it holds."""
+    """Lists a user's module: its file and the used names, or everything in it."""
     yield module.__name__.encode()
     key = f"{module.__name__} {names}"
     if is_installed(module) or key in seen:
@@ -292,7 +291,7 @@ def _file(module: types.ModuleType, names: Sequence[str] | None, seen: Seen) -> 
 
 
 def _is_held(name: str, value: object, module: types.ModuleType) -> bool:
-    """Says whether a module's own code or data stands under a name."""
+    """Returns whether a name refers to a module's own code or data."""
     if name.startswith("__"):
         return False
     if isinstance(value, types.ModuleType):
@@ -303,7 +302,7 @@ def _is_held(name: str, value: object, module: types.ModuleType) -> bool:
 
 
 def _imported(code: types.CodeType, package: str, seen: Seen) -> Iterator[bytes]:
-    """Lists the modules of the user's that code imports when it runs; none is imported for it."""
+    """Lists the user's modules that code imports when it runs, without importing them."""
     names = None if code_objects.reads_any_name(code) else code_objects.names(code)
     for wanted in code_objects.imports(code):
         named = None if "*" in wanted.parts else names
@@ -320,7 +319,7 @@ def _imported(code: types.CodeType, package: str, seen: Seen) -> Iterator[bytes]
 
 
 def _module_as_imported(name: str, names: Sequence[str] | None, seen: Seen) -> Iterator[bytes]:
-    """Lists a module as it was loaded; one that is not loaded yet, as its file will be."""
+    """Lists a loaded module as it is, and one that is not loaded yet by its file."""
     if name in sys.modules:
         yield from _file(sys.modules[name], names, seen)
         return
@@ -340,13 +339,13 @@ def _module_as_imported(name: str, names: Sequence[str] | None, seen: Seen) -> I
     except (SyntaxError, ValueError) as broken:
         raise ConfigError(f"Cannot read {origin}, which train imports: {broken}.") from broken
     if not source and not Path(origin).exists():  # inside of a zip file
-        raise ConfigError(f"Cannot read {origin}, which train imports. Leave cache out.")
+        raise ConfigError(f"Cannot read {origin}, which train imports. Omit cache.")
     code_objects.require_seen(code)
     yield from _imported(code, package or "", seen)
 
 
 def _found(name: str) -> ModuleSpec:
-    """Finds a module as an import would, without running the package that it stands in."""
+    """Finds a module as an import would, without running its parent package."""
     parent = name.rpartition(".")[0]
     try:
         if parent:
@@ -362,7 +361,7 @@ def _found(name: str) -> ModuleSpec:
 
 @cache
 def _own_source() -> bytes:
-    """Hashes this package's own code: another attack gives another result."""
+    """Hashes the code of shieldnet, since results change with it."""
     digest = sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Where code comes from: the user, an installed package, or this one."""
+"""Origins of code: the user, an installed package, or shieldnet."""
 
 import sys
 import sysconfig
@@ -11,9 +11,9 @@ _INSTALLED = tuple(
 
 
 def is_installed(value: types.FunctionType | type | types.ModuleType) -> bool:
-    """Says whether something belongs to Python, to an installed package or to this one.
+    """Returns whether an object belongs to Python, an installed package or shieldnet.
 
-    A function is where its code was written: what a notebook defines has the module of the program
+    A function belongs to the file of its code: the module of a notebook's function is the program
     that runs the notebook.
     """
     name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
@@ -25,25 +25,25 @@ def is_installed(value: types.FunctionType | type | types.ModuleType) -> bool:
         return False
     module = value if isinstance(value, types.ModuleType) else sys.modules.get(name)
     if module is None:
-        return False  # loaded by its path
+        return False  # loaded from a path
     path = getattr(module, "__file__", None)
-    if path is None:  # of several folders, or built into the interpreter
+    if path is None:  # a namespace package, or built into the interpreter
         return all(map(is_installed_path, getattr(module, "__path__", ())))
     return is_installed_path(path)
 
 
 def is_ours(name: str) -> bool:
-    """Says whether a module is this package's."""
+    """Returns whether a module belongs to shieldnet."""
     return str(name).split(".")[0] == "shieldnet"
 
 
 def is_installed_path(path: str) -> bool:
-    """Says whether a file belongs to Python or to an installed package."""
+    """Returns whether a file belongs to Python or an installed package."""
     return str(Path(path).resolve()).startswith(_INSTALLED)
 
 
 def file_content(path: str | None) -> bytes:
-    """Returns the whole file that something is defined in, nothing where there is no file."""
+    """Returns the content of a file, or nothing if there is none."""
     try:
         return b"" if path is None else Path(path).read_bytes()
     except OSError:

@@ -1,12 +1,12 @@
-"""How far long work is, for those who wait."""
+"""A progress bar for long work."""
 
 from types import TracebackType
 
 
 class Progress:
-    """Shows a bar that knows how many steps there are; it leaves nothing behind.
+    """Shows a progress bar over a known number of steps, and clears it at the end.
 
-    shown: True or False; None shows it on a terminal alone.
+    shown: whether to show it; None shows it only on a terminal.
     """
 
     def __init__(self, steps: int, shown: bool | None = None) -> None:
@@ -17,14 +17,14 @@ class Progress:
         self._begun = False
 
     def begin(self, task: str) -> None:
-        """Names what begins; what began before it is then done."""
+        """Starts a task and completes the previous one."""
         if self._begun:
             self._bar.update()
         self._begun = True
         self._bar.set_description(task)
 
     def advance(self, steps: int = 1) -> None:
-        """Counts steps as done."""
+        """Advances the bar by ``steps``."""
         self._bar.update(steps)
 
     def __enter__(self) -> "Progress":

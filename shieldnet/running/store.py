@@ -1,4 +1,4 @@
-"""Results on disk, one file under each fingerprint; nothing is unpickled."""
+"""A cache of results on disk, one file per fingerprint; nothing is unpickled."""
 
 import json
 import os
@@ -16,28 +16,28 @@ from shieldnet.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Cache:
-    """Keeps arrays in a folder, one .npz file for each fingerprint.
+    """Caches arrays in a folder, one .npz file per fingerprint.
 
-    A file is written whole or not at all, so that a killed run leaves no half of one; what cannot
-    be read is made again.
+    Files are written atomically, so that a killed run leaves no partial file; an unreadable file is
+    computed again.
     """
 
     folder: Path
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
-        """Returns the arrays under a fingerprint, None where there are none."""
+        """Returns the arrays of a fingerprint, or None if there are none."""
         path = self._path(key)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except FileNotFoundError:
             return None
-        except Exception:  # damaged in one of a dozen ways: it is made again
+        except Exception:  # damaged in one of many ways: computed again
             return None
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Writes arrays under a fingerprint; whoever writes last of several at once wins."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it tells of the records
+        """Writes the arrays of a fingerprint; of concurrent writers, the last one wins."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it reveals the records
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
         unfinished = Path(name)
         try:
@@ -55,17 +55,17 @@ def cache_in(folder: str | Path | None) -> Cache | None:
     """Returns a cache in a folder, or None for None."""
     if folder is None:
         return None
-    path = Path(folder).resolve()  # workers may stand in another folder
+    path = Path(folder).resolve()  # workers may have another working directory
     if path.exists() and not path.is_dir():
-        raise ConfigError(f"Expected cache to be a folder, {path} is a file.")
+        raise ConfigError(f"Expected cache to be a folder, got the file {path}.")
     return Cache(path)
 
 
 def text_array(document: object) -> NDArray[Any]:
-    """Writes a JSON document as an array, to be kept beside others."""
+    """Encodes a JSON document as an array, to cache it with other arrays."""
     return np.frombuffer(json.dumps(document).encode(), dtype=np.uint8)
 
 
 def read_text_array(array: NDArray[Any]) -> Any:
-    """Reads what ``text_array`` wrote."""
+    """Decodes a document that ``text_array`` encoded."""
     return json.loads(array.tobytes())

@@ -1,1 +1,1 @@
-"""Training: models of one's own, many at once."""
+"""Training: fine-tuning with guarantees or countermeasures, and recipes of many models."""

@@ -1,4 +1,4 @@
-"""Where a training stands: never half written, keyed, and continued once."""
+"""Checkpoints of a training: written atomically, authenticated, and continued only once."""
 
 import io
 import json
@@ -27,12 +27,12 @@ STATE, RUN, KEY, LOCK = "finetune.pt", "finetune.run", "finetune.key", "finetune
 
 @dataclass
 class State:
-    """Holds all that the next step depends on, and all that a guarantee counts.
+    """Holds everything that the next step and the guarantee depend on.
 
-    step: steps that were taken; a guarantee counts these. weights: of the trained part. mean: their
-    running mean. coins, scores: which canaries are in (fair Bernoulli draws), and how surely each
-    looks it. clip: the norm of the next step, 0 before the first. run: names the training,
-    once and for all. saved: how often it was saved.
+    step: number of steps taken, as counted by the guarantee. weights: the trained weights. mean:
+    their running mean. coins: which canaries are in (fair Bernoulli draws). scores: evidence that
+    each canary is in. clip: clip norm of the next step, 0 before the first. run: unique name of the
+    training. saved: number of times that it was saved.
     """
 
     step: int = 0
@@ -48,9 +48,9 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpointer:
-    """Keeps a training in a folder every so many seconds, if there is one.
+    """Saves the state of a training in a folder, if one is given, every few seconds.
 
-    key: the fingerprint of all that the training depends on. run: names it, where it begins anew.
+    key: fingerprint of everything that the training depends on. run: its name if it starts anew.
     """
 
     folder: Path | None
@@ -63,9 +63,9 @@ class Checkpointer:
     def of(
         cls, folder: str | Path | None, every_s: float, ranks: Ranks, key: Callable[[Ranks], str]
     ) -> "Checkpointer":
-        """Draws the name of a run, the same on every rank; asks for the key if there is a folder.
+        """Draws the name of a run, the same on every rank, and computes the key if needed.
 
-        key: returns the fingerprint, for which all records are read.
+        key: function that returns the fingerprint, which reads all records.
         """
         with noise_about("run"):
             draws = ranks.broadcast(torch.tensor([random_seed(), random_seed()]))
@@ -75,33 +75,33 @@ class Checkpointer:
         return cls(Path(folder), key(ranks), every_s, ranks, run)
 
     def only_here(self) -> AbstractContextManager[None]:
-        """Keeps the folder to this training; see ``only_here``."""
+        """Locks the folder for this training; see ``only_here``."""
         return only_here(self.folder if self.ranks.is_first else None)
 
     def latest(self, steps: int) -> State:
-        """Returns where the training stood, the same for all ranks."""
+        """Returns the latest state, the same on all ranks."""
         state = None if self.folder is None else load(self.folder, self.key, steps)
         return state or State(run=self.run)
 
     def is_time(self, saved_at: float, *, last: bool) -> bool:
-        """Says whether the state is to be written. saved_at: seconds of ``time.monotonic``."""
+        """Returns whether it is time to save. saved_at: seconds of ``time.monotonic``."""
         return self.folder is not None and (last or time.monotonic() - saved_at > self.every_s)
 
     def keep(self, state: State) -> float:
-        """Writes the state; returns when that was."""
+        """Saves the state and returns the time in seconds of ``time.monotonic``."""
         if self.folder is not None and self.ranks.is_first:
             save(self.folder, self.key, state)
         return time.monotonic()
 
 
 def save(folder: Path, key: str, state: State) -> None:
-    """Writes the state beside the last one and then puts it in its place, at once.
+    """Replaces the saved state atomically.
 
-    The count in the run's own file follows: a copy of an older state is told by it.
+    Then updates the count of saves in the run's file, by which an older copy is recognized.
     """
     folder.mkdir(parents=True, exist_ok=True)
     secret = _secret(folder, make=True)
-    if state.saved == 0:  # of a run that is killed before its first state is there
+    if state.saved == 0:  # the run may be killed before its first state exists
         _replace(folder / RUN, _run_document(secret, state))
     state.saved += 1
     content = io.BytesIO()
@@ -112,17 +112,17 @@ def save(folder: Path, key: str, state: State) -> None:
 
 
 def load(folder: Path, key: str, steps: int) -> State | None:
-    """Reads the state of the same training, or returns None where there is none yet.
+    """Reads the saved state of the same training, or returns None if there is none yet.
 
-    Errors: TrainingFailed for a file that is broken, was changed, is of another training, was
-    continued already, or stands beyond the steps that are planned.
+    Errors: TrainingFailed for a file that is damaged, was changed, belongs to another training, was
+    already continued, or has more steps than planned.
     """
     path = folder / STATE
     if not path.exists():
         if (folder / RUN).exists() and _run_of(folder, _secret(folder, make=False))[1] > 0:
             raise TrainingFailed(
-                f"{path} is gone, but {folder / RUN} names a run that was saved there. Put it "
-                "back, or choose an empty folder to begin anew."
+                f"{path} is missing, but {folder / RUN} names a run that was saved there. Restore "
+                "it, or choose an empty folder to start over."
             )
         return None
     raw = path.read_bytes()
@@ -130,26 +130,26 @@ def load(folder: Path, key: str, steps: int) -> State | None:
     secret = _secret(folder, make=False)
     if not compare_digest(mac(secret, payload), seal):
         raise TrainingFailed(
-            f"{path} is not what was saved with this key: it is damaged, was changed, or is of an "
-            "older version. Nothing was trained: put back a copy of the whole folder (and the "
-            "same SHIELDNET_KEY), or choose an empty one to begin anew."
+            f"{path} does not match its key: it is damaged, was changed, or was saved by an older "
+            "version. Nothing was trained. Restore a copy of the whole folder (and the same "
+            "SHIELDNET_KEY), or choose an empty folder to start over."
         )
     try:
         content = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
     except Exception as broken:  # torch raises a dozen kinds
         raise TrainingFailed(f"{path} cannot be read ({type(broken).__name__}).") from broken
     if content.pop("version", None) != _VERSION:
-        raise TrainingFailed(f"{path} is no checkpoint of this version. Choose another folder.")
+        raise TrainingFailed(f"{path} is not a checkpoint of this version. Choose another folder.")
     if content.pop("key", None) != key:
         raise TrainingFailed(
             f"{path} belongs to another training: its model, data or settings differ. Choose "
-            "another folder, or delete it to begin anew."
+            "another folder, or delete it to start over."
         )
     state = State(**content)
     if not 0 <= state.step <= steps:
         raise TrainingFailed(
-            f"{path} stands at step {state.step}, the training has {steps}: what was taken beyond "
-            "is in no guarantee. Choose another folder."
+            f"{path} is at step {state.step} of a training with {steps} steps: a guarantee would "
+            "not count the steps beyond. Choose another folder."
         )
     _require_latest(folder, secret, state)
     return state
@@ -157,10 +157,10 @@ def load(folder: Path, key: str, steps: int) -> State | None:
 
 @contextmanager
 def only_here(folder: Path | None) -> Iterator[None]:
-    """Keeps a folder to one process: two that continue one training publish two models.
+    """Locks a folder, since two processes that continue one training would publish two models.
 
-    The system lets go of it where a process ends, however it does.
-    Errors: TrainingFailed where another process has it.
+    The operating system releases the lock whenever the process ends.
+    Errors: TrainingFailed if another process holds the lock.
     """
     if folder is None:
         yield
@@ -169,8 +169,8 @@ def only_here(folder: Path | None) -> Iterator[None]:
     with (folder / LOCK).open("w") as file:
         if not _is_locked(file):
             raise TrainingFailed(
-                f"Another process trains in {folder}: two continuations of one training would each "
-                "state the epsilon of one. Wait for it, or choose another folder."
+                f"Another process is training in {folder}: two continuations of one training would "
+                "each state the epsilon of one. Wait for it, or choose another folder."
             )
         yield
 
@@ -178,7 +178,7 @@ def only_here(folder: Path | None) -> Iterator[None]:
 def _is_locked(file: IO[str]) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows: the count of saves still tells a second continuation
+    except ImportError:  # Windows: the count of saves still reveals a second continuation
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,15 +188,15 @@ def _is_locked(file: IO[str]) -> bool:
 
 
 def _run_of(folder: Path, secret: bytes) -> tuple[str, int]:
-    """Reads which run a folder is of, and how often its state was saved."""
+    """Reads the name of a folder's run and its number of saves."""
     path = folder / RUN
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         run, saved, seal = str(document["run"]), int(document["saved"]), str(document["seal"])
     except (OSError, ValueError, KeyError, TypeError) as missing:
         raise TrainingFailed(
-            f"Cannot read {path}, which tells whether {folder / STATE} was continued already. Put "
-            "it back, or choose an empty folder to begin anew."
+            f"Cannot read {path}, which shows whether {folder / STATE} was already continued. "
+            "Restore it, or choose an empty folder to start over."
         ) from missing
     if not compare_digest(seal.encode(), _run_seal(secret, run, saved).encode()):
         raise TrainingFailed(f"{path} was not written with this key. Choose an empty folder.")
@@ -204,14 +204,14 @@ def _run_of(folder: Path, secret: bytes) -> tuple[str, int]:
 
 
 def _require_latest(folder: Path, secret: bytes, state: State) -> None:
-    """Raises TrainingFailed for a state that its run has left behind."""
+    """Raises TrainingFailed for a state that is not the latest of its run."""
     run, saved = _run_of(folder, secret)
-    # A stop between the two files leaves the state one save ahead.
+    # An interruption between the two writes leaves the state one save ahead.
     if run != state.run or state.saved not in (saved, saved + 1):
         raise TrainingFailed(
-            f"{folder / STATE} is an older state of the run {run}, which went on from there: a "
-            "second continuation would be a second model, and the guarantee is of one. Put the "
-            "latest finetune.pt back, or choose an empty folder to begin anew."
+            f"{folder / STATE} is an older state of the run {run}, which was already continued: "
+            "continuing it again would give a second model, and the guarantee covers one. Restore "
+            "the latest finetune.pt, or choose an empty folder to start over."
         )
 
 
@@ -225,7 +225,7 @@ def _run_seal(secret: bytes, run: str, saved: int) -> str:
 
 
 def _secret(folder: Path, *, make: bool) -> bytes:
-    """Returns the environment's key, or the folder's own, which only its owner can read."""
+    """Returns the environment's key, or the folder's key, which only its owner can read."""
     key = key_of_environment()
     if key is not None:
         return key
@@ -238,8 +238,8 @@ def _secret(folder: Path, *, make: bool) -> bytes:
         return path.read_bytes()
     except OSError as missing:
         raise TrainingFailed(
-            f"Cannot read {path}, the key that {folder / STATE} was written with. Put it back (or "
-            "set SHIELDNET_KEY, if that was it), or choose an empty folder to begin anew."
+            f"Cannot read {path}, the key that {folder / STATE} was saved with. Restore it (or set "
+            "SHIELDNET_KEY, if that was the key), or choose an empty folder to start over."
         ) from missing
 
 

@@ -1,4 +1,4 @@
-"""What a training claims before it runs, and what its own canaries say after."""
+"""What a training claims before it runs, and what its canaries measure afterwards."""
 
 import math
 from dataclasses import replace
@@ -20,18 +20,18 @@ from shieldnet.training.records import Records
 
 
 def with_variation(claimed: Guarantee | None, variation: float) -> Guarantee | None:
-    """Returns the claim with the total variation of all that will be drawn to the ideal law.
+    """Returns the claim with the total variation between all draws and the ideal distribution.
 
-    Errors: ConfigError where that leaves no epsilon.
+    Errors: ConfigError if no finite epsilon remains.
     """
     if claimed is None:
         return None
     claimed = replace(claimed, variation=variation)
     if math.isinf(claimed.epsilon):
         raise ConfigError(
-            f"delta {claimed.delta:g} cannot be met: what is drawn differs from the ideal law by a "
-            f"total variation of up to {claimed.variation:.1g}, which counts 1 + e^epsilon times. "
-            "Take more noise, or mode='empirical', which states no guarantee."
+            f"delta {claimed.delta:g} cannot be met: the draws differ from the ideal distribution "
+            f"by a total variation of up to {claimed.variation:.1g}, and delta must cover that "
+            "1 + e^epsilon times. Take more noise, or mode='empirical', which states no guarantee."
         )
     return claimed
 
@@ -44,12 +44,12 @@ def known_of_start(
     loss: Loss,
     claimed: Guarantee | None,
 ) -> str:
-    """Says what the start is seen to know of the records, "" where nobody looked."""
+    """Returns what a test of the start on heldout records found, or "" without heldout."""
     if claimed is None:
         if premise.known is not None or heldout is not None:
             raise ConfigError(
-                "start= and heldout= are about the guarantee of DPSGD(epsilon or "
-                "noise_multiplier, delta): without it nothing is stated, leave them out."
+                "start= and heldout= concern the guarantee of DPSGD(epsilon or noise_multiplier, "
+                "delta), and this training has none: omit them."
             )
         return ""
     if heldout is None:
@@ -62,27 +62,27 @@ def known_of_start(
 def guarantee_of(
     private: DPSGD, rate: float, steps: int, records: int, seed: int | None
 ) -> Guarantee | None:
-    """Returns what so many steps prove, None in the empirical mode; raises ConfigError."""
+    """Returns the guarantee of ``steps`` steps, None in empirical mode; raises ConfigError."""
     if not private.is_certified:
         return None
     delta = float(private.delta or 0)
     if delta >= 1 / records:
         raise ConfigError(
-            f"Expected delta below 1 / {records} records, got {delta:g}: it would allow to publish "
-            "one of them whole."
+            f"Expected delta below 1 / {records} records, got {delta:g}: such a delta would allow "
+            "publishing one whole record."
         )
     event = private.event(rate, steps)
     caveats = (
         ()
         if seed is None
-        else ("whoever knows the seed knows the noise: seeded runs are for tests",)
+        else ("anyone who knows the seed knows the noise: seeded runs are for tests",)
     )
     own = () if is_proven(private.sampler) else (f"{private.sampler!r} draws as its event says",)
     guarantee = Guarantee(
         event.noise, event.rate, event.count, records, delta, caveats, premises=own
     )
     looser = guarantee.cross_check()
-    if looser < 0.98 * guarantee.epsilon - 1e-3:  # near 0 the grid of losses is the coarser
+    if looser < 0.98 * guarantee.epsilon - 1e-3:  # near 0 the grid of losses is coarser
         raise ConfigError(
             f"Two accountants disagree: {guarantee.epsilon:.4g} by privacy losses, {looser:.4g} by "
             "Renyi divergences, which cannot be less. Please report this; nothing was trained."
@@ -93,14 +93,14 @@ def guarantee_of(
 def released_guarantee(
     claimed: Guarantee | None, premise: Premise, released: nn.Module, run: str
 ) -> Guarantee | None:
-    """Returns what is proven of the weights that are released, with what it takes for granted."""
+    """Returns the guarantee of the released weights, with its premises."""
     if claimed is None:
         return None
     return premise.stated(replace(claimed, weights=weights_hash(released)), run)
 
 
 def findings_of_run(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:
-    """Judges the run by its canaries, where there are any: guesses chosen before the scores."""
+    """Audits the run by its canaries, if any; the number of guesses is chosen before scoring."""
     count = len(state.coins)
     if claimed is None or not count:
         return ()

@@ -1,4 +1,4 @@
-"""Whether a model can be trained on some records: asked before anything is copied or drawn."""
+"""Checks that a model can be trained on the records, before anything is copied or drawn."""
 
 import copy
 
@@ -17,18 +17,18 @@ from shieldnet.training.records import Records, as_records
 
 
 def require_gradients(model: nn.Module) -> nn.Module:
-    """Returns the model; raises ConfigError for an estimator or a function, which have none."""
+    """Returns the model; raises ConfigError for an estimator or function without gradients."""
     if isinstance(model, Around) or is_estimator(model):
         name = name_of(model) if isinstance(model, nn.Module) else type(model).__name__
         raise ConfigError(
             f"finetune trains the weights of a torch module by gradients, which {name} does not "
-            "have. Fit it by its own means, and harden and audit what was fitted."
+            "have. Fit it with its own method, then harden and audit the fitted model."
         )
     return model
 
 
 def as_read(model: nn.Module, records: Records) -> Records:
-    """Returns real numbers in the type of the model's weights."""
+    """Returns the records with floating-point numbers in the dtype of the model's weights."""
     dtypes = [weight.dtype for weight in model.parameters() if weight.is_floating_point()]
     if not dtypes:
         raise ConfigError("Expected a model with weights, got one without.")
@@ -36,10 +36,10 @@ def as_read(model: nn.Module, records: Records) -> Records:
 
 
 def held_apart(model: nn.Module, data: object, records: Records, role: str) -> Records:
-    """Reads records that are not trained on, as the model reads them.
+    """Reads held-out records in the form that the model takes.
 
-    role: heldout or validation, for messages. Errors: DataError for records of other inputs or of
-    another shape, and for those that are trained on, too.
+    role: ``heldout`` or ``validation``, for messages. Errors: DataError for other inputs or shapes
+    than the training records, and for records that are also trained on.
     """
     rows = as_read(model, as_records(data))
     if rows.packing != records.packing:
@@ -52,34 +52,34 @@ def held_apart(model: nn.Module, data: object, records: Records, role: str) -> R
         )
     if rows.inputs.shape[1:] != records.inputs.shape[1:]:
         raise DataError(
-            f"Expected {role} rows of shape {tuple(records.inputs.shape[1:])} as the records "
-            f"have, got {tuple(rows.inputs.shape[1:])}."
+            f"Expected {role} rows of shape {tuple(records.inputs.shape[1:])}, as in the training "
+            f"records, got {tuple(rows.inputs.shape[1:])}."
         )
     ours, theirs = (
         set(row_bytes_of(side.inputs.reshape(len(side), -1))) for side in (records, rows)
     )
     if shared := len(ours & theirs):
         raise DataError(
-            f"{shared} of the {role} rows are also records that are trained on: nothing can be "
-            "told of others by them. Hold other rows of the same kind out."
+            f"{shared} of the {role} rows are also training records, so they show nothing about "
+            "unseen ones. Pass other rows of the same kind."
         )
     return rows
 
 
 def require_plain_weights(model: nn.Module, *, private: bool) -> None:
-    """Raises ConfigError for a model whose weights are not numbers that can be trained."""
+    """Raises ConfigError for a model whose weights cannot be trained."""
     _require_plain_module(model)
     for name, weight in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(weight):
-            raise ConfigError(f"{name} has no shape yet: ask the model once about a row first.")
+            raise ConfigError(f"{name} has no shape yet: call the model once on a row first.")
         if private and type(weight) not in (Tensor, nn.Parameter, nn.Buffer):
             raise ConfigError(
-                f"{name} is a {type(weight).__name__}, whose own code would see every record. Make "
-                "it a plain tensor to train privately."
+                f"{name} is a {type(weight).__name__}, whose code would see every record. Make it "
+                "a plain tensor to train privately."
             )
         if weight.is_meta or weight.is_complex():
             state = "on the meta device" if weight.is_meta else "complex"
-            raise ConfigError(f"Expected real weights that hold numbers, got {name}, {state}.")
+            raise ConfigError(f"Expected real-valued weights with data, got {name}, {state}.")
         if weight.is_floating_point() and not torch.isfinite(weight).all():
             raise ConfigError(f"Expected finite weights, got NaN or Inf in {name}.")
 
@@ -87,21 +87,21 @@ def require_plain_weights(model: nn.Module, *, private: bool) -> None:
 def _require_plain_module(model: object) -> None:
     if isinstance(model, Shield):
         raise ConfigError(
-            "A Shield is not trained: train the model itself, shield.model, and harden what "
-            "finetune returns."
+            "A Shield cannot be trained: train the model itself, shield.model, and harden the "
+            "model that finetune returns."
         )
     if not isinstance(model, nn.Module):
         raise ConfigError(f"Expected an nn.Module, got {type(model).__name__}.")
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
-        raise ConfigError("Expected the model itself, got torch.compile's: pass model._orig_mod.")
+        raise ConfigError("Expected an uncompiled model, got torch.compile's: pass model._orig_mod")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ConfigError("Expected an nn.Module in Python, got TorchScript: pass the module.")
+        raise ConfigError("Expected a Python nn.Module, got TorchScript: pass the original module.")
 
 
 def try_once(model: nn.Module, records: Records, criterion: Loss, *, private: bool) -> None:
-    """Asks a copy of the model about two records, so that what does not fit is said at once.
+    """Runs a copy of the model on two records, to report a mismatch at once.
 
-    private: it is asked about rows of their shape then: what runs in Python never sees a record.
+    private: runs it on stand-ins of the same shape, so that Python code never sees a record.
     """
     copied = copy.deepcopy(model).eval()
     device = next(copied.parameters()).device
@@ -110,9 +110,9 @@ def try_once(model: nn.Module, records: Records, criterion: Loss, *, private: bo
     try:
         with torch.no_grad():
             output = copied(inputs.clone())  # it may write into them
-    except Exception as unread:  # the user's own code: whatever it raises is theirs to fix
+    except Exception as unread:  # user code can raise anything
         raise DataError(
-            f"The model cannot read inputs of shape {tuple(inputs.shape)} and type "
+            f"The model failed on inputs of shape {tuple(inputs.shape)} and dtype "
             f"{inputs.dtype}: {type(unread).__name__}: {unread}"
         ) from unread
     if isinstance(criterion, Criterion):

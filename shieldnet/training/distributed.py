@@ -1,4 +1,4 @@
-"""Several processes that train one model together: they share each batch and agree on the rest."""
+"""Distributed training: several processes share every batch and agree on everything else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from shieldnet.core.checks import quietly
 
 @dataclass(frozen=True)
 class Ranks:
-    """Says which of how many processes this is; alone by default.
+    """Holds the rank of this process and the number of processes; by default a single one.
 
-    Draws and noise are the first one's: it broadcasts them to the others, and the sum that all get
-    is the one that a single process would have got.
+    The first process draws records and noise and broadcasts them; the resulting sum equals that of
+    a single process.
     """
 
     rank: int = 0
@@ -22,7 +22,7 @@ class Ranks:
 
     @classmethod
     def from_torch(cls) -> "Ranks":
-        """Finds the process group that ``torchrun`` or a cluster has set up, if there is one."""
+        """Reads the rank from torch's process group, if ``torchrun`` or a cluster set one up."""
         group = torch.distributed
         if not (group.is_available() and group.is_initialized()):
             return cls()
@@ -30,30 +30,30 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Says whether this is the process that draws, adds noise and writes."""
+        """Returns whether this process draws, adds noise and writes files."""
         return self.rank == 0
 
     def sync(self, model: nn.Module) -> None:
-        """Gives every process the first one's weights and buffers."""
+        """Copies the first process's weights and buffers to all processes."""
         if self.count > 1:
             opacus = quietly("opacus.distributed")
-            opacus.DifferentiallyPrivateDistributedDataParallel(model)  # it sends them when made
+            opacus.DifferentiallyPrivateDistributedDataParallel(model)  # sends them on creation
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Returns the first process's tensor: of the same shape everywhere."""
+        """Returns the first process's tensor; all must have the same shape."""
         if self.count > 1:
             tensor = tensor.clone()
             torch.distributed.broadcast(tensor, 0)
         return tensor
 
     def shard(self, rows: Tensor) -> Tensor:
-        """Returns the rows that are this process's own."""
+        """Returns this process's share of the rows."""
         return rows[self.rank :: self.count]
 
     def summed(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Adds up what every process has, in place."""
+        """Sums the tensors over all processes, in place."""
         if self.count > 1:
             for tensor in tensors:
                 torch.distributed.all_reduce(tensor)

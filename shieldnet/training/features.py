@@ -1,4 +1,4 @@
-"""What goes into the last layer, of each record alone: once, where nothing else is trained."""
+"""Features: the last layer's input for each record, computed once if only it is trained."""
 
 import copy
 from typing import Any
@@ -10,14 +10,14 @@ from shieldnet.training.private.capture import NotCaptured, map_records
 
 
 def features(model: nn.Module, last: nn.Module, inputs: Tensor) -> Tensor | None:
-    """Returns what the layer ``last`` is called with, or None where it cannot be told.
+    """Returns the inputs of the layer ``last``, or None if they cannot be determined.
 
-    It can where the layer is called once, what it returns is what the model returns, and the rest
-    of the model is a graph that draws nothing at random.
+    The layer must be called once, its output must be the model's output, and the rest of the model
+    must be a deterministic graph.
     Shapes: inputs (records, ...) -> (records, ...) on the CPU.
     """
     name = next(name for name, layer in model.named_modules() if layer is last)
-    traced = copy.deepcopy(model)  # tracing may leave tensors without values in it
+    traced = copy.deepcopy(model)  # tracing may leave fake tensors in it
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
     def of_one(held: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Trains a copy of a model: privately, against attacks, or both."""
+"""finetune: trains a copy of a model privately, with heuristic countermeasures, or both."""
 
 import logging
 import time
@@ -33,11 +33,11 @@ from shieldnet.training.validation import validated
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 _log = logging.getLogger("shieldnet")
-_EPSILON_SHOWN = 10  # times in a run that the bar shows what is spent so far
+_EPSILON_SHOWN = 10  # times per run that the progress bar updates the epsilon spent
 
 
 def _refusing_part(verb: Verb) -> Verb:
-    """Refuses part= and rank= of a verb, with the value that says the same."""
+    """Refuses the former settings part= and rank=, naming the equivalent train= value."""
 
     @wraps(verb)
     def checked(*args: Any, **settings: Any) -> Any:
@@ -46,7 +46,7 @@ def _refusing_part(verb: Verb) -> Verb:
                 value = BY_NAME.get(str(settings.get("part")), LoRA())
                 if isinstance(value, LoRA) and settings.get("rank"):
                     value = LoRA(settings["rank"])
-                raise ConfigError(f"finetune has no {old}: say train=sn.trainable.{value!r}.")
+                raise ConfigError(f"finetune has no {old}=: pass train=sn.trainable.{value!r}.")
         return verb(*args, **settings)
 
     return checked  # type: ignore[return-value]  # of the same signature
@@ -76,38 +76,40 @@ def finetune(
     checkpoint_every_s: float = 30.0,
     progress: bool | None = None,
 ) -> Finetuned:
-    """Trains a copy of a model on some data, with countermeasures; the model is left alone.
+    """Trains a copy of a model with countermeasures; the original model is not changed.
 
-    data: (inputs, labels) with a row for each record, a Dataset, or a plain DataLoader. Several
-    inputs are a dict by the model's arguments, ({"input_ids": ..., "attention_mask": ...}, labels),
-    or a tuple. Labels may have positions, such as pixels or tokens; -100 counts for nothing.
+    data: (inputs, labels) with one row per record, a Dataset, or a plain DataLoader. Several inputs
+    are a dict by argument name, ({"input_ids": ..., "attention_mask": ...}, labels), or a tuple.
+    Labels may have positions, such as pixels or tokens; the label -100 is ignored.
     countermeasures: ``DPSGD`` for a guarantee; ``Augment``, ``WeightDecay``, ``LabelSmoothing``,
-    ``Adversarial`` and others, in the order in which they act.
-    batch_size: records of a step, on average where DPSGD draws each by itself; by default the
-    loader's, else 64, with DPSGD all records (few steps on all have the simplest proof, and often
-    win). epochs: how often each record is used, on average. learning_rate, optimizer: ``sgd``
-    (momentum 0.9 unless given) or ``adam`` (decoupled weight decay). train: which weights are
-    trained, a value of ``sn.trainable``: ``Full()``, ``LastLayer()``, ``Biases()`` or ``LoRA(4)``.
-    start: what the model that is given knows of the records, for the guarantee to be one of the
-    weights: ``"public"`` for nothing (a fresh model, or one of public data), or the ``Guarantee``
-    that it was trained under, which is composed with the steps'. Without it the guarantee is of
-    the steps alone.
-    heldout: (inputs, labels) of the same kind that the start never saw: whether it fits the records
-    better is tested, and a start that does is not public.
-    validation: (inputs, labels) that are never trained on: the result has loss and accuracy on
-    them, before and after. They decide on nothing.
-    loss: loss(output, labels) -> one number a record, or a criterion of torch; by default what
-    ``outputs`` (logits, probabilities, binary_logits, values) and ``axis`` ask for.
-    fix: accepts what preflight offers to fix. seed: for the same model again; without it all
-    draws come from the operating system, as a guarantee wants it.
-    checkpoint: a folder, seen by all ranks, where the training is kept every so many seconds; it
-    goes on from there after a stop. progress: shows a bar; by default on a terminal.
+    ``Adversarial`` and others, applied in the given order.
+    epochs: number of times that each record is used, on average.
+    batch_size: records per step, on average if DPSGD draws them independently. By default the
+    loader's, else 64; with DPSGD all records, which has the simplest proof and often works best.
+    learning_rate, momentum: of the optimizer; momentum is for ``sgd`` only, by default 0.9.
+    optimizer: ``sgd`` or ``adam`` (with decoupled weight decay).
+    train: the weights to train: ``Full()``, ``LastLayer()``, ``Biases()`` or ``LoRA(4)`` of
+    ``sn.trainable``.
+    start: what the model already knows about the records: ``"public"`` for nothing (a fresh model,
+    or one trained on public data), or the ``Guarantee`` that it was trained under, which is
+    composed with that of the steps. By default the guarantee covers the steps, not the weights.
+    heldout: similar (inputs, labels) that the model never saw. If it fits the training records
+    significantly better, ``start="public"`` is refused.
+    validation: (inputs, labels) to report loss and accuracy on, before and after; never trained on.
+    loss: loss(output, labels) -> (records,), or a torch criterion; by default chosen by ``outputs``
+    (logits, probabilities, binary_logits, values) and ``axis`` (of the classes).
+    fix: whether to apply the fixes that preflight offers.
+    seed: makes training reproducible; the guarantee then says so. By default all draws come from
+    the operating system.
+    checkpoint: folder, visible to all ranks, in which the state is saved every
+    ``checkpoint_every_s`` seconds, and from which an interrupted training continues.
+    progress: whether to show a progress bar; by default only on a terminal.
 
-    Where a process group is set up (``torchrun``), the ranks share every batch and end with the
-    same weights and the same guarantee.
-    Errors: PreflightFailed names what would break the guarantee, and the fix; ConfigError and
-    DataError; TrainingFailed where weights stop being finite, or for a checkpoint that is another
-    training's, was changed, or was continued already.
+    In a torch process group (``torchrun``), the ranks share every batch and end with the same
+    weights and the same guarantee.
+    Errors: PreflightFailed for whatever would break the guarantee, with the fix; ConfigError and
+    DataError for invalid settings and data; TrainingFailed if weights become non-finite, or if a
+    checkpoint belongs to another training, was changed, or was already continued.
     """
     began = time.monotonic()
     require_gradients(model)
@@ -141,7 +143,7 @@ def finetune(
 
 @contextmanager
 def _drawing(seed: int | None) -> Iterator[None]:
-    """Draws from a seed where there is one, and leaves the global random states alone."""
+    """Draws from the seed, if given, and preserves the global random states."""
     with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
         if seed is None:
             torch.manual_seed(random_seed())
@@ -156,7 +158,7 @@ def _drawing(seed: int | None) -> Iterator[None]:
 def _progress_bar(
     claimed: Guarantee | None, plan: Plan, progress: bool | None, ranks: Ranks
 ) -> Iterator[Callable[[int], None]]:
-    """Shows a bar with the epsilon spent so far; without a terminal, logs ten lines a run."""
+    """Shows a progress bar with the epsilon spent; without a terminal, logs ten lines per run."""
     from tqdm import tqdm
 
     hidden = None if progress is None else not progress  # by default shown on a terminal

@@ -1,4 +1,4 @@
-"""The layers of a model that hold weights, and the weights that several of them share."""
+"""Layers of a model that have weights, and weights that several layers share."""
 
 from torch import nn
 
@@ -6,12 +6,12 @@ from shieldnet.core.errors import ConfigError
 
 
 def weight_holders(model: nn.Module) -> list[nn.Module]:
-    """Lists the modules that hold weights of their own, in the model's order."""
+    """Returns the modules with direct weights, in the order of ``model.modules()``."""
     return [module for module in model.modules() if list(module.parameters(recurse=False))]
 
 
 def last_layer(model: nn.Module) -> nn.Module:
-    """Returns the last module that holds weights of its own."""
+    """Returns the last module with direct weights."""
     holders = weight_holders(model)
     if not holders:
         raise ConfigError("Expected a model with weights, got one without.")
@@ -19,7 +19,7 @@ def last_layer(model: nn.Module) -> nn.Module:
 
 
 def shared_weights(model: nn.Module) -> set[int]:
-    """Returns the ids of weights that more than one module holds."""
+    """Returns the ids of weights that several modules share."""
     counts: dict[int, int] = {}
     for module in model.modules():
         for weight in module.parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""One step after another, from where a checkpoint stands to the weights that are released."""
+"""The training loop, from a checkpoint to the released weights."""
 
 import logging
 import time
@@ -15,27 +15,27 @@ from shieldnet.training.plan import Plan
 from shieldnet.training.updates import Updates
 
 _log = logging.getLogger("shieldnet")
-_CHECK_EVERY = 50  # steps: whether the weights are finite
+_CHECK_EVERY = 50  # steps between checks that the weights are finite
 
 
 def take_steps(
     plan: Plan, updates: Updates, checkpointer: Checkpointer, on_step: Callable[[int], object]
 ) -> State:
-    """Takes all steps that are left and leaves the model with the weights that are released.
+    """Takes all remaining steps; the model then has the weights to release.
 
-    on_step: told the number of steps so far, after each. Errors: TrainingFailed for weights that
-    are not finite, and for a checkpoint that cannot be continued.
+    on_step: called after each step with the number of steps so far. Errors: TrainingFailed for
+    non-finite weights, and for a checkpoint that cannot be continued.
     """
     weights, optimizer = _Weights.of(updates.model), plan.optimizer(updates.model)
     state = checkpointer.latest(plan.steps)
     if state.step:
-        _log.info("going on from step %d of %d", state.step, plan.steps)
+        _log.info("continuing from step %d of %d", state.step, plan.steps)
     weights.begin(state, optimizer, plan.ema)
     updates.start(state)
     saved_at = time.monotonic()
     while state.step < plan.steps:
         with noise_about("step", state.step):
-            _seed_draws()  # of dropout and augmentation: not secret
+            _seed_draws()  # for dropout and augmentation: not secret
             gradients = updates(state.step, state)
         weights.follow(gradients, optimizer)
         state.step += 1
@@ -55,9 +55,9 @@ def take_steps(
 
 @dataclass(frozen=True)
 class _Weights:
-    """Holds the weights of a model that are trained, and its buffers, by name.
+    """Holds the trained weights of a model and its buffers, by name.
 
-    before: copies of what the buffers held before the first step.
+    before: copies of the buffers before the first step.
     """
 
     trained: dict[str, nn.Parameter]
@@ -73,7 +73,7 @@ class _Weights:
         return cls(trained, buffers, before)
 
     def begin(self, state: State, optimizer: torch.optim.Optimizer, ema: float) -> None:
-        """Puts in what a checkpoint holds, or begins the running mean."""
+        """Restores the state of a checkpoint, or initializes the running mean."""
         if state.step:
             with torch.no_grad():
                 for name, tensor in self._all.items():
@@ -93,21 +93,21 @@ class _Weights:
     def average(self, state: State, ema: float) -> None:
         """Moves the running mean toward the weights."""
         for name, mean in state.mean.items():
-            decay = min(ema, state.step / (state.step + 9))  # the first weights are soon forgotten
+            decay = min(ema, state.step / (state.step + 9))  # quickly forgets the first weights
             mean.lerp_(self.trained[name].detach(), 1 - decay)
 
     def restore_buffers(self) -> None:
-        """Puts back what the buffers held before."""
+        """Restores the buffers to their values before training."""
         for name, buffer in self.buffers.items():
             buffer.copy_(self.before[name])
 
     def store(self, state: State, optimizer: torch.optim.Optimizer) -> None:
-        """Copies all that the next step depends on into a state."""
+        """Copies everything that the next step depends on into a state."""
         state.weights = {name: tensor.detach().clone() for name, tensor in self._all.items()}
         state.optimizer = optimizer.state_dict()
 
     def release(self, state: State) -> None:
-        """Leaves no gradients, and the running mean in place of the weights where there is one."""
+        """Removes gradients and replaces the weights by their running mean, if any."""
         with torch.no_grad():
             for name, weight in self.trained.items():
                 weight.grad = None
@@ -119,8 +119,8 @@ class _Weights:
         broken = next((name for name, weight in named if not torch.isfinite(weight).all()), None)
         if broken is not None:
             raise TrainingFailed(
-                f"After step {step} the weights {broken} are not finite: the training diverged. "
-                "Take a smaller learning_rate. Nothing was returned."
+                f"After step {step} the weights {broken} are not finite: training diverged. Take a "
+                "smaller learning_rate. Nothing was returned."
             )
 
     @property
@@ -129,7 +129,7 @@ class _Weights:
 
 
 def _seed_draws() -> None:
-    """Seeds torch's generators, as ``torch.manual_seed`` does in a fiftieth of its time."""
+    """Seeds torch's generators like ``torch.manual_seed``, 50 times faster."""
     seed = random_seed()
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""One loss for every record: a loss that mixes records cannot be clipped record by record."""
+"""Losses with one value per record, as clipping each record's gradient requires."""
 
 import copy
 from collections.abc import Callable
@@ -12,21 +12,20 @@ from shieldnet.core.errors import AnswerError, ConfigError, DataError
 from shieldnet.outputs.nested import leaves
 
 Loss = Callable[[object, Tensor], Tensor]
-"""Takes a model's output and labels; returns (records,), one loss for each."""
+"""Takes a model's output and labels; returns (records,), one loss per record."""
 
 KINDS = ("logits", "probabilities", "binary_logits", "values")
 IGNORED = -100
-"""The label of a position that counts for nothing, such as the padding of a text."""
+"""The label of a position to ignore, such as the padding of a text."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """Judges an output by its kind: (binary) cross-entropy or squared errors.
+    """Computes the loss for a kind of output: (binary) cross-entropy or squared error.
 
-    What has positions (pixels, tokens) is averaged over them within its record; positions
-    labeled -100 count for nothing, but for values. axis: of the classes; by default the one that
-    labels lack. smoothing: the share of a label that is spread over all classes; it may be
-    negative.
+    Losses of positions (pixels, tokens) are averaged within their record; positions labeled -100
+    are ignored, except with values. axis: of the classes; by default the one that labels lack.
+    smoothing: share of a label that is spread over all classes; it may be negative.
     Shapes: scores (records, classes) or with positions, labels the same without classes.
     """
 
@@ -61,9 +60,9 @@ class Criterion:
         return _mean(losses, counted)
 
     def hits(self, output: object, labels: Tensor) -> Tensor | None:
-        """Returns the share of each record's positions that are right; None of values.
+        """Returns the share of correct positions of each record; None for values.
 
-        NaN for a record whose every position counts for nothing. Shapes: -> (records,).
+        NaN for a record whose positions are all ignored. Shapes: -> (records,).
         """
         scores = scores_of(output)
         if self.outputs == "values":
@@ -77,9 +76,9 @@ class Criterion:
         return right.sum(1) / counted.sum(1)
 
     def require_fit(self, scores: Tensor, labels: Tensor, all_labels: Tensor) -> None:
-        """Raises DataError where labels do not fit the scores of the same records.
+        """Raises DataError if labels do not fit the scores of the same records.
 
-        all_labels: of all records, whose range is looked at.
+        all_labels: labels of all records, whose range is checked.
         """
         if self.outputs in ("values", "binary_logits"):
             if scores.numel() != labels.numel():
@@ -92,28 +91,28 @@ class Criterion:
             return
         if scores.dim() != labels.dim() + 1:
             raise DataError(
-                f"Expected labels of one axis less than scores of shape {tuple(scores.shape)}, got "
-                f"shape {tuple(labels.shape)}. Labels (records, 1) must be flattened; a regression "
-                "needs outputs='values', binary labels outputs='binary_logits'."
+                f"Expected labels with one axis less than scores of shape {tuple(scores.shape)}, "
+                f"got shape {tuple(labels.shape)}. Flatten labels of shape (records, 1); for a "
+                "regression pass outputs='values', for binary labels outputs='binary_logits'."
             )
         classes = scores.shape[self._axis_of(scores, labels)]
         if classes < 2:
             raise DataError(
-                "Expected scores of two classes or more, got one number a record: say "
+                "Expected scores of at least two classes, got one number per record: pass "
                 "outputs='binary_logits' or 'values'."
             )
         counted = all_labels[all_labels != IGNORED]
         if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
             raise DataError(
-                f"Expected labels from 0 to {classes - 1}, or {IGNORED} for what counts for "
-                f"nothing; got {int(counted.min())} to {int(counted.max())}."
+                f"Expected labels from 0 to {classes - 1}, or {IGNORED} to ignore a position; got "
+                f"{int(counted.min())} to {int(counted.max())}."
             )
 
     def _axis_of(self, scores: Tensor, labels: Tensor) -> int:
         if labels.is_floating_point():
             raise ConfigError(
-                f"Expected whole-number labels for {self.outputs}, got {labels.dtype}. For a "
-                "regression say outputs='values'."
+                f"Expected integer labels for {self.outputs}, got {labels.dtype}. For a regression "
+                "pass outputs='values'."
             )
         if self.axis is not None:
             return self.axis
@@ -127,16 +126,16 @@ class Criterion:
         ]
         if len(fits) != 1:
             raise ConfigError(
-                f"Scores of shape {shape} and labels of shape {tuple(labels.shape)} do not say "
-                "where the classes are: pass axis=1 for a segmentation, axis=-1 for a language "
-                "model."
+                f"Scores of shape {shape} and labels of shape {tuple(labels.shape)} do not show "
+                "which axis holds the classes: pass axis=1 for a segmentation, axis=-1 for a "
+                "language model."
             )
         return fits[0]
 
 
 @dataclass(frozen=True)
 class OwnLoss:
-    """Judges by a loss of the user's, and holds it to one number a record."""
+    """Wraps a user's loss and checks that it returns one number per record."""
 
     loss: Callable[..., Tensor]
 
@@ -147,7 +146,7 @@ class OwnLoss:
             shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise ConfigError(
                 f"Expected a loss for each of {len(labels)} records, got {shape}. A loss that is "
-                "summed or averaged over a batch mixes its records: return one number a record "
+                "summed or averaged over a batch mixes its records: return one number per record "
                 "(reduction='none')."
             )
         return _mean(losses)
@@ -158,29 +157,27 @@ def _require_yes_or_no(labels: Tensor) -> None:
     wrong = (counted < 0) | (counted > 1)
     if wrong.any():
         raise DataError(
-            "Expected labels of binary_logits from 0 to 1, or -100 for what counts for nothing; "
-            f"got {counted[wrong][0].item()!r}. For classes say outputs='logits', for a regression "
+            "Expected labels of binary_logits from 0 to 1, or -100 to ignore a position; got "
+            f"{counted[wrong][0].item()!r}. For classes pass outputs='logits', for a regression "
             "outputs='values'."
         )
 
 
 def weighted_mean(loss: object) -> bool:
-    """Says whether a loss averages with weights: its weights' sum depends on the whole batch."""
+    """Returns whether a loss is a weighted mean, whose total weight depends on the whole batch."""
     return getattr(loss, "reduction", None) == "mean" and getattr(loss, "weight", None) is not None
 
 
 def as_loss(loss: Callable[..., Tensor] | None, outputs: str, axis: int | None) -> Loss:
-    """Returns one loss a record; a torch criterion is copied and asked not to join them.
+    """Returns a loss with one value per record; a torch criterion is copied without reduction.
 
-    Weights of classes that it averaged with are divided by their mean, so that a learning rate
-    means the same.
+    The class weights of a weighted mean are divided by their mean, so that a learning rate keeps
+    its meaning.
     """
     if loss is None:
         return Criterion(outputs, axis)
     if outputs != "logits" or axis is not None:
-        raise ConfigError(
-            "A loss of your own reads the output as it likes: leave outputs and axis out."
-        )
+        raise ConfigError("A custom loss interprets the output itself: omit outputs and axis.")
     if not callable(loss):
         raise ConfigError(f"Expected loss(output, labels), got {type(loss).__name__}.")
     if getattr(loss, "reduction", "none") != "none":
@@ -193,7 +190,7 @@ def as_loss(loss: Callable[..., Tensor] | None, outputs: str, axis: int | None) 
 
 
 def scores_of(output: object) -> Tensor:
-    """Finds the scores in an output: a tensor, the field ``logits``, or the one float tensor."""
+    """Finds the scores in an output: a tensor, the field ``logits``, or the only float tensor."""
     if isinstance(output, Tensor):
         return output
     tensors = {
@@ -207,13 +204,13 @@ def scores_of(output: object) -> Tensor:
         return next(iter(tensors.values()))
     raise AnswerError(
         f"Expected an output with a tensor, or with a field named logits; got "
-        f"{type(output).__name__} with {len(tensors)} tensors. Pass loss=, which is given the "
-        "output as it is."
+        f"{type(output).__name__} with {len(tensors)} tensors. Pass a loss=, which gets the output "
+        "unchanged."
     )
 
 
 def _mean(losses: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Averages over the positions, or those that count; a record without any is as it is."""
+    """Averages over the positions that count; a record without positions stays unchanged."""
     if losses.dim() == 1:
         return losses
     if counted is None:

@@ -1,4 +1,4 @@
-"""Low-rank changes of linear layers: put in, trained, and merged into the weights."""
+"""Low-rank updates of linear layers: added, trained, and merged into the weights."""
 
 import math
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from shieldnet.training.layers import shared_weights
 
 Holders = list[tuple[nn.Module, str]]
-"""Everywhere that a layer stands: the modules that hold it, each with its name there."""
+"""All places of a layer: the modules that contain it, each with its name there."""
 
 
 class LowRank(nn.Module):
-    """Adds a trainable product of two thin matrices to a linear layer that stays as it is.
+    """Adds a trainable product of two thin matrices, initially 0, to a frozen linear layer.
 
     base: nn.Linear, or Hugging Face's Conv1D, a linear layer whose weight is transposed.
-    Source: Hu et al. 2022 (arXiv:2106.09685). The change starts at 0.
+    Source: Hu et al. 2022 (arXiv:2106.09685).
     """
 
     def __init__(self, base: nn.Module, rank: int) -> None:
@@ -30,31 +30,31 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the layer's output, with the change."""
+        """Returns the layer's output with the update."""
         output: Tensor = self.base(x) + self.up(self.down(x))
         return output
 
     @property
     def weight(self) -> Tensor:
-        """Returns the changed weight, for models that read it past the layer."""
+        """Returns the updated weight, for models that read it directly."""
         change = self.up.weight @ self.down.weight
         return self.base.get_parameter("weight") + (change.T if self.transposed else change)
 
     @property
     def bias(self) -> Tensor | None:
-        """Returns the layer's own bias."""
+        """Returns the layer's bias."""
         bias: Tensor | None = self.base.bias  # type: ignore[assignment]  # a linear layer's
         return bias
 
     def merged(self) -> nn.Module:
-        """Returns the layer with the change in its weights."""
+        """Returns the layer with the update merged into its weights."""
         with torch.no_grad():
             self.base.get_parameter("weight").copy_(self.weight)
         return self.base
 
 
 def add_low_rank(model: nn.Module, rank: int) -> None:
-    """Puts a low-rank change onto every linear layer; one with tied weights stays as it is."""
+    """Adds a low-rank update to every linear layer without tied weights."""
     for layer, holders in _linear_layers(model):
         changed = LowRank(layer, rank).train(model.training)
         for holder, name in holders:
@@ -62,11 +62,11 @@ def add_low_rank(model: nn.Module, rank: int) -> None:
 
 
 def merge(model: nn.Module) -> list[str]:
-    """Puts every low-rank change into the weights that it changes, and names these."""
+    """Merges every low-rank update into its weights and returns their names."""
     changed = [module for module in model.modules() if isinstance(module, LowRank)]
     layers = {id(module): module.merged() for module in changed}
     for holder in list(model.modules()):
-        for name, child in list(holder._modules.items()):  # shared ones everywhere they stand
+        for name, child in list(holder._modules.items()):  # shared layers at every place
             if isinstance(child, LowRank):
                 setattr(holder, name, layers[id(child)])
     touched = {id(layer.get_parameter("weight")) for layer in layers.values()}
@@ -75,7 +75,7 @@ def merge(model: nn.Module) -> list[str]:
 
 
 def _linear_layers(model: nn.Module) -> list[tuple[nn.Module, Holders]]:
-    """Lists linear layers with everywhere they stand; those with tied weights are left out."""
+    """Lists linear layers without tied weights, each with all its places."""
     tied = shared_weights(model)
     layers: dict[int, tuple[nn.Module, Holders]] = {}
     for holder in model.modules():

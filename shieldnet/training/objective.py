@@ -1,4 +1,4 @@
-"""What is learned from records: the loss, and what countermeasures make of it."""
+"""The training objective: the loss, as modified by countermeasures."""
 
 from dataclasses import dataclass
 
@@ -11,23 +11,23 @@ from shieldnet.training.private.gradients import Losses, Predict
 
 @dataclass(frozen=True)
 class Objective:
-    """Says what a step lowers: a loss of inputs that countermeasures change, one for every record.
+    """Defines the loss per record that training minimizes, with countermeasures applied.
 
-    loss: of a model's output, as the countermeasures' ``criterion`` leave it.
+    loss: of a model's output, after the countermeasures' ``criterion``.
     """
 
     loss: Loss
     countermeasures: tuple[Countermeasure, ...] = ()
 
     def move(self, inputs: Tensor, labels: Tensor, predict: Predict) -> Tensor:
-        """Returns what to learn from, of inputs."""
+        """Returns the inputs to learn from."""
         for countermeasure in self.countermeasures:
             inputs = countermeasure.move(inputs, labels, predict, self.loss)
         return inputs
 
     @property
     def losses(self) -> Losses:
-        """Returns one loss for every record."""
+        """Returns the function that computes one loss per record."""
 
         def plain(predict: Predict, inputs: Tensor, labels: Tensor) -> Tensor:
             return self.loss(predict(inputs), labels)

@@ -1,4 +1,4 @@
-"""What a training will do: all of it checked and counted before a weight is copied."""
+"""The plan of a training, validated completely before any weight is copied."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -32,11 +32,11 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """Holds what a training is asked for, and what follows from it.
+    """Holds the settings of a training and what follows from them.
 
-    loss: of the user's own. private: the one countermeasure that is DPSGD. size: records of a step,
-    on average. steps: that will be taken, exactly. claimed: the guarantee of these steps, None
-    where none is stated. start: what the start is seen to know of the records, "" if nobody looked.
+    loss: a custom loss. private: the DPSGD countermeasure, if any. size: records per step, on
+    average. steps: exact number of steps. claimed: the guarantee of these steps, or None. start:
+    what a test of the start on heldout records found, "" without heldout.
     """
 
     model: nn.Module
@@ -63,7 +63,7 @@ class Plan:
         start: object = None,
         heldout: object = None,
     ) -> "Plan":
-        """Checks that it all fits together. Errors: ConfigError and DataError."""
+        """Makes and validates a plan. Errors: ConfigError and DataError."""
         private = private_among(countermeasures)
         require_plain_weights(model, private=private is not None)
         premise = Premise.of(model, start)  # of the model as it was given
@@ -99,37 +99,37 @@ class Plan:
 
     @property
     def plain_loss(self) -> Loss:
-        """Returns the loss without what countermeasures make of it."""
+        """Returns the loss without countermeasures."""
         return as_loss(self.loss, self.settings.outputs, self.settings.axis)
 
     def validation_records(self, validation: object) -> Records:
-        """Returns records that are never trained on; raises DataError where some are."""
+        """Returns validation records; raises DataError if some are also trained on."""
         return held_apart(self.model, validation, self.records, "validation")
 
     @property
     def rate(self) -> float:
-        """Returns the chance of a record to be drawn in a step."""
+        """Returns the probability that a step draws a record."""
         return self.size / len(self.records)
 
     @property
     def noise(self) -> float:
-        """Returns the noise's deviation, in what one record moves a sum by; 0 without DPSGD."""
+        """Returns the noise, as a multiple of what one record moves a sum; 0 without DPSGD."""
         source = self.claimed or self.private
         return 0.0 if source is None else float(source.noise_multiplier or 0)
 
     @property
     def ema(self) -> float:
-        """Returns the decay of the running mean of the weights, 0 where there is none."""
+        """Returns the decay of the running mean of the weights, 0 if there is none."""
         return 0.0 if self.private is None else self.private.ema
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Makes the optimizer of the weights of a model that are trained."""
+        """Makes the optimizer for the trained weights of a model."""
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         decay = sum(countermeasure.weight_decay for countermeasure in self.countermeasures)
         return self.settings.optimization(weights, decay)
 
     def key(self, ranks: Ranks) -> str:
-        """Returns the fingerprint of all that the training depends on."""
+        """Returns the fingerprint of everything that the training depends on."""
         return fingerprint(
             *(self.model, self.records.fingerprint(), self.countermeasures, self.settings),
             *(self.loss, ranks.count, self.premise.known),
@@ -138,7 +138,7 @@ class Plan:
 
 
 def private_among(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
-    """Returns the DPSGD among countermeasures that go together; raises ConfigError for others."""
+    """Returns the DPSGD, if any; raises ConfigError for countermeasures that do not compose."""
     for countermeasure in countermeasures:
         if not isinstance(countermeasure, Countermeasure):
             raise ConfigError(
@@ -147,19 +147,19 @@ def private_among(countermeasures: Sequence[Countermeasure]) -> DPSGD | None:
             )
     dpsgds = [measure for measure in countermeasures if isinstance(measure, DPSGD)]
     if len(dpsgds) > 1:
-        raise ConfigError("Expected DPSGD once at most.")
+        raise ConfigError("Expected at most one DPSGD.")
     if not dpsgds:
         return None
     (private,) = dpsgds
     mixing = [measure for measure in countermeasures if not measure.private]
     if mixing and private.is_certified:
         raise ConfigError(
-            f"{type(mixing[0]).__name__} compares the records of a batch with each other or reads "
-            "the model's inside: it does not compose with DPSGD."
+            f"{type(mixing[0]).__name__} compares the records of a batch or reads hidden layers, "
+            "so it does not compose with DPSGD."
         )
     is_augmented = any(isinstance(measure, Augment) for measure in countermeasures)
     if private.augmentations > 1 and not is_augmented:
-        raise ConfigError("Augmentations of a record are all the same without Augment.")
+        raise ConfigError("augmentations= needs Augment(...): without it all copies are the same.")
     return private
 
 
@@ -170,16 +170,17 @@ def _size(settings: FinetuneSettings, records: Records, private: DPSGD | None) -
     size: object = private.sampler.size(len(records), batch_size)
     if not (isinstance(size, int) and 1 <= size <= len(records)):
         raise ConfigError(
-            f"Expected {private.sampler!r} to draw from 1 to {len(records)} records of a step, got "
+            f"Expected {private.sampler!r} to draw 1 to {len(records)} records per step, got "
             f"{size!r}."
         )
     return size
 
 
 def _steps(epochs: float, records: int, size: int, *, exact: bool) -> int:
-    """Counts the steps: exactly those that are taken, whatever a loader's length would say.
+    """Returns the exact number of steps, whatever the length of a loader.
 
-    exact: batches are of ``size`` on average; else an epoch is whole batches of a shuffled order.
+    exact: batches have ``size`` records on average; otherwise an epoch is a number of whole batches
+    of a shuffled order.
     """
     if exact:
         return max(1, math.ceil(epochs * records / size - 1e-9))

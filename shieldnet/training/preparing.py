@@ -1,4 +1,4 @@
-"""The copy that is trained, made ready for it, and what is given back of it."""
+"""Preparation of the copy to train, and publication of the result."""
 
 import copy
 from dataclasses import dataclass
@@ -26,25 +26,25 @@ _WEIGHTED = Hazard(
     "weighted loss",
     "the loss",
     "its mean divides by the weights of the whole batch, so that one record scales all others",
-    "Sum it instead (reduction='none'): a record's weight is then its own",
+    "Return one loss per record (reduction='none'), so that no record's weight affects another's",
     fixes=True,
 )
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Holds two copies of a model: the one that is trained, and the form of what is given back."""
+    """Holds two copies of a model: the one to train, and the one to return."""
 
     working: nn.Module
     finished: nn.Module
 
     def publish(self, *, everything: bool) -> None:
-        """Puts what was trained into the form that is given back.
+        """Copies the trained weights into the model to return.
 
-        everything: or nothing but what got noise: buffers and frozen weights then stay as they
-        came.
+        everything: whether to copy buffers and frozen weights too; otherwise only weights that got
+        noise change.
         """
-        named = self.working.named_parameters(remove_duplicate=False)  # tied ones by all names
+        named = self.working.named_parameters(remove_duplicate=False)  # tied weights by all names
         trained = [name for name, weight in named if weight.requires_grad]
         trained = merge(self.working) or trained
         state = self.working.state_dict()
@@ -54,9 +54,9 @@ class Copies:
 
 
 def prepared_copies(plan: Plan) -> Copies:
-    """Copies the model; looks for hazards where a guarantee is stated, and fixes what may be.
+    """Copies the model; if a guarantee is stated, finds hazards and fixes those that it may.
 
-    Errors: PreflightFailed for those that are left.
+    Errors: PreflightFailed for the remaining hazards.
     """
     finished, working = copy.deepcopy(plan.model), copy.deepcopy(plan.model)
     choose_trainable(working, plan.settings.train)
@@ -64,7 +64,7 @@ def prepared_copies(plan: Plan) -> Copies:
         countermeasure.prepare(working)
     for layer in working.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
-            layer.sparse = False  # the same gradient, as rows of numbers
+            layer.sparse = False  # the same gradient, dense
     _set_mode(working, plan.settings.train)
     if plan.private is None or not plan.private.is_certified:
         return Copies(working, finished)
@@ -82,7 +82,7 @@ def prepared_copies(plan: Plan) -> Copies:
 def prepared_updates(
     plan: Plan, working: nn.Module, ranks: Ranks
 ) -> tuple[Updates, Preflight | None]:
-    """Returns what moves the weights of the working copy, and what was seen before they move."""
+    """Returns the updates of the working copy's weights, and the result of preflight."""
     trained, learned = _what_is_learned(plan, working)
     if plan.private is None:
         return Sgd(trained, learned, plan.objective, plan.size, ranks), None
@@ -94,13 +94,13 @@ def prepared_updates(
 
 
 def _set_mode(model: nn.Module, train: Trainable) -> None:
-    """Puts a model into training mode; with the last layer alone, the others only compute."""
+    """Sets training mode; if only the last layer is trained, evaluation mode for the others."""
     model.train(not train.last_layer_alone)
     last_layer(model).train()
 
 
 def _what_is_learned(plan: Plan, working: nn.Module) -> tuple[nn.Module, Records]:
-    """Returns the last layer and what goes into it, where that is all that is trained."""
+    """Returns the model and records to train; the last layer and its inputs if only it is."""
     same_inputs = all(measure.keeps_inputs for measure in plan.countermeasures)
     if not (same_inputs and plan.settings.train.last_layer_alone):
         return working, plan.records
@@ -116,7 +116,7 @@ def _what_is_learned(plan: Plan, working: nn.Module) -> tuple[nn.Module, Records
 def _gradients_examined(
     trained: nn.Module, learned: Records, objective: Objective, private: DPSGD, *, fix: bool
 ) -> tuple[Preflight, RecordGradients]:
-    """Captures what a record asks of the weights, or raises PreflightFailed."""
+    """Captures the gradient of one record as a graph, or raises PreflightFailed."""
     device = next(trained.parameters()).device
     few = Records(*(learned.rows(slice(_MAX_EXAMINED), device)))
 
@@ -137,5 +137,5 @@ def _gradients_examined(
         preflight, gradients = examined()
     if private.is_certified or gradients is None:
         preflight.require()
-    assert gradients is not None  # noqa: S101  # beside None stands a hazard
+    assert gradients is not None  # noqa: S101  # None always comes with a hazard
     return preflight, gradients

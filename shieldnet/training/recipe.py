@@ -1,4 +1,4 @@
-"""Many models of one kind trained as one: the same layers, a stack of weights."""
+"""Recipe: trains many models of one architecture at once, on stacked weights."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,22 +11,23 @@ from shieldnet.core.checks import choice, finite, positive, renamed, whole
 from shieldnet.core.errors import ConfigError, DataError
 
 _MAX_TOGETHER = 50_000
-"""Weights up to which a stack of models is quicker than one after the other, by 3 times."""
+"""Largest number of weights for which stacking models is faster (3 times) than a loop."""
 
 
 @renamed(lr="learning_rate", batch="batch_size")
 @dataclass(frozen=True)
 class Recipe:
-    """Says how a model is trained, so that many can be trained at once, each on its own rows.
+    """Describes how a model is trained, so that many can be trained at once, each on its own rows.
 
-    make_model: makes a fresh model that gives logits, or probabilities (then say so in
-    ``outputs``). optimizer: ``"sgd"`` or ``"adam"`` (decoupled weight decay). together: whether
-    models are trained as one by ``torch.func.vmap``; by default those of up to 50,000 weights
-    without convolutions: others are as quick one after the other on a CPU.
+    make_model: function that returns a fresh model. epochs, learning_rate, batch_size, momentum,
+    weight_decay: as in torch. optimizer: ``"sgd"`` or ``"adam"`` (decoupled weight decay).
+    outputs: what the model returns, ``"logits"`` or ``"probabilities"``. together: whether to train
+    models as one by ``torch.func.vmap``; by default those without convolutions and with at most
+    50,000 weights, since others are as fast one by one on a CPU.
 
-    A recipe is a ``train`` function as well: ``recipe((inputs, labels), seed)`` trains one model.
-    An epoch takes as many full batches as the rows need; the last is filled with rows of the next
-    order. The same seed gives the same model; the global seed is left alone.
+    A recipe is also a ``train`` function: ``recipe((inputs, labels), seed)`` trains one model. All
+    batches are full; the last one of an epoch is filled with rows of the next order. The same seed
+    gives the same model; the global seed is not touched.
     """
 
     make_model: Callable[[], nn.Module]
@@ -42,7 +43,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not callable(self.make_model) or isinstance(self.make_model, nn.Module):
             raise ConfigError(
-                f"Expected make_model as a function that returns a fresh nn.Module, "
+                f"Expected make_model to be a function that returns a fresh nn.Module, "
                 f"got {type(self.make_model).__name__}."
             )
         whole("epochs", self.epochs, low=1)
@@ -63,9 +64,9 @@ class Recipe:
     def models(
         self, inputs: Tensor, labels: Tensor, rows: Sequence[Tensor], seeds: Sequence[int]
     ) -> list[nn.Module]:
-        """Trains a model on each choice of rows. Shapes: rows, each (n,) indices of inputs."""
+        """Trains one model per element of ``rows``. Shapes: rows, each (n,) row indices."""
         if any(len(own_rows) == 0 for own_rows in rows):
-            raise DataError("A model cannot be trained on no rows.")
+            raise DataError("Expected at least one row to train each model on, got none.")
         fresh = [self._fresh(seed) for seed in seeds]
         if self._as_one(fresh[0]):
             _train(self, fresh, inputs, labels, rows, seeds)
@@ -100,17 +101,17 @@ def _train(
     rows: Sequence[Tensor],
     seeds: Sequence[int],
 ) -> None:
-    """Trains the models, as one where there are several; their weights are changed in place."""
+    """Trains the models in place, stacked if there are several."""
     stack = _Single(models[0]) if len(models) == 1 else _Stack(models)
     weights = [weight for weight in stack.weights if weight.requires_grad]
     optimizer = _optimizer(recipe, stack.weights)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds[0])  # of dropout, which asks the global generator
+        torch.manual_seed(seeds[0])  # for dropout, which uses the global generator
         for batch in _batches(rows, recipe.batch_size, recipe.epochs, seeds):
             loss = stack.loss(recipe, inputs[batch], labels[batch])
             gradients = torch.autograd.grad(loss, weights)
             for weight, gradient in zip(weights, gradients, strict=True):
-                # vmap's gradients are strided otherwise, and a fused step ignores strides.
+                # vmap's gradients have other strides, which a fused step ignores.
                 weight.grad = gradient.contiguous()
             optimizer.step()
     for weight in weights:
@@ -119,7 +120,7 @@ def _train(
 
 
 class _Single:
-    """Asks one model as it is. Shapes of what it is asked about: (1, rows, ...)."""
+    """Runs a single model. Shapes: inputs (1, rows, ...)."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.weights = model, list(model.parameters())
@@ -128,11 +129,11 @@ class _Single:
         return _loss(recipe, self.model(inputs[0]), labels[0])
 
     def finish(self) -> None:
-        """Leaves the model as it is: its own weights were trained."""
+        """Does nothing: the model's own weights were trained."""
 
 
 class _Stack:
-    """Asks many models at once, by one stack of their weights. Shapes: (models, rows, ...)."""
+    """Runs many models at once on stacked weights. Shapes: inputs (models, rows, ...)."""
 
     def __init__(self, models: list[nn.Module]) -> None:
         self.models, self.skeleton = models, copy.deepcopy(models[0]).to("meta")
@@ -140,7 +141,7 @@ class _Stack:
         self.weights = list(self.parameters.values())
 
     def loss(self, recipe: Recipe, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Returns the sum of the models' losses, each of its own rows."""
+        """Returns the sum of the models' losses, each on its own rows."""
 
         def of_model(
             weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], x: Tensor, y: Tensor
@@ -153,7 +154,7 @@ class _Stack:
         return total
 
     def finish(self) -> None:
-        """Copies the weights and buffers into the models."""
+        """Copies the stacked weights and buffers back into the models."""
         with torch.no_grad():
             for number, model in enumerate(self.models):
                 state = model.state_dict(keep_vars=True)
@@ -173,9 +174,9 @@ def _optimizer(recipe: Recipe, weights: Sequence[Tensor]) -> torch.optim.Optimiz
 def _batches(
     rows: Sequence[Tensor], batch: int, epochs: int, seeds: Sequence[int]
 ) -> Iterator[Tensor]:
-    """Yields (models, batch) row numbers: every model goes through its own rows in its own order.
+    """Yields (models, batch) row indices; every model visits its own rows in its own order.
 
-    An epoch has as many batches as the most rows need; who has fewer rows begins them anew.
+    An epoch has enough batches for the largest set of rows; smaller sets start over.
     """
     longest = max(len(own_rows) for own_rows in rows)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

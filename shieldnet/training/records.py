@@ -1,4 +1,4 @@
-"""The records that a model is trained on: checked once, when they come in."""
+"""Training records, validated once on input."""
 
 from collections.abc import Sized
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ from shieldnet.training.several_inputs import Packing, packed, several_of
 
 @dataclass(frozen=True)
 class Records:
-    """Holds inputs and labels of any shape, one of each for a record.
+    """Holds the inputs and labels of training records.
 
-    Shapes: inputs (records, ...), labels (records, ...). batch: of the loader that they came from.
-    packing: where a model's several inputs are in a row, None for one input.
+    Shapes: inputs (records, ...), labels (records, ...). batch: batch size of their loader, if any.
+    packing: positions of a model's several inputs in a row, None for one input.
     """
 
     inputs: Tensor
@@ -28,13 +28,13 @@ class Records:
     def __post_init__(self) -> None:
         for name, tensor in (("inputs", self.inputs), ("labels", self.labels)):
             if tensor.dim() == 0 or len(tensor) == 0:
-                raise DataError(f"Expected {name} with a row for every record, got none.")
+                raise DataError(f"Expected {name} with a row per record, got none.")
             broken = ~torch.isfinite(tensor)
             if broken.any():
                 row = int(broken.nonzero()[0, 0])
                 raise DataError(
                     f"Expected finite {name}, got NaN or Inf (first: record {row}). Drop such "
-                    "records, or fill what is missing."
+                    "records, or impute missing values."
                 )
         if len(self.inputs) != len(self.labels):
             raise DataError(
@@ -45,11 +45,11 @@ class Records:
         return len(self.inputs)
 
     def rows(self, rows: Tensor | slice, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns inputs and labels of some rows, on a device. Shapes: rows (n,) -> (n, ...)."""
+        """Returns the inputs and labels of rows on a device. Shapes: rows (n,) -> (n, ...)."""
         return self.inputs[rows].to(device), self.labels[rows].to(device)
 
     def of_type(self, dtype: torch.dtype) -> "Records":
-        """Returns the records with their real numbers in another type: the model's."""
+        """Returns the records with floating-point numbers in another dtype."""
         columns = (self.inputs, self.labels)
         if all(column.dtype == dtype or not column.is_floating_point() for column in columns):
             return self
@@ -59,18 +59,18 @@ class Records:
         return Records(inputs, labels, self.batch, self.packing)
 
     def fingerprint(self) -> str:
-        """Returns a hash that names the data without holding any."""
+        """Returns a hash of the data."""
         packing = "" if self.packing is None else repr(self.packing)
         return rows_hash(self.inputs, self.labels) + packing
 
 
 def as_records(data: object) -> Records:
-    """Makes records of (inputs, labels), of a Dataset of such pairs, or of a DataLoader of them.
+    """Reads records from (inputs, labels), a Dataset of such pairs, or a DataLoader.
 
-    Inputs may be several: a dict by the names of a model's arguments, or a tuple in their order.
-    Of a DataLoader the dataset is read, and its batch size: which records make a batch is drawn
-    anew. A Dataset is read once: what it draws at random is drawn once (use ``Augment``).
-    Errors: DataError for a loader whose own way of drawing or joining would be lost.
+    Several inputs are a dict by argument name, or a tuple in the order of the arguments. From a
+    DataLoader only the dataset and the batch size are used; batches are drawn anew. A Dataset is
+    read once, so random transforms are applied once (use ``Augment``).
+    Errors: DataError for a loader whose sampler or collate_fn would be ignored.
     """
     if isinstance(data, Records):
         return data
@@ -110,20 +110,20 @@ def _require_plain(loader: DataLoader) -> None:  # type: ignore[type-arg]  # of 
     )
     if not is_plain or loader.batch_size is None:
         raise DataError(
-            f"Batches are drawn anew, so that how the loader draws them "
-            f"({type(sampler).__name__}) would be lost: its weights are dropped, and the proof "
-            "needs independent draws. Pass the dataset; to weigh records, pass a loss that does."
+            f"Batches are drawn anew, so the loader's {type(sampler).__name__} would be ignored: "
+            "its weights would be lost, and the proof needs independent draws. Pass the dataset; "
+            "to weight records, pass a loss that does."
         )
     if loader.collate_fn is not torch.utils.data.default_collate:
         raise DataError(
-            "How the loader joins records (collate_fn) would be lost. Pass (inputs, labels) as "
-            "tensors with a row for every record."
+            "The loader's collate_fn would be ignored. Pass (inputs, labels) as tensors with a row "
+            "per record."
         )
 
 
 def _numbers(made: Tensor) -> Tensor:
-    """Widens whole numbers; raises DataError for complex ones."""
+    """Widens integers; raises DataError for complex numbers."""
     if made.is_complex():
-        raise DataError("Expected real numbers, got complex ones.")
+        raise DataError(f"Expected real numbers, got {made.dtype}.")
     is_whole = not made.is_floating_point() and made.dtype != torch.bool
     return made.to(torch.int64) if is_whole else made

@@ -1,4 +1,4 @@
-"""What a training gives back."""
+"""The result of finetune."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from shieldnet.training.validation import Validation
 
 @dataclass(frozen=True)
 class Finetuned:
-    """Holds a trained model and what is claimed, and known, of it.
+    """Holds a trained model, its guarantee, and what was measured.
 
-    model: in evaluation mode, with the keys of the model that was given. guarantee: what is proven;
-    None without DPSGD, or in its empirical mode. findings: of the audit of the run itself.
-    preflight: what was measured before. steps, seconds: what it took. start: what the start is seen
-    to know of the records, "" where there was no heldout: as preflight, measured without noise.
-    before, validation: loss and accuracy of the model that was given and of the trained one, on the
-    records of ``validation``.
+    model: the trained copy, in evaluation mode, with the original's state_dict keys. guarantee:
+    what is proven; None without DPSGD or in its empirical mode. findings: of the audit of the run
+    itself. preflight: what was measured before training, without noise. steps: number of steps.
+    seconds: duration. start: whether the start knows the records, tested on ``heldout`` without
+    noise; "" without it. before, validation: loss and accuracy of the original and the trained
+    model on the ``validation`` records.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""The settings of a training that are about neither data nor countermeasures."""
+"""Settings of a training other than data and countermeasures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ _MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Optimization:
-    """Says how weights follow gradients, and makes the optimizer that does it.
+    """Holds the optimizer's settings, and makes the optimizer.
 
     optimizer: ``sgd``, or ``adam`` with decoupled weight decay. learning_rate: above 0. momentum:
-    of sgd, from 0 to below 1; by default 0.9.
+    for sgd, in [0, 1); by default 0.9.
     """
 
     optimizer: str
@@ -33,12 +33,12 @@ class Optimization:
             if not 0 <= finite("momentum", self.momentum) < 1:
                 raise ConfigError(f"Expected momentum from 0 to below 1, got {self.momentum!r}.")
             if self.optimizer != "sgd":
-                raise ConfigError(f"The optimizer {self.optimizer} has no momentum: leave it out.")
+                raise ConfigError(f"The optimizer {self.optimizer} has no momentum: omit it.")
 
     def __call__(
         self, weights: Sequence[nn.Parameter], weight_decay: float
     ) -> torch.optim.Optimizer:
-        """Makes the optimizer of some weights."""
+        """Makes the optimizer for the given weights."""
         rate = self.learning_rate
         if self.optimizer == "adam":
             return torch.optim.AdamW(weights, lr=rate, weight_decay=weight_decay)
@@ -48,7 +48,7 @@ class Optimization:
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """Holds the settings of ``finetune`` under their own names, checked."""
+    """Holds validated settings of ``finetune``, under the same names."""
 
     epochs: float
     batch_size: int | None
@@ -63,7 +63,7 @@ class FinetuneSettings:
         positive("epochs", self.epochs)
         if not isinstance(self.train, Trainable):
             raise ConfigError(
-                "Expected train as a value such as sn.trainable.LoRA(4) or "
+                "Expected train to be a value such as sn.trainable.LoRA(4) or "
                 f"sn.trainable.LastLayer(), got {self.train!r}."
             )
         flag("fix", self.fix)

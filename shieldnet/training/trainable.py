@@ -1,4 +1,4 @@
-"""Which weights are trained: all, the last layer, the biases, or a low-rank change of them."""
+"""Choices of the weights to train: all, the last layer, the biases, or a low-rank update."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ __all__ = ["Biases", "Full", "LastLayer", "LoRA", "Trainable"]
 
 
 class Trainable(ABC):
-    """Says which weights of a model are trained: ``finetune(model, data, train=LoRA(4))``.
+    """Chooses the weights of a model to train: ``finetune(model, data, train=LoRA(4))``.
 
-    last_layer_alone: whether all but the last layer only computes; what goes into that layer is
-    then computed once for each record, where nothing else changes it. nothing: why there may be
-    nothing to train, for the error.
+    last_layer_alone: whether only the last layer is trained; its input is then computed once per
+    record, unless a countermeasure changes it. nothing: reason why there may be nothing to train,
+    for the error.
     """
 
     last_layer_alone: ClassVar[bool] = False
@@ -29,9 +29,9 @@ class Trainable(ABC):
 
     @abstractmethod
     def choose(self, model: nn.Module) -> None:
-        """Leaves requires_grad with the weights that are trained, of those that had it.
+        """Clears requires_grad of all weights that are not trained.
 
-        model: the copy that is trained, which is changed in place.
+        model: the copy to train, which is changed in place.
         """
 
 
@@ -40,14 +40,14 @@ class Full(Trainable):
     """Trains every weight that requires a gradient."""
 
     def choose(self, model: nn.Module) -> None:
-        """Leaves all as it is."""
+        """Changes nothing."""
 
 
 @dataclass(frozen=True)
 class LastLayer(Trainable):
-    """Trains the last module that holds weights, in the order in which the model lists them.
+    """Trains only the last module with weights, in the order of ``model.modules()``.
 
-    What goes into it is computed once for each record, unless a countermeasure changes inputs.
+    Its input is computed once per record, unless a countermeasure changes the inputs.
     """
 
     last_layer_alone: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class LastLayer(Trainable):
 
 @dataclass(frozen=True)
 class Biases(Trainable):
-    """Trains the biases alone: every weight whose name ends in ``bias``.
+    """Trains only the biases: every weight whose name ends in ``bias``.
 
     Source: Zaken et al. 2022 (arXiv:2106.10199).
     """
@@ -70,14 +70,14 @@ class Biases(Trainable):
 
 @dataclass(frozen=True)
 class LoRA(Trainable):
-    """Trains a low-rank change of every linear layer, merged into its weights afterwards.
+    """Trains a low-rank update of every linear layer, merged into its weights afterwards.
 
-    rank: of the change, 1 or more. A layer whose weight another module holds too stays as it is.
+    rank: rank of the update, 1 or more. Layers with tied weights are not changed.
     Source: Hu et al. 2022 (arXiv:2106.09685).
     """
 
     rank: int = 4
-    nothing: ClassVar[str] = "the model holds no nn.Linear whose weight is its own"
+    nothing: ClassVar[str] = "the model has no nn.Linear with untied weights"
 
     def __post_init__(self) -> None:
         whole("rank", self.rank, low=1)
@@ -90,13 +90,13 @@ class LoRA(Trainable):
 BY_NAME: Mapping[str, Trainable] = MappingProxyType(
     {"full": Full(), "last": LastLayer(), "bias": Biases(), "lora": LoRA()}
 )
-"""The values by the names that the command line gives them."""
+"""Values by their names on the command line."""
 
 
 def choose_trainable(model: nn.Module, train: Trainable) -> None:
-    """Leaves requires_grad with the weights that are trained.
+    """Clears requires_grad of all weights that are not trained.
 
-    Errors: ConfigError where nothing would be trained.
+    Errors: ConfigError if nothing would be trained.
     """
     train.choose(model)
     if not any(weight.requires_grad for weight in model.parameters()):

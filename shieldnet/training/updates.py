@@ -1,4 +1,4 @@
-"""What a step moves the weights by: the mean gradient of a batch of a shuffled order."""
+"""Updates: the gradient of each step; here the mean gradient of a shuffled batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from shieldnet.training.records import Records
 
 
 class Updates(ABC):
-    """Computes the gradient of every step, for the weights of one model that are trained.
+    """Computes the gradient of every step for the trained weights of a model.
 
-    keeps_buffers: whether what a forward pass leaves in the buffers stays there. variation: bounds
-    the total variation between what a step draws and the law that a proof is about.
+    keeps_buffers: whether changes of buffers by forward passes are kept. variation: bound on the
+    total variation between a step's draws and the distribution that the proof assumes.
     """
 
     model: nn.Module
@@ -27,21 +27,21 @@ class Updates(ABC):
 
     @property
     def variation(self) -> float:
-        """Returns 0: nothing is proven of what is drawn."""
+        """Returns 0: nothing is proven about the draws."""
         return 0.0
 
     @abstractmethod
     def start(self, state: State) -> None:
-        """Puts into a state what a run draws once, unless a checkpoint brought it."""
+        """Adds to a state what is drawn once per run, unless a checkpoint has it."""
 
     @abstractmethod
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:
-        """Returns a step's gradient of every weight that is trained, in the model's order."""
+        """Returns the gradient of every trained weight in a step, in the model's order."""
 
 
 @dataclass
 class Sgd(Updates):
-    """Learns from batches of a shuffled order, as everybody does. size: records of a batch."""
+    """Learns from shuffled batches, without privacy. size: records per batch."""
 
     model: nn.Module
     records: Records
@@ -51,7 +51,7 @@ class Sgd(Updates):
     _order: tuple[int, Tensor] = field(default=(-1, torch.empty(0)))
 
     def start(self, state: State) -> None:
-        """Needs nothing that a checkpoint holds."""
+        """Does nothing: nothing is drawn once per run."""
 
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:
         """Returns the mean gradient of a step's batch."""
@@ -74,5 +74,5 @@ class Sgd(Updates):
                 generator = torch.Generator().manual_seed(random_seed())
             order = torch.randperm(len(self.records), generator=generator)
             self._order = (epoch, self.ranks.broadcast(order))
-        # Batches as even as they can be: one record alone has no batch statistics.
+        # Batches of nearly equal size, since a single record has no batch statistics.
         return self._order[1].tensor_split(batches)[batch]

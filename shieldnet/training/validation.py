@@ -1,4 +1,4 @@
-"""How well a model does on records that no training saw."""
+"""Loss and accuracy of a model on validation records."""
 
 import copy
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ _BATCH_ROWS = 512
 class Validation:
     """Holds the loss and accuracy of a model on held-out records.
 
-    loss: mean over the records. accuracy: share of right answers with its 95% interval; None where
-    answers have no classes, or the loss is one of your own. samples: records.
+    loss: mean over the records. accuracy: share of correct answers with its 95% interval; None if
+    there are no classes, or the loss is custom. samples: number of records.
     """
 
     loss: float
@@ -35,9 +35,9 @@ class Validation:
 
 
 def validated(model: nn.Module, records: Records, loss: Loss) -> Validation:
-    """Asks a copy of a model, in evaluation mode, about every record; the records stay as they are.
+    """Runs a copy of a model in evaluation mode on every record, without changing the records.
 
-    Whatever the model draws leaves the global random states alone.
+    The global random states are preserved.
     """
     copied = copy.deepcopy(model).eval()
     device = next((weight.device for weight in copied.parameters()), torch.device("cpu"))
@@ -57,5 +57,5 @@ def _accuracy(hits: list[Tensor | None]) -> Interval | None:
     if not shares or len(shares) < len(hits):
         return None
     counted = torch.cat(shares).double().cpu()
-    counted = counted[~counted.isnan()]  # a record whose every position counts for nothing
+    counted = counted[~counted.isnan()]  # NaN: all positions of the record are ignored
     return mean(counted) if len(counted) else None

@@ -63,8 +63,8 @@ def written(path, **changes):
         ({"weights": "../../etc"}, "Expected weights as 64 hexadecimal digits"),
         ({"version": 3}, "Expected a guarantee of version 1 or 2"),
         ({"version": True}, "Expected a guarantee of version 1 or 2"),
-        ({"before": [{}] * 17}, "Expected at most 16 guarantees before"),
-        ({"before": [3]}, "Expected a guarantee as an object"),
+        ({"before": [{}] * 17}, "Expected at most 16 earlier guarantees"),
+        ({"before": [3]}, "Expected a guarantee as a dict"),
     ],
 )
 def test_a_guarantee_that_no_training_wrote_is_refused(tmp_path, changes, words) -> None:
@@ -93,11 +93,11 @@ def test_a_changed_guarantee_does_not_match_its_signature(tmp_path, monkeypatch)
     monkeypatch.setenv("SHIELDNET_KEY", secrets.token_hex(32))
     assert load_guarantee(written(path)).seal == "signed"
     for changes in ({"noise": 50.0}, {"steps": 1}, {"weights": "00" * 32}, {"premises": ["-"]}):
-        with pytest.raises(sn.errors.DataError, match="signature is not of the key"):
+        with pytest.raises(sn.errors.DataError, match="signature does not match the key"):
             load_guarantee(written(path, **changes))
     document = {k: v for k, v in GUARANTEE.document().items() if k != "signature"}
     path.write_text(json.dumps(document))
-    with pytest.raises(sn.errors.DataError, match="is not signed, and SHIELDNET_KEY is set"):
+    with pytest.raises(sn.errors.DataError, match="is not signed, but SHIELDNET_KEY is set"):
         load_guarantee(path)
     monkeypatch.setenv("SHIELDNET_KEY", secrets.token_hex(32))
     with pytest.raises(sn.errors.DataError, match="is not signed"):
@@ -232,7 +232,7 @@ def test_a_second_continuation_of_one_checkpoint_is_refused(training, tmp_path) 
     with pytest.raises(sn.errors.TrainingFailed, match="is an older state of the run"):
         training(tmp_path)
     (tmp_path / "finetune.run").unlink()
-    with pytest.raises(sn.errors.TrainingFailed, match="whether .* was continued already"):
+    with pytest.raises(sn.errors.TrainingFailed, match="whether .* was already continued"):
         training(tmp_path)
 
 
@@ -240,7 +240,7 @@ def test_two_processes_cannot_continue_one_checkpoint_at_once(training, tmp_path
     stopped(training, tmp_path, 2)
     with (
         checkpoint.only_here(tmp_path),
-        pytest.raises(sn.errors.TrainingFailed, match="Another process trains in"),
+        pytest.raises(sn.errors.TrainingFailed, match="Another process is training in"),
     ):
         training(tmp_path)
     assert training(tmp_path).steps == 5
@@ -291,9 +291,7 @@ def test_a_changed_checkpoint_is_refused(training, tmp_path) -> None:
         torch.save({**content, **changes}, forged)
         for seal in (raw[-32:], secrets.token_bytes(32)):
             path.write_bytes(forged.getvalue() + seal)
-            with pytest.raises(
-                sn.errors.TrainingFailed, match="is not what was saved with this key"
-            ):
+            with pytest.raises(sn.errors.TrainingFailed, match="does not match its key"):
                 training(tmp_path)
 
 
@@ -306,7 +304,7 @@ def test_steps_beyond_the_plan_are_refused_even_with_the_key(training, tmp_path)
     forged = io.BytesIO()
     torch.save({**content, "step": 999}, forged)
     path.write_bytes(forged.getvalue() + checkpoint.mac(key, forged.getvalue()))
-    with pytest.raises(sn.errors.TrainingFailed, match="stands at step 999, the training has 5"):
+    with pytest.raises(sn.errors.TrainingFailed, match="is at step 999 of a training with 5 steps"):
         training(tmp_path)
 
 

@@ -56,11 +56,11 @@ def test_two_fields_of_one_name_are_refused(output, also) -> None:
         also=dict.fromkeys(names, also),
     )
     with pytest.raises(
-        sn.errors.AnswerError, match="two fields that are both called|Expected to find"
+        sn.errors.AnswerError, match="two fields that are both named|Expected to find"
     ):
         shield(X)
     shield = sn.harden(Says(output), "strict", outputs={"1": "logits"}, also={"a": ()})
-    with pytest.raises(sn.errors.AnswerError, match="two fields that are both called"):
+    with pytest.raises(sn.errors.AnswerError, match="two fields that are both named"):
         shield(X)
 
 
@@ -68,7 +68,7 @@ def test_two_fields_of_one_name_are_refused(output, also) -> None:
 def test_a_key_that_is_no_word_and_no_whole_number_is_refused(key) -> None:
     shield = sn.harden(Says(lambda x: {"logits": x, key: x}), drop=(str(key),))
     with pytest.raises(
-        sn.errors.AnswerError, match="called by words or whole numbers, got a key of type"
+        sn.errors.AnswerError, match="strings or integers as keys of a dict, got a key of type"
     ):
         shield(X)
 

@@ -119,7 +119,7 @@ REFUSED = {
     "torch.fx.symbolic_trace": "torch.fx.symbolic_trace cannot record a Shield.*torch.export",
     "torch.fx.symbolic_trace of a program": "fx.symbolic_trace cannot record the draw of noise",
     "torch.vmap of a program": "torch.vmap cannot run the draw of noise",
-    "torch.vmap": "torch.vmap cannot run a Shield.*Call it on the batch as it is",
+    "torch.vmap": "torch.vmap cannot run a Shield.*Call it on the whole batch",
     "CUDA graph": "A CUDA graph cannot record",
 }
 

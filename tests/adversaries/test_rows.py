@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import shieldnet as sn
 
 ROWS = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
-MIXED = "Rows of a batch change each other: the answer to row . of 8 moved when"
+MIXED = "Rows of a batch change each other: the answer to row . of 8 changed when"
 RANDOM = "The model answers row . of 8 differently when it is asked the same again"
 
 
@@ -280,7 +280,7 @@ class TestTheTrial:
             shield(ROWS)
         for example in (torch.ones(4, 6), ROWS[:1]):
             with pytest.raises(
-                sn.errors.ConfigError, match="an example of at least two rows that differ"
+                sn.errors.ConfigError, match="an example of at least two different rows"
             ):
                 sn.harden(nn.Linear(6, 4), example=example)
 

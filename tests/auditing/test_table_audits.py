@@ -236,7 +236,7 @@ def test_texts_are_not_audited(pipeline) -> None:
     texts = pandas.Series(["good", "bad"] * 20)
     shield = sn.harden(pipeline)
     labels = [">50K", "<=50K"] * 20
-    with pytest.raises(sn.errors.DataError, match="one column alone: texts are not audited"):
+    with pytest.raises(sn.errors.DataError, match="a single column; texts cannot be audited"):
         sn.audit(shield, members=(texts, labels), nonmembers=(texts, labels))
 
 
@@ -292,7 +292,7 @@ def test_sets_of_one_row_are_not_tested_and_end_nothing(sets, pipeline) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"members": "drop age"}, "The members lack columns that the model reads: age"),
+        ({"members": "drop age"}, "The members lack columns that the model needs: age"),
         ({"nonmembers": "labels"}, r"nonmembers among the classes of .* \(<=50K, >50K\), got 'x'"),
         ({"nonmembers": "no labels"}, "2 labels of the nonmembers are missing"),
         ({"auxiliary": "Inf"}, "finite numbers in the column score, got Inf"),

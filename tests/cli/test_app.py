@@ -253,7 +253,7 @@ def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path)
         "--epochs", "2", "--start", "private/guarantee.json",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    assert "and of 1 trainings before" in again.stdout
+    assert "composed with 1 earlier training" in again.stdout
 
 
 def test_finetune_writes_over_no_earlier_model_unless_told(project: Path) -> None:
@@ -291,7 +291,7 @@ def test_finetune_tells_loss_accuracy_and_how_far_it_is(project: Path) -> None:
         (("--adaptive-clip",), "Expected --epsilon"),
         (("--optimizer", "rmsprop"), "Expected --optimizer to be one of sgd, adam"),
         (("--checkpoint-every", "0"), "Expected a finite --checkpoint-every > 0"),
-        (("--validation", "members.npz"), "100 of the validation rows are also records"),
+        (("--validation", "members.npz"), "100 of the validation rows are also training records"),
     ],
 )
 def test_finetune_says_what_is_missing(project: Path, arguments, words) -> None:
@@ -310,7 +310,7 @@ def test_a_guarantee_that_is_none_is_refused(project: Path) -> None:
         "--nonmembers", "nonmembers.npz", "--guarantee", "forged.json",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "is no guarantee as finetune writes it" in done.stderr
+    assert "is not a guarantee as finetune writes it" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -369,9 +369,9 @@ class TestFiles:
             (
                 ("--group=place",),
                 "members.csv",
-                "is no model that is read here. Give a file ending in",
+                "is not a supported model file. Pass a file ending in",
             ),
-            (("--group=place", "--weights=w.pt"), "model.pt2", "holds its weights: leave"),
+            (("--group=place", "--weights=w.pt"), "model.pt2", "contains its weights: omit"),
         ],
     )
     def test_what_does_not_fit_exits_with_2(self, files, extra, model, words) -> None:

@@ -131,13 +131,13 @@ def test_harden_writes_its_shield_of_probabilities(project) -> None:
 @pytest.mark.parametrize(
     ("extra", "given", "words"),
     [
-        ((), {"model": "census:unfitted"}, "got LogisticRegression that is not fitted yet"),
-        (("--weights=w.pt",), {}, "is no torch module, and holds what it learned: leave --weights"),
+        ((), {"model": "census:unfitted"}, "got LogisticRegression, which is not fitted"),
+        (("--weights=w.pt",), {}, "is not a torch module and contains its weights: omit --weights"),
         (("--label=salary",), {}, "has no column salary. It has: age, education, sex, note, inc"),
-        ((), {"members": "narrow.csv"}, "The members lack columns that the model reads: education"),
+        ((), {"members": "narrow.csv"}, "The members lack columns that the model needs: education"),
         (("--sensitive=job",), {}, "There is no column job"),
         (("--group=job",), {}, "has no column job"),
-        (("--outputs=logits",), {}, "Say --outputs probabilities"),
+        (("--outputs=logits",), {}, "Pass --outputs probabilities"),
     ],
 )
 def test_what_does_not_fit_exits_with_2(project, extra, given, words) -> None:

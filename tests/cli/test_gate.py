@@ -32,7 +32,7 @@ def project(tmp_path) -> Path:
         ("fail", 1, "noisy: accuracy 0.970 [0.936, 0.989], min_accuracy = 0.999"),
         ("unsure", 3, "noisy: inversion 0.038 [0.008, 0.069], max_leakage = 0.05"),
         ("required", 1, "membership.canaries.auc was not measured; it is required"),
-        ("groups", 1, "no subgroup was given; min_accuracy = 0.5 of every one asks for it"),
+        ("groups", 1, "no subgroup was given; min_accuracy = 0.5 applies to every subgroup"),
         ("typo", 2, "A policy has no limit max_leek"),
         ("nowhere", 2, "Cannot read nowhere.toml"),
     ],
@@ -82,7 +82,7 @@ def test_a_run_on_github_gets_a_summary(project) -> None:
     ("arguments", "words"),
     [
         (("report", "nowhere.json"), "Cannot read nowhere.json"),
-        (("report", "pass.toml"), "is no JSON report"),
+        (("report", "pass.toml"), "is not a JSON report"),
         (("report", "report.json", "-o", "report.pdf"), "ends in .json, .html, .md, .xml, .sarif"),
         (("report", "report.json", "-o", "no/report.md"), "there is no folder no"),
         (("compare", "report.json", "nowhere.json"), "Cannot read nowhere.json"),

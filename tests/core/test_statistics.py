@@ -256,5 +256,5 @@ def test_one_record_of_many_that_is_read_is_not_surely_nothing() -> None:
 
 
 def test_nobody_ranks_a_score_that_is_no_number() -> None:
-    with pytest.raises(DataError, match="Expected scores, got NaN"):
+    with pytest.raises(DataError, match="Expected scores without NaN"):
         auc(torch.tensor([1.0, float("nan")]), torch.tensor([0.0, 0.5]))

@@ -59,7 +59,7 @@ def test_the_same_seed_plants_the_same_canaries() -> None:
         ({"kind": "odd"}, "Expected kind to be one of mislabeled"),
         ({"count": 1}, "Expected count >= 2"),
         ({"data": records()[0]}, "Canaries need labels"),
-        ({"data": (records()[0], torch.zeros(400, dtype=torch.int64))}, "two classes or more"),
+        ({"data": (records()[0], torch.zeros(400, dtype=torch.int64))}, "at least two classes"),
     ],
 )
 def test_canaries_that_cannot_be_planted_are_refused(settings, words) -> None:

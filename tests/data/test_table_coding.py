@@ -117,11 +117,11 @@ def test_codes_that_stand_for_no_table_are_read_as_the_nearest() -> None:
             None,
             "numbers among the set 0 and words among the se",
         ),
-        ([{"d": [1]}], ("d", "e"), "The set 0 lack columns that the model reads: e. They have: d"),
+        ([{"d": [1]}], ("d", "e"), "The set 0 lack columns that the model needs: e. They have: d"),
         ([{"d": [1.0, np.inf]}], None, "finite numbers in the column d, got Inf"),
-        ([{"d": [2**60, 1]}], None, "d has whole numbers above 2"),
+        ([{"d": [2**60, 1]}], None, "d has integers above 2"),
         ([{"d": [f"name {n}" for n in range(1001)]}], None, "1001 different words, more than 1000"),
-        ([{"d": ["a", "b"], "d=a": [1, 2]}], None, "would both be called d=a: rename one"),
+        ([{"d": ["a", "b"], "d=a": [1, 2]}], None, "would both be named d=a: rename one"),
         ([{}], None, "Expected tables with columns"),
     ],
 )
@@ -132,15 +132,15 @@ def test_what_cannot_be_coded_is_refused_in_words(tables, wanted, words) -> None
 
 
 def test_two_columns_of_one_name_are_refused() -> None:
-    with pytest.raises(DataError, match="two columns called a: rename one"):
+    with pytest.raises(DataError, match="two columns named a: rename one"):
         TableCoding.of({"members": Frame([[1, 2]], columns=["a", "a"])})
-    with pytest.raises(DataError, match="two columns called 1: rename one"):
+    with pytest.raises(DataError, match="two columns named 1: rename one"):
         TableCoding.of({"members": Frame([[1, 2]], columns=["1", 1])})
 
 
 def test_a_word_that_no_set_has_is_refused() -> None:
     coding = TableCoding.of({"members": Frame({"job": ["a"]})})
-    with pytest.raises(DataError, match="The column job holds 'b', which no set of the audit has"):
+    with pytest.raises(DataError, match="The column job has the value 'b', which occurs in no set"):
         coding.encode(Frame({"job": ["b"]}))
 
 

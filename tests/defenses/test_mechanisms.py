@@ -145,11 +145,11 @@ class TestLattice:
         integers = sn.Shield(nn.Identity(), sn.GaussianNoise(1.0, integers=True))
         for row in ([3e38, 0.0, 0.0], [1e30, -1e30, 0.0]):
             with pytest.raises(
-                sn.errors.AnswerError, match="gave NaN or Inf; nothing was released"
+                sn.errors.AnswerError, match="returned NaN or Inf; nothing was released"
             ):
                 integers(torch.tensor([row]))
         clipped = sn.Shield(nn.Identity(), sn.ClipNorm(1.0))
-        with pytest.raises(sn.errors.AnswerError, match=r"Center\(\) gave NaN or Inf"):
+        with pytest.raises(sn.errors.AnswerError, match=r"Center\(\) returned NaN or Inf"):
             clipped(torch.tensor([[3e38, 3e38, -3e38]]))
 
     def test_integers_are_the_floats_in_steps(self) -> None:

@@ -44,16 +44,16 @@ def test_what_numpy_wrote_is_read_as_it_was(tmp_path, order, dtype) -> None:
 def test_an_absurd_shape_is_refused_before_memory_is_given(tmp_path, shape) -> None:
     data = header(shape) + bytes(48)
     (tmp_path / "a.npy").write_bytes(data)
-    with pytest.raises(DataError, match=r"says -?\d+ bytes of .* but holds|no possible shape"):
+    with pytest.raises(DataError, match=r"states -?\d+ bytes of .* but has|an impossible shape"):
         read_npy(tmp_path / "a.npy", "members")
     zipped(tmp_path / "a.npz", {"x.npy": data})
-    with pytest.raises(DataError, match=r"says -?\d+ bytes of .* but holds|no possible shape"):
+    with pytest.raises(DataError, match=r"states -?\d+ bytes of .* but has|an impossible shape"):
         read_npz(tmp_path / "a.npz", "members", ["x"])
 
 
 def test_an_axis_of_zero_hides_no_absurd_one(tmp_path) -> None:
     (tmp_path / "a.npy").write_bytes(header(f"(0, {2**70})"))
-    with pytest.raises(DataError, match="no possible shape"):
+    with pytest.raises(DataError, match="an impossible shape"):
         read_npy(tmp_path / "a.npy", "members")
 
 
@@ -61,10 +61,10 @@ def test_a_bomb_is_refused_by_what_it_declares(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(limits, "MAX_FILE_BYTES", 10_000)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000, np.float32))
     assert (tmp_path / "a.npz").stat().st_size < 1000
-    with pytest.raises(DataError, match="would take 400128 bytes, more than the 10000"):
+    with pytest.raises(DataError, match="would take 400128 bytes, above the limit of 10000"):
         read_npz(tmp_path / "a.npz", "members", ["x"])
     np.save(tmp_path / "a.npy", np.zeros(100_000, np.float32))
-    with pytest.raises(DataError, match="more than the 10000"):
+    with pytest.raises(DataError, match="above the limit of 10000"):
         read_npy(tmp_path / "a.npy", "members")
 
 
@@ -78,7 +78,7 @@ def test_an_entry_that_holds_more_than_it_declares_is_cut_there(tmp_path) -> Non
     size = len(buffer.getvalue()).to_bytes(4, "little")
     assert data.count(size) == 2
     path.write_bytes(data.replace(size, (200).to_bytes(4, "little")))
-    with pytest.raises(DataError, match="no archive that can be read|but holds"):
+    with pytest.raises(DataError, match="not a readable archive|but has"):
         read_npz(path, "members", ["x"])
 
 
@@ -95,13 +95,13 @@ def test_two_entries_of_one_name_are_refused(tmp_path) -> None:
         archive.writestr("x.npy", b"1")
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("x.npy", b"2")
-    with pytest.raises(DataError, match="two entries of one name"):
+    with pytest.raises(DataError, match="two entries with one name"):
         read_npz(path, "members", ["x"])
 
 
 def test_rare_packing_is_refused(tmp_path) -> None:
     path = zipped(tmp_path / "a.npz", {"x.npy": b"1"}, compression=zipfile.ZIP_LZMA)
-    with pytest.raises(DataError, match="packed in a rare way"):
+    with pytest.raises(DataError, match="in a rare compression"):
         read_npz(path, "members", ["x"])
 
 

@@ -57,17 +57,17 @@ def test_arrays_stay_as_they_are_too(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "label", "groups", "words"),
     [
-        ("", None, (), "is no .csv table that can be read"),
-        ("1,2\n3,4\n", None, (), "Expected names of columns in the first line"),
-        ("a,a\n3,4\n", None, (), "two columns of one name: a, a"),
-        ("a,a,b\n3,4,5\n", None, (), "two columns of one name"),
-        (",a\n3,4\n", None, (), "as pandas calls its row numbers"),
+        ("", None, (), "is not a readable .csv table"),
+        ("1,2\n3,4\n", None, (), "Expected column names in the first line"),
+        ("a,a\n3,4\n", None, (), "two columns with one name: a, a"),
+        ("a,a,b\n3,4,5\n", None, (), "two columns with one name"),
+        (",a\n3,4\n", None, (), "pandas' name of row numbers"),
         ("a,b\n3,4\n", "c", (), "has no column c. It has: a, b"),
         ("a,b\n3,4\n", None, ("c",), "has no column c"),
         ("y,target\n3,4\n", None, (), "has the columns y and target: name one with --label"),
         ("y\n3\n", None, (), "has no column of inputs"),
         ("a,b\n1,2,3,4\n5,6\n", None, (), "rows with more cells than its first line"),
-        ('a,b\n"1,2\n', None, (), "is no .csv table that can be read"),
+        ('a,b\n"1,2\n', None, (), "is not a readable .csv table"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, text, label, groups, words) -> None:

@@ -109,7 +109,7 @@ def test_data_in_other_files_is_not_followed(digits_model, tmp_path) -> None:
         location="weights.bin",
         size_threshold=0,
     )
-    with pytest.raises(DataError, match="keeps data in other files, which are not followed"):
+    with pytest.raises(DataError, match="has data in other files, which are not read"):
         load_onnx(tmp_path / "parts.onnx")
 
 
@@ -124,15 +124,23 @@ def test_data_of_a_nodes_own_in_other_files_is_not_followed_either(tmp_path) -> 
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])],
     )
     (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
-    with pytest.raises(DataError, match="keeps data in other files"):
+    with pytest.raises(DataError, match="has data in other files"):
         load_onnx(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"no", b"\x08\x09" * 20])
 def test_what_is_no_onnx_is_refused(tmp_path, content) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
-    with pytest.raises(DataError, match="no ONNX model"):
+    with pytest.raises(DataError, match="not an ONNX model"):
         load_onnx(tmp_path / "m.onnx")
+
+
+def test_a_model_without_outputs_is_refused(path, tmp_path) -> None:
+    made = onnx.load(path)
+    del made.graph.output[:]
+    onnx.save(made, tmp_path / "silent.onnx")
+    with pytest.raises(DataError, match=r"silent.onnx has no outputs. Export it with"):
+        load_model(str(tmp_path / "silent.onnx"))
 
 
 def test_an_audit_takes_the_black_box_and_says_what_it_could_not_do(
@@ -181,10 +189,10 @@ def of_type(kind: int, path):
 @pytest.mark.parametrize(
     ("kind", "given", "words"),
     [
-        (TensorProto.UINT8, torch.tensor([[0.0, 0.5]]), "takes uint8, and 0.5 of the inputs"),
+        (TensorProto.UINT8, torch.tensor([[0.0, 0.5]]), "takes uint8, and the input 0.5"),
         (TensorProto.UINT8, torch.tensor([[0, 300]]), "0 to 255 for an image"),
-        (TensorProto.INT64, torch.tensor([[1.0, 1.5]]), "Give whole numbers, or export"),
-        (TensorProto.FLOAT, torch.tensor([[1.0, 0.1]]).double(), r"Give inputs.to\(torch.float32"),
+        (TensorProto.INT64, torch.tensor([[1.0, 1.5]]), "Pass whole numbers, or export"),
+        (TensorProto.FLOAT, torch.tensor([[1.0, 0.1]]).double(), r"Pass inputs.to\(torch.float32"),
         (TensorProto.FLOAT, torch.tensor([[2**24 + 1, 0]]), r"16777217|1.67772e\+07"),
     ],
 )

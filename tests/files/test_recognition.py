@@ -77,11 +77,17 @@ def contents(kind: str, net: nn.Module) -> Any:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("module", "is a whole Net, as torch.save.model. writes it, and holds pickled objects of "),
+        (
+            "module",
+            "is a whole Net, as torch.save.model. writes it, and contains pickled objects of ",
+        ),
         ("checkpoint", r"is a checkpoint with more than weights in it \(model, optimizer, epoch\)"),
-        ("checkpoint of a module", "is a checkpoint that holds pickled objects of .*Net"),
+        ("checkpoint of a module", "is a checkpoint that contains pickled objects of .*Net"),
         ("lightning", "is a checkpoint of Lightning with more than weights in it"),
-        ("lightning with objects", "is a checkpoint that holds pickled objects of argparse.Names"),
+        (
+            "lightning with objects",
+            "is a checkpoint that contains pickled objects of argparse.Names",
+        ),
         ("nested", r"more than weights in it \(optimizer, params, step\).*\['params'\]\['net'\]"),
         ("another name", r"is a checkpoint with .*\['weights_of_epoch'\]"),
     ],
@@ -116,7 +122,7 @@ def test_nothing_of_a_file_is_run_to_recognize_it(net) -> None:
 @pytest.mark.parametrize("held", [torch.ones(3), [torch.ones(3)]])
 def test_a_tensor_or_a_list_is_no_model(held) -> None:
     torch.save(held, "given.pt")
-    words = f"holds a {type(held).__name__} that torch.save wrote, no model and no dict of weights"
+    words = f"contains a {type(held).__name__} that torch.save wrote, neither a model nor a dict"
     assert words in refusal("given.pt")
 
 
@@ -162,7 +168,7 @@ def test_torchscript_holds_weights_that_a_line_takes_out(net) -> None:
 def test_a_program_of_one_batch_size_is_refused_with_an_export_that_works(rows, net) -> None:
     example = torch.randn(rows, 6)
     torch.export.save(torch.export.export(net, (example,)), "fixed.pt2")
-    with pytest.raises(DataError, match="exported for batches of one size") as refused:
+    with pytest.raises(DataError, match="exported for one batch size") as refused:
         sn.harden(load_model("fixed.pt2"))(torch.randn(8, 6))
     (call,) = re.findall(r"any: (torch\.export\.export\(.*\))\.", str(refused.value))
     held = {"torch": torch, "model": net, "example": torch.randn(4, 6)}
@@ -178,7 +184,7 @@ def test_an_onnx_model_of_one_batch_size_is_refused_with_an_export_that_works(ne
     torch.onnx.export(net, (torch.randn(4, 6),), "fixed.onnx", dynamo=False)
     with pytest.raises(DataError, match="It was exported for batches of 4") as refused:
         sn.harden(load_model("fixed.onnx"))(torch.randn(8, 6))
-    (call,) = re.findall(r"any: (torch\.onnx\.export\(.*\))", str(refused.value))
+    (call,) = re.findall(r"any size: (torch\.onnx\.export\(.*\))", str(refused.value))
     exec(call, {"torch": torch, "model": net, "example": torch.randn(4, 6)})  # noqa: S102 - ours
     assert sn.harden(load_model("model.onnx"))(torch.randn(8, 6)).shape == (8, 4)
 

@@ -63,7 +63,7 @@ class Bomb:
 def test_a_pickled_model_is_refused_and_never_run(project, suffix) -> None:
     path = project / f"model{suffix}"
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(DataError, match="is not unpickled|no valid safetensors"):
+    with pytest.raises(DataError, match="is not unpickled|not a valid safetensors"):
         load_model("users_model:make", str(path))
 
 
@@ -77,7 +77,7 @@ def test_a_pickled_model_is_refused_and_never_run(project, suffix) -> None:
         (
             "users_model:make",
             "nowhere.pt",
-            "Cannot read the weights from nowhere.pt: there is no such",
+            "Cannot read the weights from nowhere.pt: no such",
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_prefixes_of_wrappers_are_taken_off_and_named(project, caplog, prefix) -
     torch.save(state, project / "weights.pt")
     loaded = load_model("users_model:make", str(project / "weights.pt"))
     assert torch.equal(loaded[0].weight, torch.ones(2, 3))
-    assert "weights.pt: took the prefix" in caplog.text
+    assert "weights.pt: removed the prefix" in caplog.text
     torch.save(state | {"other": torch.ones(1)}, project / "weights.pt")
     with pytest.raises(DataError, match="it lacks 0.weight, 0.bias; .* other .* is .*'s: save"):
         load_model("users_model:make", str(project / "weights.pt"))
@@ -174,10 +174,10 @@ FACTORY = "package.module:factory --weights"
     ("name", "file", "as_model", "as_weights"),
     [
         ("module", "m.pt", f"pickled objects of .*test_sources.Net.*{FACTORY} weights.pt", None),
-        ("legacy module", "m.pth", f"holds pickled objects.*{FACTORY} weights.pt", None),
-        ("state_dict", "m.pt", f"holds weights without the model .*{FACTORY} m.pt", ""),
-        ("legacy state_dict", "m.pth", f"holds weights without .*{FACTORY} m.pth", ""),
-        ("state_dict", "m.bin", f"holds weights without the model .*{FACTORY} m.bin", ""),
+        ("legacy module", "m.pth", f"contains pickled objects.*{FACTORY} weights.pt", None),
+        ("state_dict", "m.pt", f"contains weights without their model.*{FACTORY} m.pt", ""),
+        ("legacy state_dict", "m.pth", f"contains weights without .*{FACTORY} m.pth", ""),
+        ("state_dict", "m.bin", f"contains weights without their model.*{FACTORY} m.bin", ""),
         (
             "checkpoint",
             "m.pt",
@@ -185,20 +185,30 @@ FACTORY = "package.module:factory --weights"
             r"state_dict\). Save .*weights_only=True\)\['model_state_dict'\], 'weights.pt'\)",
             None,
         ),
-        ("unnamed checkpoint", "m.pt", r"Save model.state_dict\(\) alone", None),
+        ("unnamed checkpoint", "m.pt", r"Save only what seems to be model.state_dict\(\)", None),
         ("lightning", "m.ckpt", r"is a checkpoint of Lightning .*\['state_dict'\]", None),
-        ("safetensors", "m.safetensors", f"holds weights without .*{FACTORY} m.safetensors", ""),
-        ("safetensors", "m.pt", f"holds weights without .*{FACTORY} m.pt", "rename it so that it"),
-        ("keras", "m.keras", "is a model of Keras.*returns keras.saving.load_model", None),
-        ("hdf5", "m.h5", "is a model of Keras", None),
+        ("safetensors", "m.safetensors", f"contains weights without .*{FACTORY} m.safetensors", ""),
+        (
+            "safetensors",
+            "m.pt",
+            f"contains weights without .*{FACTORY} m.pt",
+            "rename it to end in",
+        ),
+        ("keras", "m.keras", "is a Keras model.*returns keras.saving.load_model", None),
+        ("hdf5", "m.h5", "is a Keras model", None),
         ("joblib", "m.joblib", "is a pickle.* it is not unpickled. Export a scikit-learn", None),
-        ("joblib", "m.pkl", "with skl2onnx, or give package.module:factory", None),
-        ("exported", "m.pt", "rename it so that it ends in .pt2", "holds no weights for another"),
+        (
+            "joblib",
+            "m.pkl",
+            "with skl2onnx, or, if you trust it, pass package.module:factory",
+            None,
+        ),
+        ("exported", "m.pt", "rename it to end in .pt2", "not weights for another"),
         ("hugging face", "m", "AutoModelForSequenceClassification.from_pretrained", "no such file"),
-        ("folder", "m.pt2", "is a folder. Give a file ending in", "there is no such file"),
-        ("text", "m.pt", "is no model that is read here", None),
-        ("state_dict", "m.pt2", "holds weights without the model", ""),
-        ("state_dict", "m.onnx", "holds weights without the model", ""),
+        ("folder", "m.pt2", "is a folder. Pass a file ending in", "no such file"),
+        ("text", "m.pt", "is not a supported model file", None),
+        ("state_dict", "m.pt2", "contains weights without their model", ""),
+        ("state_dict", "m.onnx", "contains weights without their model", ""),
     ],
 )
 def test_what_people_give_gets_its_own_words_and_the_way_that_works(
@@ -230,10 +240,10 @@ def test_pickled_arrays_are_refused(project) -> None:
         load_examples("data.npz", "members")
     np.save(project / "lone", np.ones(3))
     (project / "lone.npy").rename(project / "lone.npz")
-    with pytest.raises(DataError, match="no archive that can be read"):
+    with pytest.raises(DataError, match="not a readable archive"):
         load_examples("lone.npz", "members")
     (project / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(DataError, match="no archive that can be read"):
+    with pytest.raises(DataError, match="not a readable archive"):
         load_examples("pickle.npz", "members")
 
 
@@ -242,7 +252,7 @@ def test_truncated_and_missing_files_are_refused(project) -> None:
     whole = (project / "data.npz").read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 5):
         (project / "cut.npz").write_bytes(whole[:length])
-        with pytest.raises(DataError, match="no archive that can be read"):
+        with pytest.raises(DataError, match="not a readable archive"):
             load_examples("cut.npz", "members")
     with pytest.raises(DataError, match="Cannot read the members from nowhere.npz"):
         load_examples("nowhere.npz", "members")
@@ -332,9 +342,9 @@ def test_tables_are_read_as_people_write_them(project, name, text) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("1,2,0\n3,4,1\n", "names of columns in the first line of data.csv, got numbers: 1, 2, 0"),
-        (",a,label\n0,1,0\n1,2,1\n", "a column called '', as pandas calls its row numbers"),
-        ("Unnamed: 0,a,label\n0,1,0\n", "a column called 'Unnamed: 0', as pandas"),
+        ("1,2,0\n3,4,1\n", "column names in the first line of data.csv, got numbers: 1, 2, 0"),
+        (",a,label\n0,1,0\n1,2,1\n", "a column named '', pandas' name of row numbers"),
+        ("Unnamed: 0,a,label\n0,1,0\n", "a column named 'Unnamed: 0', pandas'"),
     ],
 )
 def test_a_table_without_names_or_with_row_numbers_is_refused(project, text, words) -> None:
@@ -392,7 +402,7 @@ def test_labels_and_groups_of_what_has_none_are_refused(project, name, settings,
 
 def test_training_data_needs_labels(project) -> None:
     np.savez("data.npz", x=np.ones((4, 3)))
-    with pytest.raises(DataError, match="Expected labels in data.npz, got inputs alone"):
+    with pytest.raises(DataError, match="Expected labels in data.npz, got inputs only"):
         load_training({"data": "data.npz"})
     (project / "data.csv").write_text("a,target\n1,0\n2,1\n")
     inputs, labels = load_training({"data": "data.csv"})["data"]
@@ -401,7 +411,7 @@ def test_training_data_needs_labels(project) -> None:
 
 
 def test_a_models_file_holds_its_own_weights(project) -> None:
-    with pytest.raises(ConfigError, match="model.pt2 holds its weights: leave --weights out"):
+    with pytest.raises(ConfigError, match="model.pt2 contains its weights: omit --weights"):
         load_model("model.pt2", "weights.safetensors")
     for name in ("model.pt2", "model.onnx", "model.pt", "model.ts", "model.keras"):
         with pytest.raises(DataError, match=f"Cannot read the model from {name}"):

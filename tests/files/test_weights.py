@@ -58,7 +58,7 @@ def test_names_that_the_file_left_out_because_they_are_tied_are_no_loss(tmp_path
 
 def test_weights_that_differ_where_the_model_ties_them_are_refused(tmp_path) -> None:
     write_weights(Tied(is_tied=False), tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match="different weights as words.weight and as head.weight"):
+    with pytest.raises(DataError, match="different weights for words.weight and head.weight"):
         load_weights(Tied(), tmp_path / "w.safetensors", "tied")
 
 
@@ -100,6 +100,6 @@ def test_a_state_that_is_more_than_tensors_is_refused_when_it_is_written(tmp_pat
         def get_extra_state(self):
             return {"seen": 3}
 
-    with pytest.raises(DataError, match="keeps a dict as _extra_state"):
+    with pytest.raises(DataError, match="has a dict as _extra_state"):
         write_weights(Keeps(2, 2), tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()

@@ -92,7 +92,7 @@ def test_an_attack_of_ones_own_is_judged_compared_drawn_and_printed(report, tmp_
 
 def test_a_finding_that_nobody_declared_is_refused() -> None:
     with pytest.raises(
-        sn.errors.ConfigError, match=r"the finding toy\.gain among those that Toy declares"
+        sn.errors.ConfigError, match=r"Expected Toy to declare a metric for the finding toy\.gain"
     ):
         audited(Toy(name="toy.gain"))
     with pytest.raises(sn.errors.ConfigError, match="Expected Nameless to declare what it finds"):
@@ -144,7 +144,7 @@ def test_no_class_takes_a_finding_from_its_limit_by_being_there(name) -> None:
     before = declared().find("attribute.income.gain"), declared().find("inversion")
     kind = taking(name)
     assert (declared().find("attribute.income.gain"), declared().find("inversion")) == before
-    with pytest.raises(sn.errors.ConfigError, match="would also name findings of"):
+    with pytest.raises(sn.errors.ConfigError, match="would also match findings of"):
         Tier("taking", (kind(),))
     broken = finding("attribute.income.gain", 0.4, 0.6)
     assert not sn.Policy({"max_attribute_gain": 0.1}).judge([broken], sn.PrivacyCost())
@@ -164,4 +164,4 @@ def test_a_report_of_findings_that_nothing_here_declares_is_inconclusive() -> No
     strange = made(subject("balanced", 0.0, 5.0, findings=(finding("strange.leak", 0.9, 1.0),)))
     verdict = strange.passes(sn.Policy({"max_bits_per_answer": 9}))
     assert verdict.outcome == "inconclusive"
-    assert "strange.leak 0.950 [0.900, 1.000]: nothing here declares" in verdict.broken[0].words
+    assert "strange.leak 0.950 [0.900, 1.000]: no imported attack" in verdict.broken[0].words

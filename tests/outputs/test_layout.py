@@ -280,29 +280,34 @@ def test_answers_defended_by_hand_carry_no_graph_either() -> None:
 @pytest.mark.parametrize(
     ("settings", "chain", "output", "words"),
     [
-        ({}, (), torch.zeros(2, 3, 4), "say where the classes are, axis=1 for a segmentation"),
+        ({}, (), torch.zeros(2, 3, 4), "pass the class axis, axis=1 for a segmentation"),
         ({"axis": 4}, (), torch.zeros(2, 3, 4), r"with axis=4, got shape \(2, 3, 4\)"),
         ({"axis": -3}, (), torch.zeros(2, 3), r"with axis=-3, got shape \(2, 3\)"),
         ({"axis": 1}, (), torch.zeros(2, 0, 4, 4), "at least 2 classes"),
         ({"axis": 1}, (), torch.zeros(2, 3, 0, 4), "at least 2 classes"),
-        ({}, (), torch.zeros(2, 1), "One number a row. Use outputs='binary_logits' or 'values'"),
+        (
+            {},
+            (),
+            torch.zeros(2, 1),
+            "For one number per row use outputs='binary_logits' or 'values'",
+        ),
         ({"outputs": "binary_logits"}, (), torch.zeros(()), r"of shape \(rows,\) or \(rows, ...\)"),
         ({"outputs": "values"}, (), torch.zeros(3, 0), r"Expected values of shape \(rows,\)"),
         ({"outputs": "values"}, (), torch.tensor([1.0, math.nan]), "NaN or Inf in row 1 of 2"),
-        ({"outputs": "embeddings"}, (), torch.zeros(2, 3, 4), "say where the classes are"),
+        ({"outputs": "embeddings"}, (), torch.zeros(2, 3, 4), "pass the class axis"),
         ({"outputs": "probabilities"}, (), torch.ones(2, 3, dtype=torch.int64), "got torch.int64"),
         ({"outputs": "probabilities"}, (), torch.ones(2, 3), "Row 0 of 2 .*it sums to 3"),
         (
             {"outputs": "probabilities"},
             (),
             torch.tensor([[0.5, 0.5], [1.5, -0.5]]),
-            "Row 1 of 2 is no distribution",
+            "Row 1 of 2 is not a distribution",
         ),
         (
             {"outputs": "probabilities", "axis": 1},
             (),
             torch.full((2, 2, 3, 3), 0.7),
-            "Row 0 of 2 is no distribution: it sums to 1.4",
+            "Row 0 of 2 is not a distribution: it sums to 1.4",
         ),
         (
             {"outputs": "probabilities"},
@@ -310,7 +315,7 @@ def test_answers_defended_by_hand_carry_no_graph_either() -> None:
             torch.tensor([[0.5, 0.5], [math.nan, 0.5]]),
             "NaN or Inf in row 1 of 2",
         ),
-        ({"outputs": "binary_probabilities"}, (), torch.tensor([0.3, 1.3]), "Row 1 of 2 holds"),
+        ({"outputs": "binary_probabilities"}, (), torch.tensor([0.3, 1.3]), "Row 1 of 2 has"),
         ({"outputs": "values"}, (), torch.zeros(2, 2, dtype=torch.complex64), "got torch.complex"),
     ],
 )
@@ -327,8 +332,8 @@ def test_what_cannot_be_read_is_refused_with_the_mend(settings, chain, output, w
         ((sn.Sign(),), {"outputs": "values"}, r"Sign\(\) reads embeddings, but .* values"),
         ((), {"outputs": "values", "release": "labels"}, "Expected release to be one of values"),
         ((), {"outputs": "labels"}, "Expected outputs to be one of logits, probabilities, binary"),
-        ((), {"axis": 0}, "Expected axis as a whole number, but not 0"),
-        ((), {"axis": True}, "Expected axis as a whole number"),
+        ((), {"axis": 0}, "Expected axis as an integer other than 0"),
+        ((), {"axis": True}, "Expected axis as an integer"),
         ((), {"micro_batch": 0}, "Expected micro_batch >= 1"),
         (
             (sn.RoundTo(1.0), sn.ClipRange(0, 1)),
@@ -393,7 +398,7 @@ def test_micro_batches_refuse_what_they_cannot_join() -> None:
 
     shield = sn.harden(Lists(), micro_batch=2, also={"rows": ()})
     with pytest.raises(
-        sn.errors.AnswerError, match=r"Expected rows.0 to have a row for each of the 2"
+        sn.errors.AnswerError, match=r"Expected rows.0 to have one row for each of the 2"
     ):
         shield(torch.randn(4, 3))
 
@@ -403,7 +408,7 @@ def test_micro_batches_need_something_to_cut() -> None:
         def forward(self, x: list) -> Tensor:
             return torch.tensor(x)
 
-    with pytest.raises(sn.errors.AnswerError, match="Expected a tensor or an array with rows"):
+    with pytest.raises(sn.errors.AnswerError, match="Expected a tensor, array or table with rows"):
         sn.harden(OfLists(), micro_batch=2)([[0.0, 1.0]])
 
 

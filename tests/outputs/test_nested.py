@@ -203,7 +203,7 @@ def test_a_container_that_hides_more_than_its_fields_is_refused() -> None:
 
     for output in (Secretive(SCORES), Rich(logits=SCORES)):
         with pytest.raises(
-            sn.errors.AnswerError, match="cannot be built again without what is not"
+            sn.errors.AnswerError, match="cannot be rebuilt from its defended fields"
         ):
             hardened(output)
 

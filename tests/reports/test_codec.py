@@ -111,18 +111,18 @@ def test_a_forged_guarantee_of_absurd_numbers_is_refused_when_it_is_asked(tmp_pa
     document["reports"][0]["guarantee"].update(noise=0.1, rate=0.5, steps=10**7, epsilon=0.1)
     path.write_text(json.dumps(document))
     report = sn.Report.load(path)
-    with pytest.raises(sn.errors.ConfigError, match="in the thousands and promise nothing"):
+    with pytest.raises(sn.errors.ConfigError, match="in the thousands and guarantee nothing"):
         report.require(sn.Policy({"max_epsilon": 8.0}))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is no JSON report"),
-        ("[" * 100_000, "is no JSON report"),
-        ('{"schema": NaN}', "NaN is no number of JSON"),
+        ("", "is not a JSON report"),
+        ("[" * 100_000, "is not a JSON report"),
+        ('{"schema": NaN}', "NaN is not a JSON number"),
         ("[]", "expected an object, got list"),
-        ('{"schema": "shieldnet.report/1", "reports": 1e999}', "more than a number can be"),
+        ('{"schema": "shieldnet.report/1", "reports": 1e999}', "is too large for a number"),
     ],
 )
 def test_what_is_no_report_is_refused(tmp_path, text, words) -> None:

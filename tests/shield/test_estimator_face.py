@@ -217,12 +217,15 @@ def test_it_is_copied_and_pickled(table, pipeline) -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (LogisticRegression(), "got LogisticRegression that is not fitted yet"),
-        (make_pipeline(StandardScaler(), LogisticRegression()), "got Pipeline that is not fitted"),
-        (LogisticRegression, "got the class LogisticRegression. Give an object of it"),
+        (LogisticRegression(), "got LogisticRegression, which is not fitted yet"),
+        (
+            make_pipeline(StandardScaler(), LogisticRegression()),
+            "got Pipeline, which is not fitted",
+        ),
+        (LogisticRegression, "got the class LogisticRegression. Pass an instance"),
         (3, "or a function of arrays; got int"),
         (SVC(), r"got SVC, which has no predict_proba. .* CalibratedClassifierCV"),
-        (LinearRegression(), r"A regression: Shield.around\(estimator.predict"),
+        (LinearRegression(), r"For a regression use Shield.around\(estimator.predict"),
     ],
 )
 def test_what_is_no_fitted_estimator_is_refused_with_the_way(model, words) -> None:
@@ -234,7 +237,7 @@ def test_what_is_no_fitted_estimator_is_refused_with_the_way(model, words) -> No
 def test_one_class_and_several_targets_are_refused() -> None:
     inputs = np.zeros((4, 1))
     lonely = DummyClassifier().fit(inputs, ["yes"] * 4)
-    with pytest.raises(sn.errors.ConfigError, match=r"two classes or more, got one: \['yes'\]"):
+    with pytest.raises(sn.errors.ConfigError, match=r"at least two classes, got one: \['yes'\]"):
         sn.harden(lonely)
     several = RandomForestClassifier(5).fit(np.arange(8).reshape(-1, 1), np.eye(8, 2, dtype=int))
     with pytest.raises(sn.errors.ConfigError, match="one target, got several"):

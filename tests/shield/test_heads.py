@@ -36,7 +36,8 @@ class Heads(nn.Module):
 def line_in(refused: BaseException) -> str:
     """Takes the call out of a message."""
     (line,) = re.findall(r"sn\.(?:harden|Shield)\(model.*\)(?=[.,])", str(refused))
-    return str(line).split("), or insist")[0] + (")" if "), or insist" in line else "")
+    call, *rest = re.split(r"\), or (?:insist|pass outputs)", str(line))
+    return call + (")" if rest else "")
 
 
 def run(line: str, model: nn.Module) -> sn.Shield:
@@ -178,5 +179,5 @@ def test_a_head_of_probabilities_called_logits_is_refused_by_name() -> None:
         Heads(more=lambda x: x.softmax(-1)),
         outputs={"intent": "logits", "topic": "logits", "more": "logits"},
     )
-    with pytest.raises(sn.errors.AnswerError, match=r"probabilities, it seems"):
+    with pytest.raises(sn.errors.AnswerError, match=r"seem to be probabilities"):
         shield(X)

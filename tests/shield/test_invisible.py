@@ -61,7 +61,9 @@ def test_probabilities_are_checked_in_a_compiled_graph_too() -> None:
         sn.harden(nn.Identity(), outputs="probabilities"), fullgraph=True, backend="aot_eager"
     )
     assert compiled(torch.full((2, 4), 0.25)).shape == (2, 4)
-    with pytest.raises(sn.errors.AnswerError, match="Row 0 of 2 is no distribution: it sums to 4"):
+    with pytest.raises(
+        sn.errors.AnswerError, match="Row 0 of 2 is not a distribution: it sums to 4"
+    ):
         compiled(torch.ones(2, 4))
 
 
@@ -257,10 +259,10 @@ class TestAround:
             sn.errors.ConfigError, match=r"Pass its method: .*estimator.predict_proba"
         ):
             sn.Shield.around(LogisticRegression())
-        with pytest.raises(sn.errors.ConfigError, match="got LogisticRegression that is not fit"):
+        with pytest.raises(sn.errors.ConfigError, match="got LogisticRegression, which is not fit"):
             sn.Shield(LogisticRegression())
         with pytest.raises(
-            sn.errors.AnswerError, match="got torch.int64. Shield what gives scores"
+            sn.errors.AnswerError, match="got torch.int64. Shield the function that returns scores"
         ):
             sn.Shield.around(lambda x: np.zeros((2, 3), int))(np.zeros((2, 3)))
         with pytest.raises(sn.errors.AnswerError, match="function to return numbers, got <U4"):

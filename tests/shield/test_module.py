@@ -156,12 +156,12 @@ def test_a_model_that_returns_nothing_is_refused() -> None:
         def forward(self, x: Tensor) -> None:
             return None
 
-    with pytest.raises(sn.errors.AnswerError, match="The model returned nothing"):
+    with pytest.raises(sn.errors.AnswerError, match="The model returned None"):
         sn.harden(Silent())(torch.zeros(1))
 
 
 def test_logits_declared_as_probabilities_are_refused_with_row_and_sum_alone() -> None:
-    words = "Row 1 of 2 is no distribution: it sums to 7. Expected probabilities"
+    words = "Row 1 of 2 is not a distribution: it sums to 7. Expected probabilities"
     with pytest.raises(sn.errors.AnswerError, match=words) as error:
         sn.harden(Fixed(), outputs="probabilities")(torch.tensor([[0.5, 0.5], [2.125, 4.875]]))
     assert not any(digits in str(error.value) for digits in ("4.875", "2.125"))
@@ -170,11 +170,11 @@ def test_logits_declared_as_probabilities_are_refused_with_row_and_sum_alone() -
 def test_probabilities_declared_as_logits_are_refused_at_the_first_answer(scores) -> None:
     for dtype in (torch.float32, torch.float64):
         with pytest.raises(
-            sn.errors.AnswerError, match="are probabilities, it seems.*outputs='probabil"
+            sn.errors.AnswerError, match="seem to be probabilities.*outputs='probabil"
         ):
             sn.harden(Fixed())(scores.to(dtype).softmax(-1))
     segmentation = torch.randn(2, 5, 4, 4).softmax(1)
-    with pytest.raises(sn.errors.AnswerError, match="are probabilities, it seems"):
+    with pytest.raises(sn.errors.AnswerError, match="seem to be probabilities"):
         sn.harden(Fixed(), axis=1)(segmentation)
 
 
@@ -194,7 +194,7 @@ def test_huge_finite_scores_are_defended() -> None:
 @pytest.mark.parametrize("chain", [(sn.Temperature(1e-3),), (sn.Temperature(1e-3), sn.Round(1))])
 def test_what_overflows_inside_the_defenses_is_not_released(chain) -> None:
     with pytest.raises(
-        sn.errors.AnswerError, match=r"Temperature\(.*\) gave NaN or Inf; nothing was rel"
+        sn.errors.AnswerError, match=r"Temperature\(.*\) returned NaN or Inf; nothing was rel"
     ):
         sn.Shield(Fixed(), *chain)(torch.tensor([[3e38, 1.0, 0.0]]))
 
@@ -431,5 +431,5 @@ def test_a_shield_goes_around_a_model_and_never_around_a_shield() -> None:
     for model in (inner, nn.Sequential(inner, nn.Identity())):
         with pytest.raises(sn.errors.ConfigError, match="is a Shield already, or holds one"):
             sn.harden(model)
-    with pytest.raises(sn.errors.ConfigError, match="A Shield is not trained"):
+    with pytest.raises(sn.errors.ConfigError, match="A Shield cannot be trained"):
         sn.finetune(inner, (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)))

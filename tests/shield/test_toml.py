@@ -74,7 +74,7 @@ def test_another_version_is_refused(tmp_path) -> None:
 
 
 def test_broken_and_missing_files_are_named(tmp_path) -> None:
-    with pytest.raises(sn.errors.ConfigError, match="is no valid TOML"):
+    with pytest.raises(sn.errors.ConfigError, match="is not valid TOML"):
         load(tmp_path, "version = = 1")
     with pytest.raises(sn.errors.DataError, match="Cannot read .*nowhere.toml: No such file"):
         sn.load_shield(nn.Linear(3, 4), tmp_path / "nowhere.toml")
@@ -148,7 +148,7 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path) -> None:
     [
         ("preset = 'open'\nalso = 3", r"Expected \[\[also.FIELD\]\] tables"),
         ("preset = 'open'\nalso = {boxes = 3}", r"Expected \[\[also.boxes\]\] tables"),
-        ("preset = 'open'\naxis = 'last'", "Expected axis as a whole number"),
+        ("preset = 'open'\naxis = 'last'", "Expected axis as an integer"),
         ("preset = 'open'\nmicro_batch = 0", "Expected micro_batch >= 1"),
         ("preset = 'open'\nextent = 3", "Expected extent = { classes = 10 }"),
         ("preset = 'open'\nextent = {classes = 3, width = 2}", "Expected extent = {"),

@@ -89,7 +89,7 @@ def test_shifts_and_flips_keep_pixels_and_move_each_picture_by_itself() -> None:
 
 
 def test_views_without_augmentation_are_refused(table, mlp) -> None:
-    with pytest.raises(sn.errors.ConfigError, match="all the same without Augment"):
+    with pytest.raises(sn.errors.ConfigError, match="needs Augment"):
         finetune(mlp, table, sn.DPSGD(8.0, 1e-3, augmentations=4))
     found = finetune(
         mlp,
@@ -152,8 +152,8 @@ def test_a_frozen_layer_stays_as_it_came(table, mlp) -> None:
         (lambda: sn.countermeasures.Adversarial(0.0), "Expected a finite epsilon > 0"),
         (lambda: sn.countermeasures.Adversarial(0.1, low=1.0, high=0.0), "Expected low < high"),
         (lambda: sn.countermeasures.TransferFreeze(0), "Expected layers >= 1"),
-        (lambda: sn.countermeasures.BiDO("1"), "Expected the names of hidden modules"),
-        (lambda: sn.countermeasures.MID(""), "Expected the names of hidden modules"),
+        (lambda: sn.countermeasures.BiDO("1"), "Expected names of hidden modules"),
+        (lambda: sn.countermeasures.MID(""), "Expected names of hidden modules"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, words) -> None:
@@ -170,7 +170,9 @@ def test_what_does_not_fit_the_data_is_said(table, mlp) -> None:
     ):
         with pytest.raises(sn.errors.ConfigError, match=words):
             finetune(mlp, table, countermeasure)
-    with pytest.raises(sn.errors.ConfigError, match="LabelSmoothing needs the built-in loss"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="LabelSmoothing needs the built-in classification loss"
+    ):
         finetune(mlp, table, sn.countermeasures.LabelSmoothing(0.1), loss=nn.CrossEntropyLoss())
 
 

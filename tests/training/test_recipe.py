@@ -92,7 +92,7 @@ def test_models_of_probabilities_and_of_one_yes_or_no_are_trained() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"make_model": nn.Linear(2, 2)}, "Expected make_model as a function"),
+        ({"make_model": nn.Linear(2, 2)}, "Expected make_model to be a function"),
         ({"epochs": 0}, "Expected epochs >= 1"),
         ({"learning_rate": float("nan")}, "Expected a finite learning_rate > 0"),
         ({"momentum": -1.0}, "Expected momentum >= 0"),
@@ -107,5 +107,5 @@ def test_a_recipe_that_makes_no_sense_is_refused(settings, words) -> None:
 def test_what_makes_no_model_and_what_has_no_rows_is_refused() -> None:
     with pytest.raises(sn.errors.ConfigError, match="make_model to return an nn.Module, got int"):
         sn.Recipe(lambda: 3)(data(), 0)
-    with pytest.raises(sn.errors.DataError, match="no rows"):
+    with pytest.raises(sn.errors.DataError, match="at least one row"):
         sn.Recipe(small).models(*data(), [torch.arange(0)], [0])

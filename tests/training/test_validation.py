@@ -70,7 +70,7 @@ def test_a_training_says_how_it_changed_and_learns_nothing_from_it() -> None:
     assert trained.validation.accuracy.value > 0.9
     assert torch.equal(trained.model.weight, plain.model.weight)
     assert plain.validation is None
-    with pytest.raises(sn.errors.DataError, match="are also records that are trained on"):
+    with pytest.raises(sn.errors.DataError, match="are also training records"):
         sn.finetune(model, data, validation=(inputs[150:], labels[150:]))
 
 

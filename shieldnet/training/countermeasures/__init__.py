@@ -1,4 +1,4 @@
-"""Trainings that make attacks harder, without a proof."""
+"""Countermeasures in training. These are heuristics: none of them has a guarantee."""
 
 from shieldnet.training.countermeasures.base import (
     Adversarial,

@@ -1,4 +1,4 @@
-"""What is done in training against attacks: the classic four, and what each is measured to do."""
+"""Countermeasures in training: the four classic ones, each with its measured effect."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,11 +15,11 @@ from shieldnet.training.private.gradients import Losses, Predict
 
 
 class Countermeasure:
-    """Changes how a model is trained; several act in the order in which they are given.
+    """Changes how a model is trained; several are applied in the given order.
 
-    private: whether it composes with DP-SGD: what it does to a record depends on no other record.
-    keeps_inputs: whether it learns from inputs as they are and leaves the model alone, so that what
-    goes into the last layer can be computed once. weight_decay: L2 on the weights, in every step.
+    private: whether it composes with DP-SGD, because its effect on a record depends on no other
+    record. keeps_inputs: whether it changes neither inputs nor model, so that the input of the last
+    layer can be computed once. weight_decay: L2 penalty on the weights in every step.
     """
 
     private: ClassVar[bool] = True
@@ -27,10 +27,10 @@ class Countermeasure:
     weight_decay: float = 0.0
 
     def prepare(self, model: nn.Module) -> None:
-        """Changes the copy of the model that is trained, before it is."""
+        """Changes the copy of the model in place before training."""
 
     def move(self, inputs: Tensor, labels: Tensor, predict: Predict, loss: Loss) -> Tensor:
-        """Returns the inputs to learn from. Row by row: no record sees another."""
+        """Returns the inputs to learn from, computed row by row: no record sees another."""
         return inputs
 
     def criterion(self, loss: Loss) -> Loss:
@@ -38,20 +38,20 @@ class Countermeasure:
         return loss
 
     def losses(self, losses: Losses, loss: Loss) -> Losses:
-        """Returns the losses of inputs, of those so far."""
+        """Returns the function that computes the losses of inputs, given the previous one."""
         return losses
 
 
 @dataclass(frozen=True)
 class Augment(Countermeasure):
-    """Learns from changed copies of each record.
+    """Learns from augmented copies of each record.
 
-    shift: up to so many pixels, either way. flip: left to right, with chance 1/2. noise: deviation
-    of noise on every number. transform: of your own, such as one of kornia's; it must treat every
-    row by itself.
-    Measured (benchmarks/RESULTS.md, countermeasures; three seeds): shifted images lower the AUC
-    of membership (digits .63 to .55; canaries .99 to .79), noise on tables hardly does; inversion
-    of answers stays as it was.
+    shift: largest shift of an image, in pixels. flip: whether to flip images horizontally with
+    probability 1/2. noise: standard deviation of Gaussian noise on every number. transform: a
+    custom function, such as one of kornia's; it must treat every row independently.
+    Measured (benchmarks/RESULTS.md, countermeasures; three seeds): shifted images lower the AUC of
+    membership (digits 0.63 to 0.55; canaries 0.99 to 0.79), noise on tables hardly does; inversion
+    of answers is unchanged.
     """
 
     shift: int = 0
@@ -65,13 +65,13 @@ class Augment(Countermeasure):
         if finite("noise", self.noise) < 0:
             raise ConfigError(f"Expected noise >= 0, got {self.noise!r}.")
         if not (self.shift or self.flip or self.noise or self.transform):
-            raise ConfigError("Augment() changes nothing: give shift, flip, noise or transform.")
+            raise ConfigError("Augment() changes nothing: pass shift, flip, noise or transform.")
 
     def move(self, inputs: Tensor, labels: Tensor, predict: Predict, loss: Loss) -> Tensor:
         if (self.shift or self.flip) and inputs.dim() < 3:
             raise ConfigError(
                 f"Only images can be shifted or flipped; the inputs have shape "
-                f"{tuple(inputs.shape)}. A table takes noise."
+                f"{tuple(inputs.shape)}. For tables pass noise."
             )
         if self.flip:
             flipped = torch.rand(len(inputs)).to(inputs.device) < 0.5
@@ -85,7 +85,7 @@ class Augment(Countermeasure):
 
 
 def _shifted(inputs: Tensor, max_shift: int) -> Tensor:
-    """Moves every image by up to ``max_shift`` pixels; what comes in is 0."""
+    """Shifts every image by up to ``max_shift`` pixels, padded with 0."""
     count, height, width = len(inputs), inputs.shape[-2], inputs.shape[-1]
     planes = F.pad(inputs.reshape(count, -1, height, width), (max_shift,) * 4)
     offsets = (torch.rand(count, 2) * (2 * max_shift + 1)).long().to(inputs.device)
@@ -98,10 +98,10 @@ def _shifted(inputs: Tensor, max_shift: int) -> Tensor:
 
 @dataclass(frozen=True)
 class WeightDecay(Countermeasure):
-    """Pulls every weight toward 0 (L2).
+    """Shrinks every weight toward 0 (L2). rate: the weight decay of the optimizer, above 0.
 
     Measured (benchmarks/RESULTS.md, countermeasures; three seeds): lowers membership (digits, AUC
-    of canaries .99 to .89); inversion of answers gets easier (.52 to .60).
+    of canaries 0.99 to 0.89); inversion of answers gets easier (0.52 to 0.60).
     """
 
     rate: float = 1e-2
@@ -118,11 +118,12 @@ class WeightDecay(Countermeasure):
 
 @dataclass(frozen=True)
 class LabelSmoothing(Countermeasure):
-    """Spreads a share of each label over all classes; a negative share sharpens it.
+    """Spreads a share of each label evenly over all classes.
 
-    Measured (benchmarks/RESULTS.md, countermeasures; three seeds): +.2 lowers inversion of answers
-    (MNIST .35 to .24) and raises membership (AUC .74 to .82); -.05 the other way round, and costs
-    accuracy. Of classes that are drawn Struppek 2024 says the like; here they are always drawn.
+    amount: the share, in (-1, 1) and not 0; a negative one sharpens labels.
+    Measured (benchmarks/RESULTS.md, countermeasures; three seeds): +0.2 lowers inversion of answers
+    (MNIST 0.35 to 0.24) and raises membership (AUC 0.74 to 0.82); -0.05 does the opposite and costs
+    accuracy. Struppek 2024 reports the same for class inversion, which always succeeded here.
     """
 
     amount: float = 0.1
@@ -135,22 +136,23 @@ class LabelSmoothing(Countermeasure):
     def criterion(self, loss: Loss) -> Loss:
         if not isinstance(loss, Criterion) or loss.outputs == "values":
             raise ConfigError(
-                "LabelSmoothing needs the built-in loss of classes: leave loss= out, or smooth in "
-                "your own."
+                "LabelSmoothing needs the built-in classification loss: omit loss=, or smooth the "
+                "labels in your own loss."
             )
         return replace(loss, smoothing=self.amount)
 
 
 @dataclass(frozen=True)
 class Adversarial(Countermeasure):
-    """Learns from the worst inputs within a linf ball (Madry 2018), found by Captum's PGD.
+    """Learns from adversarial inputs in an L-infinity ball (Madry 2018), found by Captum's PGD.
 
-    epsilon: the ball's radius. steps of step_size (by default 2.5 epsilon / steps). low, high: what
-    inputs lie between. trades: if given, learns from the input itself and keeps what it says near
-    what it says of the worst input, with this weight (TRADES, Zhang 2019).
-    Measured (benchmarks/RESULTS.md, countermeasures; three seeds): robust accuracy (digits .18 to
-    .77), and accuracy where labels are wrong; inversion of answers gets easier (.52 to .59);
-    membership stays as it was on images, though Song 2019 found it worse.
+    epsilon: radius of the ball. steps: number of PGD steps. step_size: their size, by default
+    2.5 epsilon / steps. low, high: range of valid inputs. trades: if given, learns from the input
+    itself and penalizes, with this weight, the divergence between the outputs for the input and the
+    adversarial input (TRADES, Zhang 2019).
+    Measured (benchmarks/RESULTS.md, countermeasures; three seeds): raises robust accuracy (digits
+    0.18 to 0.77), and accuracy if labels are wrong; inversion of answers gets easier (0.52 to
+    0.59); membership is unchanged on images, although Song 2019 found it worse.
     """
 
     epsilon: float = 0.1
@@ -172,12 +174,12 @@ class Adversarial(Countermeasure):
 
     def move(self, inputs: Tensor, labels: Tensor, predict: Predict, loss: Loss) -> Tensor:
         if not inputs.is_floating_point():
-            raise ConfigError("Adversarial needs inputs of real numbers, got whole ones.")
+            raise ConfigError(f"Adversarial needs floating-point inputs, got {inputs.dtype}.")
         if self.trades is None:
             return self.worst(inputs, predict, lambda output: loss(output, labels))
         with torch.no_grad():
             target = scores_of(predict(inputs)).softmax(-1)
-        # At the input itself the divergence is flat: start beside it.
+        # The gradient of the divergence is 0 at the input itself, so start next to it.
         start = inputs + 1e-3 * (2 * torch.rand(inputs.shape).to(inputs) - 1)
         worst = self.worst(inputs, predict, lambda output: _divergence(output, target), start)
         return torch.stack([inputs, worst], 1)
@@ -204,9 +206,9 @@ class Adversarial(Countermeasure):
         *,
         easier: bool = False,
     ) -> Tensor:
-        """Climbs the loss within the ball, or descends it.
+        """Maximizes the loss within the ball, or minimizes it if ``easier``.
 
-        Shapes: inputs (records, ...); loss gives one number a record.
+        Shapes: inputs (records, ...); loss returns (records,).
         """
         from captum.robust import PGD
 
@@ -234,6 +236,6 @@ class Adversarial(Countermeasure):
 
 
 def _divergence(output: object, target: Tensor) -> Tensor:
-    """Returns KL(target || softmax of the output) of every record."""
+    """Returns KL(target || softmax(output)) of every record."""
     log_p = scores_of(output).log_softmax(-1)
     return (torch.xlogy(target, target) - target * log_p).flatten(1).sum(1)

@@ -1,6 +1,6 @@
-"""Defenses against class inversion from the literature: heuristics, to be measured, not believed.
+"""Countermeasures against class inversion from the literature.
 
-None has a guarantee; none is part of a preset. What each does here stands in
+They are heuristics: none has a guarantee or is part of a preset. Their measured effects are in
 benchmarks/RESULTS.md (countermeasures).
 """
 
@@ -22,11 +22,11 @@ from shieldnet.training.private.gradients import Losses, Predict
 
 @dataclass(frozen=True)
 class AntiAdversarial(Countermeasure):
-    """Learns from inputs changed toward their class within a linf ball: training made easier.
+    """Learns from inputs that are moved toward their class within an L-infinity ball.
 
-    It leaves the loss steep beside the data, so that gradients mislead who draws a class by them.
-    Queries do not follow gradients: classes are drawn all the same, and accuracy falls (digits, .91
-    to .79; benchmarks/RESULTS.md). epsilon, steps, low, high: as of ``Adversarial``.
+    The loss becomes steep next to the data, which misleads class inversion by gradients. Inversion
+    by queries uses no gradients and still succeeds, and accuracy falls (digits, 0.91 to 0.79;
+    benchmarks/RESULTS.md). epsilon, steps, low, high: as in ``Adversarial``.
     """
 
     epsilon: float = 0.1
@@ -48,10 +48,10 @@ class AntiAdversarial(Countermeasure):
 
 @dataclass(frozen=True)
 class TransferFreeze(Countermeasure):
-    """Keeps the first layers as they came from public data and trains the rest (TL-DMI).
+    """Freezes the first layers, pretrained on public data, and trains the rest (TL-DMI).
 
-    layers: how many modules that hold weights are kept, in the order in which the model lists them.
-    Without pretraining on public data it means nothing.
+    layers: number of modules with weights to freeze, in the order of ``model.modules()``.
+    Without pretraining on public data it is meaningless.
     Source: Ho et al. 2024 (arXiv:2405.05588).
     """
 
@@ -64,7 +64,7 @@ class TransferFreeze(Countermeasure):
         holders = weight_holders(model)
         if self.layers >= len(holders):
             raise ConfigError(
-                f"Expected layers below {len(holders)}, the model's modules with weights, got "
+                f"Expected layers below {len(holders)}, the number of modules with weights, got "
                 f"{self.layers}: nothing would be trained."
             )
         for module in holders[: self.layers]:
@@ -74,11 +74,11 @@ class TransferFreeze(Countermeasure):
 
 @dataclass(frozen=True)
 class BiDO(Countermeasure):
-    """Makes hidden layers depend less on the input and more on the label, by HSIC.
+    """Reduces the dependence of hidden layers on the input and raises that on the label, by HSIC.
 
     layers: names of the hidden modules. to_input, to_label: weights of the two dependencies.
-    It compares records of a batch with each other, so it does not compose with DP-SGD. With these
-    weights nothing was measured to change (benchmarks/RESULTS.md); the paper tunes them by hand.
+    It compares the records of a batch, so it does not compose with DP-SGD. With the default weights
+    no effect was measured (benchmarks/RESULTS.md); the paper tunes them by hand.
     Source: Peng et al. 2022 (arXiv:2206.05483); HSIC: Gretton et al. 2005.
     """
 
@@ -110,12 +110,12 @@ class BiDO(Countermeasure):
 
 @dataclass(frozen=True)
 class MID(Countermeasure):
-    """Puts noise on a hidden layer in training and charges for its size: a bottleneck.
+    """Adds noise to a hidden layer in training and penalizes its norm (information bottleneck).
 
-    layer: name of the hidden module. beta: what a nat costs. The noise is a standard normal, so
-    that the layer's squared norm over 2 is the divergence from no information at all; the answer
-    later has no noise. Measured (benchmarks/RESULTS.md): a regularizer of membership (digits, AUC
-    of canaries .99 to .91), nothing against inversion.
+    layer: name of the hidden module. beta: penalty per nat. The noise is standard normal, so the
+    layer's squared norm / 2 is the divergence from an output without information; answers after
+    training have no noise. Measured (benchmarks/RESULTS.md): lowers membership (digits, AUC of
+    canaries 0.99 to 0.91), but not inversion.
     Source: Wang, Zhang, Jia 2021 (arXiv:2009.05241), with a fixed variance.
     """
 
@@ -141,14 +141,14 @@ class MID(Countermeasure):
 def _names(layers: Sequence[str]) -> None:
     named = all(isinstance(name, str) and name for name in layers)
     if not layers or isinstance(layers, str) or not named:
-        raise ConfigError(f"Expected the names of hidden modules, got {layers!r}.")
+        raise ConfigError(f"Expected names of hidden modules, got {layers!r}.")
 
 
 @contextmanager
 def _hidden(
     predict: Predict, names: Sequence[str], change: Callable[[Tensor], Tensor] | None = None
 ) -> Any:
-    """Lists the outputs of the named modules, and passes on what they are changed to."""
+    """Records the outputs of the named modules, and replaces them by ``change`` of them."""
     assert isinstance(predict, nn.Module)  # noqa: S101  # private is False: always the model itself
     modules = dict(predict.named_modules())
     missing = [name for name in names if name not in modules]
@@ -171,7 +171,7 @@ def _hidden(
 
 
 def _kernel(rows: Tensor) -> Tensor:
-    """Compares rows by a Gaussian kernel as wide as their mean distance."""
+    """Returns the Gaussian kernel matrix of rows, with the mean distance as its width."""
     flat = rows.flatten(1)
     squares: Tensor = torch.cdist(flat, flat).square()
     return torch.exp(-squares / (2 * squares.mean().detach().clamp_min(1e-12)))

@@ -1,4 +1,4 @@
-"""Canaries of a private training: gradients of their own, whose noisy sums tell who is in."""
+"""Gradient canaries of a private training, scored by their noisy sums."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch import Tensor
 from shieldnet.training.private.gradient_parts import Gradient, Whole, clipped_sum
 
 CANARY_SCALE = 1e3
-"""How many clip norms long a canary's gradient is before it is clipped."""
+"""Length of a canary's gradient before clipping, in clip norms."""
 
 
 def canary_sum(drawn: Tensor, clip: float) -> Tensor:
-    """Sums the gradients of the canaries that are drawn: huge, along one weight for each.
+    """Sums the clipped gradients of the drawn canaries, each along its own artificial weight.
 
-    Shapes: drawn (canaries,) bool -> (canaries,) float64, of at most ``clip`` each.
+    Shapes: drawn (canaries,) bool -> (canaries,) float64, at most ``clip`` each.
     """
     count = len(drawn)
     canaries = drawn.nonzero()[:, 0]
@@ -24,10 +24,11 @@ def canary_sum(drawn: Tensor, clip: float) -> Tensor:
 
 
 def log_likelihood_ratio(sums: Tensor, noise: float, rate: float) -> Tensor:
-    """Returns the log of how much likelier a canary's noisy sum is if the canary is in.
+    """Returns the log likelihood ratio of each noisy sum: canary in over canary out.
 
-    The best score there is: of a canary that is in, the sum is 1 with chance ``rate``, else 0; of
-    another it is 0; noise of this deviation is added. Shapes: sums (canaries,) -> the same.
+    This is the optimal score. The sum of a canary that is in is 1 with probability ``rate``, else
+    0; that of another is 0; ``noise`` is the standard deviation of the added noise.
+    Shapes: sums (canaries,) -> the same.
     """
     shift = (sums.double() - 0.5) / noise**2
     if rate == 1:

@@ -1,8 +1,8 @@
-"""One record's computation as a graph of plain tensor operators, which no other record can enter.
+"""Captures one record's computation as a graph of tensor operators that sees no other record.
 
-A forward pass in Python may look at its batch, count its calls, draw at random or keep what it saw.
-A graph cannot: it is traced once, on tensors without values, for a batch of one, and what it
-computes of a record depends on the arguments of the graph alone.
+A forward pass in Python may read its batch, count its calls, draw at random or store what it saw.
+A graph cannot: it is traced once, on tensors without values, for a batch of one, and its result for
+a record depends only on the graph's arguments.
 """
 
 import operator
@@ -26,20 +26,18 @@ _IDENTITIES = frozenset([_ATEN.detach.default, _ATEN.alias.default, _ATEN.lift_f
 
 
 class NotCaptured(Exception):
-    """Says why a computation is no graph: nothing about privacy, only that it cannot be traced."""
+    """Raised if a computation cannot be traced; this says nothing about its privacy."""
 
 
 def capture(function: Callable[..., Any], arguments: Sequence[Any]) -> GraphModule:
     """Traces a function of tensors and returns it as a graph without side effects.
 
-    The graph takes the tensors among the arguments one by one, and returns a list of tensors.
-    arguments: tensors, lists and dicts of tensors; only their shapes and types are looked at, so
-    that the graph depends on no value. Gradients may be taken inside. What the function writes into
-    its arguments or into tensors that it holds is dropped: the graph computes with what they were.
-    Random operators stay random.
-    Errors: NotCaptured, with the reason and the fix, where the function asks for a value (``if``,
-    ``.item()``, numpy), or does what no graph of tensor operators can do. An error of shieldnet's
-    own passes.
+    The graph takes the tensors among the arguments as separate arguments and returns a list of
+    tensors. arguments: tensors, lists and dicts of tensors; only shapes and dtypes are used, so the
+    graph depends on no value. The function may take gradients. Its writes into arguments or held
+    tensors are dropped: the graph uses their original values. Random operators stay random.
+    Errors: NotCaptured, with the reason and the fix, if the function reads a value (``if``,
+    ``.item()``, numpy) or is not a graph of tensor operators. Other shieldnet errors pass through.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -54,14 +52,14 @@ def capture(function: Callable[..., Any], arguments: Sequence[Any]) -> GraphModu
             again = make_fx(function, _allow_non_fake_inputs=True)(*shapes)
             if graph.code != again.code:
                 raise NotCaptured(
-                    "it computes something else each time it is called: it counts its calls, or "
-                    "draws with Python's random or numpy. Draw with torch"
+                    "it computes something different on each call: it counts its calls, or draws "
+                    "with Python's random or numpy. Draw with torch"
                 )
             pure = functionalize(graph, remove="mutations")
             graph = make_fx(pure, _allow_non_fake_inputs=True)(*shapes)
     except (ShieldnetError, NotCaptured):
         raise
-    except Exception as untraceable:  # of the user's code, or of any of torch's tracers
+    except Exception as untraceable:  # from user code, or from any of torch's tracers
         raise NotCaptured(_reason(untraceable)) from untraceable
     return _pure(graph)
 
@@ -69,17 +67,17 @@ def capture(function: Callable[..., Any], arguments: Sequence[Any]) -> GraphModu
 def map_records(
     function: Callable[..., Tensor], held: dict[str, Tensor], *columns: Tensor
 ) -> Tensor:
-    """Returns what a function makes of every record alone, by a graph. Shapes: on the CPU.
+    """Applies a function to every record separately, by a graph. Shapes: on the CPU.
 
-    function: takes held weights and buffers, and one record's row of each column (records, ...).
-    Errors: NotCaptured as ``capture`` raises it, and where the function draws at random.
+    function: takes weights and buffers, and one record's row of each column (records, ...).
+    Errors: NotCaptured as for ``capture``, and if the function is random.
     """
     device = next(iter(held.values())).device
     example = [column[0].to(device) for column in columns]
     graph = capture(lambda *arguments: [function(*arguments)], (held, *example))
     if is_random(graph):
         raise NotCaptured("its answers are random")
-    # forward: a call would run global hooks, which may keep what they see.
+    # Not __call__, which would run global hooks that may store what they see.
     mapped = vmap(graph.forward, in_dims=(*[None] * len(held), *[0] * len(columns)))
     with torch.no_grad(), unwarned("There is a performance drop"):
         results = [
@@ -90,15 +88,15 @@ def map_records(
 
 
 def is_random(graph: GraphModule) -> bool:
-    """Says whether the graph draws."""
+    """Returns whether the graph has random operators."""
     return bool(_random_nodes(graph))
 
 
 def with_draws_given(graph: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Splits a graph that draws into one that returns its draws and one that is given them.
+    """Splits a random graph into one that returns its draws and one that takes them.
 
-    The second takes the arguments of the first, and then each draw: the same draws can so be given
-    to one record and to many.
+    The second takes the arguments of the first, followed by the draws, so that one record and many
+    can use the same draws.
     """
     drawing, computing = _copied(graph), _copied(graph)
     output = next(node for node in drawing.graph.nodes if node.op == "output")
@@ -122,7 +120,7 @@ def _copied(graph: GraphModule) -> GraphModule:
 
 
 def _random_nodes(graph: GraphModule) -> list[Node]:
-    """Lists the steps that draw: torch marks its random operators."""
+    """Lists the nodes whose operators torch tags as random."""
     return [
         node
         for node in graph.graph.nodes
@@ -133,7 +131,7 @@ def _random_nodes(graph: GraphModule) -> list[Node]:
 
 @contextmanager
 def _traceable() -> Any:
-    """Asks for the forms of attention and recurrence that are made of plain operators."""
+    """Selects implementations of attention and recurrence that consist of plain operators."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with unwarned("TF32 acceleration"), ExitStack() as stack:
@@ -153,16 +151,16 @@ def _empty(tensor: Tensor) -> Tensor:
 
 
 def _pure(graph: GraphModule) -> GraphModule:
-    """Takes out writes into arguments and steps that change nothing."""
+    """Removes writes into arguments and dead nodes."""
     for node in list(graph.graph.nodes):
         target = node.target
         if node.op == "call_function" and not _is_plain(target):
             raise NotCaptured(
-                f"it calls {target}, an operator that is not torch's own and may keep what it sees"
+                f"it calls {target}, which is not a built-in torch operator and may store data"
             )
         if node.op == "get_attr" and not _is_tensor(getattr(graph, node.target)):
             held = type(getattr(graph, node.target)).__name__
-            raise NotCaptured(f"it uses a {held} that keeps a state, such as a torch.Generator")
+            raise NotCaptured(f"it uses a stateful {held}, such as a torch.Generator")
         if target in _IDENTITIES:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
@@ -171,11 +169,11 @@ def _pure(graph: GraphModule) -> GraphModule:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
     for node in graph.graph.nodes:
-        if node.op == "get_attr":  # what it computes with is what it was
+        if node.op == "get_attr":  # uses the original value
             constant = getattr(graph, node.target).detach().clone()
             delattr(graph, node.target)
             graph.register_buffer(node.target, constant)
-    graph.graph.set_codegen(CodeGen())  # arguments and results in one flat list
+    graph.graph.set_codegen(CodeGen())  # flat lists of arguments and results
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -188,7 +186,7 @@ def _is_plain(target: Any) -> bool:
 
 
 def _is_tensor(value: object) -> bool:
-    """Says whether it is a tensor of torch's own: code of a subclass would see every record."""
+    """Returns whether a value is a plain tensor: code of a subclass would see every record."""
     return type(value) in (Tensor, nn.Parameter, nn.Buffer)
 
 
@@ -198,13 +196,13 @@ def _require_tensors(arguments: Sequence[Any]) -> None:
     for value in pytree.tree_leaves(list(arguments)):
         if isinstance(value, Tensor) and not _is_tensor(value):
             raise NotCaptured(
-                f"a weight, buffer or record is a {type(value).__name__}, whose own code would see "
+                f"a weight, buffer or record is a {type(value).__name__}, whose code would see "
                 "every record. Make it a plain tensor"
             )
 
 
 def _require_argument(node: Node) -> None:
-    """Raises NotCaptured for a write into anything but what the function was given."""
+    """Raises NotCaptured for a write into anything but the function's arguments."""
     into = node.args[0]
     if node.target is not _ATEN.copy_.default or not isinstance(into, Node):
         raise NotCaptured(f"the operator {node.target} writes into its argument")
@@ -213,14 +211,14 @@ def _require_argument(node: Node) -> None:
 
 
 _VALUES = (
-    "it asks for the value of a tensor while it is traced (if, while, .item(), .tolist(), numpy, "
-    "boolean indexing). Write that with tensor operators, such as torch.where"
+    "it reads the value of a tensor while it is traced (if, while, .item(), .tolist(), numpy, "
+    "boolean indexing). Use tensor operators instead, such as torch.where"
 )
 _REASONS = (
     (
         ("pack_padded_sequence", "_pack_padded", "lengths"),
         "it packs sequences, whose lengths are values. Pass padded sequences and mask them; "
-        "opacus.layers.DPLSTM, DPGRU and DPRNN train as they are",
+        "opacus.layers.DPLSTM, DPGRU and DPRNN work unchanged",
     ),
     (("DataDependent", "GuardOnDataDependent", "item()", "_local_scalar", "nonzero"), _VALUES),
     (("DynamicOutputShape", "data-dependent", "data dependent", ".numpy()", "NumPy"), _VALUES),

@@ -1,4 +1,4 @@
-"""How long a record's gradient may be: one norm for all steps, or one that follows the data."""
+"""Clipping: one norm for all steps, or one that adapts to the data."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,16 +11,17 @@ from shieldnet.core.checks import fraction, positive
 from shieldnet.core.errors import ConfigError
 
 _MIN_NORM, _MAX_NORM = 1e-30, 1e30
-_STEADY = 10  # the noise of the counted share is a tenth of its range, at most
-_MAX_SHARE = 0.5  # of what a record may move, that goes into counting
+_STEADY = 10  # the noise of the counted share is at most a tenth of its range
+_MAX_SHARE = 0.5  # of a record's length that is used for counting, at most
 
 
 class Clip(ABC):
-    """Says what a record may add to a step's sum, so that all it adds is at most ``unit`` long.
+    """Defines what a record adds to a step's sum: a vector of length at most ``unit``.
 
     A record adds its gradient, clipped to the norm of that step and multiplied by ``scale``, and
-    ``numbers`` of its own. Norms are chosen from what was released before, which costs nothing.
-    noise: deviation, in what one record moves a sum by. size: of a step, on average; public.
+    ``numbers`` further values. Norms are chosen from earlier releases, at no privacy cost.
+    noise: standard deviation, as a multiple of the most that one record moves a sum. size: average
+    number of records per step, public.
     """
 
     numbers: ClassVar[int] = 0
@@ -33,31 +34,31 @@ class Clip(ABC):
     @property
     @abstractmethod
     def unit(self) -> float:
-        """Bounds the length of all that one record adds."""
+        """Bounds the length of what one record adds."""
 
     def scale(self, norm: float, noise: float, size: float) -> float:
-        """Returns what clipped gradients are multiplied by before they are released."""
+        """Returns the factor on clipped gradients before they are released."""
         return 1.0
 
     def counted(self, within: Tensor, drawn: int, noise: float, size: float) -> list[Tensor]:
-        """Returns the sum of what the drawn records add beside their gradients.
+        """Returns the sum of what the drawn records add besides their gradients.
 
-        within: how many of them have a gradient no longer than the norm, in parts about it.
-        Shapes: -> (numbers,) float64, or nothing where there are none.
+        within: how many of them have a gradient within the norm; near the norm, a fraction counts.
+        Shapes: -> (numbers,) float64, or an empty list if there are none.
         """
         return []
 
     def next(self, norm: float, seen: Tensor, noise: float, size: float) -> float:
-        """Returns the norm of the next step, of what was released and of nothing else.
+        """Returns the norm of the next step, computed from released values only.
 
-        seen: what was released of ``counted``, with noise. Shapes: (numbers,).
+        seen: the released value of ``counted``, with noise. Shapes: (numbers,).
         """
         return norm
 
 
 @dataclass(frozen=True)
 class FixedClip(Clip):
-    """Clips to the same L2 norm in all steps. norm: from 1e-30 to 1e30."""
+    """Clips to the same L2 norm in all steps. norm: the norm, from 1e-30 to 1e30."""
 
     norm: float = 1.0
 
@@ -75,17 +76,17 @@ class FixedClip(Clip):
 
 @dataclass(frozen=True)
 class AdaptiveClip(Clip):
-    """Clips to about the norm that a share of the gradients keeps, which each step tells anew.
+    """Adapts the clip norm in every step to a quantile of the gradient norms.
 
-    Every record says, beside its gradient, whether that is shorter than the norm: +b, -b, or in
-    between within a tenth of the norm, so that no last digit flips it. It is one more number of the
-    same noisy sum: the gradient is released as a share a of the norm, with a^2 + b^2 = 1, so that
-    the step is the same Gaussian mechanism and nothing is added to epsilon. b is as small as keeps
-    the noise of the counted share at a tenth.
+    Besides its gradient, every record adds +b if the gradient is shorter than the norm, else -b;
+    within a tenth of the norm the value is interpolated, so that rounding cannot flip it. It is one
+    more coordinate of the same noisy sum: the gradient is scaled by a, with a^2 + b^2 = 1, so that
+    the step is the same Gaussian mechanism and epsilon does not grow. b is the smallest value that
+    keeps the noise of the counted share at a tenth.
 
-    quantile: the share of gradients that are to be shorter. pace: of the norm's change, geometric.
-    start: the norm of the first step; rather too short than too long, which drowns the weights in
-    noise before it shrinks.
+    quantile: target share, in (0, 1), of gradients shorter than the norm. pace: rate of the norm's
+    geometric updates. start: norm of the first step; choose it rather too small than too large,
+    since a large one drowns the weights in noise before it shrinks.
     Source: Andrew, Thakkar, McMahan, Ramaswamy 2021 (arXiv:1905.03871), Algorithm 1; here gradient
     and count share one noise.
     """
@@ -103,7 +104,7 @@ class AdaptiveClip(Clip):
         _require_norm("start", self.start)
 
     def scale(self, norm: float, noise: float, size: float) -> float:
-        # Rounded down: together with its count a record is no longer than 1.
+        # Rounded down, so that a record with its count has a length of at most 1.
         return math.sqrt(1 - _share(noise, size) ** 2) * (1 - 2.0**-40) / norm
 
     def counted(self, within: Tensor, drawn: int, noise: float, size: float) -> list[Tensor]:
@@ -116,7 +117,7 @@ class AdaptiveClip(Clip):
 
 
 def _share(noise: float, size: float) -> float:
-    """Returns b, what every record adds to the count or takes from it."""
+    """Returns b, the value that every record adds to or subtracts from the count."""
     return min(_MAX_SHARE, _STEADY * noise / size)
 
 
@@ -126,5 +127,5 @@ def _require_norm(name: str, norm: float) -> None:
 
 
 def as_clip(clip: float | Clip) -> Clip:
-    """Returns a clip: a number is one norm for all steps."""
+    """Returns a Clip; a number becomes a fixed norm."""
     return clip if isinstance(clip, Clip) else FixedClip(clip)

@@ -1,4 +1,4 @@
-"""Differentially private training: how much noise, and how gradients are clipped."""
+"""DP-SGD: the settings of differentially private training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,27 +23,28 @@ _MIN_DELTA = 1e-12
 )
 @dataclass(frozen=True)
 class DPSGD(Countermeasure):
-    """Clips what each record asks of the weights, and adds noise to the sum (DP-SGD).
+    """Clips each record's gradient and adds noise to their sum (DP-SGD).
 
-    epsilon, delta: the target; noise follows from it and from the number of steps.
-    noise_multiplier: instead of epsilon, the noise's deviation as a multiple of the clip norm.
-    max_grad_norm: the L2 norm that a record's gradient is clipped to, from 1e-30 to 1e30, or
-    ``AdaptiveClip`` for one that follows the data.
+    epsilon, delta: the target; the noise follows from it and the number of steps.
+    noise_multiplier: instead of epsilon, the noise's standard deviation as a multiple of the clip
+    norm. max_grad_norm: the L2 norm to which a record's gradient is clipped, from 1e-30 to 1e30, or
+    an ``AdaptiveClip``.
     mode: ``certified`` states a guarantee and refuses whatever would break it; ``empirical`` is for
-    noise too small for any, trains what preflight would refuse, and never states an epsilon.
-    augmentations: augmented copies of each record whose
-    gradients are averaged before they are clipped (De et al. 2022). ema: the decay of a running
-    mean of the weights, which is released in their place; it costs no privacy.
+    noise too small for a guarantee: it skips the refusals of preflight and never states an epsilon.
+    augmentations: number of augmented copies of each record, whose gradients are averaged before
+    clipping (De et al. 2022). ema: decay, in [0, 1), of a running mean of the weights, which is
+    released instead of them at no privacy cost.
     max_physical_batch_size: records whose gradients are in memory at once; by default 256, or fewer
-    where their gradients (activations not counted) would take more than a quarter of a gigabyte.
-    sampler: which records a step draws: ``PoissonSampling()``, or ``AllRecords()``.
-    canaries: that audit the run itself: gradients of their own, along weights that no model reads,
-    planted by a fair Bernoulli draw each; how many are found bounds epsilon from below.
+    if their gradients (without activations) would take more than 256 MiB.
+    sampler: the records that a step draws: ``PoissonSampling()`` or ``AllRecords()``.
+    canaries: number of canaries that audit the run, 0 or at least 20: artificial gradients along
+    weights that no model reads, each planted with probability 1/2. How many are identified gives a
+    lower bound on epsilon.
 
-    Guarantee: of the trained model, by ``Guarantee``: of the sampler's event and the noise, which
-    both draw from the operating system. Each record's gradient is computed by a graph that sees
-    that record alone, and the noisy sum is released on a grid, with every rounding counted: it
-    holds for floats, of any type of the model's.
+    Guarantee: a ``Guarantee`` of the trained model, from the sampler's event and the noise, which
+    both draw from the operating system. A graph that sees one record alone computes its gradient,
+    and the noisy sum is released on a grid with every rounding error counted, so that the guarantee
+    holds in floating point, for every dtype of the model.
     Source: Abadi et al. 2016 (arXiv:1607.00133).
     """
 
@@ -77,8 +78,8 @@ class DPSGD(Countermeasure):
         if self.mode == "empirical":
             if self.noise_multiplier is None or self.epsilon is not None or self.delta is not None:
                 raise ConfigError(
-                    "An empirical training takes noise_multiplier, and neither epsilon nor delta: "
-                    "it states no guarantee."
+                    "mode='empirical' takes noise_multiplier, and neither epsilon nor delta: it "
+                    "states no guarantee."
                 )
             return
         if self.epsilon is not None:
@@ -97,14 +98,14 @@ class DPSGD(Countermeasure):
 
     @property
     def is_certified(self) -> bool:
-        """Says whether a guarantee is stated."""
+        """Returns whether a guarantee is stated."""
         return self.mode == "certified"
 
     def event(self, rate: float, steps: int) -> Steps:
-        """Returns the noisy sums of so many steps, with the noise that keeps to epsilon.
+        """Returns the event of ``steps`` noisy sums, with the noise that meets epsilon.
 
-        rate: the share of the records that a step draws, on average.
-        Errors: ConfigError where nothing is proven of the sampler, or no noise keeps to epsilon.
+        rate: the share of records that a step draws, on average.
+        Errors: ConfigError if nothing is proven about the sampler, or no noise meets epsilon.
         """
         noise = self.noise_multiplier
         if noise is None:
@@ -114,7 +115,7 @@ class DPSGD(Countermeasure):
             event = self._event(float(noise), rate, steps)
             if event.rate != of_unit_noise.rate:
                 raise ConfigError(
-                    f"Expected the event of {self.sampler!r} to have one rate whatever the noise, "
+                    f"Expected the event of {self.sampler!r} to have the same rate for any noise, "
                     f"got {of_unit_noise.rate:g} and {event.rate:g}."
                 )
             return event
@@ -124,19 +125,19 @@ class DPSGD(Countermeasure):
         event = self.sampler.event(noise, rate, steps)
         if event is None:
             raise ConfigError(
-                f"Nothing is proven of {self.sampler!r}, so no epsilon can be stated. Take "
+                f"Nothing is proven about {self.sampler!r}, so no epsilon can be stated. Take "
                 "PoissonSampling() or AllRecords(), give the sampler an event, or take "
                 "mode='empirical', which states no guarantee."
             )
         if not isinstance(event, Steps) or (event.noise, event.count) != (noise, steps):
             raise ConfigError(
-                f"Expected the event of {self.sampler!r} as {steps} Steps with noise {noise:g}, as "
-                f"they are taken, got {event!r}."
+                f"Expected the event of {self.sampler!r} to be {steps} Steps with noise {noise:g}, "
+                f"got {event!r}."
             )
         if event.rate < rate * (1 - 1e-12):
             raise ConfigError(
-                f"Expected the event of {self.sampler!r} with a rate of {rate:g} at least, which "
-                f"is what a step draws on average, got {event.rate:g}: some record is drawn more "
+                f"Expected the event of {self.sampler!r} to have a rate of at least {rate:g}, the "
+                f"average share that a step draws, got {event.rate:g}: some record is drawn more "
                 "often than that."
             )
         return event

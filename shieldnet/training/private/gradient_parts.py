@@ -1,4 +1,4 @@
-"""Every record's gradient in the parts that it is a sum of, measured and clipped as they are."""
+"""Per-record gradients as sums of factored parts, measured and clipped without expansion."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,40 +10,40 @@ import torch
 from torch import Tensor
 
 MAX_SPREAD = 256.0
-"""A record's gradient is also clipped where the products that it is a sum of are, together, this
-many times the clip norm long: so much the rounding of sums may grow by cancellation."""
+"""A record's gradient is also clipped if the products that it sums up are together this many times
+the clip norm long, which bounds the rounding error caused by cancellation."""
 _MARGIN = 1 - 2.0**-20  # of the clip norm: covers the rounding of norms, factors and products
-_RAMP = 0.1  # of the clip norm, on either side of it: within, a gradient counts in part
+_RAMP = 0.1  # of the clip norm, on either side of it, where a gradient counts in part
 _MAX_LENGTH = 1e100
 
 
 def clip_factors(norms: Tensor, clip: float) -> Tensor:
-    """Returns what a gradient of each norm is multiplied by: never more than ``clip`` is left.
+    """Returns the factors that clip gradients of these norms to at most ``clip``.
 
-    Shapes: norms (records,) finite, float64 -> (records,). The margin covers the rounding.
+    Shapes: norms (records,) finite, float64 -> (records,). A margin covers the rounding.
     Source: Abadi et al. 2016, Algorithm 1 (arXiv:1607.00133).
     """
     return (clip * _MARGIN / norms).clamp_max(1.0)
 
 
 class Part(ABC):
-    """Holds a share of every record's gradient of one weight."""
+    """Holds one summand of every record's gradient of one weight."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """Counts the float operations that a squared norm is the sum of, at least."""
+        """Returns an upper bound on the number of float operations of a squared norm."""
 
     @abstractmethod
     def measured(self) -> tuple[Tensor, Tensor]:
-        """Returns squared norms, as float64 computes them, and spreads.
+        """Returns squared norms in float64, and spreads.
 
         A spread bounds the norm of the sum of absolute products. Shapes: -> (records,) each.
         """
 
     @abstractmethod
     def add(self, total: Tensor, factors: Tensor, rows: Tensor | slice) -> None:
-        """Adds the rows' gradients, each times its factor, to a float64 total in place."""
+        """Adds the gradients of rows, each times its factor, to a float64 total in place."""
 
     @abstractmethod
     def length(self) -> float:
@@ -51,7 +51,7 @@ class Part(ABC):
 
     @abstractmethod
     def distance(self, row: int, alone: Any) -> float:
-        """Bounds the distance of a row's gradient from the only one of a part of the same kind."""
+        """Bounds the distance between a row's gradient and the single one in another part."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Whole(Part):
 
 @dataclass(frozen=True)
 class Products(Part):
-    """Holds the gradients of a matrix as sums of outer products: of a linear layer's two sides.
+    """Holds gradients of a matrix as sums of outer products, as for a linear layer.
 
     Shapes: left (records, terms, rows), right (records, terms, columns).
     Source of the norms: Goodfellow 2015 (arXiv:1510.01799); Li et al. 2022 (arXiv:2110.05679).
@@ -116,9 +116,9 @@ class Products(Part):
 
 @dataclass(frozen=True)
 class Rows(Part):
-    """Holds the gradients of a table that is looked up: a row for every lookup.
+    """Holds gradients of an embedding table, one row per lookup.
 
-    Shapes: places (records, terms), each (records, terms, columns); unused: a row that gets none.
+    Shapes: places (records, terms), each (records, terms, columns). unused: row without gradient.
     """
 
     places: Tensor
@@ -147,7 +147,7 @@ class Rows(Part):
         return _norm(self.each[row] - alone.each[0])
 
     def used(self) -> Tensor:
-        """Returns the gradients, with 0 where the row gets none."""
+        """Returns the gradients, with 0 for the unused row."""
         return self.each.masked_fill((self.places == self.unused)[:, :, None], 0.0)
 
 
@@ -158,8 +158,8 @@ def _norm(tensor: Tensor) -> float:
 def _lengths(tensor: Tensor) -> Tensor:
     """Returns the norms along the last axis, in float64, and inf above ``_MAX_LENGTH``.
 
-    Only numbers of float64 get so far. Beside a factor below it, what is lost where squares of
-    small numbers are 0 in float64 is below 1e-50: nothing beside the least clip norm, 1e-30.
+    Only float64 numbers reach that. With a factor below it, the loss from squares that underflow
+    to 0 in float64 is below 1e-50, negligible relative to the smallest clip norm, 1e-30.
     """
     norms: Tensor = torch.linalg.vector_norm(tensor, dim=-1, dtype=torch.float64)
     if tensor.dtype != torch.float64:
@@ -178,15 +178,15 @@ def _inner(products: Products, rows: Rows) -> Tensor:
 
 @dataclass(frozen=True)
 class Gradient:
-    """Holds every record's gradient of one weight, in parts that add up to it."""
+    """Holds every record's gradient of one weight as a sum of parts."""
 
     parts: tuple[Part, ...]
 
     def measured(self) -> tuple[Tensor, Tensor]:
-        """Bounds squared norms from above, and returns spreads. Shapes: -> (records,) each.
+        """Returns upper bounds on squared norms, and spreads. Shapes: -> (records,) each.
 
-        What float64 computes of a squared norm is off by at most the operations times 2^-52 of the
-        squared spread.
+        The float64 error of a squared norm is at most the number of operations times 2^-52 times
+        the squared spread.
         """
         products = [part for part in self.parts if isinstance(part, Products)]
         looked_up = [part for part in self.parts if isinstance(part, Rows)]
@@ -194,19 +194,19 @@ class Gradient:
         crossed = [2 * _inner(pair, rows) for pair in products for rows in looked_up]
         spread: Tensor = sum(spreads)
         rounding = 2.0**-52 * 4 * sum(part.size for part in self.parts)
-        total: Tensor = sum([*squares, *crossed])  # type: ignore[assignment]  # there is a part
+        total: Tensor = sum([*squares, *crossed])  # type: ignore[assignment]  # never empty
         return total.clamp_min(0) + rounding * spread.square(), spread
 
 
 def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Tensor]) -> Tensor:
     """Adds each record's gradient, clipped to an L2 norm of ``clip`` over all weights, to totals.
 
-    Returns how many of them are no longer than ``clip``; one that is about as long counts in part,
-    so that the last digit of a norm, which may depend on the batch, moves the count by a digit too.
-    Shapes: totals float64 of the shape of every weight, changed in place; -> () float64.
-    Guarantee: but for the rounding of sums that ``sum_error`` bounds, one record moves the totals
-    by at most ``clip``, whatever it is: a gradient that is not finite, or too large to have a
-    finite norm, counts as 0. To report it would betray its record.
+    Returns the number of gradients no longer than ``clip``. One of about that length counts in
+    part, so that the last digit of a norm, which may depend on the batch, barely moves the count.
+    Shapes: totals float64 in the shape of every weight, changed in place; -> () float64.
+    Guarantee: up to the rounding of sums, bounded by ``sum_error``, one record moves the totals by
+    at most ``clip``: a gradient that is not finite, or too large to have a finite norm, counts as
+    0. It is not reported, since that would reveal its record.
     """
     measured = [gradient.measured() for gradient in gradients]
     norms = torch.stack([squares for squares, _ in measured]).sum(0).sqrt()
@@ -225,14 +225,14 @@ def clipped_sum(gradients: Sequence[Gradient], clip: float, totals: Sequence[Ten
 
 
 def sum_error(records: int, physical: int, terms: int, *, scaled: bool = False) -> float:
-    """Bounds how far ``clipped_sum`` over physical batches is from the true sum, in clip norms.
+    """Bounds the error of ``clipped_sum`` over physical batches, in clip norms.
 
-    Each physical batch is added up by itself, and then to the total.
-    terms: the most products that one record's gradient of a weight is a sum of. Every sum of n
-    numbers in float64, in any order, is off by at most n 2^-52 of the sum of their absolute values
-    (n < 2^51), and over all weights these are at most ``MAX_SPREAD`` clip norms a record, or one
-    where every gradient is one product. scaled: whether the sum is multiplied by a number after,
-    which rounds it once more.
+    Each physical batch is summed separately and then added to the total.
+    terms: largest number of products in one record's gradient of a weight. A float64 sum of n
+    numbers, in any order, has an error of at most n 2^-52 times the sum of their absolute values
+    (n < 2^51), and over all weights that sum is at most ``MAX_SPREAD`` clip norms per record, or
+    one if every gradient is a single product. scaled: whether the sum is then multiplied by a
+    number, which rounds it once more.
     Source: Higham 2002, section 4.2.
     """
     spread = 1.0 if terms == 1 else MAX_SPREAD

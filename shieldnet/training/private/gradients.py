@@ -1,4 +1,4 @@
-"""What each record asks of the weights, clipped and summed: each by a graph that sees it alone."""
+"""Per-record gradients, each computed by a graph that sees one record, clipped and summed."""
 
 import copy
 import math
@@ -24,25 +24,24 @@ from shieldnet.training.private.gradient_parts import (
 
 Predict = Callable[[Tensor], Any]
 Losses = Callable[[Predict, Tensor, Tensor], Tensor]
-"""Takes a model as a function, inputs and labels; returns (records,), one loss for each."""
+"""Takes a model as a function, inputs and labels; returns (records,), one loss per record."""
 Move = Callable[[Tensor, Tensor, Predict], Tensor]
-"""Takes inputs, labels and a model as a function; returns what to learn from, row by row."""
+"""Takes inputs, labels and a model as a function; returns the inputs to learn from, row by row."""
 _ATEN = torch.ops.aten
 
 
 class RecordGradients:
     """Computes the clipped sum of a batch for the trainable weights of one model.
 
-    What a record asks for is captured as a graph (``capture``) that has the weights, the buffers
-    and that record as its arguments; ``vmap`` maps it over the records. Linear layers and tables
-    leave their gradients as products and rows, of which norms and sums are taken without writing
-    the gradients down.
-    losses, move: what is learned from a batch; they get the record's own views alone.
-    views: copies of each record, whose gradients are averaged before they are clipped (De et al.
-    2022). example: inputs and labels, of which only shapes and types are looked at.
-    unseen: names of weights that the loss does not depend on. silent_rows: of each weight, the row
-    that no record can move (the padding of a table), or None.
-    Errors: NotCaptured where the computation is no graph.
+    The gradient of one record is captured as a graph (``capture``) whose arguments are the weights,
+    the buffers and that record; ``vmap`` maps it over the records. Gradients of linear layers and
+    embeddings stay factored, and their norms and sums are computed without expanding them.
+    losses, move: the objective; they get views of one record only. views: number of copies of each
+    record, whose gradients are averaged before clipping (De et al. 2022). example: inputs and
+    labels, of which only shapes and dtypes are used. unseen: names of weights that the loss does
+    not depend on. silent_rows: for each weight, the row that no record can move (the padding of an
+    embedding), or None.
+    Errors: NotCaptured if the computation cannot be captured.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class RecordGradients:
         record_loss = _RecordLoss(model, losses, views, move)
         record = [column[0] for column in example]
 
-        def gradient(*arguments: Any) -> list[Tensor]:  # the tracer cannot count a method's own
+        def gradient(*arguments: Any) -> list[Tensor]:  # tracer needs a plain signature
             return record_loss.gradient(*arguments)
 
         self.graph = capture(gradient, (self.named, self.held, *record))
@@ -84,16 +83,16 @@ class RecordGradients:
 
     @property
     def bytes_per_record(self) -> int:
-        """Returns what one record's gradients take, as they are held."""
+        """Returns the size of one record's gradients, as they are stored."""
         return sum(plan.bytes for plans in self.plans for plan in plans)
 
     @property
     def terms(self) -> int:
-        """Returns the most products that one record's gradient of a weight is a sum of."""
+        """Returns the largest number of products in one record's gradient of a weight."""
         return max(sum(plan.terms for plan in plans) for plans in self.plans)
 
     def zeros(self) -> list[Tensor]:
-        """Returns the sums of no records, contiguous whatever the weights are."""
+        """Returns zero sums, contiguous even if the weights are not."""
         return [
             torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
             for weight in self.weights
@@ -104,8 +103,8 @@ class RecordGradients:
     ) -> tuple[list[Gradient], Tensor]:
         """Adds the clipped gradients of records to totals.
 
-        Returns the gradients unclipped, and how many are no longer than the clip norm.
-        Shapes: inputs, labels (records, ...); totals float64 of the weights' shapes.
+        Returns the unclipped gradients, and how many are no longer than the clip norm.
+        Shapes: inputs, labels (records, ...); totals float64 in the weights' shapes.
         """
         gradients = self.each(inputs, labels)
         return gradients, clipped_sum(gradients, self.clip, totals)
@@ -113,11 +112,11 @@ class RecordGradients:
     def difference(
         self, batch: Sequence[Gradient], inputs: Tensor, labels: Tensor, row: int
     ) -> float:
-        """Compares the gradient of a row of a batch with the one that its record has alone.
+        """Compares a row's gradient in a batch with the gradient of that record by itself.
 
-        batch: the gradients of inputs and labels. Where the graph draws at random, the record is
-        compared in a batch of two whose draws are equal. Returns the distance, by the norm or the
-        clip norm, whichever is greater.
+        batch: the gradients of inputs and labels. If the graph is random, the record is compared in
+        a batch of two with equal draws. Returns the distance divided by the norm or the clip norm,
+        whichever is larger.
         """
         record = inputs[row : row + 1], labels[row : row + 1]
         draws = self.draws(*record)
@@ -131,18 +130,18 @@ class RecordGradients:
             for gradient, other in zip(batch, alone, strict=True)
             for part, single in zip(gradient.parts, other.parts, strict=True)
         )
-        if not math.isfinite(norm):  # it counts as nothing, if it is not finite in the batch either
+        if not math.isfinite(norm):  # counts as 0, provided that it is not finite in the batch too
             return math.inf if math.isfinite(distance) else 0.0
         return distance / max(norm, self.clip) if math.isfinite(distance) else math.inf
 
     @property
     def tolerance(self) -> float:
-        """Bounds what the order of float operations may change in a gradient."""
+        """Bounds the change of a gradient by another order of floating-point operations."""
         coarsest = max(torch.finfo(weight.dtype).eps for weight in self.weights)
         return max(1e-2, 16 * coarsest)
 
     def draws(self, inputs: Tensor, labels: Tensor) -> list[Any]:
-        """Draws what one record's gradient draws. Shapes: inputs, labels (1, ...)."""
+        """Returns the random draws of one record's gradient. Shapes: inputs, labels (1, ...)."""
         if self._drawing is None:
             return []
         with torch.no_grad():
@@ -152,17 +151,17 @@ class RecordGradients:
     def each(self, inputs: Tensor, labels: Tensor, draws: Sequence[Any] = ()) -> list[Gradient]:
         """Returns every record's gradient of every weight.
 
-        draws: given to all records in place of draws of their own.
+        draws: used for all records, instead of separate draws.
         """
         graph = self._with_draws if draws else self.graph
         dims = (*[None] * len(self._held), 0, 0, *[None] * len(draws))
-        # forward: a call would run global hooks, which may keep what they see.
+        # Not __call__, which would run global hooks that may store what they see.
         mapped = vmap(graph.forward, in_dims=dims, randomness="different")
         with torch.no_grad(), unwarned("There is a performance drop"):
             return self._gathered(mapped(*self._held, inputs, labels, *draws))
 
     def alone(self, inputs: Tensor, labels: Tensor, draws: Sequence[Any] = ()) -> list[Gradient]:
-        """Returns the gradients of one record by the graph itself. Shapes: (1, ...)."""
+        """Returns the gradients of one record, without vmap. Shapes: (1, ...)."""
         graph = self._with_draws if draws else self.graph
         with torch.no_grad():
             outputs = graph.forward(*self._held, inputs[0], labels[0], *draws)
@@ -182,20 +181,20 @@ class RecordGradients:
 
 
 class _RecordLoss:
-    """Computes what one record asks of the weights, with a copy of the model: for a tracer.
+    """Computes the gradient of one record with a copy of the model, for tracing.
 
-    unseen: names of weights that the loss did not depend on when it was last asked.
+    unseen: names of weights that the loss did not depend on in the last call.
     """
 
     def __init__(self, model: nn.Module, losses: Losses, views: int, move: Move | None) -> None:
-        self.model = copy.deepcopy(model)  # tracing may leave tensors without values in it
+        self.model = copy.deepcopy(model)  # tracing may leave fake tensors in it
         self.losses, self.views, self.move = losses, views, move
         self.unseen: tuple[str, ...] = ()
 
     def gradient(
         self, weights: dict[str, Tensor], held: dict[str, Tensor], x: Tensor, y: Tensor
     ) -> list[Tensor]:
-        """Returns the gradient of every weight. Shapes: x, y of one record, without its axis."""
+        """Returns the gradient of every weight. Shapes: x, y of one record, no batch axis."""
         leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
 
         def predict(inputs: Tensor) -> Any:
@@ -219,7 +218,7 @@ class _RecordLoss:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Says how a part is read from the outputs of a graph, and what it takes."""
+    """Describes how a part is read from the outputs of a graph, and its size."""
 
     outputs: tuple[Node, ...]
     unused: int | None = None
@@ -232,7 +231,7 @@ class _Plan:
     def terms(self) -> int:
         if len(self.outputs) == 1:
             return 1
-        first = _value(self.outputs[0])  # a side of products, or the places of rows
+        first = _value(self.outputs[0])  # a factor of products, or the indices of rows
         return int(first.shape[0] if self.unused is None else first.numel())
 
     def part(self, outputs: Sequence[Tensor], weight: Tensor) -> Part:
@@ -246,9 +245,9 @@ class _Plan:
 
 
 def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Joins parts of one kind, so that inner products between them are counted."""
+    """Joins parts of one kind, so that inner products between them are included."""
     if any(isinstance(part, Whole) for part in parts):
-        (whole,) = parts  # a sum with anything else is planned as a whole
+        (whole,) = parts  # a sum of anything else is planned as a whole
         return (whole,)
     joined: list[Part] = []
     products = [part for part in parts if isinstance(part, Products)]
@@ -265,9 +264,9 @@ def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def _planned(graph: GraphModule) -> tuple[list[list[_Plan]], list[int | None]]:
-    """Replaces outputs that are products or lookups by their factors, where that is less.
+    """Replaces outputs that are products or lookups by their factors, if these are smaller.
 
-    Returns the plan of every weight, and its row that no record can move.
+    Returns the plan of every weight, and for each the row that no record can move.
     """
     output = next(node for node in graph.graph.nodes if node.op == "output")
     plans: list[list[_Plan]] = []
@@ -289,7 +288,7 @@ def _planned(graph: GraphModule) -> tuple[list[list[_Plan]], list[int | None]]:
 
 
 def _parts(node: Node, graph: GraphModule) -> list[_Plan]:
-    """Reads a gradient as a sum of products and lookups; an empty list where it is neither."""
+    """Reads a gradient as a sum of products and lookups; returns [] if it is neither."""
     flipped = False
     while node.target is _ATEN.t.default:
         node, flipped = node.args[0], not flipped  # type: ignore[assignment]  # a tensor

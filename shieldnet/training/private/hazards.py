@@ -1,4 +1,4 @@
-"""What makes records see each other in training, or leaves their traces, and the fixes."""
+"""Hazards: what lets records influence each other or leave traces in training, and the fixes."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,15 +14,15 @@ from shieldnet.outputs.nested import leaves
 from shieldnet.training.records import Records
 
 ROWS = 5
-"""Records that models are tried on: a number that few other axes have."""
-_CHANNELS = 8  # of a group: of two numbers, normalizing leaves nothing but a sign
+"""Number of records that models are tried on, a size that few other axes have."""
+_CHANNELS = 8  # per group: normalizing two numbers leaves only a sign
 
 
 @dataclass(frozen=True)
 class Hazard:
-    """Names one thing that would break the proof.
+    """Describes one thing that would break the guarantee.
 
-    where: the module, weight or loss to blame. why: what was seen. fix: what to do about it.
+    where: the module, weight or loss that causes it. why: what was observed. fix: what to do.
     fixes: whether ``fix=True`` does it.
     """
 
@@ -38,26 +38,26 @@ class Hazard:
 
 
 def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
-    """Looks for whatever makes records see each other, or leaves their traces, in any way.
+    """Finds whatever lets records influence each other, or leaves traces of them.
 
-    model: in the modes in which it will be trained; it is as it was afterwards.
+    model: in the modes in which it will be trained; it is unchanged afterwards.
     """
     inputs, _ = stand_ins(records)
     model = copy.deepcopy(model)
     named = tuple(_batch_statistics(model))
-    if named:  # these would be found twice, or hide others
+    if named:  # they would be found twice, or hide others
         return named
     squeezed = tuple(_squeezed(model, inputs))
     if squeezed:
         return squeezed
-    moving = tuple(_moving(model, inputs))  # first: what writes into weights may do so only once
+    moving = tuple(_moving(model, inputs))  # first: a write into weights may happen only once
     return (*_mixed_rows(model, inputs), *moving)
 
 
 def fixed(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Module:
-    """Returns a copy of the model with the offered fixes of batch statistics.
+    """Returns a copy of the model with the fixes for batch statistics applied.
 
-    seen: the model in which they were found, which knows what is frozen.
+    seen: the model in which they were found, which shows what is frozen.
     """
     model = copy.deepcopy(model)
     for hazard in hazards:
@@ -73,10 +73,10 @@ def fixed(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Mo
 
 
 def stand_ins(records: Records) -> tuple[Tensor, Tensor]:
-    """Makes a few rows of the shapes and types of records, with nothing of any record in them.
+    """Makes rows with the shapes and dtypes of records that contain no data of any record.
 
-    Code of the user's may keep what it sees, so no record is ever shown to it: it runs on these, or
-    on tensors without values.
+    User code may store what it sees, so it never sees a record: it runs on these rows, or on
+    tensors without values.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -85,16 +85,16 @@ def stand_ins(records: Records) -> tuple[Tensor, Tensor]:
         if like.is_floating_point():
             return torch.rand(shape, generator=generator).to(like)
         rows = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        rows[-1] = 1  # a word, a class or a number that is likely to be allowed
+        rows[-1] = 1  # a token, a class or a number that is likely to be valid
         return rows
 
     return made(records.inputs), made(records.labels)
 
 
 def few_of(records: Records) -> tuple[Tensor, Tensor]:
-    """Picks rows from all over the data."""
+    """Picks rows spread over the data."""
     rows = torch.arange(0, len(records), max(1, len(records) // ROWS))[:ROWS]
-    return records.inputs[rows], records.labels[rows]  # in memory of their own, in order
+    return records.inputs[rows], records.labels[rows]  # copies, in order
 
 
 def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
@@ -102,24 +102,24 @@ def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
         if not (isinstance(layer, _BatchNorm) and layer.training):
             continue
         if _is_frozen(layer):
-            fix = "Keep it in evaluation mode: its statistics must come from public data"
+            fix = "Keep it in evaluation mode, with statistics from public data"
         else:
             fix = (
-                "Put nn.GroupNorm with its weights in its place, or freeze it and keep it in "
+                "Replace it by nn.GroupNorm with its weights, or freeze it and keep it in "
                 "evaluation mode"
             )
         yield Hazard(
             "batch statistics",
             name,
-            f"{type(layer).__name__} in training mode takes mean and variance over the records of "
-            "a batch",
+            f"{type(layer).__name__} in training mode computes mean and variance over the records "
+            "of a batch",
             fix,
             fixes=True,
         )
 
 
 def _squeezed(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
-    """Looks whether one record gets what a record among others gets: a row of its own."""
+    """Finds models that return no row axis for a batch of one record."""
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
         some, single = model(inputs.clone()), model(inputs[:1].clone())
@@ -132,9 +132,9 @@ def _squeezed(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
         if len(shape) and shape[0] == len(inputs) > 1 and got != (1, *shape[1:]):
             yield Hazard(
                 "lost axis",
-                "the model's own forward",
-                f"for {len(inputs)} records it returns shape {shape}, and {got} for one: it drops "
-                "the axis of the records where there is one",
+                "the model's forward",
+                f"it returns shape {shape} for {len(inputs)} records and {got} for one: it drops "
+                "the record axis of a single record",
                 "Name the axis: squeeze(1) or flatten(1), not squeeze()",
             )
 
@@ -144,7 +144,7 @@ def _is_frozen(layer: nn.Module) -> bool:
 
 
 def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
-    """Makes a GroupNorm with the scale and shift of a BatchNorm; its statistics are dropped."""
+    """Makes a GroupNorm with the scale and shift of a BatchNorm, without its statistics."""
     channels = layer.num_features
     max_groups = max(1, min(32, channels // _CHANNELS))
     max_groups = 1 if isinstance(layer, nn.BatchNorm1d) else max_groups
@@ -161,24 +161,24 @@ def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
 
 @contextmanager
 def same_draws(seed: int = 0) -> Iterator[None]:
-    """Draws the same numbers every time, and leaves the global random states alone."""
+    """Draws the same numbers every time, and preserves the global random states."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 
 
 def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
-    """Changes the first record and looks for the module in which others change with it."""
+    """Changes the first record and finds the module in which others change with it."""
     changed = inputs.clone()
     changed[0] = 10 * inputs[0] + 1 if inputs.is_floating_point() else inputs[-1]
     before, again, after = (_seen(model, rows) for rows in (inputs, inputs, changed))
     if _differ(before[""][1], again[""][1], len(inputs)):
         yield Hazard(
             "kept state",
-            "the model's own forward",
-            "asked twice about the same records, with equal draws, it answers differently: it "
-            "counts its calls, keeps what it saw, or draws with Python's random or numpy",
-            "Compute from the record and the weights alone, and draw with torch",
+            "the model's forward",
+            "called twice on the same records with equal draws, it answers differently: it counts "
+            "its calls, stores what it saw, or draws with Python's random or numpy",
+            "Compute from the record and the weights only, and draw with torch",
         )
         return
     if not _differ(before[""][1], after[""][1], len(inputs)):
@@ -194,19 +194,19 @@ def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
         None,
     )
     if blamed is not None:
-        where = blamed or "the model's own forward"
+        where = blamed or "the model's forward"
         yield Hazard(
             "batch statistics",
             where,
-            f"when one record changes, what {type(model.get_submodule(blamed)).__name__} says of "
-            "the others changes too",
-            "Compute from each record alone; statistics of a batch belong into constants, taken "
-            "from public data",
+            f"when one record changes, the output of {type(model.get_submodule(blamed)).__name__} "
+            "for the others changes too",
+            "Compute from each record separately; replace batch statistics by constants from "
+            "public data",
         )
 
 
 def _seen(model: nn.Module, inputs: Tensor) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """Runs the model in training mode and keeps what went into and came out of every module."""
+    """Runs the model in training mode and records the inputs and outputs of every module."""
     seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     handles = []
     for name, module in model.named_modules():
@@ -232,7 +232,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _differ(before: list[Tensor], after: list[Tensor], rows: int) -> bool:
-    """Says whether anything but the first record's share differs."""
+    """Returns whether anything but the first record's row differs."""
     for old, new in zip(before, after, strict=False):
         if old.shape != new.shape or old.shape[0] % rows:
             continue
@@ -245,7 +245,7 @@ def _differ(before: list[Tensor], after: list[Tensor], rows: int) -> bool:
 
 @contextmanager
 def _kept(held: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Lends what the tensors hold, and puts it back into them afterwards."""
+    """Yields copies of the tensors and restores their values afterwards."""
     kept = {name: tensor.detach().clone() for name, tensor in held.items()}
     try:
         yield kept
@@ -256,7 +256,7 @@ def _kept(held: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
-    """Looks for whatever a forward pass in training mode changes: published without noise."""
+    """Finds tensors that a forward pass in training mode changes, published without noise."""
     buffers, weights = dict(model.named_buffers()), dict(model.named_parameters())
     held = {**buffers, **weights}
     with _kept(held) as kept:
@@ -267,7 +267,7 @@ def _moving(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
         yield Hazard(
             "moving buffer" if name in buffers else "moving weight",
             name,
-            "a forward pass in training mode writes into it, and what it holds gets no noise",
-            "Keep its module in evaluation mode, or use one that keeps no statistics (of an "
-            "embedding: no max_norm)",
+            "a forward pass in training mode writes to it, and its content gets no noise",
+            "Keep its module in evaluation mode, or use one without running statistics (for an "
+            "embedding, without max_norm)",
         )

@@ -1,4 +1,4 @@
-"""The noisy sum on a grid: what is added up, cut and hidden, with every rounding counted."""
+"""Noisy sums on a grid, with every rounding error counted in the sensitivity."""
 
 import math
 from collections.abc import Sequence
@@ -10,20 +10,21 @@ from torch import Tensor
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import VARIATION, lattice_gaussian, lattice_levels
 
-_ROUNDING = 2.0**-6  # of the clip norm: the most that cutting a sum to the grid may add
-_SMOOTHING = 3.0  # steps: a discrete Gaussian is what rounding at random leaves of a Gaussian
-_MAX_SUM = 2.0**52  # steps that float64 counts exactly
+_ROUNDING = 2.0**-6  # of the clip norm: the most that rounding a sum to the grid may add
+_SMOOTHING = 3.0  # steps: from here a discrete Gaussian equals a randomly rounded Gaussian
+_MAX_SUM = 2.0**52  # steps that float64 represents exactly
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Says on what grid a sum of clipped gradients is released, and how far noise spreads.
+    """Holds the grid on which a sum of clipped gradients is released, and the noise.
 
-    step: of the grid, a power of two. deviation: of the noise, in steps. sensitivity: bounds what
-    one record moves the sum on the grid, in the clip norm's unit: the clip norm, twice the error of
-    adding up in float64, and the cut of every number to the grid. numbers: of a sum.
+    step: of the grid, a power of two. deviation: standard deviation of the noise, in steps.
+    sensitivity: bound on how far one record moves the sum on the grid, in units of the clip norm:
+    the clip norm, twice the error of a float64 sum, and the rounding of every number to the grid.
+    numbers: number of coordinates of a sum.
     Guarantee: releasing the sum is at least as private as a Gaussian mechanism whose noise is
-    ``noise`` times the sensitivity, but for ``variation`` in each step.
+    ``noise`` times the sensitivity, up to a total variation of ``variation`` per step.
     Source: docs/certificate.md, section 7.
     """
 
@@ -38,15 +39,15 @@ class Lattice:
     ) -> "Lattice":
         """Chooses the grid for a noise in clip norms.
 
-        records: of the training data, all of which may be in one sum. error: bounds the distance
-        between a sum as float64 adds it up and the true one, in clip norms.
-        Errors: ConfigError where float64 cannot hold such a sum.
+        records: number of training records, all of which may be in one sum. error: bound on the
+        rounding error of a float64 sum, in clip norms.
+        Errors: ConfigError if float64 cannot represent such a sum.
         """
         exact = clip * (1 + 2 * error)
         step = 2.0 ** math.floor(math.log2(_ROUNDING * clip / math.sqrt(numbers)))
         while True:
             sensitivity = exact + step * math.sqrt(numbers)
-            # Rounded up: what floats lose is less.
+            # Rounded up by more than the floating-point error.
             deviation = math.hypot(noise * sensitivity / step, _SMOOTHING) * (1 + 2.0**-45)
             if _is_drawn(deviation):
                 break
@@ -54,17 +55,17 @@ class Lattice:
         if records * clip / step + 20 * deviation > _MAX_SUM:
             raise ConfigError(
                 f"A sum of {records} gradients of {numbers} numbers with noise {noise:g} does not "
-                "fit into float64 on a grid that is fine enough. Take less noise, or fewer records."
+                "fit into float64 on a sufficiently fine grid. Take less noise, or fewer records."
             )
         return cls(step, deviation, sensitivity, numbers)
 
     @property
     def variation(self) -> float:
-        """Bounds the total variation of one sum's noise to the law that the proof is about."""
+        """Bounds the total variation between one sum's noise and the ideal distribution."""
         return self.numbers * VARIATION
 
     def released(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """Cuts sums to the grid and adds noise. Shapes: float64 of any -> the same."""
+        """Rounds sums to the grid and adds noise. Shapes: any, float64 -> the same."""
         flat = torch.cat([total.flatten() for total in sums])
         noisy = flat.div_(self.step).round_()
         noisy += lattice_gaussian(len(flat), self.deviation).to(flat.device)

@@ -1,4 +1,4 @@
-"""What a private step moves the weights by: the noisy sum of clipped gradients."""
+"""Private updates: the noisy sum of clipped gradients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,15 +22,16 @@ from shieldnet.training.private.sampling import checked_draws
 from shieldnet.training.records import Records
 from shieldnet.training.updates import Updates
 
-_MAX_BYTES = 2**28  # of the gradients that are in memory at once
+_MAX_BYTES = 2**28  # of gradients in memory at once
 _MAX_ROWS = 256
 
 
 @dataclass
 class DpSgd(Updates):
-    """Learns from records that are drawn at random: clips each, sums, adds noise on a grid.
+    """Draws records at random, clips and sums their gradients, and adds noise on a grid.
 
-    noise: deviation, in what one record moves a sum by. rate: the chance of a record to be drawn.
+    noise: standard deviation, as a multiple of the most that one record moves a sum. rate:
+    probability that a record is drawn.
     """
 
     model: nn.Module
@@ -40,10 +41,10 @@ class DpSgd(Updates):
     noise: float
     rate: float
     ranks: Ranks
-    keeps_buffers: ClassVar[bool] = False  # what a forward pass left in them has no noise
+    keeps_buffers: ClassVar[bool] = False  # changes by forward passes have no noise
 
     def start(self, state: State) -> None:
-        """Draws which canaries are in and sets the first clip norm, once in a run."""
+        """Draws which canaries are in and sets the first clip norm, once per run."""
         state.clip = state.clip or self.clip.start
         count = self.settings.canaries if self.ranks.is_first else 0
         if len(state.coins) != count:
@@ -52,7 +53,7 @@ class DpSgd(Updates):
             state.scores = torch.zeros(count, dtype=torch.float64)
 
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:
-        """Returns the noisy sum of a step's clipped gradients, over the size of a batch."""
+        """Returns the noisy sum of a step's clipped gradients, divided by the batch size."""
         rows = self.ranks.broadcast(self._drawn(len(self.records))).nonzero()[:, 0]
         self.gradients.clip = state.clip
         totals, within = self._clipped_sums(rows)
@@ -65,7 +66,7 @@ class DpSgd(Updates):
         released = torch.cat(counts) if counts else torch.zeros(0, dtype=torch.float64)
         state.clip = self.clip.next(state.clip, released, self.noise, self.size)
         for total, row in zip(totals, self.gradients.silent_rows, strict=True):
-            if row is not None:  # of padding: it has no gradient, so it gets no noise
+            if row is not None:  # padding: it has no gradient, so it needs no noise
                 total[row] = 0.0
         return [
             total.div_(self.size * scale).to(weight.dtype)
@@ -79,7 +80,7 @@ class DpSgd(Updates):
 
     @property
     def size(self) -> float:
-        """Returns how many records a step draws, on average."""
+        """Returns the average number of records that a step draws."""
         return self.rate * len(self.records)
 
     @property
@@ -101,7 +102,7 @@ class DpSgd(Updates):
 
     @property
     def physical(self) -> int:
-        """Returns how many records' gradients are in memory at once, at most."""
+        """Returns the largest number of records whose gradients are in memory at once."""
         if self.settings.max_physical_batch_size is not None:
             return self.settings.max_physical_batch_size
         return max(1, min(_MAX_ROWS, _MAX_BYTES // max(1, self.gradients.bytes_per_record)))
@@ -111,15 +112,15 @@ class DpSgd(Updates):
         return checked_draws(self.settings.sampler, records, self.rate)
 
     def _clipped_sums(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Sums the clipped gradients of these rows, over all processes.
+        """Sums the clipped gradients of rows over all processes.
 
-        Returns how many of them are no longer than the clip norm, too.
+        Also returns how many of them are no longer than the clip norm.
         """
         totals = self.gradients.zeros()
         within = torch.zeros((), dtype=torch.float64, device=totals[0].device)
         for number, batch in enumerate(self.ranks.shard(rows).split(self.physical)):
-            if len(batch):  # there may be none: of no rows, or of fewer than there are processes
-                # A batch's many terms are not rounded at the size of the total.
+            if len(batch):  # empty if there are no rows, or fewer rows than processes
+                # Summed separately, so that its terms are not rounded at the size of the total.
                 sums = self.gradients.zeros() if number else totals
                 within = within + self._add(sums, batch)
                 if number:
@@ -128,21 +129,21 @@ class DpSgd(Updates):
         return totals, within
 
     def _add(self, totals: Sequence[Tensor], rows: Tensor) -> Tensor:
-        """Adds the gradients of these rows; returns how many are no longer than the clip norm."""
+        """Adds the gradients of rows; returns how many are no longer than the clip norm."""
         inputs, labels = self.records.rows(rows, self.gradients.weights[0].device)
         try:
             batch, within = self.gradients.add(totals, inputs, labels)
         except IndexError as outside:
             raise DataError(
-                f"A record holds a number that the model has no place for, such as a word beyond "
-                f"its table: {str(outside).splitlines()[0]:.200}. Nothing was published."
+                f"A record has a value outside the model's range, such as a token beyond its "
+                f"embedding: {str(outside).splitlines()[0]:.200}. Nothing was published."
             ) from outside
         row = int(torch.randint(len(rows), ()))
         difference = self.gradients.difference(batch, inputs, labels, row)
         if difference > self.gradients.tolerance:
             raise TrainingFailed(
-                f"A record's gradient in a batch differs by {difference:.2g} of its norm from the "
-                "one that it has alone. Nothing was published. This should not be possible: please "
+                f"A record's gradient in a batch differs by {difference:.2g} of its norm from its "
+                "gradient by itself. Nothing was published. This should not be possible: please "
                 "report it with the model."
             )
         return within
@@ -150,7 +151,7 @@ class DpSgd(Updates):
     def _released(
         self, totals: list[Tensor], counted: list[Tensor], scale: float, state: State
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Adds noise to the sums of gradients and to the counts; scores the canaries by theirs."""
+        """Adds noise to the sums and the counts, and scores the canaries by their noisy sums."""
         canaries = self._canary_sums(state).to(totals[0].device)
         sums = [*totals, canaries] if len(canaries) else totals
         if scale != 1:
@@ -164,7 +165,7 @@ class DpSgd(Updates):
         return released[: len(totals)], released[len(sums) :]
 
     def _canary_sums(self, state: State) -> Tensor:
-        """Sums the gradients of the canaries that are in and drawn."""
+        """Sums the gradients of the planted canaries that are drawn."""
         count = len(state.coins)
         if not count:
             return torch.zeros(0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Before a step is taken: what would break the guarantee, and how far one record moves the sum."""
+"""Preflight: finds what would break the guarantee, and measures the sensitivity of the sum."""
 
 import copy
 import math
@@ -23,8 +23,8 @@ _SMALL_CLIP = 1e-3  # at which every gradient is clipped
 class Preflight:
     """Holds what was found before training.
 
-    hazards: none, or nothing is trained. sensitivity: how far the worst of the records that were
-    tried moved the clipped sum, in clip norms: a measurement, which the proof does not rest on.
+    hazards: training requires that there are none. sensitivity: how far the worst of the tried
+    records moved the clipped sum, in clip norms; a measurement that the proof does not use.
     """
 
     hazards: tuple[Hazard, ...]
@@ -56,12 +56,11 @@ def examine(
     views: int = 1,
     move: Move | None = None,
 ) -> tuple[Preflight, RecordGradients | None]:
-    """Captures what a record asks of the weights, and measures how far records move their sum.
+    """Captures the gradient of a record, and measures how far records move the clipped sum.
 
-    Records reach the graph alone, never code of the user's.
-
-    model: as for ``hazards_of``, and without such hazards; it stays as it is. move: what is done to
-    inputs before a step. Returns the gradients to train with, or None beside a hazard.
+    Only the graph sees records, never user code.
+    model: as for ``hazards_of``, without such hazards; it is not changed. move: changes inputs
+    before a step. Returns the gradients to train with, or None with a hazard.
     """
     inputs, labels = few_of(records)
     if move is not None and _mixes(move, model, *stand_ins(records)):
@@ -74,7 +73,7 @@ def examine(
         Hazard(
             "unseen weight",
             name,
-            "the loss does not depend on it, so that it would be trained on noise alone",
+            "the loss does not depend on it, so it would be trained on noise alone",
             "Freeze it (requires_grad_(False))",
             fixes=True,
         )
@@ -86,7 +85,7 @@ def examine(
         with same_draws():
             worst = max(_moved_by_last(gradients, x, y) for x, y in _batches(inputs, labels))
             difference = gradients.difference(gradients.each(inputs, labels), inputs, labels, 0)
-    except RuntimeError as unmapped:  # an operator that torch cannot map over records
+    except RuntimeError as unmapped:  # an operator without support for vmap
         return Preflight((_uncaptured(unmapped),)), None
     if difference > gradients.tolerance or worst > 1:
         return Preflight((_wrong(difference, worst),), worst), None
@@ -96,16 +95,16 @@ def examine(
 _MIXED = Hazard(
     "mixed records",
     "the countermeasures",
-    "when one record changes, what is made of the others changes too; in private training they get "
-    "each record alone, and would do something else",
-    "Augment every record by itself, without looking at its batch",
+    "when one record changes, the augmented others change too; private training passes one record "
+    "at a time, so they would act differently",
+    "Augment every record independently of its batch",
 )
 
 
 def _mixes(move: Move, model: nn.Module, inputs: Tensor, labels: Tensor) -> bool:
-    """Changes the last record and looks whether what is made of the others changes with it.
+    """Changes the last record and returns whether the augmented others change with it.
 
-    For the user's sake: the guarantee does not rest on it.
+    This helps the user; the guarantee does not depend on it.
     """
     model = copy.deepcopy(model)
     other = torch.cat([inputs[:-1], inputs[:1]])
@@ -126,8 +125,8 @@ def _uncaptured(untraceable: Exception) -> Hazard:
         "no graph",
         "the model, its loss or its countermeasures",
         f"one record's gradient cannot be captured as a graph of tensor operators: {reason}",
-        "This says nothing about privacy. Only what is captured can be proven to see one record "
-        "alone",
+        "This says nothing about privacy, but only a captured computation can be proven to see "
+        "one record alone",
     )
 
 
@@ -135,14 +134,14 @@ def _wrong(difference: float, worst: float) -> Hazard:
     return Hazard(
         "wrong gradients",
         "the model",
-        f"a record's gradient in a batch differs by {difference:.2g} of its norm from the one "
-        f"alone, and one record moved the clipped sum by {worst:.3g} clip norms",
+        f"a record's gradient in a batch differs by {difference:.2g} of its norm from its gradient "
+        f"by itself, and one record moved the clipped sum by {worst:.3g} clip norms",
         "This should not be possible. Please report it with the model",
     )
 
 
 def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields small batches whose last record is ordinary, huge, or made to stand out."""
+    """Yields small batches whose last record is ordinary, huge, or an outlier."""
     mislabeled = torch.cat([labels[:-1], labels[:1]])
     yield inputs, labels
     yield inputs, mislabeled
@@ -156,7 +155,7 @@ def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _moved_by_last(gradients: RecordGradients, inputs: Tensor, labels: Tensor) -> float:
-    """Returns how far the last record moves the clipped sum, in clip norms, at two of them."""
+    """Returns how far the last record moves the clipped sum, in clip norms, for two of them."""
     farthest = 0.0
     draws = gradients.draws(inputs[-1:], labels[-1:])
     for clip in (gradients.clip, _SMALL_CLIP * gradients.clip):

@@ -1,4 +1,4 @@
-"""What the start of a training already knew: stated, composed, or left open and then said so."""
+"""Premises about the starting model: what it already knew about the records."""
 
 import copy
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from shieldnet.training.private.capture import NotCaptured, map_records
 from shieldnet.training.records import Records
 
 _SIGNIFICANT = 1e-3
-_MIN_ROWS = 100  # rows of either set: fewer hardly tell a start that knows the records
+_MIN_ROWS = 100  # of either set: fewer rows rarely reveal a start that knows the records
 
 
 @dataclass(frozen=True)
 class Premise:
-    """Says what a guarantee takes for granted of the model that the training begins with.
+    """Holds what a guarantee assumes about the model that the training starts from.
 
-    known: ``public``, the guarantee of the start, or None where nothing is. start: the hash of the
-    start. opaque: attributes whose content no hash covers.
+    known: ``public``, the guarantee of the starting model, or None if nothing is stated. start:
+    hash of the starting model. opaque: attributes whose content the hash does not cover.
     """
 
     known: str | Guarantee | None
@@ -32,26 +32,26 @@ class Premise:
 
     @classmethod
     def of(cls, model: nn.Module, known: object) -> "Premise":
-        """Checks what is stated of the start.
+        """Validates ``start=`` of ``finetune``.
 
-        Errors: ConfigError for anything but "public", a Guarantee of this model, and None.
+        Errors: ConfigError for anything but "public", a Guarantee of this model, or None.
         """
         start = weights_hash(model)
         if isinstance(known, Guarantee):
             if known.weights != start:
                 raise ConfigError(
-                    "The guarantee in start= is of another model than the one that is given: "
-                    "nothing is known of this start. Pass the model that finetune returned."
+                    "The guarantee in start= belongs to another model, so it says nothing about "
+                    "this one. Pass the model that finetune returned with it."
                 )
         elif known is not None and not (isinstance(known, str) and known == "public"):
             raise ConfigError(
-                "Expected start='public' (a fresh or public model that knows nothing of the "
-                f"records), start=Guarantee (of the model that is given), or None; got {known!r}."
+                "Expected start='public' (a fresh or public model that never saw the records), "
+                f"start=Guarantee (of the model that is passed), or None; got {known!r}."
             )
         return cls(known, start, unhashed(model))
 
     def stated(self, claimed: Guarantee, run: str) -> Guarantee:
-        """Returns a guarantee with what it takes for granted."""
+        """Returns the guarantee with its premises."""
         if isinstance(self.known, Guarantee):
             scope, premises = self.known.scope, (COMPOSED, *self.known.premises)
             before = self.known
@@ -61,7 +61,7 @@ class Premise:
             scope = "steps" if self.known is None else "weights"
             premises = (UNSTATED if self.known is None else PUBLIC,)
             before = None
-        hidden = [f"what {name} holds says nothing of the records" for name in self.opaque]
+        hidden = [f"the content of {name} does not depend on the records" for name in self.opaque]
         own = claimed.premises
         all_premises = tuple(dict.fromkeys((*premises, *own, KERNELS, ONE_MODEL, *hidden)))
         return replace(
@@ -74,10 +74,10 @@ class Premise:
         )
 
     def check(self, better: float, chance: float, rows: int) -> str:
-        """Returns what is to be said of a start that was compared on records and held-out rows.
+        """Returns a statement on a start that was compared on records and held-out rows.
 
-        better: the chance that the start fits a record better than a held-out row. chance: that it
-        looks so where it knows neither. rows: of the smaller of the two sets.
+        better: probability that the start fits a record better than a held-out row. chance: p value
+        of that comparison if it saw neither set. rows: size of the smaller set.
         Errors: ConfigError for a public start that knows the records.
         """
         measured = (
@@ -90,20 +90,20 @@ class Premise:
             return f"No evidence that the start knows the records: {measured}."
         if self.known == "public":
             raise ConfigError(
-                f"start='public' is not true: {measured}, so it knows the records already, and no "
-                "guarantee of the weights would hold. Begin with a fresh or public model, or pass "
-                "the Guarantee that the start was trained under."
+                f"start='public' is not true: {measured}, so it already knows the records, and no "
+                "guarantee of the weights would hold. Start from a fresh or public model, or pass "
+                "start=Guarantee, the one that the model was trained under."
             )
         if isinstance(self.known, Guarantee) and self.known.scope == "weights":
-            return f"The start knows of the records, as its guarantee allows: {measured}."
-        return f"The start knows the records: {measured}. The guarantee is not one of the weights."
+            return f"The start knows the records, as its guarantee allows: {measured}."
+        return f"The start knows the records: {measured}. The guarantee does not cover the weights."
 
 
 def fit(model: nn.Module, records: Records, heldout: Records, loss: Loss) -> tuple[float, float]:
     """Compares a model's losses on records and on held-out rows of the same kind.
 
-    Returns the chance that a record's loss is the smaller one, and the p value of a one-sided rank
-    test (Mann-Whitney): how often they would differ so if the model knew neither.
+    Returns the probability that a record's loss is the smaller one, and the p value of a one-sided
+    rank test (Mann-Whitney) under the hypothesis that the model saw neither set.
     """
     from scipy.stats import mannwhitneyu
 
@@ -113,7 +113,7 @@ def fit(model: nn.Module, records: Records, heldout: Records, loss: Loss) -> tup
 
 
 def _losses(model: nn.Module, sets: Sequence[Records], loss: Loss) -> list[Tensor]:
-    """Returns the loss of every row alone, by a graph: the model's own code sees no record."""
+    """Returns the loss of every row, computed by a graph: the model's own code sees no record."""
     traced = copy.deepcopy(model).eval()
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
 

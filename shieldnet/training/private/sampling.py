@@ -1,4 +1,4 @@
-"""Which records a step of private training draws, and what that proves."""
+"""Samplers: the records that a step of private training draws, and what that proves."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,38 +12,37 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import bernoulli
 from shieldnet.privacy.steps import Steps
 
-_MAX_DEVIATIONS = 8  # beyond what is expected: by chance never
+_MAX_DEVIATIONS = 8  # above the expected number: practically impossible by chance
 
 
 class Sampler(ABC):
-    """Says which records a step draws. A record is in a step once at most.
+    """Chooses the records of each step; a record is in a step at most once.
 
-    size: of a step, on average; public. rate: size over the number of records.
-    That one of your own draws as its event says is your word: the guarantee names it among what
-    it takes for granted.
+    size: average number of records per step, public. rate: size divided by the number of records.
+    A guarantee with a custom sampler lists, as a premise, that it draws as its event states.
     """
 
     @abstractmethod
     def size(self, records: int, batch_size: int | None) -> int:
-        """Returns how many records a step draws on average, from 1 to ``records``.
+        """Returns the average number of records per step, from 1 to ``records``.
 
-        batch_size: of the user's or of a loader, None where there is none.
+        batch_size: as set by the user or a loader, or None.
         """
 
     @abstractmethod
     def draw(self, records: int, rate: float) -> Tensor:
-        """Draws a step anew. Shapes: -> (records,) bool on the CPU.
+        """Draws the records of one step. Shapes: -> (records,) bool on the CPU.
 
-        Canaries are drawn by it too, as records of their own. Secret: draw with
-        ``core.randomness.bernoulli``, which asks the operating system.
+        It also draws canaries, as additional records. The draw is secret: use
+        ``core.randomness.bernoulli``, which draws from the operating system.
         """
 
     def event(self, noise: float, rate: float, steps: int) -> Steps | None:
-        """Returns what so many steps with noise are to whoever knows all records but one.
+        """Returns the privacy event of ``steps`` noisy sums, or None to state no guarantee.
 
-        ``Steps`` are noisy sums of which each has that record with a chance, independently of all
-        else that was drawn. None where nothing of the kind is known: no guarantee is stated then.
-        noise: deviation, in what one record moves a sum by.
+        ``Steps`` are noisy sums, each of which contains any given record with probability ``rate``,
+        independently of all other draws.
+        noise: standard deviation, as a multiple of the most that one record moves a sum.
         """
         return None
 
@@ -51,10 +50,10 @@ class Sampler(ABC):
 @final
 @dataclass(frozen=True)
 class PoissonSampling(Sampler):
-    """Draws every record by an independent Bernoulli draw in every step; the default.
+    """Draws every record independently in every step; the default.
 
-    A batch has ``batch_size`` records on average, by default all: then each is always in.
-    Guarantee: the chance of every record is exact to 2^-64.
+    A batch has ``batch_size`` records on average; by default all, always.
+    Guarantee: the probability of drawing a record is exact to 2^-64.
     Source: Abadi et al. 2016 (arXiv:1607.00133); Mironov, Talwar, Zhang 2019 (arXiv:1908.10530).
     """
 
@@ -71,17 +70,17 @@ class PoissonSampling(Sampler):
 @final
 @dataclass(frozen=True)
 class AllRecords(Sampler):
-    """Takes all records in every step: the Gaussian mechanism, composed exactly.
+    """Draws all records in every step: the Gaussian mechanism, composed exactly.
 
-    A batch size of fewer is refused, a loader's too.
+    A smaller batch size, including that of a loader, is refused.
     Source: Dong, Roth, Su 2022 (arXiv:1905.02383), Corollary 3.3.
     """
 
     def size(self, records: int, batch_size: int | None) -> int:
         if batch_size is not None and batch_size < records:
             raise ConfigError(
-                f"AllRecords takes all {records} records in every step, got a batch size of "
-                f"{batch_size}. Leave batch_size out and pass the data without a loader, or take "
+                f"AllRecords draws all {records} records in every step, got a batch size of "
+                f"{batch_size}. Omit batch_size and pass the data without a loader, or take "
                 "PoissonSampling()."
             )
         return records
@@ -94,12 +93,12 @@ class AllRecords(Sampler):
 
 
 def is_proven(sampler: Sampler) -> bool:
-    """Says whether it is ours that a sampler draws as its event says, or its author's word."""
+    """Returns whether a sampler is built in; that others draw as stated is a premise."""
     return type(sampler) in (PoissonSampling, AllRecords)
 
 
 def checked_draws(sampler: Sampler, records: int, rate: float) -> Tensor:
-    """Draws a step. Errors: ConfigError for draws of another form, or far more than stated.
+    """Draws a step. Errors: ConfigError for draws of another form, or far too many records.
 
     Shapes: -> (records,) bool.
     """
@@ -113,7 +112,7 @@ def checked_draws(sampler: Sampler, records: int, rate: float) -> Tensor:
         most = records * event.rate + _MAX_DEVIATIONS * (spread + 1)
         if int(drawn.sum()) > most:
             raise ConfigError(
-                f"{sampler!r} drew {int(drawn.sum())} of {records} records in a step, where its "
-                f"event says {event.rate:g} of them: the guarantee would be wrong."
+                f"{sampler!r} drew {int(drawn.sum())} of {records} records in a step, but its "
+                f"event states a rate of {event.rate:g}: the guarantee would be wrong."
             )
     return drawn

@@ -195,7 +195,7 @@ def test_shadows_of_a_training_without_chance_differ_by_their_data() -> None:
         (ignores_its_seed, "ignores its seed: the same data and seed gave two different models"),
         (ignores_its_data, "ignores its data: two sets of records gave the same model"),
         (too_wide, "a model of 3 classes like the target, got 4"),
-        (diverges, "answers that cannot be used: The model gave NaN"),
+        (diverges, "answers that cannot be used: The model returned NaN"),
         (breaks, "failed on 100 rows: ValueError: no such layer"),
         (lambda data, seed: 3, "to return an nn.Module, got int"),
         (lambda data, seed: nn.Linear(7, 3), "cannot read the members: RuntimeError"),

@@ -70,7 +70,7 @@ def test_all_records_are_worth_as_much_as_a_batch_of_all(table, mlp) -> None:
 
 def test_a_batch_size_that_would_be_ignored_is_refused(table, mlp) -> None:
     private = sn.DPSGD(8.0, 1e-3, sampler=sn.AllRecords())
-    with pytest.raises(sn.errors.ConfigError, match="takes all 120 records .* got a batch size"):
+    with pytest.raises(sn.errors.ConfigError, match="draws all 120 records .* got a batch size"):
         sn.finetune(mlp, table, private, batch_size=20)
     loader = DataLoader(TensorDataset(*table), batch_size=20)
     with pytest.raises(sn.errors.ConfigError, match="pass the data without a loader"):
@@ -94,7 +94,7 @@ DRAWN: list[int] = []
 
 def test_a_sampler_whose_event_is_unknown_states_no_guarantee(table, mlp) -> None:
     private = sn.DPSGD(8.0, 1e-3, sampler=Cyclic())
-    with pytest.raises(sn.errors.ConfigError, match=r"Nothing is proven of Cyclic\(\)"):
+    with pytest.raises(sn.errors.ConfigError, match=r"Nothing is proven about Cyclic\(\)"):
         sn.finetune(mlp, table, private, epochs=1)
     assert not DRAWN
     empirical = sn.DPSGD(noise_multiplier=0.1, mode="empirical", sampler=Cyclic())
@@ -143,16 +143,16 @@ def test_a_sampler_of_ones_own_is_trained_with_and_proven_for(table, mlp) -> Non
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("size", "Expected Half.* to draw from 1 to 120 records of a step, got 240"),
-        ("none", "Expected Half.* to draw from 1 to 120 records of a step, got None"),
+        ("size", "Expected Half.* to draw 1 to 120 records per step, got 240"),
+        ("none", "Expected Half.* to draw 1 to 120 records per step, got None"),
         ("list", r"Expected Half.* to draw \(120,\) bool, got \["),
-        ("rare", "Expected the event of Half.* with a rate of 0.5 at least"),
-        ("varies", "to have one rate whatever the noise, got 0.5 and 0.9"),
-        ("few", r"drew \d\d of 120 records in a step, where its event says 0.00833"),
+        ("rare", "Expected the event of Half.* to have a rate of at least 0.5"),
+        ("varies", "to have the same rate for any noise, got 0.5 and 0.9"),
+        ("few", r"drew \d\d of 120 records in a step, but its event states a rate of 0.00833"),
         ("shape", r"Expected Half.* to draw \(120,\) bool, got \(119,\) torch.bool"),
         ("type", r"Expected Half.* to draw \(120,\) bool, got \(120,\) torch.float64"),
-        ("kind", r"Expected the event of Half.* as 4 Steps .* got \(1.0, 0.5, 4\)"),
-        ("steps", r"Expected the event of Half.* as 4 Steps .* got Steps"),
+        ("kind", r"Expected the event of Half.* to be 4 Steps .* got \(1.0, 0.5, 4\)"),
+        ("steps", r"Expected the event of Half.* to be 4 Steps .* got Steps"),
     ],
 )
 def test_a_sampler_that_contradicts_itself_is_refused(wrong, message, table, mlp) -> None:
