@@ -222,7 +222,7 @@ def test_a_table_beside_an_image_counts_in_full() -> None:
         model.head.weight[0, -3], model.head.weight[1, -2] = 1.0, 1.0  # of the table alone
     found = sn.audit(sn.harden(model), **sets(real), tier=FEW, shadows=0)["bare"]
     assert found["inversion.column.table[0]"].low > 0.6
-    assert found["inversion.column.table"].low > 0.5
+    assert found["inversion.column.table"].low > 0.3
     assert found["inversion"].value == found["inversion.column.table"].value
     assert found["inversion.column.image"].high < 0.2
     assert "inversion.column.image[0, 0, 0]" not in names_of(found)
