@@ -188,6 +188,17 @@ def as_asked(shield: Shield, inputs: Tensor) -> Tensor:
     return inputs if nearest is None else nearest(inputs)
 
 
+def require_real_inputs(examples: Examples) -> None:
+    """Raises NotApplicable where whole numbers are among the inputs: these have no gradient."""
+    packing = examples.packing
+    if packing is not None and packing.is_mixed:
+        pairs = zip(packing.shown_names, packing.dtypes, strict=True)
+        whole = ", ".join(name for name, dtype in pairs if not dtype.is_floating_point)
+        raise NotApplicable(f"whole numbers among the inputs have no gradient: {whole}")
+    if not examples.inputs.is_floating_point():
+        raise NotApplicable(f"inputs of {examples.inputs.dtype} have no gradient")
+
+
 def one_row_each(rows: Tensor) -> Tensor:
     """Drops positions of size one; a number a row becomes a column.
 

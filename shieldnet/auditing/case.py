@@ -11,7 +11,7 @@ from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.sets import Sets, as_the_model_reads, column_names
-from shieldnet.auditing.tables import model_itself
+from shieldnet.auditing.several import model_itself
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.canaries import Planted
@@ -72,7 +72,7 @@ class Case:
         sets = sets.as_read_by(bare.model)
         model = model_itself(bare.model)
         weights = weights_hash(model, compiled=isinstance(model, Around))
-        guarantee, findings = _claimed_by(finetuned, bare.model)
+        guarantee, findings = _claimed_by(finetuned, model)
         _try_once(bare, sets.examples["nonmembers"])
         _require_one_position(bare)
         for examples in (*sets.examples.values(), *_both(planted)):
@@ -182,8 +182,8 @@ def _try_once(bare: Shield, examples: Examples) -> None:
         raise
     except Exception as unreadable:
         raise DataError(
-            f"The model cannot read the {examples.name} ({examples.inputs.dtype}, shape "
-            f"{tuple(examples.inputs.shape)}): {type(unreadable).__name__}: {unreadable}"
+            f"The model cannot read the {examples.name} ({examples.described}): "
+            f"{type(unreadable).__name__}: {unreadable}"
         ) from unreadable
 
 

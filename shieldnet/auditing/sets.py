@@ -128,7 +128,9 @@ def as_the_model_reads(sets: Mapping[str, Examples], model: nn.Module) -> dict[s
     if not (isinstance(own, torch.dtype) and own.is_floating_point):
         return dict(sets)
     return {
-        name: replace(part, inputs=part.inputs.to(own)) if part.inputs.is_floating_point() else part
+        name: replace(part, inputs=part.inputs.to(own))
+        if part.inputs.is_floating_point() and part.packing is None  # of which each has its own
+        else part
         for name, part in sets.items()
     }
 

@@ -16,7 +16,8 @@ from shieldnet.auditing.estimate import announce
 from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.auditing.runner import play, with_shadows
 from shieldnet.auditing.sets import Sets
-from shieldnet.auditing.tables import Given, model_itself
+from shieldnet.auditing.several import as_rows, model_itself
+from shieldnet.auditing.tables import Given
 from shieldnet.core.checks import whole
 from shieldnet.data.canaries import Planted
 from shieldnet.data.examples import Canaries
@@ -57,15 +58,18 @@ def audit(
 
     members: (inputs, labels) that trained the model; nonmembers: that it never saw, of the same
     kind; auxiliary: what the adversary owns, without which nothing can be inverted. Any of them may
-    be a torch Dataset. A pipeline, or a function of tables, takes DataFrames, with words and
-    missing values too: it is asked by such tables, and attacks see codes (``TableCoding``); labels
-    are the estimator's own, words too. columns: names of a table's columns; sensitive: those of
+    be a torch Dataset or DataLoader. Several inputs are a dict by the model's arguments,
+    ({"input_ids": ..., "attention_mask": ...}, labels), or a tuple, as for ``finetune``. A
+    pipeline, or a function of tables, takes DataFrames, with words and missing values too: it is
+    asked by such tables, and attacks see codes (``TableCoding``); labels are the estimator's own,
+    words too. columns: names of a table's columns; sensitive: those of
     them that somebody may want to learn, or what the names of a one-hot group begin with. groups:
     subgroups to look at by themselves, ``{"sex": (of the members, of the nonmembers)}``, a value a
     record. canaries: from ``plant_canaries``.
 
     train: how the model was trained, ``train((inputs, labels), seed) -> model`` or a ``Recipe``:
-    shadow models are trained so. For an estimator, inputs and labels come in their own form.
+    shadow models are trained so. For an estimator, inputs and labels come in their own form;
+    several inputs come as the dict or tuple that they are.
     Without it small reference models stand for them, the weaker form. shadows: how many; by default
     the tier's, 0 for none.
     tier: ``"quick"`` (about ten seconds), ``"standard"`` (about a minute), ``"full"`` (minutes to
@@ -94,7 +98,8 @@ def audit(
     start = time.monotonic()
     whole("with_examples", with_examples, low=0)
     sets = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
-    given = Given(with_bare(shield), sets, columns, train).as_codes(canaries)
+    given, planted = as_rows(Given(with_bare(shield), sets, columns, train), canaries)
+    given = given.as_codes(planted)
     plan = Plan.of(
         tier, train=given.train, shadows=shadows, engine=engine, workers=workers, cache=cache
     )
@@ -104,7 +109,7 @@ def audit(
         columns=given.columns,
         sensitive=sensitive,
         groups=groups,
-        canaries=canaries,
+        canaries=planted,
         finetuned=finetuned,
         seed=seed,
     )

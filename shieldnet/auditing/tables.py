@@ -153,11 +153,6 @@ class Given:
         return replace(given, shields=shields, columns=coding.names)
 
 
-def model_itself(model: nn.Module) -> nn.Module:
-    """Returns the model that is audited, without what reads codes for it."""
-    return model.asked if isinstance(model, TableModel) else model
-
-
 def _parted(value: Any) -> tuple[Any, Any]:
     """Parts (inputs, labels); what is no pair is inputs alone."""
     if isinstance(value, Examples):

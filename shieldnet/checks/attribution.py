@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import Scale, Words, secret_of, standardize
+from shieldnet.attacks.adversary.features import Parts, Scale, Words, secret_of, standardize
 from shieldnet.attacks.adversary.label_baseline import label_means
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import Behind, Game, in_batches
+from shieldnet.attacks.base import Behind, Game, in_batches, require_real_inputs
 from shieldnet.checks.base import Check
 from shieldnet.checks.embeddings import FromEmbeddings
 from shieldnet.core.statistics import CONFIDENCE, Interval
@@ -64,7 +64,9 @@ class Attribution(Check):
         game.require_classes()
         auxiliary = game.owned()
         game.require_rows(MIN_ROWS, auxiliary)
-        secret = secret_of(auxiliary.inputs)
+        secret = secret_of(auxiliary.inputs, auxiliary.packing)
+        if isinstance(secret, Parts) and not (secret.are_words or secret.are_numbers):
+            require_real_inputs(auxiliary)
         features = secret.apply(auxiliary.inputs[:1]).shape[1]
         if features == 0:
             raise NotApplicable("no word tells one text from another")
@@ -79,8 +81,9 @@ class Attribution(Check):
                 f"{model.fit:.0%} of what its scores vary by, it takes {_MIN_FIT:.0%}"
             )
         explained, total, lost = model.estimate(torch.ones(rows, dtype=torch.bool))
-        value = _share(explained, total, lost)
-        spread = _jackknife(model, rows)
+        places = _read_best(secret, explained, total, lost)
+        value = _share(explained, total, lost, places)
+        spread = _jackknife(model, rows, places)
         if not spread <= _MAX_SPREAD:
             raise NotApplicable(
                 f"{rows} auxiliary rows of {features} features and {game.classes} classes leave "
@@ -109,8 +112,7 @@ class Attribution(Check):
 
 def require_gradient(game: Game, inputs: Tensor) -> None:
     """Raises NotApplicable where Captum cannot take a gradient."""
-    if not inputs.is_floating_point():
-        raise NotApplicable(f"inputs of {inputs.dtype} have no gradient")
+    require_real_inputs(game.nonmembers)
     parameter = next(game.shield.model.parameters(), inputs)
     with torch.enable_grad():
         point = inputs[:1].to(parameter.device).detach().clone().requires_grad_()
@@ -173,7 +175,7 @@ class _Linearized:
     fit: float
 
     @classmethod
-    def of(cls, game: Game, secret: Scale | Words, count: int) -> "_Linearized":
+    def of(cls, game: Game, secret: Scale | Words | Parts, count: int) -> "_Linearized":
         owned = game.owned()
         auxiliary = owned.inputs[:count]
         inputs = secret.apply(auxiliary).double()
@@ -182,7 +184,7 @@ class _Linearized:
         winner = nn.functional.one_hot(answers.distribution.argmax(-1), game.classes)
         released = torch.cat([*game.views(answers).values(), winner], -1)
         within = inputs - label_means(labels, inputs, game.classes)[labels]
-        if isinstance(secret, Scale):
+        if isinstance(secret, Scale) or (isinstance(secret, Parts) and secret.are_numbers):
             rows, felt = _by_features(game, secret, labels, inputs, auxiliary), within
         else:
             rows, felt = _by_embeddings(game, labels, auxiliary)
@@ -210,9 +212,9 @@ class _Linearized:
         )
 
     def estimate(self, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns explained and total variance per feature, and the label's loss (all summed).
+        """Returns explained and total variance per feature, and the label's loss of each (summed).
 
-        Shapes: keep (n,) bool -> (d,), (d,), ().
+        Shapes: keep (n,) bool -> each (d,).
         """
         labels, kept = self.labels[keep], keep.nonzero().flatten()
         classes, count = self.rows.shape[0], len(kept)
@@ -239,7 +241,7 @@ class _Linearized:
             by_itself += share / pairs * weights.square() * (told @ solved * told).sum(1)
             whole += share * weights
         explained -= by_itself @ self.squares
-        return explained, whole @ self.squares, (label_error @ means * means).sum()
+        return explained, whole @ self.squares, (label_error @ means * means).sum(0)
 
     def _noise(self, keep: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Returns covariances: of the answers' noise on the scores, of what they hide of the label.
@@ -271,7 +273,7 @@ def _scores_of(game: Game, model: nn.Module) -> nn.Module:
 
 
 def _by_features(
-    game: Game, scale: Scale, labels: Tensor, inputs: Tensor, auxiliary: Tensor
+    game: Game, scale: Scale | Parts, labels: Tensor, inputs: Tensor, auxiliary: Tensor
 ) -> Tensor:
     """Returns the model's gradient at the mean input of each class. Shapes: -> (K, K, d)."""
     require_gradient(game, auxiliary)
@@ -289,13 +291,15 @@ def _by_embeddings(game: Game, labels: Tensor, tokens: Tensor) -> tuple[Tensor, 
     parameter = next(game.shield.model.parameters(), tokens)
     classes = torch.arange(game.classes).unsqueeze(1)
     typical = (labels == classes).int().argmax(1)  # a row of each class, the first without one
-    model = FromEmbeddings.of(game.shield, tokens[typical].to(parameter.device))
+    model = FromEmbeddings.of(
+        game.shield, tokens[typical].to(parameter.device), game.owned().packing
+    )
     felt = model.embedded(tokens)
-    flat = felt.flatten(1).double()
+    flat = felt.double()
     if game.classes**2 * flat.shape[1] > _MAX_ENTRIES:
         raise NotApplicable(f"{flat.shape[1]} numbers of embeddings are too many")
     means = label_means(labels, flat, game.classes)
-    points = means.reshape(-1, *felt.shape[1:]).to(felt.dtype)
+    points = means.to(felt.dtype)
     rows = jacobian_rows(_scores_of(game, model), points, game.classes)
     return rows, flat - means[labels]
 
@@ -333,16 +337,30 @@ def _least(guesses: Sequence[Tensor], wanted: Tensor) -> Tensor:
     )
 
 
-def _share(explained: Tensor, total: Tensor, lost: Tensor) -> float:
-    return float((explained.sum() - lost) / total.sum().clamp_min(1e-30))
+def _share(explained: Tensor, total: Tensor, lost: Tensor, places: Tensor) -> float:
+    return float((explained - lost)[places].sum() / total[places].sum().clamp_min(1e-30))
 
 
-def _jackknife(model: _Linearized, rows: int) -> float:
+def _read_best(
+    secret: Scale | Words | Parts, explained: Tensor, total: Tensor, lost: Tensor
+) -> Tensor:
+    """Returns the features of the input that is read best, as ``Inversion`` reports it."""
+    every = torch.arange(len(total))
+    if not isinstance(secret, Parts):
+        return every
+    inputs: list[Tensor] = [places for places in every.split(secret.sizes) if len(places)]
+    shares = [_share(explained, total, lost, places) for places in inputs]
+    return inputs[shares.index(max(shares))]
+
+
+def _jackknife(model: _Linearized, rows: int, places: Tensor) -> float:
     """Returns the half-width of the estimate's interval: it is redone without each fold."""
     from scipy.stats import t
 
     folds = torch.arange(rows) % _FOLDS
-    values: Sequence[float] = [_share(*model.estimate(folds != fold)) for fold in range(_FOLDS)]
+    values: Sequence[float] = [
+        _share(*model.estimate(folds != fold), places) for fold in range(_FOLDS)
+    ]
     variance = (_FOLDS - 1) / _FOLDS * sum((v - sum(values) / _FOLDS) ** 2 for v in values)
     return float(t.ppf((1 + CONFIDENCE) / 2, _FOLDS - 1)) * math.sqrt(variance)
 

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 DATA = (
-    ".npz (arrays x and y), .npy or inputs.npy,labels.npy, .csv, .tsv, .parquet, a folder with a "
-    "folder of images for each class, or package.module:factory"
+    ".npz (arrays x and y, or the model's inputs by name and labels), .npy or "
+    "inputs.npy,labels.npy, .csv, .tsv, .parquet, a folder with a folder of images for each class, "
+    "or package.module:factory"
 )
 
 Model = Annotated[
@@ -45,7 +46,8 @@ Axis = Annotated[
 Label = Annotated[
     str | None,
     typer.Option(
-        help="The column of a table that holds the label.", show_default="label, y or target"
+        help="The column of a table, or the array of an .npz, that holds the label.",
+        show_default="label, y or target",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Random seed: the same one gives the same report.")]

@@ -1,6 +1,7 @@
 """Canaries: records planted in the training data to measure leakage in the worst case."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +17,15 @@ KINDS = ("mislabeled", "out_of_distribution", "duplicated")
 class Planted:
     """Holds training data with planted canaries, and what ``audit`` needs to find them.
 
+    Several inputs of a model keep the form in which they were given.
+
     data: (inputs, labels) to train on, including the planted canaries. members: the same without
     canaries, for ``audit(members=...)``. canaries: the planted and the held-out canaries, for
     ``audit(canaries=...)``.
     """
 
-    data: tuple[Tensor, Tensor]
-    members: tuple[Tensor, Tensor]
+    data: tuple[Any, Tensor]
+    members: tuple[Any, Tensor]
     canaries: Canaries
 
 
@@ -64,20 +67,25 @@ def plant_canaries(
     inputs, labels = _canaries(examples.inputs, examples.labels, chosen, kind, generator)
     is_planted = torch.rand(count, generator=generator) < 0.5
     is_planted[:2] = torch.tensor([True, False])  # at least one of each
-    times = copies if kind == "duplicated" else 1
+    times, packing = (copies if kind == "duplicated" else 1), examples.packing
     canaries = Canaries(
         kind,
-        Examples("canaries", inputs[is_planted], labels[is_planted]),
-        Examples("held-out canaries", inputs[~is_planted], labels[~is_planted]),
+        Examples("canaries", inputs[is_planted], labels[is_planted], packing),
+        Examples("held-out canaries", inputs[~is_planted], labels[~is_planted], packing),
         times,
     )
     members = examples.inputs[others], examples.labels[others]
+    data = (
+        torch.cat([part, *[planted[is_planted]] * times])
+        for part, planted in zip(members, (inputs, labels), strict=True)
+    )
+
+    def in_own_form(rows: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
+        return (rows if packing is None else packing.inputs(rows)), labels
+
     return Planted(
-        data=(
-            torch.cat([members[0], *[inputs[is_planted]] * times]),
-            torch.cat([members[1], *[labels[is_planted]] * times]),
-        ),
-        members=members,
+        data=in_own_form(*data),
+        members=in_own_form(*members),
         canaries=canaries,
     )
 

@@ -1,34 +1,33 @@
 """Examples that an audit works on: checked once, when they come in."""
 
-from collections.abc import Hashable, Mapping, Sequence, Sized
+from collections.abc import Hashable, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from shieldnet.core.errors import ConfigError, DataError
-
-STACKED = (
-    "Such a model is class Stacked(torch.nn.Module), whose forward(self, rows) returns "
-    "self.model(input_ids=rows[:, 0], attention_mask=rows[:, 1]), for "
-    "rows = torch.stack([input_ids, attention_mask], 1)."
-)
-"""What to do where one tensor of inputs is needed; tests run its lines."""
+from shieldnet.data.loaders import of_loader
+from shieldnet.data.packing import Packing, packed, several_of
+from shieldnet.data.tensors import as_tensor
 
 
 @dataclass(frozen=True)
 class Examples:
     """Holds inputs and, where they are known, their labels.
 
+    packing: where a model's several inputs are in a row, None for one input.
     Shapes: inputs (rows, ...), labels (rows,) int64 or None.
     """
 
     name: str
     inputs: Tensor
     labels: Tensor | None = None
+    packing: Packing | None = None
 
     def __post_init__(self) -> None:
         if self.inputs.dim() == 0 or len(self.inputs) == 0:
@@ -58,16 +57,29 @@ class Examples:
     @cached_property
     def content(self) -> str:
         """Names the inputs by what they hold: answers are kept by it, not by the set's name."""
-        return rows_hash(self.inputs, None)
+        return rows_hash(self.inputs, None, self.packing)
 
     def shuffled(self, order: Tensor) -> "Examples":
         """Returns the rows in another order. Shapes: order (rows,)."""
         labels = None if self.labels is None else self.labels[order]
-        return Examples(self.name, self.inputs[order], labels)
+        return replace(self, inputs=self.inputs[order], labels=labels)
+
+    def in_own_form(self, rows: Tensor | slice = slice(None)) -> tuple[Any, Tensor | None]:
+        """Returns inputs and labels of some rows as they came: several inputs as several."""
+        inputs, packing = self.inputs[rows], self.packing
+        labels = None if self.labels is None else self.labels[rows]
+        return (inputs if packing is None else packing.inputs(inputs)), labels
+
+    @property
+    def described(self) -> str:
+        """Writes the type and shape of the inputs, and the names of several."""
+        if self.packing is not None:
+            return self.packing.described
+        return f"{self.inputs.dtype}, shape {tuple(self.inputs.shape)}"
 
     def fingerprint(self) -> str:
         """Returns a hash of inputs and labels that names the data without holding any."""
-        return rows_hash(self.inputs, self.labels)
+        return rows_hash(self.inputs, self.labels, self.packing)
 
     def require_labels(self, classes: int) -> Tensor:
         """Returns the labels, or raises DataError where they are missing or out of range."""
@@ -110,18 +122,21 @@ class Canaries:
 
 
 def as_examples(value: object, name: str) -> Examples:
-    """Reads examples from (inputs, labels), from inputs alone, or from a torch Dataset.
+    """Reads examples from (inputs, labels), from inputs alone, or from a Dataset or DataLoader.
 
-    Arrays and tensors are taken as they are; a Dataset is read once, row by row.
+    Arrays and tensors are taken as they are; a Dataset is read once, row by row. Several inputs are
+    a dict by the names of the model's arguments, with labels beside or in it, or a tuple; they are
+    put into one row a record.
     Errors: DataError for anything else, for no rows, NaN, or labels that do not fit.
     """
     if isinstance(value, Examples):
         return replace(value, name=name)
-    if isinstance(value, Mapping):
-        raise _several(name, value)
+    value = of_loader(value, name)
+    if (several := several_of(value, needs_labels=False)) is not None:
+        rows, packing = packed(several[0], name, mixed=True)
+        labels = None if several[1] is None else _labels(several[1], name)
+        return Examples(name, rows, labels, packing)
     if isinstance(value, tuple | list) and len(value) == 2:
-        if _are_several(value[0]):
-            raise _several(name, value[0])
         return Examples(name, as_tensor(value[0], name), _labels(value[1], name))
     if isinstance(value, Tensor | np.ndarray) or hasattr(value, "iloc"):
         return Examples(name, as_tensor(value, name))
@@ -134,30 +149,19 @@ def as_examples(value: object, name: str) -> Examples:
     )
 
 
-def _several(name: str, given: object) -> DataError:
-    kind = "a mapping" if isinstance(given, Mapping) else "several"
-    return DataError(
-        f"Expected {name} with one tensor of inputs, got {kind}, which attacks cannot read. Have "
-        f"the model take one tensor that holds them. {STACKED}"
-    )
-
-
-def _are_several(inputs: object) -> bool:
-    """Says whether a model's inputs are a dict or a tuple of tensors, as of words and a mask."""
-    if isinstance(inputs, tuple) and len(inputs) > 1:
-        return all(isinstance(one, Tensor | np.ndarray) and one.ndim for one in inputs)
-    return isinstance(inputs, Mapping)
-
-
 def raw_bytes(tensor: Tensor) -> bytes:
     """Returns a tensor's content, of any type and on any device, for a hash."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes()
 
 
-def rows_hash(inputs: Tensor, labels: Tensor | None) -> str:
-    """Returns a hash of inputs and labels that names the data without holding any."""
-    digest = sha256(str((inputs.dtype, tuple(inputs.shape))).encode())
+def rows_hash(inputs: Tensor, labels: Tensor | None, packing: Packing | None = None) -> str:
+    """Returns a hash of inputs and labels that names the data without holding any.
+
+    packing: tells rows of several inputs from others that hold the same numbers.
+    """
+    form = "" if packing is None else repr(packing)
+    digest = sha256(f"{(inputs.dtype, tuple(inputs.shape))}{form}".encode())
     for tensor in (inputs, labels):
         if tensor is not None:
             digest.update(raw_bytes(tensor))
@@ -191,6 +195,14 @@ def require_disjoint(first: Examples, second: Examples) -> None:
 
 def require_one_shape(first: Examples, second: Examples) -> None:
     """Raises DataError where the inputs of two sets differ in shape."""
+    if first.packing != second.packing:
+        kinds = [
+            part.packing.described if part.packing else "one tensor" for part in (first, second)
+        ]
+        raise DataError(
+            f"Expected {first.name} and {second.name} with the same inputs, got {kinds[0]} and "
+            f"{kinds[1]}."
+        )
     if first.inputs.shape[1:] != second.inputs.shape[1:]:
         raise DataError(
             f"Expected {first.name} and {second.name} of one shape, got "
@@ -200,22 +212,20 @@ def require_one_shape(first: Examples, second: Examples) -> None:
 
 def split(
     data: object, shares: Sequence[float] = (0.5, 0.5), *, seed: int = 0
-) -> tuple[tuple[Tensor, Tensor | None], ...]:
+) -> tuple[tuple[Any, Tensor | None], ...]:
     """Divides data at random into parts that share no record.
 
     Records whose inputs are equal are drawn together, by one draw: tables have many, and what is
     measured between parts that share some means nothing.
 
-    data: (inputs, labels), inputs, or a Dataset. shares: of the distinct records, for every part;
-    their sum is 1. The same seed divides the same way.
+    data: (inputs, labels), inputs, or a Dataset; several inputs stay several. shares: of the
+    distinct records, for every part; their sum is 1. The same seed divides the same way.
     Shapes: -> (inputs, labels) for each share; labels None where there were none.
     Errors: ConfigError for shares, DataError for data and for a part that would be empty.
     """
     examples = as_examples(data, "data")
-    return tuple(
-        (examples.inputs[rows], None if examples.labels is None else examples.labels[rows])
-        for rows in drawn_parts(row_bytes(examples), shares, seed)
-    )
+    parts = drawn_parts(row_bytes(examples), shares, seed)
+    return tuple(examples.in_own_form(rows) for rows in parts)
 
 
 def drawn_parts(
@@ -258,11 +268,11 @@ def pairs_of(dataset: object, name: str) -> tuple[Tensor, Tensor]:
     rows = [dataset[index] for index in range(len(dataset))]  # type: ignore[index,arg-type]  # a Dataset
     if not rows:
         raise DataError(f"Expected at least one row of {name}, got none.")
-    first = rows[0][0] if isinstance(rows[0], tuple | list) and rows[0] else rows[0]
-    if _are_several(first):
-        raise _several(name, first)
     if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
-        raise DataError(f"Expected a Dataset of (input, label) pairs for the {name}.")
+        raise DataError(
+            f"Expected a Dataset of (input, label) pairs for the {name}. Of several inputs, make "
+            "every row ((first, second), label), or a dict with 'labels'."
+        )
     columns = zip(*rows, strict=True)
     inputs, labels = (
         torch.stack([as_tensor(value, name) for value in column]) for column in columns
@@ -282,28 +292,3 @@ def _labels(value: object, name: str) -> Tensor:
         ) from words
     whole = not (labels.is_floating_point() or labels.is_complex())
     return labels.to(torch.int64) if whole else labels
-
-
-def as_tensor(value: object, name: str) -> Tensor:
-    """Returns numbers as a tensor without a graph, or raises DataError."""
-    try:
-        # A table's own index is no part of it.
-        numbers = value.to_numpy(copy=True) if hasattr(value, "iloc") else value  # type: ignore[attr-defined]  # pandas'
-        return torch.as_tensor(numbers).detach()
-    except (TypeError, ValueError, RuntimeError) as unreadable:
-        raise DataError(
-            f"Expected numbers for the {name}, got {_described(value)}."
-        ) from unreadable
-
-
-def _described(value: object) -> str:
-    """Names the columns of a table that are no numbers, and the way that works."""
-    kinds = getattr(value, "dtypes", None)
-    if not hasattr(kinds, "items"):
-        return type(value).__name__
-    others = [str(column) for column, kind in kinds.items() if kind.kind not in "iuf"]  # type: ignore[union-attr]  # pandas'
-    return (
-        f"a table with words, or with what is no plain number, in: {', '.join(others)}. A network "
-        "reads numbers: encode these columns; or audit a pipeline that encodes them itself, "
-        "sn.harden(pipeline)"
-    )

@@ -30,6 +30,13 @@ _UNREADABLE = (
 )
 
 
+def array_names(path: Path, role: str) -> list[str]:
+    """Lists the arrays that there are, none of which is read."""
+    with opened_archive(path, role) as archive:
+        names = (entry.filename for entry in archive.infolist())
+        return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+
+
 def read_npz(path: Path, role: str, names: Iterable[str] | None) -> dict[str, NDArray[Any]]:
     """Reads the named arrays that exist; None reads all.
 

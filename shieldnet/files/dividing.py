@@ -14,7 +14,9 @@ from torch import Tensor
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
 from shieldnet.data.examples import drawn_parts, row_bytes_of
+from shieldnet.data.packing import packed
 from shieldnet.files.arrays import read_npz
+from shieldnet.files.named_arrays import narrow, read_named
 from shieldnet.files.tables import (
     TABLES,
     arrow_table,
@@ -59,15 +61,21 @@ def divide(
         )
     arrays = read_npz(path, "data", None)
     rows_of = {array.shape[:1] for array in arrays.values()}
-    is_sound = "x" in arrays and arrays["x"].ndim > 1 and arrays["x"].dtype.kind in "biuf"
+    inputs, _, _, _ = read_named(str(path), "data", label, groups)
+    each = inputs.values() if isinstance(inputs, dict) else (inputs,)
+    is_sound = all(array.dtype.kind in "biuf" for array in each)
+    if not isinstance(inputs, dict):
+        is_sound = is_sound and inputs.ndim > 1
     if not is_sound or len(rows_of) != 1 or min(rows_of) < (1,):
         raise DataError(
             f"Expected a numeric array x, (rows, ...), in {path}, and others with as many rows."
         )
-    inputs = arrays["x"]
-    is_wide = inputs.dtype.kind == "f" and inputs.dtype.itemsize > 4
-    narrow = inputs.astype(np.float32) if is_wide else inputs
-    rows = drawn_parts(row_bytes_of(torch.from_numpy(narrow)), shares, seed)
+    narrowed = narrow(inputs)
+    if isinstance(narrowed, dict):
+        values, _ = packed(narrowed, "data", mixed=True)
+    else:
+        values = torch.from_numpy(narrowed)
+    rows = drawn_parts(row_bytes_of(values), shares, seed)
 
     def write(indices: Tensor, target: Path) -> None:
         np.savez(target, **{name: array[indices.numpy()] for name, array in arrays.items()})

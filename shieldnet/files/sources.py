@@ -15,10 +15,11 @@ from torch import nn
 
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.examples import Examples, as_examples
-from shieldnet.files.arrays import read_npy, read_npz
+from shieldnet.files.arrays import read_npy
 from shieldnet.files.documents import read_json
 from shieldnet.files.frames import Records, read_records
 from shieldnet.files.images import read_images
+from shieldnet.files.named_arrays import Arrays, narrow, read_named
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
@@ -46,9 +47,12 @@ _MODEL_HELP = (
 
 @dataclass(frozen=True)
 class Read:
-    """Holds what a reader found: arrays, column names of a table, values of subgroups."""
+    """Holds what a reader found: arrays, column names of a table, values of subgroups.
 
-    inputs: NDArray[Any]
+    inputs: an array, or several that a model takes by name.
+    """
+
+    inputs: NDArray[Any] | Arrays
     labels: NDArray[Any] | None = None
     columns: tuple[str, ...] = ()
     groups: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -145,17 +149,19 @@ def load_examples(
 ) -> Loaded:
     """Reads examples from a file, a folder of images, or ``package.module:factory``.
 
-    role: what the examples are, for messages. label: label column of a table; by default the one
-    named label, y or target. groups: columns of a table, or arrays of an .npz file, whose values
-    are subgroups. Labels may be missing if they are not needed. Words as labels are numbered in
-    alphabetical order; apply ``common_classes`` to several sets of one task. as_records: whether to
-    keep a table with its words, missing values and labels, for a model that takes them.
+    role: what the examples are, for messages. label: label column of a table, or label array of an
+    .npz file; by default the one named label, labels, y or target. groups: columns of a table, or
+    arrays of an .npz file, whose values are subgroups. Labels may be missing if they are not
+    needed. Words as labels are numbered in alphabetical order; apply ``common_classes`` to several
+    sets of one task. as_records: whether to keep a table with its words, missing values and labels,
+    for a model that takes them.
     Errors: DataError for unreadable data, ConfigError for label or groups of a form without them.
     """
     reader = next((candidate for candidate in READERS if candidate.fits(name)), None)
     if label is not None and not (reader and reader.takes_label):
         raise ConfigError(
-            f"--label names a column of a table ({', '.join(TABLES)}), not of {name}."
+            f"--label names a column of a table ({', '.join(TABLES)}) or an array of an .npz, not "
+            f"one of {name}."
         )
     if groups and not (reader and reader.takes_groups):
         raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
@@ -172,13 +178,18 @@ def load_examples(
         return Loaded(records, groups=values)
     read = reader.read(name, role, label, groups)
     inputs, labels, columns, subgroups = read.inputs, read.labels, read.columns, read.groups
-    narrow = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
+    narrowed = narrow(inputs)
     if labels is None:
-        return Loaded(as_examples(narrow, role), columns, subgroups)
+        return Loaded(as_examples(narrowed, role), columns, subgroups)
     if as_records:
+        if isinstance(inputs, dict):
+            raise DataError(
+                f"Expected arrays x and y in {name} for an estimator, which reads one table; got "
+                f"{', '.join(inputs)} beside the labels."
+            )
         return Loaded(Records(inputs, labels), columns, subgroups)
     whole, classes = _whole(labels)
-    return Loaded(as_examples((narrow, whole), role), columns, subgroups, classes)
+    return Loaded(as_examples((narrowed, whole), role), columns, subgroups, classes)
 
 
 def _as_records(made: Any) -> Records:
@@ -269,7 +280,7 @@ def load_training(names: Mapping[str, str | None], *, label: str | None = None) 
     for role, loaded in common_classes(sets).items():
         if loaded.examples.labels is None:
             raise DataError(f"Expected labels in {given[role]}, got inputs only.")
-        arguments[role] = loaded.examples.inputs, loaded.examples.labels
+        arguments[role] = loaded.examples.in_own_form()  # type: ignore[union-attr]  # no Records
     for role in given.keys() - files.keys():
         expected = f"Expected the {role} as a file or package.module:factory"
         arguments[role] = _call(given[role], expected)
@@ -332,14 +343,7 @@ def _table(name: str, role: str, label: str | None, groups: Sequence[str]) -> Re
 
 
 def _npz(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:
-    arrays = read_npz(Path(name), role, ("x", "y", *groups))
-    if "x" not in arrays:
-        raise DataError(f"Expected arrays x and y in {name}.")
-    missing = [group for group in groups if group not in arrays]
-    if missing:
-        raise DataError(f"{name} has no array {', '.join(missing)} for --group.")
-    of_groups = {group: arrays[group] for group in groups}
-    return Read(arrays["x"], arrays.get("y"), groups=of_groups)
+    return Read(*read_named(name, role, label, groups))
 
 
 def _npy(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:
@@ -353,9 +357,10 @@ def _images(name: str, role: str, label: str | None, groups: Sequence[str]) -> R
 
 READERS = (
     Reader(
-        "a file ending in .npz (arrays x and y)",
+        "a file ending in .npz (arrays x and y, or the model's inputs by name and labels)",
         lambda name: name.endswith(".npz"),
         _npz,
+        takes_label=True,
         takes_groups=True,
     ),
     Reader(".npy (or inputs.npy,labels.npy)", lambda name: name.endswith(".npy"), _npy),

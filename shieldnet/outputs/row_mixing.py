@@ -4,11 +4,10 @@ These refusals come first and have the most specific messages; ``row_trial`` tes
 operators do not show.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from shieldnet.core.errors import AnswerError, ConfigError
 
@@ -120,18 +119,3 @@ def _draws_at_random(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     return isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0
-
-
-def explain_devices(failed: RuntimeError, model: nn.Module, values: Iterable[Any]) -> None:
-    """Raises AnswerError if a model failed because its input is on another device."""
-    own = {parameter.device for parameter in model.parameters()}
-    devices = {value.device for value in values if isinstance(value, Tensor)}
-    if own and devices - own:
-        raise AnswerError(
-            f"The input is on {_listed(devices)}, the model on {_listed(own)}: "
-            "move one to the device of the other."
-        ) from failed
-
-
-def _listed(devices: Iterable[torch.device]) -> str:
-    return " and ".join(sorted(map(str, devices)))

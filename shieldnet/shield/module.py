@@ -11,6 +11,7 @@ from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import is_captured, refuse_recording
 from shieldnet.defenses import Defense
 from shieldnet.outputs.adapters import as_module, default_kind
+from shieldnet.outputs.calls import explain_call
 from shieldnet.outputs.estimators import Estimator
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
 from shieldnet.outputs.layers import Layers
@@ -18,7 +19,7 @@ from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
 from shieldnet.outputs.mistaken import UnitVectors
 from shieldnet.outputs.nested import Path, form_of_call, is_list_of_dicts, named_leaves, replaced
-from shieldnet.outputs.row_mixing import explain_devices, refuse_mixing_graphs
+from shieldnet.outputs.row_mixing import refuse_mixing_graphs
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
@@ -195,8 +196,8 @@ class Shield(nn.Module):
         asked = None if is_captured() else self.trial.due(args, kwargs, mode)
         try:
             output = model(*args, **kwargs)
-        except RuntimeError as failed:
-            explain_devices(failed, model, (*args, *kwargs.values()))
+        except Exception as failed:  # the model's own: whatever it raises
+            explain_call(failed, model, args, kwargs)
             raise
         if asked is None and self.routine.fits(args, kwargs, output):
             return self.chain.again(output)

@@ -25,7 +25,7 @@ from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.premise import Premise
 from shieldnet.training.records import Records
 from shieldnet.training.settings import FinetuneSettings
-from shieldnet.training.several_inputs import require_whole_inputs
+from shieldnet.training.several_inputs import require_whole_inputs, taking_one
 
 _BATCH_SIZE = 64
 
@@ -69,7 +69,7 @@ class Plan:
         premise = Premise.of(model, start)  # of the model as it was given
         if (packing := records.packing) is not None:
             require_whole_inputs(countermeasures)
-            model = packing.taking_one(model)
+            model = taking_one(packing, model)
         records = as_read(model, records)
         size = _size(settings, records, private)
         steps = _steps(settings.epochs, len(records), size, exact=private is not None)

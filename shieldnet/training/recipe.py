@@ -2,13 +2,17 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shieldnet.core.checks import choice, finite, positive, renamed, whole
 from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.data.packing import packed, several_of
+from shieldnet.data.tensors import as_tensor
+from shieldnet.training.several_inputs import taking_one, taking_several
 
 _MAX_TOGETHER = 50_000
 """Largest number of weights for which stacking models is faster (3 times) than a loop."""
@@ -55,10 +59,22 @@ class Recipe:
         choice("optimizer", self.optimizer, ("sgd", "adam"))
         choice("outputs", self.outputs, ("logits", "probabilities"))
 
-    def __call__(self, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-        """Trains one model on (inputs, labels) and returns it in evaluation mode."""
+    def __call__(self, data: tuple[Any, Tensor], seed: int) -> nn.Module:
+        """Trains one model on (inputs, labels) and returns it in evaluation mode.
+
+        Several inputs are a dict or a tuple of tensors, as for ``finetune``.
+        """
+        if (several := several_of(data)) is not None:
+            return self._on_several(*several, seed)
         inputs, labels = data
         (model,) = self.models(inputs, labels, [torch.arange(len(inputs))], [seed])
+        return model
+
+    def _on_several(self, inputs: Any, labels: Any, seed: int) -> nn.Module:
+        rows, packing = packed(inputs, "records", mixed=True)
+        by_rows = replace(self, make_model=lambda: taking_one(packing, self.make_model()))
+        model = by_rows((rows, as_tensor(labels, "records")), seed)
+        taking_several(model)
         return model
 
     def models(

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from shieldnet.core.errors import DataError
-from shieldnet.data.examples import as_tensor, pairs_of, rows_hash
-from shieldnet.training.several_inputs import Packing, packed, several_of
+from shieldnet.data.examples import pairs_of, rows_hash
+from shieldnet.data.packing import Packing, packed, several_of
+from shieldnet.data.tensors import as_tensor
 
 
 @dataclass(frozen=True)

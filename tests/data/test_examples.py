@@ -35,7 +35,7 @@ def test_inputs_alone_have_no_labels() -> None:
         ((X, Y.float()), "whole-number labels for the members, got torch.float32"),
         ((X * torch.nan, Y), "got NaN or Inf among the members"),
         (np.array(["a", "b"]), "Expected numbers for the members"),
-        ({"x": X}, "got a mapping"),
+        ({"x": X[:, :0], "labels": Y[:3]}, "one label for each of the 4 members"),
         ((X[:, 0], Y), r"of shape \(rows, ...\), got torch.float32 of shape \(4,\)"),
         ((X.to(torch.complex64), Y), "Expected real members"),
         (torch.tensor(1.0), "at least one row"),

@@ -202,20 +202,6 @@ def test_pairs_and_one_input_are_read_as_ever() -> None:
         assert torch.equal(sn.finetune(model, data, epochs=1, seed=0).model.weight, wanted)
 
 
-@pytest.mark.parametrize(
-    "members", ["dict", "tuple", "with labels", "rows", "rows of tuples", "rows with labels"]
-)
-def test_an_audit_refuses_several_inputs_with_a_model_that_works(members, reader) -> None:
-    with pytest.raises(sn.errors.DataError, match="members with one tensor of inputs") as refused:
-        sn.audit(sn.harden(reader), members=FORMS[members], nonmembers=FORMS[members])
-    (body,) = re.findall(r"returns (self\.model\(.*\)), for rows", str(refused.value))
-    (rows,) = re.findall(r"rows = (torch.stack.*\))\.", str(refused.value))
-    assert (body, rows) == (
-        "self.model(input_ids=rows[:, 0], attention_mask=rows[:, 1])",
-        "torch.stack([input_ids, attention_mask], 1)",
-    )
-
-
 def test_a_model_of_stacked_inputs_is_audited(reader) -> None:
     class Stacked(nn.Module):
         def __init__(self) -> None:

@@ -1,10 +1,13 @@
 """Inputs and answers as an adversary reads them: units, words, standardized features."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from shieldnet.data.packing import Packing
 
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
 _MAX_WORDS = 500
@@ -110,7 +113,8 @@ class Words:
         """Says which words occur. Shapes: -> (rows, words) float32, 0 or 1."""
         if not len(self.words):
             return torch.zeros(len(tokens), 0)
-        places = torch.searchsorted(self.words, tokens.flatten(1).to(self.words.dtype))
+        flat = tokens.flatten(1).to(self.words.dtype).contiguous()
+        places = torch.searchsorted(self.words, flat)
         places = places.clamp_max(len(self.words) - 1)
         known = self.words[places] == tokens.flatten(1)
         marks = torch.zeros(len(tokens), len(self.words))
@@ -130,19 +134,97 @@ class Words:
         return per_feature
 
 
-def secret_of(inputs: Tensor) -> Scale | Words:
+@dataclass(frozen=True)
+class Parts:
+    """Reads each of a model's several inputs in units of its own.
+
+    Shapes: rows (rows, numbers) as they are packed; features are side by side, input by input.
+    """
+
+    packing: Packing
+    secrets: tuple[Scale | Words, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Counts the features of each input."""
+        return [len(secret.weights) for secret in self.secrets]
+
+    @property
+    def are_words(self) -> bool:
+        """Says whether every input is whole numbers in rows, as of tokens and a mask."""
+        return all(isinstance(secret, Words) for secret in self.secrets)
+
+    @property
+    def are_numbers(self) -> bool:
+        """Says whether no input is read by its words."""
+        return all(isinstance(secret, Scale) for secret in self.secrets)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names the features that are columns of a table; those of words and of pixels are ""."""
+        names: list[str] = []
+        own = zip(self.secrets, self.packing.shapes, self.packing.columns_of_each, strict=True)
+        for secret, shape, columns in own:
+            is_table = isinstance(secret, Scale) and len(shape) < 2
+            names += columns if is_table else [""] * len(secret.weights)
+        return tuple(names)
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """Returns (rows, features)."""
+        parts = zip(self.secrets, self.packing.parts(rows), strict=True)
+        return torch.cat([secret.apply(part) for secret, part in parts], 1)
+
+    @property
+    def weights(self) -> Tensor:
+        """Returns the weight of each feature, as of its input by itself."""
+        return torch.cat([secret.weights for secret in self.secrets])
+
+    @property
+    def deviation(self) -> Tensor:
+        """Returns the units of all features, where ``are_numbers``."""
+        return torch.cat([secret.deviation for secret in self.secrets if isinstance(secret, Scale)])
+
+    def undo(self, features: Tensor) -> Tensor:
+        """Returns (rows, features) in the inputs' own units."""
+        pairs = zip(self.secrets, features.split(self.sizes, 1), strict=True)
+        return torch.cat([secret.undo(part) for secret, part in pairs], 1)
+
+    def shaped(self, per_feature: Tensor) -> Tensor:
+        """Returns a number per feature."""
+        return per_feature
+
+
+def secret_of(inputs: Tensor, packing: Packing | None = None) -> Scale | Words | Parts:
     """Returns the units in which inputs are guessed: words for whole numbers, else features.
 
-    Whole numbers in rows (batch, length) are taken for the tokens of a text.
+    Whole numbers in rows (batch, length) are taken for the tokens of a text. packing: of several
+    inputs, each of which is read by itself.
     """
+    if packing is not None:
+        return _each(inputs, packing, _alone)
+    return _alone(inputs)
+
+
+def _alone(inputs: Tensor) -> Scale | Words:
     whole = not (inputs.is_floating_point() or inputs.dtype in (torch.bool, torch.uint8))
     return Words.of(inputs) if whole and inputs.dim() == 2 else Scale.of(inputs)
 
 
-def units_of(inputs: Tensor) -> Scale | Words:
+def units_of(inputs: Tensor, packing: Packing | None = None) -> Scale | Words | Parts:
     """Returns the units in which guesses are scored: those of ``Columns`` for a table."""
-    secret = secret_of(inputs)
+    return _scored(inputs) if packing is None else _each(inputs, packing, _scored)
+
+
+def _scored(inputs: Tensor) -> Scale | Words:
+    secret = _alone(inputs)
     return Columns.of(inputs) if isinstance(secret, Scale) and inputs.dim() == 2 else secret
+
+
+def _each(rows: Tensor, packing: Packing, unit: Callable[[Tensor], Scale | Words]) -> Parts:
+    """Measures every input by itself, in its own type: a number a record is a column."""
+    pairs = zip(packing.parts(rows), packing.dtypes, strict=True)
+    parts = [part.to(dtype).reshape(len(part), *(part.shape[1:] or (1,))) for part, dtype in pairs]
+    return Parts(packing, tuple(unit(part) for part in parts))
 
 
 def standardize(learned: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:

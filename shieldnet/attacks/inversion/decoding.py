@@ -15,10 +15,11 @@ from shieldnet.attacks.adversary.decoders import (
     Network,
     Ridge,
 )
-from shieldnet.attacks.adversary.features import Scale, units_of
+from shieldnet.attacks.adversary.features import Parts, Scale, Words, units_of
 from shieldnet.attacks.adversary.label_baseline import label_baseline
 from shieldnet.attacks.adversary.selection import MIN_ROWS, Each, choose_each
 from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.inversion.inputs import Errors, Inputs
 from shieldnet.core.statistics import (
     Interval,
     proportion,
@@ -63,7 +64,9 @@ class Inversion(Attack):
 
     queries: answers about each row, averaged. Images are scored in one unit for all pixels,
     tables in the units and weights of ``Columns``, texts by the words that occur in them. Columns
-    that hardly ever vary are listed as not tested.
+    that hardly ever vary are listed as not tested. Of a model of several inputs each is scored by
+    itself (``inversion.column.<input>``), and ``inversion`` is the one that is read best, its
+    interval widened because it was chosen: a table beside an image counts in full.
     pictures: also tries a decoder that draws, for images of 16 x 16 pixels and more.
     """
 
@@ -111,7 +114,7 @@ class Inversion(Attack):
     def __call__(self, game: Game) -> Outcome:
         auxiliary, targets = game.owned(), game.nonmembers
         game.require_rows(MIN_ROWS, auxiliary, targets)
-        secret = units_of(auxiliary.inputs)
+        secret = units_of(auxiliary.inputs, auxiliary.packing)
         known, sought = secret.apply(auxiliary.inputs), secret.apply(targets.inputs)
         if known.shape[1] == 0:
             raise NotApplicable("no word tells one text from another")
@@ -126,27 +129,36 @@ class Inversion(Attack):
         by_label = label_baseline(labels, known, game.classes)[game.model_labels(targets)]
         tried = chosen.predict(learned, known, unseen, by_label)
         guess = tried.where(chosen.sure, by_label)
-        errors, of_tried, baseline, by_mean = (
-            (guessed - sought).square() * weights
-            for guessed in (guess, tried, by_label, known.mean(0))
+        each = Errors(
+            *(
+                (guessed - sought).square() * weights
+                for guessed in (guess, tried, by_label, known.mean(0))
+            )
         )
         threat = Threat(self.queries, len(auxiliary))
         finding = partial(_finding, len(targets), threat, str(chosen), chosen.note)
         name = "inversion" if self.queries == 1 else f"averaging.{self.queries}"
-        columns = game.columns if self.queries == 1 and isinstance(secret, Scale) else ()
-        total = errors.sum(1)
-        pair = torch.stack([total, of_tried.sum(1)], 1)
-        share, most = saved_shares(pair, baseline.sum(1).repeat(2, 1).T, seed=game.seed)
+        columns = _columns(game, secret) if self.queries == 1 else ()
+        summary = finding
+        share, worst, of_inputs = each.share(game.seed), each, tuple[Finding, ...]()
+        if isinstance(secret, Parts):
+            by_input = Inputs.of(secret, each, game.seed)
+            share, worst = by_input.worst
+            summary = partial(_finding, len(targets), threat, str(chosen), by_input.note)
+            named = () if self.queries > 1 else by_input.shares
+            of_inputs = tuple(finding(f"inversion.column.{part}", found) for part, found in named)
+        total = worst.guess.sum(1)
         return Outcome(
             findings=(
-                finding(name, replace(share, high=max(share.high, most.high))),
-                *_of_columns(finding, columns, chosen, of_tried, baseline, weights, game.seed),
-                finding(f"r2.{name}", saved_share(total, by_mean.sum(1), seed=game.seed)),
-                *self._of_records(finding, errors, of_tried, baseline),
+                summary(name, share),
+                *of_inputs,
+                *_of_columns(finding, columns, chosen, each.tried, each.label, weights, game.seed),
+                summary(f"r2.{name}", saved_share(total, worst.mean.sum(1), seed=game.seed)),
+                *self._of_records(summary, worst.guess, worst.tried, worst.label),
             ),
             untested=_rare(columns, weights),
-            features={"recovered": secret.shaped(share_per_feature(errors, baseline))},
-            exposed=tuple(_exposed(name, total, baseline.sum(1))),
+            features={"recovered": secret.shaped(share_per_feature(each.guess, each.label))},
+            exposed=tuple(_exposed(name, total, worst.label.sum(1))),
             reconstructions=(
                 secret.undo(guess).reshape(targets.inputs.shape)
                 if isinstance(secret, Scale)
@@ -185,6 +197,13 @@ def _finding(
     )
 
 
+def _columns(game: Game, secret: Scale | Words | Parts) -> tuple[str, ...]:
+    """Names the features that are columns of a table; "" for one that is none."""
+    if isinstance(secret, Parts):
+        return secret.columns
+    return game.columns if isinstance(secret, Scale) else ()
+
+
 def _of_columns(
     finding: _ToFinding,
     columns: tuple[str, ...],
@@ -195,7 +214,8 @@ def _of_columns(
     seed: int,
 ) -> Iterator[Finding]:
     """Reports what is given away of every named column that varies."""
-    scored = (weights[: len(columns)] > 0).nonzero().flatten()
+    named = torch.tensor([bool(name) for name in columns], dtype=torch.bool)
+    scored = ((weights[: len(columns)] > 0) & named).nonzero().flatten()
     shares = saved_shares(
         errors[:, scored], baseline[:, scored], seed=seed, resamples=_COLUMN_RESAMPLES
     )
@@ -205,7 +225,8 @@ def _of_columns(
 
 def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
     """Names the columns that cannot be scored, in one line."""
-    rare = [name for name, weight in zip(columns, weights.tolist(), strict=False) if not weight]
+    pairs = zip(columns, weights.tolist(), strict=False)
+    rare = [name for name, weight in pairs if name and not weight]
     if not rare:
         return ()
     more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""

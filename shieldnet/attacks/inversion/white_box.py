@@ -9,7 +9,7 @@ from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Ridge
 from shieldnet.attacks.adversary.features import Columns, Scale
 from shieldnet.attacks.adversary.label_baseline import label_baseline
 from shieldnet.attacks.adversary.selection import MIN_ROWS, choose, surely_best
-from shieldnet.attacks.base import Answers, Attack, Behind, Game, defended
+from shieldnet.attacks.base import Answers, Attack, Behind, Game, defended, require_real_inputs
 from shieldnet.attacks.inversion.decoding import INVERTS
 from shieldnet.core.statistics import Interval, saved_share
 from shieldnet.data.examples import Examples
@@ -183,8 +183,7 @@ class Space:
 
 def require_gradient(game: Game, inputs: Tensor) -> None:
     """Raises NotApplicable where no gradient of the model reaches its input."""
-    if not inputs.is_floating_point():
-        raise NotApplicable(f"inputs of {inputs.dtype} have no gradient")
+    require_real_inputs(game.nonmembers)
     with torch.enable_grad():
         if not scores_with_graph(game.shield, inputs[:1].clone().requires_grad_()).requires_grad:
             raise NotApplicable("the model's output has no gradient with respect to its input")

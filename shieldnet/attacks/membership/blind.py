@@ -1,5 +1,7 @@
 """Can members be told from nonmembers without the model? Then their split is biased."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
     generator = torch.Generator().manual_seed(seed)
     sets = [_some(examples, generator) for examples in (members, nonmembers)]
     inputs = torch.cat([examples.inputs for examples in sets])
-    features = secret_of(inputs).apply(inputs)
+    features = secret_of(inputs, members.packing).apply(inputs)
     truth = torch.cat(
         [torch.full((len(examples),), float(examples is sets[0])) for examples in sets]
     )
@@ -109,7 +111,7 @@ def _some(examples: Examples, generator: torch.Generator) -> Examples:
     distinct = {content[row]: row for row in order}
     rows = torch.tensor(list(distinct.values())[:_MAX_ROWS])
     labels = None if examples.labels is None else examples.labels[rows]
-    return Examples(examples.name, examples.inputs[rows], labels)
+    return replace(examples, inputs=examples.inputs[rows], labels=labels)
 
 
 def _hot(sets: list[Examples]) -> Tensor | None:

@@ -1,0 +1,80 @@
+"""Records of a torch DataLoader: each once, whichever batch it would be in."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    default_collate,
+)
+
+from shieldnet.core.errors import DataError
+from shieldnet.data.tensors import as_tensor
+
+
+def of_loader(data: object, name: str) -> Any:
+    """Returns the records of a DataLoader as data; what is none stays as it is.
+
+    Of a plain loader the dataset is read, or the part that a ``SubsetRandomSampler`` draws from.
+    Where its ``collate_fn`` is the user's own, or its dataset has no length, batches are read once,
+    in the order of the records, and joined.
+    Errors: DataError for one that draws records more than once or by weights.
+    """
+    if not isinstance(data, DataLoader):
+        return data
+    if isinstance(data.dataset, IterableDataset):
+        return _joined(list(data), name)
+    dataset = _chosen(data, name)
+    if data.collate_fn is default_collate or data.batch_size is None:
+        return dataset
+    batches = DataLoader(dataset, data.batch_size, collate_fn=data.collate_fn)
+    return _joined(list(batches), name)
+
+
+def _chosen(loader: "DataLoader[Any]", name: str) -> "Dataset[Any]":
+    sampler = loader.sampler
+    if isinstance(sampler, SubsetRandomSampler):
+        return Subset(loader.dataset, list(sampler.indices))
+    is_each_once = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler)
+        and not sampler.replacement
+        and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]  # it has a length
+    )
+    own_batches = type(loader.batch_sampler) not in (torch.utils.data.BatchSampler, type(None))
+    if not is_each_once or own_batches:
+        drawing = type(loader.batch_sampler if own_batches else sampler).__name__
+        raise DataError(
+            f"Expected a DataLoader of the {name} that draws every record once, got one that "
+            f"draws by {drawing}. Pass loader.dataset, or the part of it that is meant: "
+            "torch.utils.data.Subset(loader.dataset, rows)."
+        )
+    return loader.dataset
+
+
+def _joined(batches: list[Any], name: str) -> Any:
+    """Joins batches of one form: tensors, tuples or dicts of them."""
+    if not batches:
+        raise DataError(f"Expected at least one row of {name}, got none.")
+    first = batches[0]
+    if isinstance(first, Mapping):
+        return {key: _joined([batch[key] for batch in batches], name) for key in first}
+    if isinstance(first, tuple | list) and not isinstance(first[0], int | float):
+        columns = zip(*batches, strict=True)
+        return tuple(_joined(list(column), name) for column in columns)
+    tensors = [as_tensor(batch, name) for batch in batches]
+    shapes = {tuple(tensor.shape[1:]) for tensor in tensors}
+    if len(shapes) > 1:
+        raise DataError(
+            f"Expected batches of the {name} with records of one shape, got {sorted(shapes)[:3]}: "
+            "pad them to one length, tokenizer(texts, padding='max_length', max_length=...)."
+        )
+    joined: Tensor = torch.cat(tensors)
+    return joined

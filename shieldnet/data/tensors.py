@@ -1,0 +1,31 @@
+"""Numbers of any container as a tensor."""
+
+import torch
+from torch import Tensor
+
+from shieldnet.core.errors import DataError
+
+
+def as_tensor(value: object, name: str) -> Tensor:
+    """Returns numbers as a tensor without a graph, or raises DataError."""
+    try:
+        # A table's own index is no part of it.
+        numbers = value.to_numpy(copy=True) if hasattr(value, "iloc") else value  # type: ignore[attr-defined]  # pandas'
+        return torch.as_tensor(numbers).detach()
+    except (TypeError, ValueError, RuntimeError) as unreadable:
+        raise DataError(
+            f"Expected numbers for the {name}, got {_described(value)}."
+        ) from unreadable
+
+
+def _described(value: object) -> str:
+    """Names the columns of a table that are no numbers, and the way that works."""
+    kinds = getattr(value, "dtypes", None)
+    if not hasattr(kinds, "items"):
+        return type(value).__name__
+    others = [str(column) for column, kind in kinds.items() if kind.kind not in "iuf"]  # type: ignore[union-attr]  # pandas'
+    return (
+        f"a table with words, or with what is no plain number, in: {', '.join(others)}. A network "
+        "reads numbers: encode these columns; or audit a pipeline that encodes them itself, "
+        "sn.harden(pipeline)"
+    )
