@@ -116,9 +116,16 @@ class Metrics:
         limits.sort(key=lambda limit: limit.name.startswith("min_"))
         return {limit.name: limit for limit in limits}
 
-    def headlines(self) -> tuple[Metric, ...]:
-        """Lists what stands in the first tables."""
-        return tuple(metric for metric in self.every if metric.headline)
+    def headlines(self, measured: Iterable[str]) -> tuple[Metric, ...]:
+        """Lists what stands in the first tables, of findings that were measured.
+
+        Of those that say what answers are still good for, the first alone: the accuracy, or what
+        there is in its place.
+        """
+        found = {metric for name in measured if (metric := self.find(name)) is not None}
+        shown = [metric for metric in self.every if metric.headline and metric in found]
+        useful = [metric for metric in shown if metric.worse == "less"]
+        return tuple(metric for metric in shown if metric not in useful[1:])
 
     def judged_by(self, limit: str, *, of_groups: bool = False) -> tuple[Metric, ...]:
         """Lists what a limit judges: of the whole, or of subgroups."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import is_captured, opaque, refuse_recording
-from shieldnet.outputs.mistaken import UnitVectors, looks_like_probabilities
+from shieldnet.outputs.mistaken import UnitVectors, looks_like_probabilities, noise_beside
 
 Kind = Literal[
     "logits",
@@ -108,11 +108,12 @@ class Layout:
             )
         if isinstance(output, Tensor) and vectors.found_in(rows, output.dtype):
             axis = "" if self.axis is None else f", axis={self.axis}"
+            noise = f"sn.GaussianNoise({noise_beside(rows.shape[-1])})"
             raise AnswerError(
                 "The model's answers are embeddings, it seems: every row is a vector of length 1. "
                 "Taken for scores of classes they would be ruined; nothing was released. Say "
-                "sn.Shield(model, sn.ClipNorm(1.0), sn.GaussianNoise(1.0), outputs='embeddings'"
-                f"{axis}), or insist with outputs='logits'."
+                f"sn.Shield(model, sn.ClipNorm(1.0), {noise}, outputs='embeddings'{axis}), or "
+                "insist with outputs='logits'."
             )
 
     def sizes(self, shape: torch.Size) -> tuple[int, tuple[int, ...]]:

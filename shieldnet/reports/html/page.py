@@ -112,7 +112,7 @@ def _panel(report: Mapping[str, Any], number: int) -> dict[str, Any]:
         if judgment["outcome"] != "pass"
     ]
     leaks = [] if leak is None else [leak["name"]]
-    shown = [*leaks, *(metric.name for metric in declared().headlines()), *decided]
+    shown = [*leaks, *(metric.name for metric in declared().headlines(by_name)), *decided]
     return {
         "curves": {},
         "exposed": [],
