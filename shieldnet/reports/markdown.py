@@ -83,7 +83,7 @@ def _report(report: Document) -> Iterator[str]:
         "never a claim of compliance.\n"
     )
     yield from _table(
-        ("item", "asks that", "status", "what speaks to it"),
+        ("item", "asks that", "status", "evidence"),
         [
             (f"{item['standard']} {item['item']}", item["asks"], item["status"], item["words"])
             for item in report["evidence"]
