@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Behind, in_batches
-from shieldnet.core.statistics import Interval, proportion, rank_correlation, saved_share
+from shieldnet.core.statistics import Interval, mean, proportion, rank_correlation, saved_share
 from shieldnet.findings.finding import Finding, NotApplicable, Threat
 from shieldnet.findings.metrics import Limit, Metric
 
@@ -24,10 +25,18 @@ METRICS = (
         of_groups=True,
     ),
     Metric(
+        "cosine",
+        "cosine",
+        "less",
+        Limit("min_cosine", 0.80, "of embeddings, with the model that has no shield"),
+        headline=True,
+    ),
+    Metric(
         "agreement",
         "agreement",
         "less",
         Limit("min_agreement", 0.95, "with the model that has no shield"),
+        headline=True,
     ),
     Metric("attribution.rank_correlation", "leak map against what was read", "neither"),
 )
@@ -36,7 +45,7 @@ METRICS = (
 def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
     """Counts how often the released winner is right, in each group too, and is the model's."""
     if game.is_vector:
-        yield _closeness(game)
+        yield from _closeness(game)
         return
     answers = game.ask(game.nonmembers).distribution.argmax(-1)
     try:
@@ -63,12 +72,21 @@ def _share_of_right(name: str, answers: Tensor, truth: Tensor) -> Finding:
     )
 
 
-def _closeness(game: Game) -> Finding:
-    """Measures what share of the model's variance is still in the values that are released."""
+def _closeness(game: Game) -> Iterator[Finding]:
+    """Measures what share of the model's variance, and of its directions, is still released."""
     clean = in_batches(Behind(game.shield), game.nonmembers.inputs).double()
     answers = game.ask(game.nonmembers).distribution.double()
+    if game.shield.chain.layout.kind == "embeddings":
+        yield Finding.of(
+            "cosine",
+            mean(cosine_similarity(answers, clean, dim=1), within=(-1.0, 1.0)),
+            samples=len(clean),
+            baseline=0.0,
+            threat=Threat(),
+            source="mean cosine of what is released with the model's own, on nonmembers",
+        )
     missed = (answers - clean).square().sum(1)
-    return Finding.of(
+    yield Finding.of(
         "agreement",
         saved_share(missed, (clean - clean.mean(0)).square().sum(1), seed=game.seed),
         samples=len(clean),

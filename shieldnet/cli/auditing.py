@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shieldnet.cli.flags import flags_of, report_in_flags
 from shieldnet.cli.models import loaded_shield
 from shieldnet.cli.options import (
     DATA,
@@ -152,4 +153,4 @@ def audit(
         seed=seed,
         with_examples=with_examples,
     )
-    publish([report], limits, files)
+    publish([report_in_flags(report, flags_of(audit))], limits, files)

@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shieldnet.shield.module import Shield
 
+_EXAMPLES = {
+    "values": "ClipRange (low, high), then RoundTo (step)",
+    "embeddings": "ClipNorm (bound), then GaussianNoise (scale)",
+}
+
 
 def loaded_shield(
     model: str,
@@ -40,4 +45,10 @@ def loaded_shield(
     if shield_file is not None:
         return shield_file.stem, load_shield(loaded, shield_file)
     preset = preset or "balanced"
+    if kind in ("values", "embeddings"):
+        raise ConfigError(
+            f"No preset fits {kind}, whose range is not known. Write the defenses into a file for "
+            f'--shield: version = 1, outputs = "{kind}", and a [[defense]] for each, such as '
+            f"{_EXAMPLES[kind]}."
+        )
     return preset, harden(loaded, preset, outputs=kind, axis=axis)  # type: ignore[arg-type]  # checked

@@ -1,14 +1,12 @@
-"""What every command does: errors and exit codes, flags that say what they mean, the table."""
+"""What every command does: errors and exit codes, flags by format, the table."""
 
-import inspect
 import logging
 import os
-import re
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -16,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
-from typer.models import OptionInfo
 
+from shieldnet.cli.flags import flags_of, in_flags
 from shieldnet.cli.options import ENDINGS
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 INTERNAL_ERROR = 4
 _MAX_WIDTH = 10_000
-_QUOTES = "'\""
 _COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -50,7 +47,7 @@ class Reporting(TyperCommand):
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Turns our own errors into one line and their exit code, anything else into exit 4."""
-    flags = _flags(command)
+    flags = flags_of(command)
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -60,7 +57,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except ShieldnetError as error:
-            message = _with_flags(str(error), flags)
+            message = in_flags(str(error), flags)
             console.print(f"{type(error).__name__}: {message}", markup=False, soft_wrap=True)
             raise typer.Exit(error.exit_code) from error
         except OSError as unwritable:
@@ -170,35 +167,3 @@ def _cell(text: str) -> Text:
         return Text(text)
     short = interval.rstrip("]").replace(", ", "–")
     return Text(f"{value}\n{short}")
-
-
-def _flags(command: Callable[..., None]) -> dict[str, str]:
-    """Returns how a command calls each of its settings: the flag by the name of the argument."""
-    flags = {}
-    for name, parameter in inspect.signature(command).parameters.items():
-        if get_origin(parameter.annotation) is not Annotated:
-            continue
-        info = get_args(parameter.annotation)[1]
-        if isinstance(info, OptionInfo):
-            # The first name of an annotated option stands where its default would.
-            written = (info.default, *(info.param_decls or ()))
-            named = [str(flag) for flag in written if str(flag).startswith("--")]
-            flags[name] = named[0] if named else f"--{name.replace('_', '-')}"
-    return flags
-
-
-def _with_flags(message: str, flags: dict[str, str]) -> str:
-    """Calls settings as the command line does: Expected --epochs above 0, --axis 1."""
-    first = re.match(r"Expected (\w+)\b", message)
-    if first and first[1] in flags:
-        message = f"Expected {flags[first[1]]}{message[first.end() :]}"
-
-    def flag(match: re.Match[str]) -> str:
-        name, value = match[1], match[2]
-        is_setting = name in flags and (value is not None or "_" in name)
-        if not is_setting:
-            return match[0]
-        return flags[name] if value is None else f"{flags[name]} {value.strip(_QUOTES)}"
-
-    value = r"'[^']*'|\"[^\"]*\"|[\w-]+(?:\.\d+)?"
-    return re.sub(rf"(?<![\w.\-(])([a-z]\w*)\b(?:=({value}))?", flag, message)

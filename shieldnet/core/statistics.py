@@ -45,14 +45,24 @@ def proportion(successes: float, samples: int, confidence: float = CONFIDENCE) -
     return Interval(successes / samples, low, high)
 
 
-def mean(values: Tensor, confidence: float = CONFIDENCE) -> Interval:
-    """Estimates a mean with Student's interval. Shapes: values (samples >= 2,)."""
+def mean(
+    values: Tensor,
+    confidence: float = CONFIDENCE,
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """Estimates a mean with Student's interval, cut to the range that values have.
+
+    Shapes: values (samples >= 2,).
+    """
     from scipy.stats import t
 
     count = len(values)
     center, error = float(values.mean()), float(values.std()) / math.sqrt(count)
     reach = float(t.ppf((1 + confidence) / 2, count - 1)) * error
-    return Interval(center, center - reach, center + reach)
+    lowest, highest = within
+    center = min(max(center, lowest), highest)  # 1 + 1e-16 is a rounding
+    return Interval(center, max(center - reach, lowest), min(center + reach, highest))
 
 
 def saved_share(

@@ -118,9 +118,15 @@ class Metrics:
         limits.sort(key=lambda limit: limit.name.startswith("min_"))
         return {limit.name: limit for limit in limits}
 
-    def headlines(self) -> tuple[Metric, ...]:
-        """Returns the metrics in the first tables."""
-        return tuple(metric for metric in self.every if metric.headline)
+    def headlines(self, measured: Iterable[str]) -> tuple[Metric, ...]:
+        """Returns the metrics in the first tables, of the findings that were measured.
+
+        Of the metrics of utility only the first: the accuracy, or what takes its place.
+        """
+        found = {metric for name in measured if (metric := self.find(name)) is not None}
+        shown = [metric for metric in self.every if metric.headline and metric in found]
+        useful = [metric for metric in shown if metric.worse == "less"]
+        return tuple(metric for metric in shown if metric not in useful[1:])
 
     def judged_by(self, limit: str, *, of_groups: bool = False) -> tuple[Metric, ...]:
         """Returns the metrics that a limit judges: for all records, or for subgroups."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import found_wrong, is_captured, opaque, refuse_recording
-from shieldnet.outputs.mistaken import UnitVectors, looks_like_probabilities
+from shieldnet.outputs.mistaken import UnitVectors, looks_like_probabilities, noise_beside
 
 Kind = Literal[
     "logits",
@@ -123,11 +123,12 @@ class Layout:
             )
         if isinstance(output, Tensor) and vectors.found_in(rows, output.dtype):
             axis = "" if self.axis is None else f", axis={self.axis}"
+            noise = f"sn.GaussianNoise({noise_beside(rows.shape[-1])})"
             raise AnswerError(
                 "The model's answers seem to be embeddings: every row is a vector of length 1. "
                 "Treating them as class scores would ruin them; nothing was released. Use "
-                "sn.Shield(model, sn.ClipNorm(1.0), sn.GaussianNoise(1.0), outputs='embeddings'"
-                f"{axis}), or pass outputs='logits' if they are class scores."
+                f"sn.Shield(model, sn.ClipNorm(1.0), {noise}, outputs='embeddings'{axis}), or pass "
+                "outputs='logits' if they are class scores."
             )
 
     def sizes(self, shape: torch.Size) -> tuple[int, tuple[int, ...]]:

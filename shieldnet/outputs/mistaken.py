@@ -1,5 +1,7 @@
 """Detection of outputs that are probabilities or embeddings instead of logits."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,16 @@ _UNIT = {torch.float16: 3e-3, torch.bfloat16: 1e-2}  # rounding of half-precisio
 _UNIT_IN_FLOAT32 = 1e-3
 _MIN_ROWS = 4  # a row of logits may have length 1 by chance, but rarely four rows
 _MIN_DIMENSIONS = 3
+
+
+def noise_beside(dimensions: int) -> float:
+    """Returns a scale of noise that leaves unit vectors of so many dimensions of use.
+
+    Vectors of length 1 keep a cosine of 0.85 to 0.93 to what they were, as the noise is half as
+    long: searches still find the same neighborhood. Its mu is large; the certificate states it.
+    """
+    scale = 0.5 / math.sqrt(dimensions)
+    return float(f"{scale:.0e}")
 
 
 def looks_like_probabilities(rows: Tensor) -> bool:

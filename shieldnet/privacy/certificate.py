@@ -25,7 +25,8 @@ class Certificate:
     """States what ``queries`` answers of a shield may give away at most, to any adversary.
 
     shield: the chain of defenses in words. classes: of a row. cost: of one answer. positions:
-    rows of one answer, such as the pixels of a segmentation.
+    rows of one answer, such as the pixels of a segmentation. size: of a row in words, where it
+    is no number of classes. unbounded: why the bounds are infinite, if not for the defenses.
     The bounds hold for every prior, attack and strategy of asking; they are proven, not measured.
     """
 
@@ -34,6 +35,8 @@ class Certificate:
     cost: PrivacyCost
     queries: int = 1
     positions: int = 1
+    size: str = ""
+    unbounded: str = ""
 
     def __post_init__(self) -> None:
         whole("classes", self.classes, low=1)
@@ -74,7 +77,9 @@ class Certificate:
 
     def __str__(self) -> str:
         answers = "one answer" if self.queries == 1 else f"{self.queries} answers"
-        width = f"{self.classes} classes" if self.classes > 1 else "one number"
+        width = self.size or (
+            counted(self.classes, "classes") if self.classes > 1 else "one number"
+        )
         size = width if self.positions == 1 else f"{width} at {self.positions} positions"
         limits = NOT_COVERED if self.positions == 1 else (*NOT_COVERED, LAYOUT)
         pure = self.pure
@@ -82,28 +87,34 @@ class Certificate:
             [
                 f"Certificate for {self.shield}",
                 f"Proven for {answers} over {size}:",
-                f"  bits {_number(self.bits)}: P[reconstruction] <= {_bits_bound(self.bits)}",
-                f"  mu   {_number(self.mu)}: {_mu_bound(self.mu)}",
+                f"  bits {_number(self.bits)}: P[reconstruction] <= {self._bits_bound()}",
+                f"  mu   {_number(self.mu)}: {self._mu_bound()}",
                 *([] if math.isinf(pure) else [f"  epsilon {_number(pure)}: {_PURE}"]),
                 "Not covered:",
                 *(f"  - {limit}" for limit in limits),
             ]
         )
 
+    def _bits_bound(self) -> str:
+        if math.isinf(self.bits):
+            reason = "some stage must have countable answers, or clip and add noise"
+            return f"1 (no bound: {self.unbounded or reason})"
+        shown = rounded_up(self.bits)
+        return f"prior x 2^{shown}; says nothing once the prior exceeds 2^-{shown}"
+
+    def _mu_bound(self) -> str:
+        if math.isinf(self.mu):
+            reason = "" if self.unbounded else " (no clip followed by noise)"
+            return f"no differential privacy of the input{reason}"
+        shown = rounded_up(self.mu)
+        return f"{shown}-GDP between any two inputs: TPR <= Phi(Phi^-1(FPR) + {shown})"
+
+
+def counted(count: int, unit: str) -> str:
+    """Writes a number of classes, values or dimensions: 1 class, 8 dimensions."""
+    single = {"classes": "class"}.get(unit, unit.removesuffix("s"))
+    return f"{count} {single if count == 1 else unit}"
+
 
 def _number(value: float) -> str:
     return "infinite" if math.isinf(value) else rounded_up(value)
-
-
-def _bits_bound(bits: float) -> str:
-    if math.isinf(bits):
-        return "1 (no bound: some stage must have countable answers, or clip and add noise)"
-    shown = rounded_up(bits)
-    return f"prior x 2^{shown}; says nothing once the prior exceeds 2^-{shown}"
-
-
-def _mu_bound(mu: float) -> str:
-    if math.isinf(mu):
-        return "no differential privacy of the input (no clip followed by noise)"
-    shown = rounded_up(mu)
-    return f"{shown}-GDP between any two inputs: TPR <= Phi(Phi^-1(FPR) + {shown})"

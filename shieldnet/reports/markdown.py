@@ -83,7 +83,7 @@ def _report(report: Document) -> Iterator[str]:
         "never a claim of compliance.\n"
     )
     yield from _table(
-        ("item", "asks that", "status", "what speaks to it"),
+        ("item", "asks that", "status", "evidence"),
         [
             (f"{item['standard']} {item['item']}", item["asks"], item["status"], item["words"])
             for item in report["evidence"]
@@ -95,8 +95,11 @@ def _report(report: Document) -> Iterator[str]:
 def _summary(report: Document, heading: str) -> Iterator[str]:
     yield f"{heading} {_plain(report['title'])}: {_MARKS[report['outcome']]}\n"
     yield f"{_READING}\n"
-    headers = ["shield", "policy", "bits", *(metric.title for metric in declared().headlines())]
-    rows = [_headline(subject) for subject in report["subjects"]]
+    metrics = declared().headlines(
+        finding["name"] for subject in report["subjects"] for finding in subject["findings"]
+    )
+    headers = ["shield", "policy", "bits", *(metric.title for metric in metrics)]
+    rows = [_headline(subject, metrics) for subject in report["subjects"]]
     kept = [n for n in range(len(headers)) if any(row[n] != "-" for row in rows)]
     yield from _table([headers[n] for n in kept], [[row[n] for n in kept] for row in rows])
     if report["guarantee"] is not None:
@@ -106,10 +109,10 @@ def _summary(report: Document, heading: str) -> Iterator[str]:
     yield f"\n**Not tested**: {_plain('; '.join(report['untested']))}.\n"
 
 
-def _headline(subject: Document) -> list[str]:
+def _headline(subject: Document, metrics: Sequence[Metric]) -> list[str]:
     bits = subject["certificate"]["bits"]
     shown = "infinite" if isinstance(bits, str) else rounded_up(bits)
-    cells = [_worst(subject["findings"], metric) for metric in declared().headlines()]
+    cells = [_worst(subject["findings"], metric) for metric in metrics]
     return [subject["name"], _MARKS[subject["verdict"]["outcome"]], shown, *cells]
 
 

@@ -205,8 +205,11 @@ class Report:
 
         Columns that would be empty or infinite for all of them are left out, but for the bits.
         """
-        headers = ["shield", "bits", "mu", *(metric.title for metric in declared().headlines())]
-        rows = [_row(subject) for subject in self.subjects]
+        metrics = declared().headlines(
+            finding.name for subject in self.subjects for finding in subject.findings
+        )
+        headers = ["shield", "bits", "mu", *(metric.title for metric in metrics)]
+        rows = [_row(subject, metrics) for subject in self.subjects]
         kept = [
             n
             for n, header in enumerate(headers)
@@ -218,7 +221,7 @@ class Report:
         """Returns what the table needs said under it: how to read it, and what nobody tested."""
         claimed = [] if self.guarantee is None else list(_claims(self.guarantee))
         return [
-            *_READING,
+            *_reading(self.kind),
             *claimed,
             *(f"not tested: {line}" for line in untested_lines(self.subjects)),
         ]
@@ -305,11 +308,14 @@ def _document(reports: Sequence[Report], policy: Policy) -> dict[str, Any]:
     return {"schema": SCHEMA, "reports": [report.document(policy) for report in reports]}
 
 
-_READING = (
-    "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95% intervals.",
-    "leakage: 0 = no more than the label, 1 = the whole input. re-identified: the right record is "
-    "named in a gallery.",
-)
+def _reading(kind: str) -> tuple[str, str]:
+    """Says how the table of a model's kind is read."""
+    nothing = "the mean input" if kind in ("values", "embeddings") else "the label"
+    return (
+        "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95% intervals.",
+        f"leakage: 0 = no more than {nothing}, 1 = the whole input. re-identified: the right "
+        "record is named in a gallery.",
+    )
 
 
 def _claims(guarantee: Guarantee) -> Iterator[str]:
@@ -335,9 +341,9 @@ def untested_lines(subjects: Sequence[Subject]) -> list[str]:
     ]
 
 
-def _row(subject: Subject) -> list[str]:
+def _row(subject: Subject, metrics: Sequence[Metric]) -> list[str]:
     cost = subject.certificate.cost
-    cells = (_cell(subject, metric) for metric in declared().headlines())
+    cells = (_cell(subject, metric) for metric in metrics)
     return [subject.name, rounded_up(cost.bits), rounded_up(cost.mu), *cells]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shieldnet.defenses import Defense
 from shieldnet.outputs.layout import ROW_KINDS, Kind
-from shieldnet.outputs.mistaken import EMBEDDING_NAMES, looks_like_probabilities
+from shieldnet.outputs.mistaken import EMBEDDING_NAMES, looks_like_probabilities, noise_beside
 from shieldnet.outputs.nested import Path, written
 from shieldnet.shield.preset_chains import PRESETS
 from shieldnet.shield.settings import ShieldSettings, named_by
@@ -85,9 +85,8 @@ def line_for_embeddings(
     outputs = f"{{{name!r}: 'embeddings'}}" if others else "'embeddings'"
     axis = ", axis=-1" if output.dim() > 2 else ""
     drop = f", drop={tuple(others)!r}" if others else ""
-    return (
-        f"sn.Shield(model, sn.ClipNorm(1.0), sn.GaussianNoise(1.0), outputs={outputs}{axis}{drop})"
-    )
+    noise = f"sn.GaussianNoise({noise_beside(output.shape[-1])})"
+    return f"sn.Shield(model, sn.ClipNorm(1.0), {noise}, outputs={outputs}{axis}{drop})"
 
 
 class _Line(NamedTuple):

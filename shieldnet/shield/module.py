@@ -1,6 +1,5 @@
 """A drop-in module that turns what a model would say into what it may say."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,9 +36,10 @@ from shieldnet.shield.fields import (
 )
 from shieldnet.shield.logits_processor import LogitsProcessor, processor_of
 from shieldnet.shield.routine import Routine
-from shieldnet.shield.seen import SeenExtent
+from shieldnet.shield.seen import Classes, SeenExtent
 from shieldnet.shield.settings import Extent, ShieldSettings, as_settings, has_settings, named_by
 from shieldnet.shield.state import keep_model_keys
+from shieldnet.shield.stated import certificate
 
 
 class Shield(nn.Module):
@@ -346,20 +346,20 @@ class Shield(nn.Module):
         return self.settings.deterministic
 
     def cost(
-        self, classes: int | None = None, *, positions: tuple[int, ...] | None = None
+        self, classes: Classes | None = None, *, positions: tuple[int, ...] | None = None
     ) -> PrivacyCost:
         """Returns the privacy cost of one answer, all its fields and positions together.
 
-        classes: of the model (numbers of a value, dimensions of an embedding); positions: the
-        other axes of an answer, such as (height, width). Both are needed only before the first
-        answer, and where no extent was declared; else the declared extent counts, or the
+        classes: of the model (numbers of a value, dimensions of an embedding), or of each head by
+        name; positions: the other axes of an answer, such as (height, width). Needed only before
+        the first answer, and where no extent was declared; else the declared extent counts, or the
         greatest so far along every axis. ``settings.cost(extent)`` depends on no answer.
         """
         return self.settings.cost(self.seen.extent(classes, positions))
 
     def certificate(
         self,
-        classes: int | None = None,
+        classes: Classes | None = None,
         *,
         positions: tuple[int, ...] | None = None,
         queries: int = 1,
@@ -370,13 +370,7 @@ class Shield(nn.Module):
         was declared.
         """
         extent = self.seen.extent(classes, positions)
-        return Certificate(
-            self.describe(),
-            extent.classes,
-            self.settings.cost(extent),
-            queries,
-            positions=math.prod(extent.positions),
-        )
+        return certificate(self.settings, self.describe(), extent, queries)
 
     def describe(self) -> str:
         """Writes the chains in one line, inserted conversions in brackets."""

@@ -1,14 +1,22 @@
 """How large a shield's answers were so far, and whether they stay within a declared extent."""
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import is_exporting
+from shieldnet.defenses import Chain
+from shieldnet.outputs.layout import ROW_KINDS
 from shieldnet.outputs.nested import Path, written
+from shieldnet.privacy.certificate import counted
 from shieldnet.privacy.cost import PrivacyCost, rounded_up
-from shieldnet.shield.settings import Extent, ShieldSettings, named_by
+from shieldnet.shield.settings import UNITS, Extent, ShieldSettings, named_by, unit_of
 
 Sizes = tuple[int, tuple[int, ...]]
 """The classes of a row and the positions of an answer."""
+
+Classes = int | Mapping[str, int]
 
 
 class SeenExtent:
@@ -84,19 +92,23 @@ class SeenExtent:
             fields |= {name: None for name in others if name not in there}
         return Extent(*self.sizes, fields, any_number=self.any_number)
 
-    def extent(self, classes: int | None, positions: tuple[int, ...] | None = None) -> Extent:
+    def extent(self, classes: Classes | None, positions: tuple[int, ...] | None = None) -> Extent:
         """Returns the extent that is known, or else the one that is given.
 
-        positions: to be counted in place of those that are known.
+        classes: of the answer, or by name of each head. positions: to be counted in place of those
+        that are known.
         """
         known = self.known()
-        classes = None if classes is None else whole("classes", classes, low=self._least_classes)
+        sizes = self._sizes(classes)
+        own = sizes.pop(self._settings.main, None)
         if positions is not None:
             positions = tuple(whole("positions", size, low=1) for size in positions)
         if known is None:
-            return Extent(*self._given(classes, positions), any_number=self.any_number)
-        if classes not in (None, known.classes):
-            raise ConfigError(f"The shield has answered {known.classes} classes, not {classes}.")
+            fields = {str(name): self._field(str(name), size) for name, size in sizes.items()}
+            return Extent(*self._given(own, positions), fields, self.any_number)
+        self._require_size(known, own, self._settings.chain)
+        for name, size in sizes.items():
+            self._require_size(known.fields.get(str(name)), size, self._settings.others[str(name)])
         places = known.positions if positions is None else positions
         return Extent(known.classes, places, known.fields, known.any_number)
 
@@ -108,39 +120,80 @@ class SeenExtent:
         cost: PrivacyCost = self._settings.cost(extent)
         return f"{rounded_up(cost.bits)} bits, mu {rounded_up(cost.mu)} an answer"
 
-    @property
-    def _least_classes(self) -> int:
-        return 1 if self._settings.chain.layout.kind in ("values", "embeddings") else 2
+    def _sizes(self, classes: Classes | None) -> dict[str | None, int]:
+        """Checks what is given, and returns it by name of head, as far as it is known."""
+        chains = dict(self._heads())
+        if not isinstance(classes, Mapping):
+            named: dict[Any, Any] = {} if classes is None else {self._settings.main: classes}
+        else:
+            named = {name: classes[name] for name in classes}
+            heads = [name for name, chain in chains.items() if chain is not None]
+            if self._settings.main is None or set(named) - set(heads):
+                expected = f"one of each head ({', '.join(map(str, heads))}) or a whole number"
+                if self._settings.main is None:
+                    expected = "a whole number, as the shield has one head"
+                raise ConfigError(f"Expected classes as {expected}, got classes={classes!r}.")
+        kinds = {name: chain.layout.kind for name, chain in chains.items() if chain is not None}
+        return {
+            name: whole("classes", size, low=1 if kinds[name] in UNITS else 2)
+            for name, size in named.items()
+        }
+
+    def _require_size(self, known: Extent | None, size: int | None, chain: Chain | None) -> None:
+        if known is None or size is None or chain is None:
+            return
+        if known.classes != size:
+            answered = counted(known.classes, unit_of(chain))
+            raise ConfigError(f"The shield has answered {answered}, not {size}.")
+
+    def _field(self, name: str, classes: int) -> Extent:
+        chain = self._settings.others[name]
+        if chain is not None and chain.layout.has_positions:
+            raise ConfigError(
+                f"How many positions {name} has is not known before the first answer. Answer a "
+                "batch first."
+            )
+        return Extent(classes)
 
     def _given(self, classes: int | None, positions: tuple[int, ...] | None) -> Sizes:
+        unit, heads = unit_of(self._settings.chain), [name for name, part in self._heads() if part]
+        if self._settings.chain.layout.kind in ROW_KINDS and classes is None:
+            classes = 2  # yes and no
         if classes is None:
+            example = repr(dict.fromkeys(heads, 10)) if len(heads) > 1 else "10"
             raise ConfigError(
-                "The number of classes is not known before the first answer. "
-                "Answer a batch first, or give it: shield.certificate(classes=10)."
+                f"The number of {unit} is not known before the first answer. "
+                f"Answer a batch first, or give it: shield.certificate(classes={example})."
             )
         if positions is None and self._settings.chain.layout.has_positions:
             raise ConfigError(
                 "How many positions an answer has is not known before the first answer. "
                 "Answer a batch first, or give them: positions=(height, width), or "
-                "positions=() for one number or row an answer."
+                "positions=() for one number or row an answer. A detector answers as many "
+                "boxes as it finds: its cost is infinite, whatever the positions."
             )
         return classes, positions or ()
 
+    def _heads(self) -> Iterator[tuple[str | None, Chain | None]]:
+        yield self._settings.main, self._settings.chain
+        yield from self._settings.others.items()
+
     def _at_most(self, known: Sizes | None, sizes: Sizes) -> Sizes:
         """Returns the greatest extent along every axis, or refuses what is above the declared."""
+        unit = unit_of(self._settings.chain)
         if self._settings.extent is None:
-            return _largest(known, sizes)
+            return _largest(known, sizes, unit)
         if known is not None and _fits(sizes, known):
             return known
         if known is None:
             allowed = "nothing of that name"
         elif known[0] != sizes[0]:
-            allowed = f"exactly {Extent(known[0])}"
+            allowed = f"exactly {Extent(known[0]).words(unit)}"
         else:
-            allowed = f"{Extent(*known)} at most"
+            allowed = f"{Extent(*known).words(unit)} at most"
         raise AnswerError(
             f"Expected {allowed}, as the extent says whose privacy cost was agreed, got "
-            f"{Extent(*sizes)}; nothing was released."
+            f"{Extent(*sizes).words(unit)}; nothing was released."
         )
 
 
@@ -149,13 +202,13 @@ def _fits(sizes: Sizes, limit: Sizes) -> bool:
     return same and all(size <= most for size, most in zip(sizes[1], limit[1], strict=True))
 
 
-def _largest(known: Sizes | None, sizes: Sizes) -> Sizes:
+def _largest(known: Sizes | None, sizes: Sizes, unit: str) -> Sizes:
     """Returns the greatest extent along every axis: no answer so far costs more than that."""
     if known is None or known == sizes:
         return sizes
     if known[0] != sizes[0] or len(known[1]) != len(sizes[1]):
         raise AnswerError(
-            f"Expected {Extent(*known)} as in the first answer, got {Extent(*sizes)}; "
-            "make one Shield for each model."
+            f"Expected {Extent(*known).words(unit)} as in the first answer, got "
+            f"{Extent(*sizes).words(unit)}; make one Shield for each model."
         )
     return known[0], tuple(map(max, known[1], sizes[1]))

@@ -12,6 +12,7 @@ from shieldnet.core.frozen import FrozenDict
 from shieldnet.defenses import Chain, Defense
 from shieldnet.outputs.layout import Kind
 from shieldnet.outputs.nested import Path, written
+from shieldnet.privacy.certificate import counted
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.shield.written_out import example_for, kind_for
 
@@ -21,6 +22,9 @@ class _Guess(str):
 
     __slots__ = ()
 
+
+UNITS: Mapping[Kind, str] = {"values": "values", "embeddings": "dimensions"}
+"""What an axis counts that holds no classes."""
 
 _NO_FIELDS: FrozenDict["Extent | None"] = FrozenDict()
 
@@ -54,9 +58,12 @@ class Extent:
         object.__setattr__(self, "fields", FrozenDict(by_name))
 
     def __str__(self) -> str:
+        return self.words("classes")
+
+    def words(self, unit: str) -> str:
+        """Says how large it is, in classes, values or dimensions."""
         places = " x ".join(map(str, self.positions))
-        classes = "1 class" if self.classes == 1 else f"{self.classes} classes"
-        return classes + (f" at {places} positions" if places else "")
+        return counted(self.classes, unit) + (f" at {places} positions" if places else "")
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ class ShieldSettings:
             )
         if not isinstance(self.also, Mapping):
             raise ConfigError(f"Expected also as a dict of defenses by field, got {self.also!r}.")
+        for setting in ("outputs", "also", "axis", "drop"):
+            _require_words(setting, getattr(self, setting))
         names = (self.drop,) if isinstance(self.drop, str) else self.drop
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"Expected drop as the names of fields, got {self.drop!r}.")
@@ -233,6 +242,30 @@ class ShieldSettings:
         if isinstance(self.axis, Mapping):
             return self.axis.get(name or "")
         return self.axis if name == self.main else None
+
+
+def _require_words(setting: str, names: object) -> None:
+    """Refuses numbers as names of fields, as somebody gives them for a tuple."""
+    numbers: tuple[object, ...]
+    if isinstance(names, str) or not isinstance(names, Mapping | Sequence):
+        numbers = (names,) if setting == "drop" and isinstance(names, int) else ()
+    else:
+        numbers = tuple(name for name in names if isinstance(name, int))
+    if not numbers:
+        return
+    if isinstance(names, Mapping):
+        wanted: object = {str(name): value for name, value in names.items()}
+    else:
+        wanted = tuple(map(str, names if isinstance(names, Sequence) else numbers))
+    raise ConfigError(
+        f"Expected {setting} by names of fields, which are strings: those of a tuple are '0', '1' "
+        f"and so on. Say {setting}={wanted!r}."
+    )
+
+
+def unit_of(chain: Chain) -> str:
+    """Names what the last axis of a head counts."""
+    return UNITS.get(chain.layout.kind, "classes")
 
 
 def has_settings(defenses: tuple[Any, ...]) -> bool:

@@ -8,7 +8,7 @@ from shieldnet.outputs.layout import Kind
 
 _EXAMPLES: dict[str, str] = {
     "values": "(sn.ClipRange(0.0, 1.0), sn.RoundTo(0.1))",
-    "embeddings": "(sn.ClipNorm(1.0), sn.GaussianNoise(1.0))",
+    "embeddings": "(sn.ClipNorm(1.0), sn.GaussianNoise(0.03))",
 }
 _LIKELY: tuple[Kind, ...] = ("logits", "values", "embeddings")
 

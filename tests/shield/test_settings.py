@@ -224,7 +224,7 @@ class TestFieldsOfAnExtent:
             (lambda: sn.Extent(3, 5), "Expected positions as"),
             (lambda: sn.Extent(3, (), {"a": 7}), "Expected fields as"),
             (lambda: sn.ShieldSettings(also={"a": 5}), "Expected also as"),
-            (lambda: sn.ShieldSettings(also={1: ()}), "Expected also as"),
+            (lambda: sn.ShieldSettings(also={1: ()}), "Expected also by names of fields"),
             (
                 lambda: replace(BOXED, extent=sn.Extent(3, (), {"z": None})),
                 "extents of boxes, got z",

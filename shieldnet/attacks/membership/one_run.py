@@ -34,7 +34,10 @@ class OneRun(Attack):
                 "the guarantee is of its steps alone, and the start may know the canaries (start=)"
             )
         if game.canaries is None:
-            raise NotApplicable("it takes canaries planted in the training data (canaries=)")
+            raise NotApplicable(
+                "it takes canary records planted in the training data (canaries=); canary "
+                "gradients are another test, which finetune makes while it trains"
+            )
         if game.canaries.copies > 1:
             raise NotApplicable("a guarantee is for one record, not for copies of it")
         game.require_classes()

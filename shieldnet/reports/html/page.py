@@ -86,7 +86,7 @@ def _section(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **report,
         "subjects": subjects,
-        "headline": _headline(subjects),
+        "headline": _headline(subjects, report.get("kind", "")),
         "verdict": _verdict(report),
         "agreement": subjects[0]["by_name"].get("attribution.rank_correlation"),
         "masking": [
@@ -112,7 +112,7 @@ def _panel(report: Mapping[str, Any], number: int) -> dict[str, Any]:
         if judgment["outcome"] != "pass"
     ]
     leaks = [] if leak is None else [leak["name"]]
-    shown = [*leaks, *(metric.name for metric in declared().headlines()), *decided]
+    shown = [*leaks, *(metric.name for metric in declared().headlines(by_name)), *decided]
     return {
         "curves": {},
         "exposed": [],
@@ -170,22 +170,28 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"outcome": outcome, "words": sentences[outcome], "reasons": reasons}
 
 
-def _headline(subjects: Sequence[Mapping[str, Any]]) -> str:
+def _headline(subjects: Sequence[Mapping[str, Any]], kind: str) -> str:
     """Says in two sentences what the bare model gives away and what the shields leave."""
     leaks = [
-        (subject["name"], subject["leak"]["value"])
-        for subject in subjects
-        if subject["leak"] is not None
+        (subject["name"], subject["leak"]) for subject in subjects if subject["leak"] is not None
     ]
     if len(leaks) < 2:
         return ""
     (bare, most), *rest = leaks
-    left = ", ".join(f"{name} {max(0.0, value):.1%}" for name, value in rest[:_MAX_NAMED])
+    left = ", ".join(f"{name} {_left(most, leak)}" for name, leak in rest[:_MAX_NAMED])
     left += f", and {len(rest) - _MAX_NAMED} more" if len(rest) > _MAX_NAMED else ""
+    known = "the mean input" if kind in ("values", "embeddings") else "the label"
     return (
-        f"Of what the label leaves open about an input, the best attack reads {most:.1%} from "
-        f"the {bare} model's answers. Behind the shields it still reads: {left}."
+        f"Of what {known} leaves open about an input, the best attack reads "
+        f"{max(0.0, most['value']):.1%} from the {bare} model's answers. Behind the shields it "
+        f"still reads: {left}."
     )
+
+
+def _left(bare: Mapping[str, Any], leak: Mapping[str, Any]) -> str:
+    """Writes what a shield leaves, and whether that differs from the bare model's at all."""
+    differs = leak["high"] < bare["low"] or leak["low"] > bare["high"]
+    return f"{max(0.0, leak['value']):.1%}" + ("" if differs else " (no significant difference)")
 
 
 def _number(value: float | str) -> str:

@@ -35,7 +35,12 @@ def charts(report: Document) -> dict[str, Spec]:
         "columns": _columns(report),
     }
     names = [subject["name"] for subject in report["subjects"]]
-    shared = {"subjects": names, "color": _color(names)}
+    color = _color(names)
+    keyed = {
+        **color,
+        "legend": {"title": None, "orient": "top", "symbolType": "circle", "symbolOpacity": 1},
+    }
+    shared = {"subjects": names, "color": color, "keyed_color": keyed}
     frame = _filled(_template("frame"), {"chosen": names[-1]})
     return {
         chart: {**frame, **_filled(_template(chart), {**shared, **own})}
