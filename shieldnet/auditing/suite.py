@@ -13,6 +13,7 @@ from shieldnet.attacks.membership.blind import blind_finding
 from shieldnet.attacks.membership.shadows import Train
 from shieldnet.auditing.case import Case, with_bare
 from shieldnet.auditing.estimate import announce
+from shieldnet.auditing.notices import NOTHING, measured_nothing, notices
 from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.auditing.runner import play, with_shadows
 from shieldnet.auditing.sets import Sets
@@ -121,8 +122,10 @@ def audit(
         game = replace(game, blind=blind_finding(game.members, game.nonmembers, seed))
         game, untested = with_shadows(game, plan, bar)
         subjects = play(game, case.shields, plan, with_examples, bar)
+    untested = (*notices(game, subjects, plan.tier), *untested)
+    titled = title or f"Audit of {name_of(model_itself(case.bare.model))}"
     return Report(
-        title=title or f"Audit of {name_of(model_itself(case.bare.model))}",
+        title=f"{titled}: {NOTHING}" if measured_nothing(game, subjects, plan.tier) else titled,
         subjects=tuple(case.told(subject, untested) for subject in subjects),
         guarantee=case.guarantee,
         seed=seed,

@@ -1,0 +1,48 @@
+"""What a reader must know before the numbers: sets that may be exchanged, or are too small."""
+
+from collections.abc import Iterator, Sequence
+
+from shieldnet.attacks import Game
+from shieldnet.auditing.plan import Tier
+from shieldnet.findings.metrics import Metrics
+from shieldnet.reports.report import BARE
+from shieldnet.reports.subject import Subject
+
+_MIN_SAMPLES = 20
+"""A finding of fewer records says next to nothing."""
+NOTHING = "almost nothing was measured"
+
+
+def notices(game: Game, subjects: Sequence[Subject], tier: Tier) -> Iterator[str]:
+    """Yields a line for each thing that makes the findings mean something else, or nothing."""
+    if measured_nothing(game, subjects, tier):
+        sets = f"{len(game.members)} members and {len(game.nonmembers)} nonmembers"
+        owned = "no" if game.auxiliary is None else len(game.auxiliary)
+        yield (
+            f"{NOTHING}: no attack had enough to go on ({sets}, {owned} auxiliary records); what "
+            "follows says what each of them takes"
+        )
+    yield from _exchanged(next(subject for subject in subjects if subject.name == BARE))
+
+
+def measured_nothing(game: Game, subjects: Sequence[Subject], tier: Tier) -> bool:
+    """Says whether no attack found anything on enough records, on any shield."""
+    every = {metric.name: metric for attack in tier.attacks for metric in attack.metrics}
+    declared, is_small = Metrics(tuple(every.values())), len(game.nonmembers) < _MIN_SAMPLES
+    return bool(tier.attacks) and not any(
+        declared.find(finding.name) is not None
+        and not (is_small and finding.samples < _MIN_SAMPLES)
+        for subject in subjects
+        for finding in subject.findings
+    )
+
+
+def _exchanged(bare: Subject) -> Iterator[str]:
+    """Says so where the model surely fits the nonmembers better than its own records."""
+    for finding in bare.findings:
+        if finding.name == "membership.loss.auc" and finding.high < 0.5:
+            yield (
+                "members and nonmembers may be exchanged: the model without a shield fits the "
+                f"nonmembers better than the members (membership AUC by loss {finding}, surely "
+                "below 0.5). Check which set trained it: membership is not measured if they are"
+            )
