@@ -44,6 +44,7 @@ def split(
     """
     from shieldnet.core.errors import ConfigError
     from shieldnet.files.dividing import divide
+    from shieldnet.files.tables import unlabeled
 
     chosen = tuple(shares or (0.5, 0.25, 0.25))
     if len(chosen) not in (2, 3):
@@ -53,9 +54,15 @@ def split(
     if there := [str(path) for path in targets.values() if path.exists() and not force]:
         raise ConfigError(f"{', '.join(there)} is there already; --force writes over it.")
     folder.mkdir(parents=True, exist_ok=True)
-    for path, rows in zip(targets.values(), parts.rows, strict=True):
+    for path, rows, count in zip(targets.values(), parts.rows, parts.distinct, strict=True):
         parts.write(rows, path)
-        typer.echo(f"Wrote {path}: {len(rows)} rows.")
+        equal = "" if count == len(rows) else f", {count} with distinct inputs, as audits count"
+        typer.echo(f"Wrote {path}: {len(rows)} rows{equal}.")
+    if parts.unlabeled:
+        typer.echo(
+            f"{unlabeled(parts.unlabeled, data)} Without it, all columns are inputs here and in "
+            "the audit."
+        )
     typer.echo(f"Train on {targets['members']} alone, then: {_next(targets, label)}")
 
 

@@ -16,6 +16,23 @@ from shieldnet.data.packing import Packing, packed, several_of
 from shieldnet.data.tensors import as_tensor
 
 
+def require_finite(what: str, values: Tensor) -> None:
+    """Raises DataError for NaN or Inf, with the rows that have it and the first place.
+
+    what: the values, and among which they are. Shapes: values (rows, ...).
+    """
+    broken = ~torch.isfinite(values)
+    if not broken.any():
+        return
+    first = broken.nonzero()[0].tolist()
+    count = int(broken.flatten(1).any(1).sum()) if values.dim() > 1 else int(broken.sum())
+    column = {1: "", 2: f", column {first[-1]}"}.get(values.dim(), f", place {tuple(first[1:])}")
+    raise DataError(
+        f"Expected finite {what}: in {count} of {len(values)} rows (first: row {first[0]}{column}, "
+        "counted from 0). Drop these rows, or fill in what is missing."
+    )
+
+
 @dataclass(frozen=True)
 class Examples:
     """Holds inputs and, where they are known, their labels.
@@ -37,8 +54,7 @@ class Examples:
                 f"Expected real {self.name} of shape (rows, ...), got {self.inputs.dtype} of shape "
                 f"{tuple(self.inputs.shape)}."
             )
-        if not torch.isfinite(self.inputs).all():
-            raise DataError(f"Expected finite inputs, got NaN or Inf among the {self.name}.")
+        require_finite(f"inputs, got NaN or Inf among the {self.name}", self.inputs)
         if self.labels is None:
             return
         if self.labels.shape != self.inputs.shape[:1]:
@@ -46,6 +62,7 @@ class Examples:
                 f"Expected one label for each of the {len(self.inputs)} {self.name}, "
                 f"got labels of shape {tuple(self.labels.shape)}."
             )
+        require_finite(f"labels, got NaN or Inf among those of the {self.name}", self.labels)
         if self.labels.is_floating_point() or self.labels.is_complex():
             raise DataError(
                 f"Expected whole-number labels for the {self.name}, got {self.labels.dtype}."

@@ -2,7 +2,7 @@
 
 import csv
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from shieldnet.files.tables import (
     csv_as_written,
     is_of_words,
     is_table,
+    renaming,
     require_columns,
     usual_label,
 )
@@ -31,11 +32,17 @@ from shieldnet.files.tables import (
 
 @dataclass(frozen=True)
 class Divided:
-    """Holds the row indices of each part, and a function that writes rows to a file."""
+    """Holds the row indices of each part, and a function that writes rows to a file.
+
+    distinct: how many records of each part differ, as audits count them. unlabeled: the columns of
+    a table if none of them is known to be the label.
+    """
 
     rows: tuple[Tensor, ...]
+    distinct: tuple[int, ...]
     write: Callable[[Tensor, Path], None]
     ending: str
+    unlabeled: tuple[str, ...] = ()
 
 
 def divide(
@@ -57,7 +64,8 @@ def divide(
         return _table(path, shares, label, groups, seed)
     if path.suffix.lower() != ".npz":
         raise DataError(
-            f"Expected a table (.csv, .tsv, .parquet) or an .npz file to split, got {path}."
+            f"Expected a table ({', '.join(TABLES)}) or an .npz file to split, got {path}."
+            f"{renaming(path)}"
         )
     arrays = read_npz(path, "data", None)
     rows_of = {array.shape[:1] for array in arrays.values()}
@@ -75,12 +83,17 @@ def divide(
         values, _ = packed(narrowed, "data", mixed=True)
     else:
         values = torch.from_numpy(narrowed)
-    rows = drawn_parts(row_bytes_of(values), shares, seed)
+    records = row_bytes_of(values)
+    rows = drawn_parts(records, shares, seed)
 
     def write(indices: Tensor, target: Path) -> None:
         np.savez(target, **{name: array[indices.numpy()] for name, array in arrays.items()})
 
-    return Divided(rows, write, ".npz")
+    return Divided(rows, _distinct(records, rows), write, ".npz")
+
+
+def _distinct(records: Sequence[Hashable], parts: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(len({records[row] for row in part.tolist()}) for part in parts)
 
 
 def _table(
@@ -95,11 +108,12 @@ def _table(
         for name, column in columns.items()
         if name != label and not (name in groups and is_of_words(column))
     )
-    rows = drawn_parts(list(zip(*compared, strict=True)), shares, seed)
-    if path.suffix.lower() == ".parquet":
-        return Divided(rows, _parquet_writer(table), ".parquet")
+    records = list(zip(*compared, strict=True))
+    rows = drawn_parts(records, shares, seed)
     ending = next(suffix for suffix in TABLES if path.name.lower().endswith(suffix))
-    return Divided(rows, _csv_writer(path), ending)
+    write = _parquet_writer(table) if ending == ".parquet" else _csv_writer(path)
+    unlabeled = () if label else tuple(table.column_names)
+    return Divided(rows, _distinct(records, rows), write, ending, unlabeled)
 
 
 def _parquet_writer(table: Any) -> Callable[[Tensor, Path], None]:

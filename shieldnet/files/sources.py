@@ -24,7 +24,7 @@ from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
 from shieldnet.files.sizes import require_file
-from shieldnet.files.tables import TABLES, divided, is_table, read_table
+from shieldnet.files.tables import TABLES, divided, is_table, read_table, renaming, unlabeled
 from shieldnet.files.weights import load_weights
 from shieldnet.outputs.adapters import as_module
 from shieldnet.outputs.estimators import Estimator, is_estimator
@@ -172,6 +172,7 @@ def load_examples(
         expected = ", ".join(reader.expected for reader in READERS)
         raise DataError(
             f"Expected the {role} as {expected}, or package.module:factory; got {name!r}."
+            f"{renaming(Path(name))}"
         )
     if as_records and is_table(Path(name)):
         records, values = read_records(Path(name), role, label, groups)
@@ -279,7 +280,9 @@ def load_training(names: Mapping[str, str | None], *, label: str | None = None) 
     arguments: dict[str, Any] = dict.fromkeys(names)
     for role, loaded in common_classes(sets).items():
         if loaded.examples.labels is None:
-            raise DataError(f"Expected labels in {given[role]}, got inputs only.")
+            columns = loaded.columns
+            way = f" {unlabeled(columns, given[role])}" if columns else ""
+            raise DataError(f"Expected labels in {given[role]}, got inputs only.{way}")
         arguments[role] = loaded.examples.in_own_form()  # type: ignore[union-attr]  # no Records
     for role in given.keys() - files.keys():
         expected = f"Expected the {role} as a file or package.module:factory"

@@ -32,6 +32,24 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(TABLES)
 
 
+def renaming(path: Path) -> str:
+    """Says what to do with a file of an unknown ending, "" where there is none."""
+    if not path.is_file():
+        return ""
+    return (
+        f" If its columns are divided by commas, semicolons or tabs, name it {path.stem}.csv, with "
+        "the names of the columns in the first line."
+    )
+
+
+def unlabeled(columns: Sequence[str], source: object) -> str:
+    """Says that no column of a table is known to be the label, and how to name it."""
+    return (
+        f"No column of {source} is called {', '.join(LABELS[:-1])} or {LABELS[-1]}: name the "
+        f"label's with --label. It has: {', '.join(columns)}."
+    )
+
+
 def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
     """Reads every column of a .csv, .tsv or .parquet file, in the file's order.
 
@@ -42,10 +60,32 @@ def read_table(path: Path, role: str) -> dict[str, NDArray[Any]]:
     """
     table = arrow_table(path, role)
     with understood(path):
+        _require_whole(table, path)
         return {
             name: _column(column, f"the column {name} of {path}")
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
+
+
+def _require_whole(table: Any, path: Path) -> None:
+    """Raises DataError for cells that are empty, with the first of every column that has one."""
+    empty = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count:
+            first = column.is_null().to_pylist().index(True)
+            values = (
+                "1 missing value"
+                if column.null_count == 1
+                else (f"{column.null_count} missing values")
+            )
+            empty.append(f"{values} in {name} (first: row {first})")
+    if empty:
+        kind = "parquet" if path.suffix.lower() == ".parquet" else "csv"
+        raise DataError(
+            f"{path} has {', '.join(empty)}; rows count from 0, without the line of names. Drop "
+            f"these rows (pandas.read_{kind}({str(path)!r}).dropna().to_{kind}(NEW, index=False)), "
+            "fill them in, or audit a pipeline that imputes them itself."
+        )
 
 
 def arrow_table(path: Path, role: str) -> Any:
@@ -252,11 +292,6 @@ def _number_or_word(value: Any) -> Any:
 
 def _column(column: Any, name: str) -> NDArray[Any]:
     types = optional("pyarrow.types", extra="data")
-    if column.null_count:
-        raise DataError(
-            f"{name} has {column.null_count} missing values: impute or drop them, or audit a "
-            "pipeline that imputes them itself."
-        )
     kind = column.type
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
         values: NDArray[Any] = np.array(column.to_numpy())

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from shieldnet.core.errors import DataError
-from shieldnet.data.examples import pairs_of, rows_hash
+from shieldnet.data.examples import pairs_of, require_finite, rows_hash
 from shieldnet.data.packing import Packing, packed, several_of
 from shieldnet.data.tensors import as_tensor
 
@@ -30,13 +30,7 @@ class Records:
         for name, tensor in (("inputs", self.inputs), ("labels", self.labels)):
             if tensor.dim() == 0 or len(tensor) == 0:
                 raise DataError(f"Expected {name} with a row per record, got none.")
-            broken = ~torch.isfinite(tensor)
-            if broken.any():
-                row = int(broken.nonzero()[0, 0])
-                raise DataError(
-                    f"Expected finite {name}, got NaN or Inf (first: record {row}). Drop such "
-                    "records, or impute missing values."
-                )
+            require_finite(f"{name}, got NaN or Inf", tensor)
         if len(self.inputs) != len(self.labels):
             raise DataError(
                 f"Expected as many labels as inputs, got {len(self.labels)} and {len(self.inputs)}."

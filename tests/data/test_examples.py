@@ -119,3 +119,19 @@ def test_half_precision_and_unsigned_labels_are_taken() -> None:
 def test_words_as_labels_are_refused_as_labels(labels) -> None:
     with pytest.raises(DataError, match="whole numbers as labels of the members.*numpy.unique"):
         as_examples((torch.rand(2, 3), labels), "members")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "words"),
+    [
+        (torch.eye(3).log(), None, r"in 3 of 3 rows \(first: row 0, column 1, counted from 0\)"),
+        (torch.ones(3, 2).index_fill(0, torch.tensor(2), torch.inf), None, "row 2, column 0"),
+        (torch.full((2, 1, 2, 2), torch.nan), None, r"row 0, place \(0, 0, 0\)"),
+        (torch.ones(3, 2), torch.tensor([0, 1, torch.nan]), r"labels, .* \(first: row 2, counted"),
+    ],
+)
+def test_what_is_not_finite_is_refused_with_its_place_and_the_way_on(inputs, labels, words) -> None:
+    data = inputs if labels is None else (inputs, labels)
+    with pytest.raises(sn.errors.DataError, match=words) as refused:
+        as_examples(data, "members")
+    assert "Drop these rows, or fill in what is missing" in str(refused.value)

@@ -278,7 +278,10 @@ class Membership(Attack):
             }
             if not rates:
                 most = max(len(scores.nonmembers) for scores in scored.values())
-                untested.append(f"{name}: it takes {rows_needed(fpr)} nonmembers, there are {most}")
+                counted = "" if prefix != "membership" else " with distinct inputs"
+                untested.append(
+                    f"{name}: it takes {rows_needed(fpr)} nonmembers, there are {most}{counted}"
+                )
                 continue
             source, rate = max(rates.items(), key=lambda item: item[1].value)
             findings.append(_finding(name, source, scored[source], rate, baseline=fpr))

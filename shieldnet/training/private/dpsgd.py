@@ -86,7 +86,12 @@ class DPSGD(Countermeasure):
             positive("epsilon", self.epsilon)
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise ConfigError("Expected either epsilon or noise_multiplier, and delta.")
-        if self.delta is None or not _MIN_DELTA <= fraction("delta", self.delta) < 1:
+        if self.delta is None:
+            raise ConfigError(
+                "Expected delta beside the noise, got none: the chance that the bound of epsilon "
+                "does not hold. Take one well below 1 / records, such as delta=1e-5 for 10,000."
+            )
+        if not _MIN_DELTA <= fraction("delta", self.delta) < 1:
             raise ConfigError(f"Expected delta from {_MIN_DELTA:g} to below 1, got {self.delta!r}.")
         if self.canaries and self.canaries < 20:
             raise ConfigError(f"Expected at least 20 canaries, got {self.canaries}.")
