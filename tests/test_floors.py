@@ -20,6 +20,7 @@ FLOORS = (
     {"checks"},
     {"gate"},
     {"reports"},
+    {"shipping"},
     {"auditing"},
     {"demo", "pytest_plugin"},
     {"cli"},

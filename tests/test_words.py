@@ -14,7 +14,7 @@ OLD = re.compile(
     r"|defect of (ours|shieldnet)|beats it|read best|who trained it)\b|\d %",
     re.IGNORECASE,
 )
-COMMANDS = ["demo", "split", "audit", "report", "compare", "finetune", "harden", "policy"]
+COMMANDS = ["demo", "split", "audit", "report", "compare", "finetune", "harden", "verify", "policy"]
 
 
 def old_words(text: str) -> list[str]:

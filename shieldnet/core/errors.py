@@ -47,3 +47,9 @@ class PolicyInconclusive(ShieldnetError):
     """A measurement too small to say whether the policy is met."""
 
     exit_code = 3
+
+
+class VerificationFailed(ShieldnetError):
+    """A hardened folder that does not hold what was written, signed, proven and measured."""
+
+    exit_code = 1
