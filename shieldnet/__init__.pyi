@@ -39,6 +39,9 @@ from .shield.settings import Extent as Extent
 from .shield.settings import ShieldSettings as ShieldSettings
 from .shield.toml import dump_shield as dump_shield
 from .shield.toml import load_shield as load_shield
+from .shipping.loading import load_hardened as load_hardened
+from .shipping.saving import save_hardened as save_hardened
+from .shipping.verifying import verify as verify
 from .training import countermeasures as countermeasures
 from .training import trainable as trainable
 from .training.finetuning import finetune as finetune

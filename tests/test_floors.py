@@ -21,6 +21,7 @@ FLOORS = (
     {"checks"},
     {"gate"},
     {"reports"},
+    {"shipping"},
     {"auditing"},
     {"demo", "pytest_plugin"},
     {"cli"},

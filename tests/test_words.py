@@ -35,7 +35,7 @@ QUAINT = re.compile(
     r"\b(says whether|stands? in|(is|are) told|nobody|whoever|by heart|for ever)\b|(?<![\w.])\.\d",
     re.IGNORECASE,
 )
-COMMANDS = ["demo", "split", "audit", "report", "compare", "finetune", "harden", "policy"]
+COMMANDS = ["demo", "split", "audit", "report", "compare", "finetune", "harden", "verify", "policy"]
 
 
 def old_words(text: str) -> list[str]:

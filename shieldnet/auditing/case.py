@@ -16,7 +16,7 @@ from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.canaries import Planted
 from shieldnet.data.examples import Canaries, Examples, Group, require_disjoint
-from shieldnet.data.hashing import state_hash, weights_hash
+from shieldnet.data.hashing import state_hash, tensors_hash, weights_hash
 from shieldnet.findings.finding import Finding
 from shieldnet.outputs.estimators import is_estimator
 from shieldnet.outputs.functions import Around
@@ -71,7 +71,7 @@ class Case:
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
         model = model_itself(bare.model)
-        weights = weights_hash(model, compiled=isinstance(model, Around))
+        model_hashes = _hashes_of(model)
         guarantee, findings = _claimed_by(finetuned, model)
         _try_once(bare, sets.examples["nonmembers"])
         _require_one_position(bare)
@@ -88,7 +88,7 @@ class Case:
             canaries=planted,
             guarantee=guarantee,
             findings=findings,
-            hashes={"model": weights, **hashes},
+            hashes={**model_hashes, **hashes},
             seed=seed,
         )
 
@@ -157,6 +157,13 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     # the gate sees it.
     alone = len(shields) == 1 and not first.chain.stages
     return bare if alone else bare | dict(shields)
+
+
+def _hashes_of(model: nn.Module) -> dict[str, str]:
+    """Names the model and, of a network, its weights, which a file of weights can be held to."""
+    hashes = {"model": weights_hash(model, compiled=isinstance(model, Around))}
+    weights = None if isinstance(model, Around) else tensors_hash(model.state_dict())
+    return hashes if weights is None else {**hashes, "weights": weights}
 
 
 def _require_sensitive(sensitive: Sequence[str], columns: tuple[str, ...]) -> None:

@@ -1,23 +1,59 @@
-"""The command that writes a shield, and what is proven of it."""
+"""The command that writes a hardened folder."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shieldnet.cli.models import loaded_shield
-from shieldnet.cli.options import Axis, Model, Outputs, Preset, ShieldFile, Weights
+from shieldnet.cli.options import DATA, Axis, Model, Outputs, Preset, ShieldFile, Weights
 from shieldnet.cli.terminal import guarded
 
-Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
+if TYPE_CHECKING:
+    from torch import nn
+
+_MAX_ROWS = 8  # of an example
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Classes = Annotated[
     int | None,
-    typer.Option(help="Number of classes. Without it there is no certificate.", min=2),
+    typer.Option(
+        help="Number of classes, for the certificate. Without it the report's or the example's "
+        "counts.",
+        min=2,
+        show_default=False,
+    ),
 ]
 Positions = Annotated[
     str | None,
     typer.Option(help="The other axes of an answer, such as 480,640; '' where there is none."),
+]
+Example = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A few inputs, in place of --classes: the model answers {_MAX_ROWS} of them, and "
+        f"none is written. {DATA}."
+    ),
+]
+ReportFile = Annotated[
+    Path | None, typer.Option("--report", help="report.json of the audit of this model and shield.")
+]
+Limits = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        help="The limits that the report meets, as a TOML file, or the default ones: "
+        '"default". They go into the folder; a report that does not meet them ends it.',
+        metavar="FILE",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A private Ed25519 key (PEM), with which the list of files is signed.",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace a hardened folder that is there already.")
 ]
 
 
@@ -32,23 +68,68 @@ def harden(
     outputs: Outputs = None,
     axis: Axis = None,
     positions: Positions = None,
+    example: Example = None,
+    report: ReportFile = None,
+    policy: Limits = None,
+    key: KeyFile = None,
+    force: Force = False,
 ) -> None:
-    """Writes the shield as TOML and its certificate, for load_shield where the model is served."""
-    from shieldnet.shield.toml import dump_shield
+    """Writes all that was audited into a folder: weights, shield, certificate, report, policy.
 
+    Exit code 0: it is written. 1 and 3: the report does not meet the policy, or cannot tell. 2: bad
+    input. Where it ends with an error, nothing is written.
+    """
+    from shieldnet.core.errors import ConfigError
+    from shieldnet.shipping.parts import CERTIFICATE_TEXT
+    from shieldnet.shipping.saving import save_hardened
+    from shieldnet.shipping.writing import require_free
+
+    if example is not None and (classes is not None or positions is not None):
+        raise ConfigError("The example says how large an answer is: leave --classes out.")
     grid = _grid(positions)
+    require_free(output, force=force)
     _, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "shield.toml").write_text(dump_shield(shield), encoding="utf-8")
-    typer.echo(f"{shield.describe()} is in {output / 'shield.toml'}.")
-    if classes is None:
-        typer.echo("No certificate: it depends on the number of classes. Give --classes.")
+    save_hardened(
+        shield,
+        output,
+        model=model,
+        report=report,
+        policy=policy,
+        classes=classes,
+        positions=grid,
+        example=None if example is None else _rows(example, shield.model),
+        key=key,
+        force=force,
+    )
+    typer.echo(f"{shield.describe()} is in {output}.")
+    certificate = output / CERTIFICATE_TEXT
+    if certificate.exists():
+        typer.echo(certificate.read_text(encoding="utf-8").rstrip())
     else:
-        certificate = str(shield.certificate(classes, positions=grid))
-        (output / "certificate.txt").write_text(f"{certificate}\n", encoding="utf-8")
-        typer.echo(certificate)
-    path = json.dumps(str(output / "shield.toml"))
-    typer.echo(f"Serve it with: shield = shieldnet.load_shield(model, {path})")
+        typer.echo("No certificate: it depends on the number of classes. Give --classes.")
+    typer.echo(_next(output, model, is_signed=key is not None))
+
+
+def _next(output: Path, model: str, *, is_signed: bool) -> str:
+    from shieldnet.shipping.parts import WEIGHTS
+
+    given = f", model={model!r}" if (output / WEIGHTS).exists() else ""
+    key = " --public-key public.pem" if is_signed else ""
+    return (
+        f"Verify it with: shieldnet verify {output}{key}\n"
+        f"Serve it with: shield = shieldnet.load_hardened({str(output)!r}{given})"
+    )
+
+
+def _rows(name: str, model: "nn.Module") -> Any:
+    """Reads a few inputs, in the float type of the model."""
+    from shieldnet.auditing.sets import as_the_model_reads
+    from shieldnet.data.examples import Examples
+    from shieldnet.files.sources import load_examples
+
+    found = load_examples(name, "example").examples
+    inputs = Examples("example", found.inputs[:_MAX_ROWS])
+    return as_the_model_reads({"example": inputs}, model)["example"].inputs
 
 
 def _grid(text: str | None) -> tuple[int, ...] | None:

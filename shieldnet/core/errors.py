@@ -47,3 +47,9 @@ class PolicyInconclusive(ShieldnetError):
     """Raised if a measurement is too imprecise to tell whether the policy is met."""
 
     exit_code = 3
+
+
+class VerificationFailed(ShieldnetError):
+    """A hardened folder that does not hold what was written, signed, proven and measured."""
+
+    exit_code = 1

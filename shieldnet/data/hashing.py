@@ -45,6 +45,22 @@ def state_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def tensors_hash(state: Mapping[str, object]) -> str | None:
+    """Returns a hash of tensors by name, in whatever order they come; None where one is none.
+
+    A file of weights has it, too, so that a report names its weights without the model's code.
+    """
+    digest = sha256()
+    for name in sorted(state):
+        value = state[name]
+        if not isinstance(value, Tensor):
+            return None
+        digest.update(f"{len(name)} {name} {value.dtype} {tuple(value.shape)}".encode())
+        for part in _content(value):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def unhashed(model: nn.Module) -> tuple[str, ...]:
     """Names attributes of which the hash covers only the type, such as locks and files."""
     digest = _Digest()

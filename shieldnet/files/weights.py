@@ -36,14 +36,40 @@ def load_weights(model: nn.Module, path: Path, name: str) -> None:
         missing or unknown names, other shapes, or a dtype that loses digits.
     """
     own = model.state_dict(keep_vars=True)
-    state = _without_prefix(read_weights(path), own, path)
-    state = _with_tied(state, own, path)
+    _put(model, _without_prefix(read_weights(path), own, path), path, name)
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor], source: object, name: str) -> None:
+    """Puts weights into a model that has the same names, shapes and types, tied ones included.
+
+    source and name: of the weights and of the model, for messages. Errors: DataError otherwise.
+    """
+    own = model.state_dict(keep_vars=True)
+    faults = [
+        f"{key} is {tensor.dtype}, the model's is {own[key].dtype}"
+        for key, tensor in state.items()
+        if isinstance(own.get(key), Tensor) and own[key].dtype != tensor.dtype
+    ]
+    if missing := [key for key in own if key not in state]:
+        faults.insert(0, f"it lacks {_listed(missing)}")
+    if faults:
+        raise _unfit(source, name, "; ".join(faults[:_MAX_SHOWN_NAMES]))
+    _put(model, state, source, name)
+
+
+def _put(model: nn.Module, state: dict[str, Tensor], source: object, name: str) -> None:
+    own = model.state_dict(keep_vars=True)
+    state = _with_tied(state, own, source)
     if faults := list(_faults(state, own)):
-        raise DataError(f"{path} does not fit the model of {name}: {'; '.join(faults)}.")
+        raise _unfit(source, name, "; ".join(faults))
     try:
         model.load_state_dict(state)
     except RuntimeError as unfit:
-        raise DataError(f"{path} does not fit the model of {name}: {unfit}") from unfit
+        raise _unfit(source, name, str(unfit)) from unfit
+
+
+def _unfit(source: object, name: str, reason: str) -> DataError:
+    return DataError(f"{source} does not fit the model of {name}: {reason.rstrip('.')}.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -53,12 +79,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     require_bytes(require_file(path, "weights"), path, "weights")
     if path.suffix == ".safetensors":
-        reader = optional("safetensors.torch", extra="cli")
-        try:
-            state: dict[str, Tensor] = reader.load_file(path)
-        except Exception as broken:  # its errors have no common base class
-            raise DataError(f"{path} is not a valid safetensors file: {broken}") from broken
-        return state
+        return _safetensors("load_file", path, path)
     contents = recognized(path)
     if contents.kind != "state_dict":
         raise DataError(f"{path} {advice(contents, path, as_weights=True)}")
@@ -66,8 +87,30 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(key): value.detach() for key, value in loaded.items()}
 
 
+def parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
+    """Reads tensors by name from what stands in a .safetensors file.
+
+    source: where it stands, for messages. Errors: DataError for anything else.
+    """
+    return _safetensors("load", content, source)
+
+
+def _safetensors(function: str, given: Path | bytes, source: object) -> dict[str, Tensor]:
+    reader = optional("safetensors.torch", extra="cli")
+    try:
+        state: dict[str, Tensor] = getattr(reader, function)(given)
+    except Exception as broken:  # its errors have no common base
+        raise DataError(f"{source} is no valid safetensors file: {broken}") from broken
+    return state
+
+
 def write_weights(model: nn.Module, path: Path) -> None:
-    """Writes all weights and buffers of a model to a .safetensors file for ``load_weights``.
+    """Writes all weights and buffers of a model to a .safetensors file for ``load_weights``."""
+    path.write_bytes(weights_bytes(model))
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """Returns all weights and buffers of a model as .safetensors, the same bytes for equal ones.
 
     Each name gets a separate copy, so tied weights are written once per name.
     Errors: DataError for a state_dict with anything but tensors.
@@ -84,7 +127,13 @@ def write_weights(model: nn.Module, path: Path) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    writer.save_file(plain, str(path))
+    try:
+        content: bytes = writer.save(plain)
+    except Exception as unfit:  # its errors have no common base
+        raise DataError(
+            f"The model's weights cannot be written as .safetensors: {unfit}"
+        ) from unfit
+    return content
 
 
 def _without_prefix(
@@ -118,7 +167,7 @@ def _taken_off(prefix: str, name: str) -> str:
     return name.removeprefix(prefix)
 
 
-def _with_tied(state: dict[str, Tensor], own: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+def _with_tied(state: dict[str, Tensor], own: Mapping[str, Any], path: object) -> dict[str, Tensor]:
     """Adds the missing names of tied weights; raises DataError if tied weights differ."""
     groups: dict[int, list[str]] = {}
     for name, tensor in own.items():

@@ -17,7 +17,7 @@ from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.codec import SCHEMA, parsed
 from shieldnet.reports.evidence import Evidence, evidence
-from shieldnet.reports.formats import write
+from shieldnet.reports.formats import as_json, write
 from shieldnet.reports.markdown import as_markdown
 from shieldnet.reports.subject import Subject, numbers, optional_tensor
 
@@ -297,6 +297,11 @@ def save(
     """Writes several reports into one file, in the form that its name asks for."""
     limits = Policy.unjudged() if policy is None else as_policy(policy)
     write(_document(reports, limits), Path(path))
+
+
+def as_json_of(reports: Sequence[Report]) -> str:
+    """Returns reports as the JSON that ``load_all`` reads, judged by no policy."""
+    return as_json(_document(reports, Policy.unjudged()))
 
 
 def summary(reports: Sequence[Report], policy: Policy) -> str:

@@ -120,12 +120,12 @@ def test_results_of_a_pipeline_are_kept(project) -> None:
     assert set((project / "kept").iterdir()) == kept
 
 
-def test_harden_writes_its_shield_of_probabilities(project) -> None:
+def test_harden_refuses_a_pipeline_that_only_a_pickle_holds_with_what_works(project) -> None:
     result = shieldnet(project, "harden", "census:pipeline", "--classes=2", "--output=hardened")
-    assert result.returncode == 0, result.stderr
-    assert "Estimator(Pipeline) -> Confidence" in result.stdout
-    assert 'outputs = "probabilities"' in (project / "hardened/shield.toml").read_text()
-    assert audit(project, "--shield=hardened/shield.toml", "--policy=lenient.toml").returncode == 0
+    assert result.returncode == 2
+    assert "A hardened folder holds no pickle: Pipeline is scikit-learn's" in result.stderr
+    assert "shieldnet harden model.onnx:probabilities" in result.stderr
+    assert not (project / "hardened").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""The command that verifies a hardened folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shieldnet.cli.terminal import guarded
+
+if TYPE_CHECKING:
+    from shieldnet.shipping.verifying import Verification
+
+_STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not checked": "dim"}
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(
+        help="The public Ed25519 key (PEM) with which the folder has to be signed. Take it from "
+        "somewhere else than the folder."
+    ),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        help="package.module:factory of the model, which is then made and held to the audited "
+        "one. It runs your code; without it no code of the model is run."
+    ),
+]
+
+
+@guarded
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder that shieldnet harden wrote.")],
+    public_key: PublicKey = None,
+    model: ModelName = None,
+) -> None:
+    """Checks that a hardened folder holds what was written, signed, proven and measured.
+
+    Exit code 0: it does. 1: it does not, or its report does not meet its policy. 2: a usage error,
+    such as a folder or a key that there is not. 3: too few samples for a verdict. 4: an internal
+    error.
+    """
+    from shieldnet.shipping.verifying import verify as run
+
+    verification = run(folder, public_key=public_key, model=model)
+    _show(verification)
+    verification.require()
+    typer.echo(f"{folder} verifies.")
+
+
+def _show(verification: "Verification") -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head in ("check", "result", "what was checked"):
+        table.add_column(head, overflow="fold")
+    for check in verification.checks:
+        table.add_row(
+            check.name, Text(check.result, style=_STYLES[check.result]), Text(check.words)
+        )
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""The hardened folder: all that was audited and nothing else, written, verified and loaded."""

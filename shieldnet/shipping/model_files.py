@@ -1,0 +1,100 @@
+"""The files that hold a model: weights by name, or the graph that it was read from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from shieldnet.core.errors import ConfigError
+from shieldnet.data.hashing import tensors_hash, weights_hash
+from shieldnet.files.onnx_models import OnnxModel
+from shieldnet.files.programs import Program, clean_program
+from shieldnet.files.sizes import require_bytes, require_file
+from shieldnet.files.weights import weights_bytes
+from shieldnet.outputs.estimators import Estimator
+from shieldnet.outputs.functions import Around
+from shieldnet.shipping.description import Description, Holds, Input
+from shieldnet.shipping.parts import GRAPHS, ONNX, PROGRAM, WEIGHTS
+
+_ESTIMATOR = (
+    "is scikit-learn's, and only a pickle would hold it, which runs code when it is read. Export "
+    "it with skl2onnx: to_onnx(estimator, x[:1], options={'zipmap': False}), save that as "
+    "model.onnx, then: shieldnet harden model.onnx:probabilities --outputs probabilities"
+)
+_FUNCTION = (
+    "is a function of arrays, and only a pickle would hold it, which runs code when it is read. "
+    "Give the .onnx file itself, or a torch module"
+)
+_COMPILED = "_orig_mod."
+
+
+def files_of(
+    model: nn.Module,
+    source: str,
+    graphs: Mapping[str, bytes],
+    *,
+    answers: str,
+    inputs: tuple[Input, ...],
+) -> tuple[dict[str, bytes], Description]:
+    """Returns the files that hold a model and its shield's graphs, and how it is made of them.
+
+    source, graphs: as in ``save_hardened``. answers, inputs: what the description says of these.
+    Errors: ConfigError for a model that only a pickle holds, and for a compiled one.
+    """
+    _refuse_pickled(model)
+    if wrong := graphs.keys() - set(GRAPHS):
+        raise ConfigError(f"Expected graphs as {' and '.join(GRAPHS)}, got {min(wrong)}.")
+    kinds = {ONNX: OnnxModel, PROGRAM: Program}
+    file = next((name for name, kind in kinds.items() if isinstance(model, kind)), WEIGHTS)
+    if file in graphs:
+        raise ConfigError(f"{file} holds the model itself: the shield's graph cannot be there too.")
+    holds: dict[str, Holds] = dict.fromkeys(graphs, "shield")
+    weights = None
+    if file == WEIGHTS:
+        content, name = _weights(model), source
+        weights = tensors_hash(model.state_dict())
+    else:
+        content, name = _graph(model, source), str(model.name)
+        holds[file] = "model"
+    described = Description(
+        file=file,
+        source=name,
+        kind=type(model).__name__,
+        answers=answers,
+        model=weights_hash(model),
+        weights=weights,
+        output=model.output if isinstance(model, OnnxModel) else "",
+        inputs=inputs,
+        graphs=holds,
+    )
+    return {**graphs, file: content}, described
+
+
+def _refuse_pickled(model: nn.Module) -> None:
+    if isinstance(model, Around):
+        is_estimator = isinstance(model, Estimator)
+        name, reason = (model.name, _ESTIMATOR) if is_estimator else (repr(model), _FUNCTION)
+        raise ConfigError(f"A hardened folder holds no pickle: {name} {reason}.")
+
+
+def _weights(model: nn.Module) -> bytes:
+    if any(_COMPILED in name for name in model.state_dict()):
+        raise ConfigError(
+            "The model is compiled. Put the shield around the module in it, model._orig_mod, and "
+            "compile what load_hardened returns."
+        )
+    return weights_bytes(model)
+
+
+def _graph(model: nn.Module, source: str) -> bytes:
+    """Returns the content of the file that a model was read from."""
+    if isinstance(model, OnnxModel):
+        if not source:
+            return model.content
+        file, is_named, _ = source.partition(".onnx:")
+        path = Path(f"{file}.onnx" if is_named else source)
+        require_bytes(require_file(path, "model"), path, "model")
+        return path.read_bytes()
+    if not source:
+        raise ConfigError(f"Expected model= as the .pt2 file that {model!r} was read from.")
+    return clean_program(Path(source))

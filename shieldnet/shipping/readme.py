@@ -1,0 +1,65 @@
+"""The page of a hardened folder: what it is, how it is verified and loaded, what it is not."""
+
+from collections.abc import Iterable
+
+from shieldnet.shipping.description import Description
+from shieldnet.shipping.parts import PARTS, README, WEIGHTS
+
+_PAGE = """\
+# A hardened model
+
+{shield}
+
+Written by `shieldnet harden`. The folder holds what was audited and nothing else:
+
+{files}
+
+## Verify it
+
+```bash
+shieldnet verify {folder}{key}
+```
+
+Every byte is compared with `manifest.json`, the certificate is computed anew, the report is held to
+this model and this shield, and judged by `policy.toml`. Exit code 0: all of it holds. 1: something
+does not, or the policy is not met. 3: too few samples to tell.
+{signature}
+
+## Load it
+
+```python
+import shieldnet as sn
+
+shield = sn.load_hardened("{folder}"{model}{python_key})
+```
+
+Nothing is unpickled. Answer clients with `shield(x)`, never with `shield.model(x)`.
+
+## What it does not protect
+
+A file in the hands of a caller protects nothing. Whoever holds this folder can add one output to
+the graph, or call the model in it, and read the raw scores. The shield protects a model behind an
+interface that answers with what the shield releases. Keep this folder where the clients are not.
+"""
+_UNSIGNED = """\
+
+It is not signed: whoever can write this folder can also write its manifest. Sign it with
+`shieldnet harden ... --key key.pem`, and keep the public key somewhere else."""
+_SIGNED = """\
+
+The manifest is signed. Take the public key from somewhere else than this folder's source."""
+
+
+def page(described: Description, shield: str, names: Iterable[str], *, is_signed: bool) -> str:
+    """Writes README.md. shield: the chain in one line. names: of the folder's files."""
+    parts = {name: PARTS[name].about for name in sorted({*names, README})}
+    source = described.source or "package.module:factory"
+    return _PAGE.format(
+        shield=f"`{shield}`",
+        files="\n".join(f"- `{name}`: {about}" for name, about in parts.items()),
+        folder="hardened/",
+        key=" --public-key public.pem" if is_signed else "",
+        signature=_SIGNED if is_signed else _UNSIGNED,
+        model=f', model="{source}"' if described.file == WEIGHTS else "",
+        python_key=', public_key="public.pem"' if is_signed else "",
+    )
