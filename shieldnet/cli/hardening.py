@@ -52,6 +52,15 @@ KeyFile = Annotated[
         help="A private Ed25519 key (PEM), with which the list of files is signed.",
     ),
 ]
+Graphs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--graph",
+        help="Put the shield into the folder as one graph, too, that runs without shieldnet: pt2 "
+        "for torch, onnx for ONNX Runtime. Give it once for each; needs --example.",
+        metavar="pt2|onnx",
+    ),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace a hardened folder that is there already.")
 ]
@@ -72,6 +81,7 @@ def harden(
     report: ReportFile = None,
     policy: Limits = None,
     key: KeyFile = None,
+    graph: Graphs = None,
     force: Force = False,
 ) -> None:
     """Writes all that was audited into a folder: weights, shield, certificate, report, policy.
@@ -80,15 +90,21 @@ def harden(
     input. Where it ends with an error, nothing is written.
     """
     from shieldnet.core.errors import ConfigError
+    from shieldnet.exporting.writing import graphs_of
     from shieldnet.shipping.parts import CERTIFICATE_TEXT
     from shieldnet.shipping.saving import save_hardened
     from shieldnet.shipping.writing import require_free
 
     if example is not None and (classes is not None or positions is not None):
         raise ConfigError("The example says how large an answer is: leave --classes out.")
+    if graph and example is None:
+        raise ConfigError(
+            "A graph is drawn with a few inputs: give --example data.npz beside --graph."
+        )
     grid = _grid(positions)
     require_free(output, force=force)
     _, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
+    asked = None if example is None else _rows(example, shield.model)
     save_hardened(
         shield,
         output,
@@ -97,8 +113,9 @@ def harden(
         policy=policy,
         classes=classes,
         positions=grid,
-        example=None if example is None else _rows(example, shield.model),
+        example=asked,
         key=key,
+        graphs=graphs_of(shield, asked, graph or ()),
         force=force,
     )
     typer.echo(f"{shield.describe()} is in {output}.")

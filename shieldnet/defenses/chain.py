@@ -128,6 +128,8 @@ class Chain:
 
     def distribution(self, answers: Tensor, classes: int) -> Tensor:
         """Reads released answers as distributions. Shapes: -> (N, *positions, classes)."""
+        if self.layout.kind in ("values", "embeddings"):
+            raise ConfigError(f"{self.layout.kind} are no distribution.")
         if self.release == "labels":
             return all_on(answers.unsqueeze(-1), classes, torch.float32).dense()
         rows = self.rows(answers)

@@ -47,6 +47,8 @@ def write_onnx(program: ExportedProgram, path: Path, opset: int, facts: dict[str
     if written is None:
         raise ConfigError("torch.onnx gave no model.")
     model = written.model_proto
+    for node in (*model.graph.node, *(node for one in model.functions for node in one.node)):
+        del node.metadata_props[:]  # where the code stands on this machine
     for name in sorted(facts):
         entry = model.metadata_props.add()
         entry.key, entry.value = name, facts[name]

@@ -1,8 +1,11 @@
 """A line drawn as a graph by torch.export, for every size of batch."""
 
+import io
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,7 @@ from shieldnet.core.errors import ConfigError, ShieldnetError
 from shieldnet.exporting.line import Line
 from shieldnet.outputs.nested import named_leaves
 
+_OF_THE_CODE = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node")
 _ADVICE = (
     "A graph has no branches on what numbers say: write them as torch.where, and sizes that depend "
     "on numbers (nonzero, masks) as padding. Where that cannot be, serve the shield from Python."
@@ -43,7 +47,7 @@ def drawn_as_graph(line: Line, example: Mapping[str, Any]) -> ExportedProgram:
             f"torch.export could not draw this model for batches of any size: "
             f"{_first_line(untraceable)} {_ADVICE}"
         ) from untraceable
-    return _without_gradients(program)
+    return _plain(program)
 
 
 @contextmanager
@@ -54,8 +58,30 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _without_gradients(program: ExportedProgram) -> ExportedProgram:
-    """Has answers carry no graph, as a shield's do; the model's own weights stay as they are."""
+def save_program(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+    """Writes a graph in torch's form: the same bytes for the same graph.
+
+    The example that it was drawn with, which torch would put into the file, is left out.
+    facts: files of text beside the graph.
+    """
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files=dict(facts))
+    with zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(path, "w") as plain:
+        for name in whole.namelist():
+            if name.endswith("/serialization_id"):  # a random number
+                continue
+            is_example = "/sample_inputs/" in name
+            plain.writestr(zipfile.ZipInfo(name), b"" if is_example else whole.read(name))
+
+
+def _plain(program: ExportedProgram) -> ExportedProgram:
+    """Takes out what is no graph: gradients of answers, and where the code stands on this machine.
+
+    The model's own weights stay as they are.
+    """
+    for node in program.graph.nodes:
+        for said in _OF_THE_CODE:
+            node.meta.pop(said, None)
     for name, weight in program.state_dict.items():
         if weight.requires_grad:
             program.state_dict[name] = nn.Parameter(weight.detach(), requires_grad=False)

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from shieldnet.core.checks import flag
 from shieldnet.core.errors import ConfigError
 from shieldnet.exporting.line import Line
 from shieldnet.exporting.onnx_graph import write_onnx
-from shieldnet.exporting.programs import drawn_as_graph, quiet, rows_of, tensors_of
+from shieldnet.exporting.programs import drawn_as_graph, quiet, rows_of, save_program, tensors_of
 from shieldnet.runtime import FACTS
 from shieldnet.shield.module import Shield
 from shieldnet.shield.toml import dump_shield
@@ -81,6 +81,19 @@ def export(
     return Exported(target, tuple(given), tuple(one.name for one in line.noise), len(calls))
 
 
+def graphs_of(shield: Shield, example: Any, endings: Sequence[str]) -> dict[str, bytes]:
+    """Returns a shield as graphs, by the names that they have in a hardened folder.
+
+    endings: ``"pt2"``, ``"onnx"`` or both. example and errors: as in ``export``.
+    """
+    graphs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for ending in dict.fromkeys(endings):
+            written = export(shield, example, Path(folder) / f"model.{ending}")
+            graphs[written.path.name] = written.path.read_bytes()
+    return graphs
+
+
 Ask = Callable[[Mapping[str, Any]], list[Tensor]]
 """Asks a graph by the names of its inputs and returns its answers."""
 
@@ -95,7 +108,7 @@ def _writer(target: Path, opset: int) -> Callable[..., Ask]:
 
 def _write_program(line: Line, program: ExportedProgram, path: Path, facts: dict[str, str]) -> Ask:
     with quiet():
-        torch.export.save(program, path, extra_files=dict(facts))
+        save_program(program, path, facts)
         module = torch.export.load(path).module()
 
     def ask(inputs: Mapping[str, Any]) -> list[Tensor]:

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from shieldnet.core.errors import AnswerError
 from shieldnet.outputs.mistaken import EMBEDDING_NAMES
-from shieldnet.outputs.nested import Path, is_list_of_dicts, leaves, outline, written
+from shieldnet.outputs.nested import (
+    Path,
+    is_list_of_dicts,
+    leaves,
+    named_leaves,
+    outline,
+    written,
+)
 from shieldnet.shield.heads import line_for_embeddings, line_for_fields
 from shieldnet.shield.settings import ShieldSettings, named_by
 
@@ -61,6 +68,16 @@ def _refuse_embeddings(
         f"The model returned {written(path)}, which holds embeddings, not scores of classes; "
         f"nothing was released. Say {line}, or insist with outputs='logits'."
     )
+
+
+def answer_of(released: Any, settings: ShieldSettings) -> Tensor:
+    """Returns the answer in an output, or in what was released of it."""
+    if isinstance(released, Tensor):
+        return released
+    if is_list_of_dicts(released):
+        raise AnswerError("A detector's boxes are no rows of answers: they cannot be audited.")
+    answer: Tensor = named_leaves(released)[place_of(released, settings)]
+    return answer
 
 
 def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None:

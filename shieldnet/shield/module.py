@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.opaque_ops import is_captured, refuse_recording
 from shieldnet.defenses import Defense
 from shieldnet.outputs.adapters import as_module, default_kind
@@ -28,6 +27,7 @@ from shieldnet.shield.estimator_face import shown_by
 from shieldnet.shield.facts import Facts, has
 from shieldnet.shield.fields import (
     AnswerForms,
+    answer_of,
     copy_of,
     counted_rows,
     place_of,
@@ -273,12 +273,7 @@ class Shield(nn.Module):
 
     def answer_in(self, released: Any) -> Tensor:
         """Returns the tensor that ``defenses`` act on, of an output or of what was released."""
-        if isinstance(released, Tensor):
-            return released
-        if is_list_of_dicts(released):
-            raise AnswerError("A detector's boxes are no rows of answers: they cannot be audited.")
-        answer: Tensor = named_leaves(released)[place_of(released, self.settings)]
-        return answer
+        return answer_of(released, self.settings)
 
     def bare(self, release: Kind | None = None) -> "Shield":
         """Returns a shield of the same model and output without any defense, for comparison."""
@@ -297,8 +292,6 @@ class Shield(nn.Module):
 
         Shapes: what ``forward`` returned -> (rows, *positions, classes) that sums to 1.
         """
-        if self.chain.layout.kind in ("values", "embeddings"):
-            raise ConfigError(f"{self.chain.layout.kind} are no distribution.")
         classes = 0 if self.release != "labels" else self.seen.extent(None).classes
         return self.chain.distribution(self.answer_in(answers), classes)
 

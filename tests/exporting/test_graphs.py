@@ -15,6 +15,7 @@ import shieldnet as sn
 from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.defenses import DEFENSES
 from shieldnet.exporting.line import NO_LABEL, Line
+from shieldnet.exporting.writing import graphs_of
 from shieldnet.files.sources import load_model
 
 BATCHES = (0, 1, 7, 1000)
@@ -318,6 +319,20 @@ def test_paths_and_opsets_that_make_no_sense_are_refused(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
 
 
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_the_same_shield_gives_the_same_bytes_and_they_hold_no_example_and_no_path(
+    ending, tmp_path
+) -> None:
+    example = torch.full((3, CLASSES), 0.123456789) * torch.tensor([[1.0], [2.0], [3.0]])
+    for name in ("one", "two"):
+        sn.export(sn.harden(Net().eval(), "open"), example, tmp_path / f"{name}{ending}")
+    one, two = ((tmp_path / f"{name}{ending}").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert example[:1].numpy().tobytes() not in one
+    assert str(Path(sn.__file__).parent).encode() not in one
+    assert b"site-packages" not in one
+
+
 def test_export_leaves_the_shield_and_the_model_as_they_were(tmp_path) -> None:
     net = Net().eval()
     shield = sn.harden(net, "open")
@@ -348,3 +363,18 @@ def test_every_opset_that_is_offered_runs(opset, tmp_path) -> None:
     shield = sn.harden(Net().eval(), "open")
     sn.export(shield, rows(8), tmp_path / "model.onnx", opset=opset)
     assert np.array_equal(ask(tmp_path / "model.onnx", rows(9)), shield(rows(9)).numpy())
+
+
+def test_a_hardened_folder_holds_the_graphs_that_are_asked_for(tmp_path, monkeypatch) -> None:
+    net = nn.Linear(CLASSES, 4).eval()
+    shield = sn.harden(net, "open")
+    shield(rows(8))
+    graphs = graphs_of(shield, rows(8), ("pt2", "onnx"))
+    sn.save_hardened(shield, tmp_path / "hardened", model="nets:make", graphs=graphs)
+    assert sn.verify(tmp_path / "hardened")
+    program = torch.export.load(tmp_path / "hardened" / "model.pt2").module()
+    assert torch.equal(program(rows(9)), shield(rows(9)))
+    with (tmp_path / "hardened" / "model.onnx").open("r+b") as file:
+        file.seek(100)
+        file.write(b"x")
+    assert not sn.verify(tmp_path / "hardened")

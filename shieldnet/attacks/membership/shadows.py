@@ -384,21 +384,17 @@ def _some(rows: int, limit: int | None, seed: int) -> Tensor:
 
 def _rows(pool: Sequence[Examples], draws: Sequence[Tensor], plan: ShadowPlan) -> Tensor:
     """Numbers the records that train one shadow; planted duplicates come as often as planted."""
-    copies = 1 if plan.canaries is None else plan.canaries.copies
+    own_sets = () if plan.canaries is None else (plan.canaries.planted, plan.canaries.held_out)
+    planted, copies = [one.name for one in own_sets], getattr(plan.canaries, "copies", 1)
     chosen, start = [], 0
     for examples, draw in zip(pool, draws, strict=True):
         own = draw.nonzero().flatten() + start
-        is_canary = plan.canaries is not None and examples.name in (
-            plan.canaries.planted.name,
-            plan.canaries.held_out.name,
-        )
-        chosen += [own] * (copies if is_canary else 1)
+        chosen += [own] * (copies if examples.name in planted else 1)
         start += len(examples)
     return torch.cat(chosen)
 
 
 def _description(plan: ShadowPlan) -> str:
-    if plan.train is None:
-        return f"{plan.count} small networks stand for them, the weaker form: pass train=..."
-    trainer = "a recipe" if isinstance(plan.train, Recipe) else "train"
-    return f"{plan.count} shadows trained by {trainer}"
+    by = "a recipe" if isinstance(plan.train, Recipe) else "train"
+    weaker = f"{plan.count} small networks stand for them, the weaker form: pass train=..."
+    return weaker if plan.train is None else f"{plan.count} shadows trained by {by}"
