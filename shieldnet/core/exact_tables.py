@@ -36,7 +36,7 @@ def laplace_table(scale: float) -> Table:
 
 @lru_cache(maxsize=64)
 def coin_table(epsilon: float) -> Table:
-    """Returns the table of from how many ticks on a coin shows tails, counted from the last."""
+    """Returns the table by which ``coin_reach`` draws, counted from the last tick."""
     import mpmath
 
     with mpmath.workdps(60):

@@ -114,7 +114,7 @@ def refuse_recording(what: str) -> None:
 
 
 def _is_plain() -> bool:
-    """Says whether nothing at all records or transforms this call: what is nearly always so."""
+    """Returns whether nothing at all records or transforms this call: what is nearly always so."""
     return (
         torch._C._get_tracing_state() is None
         and torch._C._len_torch_dispatch_stack() == 0

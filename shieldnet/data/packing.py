@@ -53,7 +53,7 @@ class Packing:
 
     @property
     def is_mixed(self) -> bool:
-        """Says whether whole numbers stand beside real ones."""
+        """Returns whether whole numbers stand beside real ones."""
         return len({dtype.is_floating_point for dtype in self.dtypes}) > 1
 
     @property
@@ -250,5 +250,5 @@ def _is_column(value: object) -> bool:
 
 
 def _are_labels(value: object) -> bool:
-    """Says whether it may be the labels of all records."""
+    """Returns whether it may be the labels of all records."""
     return _is_column(value) or isinstance(value, list | range) or hasattr(value, "iloc")

@@ -88,9 +88,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
-    """Reads tensors by name from what stands in a .safetensors file.
+    """Reads tensors by name from the bytes of a .safetensors file.
 
-    source: where it stands, for messages. Errors: DataError for anything else.
+    source: the file, for messages. Errors: DataError for anything else.
     """
     return _safetensors("load", content, source)
 

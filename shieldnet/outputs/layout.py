@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def _is_open(self) -> bool:
-        """Says whether rows are what the model gives."""
+        """Returns whether rows are what the model gives."""
         return self.axis is None and self.kind in ("logits", "embeddings")
 
     def _of_right_form(self, output: object) -> Tensor:
