@@ -100,7 +100,7 @@ def _safetensors(function: str, given: Path | bytes, source: object) -> dict[str
     try:
         state: dict[str, Tensor] = getattr(reader, function)(given)
     except Exception as broken:  # its errors have no common base
-        raise DataError(f"{source} is no valid safetensors file: {broken}") from broken
+        raise DataError(f"{source} is not a valid safetensors file: {broken}") from broken
     return state
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from shieldnet.core.errors import ShieldnetError, VerificationFailed
+from shieldnet.core.errors import DataError, ShieldnetError, VerificationFailed
 from shieldnet.defenses import Defense
 from shieldnet.shield.module import Shield
 from shieldnet.shipping.contents import Contents
@@ -47,4 +47,7 @@ def load_hardened(
     except ShieldnetError as broken:
         raise VerificationFailed(f"{folder} cannot be loaded: {broken}") from broken
     network = given_model(model, described)
-    return contents.shield_around(made_model(contents, network))
+    try:
+        return contents.shield_around(made_model(contents, network))
+    except DataError as unread:
+        raise VerificationFailed(f"{folder} cannot be loaded: {unread}") from unread

@@ -44,6 +44,7 @@ class Checked:
     name: CheckName
     result: Result
     words: str
+    judged: bool = False  # by the policy, of a report that is whole
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Verification:
         if not broken:
             return
         error: type[ShieldnetError] = VerificationFailed
-        if {check.name for check in broken} == {"policy"}:
+        if all(check.judged for check in broken):
             error = PolicyFailed if self.outcome == "fail" else PolicyInconclusive
         lines = (f"\n  {check.name}: {check.words}" for check in broken)
         raise error(f"{self.folder} does not verify:{''.join(lines)}")
@@ -288,4 +289,4 @@ def _policy(contents: Contents) -> Checked:
         return Checked("policy", "pass", f"{name} meets it: {policy}")
     words = "; ".join(judgment.words for judgment in verdict.broken)
     result: Result = "inconclusive" if verdict.outcome == "inconclusive" else "fail"
-    return Checked("policy", result, f"{name}: {words}")
+    return Checked("policy", result, f"{name}: {words}", judged=True)

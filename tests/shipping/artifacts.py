@@ -83,7 +83,8 @@ def keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
 def made(folder: Path, *, shield: sn.Shield | None = None, **more) -> Path:
     """Writes a whole hardened folder: report, policy, certificate and all."""
     shield = shield or shield_of()
-    policy = folder.parent / f"{folder.name}-policy.toml"
+    home = next(parent for parent in folder.parents if parent.is_dir())
+    policy = home / f"{folder.name}-policy.toml"
     policy.write_text(PASSES)
     settings = {"model": "two:Two", "report": report_of(shield), "policy": policy, **more}
     return sn.save_hardened(shield, folder, **settings)

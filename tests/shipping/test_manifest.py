@@ -51,14 +51,14 @@ def test_its_bytes_depend_on_the_hashes_alone() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no JSON manifest"),
+        (b"", "not a JSON manifest"),
         (b"{}", "is no manifest of a hardened folder"),
         (b"[]", "expected an object, got list"),
         (b"\xff", "expected UTF-8"),
         (b"[" * 100_000, "nests more than 200 deep"),
         (b'{"a": ' * 5_000 + b"1" + b"}" * 5_000, "nests more than 200 deep"),
-        (statement(DIGESTS).replace(b'"_type"', b'"predicateType": 1, "_type"'), "stands twice"),
-        (statement(DIGESTS).replace(b'"digest"', b'"digest": "x", "digest"', 1), "stands twice"),
+        (statement(DIGESTS).replace(b'"_type"', b'"predicateType": 1, "_type"'), "occurs twice"),
+        (statement(DIGESTS).replace(b'"digest"', b'"digest": "x", "digest"', 1), "occurs twice"),
         (statement(DIGESTS)[:-1], "is not as shieldnet writes it"),
         (statement(DIGESTS) + b" ", "is not as shieldnet writes it"),
         (statement(DIGESTS).replace(b"\n", b"\r\n"), "is not as shieldnet writes it"),

@@ -19,23 +19,27 @@ from shieldnet.shipping.policies import policy_text
 
 def test_two_runs_give_the_same_bytes(tmp_path) -> None:
     private, _ = keys(tmp_path)
-    one = made(tmp_path / "one", key=private)
-    other = made(tmp_path / "other", key=private)
+    report = report_of(shield_of())
+    one = made(tmp_path / "one", key=private, report=report)
+    other = made(tmp_path / "other", key=private, report=report)
     assert content(one) == content(other)
 
 
 def test_a_report_and_its_file_give_folders_that_verify(tmp_path) -> None:
-    report_of(shield_of()).save(tmp_path / "report.json", "default")
-    one = made(tmp_path / "one", report=tmp_path / "report.json", policy="default")
+    report_of(shield_of()).save(tmp_path / "report.json")
+    one = made(tmp_path / "one", report=tmp_path / "report.json")
     assert (one / "report.json").read_bytes() == (tmp_path / "report.json").read_bytes()
-    assert sn.verify(one)["policy"].result == "fail"  # membership was not measured
+    assert sn.verify(one)["policy"].result == "pass"
+    with pytest.raises(sn.errors.PolicyFailed, match="(?s)Nothing was written: .*membership.auc"):
+        made(tmp_path / "two", report=tmp_path / "report.json", policy="default")
+    assert not (tmp_path / "two").exists()
 
 
 def test_the_default_policy_and_policies_of_every_form_read_as_they_were(tmp_path) -> None:
     policies = (
         sn.Policy(),
         sn.Policy({"max_leakage": 0.3, "min_accuracy": 1}, ("inversion.", "accuracy")),
-        sn.Policy({}, (), {"*": {"max_worst_group_auc": 0.6}}),
+        sn.Policy({}, (), {"*": {"max_membership_auc": 0.6}}),
     )
     for number, policy in enumerate(policies):
         path = tmp_path / f"{number}.toml"
@@ -302,7 +306,7 @@ def test_a_rename_that_fails_in_the_middle_brings_the_old_folder_back(
 
     monkeypatch.setattr(Path, "rename", second_fails)
     with pytest.raises(KeyboardInterrupt):
-        made(folder, shield=sn.harden(Two().eval(), "strict"), force=True)
+        made(folder, shield=sn.harden(Two().eval(), "strict", extent=sn.Extent(3)), force=True)
     assert len(calls) == 3
     assert content(folder) == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

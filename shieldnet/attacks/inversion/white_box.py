@@ -1,6 +1,6 @@
 """Inverting answers with the model in hand: forward through the defenses, backward past them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -183,7 +183,7 @@ class Space:
 
 def require_gradient(game: Game, inputs: Tensor) -> None:
     """Raises NotApplicable where no gradient of the model reaches its input."""
-    require_real_inputs(game.nonmembers)
+    require_real_inputs(replace(game.nonmembers, inputs=inputs, labels=None))
     with torch.enable_grad():
         if not scores_with_graph(game.shield, inputs[:1].clone().requires_grad_()).requires_grad:
             raise NotApplicable("the model's output has no gradient with respect to its input")

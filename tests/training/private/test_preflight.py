@@ -461,7 +461,7 @@ def test_a_plain_loader_gives_its_records_and_batch_but_not_its_order(table, mlp
 def test_records_that_are_not_finite_are_named(bad, table, mlp) -> None:
     inputs = table[0].clone()
     inputs[7, 3] = bad
-    with pytest.raises(sn.errors.DataError, match="record 7"):
+    with pytest.raises(sn.errors.DataError, match="row 7"):
         train(mlp, (inputs, table[1]))
 
 
