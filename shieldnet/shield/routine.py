@@ -1,6 +1,6 @@
 """The quick way to an answer that is like one before in all but its numbers."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,39 +18,47 @@ class Routine:
     """
 
     def __init__(self) -> None:
-        self._asked: object = None
-        self._arguments: tuple[Any, ...] = ()
-        self._dtype: torch.dtype | None = None
-        self._device: torch.device | None = None
-        self._sizes: torch.Size | None = None
+        self._known: _Known | None = None  # set at once: several threads may ask
 
     def learn(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         """Takes in a question and an output that were looked at in full."""
-        self.forget()
         if type(output) is not Tensor or is_captured():
+            self._known = None
             return
-        self._asked = form_of_call(args, kwargs)
         is_one = len(args) == 1 and not kwargs and type(args[0]) is Tensor
-        self._arguments = (args[0].dtype, args[0].device) if is_one else ()
-        self._dtype, self._device, self._sizes = output.dtype, output.device, output.shape[1:]
+        one = (args[0].dtype, args[0].device) if is_one else None
+        form = form_of_call(args, kwargs)
+        self._known = _Known(form, one, output.dtype, output.device, output.shape[1:])
 
     def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> bool:
         """Says whether nothing but numbers and the count of rows can be new."""
+        known = self._known
         return (
-            not is_captured()
+            known is not None
+            and not is_captured()
             and type(output) is Tensor
-            and output.dtype is self._dtype
-            and output.shape[1:] == self._sizes
+            and output.dtype is known.dtype
+            and output.shape[1:] == known.sizes
             and output.dim() > 0
-            and output.device == self._device
-            and self._is_asked_alike(args, kwargs)
+            and output.device == known.device
+            and known.is_asked(args, kwargs)
         )
-
-    def _is_asked_alike(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        if len(args) == 1 and not kwargs and type(args[0]) is Tensor and self._arguments:
-            return (args[0].dtype, args[0].device) == self._arguments
-        return form_of_call(args, kwargs) == self._asked
 
     def forget(self) -> None:
         """Has the next output looked at in full."""
-        self._dtype = None
+        self._known = None
+
+
+class _Known(NamedTuple):
+    """The form of a question (of one tensor, its type and device), and of an output."""
+
+    form: object
+    one: tuple[torch.dtype, torch.device] | None
+    dtype: torch.dtype
+    device: torch.device
+    sizes: torch.Size
+
+    def is_asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        if self.one is not None and len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            return (args[0].dtype, args[0].device) == self.one
+        return form_of_call(args, kwargs) == self.form

@@ -172,6 +172,7 @@ def test_without_an_extent_there_is_no_certificate_and_a_report_gives_one(tmp_pa
     assert json.loads((folder / "certificate.json").read_bytes())["extent"]["classes"] == 3
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile, of its own code
 def test_what_only_a_pickle_holds_is_refused_with_what_works(tmp_path) -> None:
     from sklearn.linear_model import LogisticRegression
 
