@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError, DataError, VerificationFailed
 from shieldnet.data.hashing import tensors_hash, weights_hash
+from shieldnet.files import sources
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
-from shieldnet.files.sources import load_model
 from shieldnet.files.weights import load_exactly, parse_weights
 from shieldnet.shield.module import Shield
 from shieldnet.shipping.contents import Contents
@@ -37,7 +37,7 @@ def given_model(source: Source | None, described: Description) -> nn.Module | No
     if source is None:
         return None
     if isinstance(source, str):
-        made: object = load_model(source)
+        made: object = sources.load_model(source)
     else:
         made = source if isinstance(source, nn.Module) else _called(source)
     if isinstance(made, Shield):
