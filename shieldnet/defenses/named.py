@@ -321,13 +321,13 @@ def _descending(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """
     if rows.dtype != np.float32 or len(rows) < _MIN_KEYED_ROWS:
         places = (-rows).argsort(-1, kind="stable")
-        return taken(rows, places), places
-    bits = (rows + np.float32(0)).view(np.int32)  # adding 0 turns -0 into 0
-    keys = (_LAST_BITS - bits.astype(np.int64)) << 31
-    keys += np.arange(rows.shape[-1])
-    keys.sort(-1)
-    values = (_LAST_BITS - (keys >> 31)).astype(np.int32).view(np.float32)
-    return values, keys & _LAST_BITS
+    else:
+        bits = (rows + np.float32(0)).view(np.int32)  # adding 0 turns -0 into 0, its equal
+        keys = (_LAST_BITS - bits.astype(np.int64)) << 31
+        keys += np.arange(rows.shape[-1])
+        keys.sort(-1)
+        places = keys & _LAST_BITS
+    return taken(rows, places), places
 
 
 def _first_largest(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
@@ -357,8 +357,5 @@ def keep_top(probabilities: Tensor, k: int) -> Tensor:
 
     Shapes: (..., classes) -> (..., classes) bool with exactly k true in every row.
     """
-    threshold = probabilities.topk(k, dim=-1).values[..., -1:]
-    above = probabilities > threshold
-    level = probabilities == threshold
-    room = k - above.sum(-1, keepdim=True)
-    return above | (level & (level.cumsum(-1) <= room))
+    places = as_tensor(top(probabilities, k)[1])
+    return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(-1, places, True)

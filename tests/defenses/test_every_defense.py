@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shieldnet.core.errors import ConfigError
+from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.defenses import CONVERSIONS, DEFENSES, Chain
 from shieldnet.defenses.base import Defense
@@ -354,6 +354,22 @@ def test_noise_is_an_argument(defense: Defense, kind: str) -> None:
     assert not defense.deterministic
     for _ in range(2):
         assert torch.equal(defense.with_noise(rows.clone(), noise.clone()), answers)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    ("defense", "kind"), [case for case in CASES if case[0].keeps_nan], ids=names
+)
+def test_what_keeps_nan_leaves_every_broken_row_broken(defense: Defense, kind: str, bad) -> None:
+    """The Shield then looks once, behind it: a row that looks whole there would be released."""
+    rows = rows_for(defense, kind, 20, 8)
+    rows[3, 5] = bad
+    try:
+        given = defense(rows)
+    except AnswerError:
+        return  # it looks itself, as where whole steps are released
+    assert not torch.isfinite(given[3]).all()
+    assert torch.isfinite(given[[0, 1, 2, 4, 5]]).all()
 
 
 class WithNoise(torch.nn.Module):

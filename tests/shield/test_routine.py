@@ -86,6 +86,15 @@ def test_a_normalization_that_loses_its_statistics_is_refused() -> None:
         shield(ROWS)
 
 
+@pytest.mark.parametrize("classes", [3, 100])
+def test_a_negative_zero_stays_what_it_is_in_batches_of_every_size(classes) -> None:
+    row = torch.zeros(1, classes)
+    row[0, 0], row[0, 1::2] = 1.0, -0.0
+    shield = sn.Shield(nn.Identity().eval(), sn.TopK(2), outputs="probabilities")
+    many = shield(row.repeat(40, 1)).view(torch.int32)
+    assert torch.equal(many, shield(row).view(torch.int32).repeat(40, 1))
+
+
 def test_rows_are_answered_alike_in_batches_of_every_size_and_form() -> None:
     """Few rows go by Python's own numbers, many by numpy, drawn graphs by torch."""
     rows = torch.randn(300, 40, generator=torch.Generator().manual_seed(1)) * 2
