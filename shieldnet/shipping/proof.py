@@ -7,8 +7,9 @@ from typing import Any
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import DataError
 from shieldnet.files.documents import parse_json
-from shieldnet.privacy.certificate import LAYOUT, NOT_COVERED, Certificate
+from shieldnet.privacy.certificate import LAYOUT, NOT_COVERED
 from shieldnet.shield.settings import Extent, ShieldSettings
+from shieldnet.shield.stated import certificate
 from shieldnet.shipping.parts import CERTIFICATE
 
 SCHEMA = "shieldnet.certificate/1"
@@ -30,26 +31,18 @@ _MAX_SIZE = 2**31
 _MAX_PARTS = 1000
 
 
-def certificate_of(settings: ShieldSettings, extent: Extent, model: str) -> Certificate:
-    """Returns what is proven of one answer. model: the name of its class."""
-    positions = math.prod(extent.positions)
-    shown = settings.describe(model)
-    return Certificate(shown, extent.classes, settings.cost(extent), positions=positions)
-
-
 def document_of(settings: ShieldSettings, extent: Extent, model: str) -> dict[str, Any]:
-    """Returns the certificate as JSON takes it."""
-    certificate = certificate_of(settings, extent, model)
-    has_positions = certificate.positions > 1
+    """Returns the certificate as JSON takes it. model: the name of its class."""
+    proven = certificate(settings, settings.describe(model), extent, queries=1)
     return {
         "schema": SCHEMA,
-        "shield": certificate.shield,
+        "shield": proven.shield,
         "extent": _plain(extent),
-        "bounds": {name: _shown(getattr(certificate.cost, name)) for name in _BOUNDS},
+        "bounds": {name: _shown(getattr(proven.cost, name)) for name in _BOUNDS},
         "formulas": dict(_FORMULAS),
         "holds_for": "one answer, every prior, attack and strategy of asking",
-        "not_covered": [*NOT_COVERED, *([LAYOUT] if has_positions else [])],
-        "text": str(certificate),
+        "not_covered": [*NOT_COVERED, *([LAYOUT] if proven.positions > 1 else [])],
+        "text": str(proven),
     }
 
 

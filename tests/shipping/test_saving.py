@@ -50,6 +50,26 @@ def test_the_default_policy_and_policies_of_every_form_read_as_they_were(tmp_pat
         policy_text(sn.Policy.unjudged())
 
 
+def test_the_words_of_a_certificate_are_those_of_the_shield(tmp_path) -> None:
+    """Each head by its name, and why a bound is infinite."""
+
+    class Heads(nn.Module):
+        def forward(self, x):
+            return {"topic": x, "intent": x[:, :3], "box": x}
+
+    extent = sn.Extent(5, fields={"intent": sn.Extent(3), "box": sn.Extent(1)})
+    shield = sn.Shield(
+        Heads().eval(),
+        sn.Label(),
+        outputs={"topic": "logits", "intent": "logits"},
+        also={"intent": (sn.Label(),), "box": ()},
+        extent=extent,
+    )
+    folder = sn.save_hardened(shield, tmp_path / "hardened", model="heads:Heads")
+    assert (folder / "certificate.txt").read_text() == f"{shield.certificate()}\n"
+    assert "3 classes of intent" in (folder / "certificate.txt").read_text()
+
+
 def test_the_certificate_is_in_numbers_formulas_and_words(tmp_path) -> None:
     folder = made(tmp_path / "hardened")
     document = json.loads((folder / "certificate.json").read_bytes())
