@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from shieldnet.core.opaque_ops import lowered
 from shieldnet.defenses import Chain, Defense
 from shieldnet.exporting.laws import law_of
 from shieldnet.outputs.functions import Around
-from shieldnet.outputs.layout import ROW_KINDS
 from shieldnet.outputs.nested import Path, named_leaves, replaced
 from shieldnet.shield.fields import place_of, refuse_undefended
 from shieldnet.shield.module import Shield
@@ -97,10 +97,17 @@ class Line(nn.Module):
 
 
 def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Returns the arguments that an example stands for: a tensor, a tuple or a dict of names."""
+    """Returns the arguments that an example stands for: a tensor, a tuple or a dict of names.
+
+    Arrays become tensors: a graph takes nothing else.
+    """
     if isinstance(example, Mapping):
-        return (), dict(example)
-    return (example if isinstance(example, tuple) else (example,)), {}
+        return (), {name: _as_tensor(value) for name, value in example.items()}
+    return tuple(map(_as_tensor, example if isinstance(example, tuple) else (example,))), {}
+
+
+def _as_tensor(value: Any) -> Any:
+    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
 
 
 def _released(
@@ -112,16 +119,13 @@ def _released(
     total = wrong[0]
     for more in wrong[1:]:
         total = total + more
-    return _marked(answers, total, chain)
+    # All of a row that the shield would refuse, at every position of it.
+    return _marked(answers, total if total.dim() == 1 else total.flatten(1).sum(1), chain)
 
 
 def _marked(answers: Tensor, wrong: Tensor, chain: Chain) -> Tensor:
-    """Marks rows that are wrong. Shapes: wrong (N, *positions), 0 or NaN."""
-    layout = chain.layout
-    if layout.kind == "values":
-        wrong = wrong.reshape(-1, *[1] * (answers.dim() - 1))
-    elif layout.kind not in ROW_KINDS and chain.release != "labels":
-        wrong = wrong.unsqueeze(-1 if layout.axis is None else layout.axis)
+    """Marks rows that are wrong. Shapes: answers (N, ...), wrong (N,), 0 or NaN."""
+    wrong = wrong.reshape(-1, *[1] * (answers.dim() - 1))
     if answers.is_floating_point():
         return answers + wrong
     nothing = NO_LABEL if chain.release == "labels" else NO_STEPS

@@ -1,6 +1,5 @@
 """A graph of torch's operators as an ONNX model, with the same ties, ticks and winners."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ def write_onnx(program: ExportedProgram, path: Path, opset: int, facts: dict[str
         raise ConfigError(
             f"An ONNX file needs {missing.name}: pip install 'shieldnet[onnx]'."
         ) from missing
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         written = torch.onnx.export(
             program,

@@ -1,6 +1,7 @@
 """A line drawn as a graph by torch.export, for every size of batch."""
 
 import io
+import logging
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,7 @@ def drawn_as_graph(line: Line, example: Mapping[str, Any]) -> ExportedProgram:
     except Exception as untraceable:
         raise ConfigError(
             f"torch.export could not draw this model for batches of any size: "
-            f"{_first_line(untraceable)} {_ADVICE}"
+            f"{first_line(untraceable)} {_ADVICE}"
         ) from untraceable
     return _plain(program)
 
@@ -53,9 +54,15 @@ def drawn_as_graph(line: Line, example: Mapping[str, Any]) -> ExportedProgram:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps what torch says of its own code to itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def save_program(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
@@ -105,7 +112,8 @@ def _batched(value: Any, rows: int, batch: Any) -> Any:
     return {0: batch} if value.dim() and len(value) == rows else {}
 
 
-def _first_line(failed: Exception) -> str:
+def first_line(failed: Exception) -> str:
+    """Returns the kind of an error and the first line of what it says."""
     line = next((line for line in str(failed).splitlines() if line.strip()), "")
     return f"{type(failed).__name__}: {line.strip()[:300]}"
 

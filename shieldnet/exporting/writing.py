@@ -17,10 +17,16 @@ from shieldnet.core.checks import flag
 from shieldnet.core.errors import ConfigError
 from shieldnet.exporting.line import Line
 from shieldnet.exporting.onnx_graph import write_onnx
-from shieldnet.exporting.programs import drawn_as_graph, quiet, rows_of, save_program, tensors_of
+from shieldnet.exporting.programs import (
+    drawn_as_graph,
+    first_line,
+    quiet,
+    rows_of,
+    save_program,
+    tensors_of,
+)
 from shieldnet.runtime import FACTS
 from shieldnet.shield.module import Shield
-from shieldnet.shield.toml import dump_shield
 
 _NEAR = 1e-4  # of the answers' range: another runtime adds floats in another order
 
@@ -124,7 +130,13 @@ def _write_onnx(program: ExportedProgram, path: Path, facts: dict[str, str], ops
         write_onnx(program, path, opset, facts)
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as unrunnable:  # of its own kinds, which have no common base
+        raise ConfigError(
+            f"ONNX Runtime cannot run this model on a CPU: {first_line(unrunnable)} Half precision "
+            "is the usual reason: export a model of float32, model.float(), or a .pt2."
+        ) from unrunnable
     taken = {node.name for node in session.get_inputs()}
 
     def ask(inputs: Mapping[str, Any]) -> list[Tensor]:
@@ -135,12 +147,12 @@ def _write_onnx(program: ExportedProgram, path: Path, facts: dict[str, str], ops
 
 
 def _facts(shield: Shield, line: Line) -> str:
-    """Says of a file what is in it: the shield's settings, the extent and the noise it needs."""
+    """Says of a file what is in it: the shield in words, its classes and the noise it needs."""
     extent = shield.extent
     noise = {one.name: one.law for one in line.noise}
     facts = {
         "shieldnet": 1,
-        "shield": dump_shield(shield),
+        "shield": shield.describe(),
         "classes": None if extent is None else extent.classes,
         "noise": noise,
     }

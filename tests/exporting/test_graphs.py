@@ -1,7 +1,10 @@
 """A shield as a graph: the same answers in every runtime, for every batch, without shieldnet."""
 
+import logging
 import subprocess
 import sys
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 import shieldnet as sn
 from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.defenses import DEFENSES
-from shieldnet.exporting.line import NO_LABEL, Line
+from shieldnet.exporting.line import NO_LABEL, NO_STEPS, Line
 from shieldnet.exporting.writing import graphs_of
 from shieldnet.files.sources import load_model
 
@@ -236,7 +239,7 @@ def test_a_segmentation_keeps_its_axis(chain, tmp_path) -> None:
         assert torch.equal(program(images[:count]), shield(images[:count]))
     images[1, 2, 3] = torch.nan
     answer = program(images)
-    assert torch.isnan(answer[1]).any()
+    assert torch.isnan(answer[1]).all()  # as the shield would refuse all of it
     assert not torch.isnan(answer[[0, 2, 3, 4]]).any()
 
 
@@ -256,6 +259,73 @@ def test_every_kind_of_output_is_exported(kind, chain, tmp_path) -> None:
     program = torch.export.load(tmp_path / "model.pt2").module()
     for count in (1, 7):
         assert torch.equal(program(rows(count)), shield(rows(count)))
+
+
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+@pytest.mark.parametrize(
+    ("kind", "chain"),
+    [
+        ("binary_logits", (sn.Round(1),)),
+        ("embeddings", (sn.Sign(),)),
+        ("values", (sn.ClipRange(-1.0, 1.0), sn.RoundTo(0.25))),
+    ],
+)
+def test_all_of_a_refused_row_is_marked_whatever_its_kind(kind, chain, ending, tmp_path) -> None:
+    shield = sn.Shield(Net().eval(), *chain, outputs=kind)
+    sn.export(shield, rows(8), tmp_path / f"model{ending}")
+    asked = rows(9)
+    asked[5, 3] = torch.nan
+    answer = ask(tmp_path / f"model{ending}", asked)
+    assert np.isnan(answer[5]).all()
+    others = torch.arange(9) != 5
+    assert np.array_equal(answer[others], shield(asked[others]).numpy())
+
+
+def test_whole_steps_of_a_refused_row_are_marked_too(tmp_path) -> None:
+    shield = sn.Shield(Net().eval(), sn.ClipNorm(5.0), sn.GaussianNoise(2.0, integers=True))
+    sn.export(shield, rows(8), tmp_path / "model.pt2")
+    asked, line = rows(9), Line(shield, rows(8))
+    asked[5, 3] = torch.inf
+    noise = {one.name: one.draw(9) for one in line.noise}
+    answer = torch.export.load(tmp_path / "model.pt2").module()(asked, **noise)
+    assert (answer == NO_STEPS).any(1).tolist() == [row == 5 for row in range(9)]
+
+
+@dataclass(frozen=True)
+class Softer(sn.Defense):
+    """A defense of one's own, of plain operators."""
+
+    accepts = ("probabilities",)
+    gives = "probabilities"
+
+    def __call__(self, answers: Tensor) -> Tensor:
+        softer = answers + 0.01
+        return softer / softer.sum(-1, keepdim=True)
+
+
+def test_a_defense_of_ones_own_and_an_example_of_arrays_are_exported(tmp_path) -> None:
+    shield = sn.Shield(Net().eval(), Softer(), sn.Round(1))
+    sn.export(shield, rows(8).numpy(), tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    assert torch.equal(program(rows(9)), shield(rows(9)))
+
+
+def test_half_precision_that_onnx_runtime_cannot_run_is_refused_with_what_to_do(tmp_path) -> None:
+    net = nn.Linear(CLASSES, 4).eval().bfloat16()
+    with pytest.raises(ConfigError, match=r"cannot run this model on a CPU: .*model.float\(\)"):
+        sn.export(sn.harden(net), rows(8).bfloat16(), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+    sn.export(sn.harden(net, "open"), rows(8).bfloat16(), tmp_path / "model.pt2")
+    asked = rows(9).bfloat16()
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    assert torch.equal(program(asked), sn.harden(net, "open")(asked))
+
+
+def test_export_changes_nothing_of_how_torch_logs_and_warns(tmp_path) -> None:
+    log = logging.getLogger("torch.onnx")
+    before, filters = log.level, list(warnings.filters)
+    sn.export(sn.harden(Net().eval(), "strict"), rows(8), tmp_path / "model.onnx")
+    assert (log.level, warnings.filters) == (before, filters)
 
 
 class Branches(nn.Module):
