@@ -150,9 +150,12 @@ def constant(tables: str, settings: tuple[Any, ...], which: int, device: torch.d
     return _kept(tables, settings, which, device)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's
 def _numbers(tables: str, settings: tuple[Any, ...], which: int) -> tuple[float, ...]:
     return tuple(TABLES[tables](*settings)[which].tolist())
+
+
+# As torch.compiler.assume_constant_result marks it, whose call loads the compiler: a second.
+_numbers._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=256)
