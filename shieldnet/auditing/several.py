@@ -49,7 +49,7 @@ class PackedModel(nn.Module):
         if self.low is None or self.high is None:
             return codes
         nearest = codes.round().clamp(self.low.to(codes), self.high.to(codes))
-        whole = nearest.new_tensor(_is_whole(self.packing), dtype=torch.bool)
+        whole = nearest.new_tensor(self.packing.is_whole, dtype=torch.bool)
         return nearest.where(whole, codes)
 
 
@@ -179,9 +179,7 @@ def _of_one_form(parts: Mapping[str, Examples], own: torch.dtype | None) -> dict
 
     def repacked(part: Examples, held: Mapping[str, Tensor]) -> Examples:
         inputs = {name: held[name].to(dtypes[name]) for name in names}
-        rows, packing = packed(
-            inputs if is_named else tuple(inputs.values()), part.name, mixed=True
-        )
+        rows, packing = packed(inputs if is_named else tuple(inputs.values()), part.name)
         return replace(part, inputs=rows, packing=packing)
 
     return {role: repacked(part, columns[role]) for role, part in parts.items()}
@@ -216,12 +214,3 @@ def _trained(train: Train | None, by_rows: Packed) -> Train | None:
     if isinstance(train, Recipe):
         return replace(train, make_model=MakePacked(train.make_model, by_rows))
     return TrainOnInputs(train, by_rows) if callable(train) else train
-
-
-def _is_whole(packing: Packing) -> list[bool]:
-    """Says of every number of a row whether it is whole."""
-    return [
-        not dtype.is_floating_point
-        for dtype, size in zip(packing.dtypes, packing.sizes, strict=True)
-        for _ in range(size)
-    ]

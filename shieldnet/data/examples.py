@@ -13,7 +13,7 @@ from torch import Tensor
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.loaders import of_loader
 from shieldnet.data.packing import Packing, packed, several_of
-from shieldnet.data.tensors import as_tensor
+from shieldnet.data.tensors import as_tensor, stacked
 
 
 def require_finite(what: str, values: Tensor) -> None:
@@ -150,7 +150,7 @@ def as_examples(value: object, name: str) -> Examples:
         return replace(value, name=name)
     value = of_loader(value, name)
     if (several := several_of(value, needs_labels=False)) is not None:
-        rows, packing = packed(several[0], name, mixed=True)
+        rows, packing = packed(several[0], name)
         labels = None if several[1] is None else _labels(several[1], name)
         return Examples(name, rows, labels, packing)
     if isinstance(value, tuple | list) and len(value) == 2:
@@ -285,16 +285,18 @@ def pairs_of(dataset: object, name: str) -> tuple[Tensor, Tensor]:
     rows = [dataset[index] for index in range(len(dataset))]  # type: ignore[index,arg-type]  # a Dataset
     if not rows:
         raise DataError(f"Expected at least one row of {name}, got none.")
-    if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+    others = [row for row in rows if not (isinstance(row, tuple | list) and len(row) == 2)]
+    if others:
+        is_row = isinstance(others[0], tuple | list)
+        got = f"{len(others[0])} values" if is_row else type(others[0]).__name__
         raise DataError(
-            f"Expected a Dataset of (input, label) pairs for the {name}. Of several inputs, make "
-            "every row ((first, second), label), or a dict with 'labels'."
+            f"Expected a Dataset of (input, label) pairs for the {name}, got a row of {got}. With "
+            "several inputs, make every row ((first, second), label), or a dict with 'labels'; "
+            "with several labels, (input, torch.stack([first, second])), and train with a loss of "
+            "both: finetune(..., loss=...)."
         )
-    columns = zip(*rows, strict=True)
-    inputs, labels = (
-        torch.stack([as_tensor(value, name) for value in column]) for column in columns
-    )
-    return inputs, labels
+    inputs, labels = zip(*rows, strict=True)
+    return stacked(inputs, "inputs"), stacked(labels, "labels")
 
 
 def _labels(value: object, name: str) -> Tensor:

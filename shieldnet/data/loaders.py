@@ -24,19 +24,19 @@ def of_loader(data: object, name: str) -> Any:
     """Returns the records of a DataLoader as data; what is none stays as it is.
 
     Of a plain loader the dataset is read, or the part that a ``SubsetRandomSampler`` draws from.
-    Where its ``collate_fn`` is the user's own, or its dataset has no length, batches are read once,
-    in the order of the records, and joined.
+    Where its ``collate_fn`` is the user's own, or its dataset has no length, records are read once,
+    in their order and one by one, so that no record is mixed into the row of another.
     Errors: DataError for one that draws records more than once or by weights.
     """
     if not isinstance(data, DataLoader):
         return data
-    if isinstance(data.dataset, IterableDataset):
+    is_stream = isinstance(data.dataset, IterableDataset)
+    if is_stream and data.batch_size is None:  # its own batches
         return _joined(list(data), name)
-    dataset = _chosen(data, name)
-    if data.collate_fn is default_collate or data.batch_size is None:
+    dataset = data.dataset if is_stream else _chosen(data, name)
+    if not is_stream and (data.collate_fn is default_collate or data.batch_size is None):
         return dataset
-    batches = DataLoader(dataset, data.batch_size, collate_fn=data.collate_fn)
-    return _joined(list(batches), name)
+    return _joined(list(DataLoader(dataset, 1, collate_fn=data.collate_fn)), name)
 
 
 def _chosen(loader: "DataLoader[Any]", name: str) -> "Dataset[Any]":
@@ -67,9 +67,12 @@ def _joined(batches: list[Any], name: str) -> Any:
     if isinstance(first, Mapping):
         return {key: _joined([batch[key] for batch in batches], name) for key in first}
     if isinstance(first, tuple | list) and not isinstance(first[0], int | float):
-        columns = zip(*batches, strict=True)
-        return tuple(_joined(list(column), name) for column in columns)
+        if len({len(batch) for batch in batches}) > 1:
+            raise _unstacked(name)
+        return tuple(_joined(list(column), name) for column in zip(*batches, strict=True))
     tensors = [as_tensor(batch, name) for batch in batches]
+    if any(tensor.dim() == 0 for tensor in tensors):
+        raise _unstacked(name)
     shapes = {tuple(tensor.shape[1:]) for tensor in tensors}
     if len(shapes) > 1:
         raise DataError(
@@ -78,3 +81,11 @@ def _joined(batches: list[Any], name: str) -> Any:
         )
     joined: Tensor = torch.cat(tensors)
     return joined
+
+
+def _unstacked(name: str) -> DataError:
+    return DataError(
+        f"Expected batches of the {name}, got single records. Give the DataLoader a batch_size, "
+        "and a collate_fn that stacks them: lambda rows: (torch.stack([x for x, _ in rows]), "
+        "torch.tensor([y for _, y in rows]))."
+    )

@@ -6,7 +6,7 @@ inputs. Attacks, and the proof of private training, see a row of numbers for eac
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import DataError
-from shieldnet.data.tensors import as_tensor
+from shieldnet.data.tensors import as_tensor, stacked
 
 LABELS = ("labels", "label")
 """What a dict of a record's inputs may call its label."""
@@ -55,6 +55,18 @@ class Packing:
     def is_mixed(self) -> bool:
         """Returns whether whole numbers stand beside real ones."""
         return len({dtype.is_floating_point for dtype in self.dtypes}) > 1
+
+    @property
+    def is_whole(self) -> list[bool]:
+        """Says of every number of a row whether it is whole."""
+        pairs = zip(self.dtypes, self.sizes, strict=True)
+        return [not dtype.is_floating_point for dtype, size in pairs for _ in range(size)]
+
+    def of_type(self, dtype: torch.dtype) -> "Packing":
+        """Returns the packing with real inputs in another type."""
+        return replace(
+            self, dtypes=tuple(dtype if own.is_floating_point else own for own in self.dtypes)
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -115,13 +127,11 @@ class Packing:
         return [part.to(dtype) for part, dtype in zip(self.parts(rows), self.dtypes, strict=True)]
 
 
-def packed(
-    columns: Mapping[str, Any] | tuple[Any, ...], name: str, *, mixed: bool = False
-) -> tuple[Tensor, Packing]:
+def packed(columns: Mapping[str, Any] | tuple[Any, ...], name: str) -> tuple[Tensor, Packing]:
     """Puts several inputs into one tensor. Shapes: each (records, ...) -> (records, numbers).
 
-    mixed: takes whole and real numbers together, in float64, where no digit is lost.
-    Errors: DataError for inputs of several lengths, and of whole and real numbers together.
+    Whole and real numbers together are float64, where no digit is lost.
+    Errors: DataError for inputs of several lengths, and for numbers that would lose digits.
     """
     names = tuple(columns) if isinstance(columns, Mapping) else ()
     if not all(isinstance(key, str) for key in names):
@@ -139,13 +149,10 @@ def packed(
     )
     if len({len(tensor) for tensor in tensors}) > 1:
         raise DataError(f"Expected a row of every input for every record, got {listed}.")
-    real = [tensor.is_floating_point() for tensor in tensors]
-    is_mixed = any(real) != all(real)
-    if any(tensor.is_complex() for tensor in tensors) or (is_mixed and not mixed):
+    if any(tensor.is_complex() for tensor in tensors):
         raise DataError(
-            f"Expected several inputs of the {name} to be all whole numbers (words, masks) or all "
-            f"real ones, got {listed}: in one type, some would lose digits. Have the model take "
-            f"one tensor that holds both. {STACKED}"
+            f"Expected whole or real inputs of the {name}, got {listed}. Give the real and "
+            "imaginary parts as two inputs: torch.view_as_real(values)."
         )
     packing = Packing(
         names,
@@ -208,9 +215,9 @@ def _of_dataset(data: Any, needs_labels: bool) -> tuple[Any, Any] | None:
             labels = torch.stack([as_tensor(label, "records") for _, label in rows])
         if isinstance(rows[0][0], Mapping):
             names = list(rows[0][0])
-            return {key: _stacked([row[key] for row, _ in rows], key) for key in names}, labels
+            return {key: stacked([row[key] for row, _ in rows], key) for key in names}, labels
         return tuple(
-            _stacked(list(column), "an input") for column in zip(*[r for r, _ in rows], strict=True)
+            stacked(list(column), "an input") for column in zip(*[r for r, _ in rows], strict=True)
         ), labels
     except (KeyError, ValueError) as uneven:
         raise DataError(
@@ -221,17 +228,6 @@ def _of_dataset(data: Any, needs_labels: bool) -> tuple[Any, Any] | None:
 def _has_rows(data: Any) -> bool:
     is_table = isinstance(data, Tensor | np.ndarray | str) or hasattr(data, "iloc")
     return not is_table and hasattr(data, "__len__") and len(data) > 0
-
-
-def _stacked(values: list[Any], key: str) -> Tensor:
-    tensors = [as_tensor(value, "records") for value in values]
-    shapes = {tuple(tensor.shape) for tensor in tensors}
-    if len(shapes) > 1:
-        raise DataError(
-            f"Expected {key} of one shape for every record, got {sorted(shapes)[:3]}: pad them, "
-            "tokenizer(texts, padding='max_length', max_length=...)."
-        )
-    return torch.stack(tensors)
 
 
 def _with_labels(record: Mapping[str, Any], needs_labels: bool) -> tuple[dict[str, Any], Any]:

@@ -1,5 +1,7 @@
 """Numbers of any container as a tensor."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,18 @@ def as_tensor(value: object, name: str) -> Tensor:
         raise DataError(
             f"Expected numbers for the {name}, got {_described(value)}."
         ) from unreadable
+
+
+def stacked(values: Sequence[object], what: str) -> Tensor:
+    """Stacks one value for every record; raises DataError for values of several shapes."""
+    tensors = [as_tensor(value, "records") for value in values]
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise DataError(
+            f"Expected {what} of one shape for every record, got {sorted(shapes)[:3]}: pad them, "
+            "tokenizer(texts, padding='max_length', max_length=...)."
+        )
+    return torch.stack(tensors)
 
 
 def _described(value: object) -> str:

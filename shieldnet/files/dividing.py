@@ -80,7 +80,7 @@ def divide(
         )
     narrowed = narrow(inputs)
     if isinstance(narrowed, dict):
-        values, _ = packed(narrowed, "data", mixed=True)
+        values, _ = packed(narrowed, "data")
     else:
         values = torch.from_numpy(narrowed)
     records = row_bytes_of(values)

@@ -67,10 +67,10 @@ class Plan:
         private = private_among(countermeasures)
         require_plain_weights(model, private=private is not None)
         premise = Premise.of(model, start)  # of the model as it was given
+        records = as_read(model, records)
         if (packing := records.packing) is not None:
             require_whole_inputs(countermeasures)
             model = taking_one(packing, model)
-        records = as_read(model, records)
         size = _size(settings, records, private)
         steps = _steps(settings.epochs, len(records), size, exact=private is not None)
         plain = criterion = as_loss(loss, settings.outputs, settings.axis)

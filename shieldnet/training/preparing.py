@@ -118,7 +118,7 @@ def _gradients_examined(
 ) -> tuple[Preflight, RecordGradients]:
     """Captures the gradient of one record as a graph, or raises PreflightFailed."""
     device = next(trained.parameters()).device
-    few = Records(*(learned.rows(slice(_MAX_EXAMINED), device)))
+    few = Records(*learned.rows(slice(_MAX_EXAMINED), device), packing=learned.packing)
 
     def examined() -> tuple[Preflight, RecordGradients | None]:
         return examine(

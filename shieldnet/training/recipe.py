@@ -71,7 +71,7 @@ class Recipe:
         return model
 
     def _on_several(self, inputs: Any, labels: Any, seed: int) -> nn.Module:
-        rows, packing = packed(inputs, "records", mixed=True)
+        rows, packing = packed(inputs, "records")
         by_rows = replace(self, make_model=lambda: taking_one(packing, self.make_model()))
         model = by_rows((rows, as_tensor(labels, "records")), seed)
         taking_several(model)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader
 
 from shieldnet.core.errors import DataError
 from shieldnet.data.examples import pairs_of, require_finite, rows_hash
+from shieldnet.data.loaders import of_loader
 from shieldnet.data.packing import Packing, packed, several_of
 from shieldnet.data.tensors import as_tensor
 
@@ -43,15 +44,29 @@ class Records:
         """Returns the inputs and labels of rows on a device. Shapes: rows (n,) -> (n, ...)."""
         return self.inputs[rows].to(device), self.labels[rows].to(device)
 
+    @property
+    def is_whole(self) -> Tensor:
+        """Says of every number of a record's inputs whether it is whole.
+
+        Shapes: -> (), or (numbers,) where whole and real ones are in one row.
+        """
+        if self.packing is not None and self.packing.is_mixed:
+            return torch.tensor(self.packing.is_whole, device=self.inputs.device)
+        return torch.tensor(not self.inputs.is_floating_point(), device=self.inputs.device)
+
     def of_type(self, dtype: torch.dtype) -> "Records":
-        """Returns the records with floating-point numbers in another dtype."""
-        columns = (self.inputs, self.labels)
-        if all(column.dtype == dtype or not column.is_floating_point() for column in columns):
-            return self
-        inputs, labels = (
-            column.to(dtype) if column.is_floating_point() else column for column in columns
-        )
-        return Records(inputs, labels, self.batch, self.packing)
+        """Returns the records with floating-point numbers in another dtype.
+
+        Rows that hold whole numbers too stay float64; the model gets its inputs in the dtype.
+        """
+        packing = self.packing and self.packing.of_type(dtype)
+        is_mixed = packing is not None and packing.is_mixed
+        inputs, labels = self.inputs, self.labels
+        if inputs.is_floating_point() and not is_mixed:
+            inputs = inputs.to(dtype)
+        if labels.is_floating_point():
+            labels = labels.to(dtype)
+        return Records(inputs, labels, self.batch, packing)
 
     def fingerprint(self) -> str:
         """Returns a hash of the data."""
@@ -63,16 +78,14 @@ def as_records(data: object) -> Records:
     """Reads records from (inputs, labels), a Dataset of such pairs, or a DataLoader.
 
     Several inputs are a dict by argument name, or a tuple in the order of the arguments. From a
-    DataLoader only the dataset and the batch size are used; batches are drawn anew. A Dataset is
-    read once, so random transforms are applied once (use ``Augment``).
-    Errors: DataError for a loader whose sampler or collate_fn would be ignored.
+    DataLoader the records are read once, with its collate_fn, and its batch size is kept; batches
+    are drawn anew. Random transforms are applied once (use ``Augment``).
+    Errors: DataError for a loader that draws records more than once or by weights.
     """
     if isinstance(data, Records):
         return data
     if isinstance(data, DataLoader):
-        _require_plain(data)
-        records = as_records(data.dataset)
-        return replace(records, batch=data.batch_size)
+        return replace(as_records(of_loader(data, "records")), batch=data.batch_size)
     if (several := several_of(data)) is not None:
         inputs, packing = packed(several[0], "records")
         return Records(inputs, _as_labels(as_tensor(several[1], "records")), packing=packing)
@@ -94,26 +107,6 @@ def as_records(data: object) -> Records:
 
 def _as_labels(labels: Tensor) -> Tensor:
     return labels.long() if labels.dtype == torch.bool else _numbers(labels)
-
-
-def _require_plain(loader: DataLoader) -> None:  # type: ignore[type-arg]  # of anything
-    sampler = loader.sampler
-    is_plain = isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, RandomSampler)
-        and not sampler.replacement
-        and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]  # it has a length
-    )
-    if not is_plain or loader.batch_size is None:
-        raise DataError(
-            f"Batches are drawn anew, so the loader's {type(sampler).__name__} would be ignored: "
-            "its weights would be lost, and the proof needs independent draws. Pass the dataset; "
-            "to weight records, pass a loss that does."
-        )
-    if loader.collate_fn is not torch.utils.data.default_collate:
-        raise DataError(
-            "The loader's collate_fn would be ignored. Pass (inputs, labels) as tensors with a row "
-            "per record."
-        )
 
 
 def _numbers(made: Tensor) -> Tensor:

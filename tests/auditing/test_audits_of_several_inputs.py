@@ -254,14 +254,14 @@ def test_mixed_types_are_packed_without_a_lost_digit() -> None:
         "table": torch.tensor([[1.1], [1e30], [-1e-30]]),
         "mask": torch.tensor([True, False, True]),
     }
-    rows, packing = packed(inputs, "records", mixed=True)
+    rows, packing = packed(inputs, "records")
     for name, column in packing.inputs(rows).items():
         assert column.dtype == inputs[name].dtype
         assert torch.equal(column, inputs[name]), name
     asked = Packed(packing, rows.amin(0), rows.amax(0))(nn.Identity())
     assert torch.equal(asked.nearest_table_codes(rows), rows)
     with pytest.raises(sn.errors.DataError, match=r"up to 2\*\*53"):
-        packed({**inputs, "ids": inputs["ids"] * 2}, "records", mixed=True)
+        packed({**inputs, "ids": inputs["ids"] * 2}, "records")
 
 
 def test_shadows_are_trained_on_inputs_in_their_own_form() -> None:

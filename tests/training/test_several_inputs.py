@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.nn import functional as F
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import shieldnet as sn
 
@@ -142,6 +150,47 @@ def test_real_inputs_of_several_shapes_are_trained_in_the_models_type() -> None:
         assert found.guarantee is not None
 
 
+class Both(nn.Module):
+    """Reads words and real numbers, each in its own type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(12, 8), nn.Linear(11, 2)
+
+    def forward(self, ids: Tensor, table: Tensor) -> Tensor:
+        assert ids.dtype == torch.int64
+        assert table.dtype == self.head.weight.dtype
+        return self.head(torch.cat([self.words(ids % 2**24).mean(1), table], 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("measures", [(), (sn.DPSGD(8.0, 1e-3),)], ids=["plain", "dp"])
+def test_whole_and_real_inputs_are_trained_together(dtype, measures) -> None:
+    class Stacked(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.model(rows[:, :5].long(), rows[:, 5:].to(dtype))
+
+    torch.manual_seed(0)
+    model = Both().to(dtype)
+    ids, table = WORDS + 2**24, torch.randn(60, 3)  # a float32 has no place for these ids
+    settings = {"epochs": 2, "seed": 0, "batch_size": 60}
+    held = ({"ids": ids[:9], "table": table[:9] + 1}, LABELS[:9])
+    found = sn.finetune(
+        model, ({"ids": ids, "table": table}, LABELS), *measures, validation=held, **settings
+    )
+    rows = torch.cat([ids.double(), table.double()], 1)
+    if dtype == torch.float64 and not measures:  # in which one tensor can hold both
+        wanted = sn.finetune(Stacked(model), (rows, LABELS), **settings)
+        for name, weight in found.model.state_dict().items():
+            assert torch.allclose(weight, wanted.model.model.state_dict()[name], atol=1e-9), name
+    assert (found.guarantee is None) == (not measures)
+    assert sn.harden(found.model)(ids=ids, table=table.to(dtype)).shape == (60, 2)
+
+
 def test_a_hugging_face_classifier_is_trained_on_what_its_tokenizer_gives() -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -158,8 +207,14 @@ def test_a_hugging_face_classifier_is_trained_on_what_its_tokenizer_gives() -> N
     ("data", "words"),
     [
         (({"a": WORDS, "b": MASK[:3]}, LABELS), r"a row of every input.*b: torch.int64 \(3, 5\)"),
-        (({"a": WORDS, "b": MASK.float()}, LABELS), r"all whole.*or all real ones, got a: torch.i"),
-        (({"a": WORDS, "b": torch.zeros(60, 2).cfloat()}, LABELS), "would lose digits"),
+        (
+            ({"a": WORDS * 2**54, "b": MASK.float()}, LABELS),
+            "beside real ones up to",
+        ),
+        (
+            ({"a": WORDS, "b": torch.zeros(60, 2).cfloat()}, LABELS),
+            r"b: torch.complex64.*torch.view_as_real",
+        ),
         (({}, LABELS), "Expected inputs of the records with a row for every record, got none"),
         (({1: WORDS}, LABELS), "by the names of arguments, got"),
         (({"a": ["x"] * 60}, LABELS), "Expected numbers for the records, got list"),
@@ -191,6 +246,69 @@ def test_a_measure_that_changes_inputs_is_refused_with_a_model_that_works(reader
         held["model"], (held["rows"], LABELS), sn.countermeasures.LabelSmoothing(0.1), epochs=1
     )
     assert found.model(held["rows"]).shape == (60, 2)
+
+
+def joined(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    return {
+        "input": torch.stack([row for row, _ in rows]),
+        "labels": torch.stack([label for _, label in rows]),
+    }
+
+
+def test_loaders_of_ones_own_give_each_record_once() -> None:
+    x, y = torch.randn(20, 4), LABELS[:20]
+    rows = TensorDataset(x, y)
+
+    class Stream(IterableDataset):
+        def __iter__(self) -> Any:
+            return iter(rows)
+
+    model, settings = nn.Linear(4, 2), {"epochs": 1, "seed": 0, "batch_size": 5}
+    wanted = sn.finetune(model, (x, y), **settings).model.weight
+    for loader in (
+        DataLoader(rows, 7, collate_fn=joined, drop_last=True),
+        DataLoader(rows, 7, collate_fn=lambda rows: tuple(joined(rows).values()), shuffle=True),
+        DataLoader(Stream(), 7),
+    ):
+        assert torch.equal(sn.finetune(model, loader, **settings).model.weight, wanted)
+
+    def mixed(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        inputs, labels = joined(rows).values()
+        return (inputs + inputs.roll(1, 0)) / 2, labels
+
+    found = sn.finetune(model, DataLoader(rows, 7, collate_fn=mixed), **settings)
+    assert torch.equal(found.model.weight, wanted), "no record is mixed into another's row"
+    part = DataLoader(rows, 7, sampler=SubsetRandomSampler([3, 1, 2]))
+    wanted = sn.finetune(model, (x[[3, 1, 2]], y[[3, 1, 2]]), epochs=1, seed=0).model.weight
+    assert torch.equal(sn.finetune(model, part, epochs=1, seed=0).model.weight, wanted)
+    weighted = DataLoader(rows, 7, sampler=WeightedRandomSampler([1.0] * 20, 20))
+    for loader, words in (
+        (weighted, r"draws by WeightedRandomSampler. Pass loader.dataset"),
+        (DataLoader(rows, batch_sampler=[[0, 0], [1]]), "draws by list. Pass loader.dataset"),
+        (DataLoader(Stream(), None), "got single records. Give the DataLoader a batch_size"),
+        (DataLoader(rows, 7, collate_fn=list), "a collate_fn that stacks them: lambda rows"),
+        (DataLoader(rows, 5, collate_fn=list), "a collate_fn that stacks them: lambda rows"),
+    ):
+        with pytest.raises(sn.errors.DataError, match=words):
+            sn.finetune(model, loader, epochs=1)
+
+
+def test_rows_of_two_labels_are_refused_with_rows_that_work() -> None:
+    x, first, second = torch.randn(20, 4), LABELS[:20], LABELS[20:40]
+    model = nn.Linear(4, 4)
+    with pytest.raises(sn.errors.DataError, match="got a row of 3 values.*torch.stack"):
+        sn.finetune(model, TensorDataset(x, first, second), epochs=1)
+
+    def of_both(output: Tensor, labels: Tensor) -> Tensor:
+        heads = zip(output.split(2, 1), labels.T, strict=True)
+        return sum(F.cross_entropy(head, label, reduction="none") for head, label in heads)
+
+    data = [(row, torch.stack(labels)) for row, *labels in zip(x, first, second, strict=True)]
+    found = sn.finetune(model, data, sn.DPSGD(8.0, 1e-3), epochs=1, loss=of_both, seed=0)
+    assert found.guarantee is not None
+    uneven = [(x[0], y) for y in (first[:2], first[:3])]
+    with pytest.raises(sn.errors.DataError, match="Expected labels of one shape for every record"):
+        sn.finetune(model, uneven, epochs=1, loss=of_both)
 
 
 def test_pairs_and_one_input_are_read_as_ever() -> None:

@@ -51,7 +51,7 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
     if squeezed:
         return squeezed
     moving = tuple(_moving(model, inputs))  # first: a write into weights may happen only once
-    return (*_mixed_rows(model, inputs), *moving)
+    return (*_mixed_rows(model, inputs, records.is_whole), *moving)
 
 
 def fixed(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Module:
@@ -80,15 +80,16 @@ def stand_ins(records: Records) -> tuple[Tensor, Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
 
-    def made(like: Tensor) -> Tensor:
-        shape = (ROWS, *like.shape[1:])
-        if like.is_floating_point():
-            return torch.rand(shape, generator=generator).to(like)
-        rows = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        rows[-1] = 1  # a token, a class or a number that is likely to be valid
-        return rows
+    def made(like: Tensor, is_whole: Tensor) -> Tensor:
+        real = torch.rand((ROWS, *like.shape[1:]), generator=generator).to(like)
+        whole = torch.zeros_like(real)
+        whole[-1] = 1  # a token, a class or a number that is likely to be valid
+        return torch.where(is_whole, whole, real)
 
-    return made(records.inputs), made(records.labels)
+    labels = records.labels
+    return made(records.inputs, records.is_whole), made(
+        labels, torch.tensor(not labels.is_floating_point(), device=labels.device)
+    )
 
 
 def few_of(records: Records) -> tuple[Tensor, Tensor]:
@@ -167,10 +168,10 @@ def same_draws(seed: int = 0) -> Iterator[None]:
         yield
 
 
-def _mixed_rows(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
+def _mixed_rows(model: nn.Module, inputs: Tensor, is_whole: Tensor) -> Iterator[Hazard]:
     """Changes the first record and finds the module in which others change with it."""
     changed = inputs.clone()
-    changed[0] = 10 * inputs[0] + 1 if inputs.is_floating_point() else inputs[-1]
+    changed[0] = torch.where(is_whole, inputs[-1], 10 * inputs[0] + 1)
     before, again, after = (_seen(model, rows) for rows in (inputs, inputs, changed))
     if _differ(before[""][1], again[""][1], len(inputs)):
         yield Hazard(

@@ -83,7 +83,8 @@ def examine(
         return Preflight(tuple(unseen)), gradients
     try:
         with same_draws():
-            worst = max(_moved_by_last(gradients, x, y) for x, y in _batches(inputs, labels))
+            batches = _batches(inputs, labels, records.is_whole)
+            worst = max(_moved_by_last(gradients, x, y) for x, y in batches)
             difference = gradients.difference(gradients.each(inputs, labels), inputs, labels, 0)
     except RuntimeError as unmapped:  # an operator without support for vmap
         return Preflight((_uncaptured(unmapped),)), None
@@ -140,16 +141,20 @@ def _wrong(difference: float, worst: float) -> Hazard:
     )
 
 
-def _batches(inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields small batches whose last record is ordinary, huge, or an outlier."""
+def _batches(inputs: Tensor, labels: Tensor, is_whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields small batches whose last record is ordinary, huge, or an outlier.
+
+    Whole numbers, such as tokens, stay what they are.
+    """
     mislabeled = torch.cat([labels[:-1], labels[:1]])
     yield inputs, labels
     yield inputs, mislabeled
-    if inputs.is_floating_point():
+    if not is_whole.all():
         noise = torch.randn(inputs[:1].shape, generator=torch.Generator().manual_seed(1))
         noise = noise.to(inputs.device, inputs.dtype)
         usual = inputs[-1:]
         for last in (100 * usual + 10, usual + 3000, -10 * usual, 10 * noise, 1e30 * noise):
+            last = torch.where(is_whole, usual, last)
             yield torch.cat([inputs[:-1], last]), labels
             yield torch.cat([inputs[:-1], last]), mislabeled
 

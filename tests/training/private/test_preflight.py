@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, TensorDataset
 
 import shieldnet as sn
 from shieldnet.training.losses import Criterion
@@ -437,18 +437,6 @@ def test_group_and_instance_norm_pass(images, make_model) -> None:
             )
         )
         assert train(model, images).preflight.hazards == ()
-
-
-def test_samplers_and_joins_that_would_be_dropped_are_refused(table, mlp) -> None:
-    data = TensorDataset(*table)
-    weighted = WeightedRandomSampler([1.0] * len(data), len(data))
-    for loader, words in (
-        (DataLoader(data, batch_size=8, sampler=weighted), "WeightedRandomSampler.*weights"),
-        (DataLoader(data, batch_sampler=[[0, 1], [2]]), "would be lost"),
-        (DataLoader(data, batch_size=8, collate_fn=lambda rows: rows), "collate_fn"),
-    ):
-        with pytest.raises(sn.errors.DataError, match=words):
-            train(mlp, loader)
 
 
 def test_a_plain_loader_gives_its_records_and_batch_but_not_its_order(table, mlp) -> None:
