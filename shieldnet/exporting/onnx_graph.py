@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from shieldnet.core.checks import install_line
 from shieldnet.core.errors import ConfigError
 
 OPSETS = (18, 19, 20, 21)
@@ -27,7 +28,8 @@ def write_onnx(program: ExportedProgram, path: Path, opset: int, facts: dict[str
         import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
     except ImportError as missing:
         raise ConfigError(
-            f"An ONNX file needs {missing.name}: pip install 'shieldnet[onnx]'."
+            f"An ONNX file needs {missing.name}. It comes with the extra onnx, in your clone of "
+            f"shieldnet: {install_line('onnx')}"
         ) from missing
     try:
         written = torch.onnx.export(
