@@ -213,7 +213,7 @@ def reduced(value: object) -> tuple[object, ...] | None:
 
 
 def _made_of(value: Any) -> tuple[dict[str, Tensor], object] | None:
-    """Returns the tensors and settings inside of a weight such as torchao's; None for a plain one."""
+    """Returns what a weight of torchao is made of, tensors and settings; None for a plain one."""
     if not is_traceable_wrapper_subclass(value):
         return None
     names, settings = value.__tensor_flatten__()
