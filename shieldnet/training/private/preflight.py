@@ -24,14 +24,17 @@ class Preflight:
     """Holds what was found before training.
 
     hazards: training requires that there are none. sensitivity: how far the worst of the tried
-    records moved the clipped sum, in clip norms; a measurement that the proof does not use.
+    records moved the clipped sum, in clip norms; a measurement that the proof does not use. fixes:
+    what ``fix=True`` changed, in words.
     """
 
     hazards: tuple[Hazard, ...]
     sensitivity: float = math.nan
+    fixes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"hazard: {hazard}" for hazard in self.hazards]
+        lines += [f"fix=True has {fixed}" for fixed in self.fixes]
         if math.isfinite(self.sensitivity):
             lines.append(
                 f"one record moved the sum of gradients by {self.sensitivity:.3f} clip norms"
@@ -75,7 +78,8 @@ def examine(
             name,
             "the loss does not depend on it, so it would be trained on noise alone",
             "Freeze it (requires_grad_(False))",
-            fixes=True,
+            fixes="freezes it",
+            done=f"froze {name}, which the loss does not depend on",
         )
         for name in gradients.unseen
     ]
