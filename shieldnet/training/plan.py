@@ -14,7 +14,6 @@ from shieldnet.training.compatibility import (
     as_read,
     held_apart,
     require_plain_weights,
-    try_once,
 )
 from shieldnet.training.countermeasures.base import Augment, Countermeasure
 from shieldnet.training.distributed import Ranks
@@ -26,6 +25,7 @@ from shieldnet.training.private.premise import Premise
 from shieldnet.training.records import Records
 from shieldnet.training.settings import FinetuneSettings
 from shieldnet.training.several_inputs import require_whole_inputs, taking_one
+from shieldnet.training.trial import try_once
 
 _BATCH_SIZE = 64
 
@@ -104,7 +104,14 @@ class Plan:
 
     def validation_records(self, validation: object) -> Records:
         """Returns validation records; raises DataError if some are also trained on."""
-        return held_apart(self.model, validation, self.records, "validation")
+        return held_apart(
+            self.model,
+            validation,
+            self.records,
+            "validation",
+            self.plain_loss,
+            private=self.private is not None,
+        )
 
     @property
     def rate(self) -> float:

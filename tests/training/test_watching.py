@@ -28,9 +28,13 @@ def stop_at(monkeypatch, step: int) -> None:
 
 
 @pytest.fixture
-def unlogged(monkeypatch):
-    """A program that set no logging up; pytest does."""
-    monkeypatch.setattr(logging.getLogger("shieldnet"), "propagate", False)
+def unlogged():
+    """A program that set no logging up; pytest and the shell do."""
+    log = logging.getLogger("shieldnet")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    yield
+    log.setLevel(level)
 
 
 def test_a_stop_is_said_with_the_step_that_the_same_command_goes_on_from(

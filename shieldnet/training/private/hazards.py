@@ -48,11 +48,29 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
     named = tuple(_batch_statistics(model))
     if named:  # they would be found twice, or hide others
         return named
-    squeezed = tuple(_squeezed(model, inputs))
-    if squeezed:
-        return squeezed
-    moving = tuple(_moving(model, inputs))  # first: a write into weights may happen only once
-    return (*_mixed_rows(model, inputs, records.is_whole), *moving)
+    try:
+        squeezed = tuple(_squeezed(model, inputs))
+        if squeezed:
+            return squeezed
+        moving = tuple(_moving(model, inputs))  # first: a write into weights may happen only once
+        return (*_mixed_rows(model, inputs, records.is_whole), *moving)
+    except Exception as failed:  # user code can raise anything
+        return (untried(failed),)
+
+
+def untried(failed: Exception) -> Hazard:
+    """Describes a failure of the user's code on values that preflight makes."""
+    reason = next(iter(str(failed).splitlines()), "")
+    return Hazard(
+        "values out of range",
+        "the model's forward",
+        "preflight tries values that the data does not have, since no code may see a record: from "
+        "0 to 1, and changed by factors of 10 and more, and the model failed on them with "
+        f"{type(failed).__name__}: {reason:.200}",
+        "If columns of real numbers hold whole ones, such as ids for an embedding, pass these as "
+        "an input of their own, which is tried with 0 and 1 alone: ({'ids': rows[:, :6].long(), "
+        "'numbers': rows[:, 6:]}, labels), for a model with forward(self, ids, numbers)",
+    )
 
 
 def fixed(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Module:
