@@ -28,7 +28,8 @@ Epochs = Annotated[float, typer.Option(help="How often each record is used, on a
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        help="Number of records in a step, on average.", show_default="all with --epsilon, else 64"
+        help="Number of records in a step, on average.",
+        show_default="the loader's own, else all with --epsilon, else 64",
     ),
 ]
 OptimizerName = Annotated[
@@ -56,8 +57,8 @@ Start = Annotated[
     str | None,
     typer.Option(
         help="What the model knows of the data before: public (nothing: it is fresh, or of public "
-        "data), or the guarantee.json that it was trained under. Without it the guarantee is of "
-        "the steps alone, and no policy takes it."
+        "data), or the guarantee.json that it was trained under. Without it the guarantee "
+        "covers only the steps, and every policy with max_epsilon rejects it."
     ),
 ]
 Heldout = Annotated[

@@ -82,7 +82,8 @@ def finetune(
     ``Adversarial`` and others, applied in the given order.
     epochs: number of times that each record is used, on average.
     batch_size: records per step, on average if DPSGD draws them independently. By default the
-    loader's, else 64; with DPSGD all records, which has the simplest proof and often works best.
+    loader's own size, else 64; with DPSGD the loader's, else all records, which has the simplest
+    proof and often works best.
     learning_rate, momentum: of the optimizer; momentum is for ``sgd`` only, by default 0.9.
     optimizer: ``sgd`` or ``adam`` (with decoupled weight decay).
     train: the weights to train: ``Full()``, ``LastLayer()``, ``Biases()`` or ``LoRA(4)`` of
