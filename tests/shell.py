@@ -23,7 +23,8 @@ class Finished:
 def shieldnet(folder: Path, *arguments: str, **environment: str) -> Finished:
     """Runs a command in a folder, and takes back what it left in this process."""
     out, err = io.StringIO(), io.StringIO()
-    kept, handlers = set(sys.modules), logging.getLogger("shieldnet").handlers[:]
+    log = logging.getLogger("shieldnet")
+    kept, handlers, level = set(sys.modules), log.handlers[:], log.level
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
@@ -41,7 +42,8 @@ def shieldnet(folder: Path, *arguments: str, **environment: str) -> Finished:
         except SystemExit as end:
             code = end.code
         finally:
-            logging.getLogger("shieldnet").handlers[:] = handlers
+            log.handlers[:] = handlers
+            log.setLevel(level)
             for name in set(sys.modules) - kept:
                 place = getattr(sys.modules[name], "__file__", None) or ""
                 if Path(place).is_relative_to(folder):

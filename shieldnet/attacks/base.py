@@ -86,7 +86,7 @@ class Game:
         for examples in sets:
             if len(examples) < least:
                 raise NotApplicable(
-                    f"it takes at least {least} rows of {examples.name}, got {len(examples)}"
+                    f"needs at least {least} rows of {examples.name}, got {len(examples)}"
                 )
 
     def ask(self, examples: Examples, queries: int = 1) -> Answers:

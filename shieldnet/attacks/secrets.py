@@ -122,7 +122,7 @@ def require_one_hot(name: str, known: Tensor) -> None:
     """Raises NotApplicable unless one column of every row is high and the others are low."""
     if not is_one_hot(known):
         raise NotApplicable(
-            f"it takes exactly one of the {known.shape[1]} columns of {name} set in every row, and "
+            f"needs exactly one of the {known.shape[1]} columns of {name} set in every row, and "
             "others are; name single columns instead"
         )
 

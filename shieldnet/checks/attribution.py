@@ -78,7 +78,7 @@ class Attribution(Check):
         if not model.fit >= _MIN_FIT:
             raise NotApplicable(
                 f"the model is curved: one that is linear around each class explains "
-                f"{model.fit:.0%} of what its scores vary by, it takes {_MIN_FIT:.0%}"
+                f"{model.fit:.0%} of what its scores vary by, and it needs {_MIN_FIT:.0%}"
             )
         explained, total, lost = model.estimate(torch.ones(rows, dtype=torch.bool))
         places = _read_best(secret, explained, total, lost)

@@ -101,7 +101,7 @@ class Memorization(Check):
             planted = game.canaries.planted
             if len(planted) < MIN_ROWS:
                 untested.append(
-                    f"memorization.canaries: it takes {MIN_ROWS} planted canaries, "
+                    f"memorization.canaries: needs {MIN_ROWS} planted canaries, "
                     f"there are {len(planted)}"
                 )
             else:

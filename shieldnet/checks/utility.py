@@ -103,7 +103,7 @@ def agreement(features: dict[str, Tensor], game: Game) -> Finding:
     value = rank_correlation(maps["recovered"], maps["leak map"])
     count = int(varies.sum())
     if count < 4 or not math.isfinite(value):
-        raise NotApplicable("it takes four features that vary, and maps that do")
+        raise NotApplicable("needs four features that vary, and maps that do")
     # Fisher's transform; 1.06 is the variance factor for ranks (Fieller, Hartley, Pearson 1957).
     center, reach = np.arctanh(min(value, 1 - 1e-9)), 1.96 * np.sqrt(1.06 / max(count - 3, 1))
     return Finding.of(

@@ -1,17 +1,19 @@
 """The command that trains a copy of a model, privately where an epsilon is given."""
 
-import json
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from shieldnet.cli.flags import flags_of, in_flags
 from shieldnet.cli.options import DATA, Axis, Label, Model, Weights
 from shieldnet.cli.terminal import guarded, tell_progress
 
 if TYPE_CHECKING:
     from shieldnet.privacy.guarantee import Guarantee
     from shieldnet.training.countermeasures.base import Countermeasure
+    from shieldnet.training.result import Finetuned
 
 Data = Annotated[str, typer.Option(help=f"The data to train on: {DATA}.")]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
@@ -26,7 +28,8 @@ Epochs = Annotated[float, typer.Option(help="How often each record is used, on a
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        help="Number of records in a step, on average.", show_default="all with --epsilon, else 64"
+        help="Number of records in a step, on average.",
+        show_default="the loader's own, else all with --epsilon, else 64",
     ),
 ]
 OptimizerName = Annotated[
@@ -54,8 +57,8 @@ Start = Annotated[
     str | None,
     typer.Option(
         help="What the model knows of the data before: public (nothing: it is fresh, or of public "
-        "data), or the guarantee.json that it was trained under. Without it the guarantee is of "
-        "the steps alone, and no policy takes it."
+        "data), or the guarantee.json that it was trained under. Without it the guarantee "
+        "covers only the steps, and every policy with max_epsilon rejects it."
     ),
 ]
 Heldout = Annotated[
@@ -123,10 +126,11 @@ def finetune(
     from shieldnet.files.sources import load_model, load_training
     from shieldnet.training.compatibility import require_gradients
     from shieldnet.training.finetuning import finetune as run
+    from shieldnet.training.result import require_free
     from shieldnet.training.trainable import BY_NAME
 
     optional("safetensors.torch", extra="cli")  # before hours of training, not after
-    _require_free(output, force)
+    require_free(output, force=force)
     tell_progress()
     trained = BY_NAME[choice("part", part, tuple(BY_NAME))]
     private = _private(epsilon, delta, max_grad_norm, adaptive_clip, canaries)
@@ -153,6 +157,10 @@ def finetune(
         checkpoint_every_s=checkpoint_every_s,
     )
     _publish(result, output)
+    sets_of_audit = ["--members", data, "--nonmembers", validation or heldout or "OTHER_DATA"]
+    audit = [model, *_written(result, output), *sets_of_audit, *_as_trained(label, outputs, axis)]
+    typer.echo(f"Next: shieldnet audit {shlex.join([*audit, '-o', 'report.html'])}")
+    _require_proven(result)
 
 
 def _private(
@@ -178,34 +186,45 @@ def _start(start: str | None) -> "Literal['public'] | Guarantee | None":
     return load_guarantee(Path(start))
 
 
-def _require_free(output: Path, force: bool) -> None:
-    from shieldnet.core.errors import ConfigError
-
-    if (path := output / "model.safetensors").exists() and not force:
-        raise ConfigError(
-            f"{path} is there already, perhaps with the guarantee of a model that is published; "
-            "--force writes over both."
-        )
-
-
 def _decay(weight_decay: float) -> "list[Countermeasure]":
     from shieldnet.training.countermeasures.base import WeightDecay
 
     return [WeightDecay(weight_decay)] if weight_decay else []
 
 
-def _publish(result: Any, output: Path) -> None:
-    """Writes weights and guarantee; raises where the run's own audit found more than is proven."""
-    from shieldnet.core.errors import PolicyFailed
-    from shieldnet.files.weights import write_weights
+def _written(result: "Finetuned", output: Path) -> list[str]:
+    """Returns the options that name the written files."""
+    from shieldnet.training.result import GUARANTEE, WEIGHTS
 
-    output.mkdir(parents=True, exist_ok=True)
-    write_weights(result.model, output / "model.safetensors")
-    typer.echo(str(result))
-    typer.echo(f"Wrote {output / 'model.safetensors'}.")
+    files = {"--weights": WEIGHTS}
     if result.guarantee is not None:
-        text = json.dumps(result.guarantee.document(), indent=1)
-        (output / "guarantee.json").write_text(text, encoding="utf-8")
-        typer.echo(f"Wrote {output / 'guarantee.json'}.")
+        files["--guarantee"] = GUARANTEE
+    return [word for option, name in files.items() for word in (option, str(output / name))]
+
+
+def _as_trained(label: str | None, outputs: str, axis: int | None) -> list[str]:
+    """Returns the options that an audit of the same model and data needs, too."""
+    options = {} if label is None else {"--label": label}
+    if outputs == "values":
+        options["--shield"] = "SHIELD.toml"
+    elif outputs != "logits":
+        options["--outputs"] = outputs
+    if axis is not None:
+        options["--axis"] = str(axis)
+    return [word for option in options.items() for word in option]
+
+
+def _publish(result: "Finetuned", output: Path) -> None:
+    """Prints the result, and writes weights and guarantee."""
+    result.save(output, force=True)  # checked before training
+    typer.echo(in_flags(str(result), flags_of(finetune)))
+    for path in _written(result, output)[1::2]:
+        typer.echo(f"Wrote {path}.")
+
+
+def _require_proven(result: "Finetuned") -> None:
+    """Raises PolicyFailed if the run's own audit found more than is proven."""
+    from shieldnet.core.errors import PolicyFailed
+
     if any(finding.crosses_proof for finding in result.findings):
         raise PolicyFailed("The run's own audit found more than is proven: do not release it.")

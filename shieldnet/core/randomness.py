@@ -136,11 +136,8 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
     Source: Micciancio and Walter 2017 (convolution of discrete Gaussians); docs/certificate.md,
     section 7.
     """
-    levels = lattice_levels(deviation)
-    top = deviation
-    for _ in range(levels):
-        top = math.sqrt(top**2 - _TABLE_DEVIATION**2) / _LEVEL * (1 + 2.0**-45)
-    tables = [_lattice_table(top), *[_lattice_table(float(_TABLE_DEVIATION))] * levels]
+    tables = build_lattice_tables(deviation)
+    levels = len(tables) - 1
     drawn = np.empty(count)
     for start in range(0, count, _PIECE):
         piece = drawn[start : start + _PIECE]
@@ -151,6 +148,15 @@ def lattice_gaussian(count: int, deviation: float) -> Tensor:
             np.add(total, _from_table(len(piece), table), out=total)
         piece[:] = total
     return torch.from_numpy(drawn)
+
+
+def build_lattice_tables(deviation: float) -> "list[_LatticeTable]":
+    """Returns the tables of ``lattice_gaussian``, which take seconds to build and are kept."""
+    levels = lattice_levels(deviation)
+    top = deviation
+    for _ in range(levels):
+        top = math.sqrt(top**2 - _TABLE_DEVIATION**2) / _LEVEL * (1 + 2.0**-45)
+    return [_lattice_table(top), *[_lattice_table(float(_TABLE_DEVIATION))] * levels]
 
 
 class _LatticeTable(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -34,13 +35,22 @@ def of_loader(data: object, name: str) -> Any:
     if is_stream and data.batch_size is None:  # its own batches
         return _joined(list(data), name)
     dataset = data.dataset if is_stream else _chosen(data, name)
-    if not is_stream and (data.collate_fn is default_collate or data.batch_size is None):
+    is_batched = data.batch_size is not None or data.batch_sampler is not None
+    if not is_stream and (data.collate_fn is default_collate or not is_batched):
         return dataset
     return _joined(list(DataLoader(dataset, 1, collate_fn=data.collate_fn)), name)
 
 
+def batch_size_of(loader: "DataLoader[Any]") -> int | None:
+    """Returns the batch size of a loader, also of its ``batch_sampler``; None without batches."""
+    of_batches = getattr(loader.batch_sampler, "batch_size", None)
+    return loader.batch_size or (of_batches if isinstance(of_batches, int) else None)
+
+
 def _chosen(loader: "DataLoader[Any]", name: str) -> "Dataset[Any]":
     sampler = loader.sampler
+    if type(loader.batch_sampler) is BatchSampler:  # one of the user's hides its sampler
+        sampler = loader.batch_sampler.sampler
     if isinstance(sampler, SubsetRandomSampler):
         return Subset(loader.dataset, list(sampler.indices))
     is_each_once = isinstance(sampler, SequentialSampler) or (
@@ -48,7 +58,7 @@ def _chosen(loader: "DataLoader[Any]", name: str) -> "Dataset[Any]":
         and not sampler.replacement
         and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]  # it has a length
     )
-    own_batches = type(loader.batch_sampler) not in (torch.utils.data.BatchSampler, type(None))
+    own_batches = type(loader.batch_sampler) not in (BatchSampler, type(None))
     if not is_each_once or own_batches:
         drawing = type(loader.batch_sampler if own_batches else sampler).__name__
         raise DataError(

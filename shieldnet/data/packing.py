@@ -87,6 +87,12 @@ class Packing:
         names = self.names or tuple(map(str, range(len(self.shapes))))
         return ", ".join(map("{} {}".format, names, self.shapes))
 
+    @property
+    def described_with_dtypes(self) -> str:
+        """Writes names, dtypes and shapes."""
+        triples = zip(self.shown_names, self.dtypes, self.shapes, strict=True)
+        return ", ".join(map("{} {} {}".format, *zip(*triples, strict=True)))
+
     def parts(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Returns the inputs in the rows' own type.
 
@@ -212,7 +218,7 @@ def _of_dataset(data: Any, needs_labels: bool) -> tuple[Any, Any] | None:
     try:
         labels = None
         if rows[0][1] is not None:
-            labels = torch.stack([as_tensor(label, "records") for _, label in rows])
+            labels = stacked([label for _, label in rows], "labels")
         if isinstance(rows[0][0], Mapping):
             names = list(rows[0][0])
             return {key: stacked([row[key] for row, _ in rows], key) for key in names}, labels
@@ -221,7 +227,7 @@ def _of_dataset(data: Any, needs_labels: bool) -> tuple[Any, Any] | None:
         ), labels
     except (KeyError, ValueError) as uneven:
         raise DataError(
-            f"Expected every record to have the same inputs, got others: {uneven}."
+            f"Expected every record to have the same inputs, got others: {str(uneven).rstrip('.')}."
         ) from uneven
 
 

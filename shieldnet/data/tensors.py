@@ -27,7 +27,8 @@ def stacked(values: Sequence[object], what: str) -> Tensor:
     if len(shapes) > 1:
         raise DataError(
             f"Expected {what} of one shape for every record, got {sorted(shapes)[:3]}: pad them, "
-            "tokenizer(texts, padding='max_length', max_length=...)."
+            "tokenizer(texts, padding='max_length', max_length=...). Rows are expected: if these "
+            "are batches, join them first by torch.cat."
         )
     return torch.stack(tensors)
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,6 +11,15 @@ from torch import Tensor, nn
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
+from shieldnet.files.documents import MAX_BYTES
+from shieldnet.files.group_norms import (
+    Norms,
+    batch_norm_hint,
+    metadata_of,
+    norms_in,
+    put_norms,
+    unlike,
+)
 from shieldnet.files.recognition import advice, recognized
 from shieldnet.files.sizes import require_bytes, require_file
 
@@ -26,17 +36,26 @@ _WRAPPERS = {
 _MAX_SHOWN_NAMES = 3  # in a message
 
 
+class State(dict[str, Tensor]):
+    """Holds tensors by name, and the GroupNorm layers that their file records."""
+
+    norms: Norms = MappingProxyType({})
+
+
 def load_weights(model: nn.Module, path: Path, name: str) -> None:
     """Loads a file's weights into a model.
 
     Tied weights may occur in the file once or several times. The prefixes of ``torch.compile`` and
-    ``DataParallel`` are removed, with a warning, if all names have them. name: the model's name,
-    for messages.
+    ``DataParallel`` are removed, with a warning, if all names have them. A GroupNorm that the file
+    records replaces a BatchNorm of the same name, which is logged. name: the model's name, for
+    messages.
     Errors: DataError for a file with more than weights, and for weights that do not fit the model:
         missing or unknown names, other shapes, or a dtype that loses digits.
     """
+    state = read_weights(path)
+    _put_norms(model, state, path, name)
     own = model.state_dict(keep_vars=True)
-    _put(model, _without_prefix(read_weights(path), own, path), path, name)
+    _put(model, _without_prefix(state, own, path), path, name)
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor], source: object, name: str) -> None:
@@ -44,6 +63,7 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], source: object, nam
 
     source and name: of the weights and of the model, for messages. Errors: DataError otherwise.
     """
+    _put_norms(model, state, source, name)
     own = model.state_dict(keep_vars=True)
     faults = [
         f"{key} is {tensor.dtype}, the model's is {own[key].dtype}"
@@ -57,11 +77,21 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], source: object, nam
     _put(model, state, source, name)
 
 
+def _put_norms(model: nn.Module, state: Mapping[str, Tensor], source: object, name: str) -> None:
+    """Puts the GroupNorm layers into a model that the weights were trained with."""
+    norms = state.norms if isinstance(state, State) else {}
+    for replaced in put_norms(model, norms):
+        _log.info("%s: %s, as it was trained.", source, replaced)
+    if faults := list(unlike(model, norms)):
+        raise _unfit(source, name, "; ".join(faults[:_MAX_SHOWN_NAMES]))
+
+
 def _put(model: nn.Module, state: dict[str, Tensor], source: object, name: str) -> None:
     own = model.state_dict(keep_vars=True)
     state = _with_tied(state, own, source)
     if faults := list(_faults(state, own)):
-        raise _unfit(source, name, "; ".join(faults))
+        hint = batch_norm_hint(model, [key for key in own if key not in state])
+        raise _unfit(source, name, "; ".join(faults) + hint)
     try:
         model.load_state_dict(state)
     except RuntimeError as unfit:
@@ -72,36 +102,44 @@ def _unfit(source: object, name: str, reason: str) -> DataError:
     return DataError(f"{source} does not fit the model of {name}: {reason.rstrip('.')}.")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> State:
     """Reads tensors by name from .safetensors, or from a .pt file without unpickling it.
 
     Errors: DataError for anything else, with what the file is and how to use it.
     """
     require_bytes(require_file(path, "weights"), path, "weights")
     if path.suffix == ".safetensors":
-        return _safetensors("load_file", path, path)
+        return _safetensors("load_file", path, path, _header(path))
     contents = recognized(path)
     if contents.kind != "state_dict":
         raise DataError(f"{path} {advice(contents, path, as_weights=True)}")
     loaded = torch.load(path, map_location="cpu", weights_only=True)
-    return {str(key): value.detach() for key, value in loaded.items()}
+    return State({str(key): value.detach() for key, value in loaded.items()})
 
 
-def parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
+def parse_weights(content: bytes, source: object) -> State:
     """Reads tensors by name from the bytes of a .safetensors file.
 
     source: the file, for messages. Errors: DataError for anything else.
     """
-    return _safetensors("load", content, source)
+    return _safetensors("load", content, source, content)
 
 
-def _safetensors(function: str, given: Path | bytes, source: object) -> dict[str, Tensor]:
+def _safetensors(function: str, given: Path | bytes, source: object, header: bytes) -> State:
     reader = optional("safetensors.torch", extra="cli")
     try:
-        state: dict[str, Tensor] = getattr(reader, function)(given)
+        state = State(getattr(reader, function)(given))
     except Exception as broken:  # its errors have no common base
         raise DataError(f"{source} is not a valid safetensors file: {broken}") from broken
+    state.norms = norms_in(header, source)
     return state
+
+
+def _header(path: Path) -> bytes:
+    """Reads the beginning of a .safetensors file, with its header."""
+    with path.open("rb") as file:
+        size = file.read(8)
+        return size + file.read(min(int.from_bytes(size, "little"), MAX_BYTES))
 
 
 def write_weights(model: nn.Module, path: Path) -> None:
@@ -112,7 +150,8 @@ def write_weights(model: nn.Module, path: Path) -> None:
 def weights_bytes(model: nn.Module) -> bytes:
     """Returns all weights and buffers of a model as .safetensors, the same bytes for equal ones.
 
-    Each name gets a separate copy, so tied weights are written once per name.
+    Each name gets a separate copy, so tied weights are written once per name. The metadata record
+    the settings of GroupNorm layers, if there are any.
     Errors: DataError for a state_dict with anything but tensors.
     """
     writer = optional("safetensors.torch", extra="cli")
@@ -128,7 +167,7 @@ def weights_bytes(model: nn.Module) -> bytes:
         for name, tensor in state.items()
     }
     try:
-        content: bytes = writer.save(plain)
+        content: bytes = writer.save(plain, metadata_of(model))
     except Exception as unfit:  # its errors have no common base
         raise DataError(
             f"The model's weights cannot be written as .safetensors: {unfit}"

@@ -237,7 +237,7 @@ class Guarantee:
                 f"  membership: TPR <= {rounded_up(self.distinguish(0.01))} at 1% FPR",
                 "  reconstruction of a record guessed with chance 0.001: <= "
                 f"{rounded_up(self.reconstruction(0.001))}",
-                *(["Taken for granted:", *premises] if premises else []),
+                *(["Assumptions:", *premises] if premises else []),
                 "Not covered:",
                 *(f"  - {limit}" for limit in (*self.caveats, *NOT_COVERED)),
                 *named,

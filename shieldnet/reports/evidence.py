@@ -120,7 +120,7 @@ _ITEMS = (
         "extraction",
         "data of the persons who trained the model cannot be extracted from it, not even with "
         "some probability",
-        "it takes 300 nonmembers with labels to say what share of the persons is singled out",
+        "300 nonmembers with labels are needed to say what share of the persons is singled out",
     ),
     _Item(EDPB, "queries", "nobody obtains data of a person through queries, on purpose or not"),
 )

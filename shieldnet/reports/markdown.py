@@ -105,7 +105,7 @@ def _summary(report: Document, heading: str) -> Iterator[str]:
     if report["guarantee"] is not None:
         yield f"\nTraining: {report['guarantee']['words']}, proven."
         for premise in report["guarantee"]["premises"]:
-            yield f"Taken for granted: {_plain(premise)}."
+            yield f"Assumption: {_plain(premise)}."
     yield f"\n**Not tested**: {_plain('; '.join(report['untested']))}.\n"
 
 

@@ -42,26 +42,51 @@ _HOLDS_DATA = (*_PLAIN, tuple, list, dict, set, frozenset, Tensor, np.ndarray, n
 _UNSEEN = (*code_objects.UNSEEN, importlib.import_module)
 
 
-def fingerprint(*parts: object) -> str:
+def fingerprint(*parts: object, whole_files: bool = True) -> str:
     """Hashes values, data, models and code, and the versions of packages.
 
     A function counts with the source of its file, its closure, defaults and attributes, and, at any
     depth, all user code that it names or imports: functions, classes with their bases and
     attributes, and module constants. A model counts with its parameters, all buffers, modes and
     plain attributes. Of installed packages only the versions of torch, numpy and shieldnet count.
+    whole_files: whether the text of a whole file counts, or only the code in it that is used.
     Errors: ConfigError for an object whose content is unknown, since its result could be reused for
         another object.
     """
     digest = sha256()
-    versions = (_VERSION, torch.__version__, np.__version__, sys.version, _own_source())
-    for line in _lines((versions, parts), {}):
+    seen = Seen()
+    seen.whole_files = whole_files
+    for line in _lines((_VERSION, tuple(versions().values()), parts), seen):
         digest.update(len(line).to_bytes(8, "little"))
         digest.update(line)
     return digest.hexdigest()
 
 
-Seen = dict[int | str, tuple[int, object]]
-"""Objects listed so far, by id (files by path): position, and the object, kept alive."""
+def versions() -> dict[str, str]:
+    """Returns the versions that count, by name; of shieldnet a hash of its code."""
+    return {
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "Python": sys.version,
+        "shieldnet": f"sha256:{_own_source().hex()}",
+    }
+
+
+class Seen(dict[int | str, tuple[int, object]]):
+    """Holds objects listed so far, by id (files by path): position, and the object, kept alive.
+
+    whole_files: whether the text of a whole file counts.
+    """
+
+    whole_files = True
+
+    def text(self, path: str | None, *, any_name: bool) -> bytes:
+        """Returns the text of a file of which code is used, if it counts.
+
+        any_name: whether the code may read names of the file that it does not show.
+        """
+        return file_content(path) if self.whole_files or any_name else b""
+
 
 _END = b"\0end"  # no other line starts like this: it separates nested values from those after
 
@@ -241,7 +266,7 @@ def _function(function: types.FunctionType, seen: Seen) -> Iterator[bytes]:
         return
     code, named = function.__code__, function.__globals__
     code_objects.require_seen(code, set(named))
-    yield file_content(code.co_filename)
+    yield seen.text(code.co_filename, any_name=code_objects.reads_any_name(code))
     yield from code_objects.content(code)
     yield from _lines(vars(function), seen)
     names = None if code_objects.reads_any_name(code) else code_objects.names(code)
@@ -278,7 +303,7 @@ def _file(module: types.ModuleType, names: Sequence[str] | None, seen: Seen) -> 
     if is_installed(module) or key in seen:
         return
     seen[key] = (len(seen), module)
-    yield file_content(getattr(module, "__file__", None))
+    yield seen.text(getattr(module, "__file__", None), any_name=names is None)
     for name, value in list(vars(module).items()):
         if name not in names if names is not None else not _is_held(name, value, module):
             continue

@@ -19,8 +19,9 @@ from shieldnet.core.errors import TrainingFailed
 from shieldnet.core.randomness import noise_about, random_seed
 from shieldnet.privacy.signing import key_of_environment, mac
 from shieldnet.training.distributed import Ranks
+from shieldnet.training.identity import Identity, differences
 
-_VERSION = 2
+_VERSION = 3
 _SIZE = 32  # bytes of a keyed hash
 STATE, RUN, KEY, LOCK = "finetune.pt", "finetune.run", "finetune.key", "finetune.lock"
 
@@ -50,29 +51,33 @@ class State:
 class Checkpointer:
     """Saves the state of a training in a folder, if one is given, every few seconds.
 
-    key: fingerprint of everything that the training depends on. run: its name if it starts anew.
+    identity: everything that the training depends on. run: its name if it starts anew.
     """
 
     folder: Path | None
-    key: str
+    identity: Identity
     every_s: float
     ranks: Ranks
     run: str
 
     @classmethod
     def of(
-        cls, folder: str | Path | None, every_s: float, ranks: Ranks, key: Callable[[Ranks], str]
+        cls,
+        folder: str | Path | None,
+        every_s: float,
+        ranks: Ranks,
+        identity: Callable[[Ranks], Identity],
     ) -> "Checkpointer":
-        """Draws the name of a run, the same on every rank, and computes the key if needed.
+        """Draws the name of a run, the same on every rank, and reads the identity if needed.
 
-        key: function that returns the fingerprint, which reads all records.
+        identity: function that returns it, which reads all records.
         """
         with noise_about("run"):
             draws = ranks.broadcast(torch.tensor([random_seed(), random_seed()]))
         run = "".join(f"{draw:016x}" for draw in draws.tolist())
         if folder is None:
-            return cls(None, "", every_s, ranks, run)
-        return cls(Path(folder), key(ranks), every_s, ranks, run)
+            return cls(None, {}, every_s, ranks, run)
+        return cls(Path(folder), identity(ranks), every_s, ranks, run)
 
     def only_here(self) -> AbstractContextManager[None]:
         """Locks the folder for this training; see ``only_here``."""
@@ -80,7 +85,7 @@ class Checkpointer:
 
     def latest(self, steps: int) -> State:
         """Returns the latest state, the same on all ranks."""
-        state = None if self.folder is None else load(self.folder, self.key, steps)
+        state = None if self.folder is None else load(self.folder, self.identity, steps)
         return state or State(run=self.run)
 
     def is_time(self, saved_at: float, *, last: bool) -> bool:
@@ -90,11 +95,11 @@ class Checkpointer:
     def keep(self, state: State) -> float:
         """Saves the state and returns the time in seconds of ``time.monotonic``."""
         if self.folder is not None and self.ranks.is_first:
-            save(self.folder, self.key, state)
+            save(self.folder, self.identity, state)
         return time.monotonic()
 
 
-def save(folder: Path, key: str, state: State) -> None:
+def save(folder: Path, identity: Identity, state: State) -> None:
     """Replaces the saved state atomically.
 
     Then updates the count of saves in the run's file, by which an older copy is recognized.
@@ -105,13 +110,13 @@ def save(folder: Path, key: str, state: State) -> None:
         _replace(folder / RUN, _run_document(secret, state))
     state.saved += 1
     content = io.BytesIO()
-    torch.save({"version": _VERSION, "key": key, **asdict(state)}, content)
+    torch.save({"version": _VERSION, "identity": dict(identity), **asdict(state)}, content)
     payload = content.getvalue()
     _replace(folder / STATE, payload + mac(secret, payload))
     _replace(folder / RUN, _run_document(secret, state))
 
 
-def load(folder: Path, key: str, steps: int) -> State | None:
+def load(folder: Path, identity: Identity, steps: int) -> State | None:
     """Reads the saved state of the same training, or returns None if there is none yet.
 
     Errors: TrainingFailed for a file that is damaged, was changed, belongs to another training, was
@@ -140,10 +145,10 @@ def load(folder: Path, key: str, steps: int) -> State | None:
         raise TrainingFailed(f"{path} cannot be read ({type(broken).__name__}).") from broken
     if content.pop("version", None) != _VERSION:
         raise TrainingFailed(f"{path} is not a checkpoint of this version. Choose another folder.")
-    if content.pop("key", None) != key:
+    if changed := differences(content.pop("identity"), identity):
         raise TrainingFailed(
-            f"{path} belongs to another training: its model, data or settings differ. Choose "
-            "another folder, or delete it to start over."
+            f"{path} belongs to another training. What differs: {'; '.join(changed)}. Undo it to "
+            "go on, or choose another folder to start over."
         )
     state = State(**content)
     if not 0 <= state.step <= steps:

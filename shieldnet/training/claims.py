@@ -54,7 +54,7 @@ def known_of_start(
         return ""
     if heldout is None:
         return ""
-    rows = held_apart(model, heldout, records, "heldout")
+    rows = held_apart(model, heldout, records, "heldout", loss, private=True)
     better, chance = fit(model, records, rows, loss)
     return premise.check(better, chance, rows=min(len(records), len(rows)))
 

@@ -1,6 +1,7 @@
 """Checks that a model can be trained on the records, before anything is copied or drawn."""
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,9 @@ from shieldnet.outputs.adapters import name_of
 from shieldnet.outputs.estimators import is_estimator
 from shieldnet.outputs.functions import Around
 from shieldnet.shield.module import Shield
-from shieldnet.training.losses import Criterion, Loss, scores_of
-from shieldnet.training.private.hazards import stand_ins
+from shieldnet.training.losses import Loss
 from shieldnet.training.records import Records, as_records
+from shieldnet.training.trial import try_once
 
 
 def require_gradients(model: nn.Module) -> nn.Module:
@@ -35,13 +36,17 @@ def as_read(model: nn.Module, records: Records) -> Records:
     return records.of_type(dtypes[0])
 
 
-def held_apart(model: nn.Module, data: object, records: Records, role: str) -> Records:
+def held_apart(
+    model: nn.Module, data: object, records: Records, role: str, loss: Loss, *, private: bool
+) -> Records:
     """Reads held-out records in the form that the model takes.
 
-    role: ``heldout`` or ``validation``, for messages. Errors: DataError for other inputs or shapes
-    than the training records, and for records that are also trained on.
+    role: ``heldout`` or ``validation``, for messages. loss: without countermeasures. private:
+    whether the model may see no record. Errors: DataError for other inputs, shapes or labels than
+    the training records have, and for records that are also trained on.
     """
-    rows = as_read(model, as_records(data))
+    with _about(role):
+        rows = as_read(model, as_records(data))
     if rows.packing != records.packing:
         expected, got = (
             "one input" if packing is None else packing.described
@@ -63,7 +68,18 @@ def held_apart(model: nn.Module, data: object, records: Records, role: str) -> R
             f"{shared} of the {role} rows are also training records, so they show nothing about "
             "unseen ones. Pass other rows of the same kind."
         )
+    with _about(role):
+        try_once(model, rows, loss, private=private)
     return rows
+
+
+@contextmanager
+def _about(role: str) -> Iterator[None]:
+    """Names the argument in errors about its data."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"In {role}=: {error}") from error
 
 
 def require_plain_weights(model: nn.Module, *, private: bool) -> None:
@@ -96,26 +112,3 @@ def _require_plain_module(model: object) -> None:
         raise ConfigError("Expected an uncompiled model, got torch.compile's: pass model._orig_mod")
     if isinstance(model, torch.jit.ScriptModule):
         raise ConfigError("Expected a Python nn.Module, got TorchScript: pass the original module.")
-
-
-def try_once(model: nn.Module, records: Records, criterion: Loss, *, private: bool) -> None:
-    """Runs a copy of the model on two records, to report a mismatch at once.
-
-    private: runs it on stand-ins of the same shape, so that Python code never sees a record.
-    """
-    copied = copy.deepcopy(model).eval()
-    device = next(copied.parameters()).device
-    rows = stand_ins(records) if private else (records.inputs, records.labels)
-    inputs, labels = (column[:2].to(device) for column in rows)
-    try:
-        with torch.no_grad():
-            output = copied(inputs.clone())  # it may write into them
-    except Exception as unread:  # user code can raise anything
-        raise DataError(
-            f"The model failed on inputs of shape {tuple(inputs.shape)} and dtype "
-            f"{inputs.dtype}: {type(unread).__name__}: {unread}"
-        ) from unread
-    if isinstance(criterion, Criterion):
-        criterion.require_fit(scores_of(output), labels, records.labels)
-    if not private:
-        criterion(output, labels)

@@ -1,10 +1,8 @@
 """finetune: trains a copy of a model privately, with heuristic countermeasures, or both."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -30,10 +28,9 @@ from shieldnet.training.settings import FinetuneSettings, Optimization
 from shieldnet.training.several_inputs import taking_several
 from shieldnet.training.trainable import BY_NAME, Full, LoRA, Trainable
 from shieldnet.training.validation import validated
+from shieldnet.training.watching import Watch
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-_log = logging.getLogger("shieldnet")
-_EPSILON_SHOWN = 10  # times per run that the progress bar updates the epsilon spent
 
 
 def _refusing_part(verb: Verb) -> Verb:
@@ -85,7 +82,8 @@ def finetune(
     ``Adversarial`` and others, applied in the given order.
     epochs: number of times that each record is used, on average.
     batch_size: records per step, on average if DPSGD draws them independently. By default the
-    loader's, else 64; with DPSGD all records, which has the simplest proof and often works best.
+    loader's own size, else 64; with DPSGD the loader's, else all records, which has the simplest
+    proof and often works best.
     learning_rate, momentum: of the optimizer; momentum is for ``sgd`` only, by default 0.9.
     optimizer: ``sgd`` or ``adam`` (with decoupled weight decay).
     train: the weights to train: ``Full()``, ``LastLayer()``, ``Biases()`` or ``LoRA(4)`` of
@@ -123,21 +121,33 @@ def finetune(
     with _drawing(seed):
         copies = prepared_copies(plan)
         ranks.sync(copies.working)
-        updates, preflight = prepared_updates(plan, copies.working, ranks)
+        updates, preflight = prepared_updates(plan, copies, ranks)
         claimed = with_variation(plan.claimed, plan.steps * updates.variation)
-        checkpointer = Checkpointer.of(checkpoint, checkpoint_every_s, ranks, plan.key)
-        with checkpointer.only_here(), _progress_bar(claimed, plan, progress, ranks) as on_step:
-            state = take_steps(plan, updates, checkpointer, on_step)
+        checkpointer = Checkpointer.of(checkpoint, checkpoint_every_s, ranks, plan.identity)
+        watch = Watch(
+            claimed, plan.steps, checkpointer.folder, shown=progress, is_first=ranks.is_first
+        )
+        with checkpointer.only_here(), watch:
+            state = take_steps(plan, updates, checkpointer, watch)
         ranks.sync(copies.working)
     copies.publish(everything=claimed is None)
     after = None if held is None else validated(copies.finished, held, plan.plain_loss)
     taking_several(copies.finished)
     findings = findings_of_run(claimed, state)
     guarantee = released_guarantee(claimed, plan.premise, copies.finished, state.run)
-    finished = copies.finished.eval()
-    seconds = time.monotonic() - began
     return Finetuned(
-        finished, guarantee, findings, preflight, plan.steps, seconds, plan.start, before, after
+        copies.finished.eval(),
+        guarantee,
+        findings,
+        preflight,
+        plan.steps,
+        seconds=time.monotonic() - began,
+        start=plan.start,
+        before=before,
+        validation=after,
+        taken=plan.steps - watch.first,
+        checkpoint=checkpointer.folder,
+        clip=state.clip if plan.private and plan.private.clipping.numbers else None,
     )
 
 
@@ -152,28 +162,3 @@ def _drawing(seed: int | None) -> Iterator[None]:
             with replayed_noise(seed):
                 torch.manual_seed(random_seed())
                 yield
-
-
-@contextmanager
-def _progress_bar(
-    claimed: Guarantee | None, plan: Plan, progress: bool | None, ranks: Ranks
-) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar with the epsilon spent; without a terminal, logs ten lines per run."""
-    from tqdm import tqdm
-
-    hidden = None if progress is None else not progress  # by default shown on a terminal
-    hidden = hidden if ranks.is_first else True
-    with tqdm(total=plan.steps, unit="step", disable=hidden, leave=False) as bar:
-
-        def on_step(step: int) -> None:
-            bar.update(step - bar.n)
-            if step % max(1, plan.steps // _EPSILON_SHOWN) and step != plan.steps:
-                return
-            spent = "" if claimed is None else f"{replace(claimed, steps=step).epsilon:.3f}"
-            if not bar.disable:
-                bar.set_postfix({"epsilon": spent} if spent else {})
-            elif ranks.is_first and progress is not False:
-                so_far = f", epsilon {spent} so far" if spent else ""
-                _log.info("step %d of %d%s", step, plan.steps, so_far)
-
-        yield on_step

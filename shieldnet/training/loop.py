@@ -1,8 +1,7 @@
 """The training loop, from a checkpoint to the released weights."""
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,25 +12,24 @@ from shieldnet.core.randomness import noise_about, random_seed
 from shieldnet.training.checkpoint import Checkpointer, State
 from shieldnet.training.plan import Plan
 from shieldnet.training.updates import Updates
+from shieldnet.training.watching import Watch
 
-_log = logging.getLogger("shieldnet")
 _CHECK_EVERY = 50  # steps between checks that the weights are finite
 
 
-def take_steps(
-    plan: Plan, updates: Updates, checkpointer: Checkpointer, on_step: Callable[[int], object]
-) -> State:
+def take_steps(plan: Plan, updates: Updates, checkpointer: Checkpointer, watch: Watch) -> State:
     """Takes all remaining steps; the model then has the weights to release.
 
-    on_step: called after each step with the number of steps so far. Errors: TrainingFailed for
-    non-finite weights, and for a checkpoint that cannot be continued.
+    watch: gets every step. Errors: TrainingFailed for non-finite weights, and for a
+    checkpoint that cannot be continued.
     """
     weights, optimizer = _Weights.of(updates.model), plan.optimizer(updates.model)
     state = checkpointer.latest(plan.steps)
-    if state.step:
-        _log.info("continuing from step %d of %d", state.step, plan.steps)
+    watch.begin(state.step)
     weights.begin(state, optimizer, plan.ema)
     updates.start(state)
+    if state.step < plan.steps:
+        updates.prepare(watch.tell)
     saved_at = time.monotonic()
     while state.step < plan.steps:
         with noise_about("step", state.step):
@@ -48,7 +46,8 @@ def take_steps(
         if checkpointer.is_time(saved_at, last=is_last):
             weights.store(state, optimizer)
             saved_at = checkpointer.keep(state)
-        on_step(state.step)
+            watch.saved = state.step
+        watch.took(state.step)
     weights.release(state)
     return state
 

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.privacy.guarantee import Guarantee
-from shieldnet.running.fingerprints import fingerprint
 from shieldnet.training.claims import guarantee_of, known_of_start
 from shieldnet.training.compatibility import (
     as_read,
     held_apart,
     require_plain_weights,
-    try_once,
 )
 from shieldnet.training.countermeasures.base import Augment, Countermeasure
 from shieldnet.training.distributed import Ranks
+from shieldnet.training.identity import Identity, identity_of
 from shieldnet.training.losses import Loss, as_loss
 from shieldnet.training.objective import Objective
 from shieldnet.training.private.dpsgd import DPSGD
@@ -26,6 +25,7 @@ from shieldnet.training.private.premise import Premise
 from shieldnet.training.records import Records
 from shieldnet.training.settings import FinetuneSettings
 from shieldnet.training.several_inputs import require_whole_inputs, taking_one
+from shieldnet.training.trial import try_once
 
 _BATCH_SIZE = 64
 
@@ -104,7 +104,14 @@ class Plan:
 
     def validation_records(self, validation: object) -> Records:
         """Returns validation records; raises DataError if some are also trained on."""
-        return held_apart(self.model, validation, self.records, "validation")
+        return held_apart(
+            self.model,
+            validation,
+            self.records,
+            "validation",
+            self.plain_loss,
+            private=self.private is not None,
+        )
 
     @property
     def rate(self) -> float:
@@ -128,12 +135,22 @@ class Plan:
         decay = sum(countermeasure.weight_decay for countermeasure in self.countermeasures)
         return self.settings.optimization(weights, decay)
 
-    def key(self, ranks: Ranks) -> str:
-        """Returns the fingerprint of everything that the training depends on."""
-        return fingerprint(
-            *(self.model, self.records.fingerprint(), self.countermeasures, self.settings),
-            *(self.loss, ranks.count, self.premise.known),
-            (self.size, self.rate, self.steps, self.noise),
+    def identity(self, ranks: Ranks) -> Identity:
+        """Returns everything that the training depends on, by name."""
+        derived = {
+            "records in a step": str(self.size),
+            "steps": str(self.steps),
+            "clip norms of noise": repr(self.noise),
+            "processes": str(ranks.count),
+        }
+        return identity_of(
+            self.model,
+            self.records.fingerprint(),
+            self.countermeasures,
+            self.settings,
+            self.loss,
+            self.premise.known,
+            derived,
         )
 
 

@@ -1,7 +1,7 @@
 """Preparation of the copy to train, and publication of the result."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -27,16 +27,21 @@ _WEIGHTED = Hazard(
     "the loss",
     "its mean divides by the weights of the whole batch, so that one record scales all others",
     "Return one loss per record (reduction='none'), so that no record's weight affects another's",
-    fixes=True,
+    fixes="does it, with class weights divided by their mean",
+    done="taken the weighted loss record by record, with class weights divided by their mean",
 )
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Holds two copies of a model: the one to train, and the one to return."""
+    """Holds two copies of a model: the one to train, and the one to return.
+
+    fixes: what ``fix=True`` changed in them, in words.
+    """
 
     working: nn.Module
     finished: nn.Module
+    fixes: tuple[str, ...] = ()
 
     def publish(self, *, everything: bool) -> None:
         """Copies the trained weights into the model to return.
@@ -69,26 +74,26 @@ def prepared_copies(plan: Plan) -> Copies:
     if plan.private is None or not plan.private.is_certified:
         return Copies(working, finished)
     fix = plan.settings.fix
-    weighted = (_WEIGHTED,) if weighted_mean(plan.loss) and not fix else ()
+    weighted = (_WEIGHTED,) if weighted_mean(plan.loss) else ()
     hazards = hazards_of(working, plan.records)
+    applied = tuple(hazard.done for hazard in (*weighted, *hazards) if hazard.fixes and fix)
     if fix and any(hazard.fixes for hazard in hazards):
         finished = fixed(finished, working, hazards)
         working = fixed(working, working, hazards)
         hazards = hazards_of(working, plan.records)
-    Preflight((*weighted, *hazards)).require()
-    return Copies(working, finished)
+    Preflight((*(() if fix else weighted), *hazards)).require()
+    return Copies(working, finished, applied)
 
 
-def prepared_updates(
-    plan: Plan, working: nn.Module, ranks: Ranks
-) -> tuple[Updates, Preflight | None]:
+def prepared_updates(plan: Plan, copies: Copies, ranks: Ranks) -> tuple[Updates, Preflight | None]:
     """Returns the updates of the working copy's weights, and the result of preflight."""
-    trained, learned = _what_is_learned(plan, working)
+    trained, learned = _what_is_learned(plan, copies.working)
     if plan.private is None:
         return Sgd(trained, learned, plan.objective, plan.size, ranks), None
     preflight, gradients = _gradients_examined(
         trained, learned, plan.objective, plan.private, fix=plan.settings.fix
     )
+    preflight = replace(preflight, fixes=(*copies.fixes, *preflight.fixes))
     private, noise, rate = plan.private, plan.noise, plan.rate
     return DpSgd(trained, gradients, learned, private, noise, rate, ranks), preflight
 
@@ -134,7 +139,9 @@ def _gradients_examined(
     if fix and any(hazard.fixes for hazard in preflight.hazards):
         for hazard in preflight.hazards:
             trained.get_parameter(hazard.where).requires_grad_(False)
+        frozen = tuple(hazard.done for hazard in preflight.hazards)
         preflight, gradients = examined()
+        preflight = replace(preflight, fixes=frozen)
     if private.is_certified or gradients is None:
         preflight.require()
     assert gradients is not None  # noqa: S101  # None always comes with a hazard

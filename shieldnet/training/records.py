@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from shieldnet.core.errors import DataError
 from shieldnet.data.examples import pairs_of, require_finite, rows_hash
-from shieldnet.data.loaders import of_loader
+from shieldnet.data.loaders import batch_size_of, of_loader
 from shieldnet.data.packing import Packing, packed, several_of
 from shieldnet.data.tensors import as_tensor
 
@@ -19,13 +19,15 @@ class Records:
     """Holds the inputs and labels of training records.
 
     Shapes: inputs (records, ...), labels (records, ...). batch: batch size of their loader, if any.
-    packing: positions of a model's several inputs in a row, None for one input.
+    packing: positions of a model's several inputs in a row, None for one input. dtype: of one input
+    as it was given, if another.
     """
 
     inputs: Tensor
     labels: Tensor
     batch: int | None = None
     packing: Packing | None = None
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         for name, tensor in (("inputs", self.inputs), ("labels", self.labels)):
@@ -43,6 +45,11 @@ class Records:
     def rows(self, rows: Tensor | slice, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns the inputs and labels of rows on a device. Shapes: rows (n,) -> (n, ...)."""
         return self.inputs[rows].to(device), self.labels[rows].to(device)
+
+    @property
+    def given(self) -> torch.dtype:
+        """Returns the dtype that one input was given in."""
+        return self.dtype or self.inputs.dtype
 
     @property
     def is_whole(self) -> Tensor:
@@ -66,7 +73,7 @@ class Records:
             inputs = inputs.to(dtype)
         if labels.is_floating_point():
             labels = labels.to(dtype)
-        return Records(inputs, labels, self.batch, packing)
+        return Records(inputs, labels, self.batch, packing, self.dtype)
 
     def fingerprint(self) -> str:
         """Returns a hash of the data."""
@@ -85,7 +92,7 @@ def as_records(data: object) -> Records:
     if isinstance(data, Records):
         return data
     if isinstance(data, DataLoader):
-        return replace(as_records(of_loader(data, "records")), batch=data.batch_size)
+        return replace(as_records(of_loader(data, "records")), batch=batch_size_of(data))
     if (several := several_of(data)) is not None:
         inputs, packing = packed(several[0], "records")
         return Records(inputs, _as_labels(as_tensor(several[1], "records")), packing=packing)
@@ -102,7 +109,7 @@ def as_records(data: object) -> Records:
             f"Expected (inputs, labels), a Dataset with a length or a DataLoader, got "
             f"{type(data).__name__}."
         )
-    return Records(_numbers(inputs), _as_labels(labels))
+    return Records(_numbers(inputs), _as_labels(labels), dtype=inputs.dtype)
 
 
 def _as_labels(labels: Tensor) -> Tensor:

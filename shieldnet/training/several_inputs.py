@@ -5,7 +5,7 @@ Private training traces a graph of one record's inputs and label. With ``input_i
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +29,12 @@ def taking_several(model: nn.Module) -> None:
         del model.__dict__["forward"]
         if unpacking.is_attribute:
             model.__dict__["forward"] = unpacking.forward
+
+
+def own_forward(model: nn.Module) -> Callable[..., Any]:
+    """Returns a model's forward, of a copy that ``taking_one`` made the one of the original."""
+    unpacking = model.__dict__.get("forward")
+    return unpacking.forward if isinstance(unpacking, _Unpacking) else model.forward
 
 
 def require_whole_inputs(countermeasures: Sequence[Countermeasure]) -> None:

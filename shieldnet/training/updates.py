@@ -1,7 +1,7 @@
 """Updates: the gradient of each step; here the mean gradient of a shuffled batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -33,6 +33,9 @@ class Updates(ABC):
     @abstractmethod
     def start(self, state: State) -> None:
         """Adds to a state what is drawn once per run, unless a checkpoint has it."""
+
+    def prepare(self, tell: Callable[[str], None]) -> None:  # noqa: B027 - most need nothing
+        """Prepares the steps of this process; ``tell`` gets a line if that may take long."""
 
     @abstractmethod
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:

@@ -115,7 +115,7 @@ class TestAudit:
         assert text.startswith("Digits\nshield")
         assert "5.33" in text
         assert "measured lower bounds" in text
-        assert "not tested: membership.tpr_at_fpr_1e-3: it takes 3000 nonmembers" in text
+        assert "not tested: membership.tpr_at_fpr_1e-3: needs 3000 nonmembers" in text
         assert "-0.000" not in text
 
     def test_what_does_not_apply_is_listed_with_its_reason(self, digits_model, sets) -> None:
@@ -205,9 +205,7 @@ class TestAudit:
         one = report["shield"]["membership.group.half = low.auc"]
         assert one.samples == sum(int((half == "low").sum()) for half in halves)
         assert one.low < report["shield"]["membership.auc"].high
-        untested = (
-            "membership of rare = True: it takes 30 members and nonmembers, there are 5 and 5"
-        )
+        untested = "membership of rare = True: needs 30 members and nonmembers, there are 5 and 5"
         assert untested in report.untested
         policy = sn.Policy({}, groups={"*": {"max_membership_auc": 1.0}})
         with pytest.raises(
@@ -658,7 +656,7 @@ def test_a_group_too_small_is_listed_and_a_canary_of_no_class_refused(digits_mod
     rare = [1, *[0] * 149]
     report = sn.audit(sn.harden(digits_model), **given, groups={"rare": (rare, rare)})
     assert (
-        "membership of rare = 1: it takes 30 members and nonmembers, there are 1 and 1"
+        "membership of rare = 1: needs 30 members and nonmembers, there are 1 and 1"
         in report.untested
     )
     planted = sn.plant_canaries(sets["auxiliary"], count=40).canaries
@@ -759,7 +757,7 @@ def test_a_set_that_is_too_small_ends_no_audit(few, few_of) -> None:
     shield = sn.Shield(model, sn.GaussianNoise(1.0))
     report = sn.audit(shield, **sets, tier=FEW, sensitive=("column 0",), shadows=0)
     assert report["shield"]["accuracy"].samples == counts["nonmembers"]
-    assert any("it takes at least" in line for line in report.untested)
+    assert any("needs at least" in line for line in report.untested)
 
 
 def test_a_sensitive_column_does_not_end_as_findings_do(digits_model, sets) -> None:

@@ -73,7 +73,7 @@ def test_equal_confidences_share_a_bin() -> None:
 def test_what_has_no_confidence_no_labels_or_few_rows_does_not_apply() -> None:
     with pytest.raises(NotApplicable, match="labels have no confidence"):
         Calibration()(game(confidences(300), 0, 0, sn.Label()))
-    with pytest.raises(NotApplicable, match="it takes at least 200 rows of nonmembers, got 150"):
+    with pytest.raises(NotApplicable, match="needs at least 200 rows of nonmembers, got 150"):
         Calibration()(game(confidences(150), 0))
     bare = game(confidences(300), 0)
     unlabeled = Game(bare.shield, bare.members, Examples("nonmembers", bare.nonmembers.inputs))

@@ -232,7 +232,7 @@ def test_the_same_seed_finds_the_same(make_game) -> None:
 def test_few_canaries_are_said_to_be_untested(with_canaries, canaries) -> None:
     planted = Examples("canaries", canaries.planted.inputs[:9], canaries.planted.labels[:9])
     outcome = Memorization()(replace(with_canaries, canaries=replace(canaries, planted=planted)))
-    assert "memorization.canaries: it takes 20 planted canaries, there are 9" in outcome.untested
+    assert "memorization.canaries: needs 20 planted canaries, there are 9" in outcome.untested
     assert len(outcome.findings) == 2
 
 
@@ -290,7 +290,7 @@ def test_a_few_rows_do_not_apply(make_game, name) -> None:
     game = make_game()
     rows = getattr(game, name)
     few = {name: Examples(name, rows.inputs[:9], rows.labels[:9])}
-    with pytest.raises(NotApplicable, match=f"it takes at least 20 rows of {name}, got 9"):
+    with pytest.raises(NotApplicable, match=f"needs at least 20 rows of {name}, got 9"):
         Memorization()(replace(game, **few))
 
 

@@ -1,4 +1,5 @@
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -256,6 +257,56 @@ def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path)
     assert "composed with 1 earlier training" in again.stdout
 
 
+def test_finetune_prints_the_audit_that_comes_next_and_it_runs(project: Path) -> None:
+    trained = shieldnet(
+        project, "finetune", "served:model", "--data", "members.npz", "-o", "next model",
+        "--epsilon", "4", "--delta", "1e-3", "--epochs", "2", "--start", "public",
+        "--validation", "nonmembers.npz",
+    )  # fmt: skip
+    (line,) = [line for line in trained.stdout.splitlines() if line.startswith("Next: ")]
+    command = shlex.split(line.removeprefix("Next: "))
+    assert command == [
+        "shieldnet", "audit", "served:model", "--weights", "next model/model.safetensors",
+        "--guarantee", "next model/guarantee.json", "--members", "members.npz",
+        "--nonmembers", "nonmembers.npz", "-o", "report.html",
+    ]  # fmt: skip
+    done = shieldnet(project, *command[1:], "--tier=quick", "--shadows=0")
+    assert done.returncode == 0, done.stderr
+    plain = shieldnet(
+        project, "finetune", "served:model", "--data", "members.npz", "-o", "yes-or-no",
+        "--epochs", "1", "--axis", "1",
+    )  # fmt: skip
+    assert "--members members.npz --nonmembers OTHER_DATA --axis 1 -o" in plain.stdout
+    assert "--guarantee" not in plain.stdout
+
+
+def test_a_stop_is_said_and_gives_the_exit_code_of_one(project: Path, monkeypatch) -> None:
+    from shieldnet.training.private.noisy_sums import DpSgd
+
+    call, steps = DpSgd.__call__, []
+
+    def stopped(self, step, state):
+        steps.append(step)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return call(self, step, state)
+
+    given = (
+        "finetune", "served:model", "--data", "members.npz", "-o", "stopped", "--epsilon", "4",
+        "--delta", "1e-3", "--epochs", "6", "--checkpoint", "ck", "--checkpoint-every", "1e-9",
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(DpSgd, "__call__", stopped)
+        first = shieldnet(project, *given)
+    assert first.returncode == 130
+    assert "Stopped at step 3 of 6; the same command goes on from step 3" in first.stderr
+    again = shieldnet(project, *given)
+    assert "continuing from step 3 of 6" in again.stderr
+    assert "6 steps, 3 of them in this run, in" in again.stdout
+    edited = shieldnet(project, *given, "--force", "--learning-rate", "0.3")
+    assert "What differs: --learning-rate: 0.1 then, 0.3 now" in edited.stderr
+
+
 def test_finetune_writes_over_no_earlier_model_unless_told(project: Path) -> None:
     given = ("finetune", "served:model", "--data", "members.npz", "-o", "kept", "--epochs", "1")
     assert shieldnet(project, *given).returncode == 0
@@ -275,8 +326,10 @@ def test_finetune_tells_loss_accuracy_and_how_far_it_is(project: Path) -> None:
         "--epsilon", "4", "--delta", "1e-3", "--adaptive-clip", "--epochs", "20", "--part", "bias",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    for when in ("before", "after"):
-        assert re.search(rf"Validation {when}: loss [\d.]+, accuracy [\d.]+ \[", trained.stdout)
+    assert re.search(
+        r"Validation: accuracy [\d.]+ \[.*\] before, [\d.]+ \[.*\] after; loss [\d.]+ before",
+        trained.stdout,
+    )
     assert re.search(r"step 10 of 20, epsilon \d\.\d+ so far", trained.stderr)
     assert "step 20 of 20, epsilon" in trained.stderr
 

@@ -38,7 +38,7 @@ def test_split_counts_distinct_records_as_an_audit_does(project) -> None:
         assert f"{name}.csv: {count} rows{equal}." in done.stdout
     sets = [f"--{name}=sets/{name}.csv" for name in ("members", "nonmembers")]
     audited = shieldnet(project, "audit", "served:model", *sets, "--tier=quick", "--shadows=0")
-    assert "it takes 300 nonmembers, there are 20 with distinct inputs" in audited.stdout
+    assert "needs 300 nonmembers, there are 20 with distinct inputs" in audited.stdout
 
 
 def test_split_says_which_columns_there_are_where_none_is_called_a_label(project) -> None:

@@ -42,7 +42,7 @@ def test_a_test_keeps_its_name_whatever_is_measured(tmp_path) -> None:
     """A name with a number in it is a new test at every run, and no history shows it breaking."""
     names = []
     for leak, rows in ((0.03, 448), (0.31, 1447)):
-        line = f"membership.tpr_at_fpr_1e-3: it takes 3000 nonmembers, there are {rows}"
+        line = f"membership.tpr_at_fpr_1e-3: needs 3000 nonmembers, there are {rows}"
         dropped = f"{rows} records that stand in two sets were taken out"
         one = made(subject("balanced", leak, 5.0 + leak, untested=(line, dropped)))
         one.save(

@@ -5,6 +5,7 @@ import torch
 
 import shieldnet as sn
 from shieldnet.training.distributed import Ranks
+from shieldnet.training.identity import differences
 from shieldnet.training.plan import Plan
 from shieldnet.training.records import as_records
 from shieldnet.training.settings import FinetuneSettings, Optimization
@@ -49,9 +50,10 @@ def test_whatever_changes_the_training_changes_its_key(table, mlp) -> None:
         Plan.of(mlp, records, (everyone,), settings(batch_size=None)),
         Plan.of(mlp, records, (private, sn.countermeasures.WeightDecay()), settings()),
     ]
-    keys = [plan.key(Ranks()) for plan in plans]
-    assert len(set(keys)) == len(keys)
-    assert plans[0].key(Ranks()) == keys[0] != plans[0].key(Ranks(0, 2))
+    keys = [plan.identity(Ranks()) for plan in plans]
+    assert len({key["all"] for key in keys}) == len(keys)
+    assert all(differences(keys[0], key) for key in keys[1:])
+    assert plans[0].identity(Ranks()) == keys[0] != plans[0].identity(Ranks(0, 2))
 
 
 @pytest.mark.parametrize(

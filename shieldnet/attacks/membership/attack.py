@@ -34,7 +34,7 @@ _AUC = Limit(
     "max_membership_auc",
     0.60,
     "How well an attacker tells who trained the model: the area under the curve (0.5 is guessing), "
-    "and the members found while 1% (it takes 300 nonmembers) or 0.1% (3000) of nonmembers are "
+    "and the members found while 1% (needs 300 nonmembers) or 0.1% (3000) of nonmembers are "
     "accused.",
     is_set=True,
 )
@@ -249,7 +249,7 @@ class Membership(Attack):
         enough = {name: scores for name, scores in within.items() if scores.rows >= MIN_GROUP_ROWS}
         if not enough:
             counts = f"{int(group.members.sum())} and {int(group.nonmembers.sum())}"
-            reason = f"it takes {MIN_GROUP_ROWS} members and nonmembers, there are {counts}"
+            reason = f"needs {MIN_GROUP_ROWS} members and nonmembers, there are {counts}"
             return [], [f"membership of {group.name}: {reason}"]
         name = f"membership.group.{group.name}"
         rates, _ = self._rates(name, enough, groups)
@@ -280,7 +280,7 @@ class Membership(Attack):
                 most = max(len(scores.nonmembers) for scores in scored.values())
                 counted = "" if prefix != "membership" else " with distinct inputs"
                 untested.append(
-                    f"{name}: it takes {rows_needed(fpr)} nonmembers, there are {most}{counted}"
+                    f"{name}: needs {rows_needed(fpr)} nonmembers, there are {most}{counted}"
                 )
                 continue
             source, rate = max(rates.items(), key=lambda item: item[1].value)

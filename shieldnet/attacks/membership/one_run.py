@@ -35,7 +35,7 @@ class OneRun(Attack):
             )
         if game.canaries is None:
             raise NotApplicable(
-                "it takes canary records planted in the training data (canaries=); canary "
+                "needs canary records planted in the training data (canaries=); canary "
                 "gradients are another test, which finetune makes while it trains"
             )
         if game.canaries.copies > 1:

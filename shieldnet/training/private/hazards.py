@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from shieldnet.files.group_norms import Norm
 from shieldnet.outputs.nested import leaves
 from shieldnet.training.records import Records
 
 ROWS = 5
 """Number of records that models are tried on, a size that few other axes have."""
-_CHANNELS = 8  # per group: normalizing two numbers leaves only a sign
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,18 @@ class Hazard:
     """Describes one thing that would break the guarantee.
 
     where: the module, weight or loss that causes it. why: what was observed. fix: what to do.
-    fixes: whether ``fix=True`` does it.
+    fixes: what ``fix=True`` does about it, "" if nothing. done: the same, once it was done.
     """
 
     kind: str
     where: str
     why: str
     fix: str
-    fixes: bool = False
+    fixes: str = ""
+    done: str = ""
 
     def __str__(self) -> str:
-        accept = " (fix=True does it)" if self.fixes else ""
+        accept = f" (fix=True {self.fixes})" if self.fixes else ""
         return f"{self.kind} in {self.where}: {self.why}. {self.fix}{accept}"
 
 
@@ -47,11 +48,29 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
     named = tuple(_batch_statistics(model))
     if named:  # they would be found twice, or hide others
         return named
-    squeezed = tuple(_squeezed(model, inputs))
-    if squeezed:
-        return squeezed
-    moving = tuple(_moving(model, inputs))  # first: a write into weights may happen only once
-    return (*_mixed_rows(model, inputs, records.is_whole), *moving)
+    try:
+        squeezed = tuple(_squeezed(model, inputs))
+        if squeezed:
+            return squeezed
+        moving = tuple(_moving(model, inputs))  # first: a write into weights may happen only once
+        return (*_mixed_rows(model, inputs, records.is_whole), *moving)
+    except Exception as failed:  # user code can raise anything
+        return (untried(failed),)
+
+
+def untried(failed: Exception) -> Hazard:
+    """Describes a failure of the user's code on values that preflight makes."""
+    reason = next(iter(str(failed).splitlines()), "")
+    return Hazard(
+        "values out of range",
+        "the model's forward",
+        "preflight tries values that the data does not have, since no code may see a record: from "
+        "0 to 1, and changed by factors of 10 and more, and the model failed on them with "
+        f"{type(failed).__name__}: {reason:.200}",
+        "If columns of real numbers hold whole ones, such as ids for an embedding, pass these as "
+        "an input of their own, which is tried with 0 and 1 alone: ({'ids': rows[:, :6].long(), "
+        "'numbers': rows[:, 6:]}, labels), for a model with forward(self, ids, numbers)",
+    )
 
 
 def fixed(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Module:
@@ -67,8 +86,7 @@ def fixed(model: nn.Module, seen: nn.Module, hazards: Sequence[Hazard]) -> nn.Mo
         if _is_frozen(seen.get_submodule(hazard.where)):
             layer.eval()
         elif isinstance(layer, _BatchNorm):
-            holder, _, name = hazard.where.rpartition(".")
-            setattr(model.get_submodule(holder), name, _group_norm(layer))
+            Norm.replacing(layer).put(model, hazard.where)
     return model
 
 
@@ -102,20 +120,20 @@ def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
     for name, layer in model.named_modules():
         if not (isinstance(layer, _BatchNorm) and layer.training):
             continue
+        kind, norm = type(layer).__name__, Norm.replacing(layer)
         if _is_frozen(layer):
             fix = "Keep it in evaluation mode, with statistics from public data"
+            fixes, done = "keeps it in evaluation mode", f"kept {name} ({kind}) in evaluation mode"
         else:
-            fix = (
-                "Replace it by nn.GroupNorm with its weights, or freeze it and keep it in "
-                "evaluation mode"
-            )
+            fix = f"Replace it by nn.{norm}, or freeze it and keep it in evaluation mode"
+            fixes, done = f"puts {norm} in its place", f"replaced {name} ({kind}) by {norm}"
         yield Hazard(
             "batch statistics",
             name,
-            f"{type(layer).__name__} in training mode computes mean and variance over the records "
-            "of a batch",
+            f"{kind} in training mode computes mean and variance over the records of a batch",
             fix,
-            fixes=True,
+            fixes,
+            done,
         )
 
 
@@ -142,22 +160,6 @@ def _squeezed(model: nn.Module, inputs: Tensor) -> Iterator[Hazard]:
 
 def _is_frozen(layer: nn.Module) -> bool:
     return not any(weight.requires_grad for weight in layer.parameters())
-
-
-def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
-    """Makes a GroupNorm with the scale and shift of a BatchNorm, without its statistics."""
-    channels = layer.num_features
-    max_groups = max(1, min(32, channels // _CHANNELS))
-    max_groups = 1 if isinstance(layer, nn.BatchNorm1d) else max_groups
-    groups = next(count for count in range(max_groups, 0, -1) if channels % count == 0)
-    made = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
-    if layer.affine:
-        made.to(layer.weight.device, layer.weight.dtype)
-        made.weight.data.copy_(layer.weight.data)
-        made.bias.data.copy_(layer.bias.data)
-        made.weight.requires_grad_(layer.weight.requires_grad)
-        made.bias.requires_grad_(layer.bias.requires_grad)
-    return made.train(layer.training)
 
 
 @contextmanager

@@ -1,14 +1,20 @@
 """Noisy sums on a grid, with every rounding error counted in the sensitivity."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.core.randomness import VARIATION, lattice_gaussian, lattice_levels
+from shieldnet.core.randomness import (
+    VARIATION,
+    build_lattice_tables,
+    lattice_gaussian,
+    lattice_levels,
+)
 
 _ROUNDING = 2.0**-6  # of the clip norm: the most that rounding a sum to the grid may add
 _SMOOTHING = 3.0  # steps: from here a discrete Gaussian equals a randomly rounded Gaussian
@@ -64,6 +70,12 @@ class Lattice:
         """Bounds the total variation between one sum's noise and the ideal distribution."""
         return self.numbers * VARIATION
 
+    def prepare(self, tell: Callable[[str], None]) -> None:
+        """Builds the tables of the noise; ``tell`` gets a line before the first time."""
+        if _tell_of(self.deviation):
+            tell("building noise tables (once per setting)")
+        build_lattice_tables(self.deviation)
+
     def released(self, sums: Sequence[Tensor]) -> list[Tensor]:
         """Rounds sums to the grid and adds noise. Shapes: any, float64 -> the same."""
         flat = torch.cat([total.flatten() for total in sums])
@@ -74,6 +86,18 @@ class Lattice:
         return [
             noisy_sum.view(total.shape) for noisy_sum, total in zip(released, sums, strict=True)
         ]
+
+
+def _tell_of(deviation: float) -> bool:
+    """Returns whether a deviation is used for the first time, so that its tables are missing."""
+    used = _uses(deviation)
+    used.append(deviation)
+    return len(used) == 1
+
+
+@lru_cache(maxsize=16)
+def _uses(deviation: float) -> list[float]:
+    return []
 
 
 def _is_drawn(deviation: float) -> bool:

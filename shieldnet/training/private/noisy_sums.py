@@ -1,6 +1,6 @@
 """Private updates: the noisy sum of clipped gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -51,6 +51,11 @@ class DpSgd(Updates):
             with noise_about("coins"):
                 state.coins = bernoulli(count, 0.5)
             state.scores = torch.zeros(count, dtype=torch.float64)
+
+    def prepare(self, tell: Callable[[str], None]) -> None:
+        """Builds the tables that noise is drawn by, on the process that draws it."""
+        if self.ranks.is_first:
+            self.lattice.prepare(tell)
 
     def __call__(self, step: int, state: State) -> Sequence[Tensor]:
         """Returns the noisy sum of a step's clipped gradients, divided by the batch size."""

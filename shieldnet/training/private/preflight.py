@@ -12,7 +12,7 @@ from shieldnet.core.errors import PreflightFailed
 from shieldnet.training.private.capture import NotCaptured
 from shieldnet.training.private.gradient_parts import clipped_sum
 from shieldnet.training.private.gradients import Losses, Move, RecordGradients
-from shieldnet.training.private.hazards import Hazard, few_of, same_draws, stand_ins
+from shieldnet.training.private.hazards import Hazard, few_of, same_draws, stand_ins, untried
 from shieldnet.training.records import Records
 
 _SEEDS = 4
@@ -24,14 +24,17 @@ class Preflight:
     """Holds what was found before training.
 
     hazards: training requires that there are none. sensitivity: how far the worst of the tried
-    records moved the clipped sum, in clip norms; a measurement that the proof does not use.
+    records moved the clipped sum, in clip norms; a measurement that the proof does not use. fixes:
+    what ``fix=True`` changed, in words.
     """
 
     hazards: tuple[Hazard, ...]
     sensitivity: float = math.nan
+    fixes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"hazard: {hazard}" for hazard in self.hazards]
+        lines += [f"fix=True has {fixed}" for fixed in self.fixes]
         if math.isfinite(self.sensitivity):
             lines.append(
                 f"one record moved the sum of gradients by {self.sensitivity:.3f} clip norms"
@@ -63,8 +66,11 @@ def examine(
     before a step. Returns the gradients to train with, or None with a hazard.
     """
     inputs, labels = few_of(records)
-    if move is not None and _mixes(move, model, *stand_ins(records)):
-        return Preflight((_MIXED,)), None
+    try:
+        if move is not None and _mixes(move, model, *stand_ins(records)):
+            return Preflight((_MIXED,)), None
+    except IndexError as outside:
+        return Preflight((untried(outside),)), None
     try:
         gradients = RecordGradients(model, losses, clip, (inputs, labels), views=views, move=move)
     except NotCaptured as untraceable:
@@ -75,7 +81,8 @@ def examine(
             name,
             "the loss does not depend on it, so it would be trained on noise alone",
             "Freeze it (requires_grad_(False))",
-            fixes=True,
+            fixes="freezes it",
+            done=f"froze {name}, which the loss does not depend on",
         )
         for name in gradients.unseen
     ]
@@ -86,7 +93,10 @@ def examine(
             batches = _batches(inputs, labels, records.is_whole)
             worst = max(_moved_by_last(gradients, x, y) for x, y in batches)
             difference = gradients.difference(gradients.each(inputs, labels), inputs, labels, 0)
-    except RuntimeError as unmapped:  # an operator without support for vmap
+    except (IndexError, RuntimeError) as unmapped:
+        if isinstance(unmapped, IndexError) or "out of bounds" in str(unmapped):
+            return Preflight((untried(unmapped),)), gradients
+        # An operator without support for vmap.
         return Preflight((_uncaptured(unmapped),)), None
     if difference > gradients.tolerance or worst > 1:
         return Preflight((_wrong(difference, worst),), worst), None

@@ -104,7 +104,7 @@ def test_a_rate_that_the_sample_cannot_tell_is_listed_as_untested(learned_by_hea
     )
     outcome = Membership()(game)
     assert outcome.untested == (
-        "membership.tpr_at_fpr_1e-3: it takes 3000 nonmembers, there are 300 with distinct inputs",
+        "membership.tpr_at_fpr_1e-3: needs 3000 nonmembers, there are 300 with distinct inputs",
     )
 
 

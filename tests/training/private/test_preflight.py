@@ -137,7 +137,7 @@ def train(model, data, *more, private=PRIVATE, **settings):
     [
         (frozen_norm, "Keep it in evaluation mode", nn.BatchNorm2d),
         (lambda: normed(affine=False), "Keep it in evaluation mode", nn.BatchNorm2d),
-        (normed, "Replace it by nn.GroupNorm with its weights", nn.GroupNorm),
+        (normed, r"Replace it by nn.GroupNorm\(1, \d+\), or freeze", nn.GroupNorm),
     ],
 )
 def test_batch_norm_is_refused_by_name_and_the_mend_works(

@@ -1,0 +1,144 @@
+"""What a training says while it runs and afterwards, from Python as from the shell."""
+
+import logging
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import shieldnet as sn
+from shieldnet.training import loop
+
+PRIVATE = sn.DPSGD(8.0, 1e-3)
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """Raises Ctrl+C in the middle of a step."""
+    follow = loop._Weights.follow
+    taken = []
+
+    def stopped(self, *given) -> None:
+        taken.append(1)
+        if len(taken) == step:
+            raise KeyboardInterrupt
+        follow(self, *given)
+
+    monkeypatch.setattr(loop._Weights, "follow", stopped)
+
+
+@pytest.fixture
+def unlogged():
+    """A program that set no logging up; pytest and the shell do."""
+    log = logging.getLogger("shieldnet")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    yield
+    log.setLevel(level)
+
+
+def test_a_stop_is_said_with_the_step_that_the_same_command_goes_on_from(
+    table, mlp, tmp_path, capsys, monkeypatch, unlogged
+) -> None:
+    settings = {"epochs": 40, "checkpoint": tmp_path / "kept", "checkpoint_every_s": 1e-9}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 32)
+        with pytest.raises(KeyboardInterrupt):
+            sn.finetune(mlp, table, PRIVATE, **settings)
+    told = capsys.readouterr().err
+    assert "Stopped at step 31 of 40; the same command goes on from step 31, saved in" in told
+    found = sn.finetune(mlp, table, PRIVATE, **settings)
+    told = capsys.readouterr().err
+    assert f"continuing from step 31 of 40, saved in {tmp_path / 'kept'}" in told
+    assert (found.steps, found.taken) == (40, 9)
+    assert "40 steps, 9 of them in this run, in " in str(found)
+    assert f"Checkpoint: {tmp_path / 'kept'}" in str(found)
+    complete = sn.finetune(mlp, table, PRIVATE, **settings)
+    assert "already complete: all 40 steps are taken from" in capsys.readouterr().err
+    assert "40 steps, none of them in this run" in str(complete)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "Stopped at step 2 of 5; without a checkpoint folder, nothing was kept."),
+        ({"checkpoint": "kept"}, "Stopped at step 2 of 5, before the first checkpoint; the same"),
+    ],
+)
+def test_a_stop_without_a_checkpoint_says_so(
+    settings, words, table, mlp, tmp_path, capsys, monkeypatch, unlogged
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stop_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        sn.finetune(mlp, table, PRIVATE, epochs=5, **settings)
+    assert words in capsys.readouterr().err
+
+
+def test_lines_go_to_the_log_where_one_is_set_up(table, mlp, caplog, capsys) -> None:
+    with caplog.at_level(logging.INFO, logger="shieldnet"):
+        sn.finetune(mlp, table, sn.DPSGD(7.77, 1e-3), epochs=3)
+    assert "building noise tables (once per setting)" in caplog.messages
+    assert "noise tables" not in capsys.readouterr().err
+
+
+def test_without_progress_nothing_is_said(table, mlp, tmp_path, capsys, unlogged) -> None:
+    for _ in range(2):
+        sn.finetune(mlp, table, PRIVATE, epochs=3, checkpoint=tmp_path, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_noise_tables_are_announced_once_per_setting(table, mlp, capsys, unlogged) -> None:
+    for _ in range(2):
+        sn.finetune(mlp, table, sn.DPSGD(6.66, 1e-3), epochs=3)
+    assert capsys.readouterr().err.count("building noise tables") == 1
+
+
+def test_a_bar_starts_at_the_step_that_is_continued() -> None:
+    from shieldnet.training.watching import Watch
+
+    watch = Watch(None, 40, None, shown=False, is_first=True)
+    watch.begin(31)
+    assert (watch.bar.n, watch.bar.initial) == (31, 31)
+
+
+def test_three_lines_come_first_epsilon_accuracy_and_what_was_measured(table, mlp) -> None:
+    held = torch.randn(60, 12, generator=torch.Generator().manual_seed(5))
+    found = sn.finetune(
+        mlp,
+        table,
+        sn.DPSGD(8.0, 1e-3, canaries=30, max_grad_norm=sn.AdaptiveClip(start=3.0)),
+        epochs=5,
+        start="public",
+        validation=(held, held[:, :3].argmax(1)),
+    )
+    proven, validated, measured, empty, *details = str(found).splitlines()
+    assert proven == "Proven: epsilon 8.00 at delta 0.001"
+    assert re.fullmatch(
+        r"Validation: accuracy \S+ \[.*\] before, \S+ \[.*\] after; loss \S+ before, \S+ after "
+        r"\(60 records\)",
+        validated,
+    )
+    assert re.fullmatch(
+        r"Measured in the run itself: epsilon at least \S+, mu at least \S+ \(95%, 30 canaries\)",
+        measured,
+    )
+    assert empty == ""
+    assert f"Clip norm after the last step: {found.clip:.3g}" in details
+    assert found.clip != 3.0
+    assert "Assumptions:" in details
+
+
+def test_a_result_is_saved_as_the_shell_saves_it(table, mlp, tmp_path) -> None:
+    found = sn.finetune(mlp, table, PRIVATE, epochs=1, start="public")
+    folder = found.save(tmp_path / "private")
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "guarantee.json"}
+    with pytest.raises(sn.errors.ConfigError, match="is there already.*force=True writes over"):
+        found.save(folder)
+    plain = sn.finetune(mlp, table, epochs=1)
+    plain.save(folder, force=True)
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors"}
+    from shieldnet.files.weights import load_weights
+
+    load_weights(again := nn.Sequential(*mlp), folder / "model.safetensors", "mlp")
+    assert torch.equal(again[0].weight, plain.model[0].weight)
