@@ -14,6 +14,7 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.defenses import DEFENSES
 from shieldnet.privacy.certificate import NOT_COVERED
+from shieldnet.shipping import writing
 from shieldnet.shipping.policies import policy_text
 
 
@@ -331,6 +332,46 @@ def test_a_rename_that_fails_in_the_middle_brings_the_old_folder_back(
     assert len(calls) == 3
     assert content(folder) == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["precious.txt", "model.onnx"])
+def test_a_file_that_arrives_between_the_check_and_the_replacement_is_kept(
+    tmp_path, monkeypatch, name
+) -> None:
+    folder = made(tmp_path / "hardened")
+    put = writing._put
+
+    def arrives(beside, target) -> None:
+        (target / name).write_text("mine")
+        put(beside, target)
+
+    monkeypatch.setattr(writing, "_put", arrives)
+    with pytest.raises(sn.errors.ConfigError, match="--force does not delete these"):
+        made(folder, force=True)
+    assert (folder / name).read_text() == "mine"
+    assert (folder / "manifest.json").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("place", [f"new/{'n' * 300}/hardened", "file/hardened", "n" * 300])
+def test_a_name_that_cannot_be_is_bad_input_and_leaves_nothing(tmp_path, place) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(sn.errors.ConfigError, match="Cannot write"):
+        sn.save_hardened(shield_of(), tmp_path / place)
+    with pytest.raises(sn.errors.ConfigError, match="Cannot write"):
+        writing.write_folder({}, tmp_path / place, force=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_long_name_that_can_be_is_written(tmp_path) -> None:
+    assert sn.verify(sn.save_hardened(shield_of(), tmp_path / ("n" * 250)))
+
+
+def test_force_keeps_who_may_read_the_folder(tmp_path) -> None:
+    folder = made(tmp_path / "hardened")
+    folder.chmod(0o700)
+    made(folder, force=True)
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_link_to_the_folder_stays_a_link(tmp_path) -> None:
