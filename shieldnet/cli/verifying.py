@@ -12,7 +12,7 @@ from rich.text import Text
 from shieldnet.cli.terminal import guarded
 
 if TYPE_CHECKING:
-    from shieldnet.shipping.verifying import Verification
+    from shieldnet.shipping.verification import Verification
 
 _STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not checked": "dim"}
 PublicKey = Annotated[
@@ -48,7 +48,7 @@ def verify(
     verification = run(folder, public_key=public_key, model=model)
     _show(verification)
     verification.require()
-    typer.echo(f"{folder} verifies.")
+    typer.echo(verification.conclusion)
 
 
 def _show(verification: "Verification") -> None:

@@ -33,7 +33,8 @@ from shieldnet.shipping.parts import (
 from shieldnet.shipping.policies import policy_text
 from shieldnet.shipping.proof import document_of
 from shieldnet.shipping.readme import page
-from shieldnet.shipping.verifying import verify_files
+from shieldnet.shipping.verification import Verification
+from shieldnet.shipping.verifying import checks_of
 from shieldnet.shipping.writing import require_free, write_folder
 
 
@@ -90,7 +91,7 @@ def save_hardened(
     files |= _proof(contents, _extent(shield, contents, classes, positions))
     files[README] = page(described, chain, files, is_signed=key is not None).encode()
     _seal(files, key)
-    _require_whole(files, target, known)
+    _require_whole(files, contents, shield, example)
     write_folder(files, target, force=force)
     return target
 
@@ -145,16 +146,16 @@ def _seal(files: dict[str, bytes], key: Key | None) -> None:
 
 
 def _require_whole(
-    files: Mapping[str, bytes], target: Path, known: Sequence[type[Defense]]
+    files: Mapping[str, bytes], contents: Contents, shield: Shield, example: Any
 ) -> None:
     """Raises where what is about to be written would not verify, naming what is wrong."""
-    contents = Contents(files, known)
     if REPORT in files:
-        _ = contents.measured  # a report of another model is bad input, no broken folder
+        _ = contents.matches  # a report of another model is bad input, no broken folder
+    checks = checks_of(files, known=contents.known, network=shield.model, example=example)
     try:
-        verify_files(files, str(target), known=known).require()
+        Verification("The folder", checks).require()
     except ShieldnetError as broken:
-        raise type(broken)(f"Nothing was written: {broken}") from broken
+        raise type(broken)(f"Nothing was written. {broken}") from broken
 
 
 def _answer(shield: Shield, example: Any) -> None:
@@ -174,14 +175,23 @@ def _extent(
     shield: Shield, contents: Contents, classes: int | None, positions: tuple[int, ...] | None
 ) -> Extent | None:
     """Returns how large an answer is: as given, declared, seen or reported; None if unknown."""
+    stated = [report[name].certificate.classes for report, name in _matches(contents)]
     if classes is not None:
-        return shield.seen.extent(classes, positions)
-    if shield.extent is not None:
-        return shield.extent
-    if contents.reports:
-        report, name = contents.measured
-        return Extent(report[name].certificate.classes)
-    return None
+        extent = shield.seen.extent(classes, positions)
+    elif shield.extent is not None:
+        extent = shield.extent
+    else:
+        return Extent(stated[0]) if stated else None
+    if wrong := [size for size in stated if size != extent.classes]:
+        raise ConfigError(
+            f"Expected classes={wrong[0]}, which the report is about, got "
+            f"classes={extent.classes}. Leave classes out, or audit this shield."
+        )
+    return extent
+
+
+def _matches(contents: Contents) -> list[tuple[Report, str]]:
+    return contents.matches if contents.reports else []
 
 
 def _file_bytes(path: Path, name: str, role: str) -> bytes:

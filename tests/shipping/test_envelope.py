@@ -76,7 +76,9 @@ def test_a_signature_without_a_key_is_said_and_not_believed(folder) -> None:
     checked = sn.verify(folder)
     assert checked
     assert checked["signature"].result == "not checked"
-    assert "signed, by its own word" in checked["signature"].words
+    assert "the signature names the key" in checked["signature"].words
+    assert str(checked).endswith("verifies, except for the signature, which was not checked.")
+    assert not sn.verify(folder, require=("signature",))
 
 
 def test_a_signature_that_was_taken_away_fails_where_a_key_is_given(folder, pair) -> None:
@@ -223,11 +225,11 @@ def test_no_error_shows_a_key_that_was_given_in_place_of_its_file(tmp_path, pair
         "zero": f"{body}\0",
         "public": Path(text),
     }[form]
+    folder = made(tmp_path / "other", key=pair[0])
     with pytest.raises(sn.errors.ConfigError) as refused:
-        if form == "public":
-            sn.verify(made(tmp_path / "other", key=pair[0]), public_key=given)
-        else:
-            made(tmp_path / "hardened", key=given)
+        sn.verify(folder, public_key=given) if form == "public" else made(
+            tmp_path / "hardened", key=given
+        )
     error: BaseException | None = refused.value
     while error is not None:
         assert "BEGIN" not in str(error)

@@ -31,7 +31,7 @@ def test_a_report_and_its_file_give_folders_that_verify(tmp_path) -> None:
     one = made(tmp_path / "one", report=tmp_path / "report.json")
     assert (one / "report.json").read_bytes() == (tmp_path / "report.json").read_bytes()
     assert sn.verify(one)["policy"].result == "pass"
-    with pytest.raises(sn.errors.PolicyFailed, match="(?s)Nothing was written: .*membership.auc"):
+    with pytest.raises(sn.errors.PolicyFailed, match="(?s)Nothing was written. .*membership.auc"):
         made(tmp_path / "two", report=tmp_path / "report.json", policy="default")
     assert not (tmp_path / "two").exists()
 
