@@ -13,7 +13,6 @@ from shieldnet.shield.module import Shield
 from shieldnet.shield.settings import Extent
 from shieldnet.shield.toml import dump_shield
 from shieldnet.shipping.contents import Contents
-from shieldnet.shipping.description import inputs_of
 from shieldnet.shipping.envelope import Key, private_key, signed
 from shieldnet.shipping.manifest import digests_of, statement
 from shieldnet.shipping.model_files import files_of
@@ -72,13 +71,7 @@ def save_hardened(
     require_free(target, force=force)
     if key is not None:
         private_key(key)  # before long work
-    files, described = files_of(
-        _shield(shield).model,
-        model,
-        graphs or {},
-        answers=shield.chain.layout.kind,
-        inputs=inputs_of(example),
-    )
+    files, described = files_of(_shield(shield), model, graphs or {}, example)
     files[MODEL] = described.written()
     files[SHIELD] = dump_shield(shield, known=known).encode()
     files |= _evidence(report, policy)
@@ -152,10 +145,15 @@ def _require_whole(
     if REPORT in files:
         _ = contents.matches  # a report of another model is bad input, no broken folder
     checks = checks_of(files, known=contents.known, network=shield.model, example=example)
+    found = Verification("The folder", checks)
     try:
-        Verification("The folder", checks).require()
+        found.require()
     except ShieldnetError as broken:
         raise type(broken)(f"Nothing was written. {broken}") from broken
+    if "graphs" in found.unchecked:
+        raise ConfigError(
+            f"Nothing was written. {found['graphs'].words}. Give example=, a few real inputs."
+        )
 
 
 def _answer(shield: Shield, example: Any) -> None:

@@ -12,6 +12,7 @@ from shieldnet.gate.policy import Policy
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.reports.report import as_policy
 from shieldnet.shipping.contents import Contents
+from shieldnet.shipping.description import Answer, answers_of
 from shieldnet.shipping.envelope import Key, key_id, require_signed
 from shieldnet.shipping.graphs import check_graphs
 from shieldnet.shipping.judging import check_policy, check_report
@@ -175,10 +176,9 @@ def _unmade(contents: Contents) -> Checked:
 def _described(contents: Contents) -> Checked:
     """Checks that a folder has the files and the heads that ``model.json`` describes."""
     described = contents.description
-    if described.answers != contents.settings.chain.layout.kind:
+    if described.answers != (known := answers_of(contents.settings)):
         raise VerificationFailed(
-            f"The model is described as one of {described.answers}, the shield reads "
-            f"{contents.settings.chain.layout.kind}."
+            f"{MODEL} describes {_shown(described.answers)}, the shield reads {_shown(known)}."
         )
     named = {described.file, *described.graphs}
     there = {*GRAPHS, WEIGHTS} & contents.files.keys()
@@ -188,6 +188,11 @@ def _described(contents: Contents) -> Checked:
             f"{', '.join(sorted(there)) or 'none'}."
         )
     return _as_audited(contents)
+
+
+def _shown(answers: Sequence[Answer]) -> str:
+    parts = (f"{one.name} {one.kind} released as {one.released}".strip() for one in answers)
+    return ", ".join(parts) or "no answers"
 
 
 def _as_audited(contents: Contents) -> Checked:
