@@ -30,6 +30,7 @@ from shieldnet.shipping.parts import (
     written,
 )
 from shieldnet.shipping.policies import policy_text
+from shieldnet.shipping.preflight import require_report
 from shieldnet.shipping.proof import document_of
 from shieldnet.shipping.readme import page
 from shieldnet.shipping.verification import Verification
@@ -52,15 +53,16 @@ def save_hardened(
     graphs: Mapping[str, bytes] | None = None,
     force: bool = False,
 ) -> Path:
-    """Writes all that was audited into a folder, and nothing else, so that it can be verified.
+    """Writes what was audited into a folder, and nothing else, so that it can be verified.
 
     model: how it is made, for whoever loads it: ``package.module:factory``, or the name of the
     ``.onnx`` or ``.pt2`` file that it was read from. report: of its audit, or report.json. policy:
     that the report meets, a TOML file or ``"default"``. classes, positions: of an answer, for the
     certificate, as in ``Shield.certificate``; or example: a few inputs, which it answers; or
     neither, where the shield has answered or the report says it. key: a private Ed25519 key (PEM)
-    that signs the manifest. known: defenses of your own. graphs: the shield itself as whole graphs,
-    ``{"model.pt2": content}``. force: replaces a hardened folder, and no other.
+    that signs the manifest. known: defenses of your own. graphs: the shield itself as whole graphs
+    that ``sn.export`` wrote, ``{"model.pt2": content}``; they are asked the example, or generated
+    inputs, and have to answer as the shield does. force: replaces a hardened folder, and no other.
 
     The same shield, report and policy give the same bytes. What is written verifies, or nothing is.
     Errors: ConfigError for a folder that is not empty, and for a model that only a pickle holds
@@ -111,6 +113,7 @@ def _evidence(
     if isinstance(report, Report):
         files[REPORT] = as_json_of([report]).encode()
     elif report is not None:
+        require_report(Path(report))
         files[REPORT] = _file_bytes(Path(report), REPORT, "report")
     limits = Policy() if policy == DEFAULT else policy
     if isinstance(limits, Policy):

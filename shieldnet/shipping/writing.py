@@ -15,6 +15,7 @@ from shieldnet.shipping.parts import LISTING, MANIFEST, PARTS
 from shieldnet.shipping.reading import holds_artifact
 
 _NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)
+_MAX_BYTES = 255  # of a name, on every usual file system
 _MAX_NAME = 200  # characters, so that what is added fits into the 255 bytes of a name
 
 
@@ -98,8 +99,11 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _require_parent(folder: Path) -> None:
-    """Raises ConfigError where the nearest existing parent of a folder is no folder."""
-    parent = next(one for one in Path(os.path.abspath(folder)).parents if one.exists())
+    """Raises ConfigError for a name that cannot be, and where the nearest parent is no folder."""
+    whole = Path(os.path.abspath(folder))
+    if any(len(os.fsencode(part)) > _MAX_BYTES for part in whole.parts):
+        raise ConfigError(f"Cannot write {folder!s:.200}: a name has more than {_MAX_BYTES} bytes.")
+    parent = next(one for one in whole.parents if one.exists())
     if not parent.is_dir():
         raise ConfigError(f"Cannot write {folder}: {parent} is a file. Name another folder.")
 
