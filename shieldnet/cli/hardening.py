@@ -123,12 +123,14 @@ def harden(
         force=force,
     )
     typer.echo(f"{shield.describe()} is in {output}.")
-    certificate = output / CERTIFICATE_TEXT
-    if certificate.exists():
-        typer.echo(certificate.read_text(encoding="utf-8").rstrip())
-    else:
-        typer.echo("No certificate: it depends on the number of classes. Give --classes.")
+    typer.echo(_certificate(output / CERTIFICATE_TEXT))
     typer.echo(_next(output, model, is_signed=key is not None))
+
+
+def _certificate(path: Path) -> str:
+    if path.exists():
+        return path.read_text(encoding="utf-8").rstrip()
+    return "No certificate: it depends on the number of classes. Give --classes."
 
 
 def _next(output: Path, model: str, *, is_signed: bool) -> str:
