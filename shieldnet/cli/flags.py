@@ -22,7 +22,10 @@ _LABELED = "{} with labels (--label names their column; an .npz has them as y)"
 _IN_PYTHON = re.compile(
     r"\bsn\.(?:Shield|harden)\(|(?<![\w.])(?:outputs=\{|(?:also|drop|extent|micro_batch)=)"
 )
-_FROM_THE_SHELL = " From the shell: let MODEL be package.module:function, which returns the Shield."
+_FROM_THE_SHELL = (
+    " From the shell: let MODEL be package.module:function, which returns the Shield. Or write "
+    "the shield into a file, with the kinds and defenses of every head: --shield FILE."
+)
 _QUOTES = "'\""
 _VALUE = r"'[^']*'|\"[^\"]*\"|[\w-]+(?:\.\d+)?|\.\.\.|\([^()]*\)|(?=[\s).,;:]|$)"
 _ARGUMENT = re.compile(rf"(?<![\w.\-])(?<!\w\()([a-z]\w*)\b(?:=({_VALUE}))?")

@@ -22,7 +22,7 @@ def init(
     from shieldnet.gate.policy import init_text
 
     if path.exists() and not force:
-        raise ConfigError(f"{path} is there already; --force writes over it.")
+        raise ConfigError(f"{path} already exists; use --force to overwrite it.")
     path.write_text(init_text(), encoding="utf-8")
     typer.echo(f"Wrote {path}. Set its limits, then: shieldnet audit ... --policy {path}")
 

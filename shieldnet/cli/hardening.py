@@ -62,7 +62,7 @@ Graphs = Annotated[
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace a hardened folder that is there already.")
+    bool, typer.Option("--force", help="Overwrite a hardened folder that already exists.")
 ]
 
 
@@ -84,15 +84,14 @@ def harden(
     graph: Graphs = None,
     force: Force = False,
 ) -> None:
-    """Writes all that was audited into a folder: weights, shield, certificate, report, policy.
+    """Writes a folder with the model's weights, the shield, certificate, report and policy.
 
     Exit code 0: it is written. 1 and 3: the report does not meet the policy, or cannot tell. 2: bad
     input. Where it ends with an error, nothing is written.
     """
     from shieldnet.core.errors import ConfigError
-    from shieldnet.exporting.writing import graphs_of
     from shieldnet.shipping.parts import CERTIFICATE_TEXT
-    from shieldnet.shipping.saving import save_hardened
+    from shieldnet.shipping.preflight import require_inputs
     from shieldnet.shipping.writing import require_free
 
     if example is not None and (classes is not None or positions is not None):
@@ -103,6 +102,11 @@ def harden(
         )
     grid = _grid(positions)
     require_free(output, force=force)
+    require_inputs(report, policy, key, graph or ())
+
+    from shieldnet.exporting.writing import graphs_of
+    from shieldnet.shipping.saving import save_hardened
+
     _, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
     asked = None if example is None else _rows(example, shield.model)
     save_hardened(
@@ -119,12 +123,14 @@ def harden(
         force=force,
     )
     typer.echo(f"{shield.describe()} is in {output}.")
-    certificate = output / CERTIFICATE_TEXT
-    if certificate.exists():
-        typer.echo(certificate.read_text(encoding="utf-8").rstrip())
-    else:
-        typer.echo("No certificate: it depends on the number of classes. Give --classes.")
+    typer.echo(_certificate(output / CERTIFICATE_TEXT))
     typer.echo(_next(output, model, is_signed=key is not None))
+
+
+def _certificate(path: Path) -> str:
+    if path.exists():
+        return path.read_text(encoding="utf-8").rstrip()
+    return "No certificate: it depends on the number of classes. Give --classes."
 
 
 def _next(output: Path, model: str, *, is_signed: bool) -> str:
@@ -132,6 +138,7 @@ def _next(output: Path, model: str, *, is_signed: bool) -> str:
 
     given = f", model={model!r}" if (output / WEIGHTS).exists() else ""
     key = " --public-key public.pem" if is_signed else ""
+    given += ", public_key='public.pem'" if is_signed else ""
     return (
         f"Verify it with: shieldnet verify {output}{key}\n"
         f"Serve it with: shield = shieldnet.load_hardened({str(output)!r}{given})"
@@ -141,12 +148,15 @@ def _next(output: Path, model: str, *, is_signed: bool) -> str:
 def _rows(name: str, model: "nn.Module") -> Any:
     """Reads a few inputs, in the float type of the model."""
     from shieldnet.auditing.sets import as_the_model_reads
+    from shieldnet.core.errors import DataError
     from shieldnet.data.examples import Examples
     from shieldnet.files.sources import load_examples
 
     found = load_examples(name, "example").examples
-    inputs = Examples("example", found.inputs[:_MAX_ROWS])
-    return as_the_model_reads({"example": inputs}, model)["example"].inputs
+    if not isinstance(found, Examples):
+        raise DataError(f"Expected the example as numbers, got {type(found).__name__}.")
+    read = as_the_model_reads({"example": found}, model)["example"]
+    return read.in_own_form(slice(_MAX_ROWS))[0]
 
 
 def _grid(text: str | None) -> tuple[int, ...] | None:

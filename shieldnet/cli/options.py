@@ -14,8 +14,9 @@ DATA = (
 Model = Annotated[
     str,
     typer.Argument(
-        help="The model: package.module:factory, a function that returns it; or a file that ends "
-        "in .pt2 (torch.export.save) or .onnx (of several outputs, one by name: FILE.onnx:NAME)."
+        help="The model: package.module:factory, a function that returns it, or that returns a "
+        "Shield around it; or a file that ends in .pt2 (torch.export.save) or .onnx (of several "
+        "outputs, one by name: FILE.onnx:NAME)."
     ),
 ]
 Weights = Annotated[

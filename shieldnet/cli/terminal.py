@@ -52,16 +52,18 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         from shieldnet.core.errors import ShieldnetError
+        from shieldnet.core.printable import printable
 
         console = Console(stderr=True)
         try:
             command(*args, **kwargs)
         except ShieldnetError as error:
-            message = in_flags(str(error), flags)
+            message = printable(in_flags(str(error), flags), keep="\n")
             console.print(f"{type(error).__name__}: {message}", markup=False, soft_wrap=True)
             raise typer.Exit(error.exit_code) from error
         except OSError as unwritable:
-            console.print(f"{type(unwritable).__name__}: {unwritable}", markup=False)
+            message = printable(str(unwritable))
+            console.print(f"{type(unwritable).__name__}: {message}", markup=False)
             raise typer.Exit(2) from unwritable
         except (typer.Exit, typer.Abort, typer.BadParameter, KeyboardInterrupt):
             raise

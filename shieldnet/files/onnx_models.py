@@ -68,6 +68,11 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(released.copy())
 
     @property
+    def input_name(self) -> str:
+        """Returns the name of its only input."""
+        return str(self.session().get_inputs()[0].name)
+
+    @property
     def dtype(self) -> torch.dtype | None:
         """Returns the dtype of its input, or None if torch has no such dtype."""
         return _TYPES.get(self.session().get_inputs()[0].type)
@@ -119,6 +124,20 @@ def load_onnx(path: Path, output: str = "") -> nn.Module:
         raise DataError(f"Expected one input of {path}, got {len(inputs)}: {names}.")
     model.output = _output_of(model.session().get_outputs(), output, path)
     return model
+
+
+def clean_onnx(content: bytes, path: Path) -> bytes:
+    """Returns what ``load_onnx`` takes of a file's content: listed operators, no metadata.
+
+    path: for messages. Errors: DataError, as in ``load_onnx``.
+    """
+    return _rebuilt(content, path)
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    """Returns what an ONNX model says of itself by name; ``clean_onnx`` has taken it before."""
+    model = optional("onnx", extra="onnx").load_model_from_string(content)
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _output_of(entries: Sequence[Any], name: str, path: Path) -> str:

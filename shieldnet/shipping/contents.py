@@ -58,10 +58,10 @@ class Contents:
         return from_copy(self.files[REPORT], REPORT, load_all) if REPORT in self.files else []
 
     @cached_property
-    def measured(self) -> tuple[Report, str]:
-        """Returns the report of this model, and the name of this shield in it.
+    def matches(self) -> list[tuple[Report, str]]:
+        """Returns every report of this model with every name of this shield in it.
 
-        Errors: DataError where it is of another model, of other weights or of another shield.
+        Errors: DataError where all are of another model, of other weights or of another shield.
         """
         described, digest = self.description, self.settings.digest()
         of_model = [one for one in self.reports if one.hashes.get("model") == described.model]
@@ -76,11 +76,14 @@ class Contents:
         ]
         if not of_weights:
             raise DataError(f"{REPORT} is of other weights than {MODEL} names.")
-        for report in of_weights:
-            for subject in report.subjects:
-                named_so = subject.name != BARE or len(report.subjects) == 1
-                if named_so and subject.configuration == digest:
-                    return report, subject.name
+        if found := [
+            (report, subject.name)
+            for report in of_weights
+            for subject in report.subjects
+            if subject.name != BARE or len(report.subjects) == 1
+            if subject.configuration == digest
+        ]:
+            return found
         shields = ", ".join(subject.name for one in of_weights for subject in one.subjects)
         raise DataError(
             f"{REPORT} is of other shields than {SHIELD}: none of {shields} has its settings "

@@ -13,12 +13,13 @@ from shieldnet.files.documents import parse_json
 from shieldnet.shipping.parts import MANIFEST, SIGNATURE, written
 
 Key = str | Path | bytes
-"""A PEM file, or what is in one."""
+"""A PEM file, or its content: bytes, or a text with ``-----BEGIN`` in it."""
 
 _TYPE = "application/vnd.in-toto+json"
 _SIGNATURE_BYTES = 64
 _MAX_KEY_BYTES = 2**16
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
+_BEGIN = "-----BEGIN"
 _MAKE = (
     "Make a pair with: openssl genpkey -algorithm ed25519 -out key.pem; "
     "openssl pkey -in key.pem -pubout -out public.pem"
@@ -156,13 +157,29 @@ def _ed25519(loaded: object, kind: type) -> Any:
 
 
 def _pem(key: Key) -> bytes:
+    """Returns the content of a key. No error shows the argument where it may be a key itself."""
     if isinstance(key, bytes):
         return key
+    if isinstance(key, str) and _BEGIN in key:
+        return key.encode()
+    if _BEGIN in str(key):
+        raise ConfigError(
+            "Expected the path of a file that holds the key, got the key itself: give "
+            "key.pem, not what is in it. A command line is visible to other users of the machine."
+        )
     try:
         with Path(key).open("rb") as file:
             return file.read(_MAX_KEY_BYTES)
-    except OSError as missing:
-        raise ConfigError(f"Cannot read the key {key}: {missing.strerror}.") from missing
+    except (OSError, ValueError) as missing:  # whose text has the argument in it
+        reason = getattr(missing, "strerror", None) or "this is no path"
+    raise ConfigError(f"Cannot read the key{_shown(key)}: {reason}.")
+
+
+def _shown(path: str | Path) -> str:
+    """Returns a path for a message; nothing for what may be a key: base64 and hex have no dot."""
+    text = str(path)
+    is_path = "." in Path(path).name or Path(path).is_absolute()
+    return f" {text}" if is_path and text.isprintable() and _BEGIN not in text else ""
 
 
 def _key_id(public: Any) -> str:

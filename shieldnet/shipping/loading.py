@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from shieldnet.core.errors import DataError, ShieldnetError, VerificationFailed
+from shieldnet.core.errors import DataError, VerificationFailed
 from shieldnet.defenses import Defense
 from shieldnet.shield.module import Shield
-from shieldnet.shipping.contents import Contents
-from shieldnet.shipping.envelope import Key, require_signed
-from shieldnet.shipping.parts import MANIFEST, SIGNATURE
+from shieldnet.shipping.envelope import Key
 from shieldnet.shipping.reading import read_folder
 from shieldnet.shipping.rebuilding import Source, given_model, made_model
+from shieldnet.shipping.verifying import require_loadable
 
 
 def load_hardened(
@@ -27,26 +26,23 @@ def load_hardened(
     model in it. Of a folder with a whole graph: leave it out. public_key: a PEM file; with it the
     folder must be signed with that key. known: defenses of your own that the shield may hold.
 
-    Each file is read once, and what was hashed is what is parsed; nothing is unpickled. Whether the
-    report belongs to it and meets the policy says ``verify``.
+    Each file is read once, and what was hashed is what is parsed; nothing is unpickled. Before the
+    model is made, signature, certificate and reports are held to the shield and the described model
+    as ``verify`` does it; whether a report meets the policy, and whether graphs answer as the
+    shield does, says ``verify`` alone. The network's weights, buffers, structure and attributes
+    are held to the audited ones; its code is not compared: a class of the same name with another
+    ``forward`` is not noticed.
     Errors: DataError where there is no such folder; ConfigError for a model or a key that is none;
         VerificationFailed for a folder that is not as it was written, for weights that are missing,
-        too many, of another shape or type, and for a network that is not the one that was audited.
+        too many, of another shape or type, and for a network that is not the one that was audited;
+        MissingDependency where a check needs a package that is not installed.
     """
     files = read_folder(folder)
-    if public_key is not None:
-        if SIGNATURE not in files:
-            raise VerificationFailed(
-                f"{folder} has no {SIGNATURE}, and a public key was given: it is unsigned. Sign it "
-                "where it is made: shieldnet harden ... --key key.pem"
-            )
-        require_signed(files[SIGNATURE], files[MANIFEST], public_key)
-    contents = Contents(files, known)
     try:
-        described, _ = contents.description, contents.settings
-    except ShieldnetError as broken:
+        contents = require_loadable(files, public_key, known)
+    except VerificationFailed as broken:
         raise VerificationFailed(f"{folder} cannot be loaded: {broken}") from broken
-    network = given_model(model, described)
+    network = given_model(model, contents.description)
     try:
         return contents.shield_around(made_model(contents, network))
     except DataError as unread:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,9 @@ from shieldnet.files.sizes import require_bytes, require_file
 from shieldnet.files.weights import weights_bytes
 from shieldnet.outputs.estimators import Estimator
 from shieldnet.outputs.functions import Around
-from shieldnet.shipping.description import Description, Holds, Input
+from shieldnet.shield.module import Shield
+from shieldnet.shipping.description import Description, GraphFacts, answers_of, inputs_of
+from shieldnet.shipping.graphs import facts_of
 from shieldnet.shipping.parts import GRAPHS, ONNX, PROGRAM, WEIGHTS
 
 _ESTIMATOR = (
@@ -29,18 +32,15 @@ _COMPILED = "_orig_mod."
 
 
 def files_of(
-    model: nn.Module,
-    source: str,
-    graphs: Mapping[str, bytes],
-    *,
-    answers: str,
-    inputs: tuple[Input, ...],
+    shield: Shield, source: str, graphs: Mapping[str, bytes], example: Any
 ) -> tuple[dict[str, bytes], Description]:
     """Returns the files that hold a model and its shield's graphs, and how it is made of them.
 
-    source, graphs: as in ``save_hardened``. answers, inputs: what the description says of these.
-    Errors: ConfigError for a model that only a pickle holds, and for a compiled one.
+    source, graphs, example: as in ``save_hardened``.
+    Errors: ConfigError for a model that only a pickle holds, and for a compiled one; DataError for
+        graphs that ``sn.export`` did not write.
     """
+    model = shield.model
     _refuse_pickled(model)
     if wrong := graphs.keys() - set(GRAPHS):
         raise ConfigError(f"Expected graphs as {' and '.join(GRAPHS)}, got {min(wrong)}.")
@@ -48,24 +48,28 @@ def files_of(
     file = next((name for name, kind in kinds.items() if isinstance(model, kind)), WEIGHTS)
     if file in graphs:
         raise ConfigError(f"{file} holds the model itself: the shield's graph cannot be there too.")
-    holds: dict[str, Holds] = dict.fromkeys(graphs, "shield")
     weights = None
     if file == WEIGHTS:
         content, name = _weights(model), source
         weights = tensors_hash(model.state_dict())
     else:
         content, name = _graph(model, source), str(model.name)
-        holds[file] = "model"
+        if graphs:
+            raise ConfigError("A model that is a whole graph itself has no graph of its shield.")
+    held = {
+        name: facts_of(name, graphs[name], weights or "", shield.settings.digest())
+        for name in sorted(graphs)
+    }
     described = Description(
         file=file,
         source=name,
         kind=type(model).__name__,
-        answers=answers,
+        answers=answers_of(shield.settings),
         model=weights_hash(model),
         weights=weights,
         output=model.output if isinstance(model, OnnxModel) else "",
-        inputs=inputs,
-        graphs=holds,
+        inputs=inputs_of(example, model),
+        graphs=held if file == WEIGHTS else {file: GraphFacts("model")},
     )
     return {**graphs, file: content}, described
 

@@ -20,9 +20,10 @@ Written by `shieldnet harden`. The folder holds what was audited and nothing els
 shieldnet verify {folder}{key}
 ```
 
-Every byte is compared with `manifest.json`, the certificate is computed anew, the report is held to
-this model and this shield, and judged by `policy.toml`. Exit code 0: all of it holds. 1: something
-does not, or the policy is not met. 3: too few samples to tell.
+Every byte is compared with `manifest.json`, the certificate is recomputed, the report is held to
+this model and this shield, and judged by `policy.toml`. Exit code 0: nothing that was checked is
+broken; the last line names what was not checked. 1: something is broken, or the policy is not met.
+3: too few samples to tell. `--require signature` and `--policy own.toml` ask for more.
 {signature}
 
 ## Load it
@@ -33,7 +34,8 @@ import shieldnet as sn
 shield = sn.load_hardened("{folder}"{model}{python_key})
 ```
 
-Nothing is unpickled. Answer clients with `shield(x)`, never with `shield.model(x)`.
+Nothing is unpickled. The weights and attributes of the model are compared with those that were
+audited; its code is not. Answer clients with `shield(x)`, never with `shield.model(x)`.
 
 ## What it does not protect
 

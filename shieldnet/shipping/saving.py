@@ -13,7 +13,6 @@ from shieldnet.shield.module import Shield
 from shieldnet.shield.settings import Extent
 from shieldnet.shield.toml import dump_shield
 from shieldnet.shipping.contents import Contents
-from shieldnet.shipping.description import inputs_of
 from shieldnet.shipping.envelope import Key, private_key, signed
 from shieldnet.shipping.manifest import digests_of, statement
 from shieldnet.shipping.model_files import files_of
@@ -31,9 +30,11 @@ from shieldnet.shipping.parts import (
     written,
 )
 from shieldnet.shipping.policies import policy_text
+from shieldnet.shipping.preflight import require_report
 from shieldnet.shipping.proof import document_of
 from shieldnet.shipping.readme import page
-from shieldnet.shipping.verifying import verify_files
+from shieldnet.shipping.verification import Verification
+from shieldnet.shipping.verifying import checks_of
 from shieldnet.shipping.writing import require_free, write_folder
 
 
@@ -52,15 +53,16 @@ def save_hardened(
     graphs: Mapping[str, bytes] | None = None,
     force: bool = False,
 ) -> Path:
-    """Writes all that was audited into a folder, and nothing else, so that it can be verified.
+    """Writes what was audited into a folder, and nothing else, so that it can be verified.
 
     model: how it is made, for whoever loads it: ``package.module:factory``, or the name of the
     ``.onnx`` or ``.pt2`` file that it was read from. report: of its audit, or report.json. policy:
     that the report meets, a TOML file or ``"default"``. classes, positions: of an answer, for the
     certificate, as in ``Shield.certificate``; or example: a few inputs, which it answers; or
     neither, where the shield has answered or the report says it. key: a private Ed25519 key (PEM)
-    that signs the manifest. known: defenses of your own. graphs: the shield itself as whole graphs,
-    ``{"model.pt2": content}``. force: replaces a hardened folder, and no other.
+    that signs the manifest. known: defenses of your own. graphs: the shield itself as whole graphs
+    that ``sn.export`` wrote, ``{"model.pt2": content}``; they are asked the example, or generated
+    inputs, and have to answer as the shield does. force: replaces a hardened folder, and no other.
 
     The same shield, report and policy give the same bytes. What is written verifies, or nothing is.
     Errors: ConfigError for a folder that is not empty, and for a model that only a pickle holds
@@ -71,13 +73,7 @@ def save_hardened(
     require_free(target, force=force)
     if key is not None:
         private_key(key)  # before long work
-    files, described = files_of(
-        _shield(shield).model,
-        model,
-        graphs or {},
-        answers=shield.chain.layout.kind,
-        inputs=inputs_of(example),
-    )
+    files, described = files_of(_shield(shield), model, graphs or {}, example)
     files[MODEL] = described.written()
     files[SHIELD] = dump_shield(shield, known=known).encode()
     files |= _evidence(report, policy)
@@ -90,7 +86,7 @@ def save_hardened(
     files |= _proof(contents, _extent(shield, contents, classes, positions))
     files[README] = page(described, chain, files, is_signed=key is not None).encode()
     _seal(files, key)
-    _require_whole(files, target, known)
+    _require_whole(files, contents, shield, example)
     write_folder(files, target, force=force)
     return target
 
@@ -117,6 +113,7 @@ def _evidence(
     if isinstance(report, Report):
         files[REPORT] = as_json_of([report]).encode()
     elif report is not None:
+        require_report(Path(report))
         files[REPORT] = _file_bytes(Path(report), REPORT, "report")
     limits = Policy() if policy == DEFAULT else policy
     if isinstance(limits, Policy):
@@ -145,16 +142,21 @@ def _seal(files: dict[str, bytes], key: Key | None) -> None:
 
 
 def _require_whole(
-    files: Mapping[str, bytes], target: Path, known: Sequence[type[Defense]]
+    files: Mapping[str, bytes], contents: Contents, shield: Shield, example: Any
 ) -> None:
     """Raises where what is about to be written would not verify, naming what is wrong."""
-    contents = Contents(files, known)
     if REPORT in files:
-        _ = contents.measured  # a report of another model is bad input, no broken folder
+        _ = contents.matches  # a report of another model is bad input, no broken folder
+    checks = checks_of(files, known=contents.known, network=shield.model, example=example)
+    found = Verification("The folder", checks)
     try:
-        verify_files(files, str(target), known=known).require()
+        found.require()
     except ShieldnetError as broken:
-        raise type(broken)(f"Nothing was written: {broken}") from broken
+        raise type(broken)(f"Nothing was written. {broken}") from broken
+    if "graphs" in found.unchecked:
+        raise ConfigError(
+            f"Nothing was written. {found['graphs'].words}. Give example=, a few real inputs."
+        )
 
 
 def _answer(shield: Shield, example: Any) -> None:
@@ -174,14 +176,23 @@ def _extent(
     shield: Shield, contents: Contents, classes: int | None, positions: tuple[int, ...] | None
 ) -> Extent | None:
     """Returns how large an answer is: as given, declared, seen or reported; None if unknown."""
+    stated = [report[name].certificate.classes for report, name in _matches(contents)]
     if classes is not None:
-        return shield.seen.extent(classes, positions)
-    if shield.extent is not None:
-        return shield.extent
-    if contents.reports:
-        report, name = contents.measured
-        return Extent(report[name].certificate.classes)
-    return None
+        extent = shield.seen.extent(classes, positions)
+    elif shield.extent is not None:
+        extent = shield.extent
+    else:
+        return Extent(stated[0]) if stated else None
+    if wrong := [size for size in stated if size != extent.classes]:
+        raise ConfigError(
+            f"Expected classes={wrong[0]}, which the report is about, got "
+            f"classes={extent.classes}. Leave classes out, or audit this shield."
+        )
+    return extent
+
+
+def _matches(contents: Contents) -> list[tuple[Report, str]]:
+    return contents.matches if contents.reports else []
 
 
 def _file_bytes(path: Path, name: str, role: str) -> bytes:

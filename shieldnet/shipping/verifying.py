@@ -1,99 +1,42 @@
 """The verb: whether a hardened folder holds what was written, signed, proven and measured."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 from torch import nn
 
-from shieldnet.core.errors import (
-    MissingDependency,
-    PolicyFailed,
-    PolicyInconclusive,
-    ShieldnetError,
-    VerificationFailed,
-)
+from shieldnet.core.errors import ShieldnetError, VerificationFailed
 from shieldnet.defenses import Defense
+from shieldnet.gate.policy import Policy
+from shieldnet.privacy.cost import rounded_up
+from shieldnet.reports.report import as_policy
 from shieldnet.shipping.contents import Contents
+from shieldnet.shipping.description import Answer, answers_of
 from shieldnet.shipping.envelope import Key, key_id, require_signed
+from shieldnet.shipping.graphs import check_graphs
+from shieldnet.shipping.judging import check_policy, check_report
 from shieldnet.shipping.parts import (
     CERTIFICATE,
     CERTIFICATE_TEXT,
     GRAPHS,
     MANIFEST,
     MODEL,
-    POLICY,
-    REPORT,
     SIGNATURE,
     WEIGHTS,
 )
 from shieldnet.shipping.proof import differences, document_of, extent_of, read_certificate
 from shieldnet.shipping.reading import read_folder, total_bytes
 from shieldnet.shipping.rebuilding import Source, given_model, made_model, weights_of
+from shieldnet.shipping.verification import (
+    Checked,
+    Verification,
+    names_of_checks,
+    stopped,
+    tried,
+)
 
-Result = Literal["pass", "fail", "inconclusive", "not checked"]
-CheckName = Literal["files", "signature", "model", "certificate", "report", "policy"]
 UNSIGNED = "unsigned: whoever can write this folder can also write its manifest"
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Holds what was found of one thing that a hardened folder claims."""
-
-    name: CheckName
-    result: Result
-    words: str
-    judged: bool = False  # by the policy, of a report that is whole
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Holds all that was checked of a folder. It is true only where nothing is broken.
-
-    What was not checked says why; it is no failure.
-    """
-
-    folder: str
-    checks: tuple[Checked, ...]
-
-    def __getitem__(self, name: str) -> Checked:
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise KeyError(f"There is no check {name}. There are: {', '.join(get_args(CheckName))}.")
-
-    def __bool__(self) -> bool:
-        return self.outcome == "pass"
-
-    @property
-    def outcome(self) -> Literal["pass", "fail", "inconclusive"]:
-        """Returns fail if anything fails, else inconclusive if the policy is, else pass."""
-        results = {check.result for check in self.checks}
-        if "fail" in results:
-            return "fail"
-        return "inconclusive" if "inconclusive" in results else "pass"
-
-    def require(self) -> None:
-        """Returns if the folder verifies.
-
-        Errors: VerificationFailed for what is broken; PolicyFailed where all is whole and the
-            report does not meet the policy; PolicyInconclusive where that cannot be told.
-        """
-        broken = [check for check in self.checks if check.result in ("fail", "inconclusive")]
-        if not broken:
-            return
-        error: type[ShieldnetError] = VerificationFailed
-        if all(check.judged for check in broken):
-            error = PolicyFailed if self.outcome == "fail" else PolicyInconclusive
-        lines = (f"\n  {check.name}: {check.words}" for check in broken)
-        raise error(f"{self.folder} does not verify:{''.join(lines)}")
-
-    def __str__(self) -> str:
-        return "\n".join(f"{one.result:>12}  {one.name:<11}  {one.words}" for one in self.checks)
-
-    def __repr__(self) -> str:
-        return f"<{self.folder}: {self.outcome}>"
 
 
 def verify(
@@ -101,79 +44,88 @@ def verify(
     *,
     public_key: Key | None = None,
     model: Source | None = None,
+    policy: Policy | str | Path | None = None,
+    require: Collection[str] = (),
     known: Sequence[type[Defense]] = (),
 ) -> Verification:
     """Checks a folder that ``save_hardened`` or ``shieldnet harden`` wrote.
 
     Each file is read once. Every byte is as the manifest lists it, and there is no other file; with
-    ``public_key`` (a PEM file) the manifest is signed with that key; the certificate is computed
-    anew from ``shield.toml``; the report is of this model and this shield; and it meets the policy.
-    model: as for ``load_hardened``. With it the model is made, and held to the audited one; it
-    runs code of yours, and nothing in the folder is ever run or unpickled without it.
-    known: defenses of your own that the shield may hold.
+    ``public_key`` (a PEM file) the manifest is signed with that key; the certificate is recomputed
+    from ``shield.toml``; every report of this shield is of this model and states what is proven;
+    all of them meet the policy.
+    model: as for ``load_hardened``. With it the model is made, held to the audited one (weights,
+    buffers, structure and attributes; its code is not compared), and graphs are asked the same
+    generated inputs as the shield. It runs code of yours; nothing in the folder is ever unpickled.
+    policy: limits of your own, a TOML file or ``"default"``, to be met beside those in the folder.
+    require: names of checks that have to pass, such as ``("signature", "report", "policy")``; what
+    was not checked then fails. known: defenses of your own that the shield may hold.
 
-    Returns what was checked, true where nothing is broken; ``require()`` raises. Without a key it
-    is no protection from whoever can write the folder.
-    Errors: DataError where there is no such folder; ConfigError for a key or a model that is none.
+    Returns what was checked, true where nothing that was checked is broken; ``require()`` raises.
+    Without a key it is no protection from whoever can write the folder.
+    Errors: DataError where there is no such folder; ConfigError for a key, a model, a policy or a
+        name that is none; MissingDependency where a check needs a package that is not installed.
     """
+    names = names_of_checks(require)
+    limits = None if policy is None else as_policy(policy)
     shown = str(folder)
     try:
         files = read_folder(folder)
     except VerificationFailed as broken:
-        return Verification(shown, _stopped((Checked("files", "fail", str(broken)),)))
-    return verify_files(files, shown, public_key=public_key, model=model, known=known)
+        return Verification(shown, stopped([Checked("files", "fail", str(broken))]))
+    checks = checks_of(files, public_key=public_key, model=model, policy=limits, known=known)
+    return Verification(
+        shown, tuple(one.required() if one.name in names else one for one in checks)
+    )
 
 
-def verify_files(
+def checks_of(
     files: Mapping[str, bytes],
-    shown: str,
     *,
     public_key: Key | None = None,
     model: Source | None = None,
+    policy: Policy | None = None,
     known: Sequence[type[Defense]] = (),
-) -> Verification:
-    """Checks files that are as their manifest lists them. shown: the folder, for messages."""
-    whole = f"{len(files)} files, {total_bytes(files)} bytes, as listed and no others"
-    done: tuple[Checked, ...] = (
-        Checked("files", "pass", whole),
-        _signature(files, public_key),
-    )
+    network: nn.Module | None = None,
+    example: Any = None,
+) -> tuple[Checked, ...]:
+    """Checks files that are as their manifest lists them.
+
+    network: the described model itself, where it is at hand. example: inputs for the graphs, in
+    place of generated ones.
+    """
+    done = [Checked("files", "pass", _counted(files)), check_signature(files, public_key)]
     if done[1].result == "fail":  # what somebody else wrote is not even read
-        return Verification(shown, _stopped(done))
+        return stopped(done)
     contents = Contents(files, known)
-    given = None
-    if model is not None:
+    if network is not None:
+        done.append(tried("model", lambda: _described(contents)))
+    elif model is None:
+        done.append(tried("model", lambda: _unmade(contents)))
+    else:
         try:
             described = contents.description
         except ShieldnetError as broken:
-            done += (Checked("model", "fail", str(broken)),)
-            return Verification(shown, _stopped(done))
-        given = given_model(model, described)
-    checks: tuple[tuple[CheckName, Callable[[], Checked]], ...] = (
-        ("model", lambda: _model(contents, given)),
-        ("certificate", lambda: _certificate(contents)),
-        ("report", lambda: _report(contents)),
-        ("policy", lambda: _policy(contents)),
+            return stopped([*done, Checked("model", "fail", str(broken))])
+        made = _Made(contents, given_model(model, described))
+        done.append(tried("model", made.check))
+        network = made.network
+    report = tried("report", lambda: check_report(contents, network))
+    return (
+        *done,
+        tried("graphs", lambda: check_graphs(contents, network, example)),
+        tried("certificate", lambda: check_certificate(contents)),
+        report,
+        tried("policy", lambda: check_policy(contents, policy, report)),
     )
-    return Verification(shown, (*done, *(_tried(name, check) for name, check in checks)))
 
 
-def _stopped(done: tuple[Checked, ...]) -> tuple[Checked, ...]:
-    """Says of the checks that were not reached that they were not."""
-    rest = get_args(CheckName)[len(done) :]
-    return (*done, *(Checked(name, "not checked", "the folder is not whole") for name in rest))
+def _counted(files: Mapping[str, bytes]) -> str:
+    return f"{len(files)} files, {total_bytes(files)} bytes, as listed and no others"
 
 
-def _tried(name: CheckName, check: Callable[[], Checked]) -> Checked:
-    try:
-        return check()
-    except MissingDependency as missing:
-        return Checked(name, "not checked", str(missing))
-    except ShieldnetError as broken:
-        return Checked(name, "fail", str(broken))
-
-
-def _signature(files: Mapping[str, bytes], public_key: Key | None) -> Checked:
+def check_signature(files: Mapping[str, bytes], public_key: Key | None) -> Checked:
+    """Checks that the manifest is signed with a key, or else what its envelope looks like."""
     manifest, envelope = files[MANIFEST], files.get(SIGNATURE)
     try:
         if envelope is None and public_key is None:
@@ -184,8 +136,8 @@ def _signature(files: Mapping[str, bytes], public_key: Key | None) -> Checked:
         if public_key is None:
             name = key_id(envelope, manifest)[:16]
             words = (
-                f"signed, by its own word with the key {name}; give the public key to check it. "
-                "Without, whoever can write this folder can also sign it"
+                f"the signature names the key {name}; give the public key to check it. Without, "
+                "whoever can write this folder can also sign it"
             )
             return Checked("signature", "not checked", words)
         name = require_signed(envelope, manifest, public_key)[:16]
@@ -194,26 +146,40 @@ def _signature(files: Mapping[str, bytes], public_key: Key | None) -> Checked:
     return Checked("signature", "pass", f"{MANIFEST} is signed with the given key {name}")
 
 
-def _model(contents: Contents, given: nn.Module | None) -> Checked:
+class _Made:
+    """Makes the model of a folder, and keeps it where it is the described one."""
+
+    def __init__(self, contents: Contents, given: nn.Module | None) -> None:
+        self.network: nn.Module | None = None
+        self._contents, self._given = contents, given
+
+    def check(self) -> Checked:
+        """Checks that the model is the one that was audited."""
+        _described(self._contents)
+        self.network = made_model(self._contents, self._given)
+        return _as_audited(self._contents)
+
+
+def _unmade(contents: Contents) -> Checked:
+    """Checks the files of a model without its code; a whole graph is made of its file."""
+    checked = _described(contents)
     described = contents.description
-    if described.answers != contents.settings.chain.layout.kind:
+    if described.file != WEIGHTS:
+        made_model(contents, None)
+        return checked
+    state = weights_of(contents)
+    fix = described.source or "package.module:factory"
+    words = f"{len(state)} tensors, as described; its code was not run (--model {fix} does)"
+    return Checked("model", "pass", words)
+
+
+def _described(contents: Contents) -> Checked:
+    """Checks that a folder has the files and the heads that ``model.json`` describes."""
+    described = contents.description
+    if described.answers != (known := answers_of(contents.settings)):
         raise VerificationFailed(
-            f"The model is described as one of {described.answers}, the shield reads "
-            f"{contents.settings.chain.layout.kind}."
+            f"{MODEL} describes {_shown(described.answers)}, the shield reads {_shown(known)}."
         )
-    _require_files_of(contents)
-    if described.file == WEIGHTS and given is None:
-        state = weights_of(contents)
-        fix = described.source or "package.module:factory"
-        words = f"{len(state)} tensors, as described; its code was not run (--model {fix} does)"
-        return Checked("model", "pass", words)
-    made_model(contents, given)
-    return Checked("model", "pass", f"{described.kind}, {described.model[:16]}, as audited")
-
-
-def _require_files_of(contents: Contents) -> None:
-    """Raises VerificationFailed where the graphs and weights are not those that are described."""
-    described = contents.description
     named = {described.file, *described.graphs}
     there = {*GRAPHS, WEIGHTS} & contents.files.keys()
     if named != there:
@@ -221,9 +187,24 @@ def _require_files_of(contents: Contents) -> None:
             f"{MODEL} describes {', '.join(sorted(named))}, and the folder has "
             f"{', '.join(sorted(there)) or 'none'}."
         )
+    return _as_audited(contents)
 
 
-def _certificate(contents: Contents) -> Checked:
+def _shown(answers: Sequence[Answer]) -> str:
+    parts = (f"{one.name} {one.kind} released as {one.released}".strip() for one in answers)
+    return ", ".join(parts) or "no answers"
+
+
+def _as_audited(contents: Contents) -> Checked:
+    described = contents.description
+    words = f"{described.kind}, {described.model[:16]}, as audited"
+    if described.file == WEIGHTS:
+        words += ": weights, buffers, structure and attributes; its code is not compared"
+    return Checked("model", "pass", words)
+
+
+def check_certificate(contents: Contents) -> Checked:
+    """Checks that the certificate is what the shield proves."""
     files = contents.files
     if CERTIFICATE not in files:
         if CERTIFICATE_TEXT in files:
@@ -243,50 +224,37 @@ def _certificate(contents: Contents) -> Checked:
     if files.get(CERTIFICATE_TEXT, b"").decode("utf-8", "replace") != f"{claimed['text']}\n":
         raise VerificationFailed(f"{CERTIFICATE_TEXT} does not say what {CERTIFICATE} says.")
     bits = claimed["bounds"]["bits"]
-    shown = bits if isinstance(bits, str) else f"{bits:.2f}"
-    return Checked("certificate", "pass", f"computed anew from shield.toml: {shown} bits, {extent}")
+    shown = bits if isinstance(bits, str) else rounded_up(bits)
+    words = f"recomputed from shield.toml: {shown} bits, {extent}"
+    return Checked("certificate", "pass", words)
 
 
-def _report(contents: Contents) -> Checked:
-    if REPORT not in contents.files:
-        return Checked("report", "not checked", "there is none: nothing was measured")
-    report, name = contents.measured
-    _require_certified(contents)
-    of_weights = "weights" in report.hashes or contents.description.weights is None
-    words = f"of this model and of this shield ({name}), {len(report[name].findings)} findings"
-    if not of_weights:
-        words += "; it was written before reports named the weights alone: give --model"
-    return Checked("report", "pass", words)
+def require_loadable(
+    files: Mapping[str, bytes], public_key: Key | None, known: Sequence[type[Defense]]
+) -> Contents:
+    """Returns what a folder says where its signature, certificate and reports are in order.
 
+    The model is not made, and the policy is not judged.
+    Errors: VerificationFailed for whatever of these ``verify`` calls broken.
+    """
+    contents = Contents(files, known)
 
-def _require_certified(contents: Contents) -> None:
-    """Raises VerificationFailed where a report states another bound than the shield proves."""
-    report, name = contents.measured
-    stated = report[name].certificate
-    extent = contents.settings.extent
-    if CERTIFICATE in contents.files:
-        extent = extent_of(read_certificate(contents.files[CERTIFICATE]))
-    if extent is None or extent.positions or extent.fields or extent.classes != stated.classes:
-        return
-    proven = contents.settings.cost(extent)
-    for bound in ("bits", "mu", "pure"):
-        said, known = getattr(stated.cost, bound), getattr(proven, bound)
-        if said < known * (1 - 1e-9):
-            raise VerificationFailed(
-                f"{REPORT} states {bound} {said:.4g} of {name}, and the shield proves {known:.4g}."
-            )
+    def loadable() -> Checked:
+        _ = contents.description, contents.settings
+        return _described(contents)
 
-
-def _policy(contents: Contents) -> Checked:
-    policy = contents.policy
-    if policy is None:
-        return Checked("policy", "not checked", "there is none: nothing is judged")
-    if REPORT not in contents.files:
-        raise VerificationFailed(f"There is a {POLICY} and no {REPORT} that it could judge.")
-    report, name = contents.measured
-    verdict = report.verdict(policy, name)
-    if verdict.outcome == "pass":
-        return Checked("policy", "pass", f"{name} meets it: {policy}")
-    words = "; ".join(judgment.words for judgment in verdict.broken)
-    result: Result = "inconclusive" if verdict.outcome == "inconclusive" else "fail"
-    return Checked("policy", result, f"{name}: {words}", judged=True)
+    signature = check_signature(files, public_key)
+    checks = (
+        []
+        if signature.result == "fail"
+        else [
+            tried("model", loadable),
+            tried("certificate", lambda: check_certificate(contents)),
+            tried("report", lambda: check_report(contents, None)),
+        ]
+    )
+    broken = [one for one in (signature, *checks) if one.result == "fail"]
+    if broken:
+        lines = "; ".join(f"{one.name}: {one.words}" for one in broken)
+        raise VerificationFailed(lines)
+    return contents

@@ -87,7 +87,7 @@ def test_a_run_on_github_gets_a_summary(project) -> None:
         (("report", "report.json", "-o", "no/report.md"), "there is no folder no"),
         (("compare", "report.json", "nowhere.json"), "Cannot read nowhere.json"),
         (("compare", "report.json"), "Missing argument"),
-        (("policy", "init", "pass.toml"), "pass.toml is there already; --force"),
+        (("policy", "init", "pass.toml"), "pass.toml already exists; use --force"),
         (("policy", "init", "no/policy.toml"), "No such file or directory"),
     ],
 )

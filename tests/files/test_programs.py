@@ -275,6 +275,12 @@ FACTORY = json.dumps(
             in_program(lambda p: p.update(guards_code=["print(1)"])),
             "guards or objects that contain code",
         ),
+        (
+            in_program(
+                lambda p: p.update(guards_code=["L['x'].size()[0] == L['y'].size()[0] or print(1)"])
+            ),
+            "guards or objects that contain code",
+        ),
         (in_program(lambda p: p.pop("graph_module")), "is damaged, or of another version"),
         (in_program(lambda p: p["schema_version"].update(major=99)), "of another version of torch"),
         (lambda parts: parts.pop("models/model.json"), "no models/model.json in it"),

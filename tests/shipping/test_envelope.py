@@ -76,7 +76,9 @@ def test_a_signature_without_a_key_is_said_and_not_believed(folder) -> None:
     checked = sn.verify(folder)
     assert checked
     assert checked["signature"].result == "not checked"
-    assert "signed, by its own word" in checked["signature"].words
+    assert "the signature names the key" in checked["signature"].words
+    assert str(checked).endswith("verifies, except for the signature, which was not checked.")
+    assert not sn.verify(folder, require=("signature",))
 
 
 def test_a_signature_that_was_taken_away_fails_where_a_key_is_given(folder, pair) -> None:
@@ -204,3 +206,34 @@ def test_keys_that_were_exchanged_are_told_apart(folder, pair, tmp_path) -> None
 def test_a_private_key_is_nowhere_in_the_folder(folder, pair) -> None:
     secret = pair[0].read_bytes().splitlines()[1]
     assert not any(secret in data for data in content(folder).values())
+
+
+def test_a_key_that_is_given_as_text_is_read(tmp_path, pair) -> None:
+    folder = made(tmp_path / "hardened", key=pair[0].read_text())
+    assert sn.verify(folder, public_key=pair[1].read_text())["signature"].result == "pass"
+
+
+@pytest.mark.parametrize("form", ["path", "cut", "line", "hex", "zero", "public"])
+def test_no_error_shows_a_key_that_was_given_in_place_of_its_file(tmp_path, pair, form) -> None:
+    text = pair[0].read_text()
+    body = text.splitlines()[1]
+    given = {
+        "path": Path(text),
+        "cut": f"{body}\n",
+        "line": body,
+        "hex": body.encode().hex(),
+        "zero": f"{body}\0",
+        "public": Path(text),
+    }[form]
+    folder = made(tmp_path / "other", key=pair[0])
+    with pytest.raises(sn.errors.ConfigError) as refused:
+        sn.verify(folder, public_key=given) if form == "public" else made(
+            tmp_path / "hardened", key=given
+        )
+    error: BaseException | None = refused.value
+    while error is not None:
+        assert "BEGIN" not in str(error)
+        assert body[:16] not in str(error)
+        assert body.encode().hex()[:16] not in str(error)
+        error = error.__cause__ or error.__context__
+    assert not (tmp_path / "hardened").exists()

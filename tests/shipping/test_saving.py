@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from artifacts import FAILS, UNSURE, Two, content, keys, made, report_of, rewritten, shield_of
+from artifacts import FAILS, UNSURE, Two, content, keys, made, report_of, shield_of
 from safetensors.torch import load
 from torch import nn
 
 import shieldnet as sn
 from shieldnet.defenses import DEFENSES
 from shieldnet.privacy.certificate import NOT_COVERED
+from shieldnet.shipping import writing
 from shieldnet.shipping.policies import policy_text
 
 
@@ -30,7 +31,7 @@ def test_a_report_and_its_file_give_folders_that_verify(tmp_path) -> None:
     one = made(tmp_path / "one", report=tmp_path / "report.json")
     assert (one / "report.json").read_bytes() == (tmp_path / "report.json").read_bytes()
     assert sn.verify(one)["policy"].result == "pass"
-    with pytest.raises(sn.errors.PolicyFailed, match="(?s)Nothing was written: .*membership.auc"):
+    with pytest.raises(sn.errors.PolicyFailed, match="(?s)Nothing was written. .*membership.auc"):
         made(tmp_path / "two", report=tmp_path / "report.json", policy="default")
     assert not (tmp_path / "two").exists()
 
@@ -68,6 +69,11 @@ def test_the_words_of_a_certificate_are_those_of_the_shield(tmp_path) -> None:
     folder = sn.save_hardened(shield, tmp_path / "hardened", model="heads:Heads")
     assert (folder / "certificate.txt").read_text() == f"{shield.certificate()}\n"
     assert "3 classes of intent" in (folder / "certificate.txt").read_text()
+    assert json.loads((folder / "model.json").read_bytes())["answers"] == [
+        {"name": "topic", "kind": "logits", "released": "logits"},
+        {"name": "box", "kind": "unknown", "released": "as it is"},
+        {"name": "intent", "kind": "logits", "released": "logits"},
+    ]
 
 
 def test_the_certificate_is_in_numbers_formulas_and_words(tmp_path) -> None:
@@ -150,7 +156,7 @@ def test_an_example_says_how_large_answers_are_and_is_not_written(tmp_path) -> N
     shield = sn.harden(Two().eval())
     folder = sn.save_hardened(shield, tmp_path / "hardened", example=example)
     inputs = json.loads((folder / "model.json").read_bytes())["inputs"]
-    assert inputs == [{"name": "", "shape": [None, 3], "dtype": "float32"}]
+    assert inputs == [{"name": "x", "shape": [None, 3], "dtype": "float32"}]
     assert json.loads((folder / "certificate.json").read_bytes())["extent"]["classes"] == 3
     values = [example[0].numpy().tobytes(), str(example[0, 0].item())[:7].encode()]
     assert not any(value in data for data in content(folder).values() for value in values)
@@ -173,6 +179,7 @@ def test_examples_of_several_arguments_are_described_by_name(tmp_path) -> None:
         sn.save_hardened(sn.harden(Pair()), folder, example=example)
         inputs = json.loads((folder / "model.json").read_bytes())["inputs"]
         assert [one["shape"] for one in inputs] == [[None, 3], [None, 1]]
+        assert [one["name"] for one in inputs] == ["x", "y"]
 
 
 def test_an_example_that_the_model_cannot_read_is_bad_input(tmp_path) -> None:
@@ -333,24 +340,52 @@ def test_a_rename_that_fails_in_the_middle_brings_the_old_folder_back(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("name", ["precious.txt", "model.onnx"])
+def test_a_file_that_arrives_between_the_check_and_the_replacement_is_kept(
+    tmp_path, monkeypatch, name
+) -> None:
+    folder = made(tmp_path / "hardened")
+    put = writing._put
+
+    def arrives(beside, target) -> None:
+        (target / name).write_text("mine")
+        put(beside, target)
+
+    monkeypatch.setattr(writing, "_put", arrives)
+    with pytest.raises(sn.errors.ConfigError, match="--force does not delete these"):
+        made(folder, force=True)
+    assert (folder / name).read_text() == "mine"
+    assert (folder / "manifest.json").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("place", [f"new/{'n' * 300}/hardened", "file/hardened", "n" * 300])
+def test_a_name_that_cannot_be_is_bad_input_and_leaves_nothing(tmp_path, place) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(sn.errors.ConfigError, match="Cannot write"):
+        sn.save_hardened(shield_of(), tmp_path / place)
+    with pytest.raises(sn.errors.ConfigError, match="Cannot write"):
+        writing.write_folder({}, tmp_path / place, force=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_long_name_that_can_be_is_written(tmp_path) -> None:
+    assert sn.verify(sn.save_hardened(shield_of(), tmp_path / ("n" * 250)))
+
+
+def test_force_keeps_who_may_read_the_folder(tmp_path) -> None:
+    folder = made(tmp_path / "hardened")
+    folder.chmod(0o700)
+    made(folder, force=True)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_link_to_the_folder_stays_a_link(tmp_path) -> None:
     folder = made(tmp_path / "one")
     (tmp_path / "current").symlink_to(folder)
     made(tmp_path / "current", force=True)
     assert (tmp_path / "current").is_symlink()
     assert sn.verify(tmp_path / "current")
-
-
-def test_graphs_of_the_shield_are_further_files(tmp_path) -> None:
-    folder = made(tmp_path / "hardened", graphs={"model.pt2": b"graph", "model.onnx": b"other"})
-    assert sn.verify(folder)
-    described = json.loads((folder / "model.json").read_bytes())
-    assert described["graphs"] == {"model.onnx": "shield", "model.pt2": "shield"}
-    assert sn.load_hardened(folder, Two).settings == shield_of().settings
-    with pytest.raises(sn.errors.ConfigError, match=r"Expected graphs as model.onnx and model.pt2"):
-        made(tmp_path / "other", graphs={"graph.so": b""})
-    rewritten(folder, model__onnx=None)
-    assert not sn.verify(folder)
 
 
 def test_a_defense_of_ones_own_is_named_where_it_is_written_and_read(tmp_path) -> None:

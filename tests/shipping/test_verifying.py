@@ -1,6 +1,7 @@
 """Whoever can write the folder writes a manifest that fits: what else is caught."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from artifacts import (
     Two,
     changed_json,
     content,
+    keys,
     made,
     measured,
     report_of,
@@ -54,11 +56,13 @@ def test_a_whole_folder_verifies_and_says_what_was_checked(folder) -> None:
         "files": "pass",
         "signature": "not checked",
         "model": "pass",
+        "graphs": "pass",
         "certificate": "pass",
         "report": "pass",
         "policy": "pass",
     }
     assert "unsigned" in str(checked)
+    assert str(checked).endswith("verifies, except for the signature, which was not checked.")
     assert checked.require() is None
 
 
@@ -88,6 +92,9 @@ def test_swapped_weights_that_model_json_names_too_are_no_longer_the_reports(fol
     rewritten(folder, weights__safetensors=data, model__json=described)
     assert "report.json is of other weights" in failing(folder, "report")
     assert "is not the model that was audited" in failing(folder, "model", model=Two)
+    with pytest.raises(sn.errors.VerificationFailed, match="is of other weights"):
+        sn.load_hardened(folder, Two)
+    rewritten(folder, report__json=None, policy__toml=None)
     with pytest.raises(sn.errors.VerificationFailed, match="is not the model that was audited"):
         sn.load_hardened(folder, Two)
 
@@ -119,7 +126,7 @@ def test_a_report_that_states_less_than_the_shield_proves_is_caught(folder) -> N
     less = replace(one, certificate=replace(one.certificate, cost=sn.PrivacyCost(bits=0.1)))
     forged = replace(report, subjects=(report["bare"], less))
     rewritten(folder, report__json=as_json_of([forged]).encode())
-    assert "report.json states bits 0.1 of balanced" in failing(folder, "report")
+    assert "report.json states bits 0.10 of balanced" in failing(folder, "report")
 
 
 def test_a_weaker_shield_is_caught(folder) -> None:
@@ -237,6 +244,12 @@ def test_a_crossed_proof_fails_whatever_the_policy_asks(folder) -> None:
         ("model", None),
         ("weights", None),
         ("answers", "embeddings"),
+        ("answers", []),
+        ("answers", [{"name": "", "kind": "embeddings", "released": "logits"}]),
+        ("answers", [{"name": "other", "kind": "logits", "released": "logits"}]),
+        ("source", "x\x1b[2J"),
+        ("inputs", [{"name": "\x1b[2J", "shape": [1], "dtype": "float32"}]),
+        ("graphs", {"model.pt2": {"holds": "shield"}}),
         ("schema", "shieldnet.model/2"),
         ("more", 1),
     ],
@@ -324,6 +337,43 @@ def test_nothing_is_left_of_the_copies_that_are_parsed(folder, tmp_path, monkeyp
     assert "shield.toml" in words
     assert str(tmp_path) not in words
     assert list((tmp_path / "temp").iterdir()) == []
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_without_a_package_that_a_check_needs_nothing_passes(
+    folder, monkeypatch, is_changed
+) -> None:
+    if is_changed:
+        data = bytearray((folder / "weights.safetensors").read_bytes())
+        data[-1] ^= 1
+        rewritten(folder, weights__safetensors=bytes(data))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(sn.errors.MissingDependency, match="safetensors"):
+        sn.verify(folder)
+
+
+def test_another_code_of_the_same_name_is_not_compared_and_it_is_said(folder) -> None:
+    class Other(Two):
+        def forward(self, x):
+            return x * 1000
+
+    Other.__qualname__ = Other.__name__ = "Two"
+    words = sn.verify(folder, model=Other)["model"].words
+    assert words.endswith(
+        "as audited: weights, buffers, structure and attributes; its code is not compared"
+    )
+    assert "its code is not compared" in sn.load_hardened.__doc__
+
+
+def test_what_verify_calls_broken_is_not_loaded(folder, tmp_path) -> None:
+    weaker = sn.dump_shield(sn.Shield(Two(), sn.TopK(3), sn.Round(5), extent=sn.Extent(3)))
+    rewritten(folder, shield__toml=weaker.encode())
+    with pytest.raises(sn.errors.VerificationFailed, match="certificate.json is not what shield"):
+        sn.load_hardened(folder, lambda: pytest.fail("the model was made"))
+    signed = made(tmp_path / "signed", key=keys(tmp_path)[0])
+    (signed / "manifest.sig").write_bytes(b"garbage")
+    with pytest.raises(sn.errors.VerificationFailed, match="manifest.sig is not a JSON envelope"):
+        sn.load_hardened(signed, lambda: pytest.fail("the model was made"))
 
 
 def test_a_check_is_found_by_its_name(folder) -> None:
