@@ -10,13 +10,13 @@ from torch.nn.functional import one_hot, pad
 
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import MAX_QUERIES, Attack, Game
+from shieldnet.attacks.base import MAX_QUERIES, Attack, Game, ReadsFirst
 from shieldnet.attacks.guesses import Guesses, Resampled, learned
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
 from shieldnet.attacks.secrets import MAX_ROWS, Secret
 from shieldnet.core.statistics import CONFIDENCE, Interval
 from shieldnet.data.examples import Examples
-from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.finding import NO_USE, UNREAD, Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Limit, Metric
 
 PARTS_OF_ATTRIBUTES = (".gain", ".members_over_nonmembers")
@@ -66,6 +66,7 @@ class AttributeRecovery(Attack):
 
     def __call__(self, game: Game) -> Outcome:
         _require_table(game)
+        game = game.with_beside()
         return _each_secret(game, (game.owned(), game.nonmembers), _recovered)
 
 
@@ -111,6 +112,7 @@ class AttributeInference(Attack):
     def __call__(self, game: Game) -> Outcome:
         _require_table(game)
         game.require_classes()
+        game = game.with_beside()
         sets = (game.owned(), game.members, game.nonmembers)
         for examples in sets:
             game.labels(examples)
@@ -154,7 +156,8 @@ def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
         1, len(game.owned()), sees="1 answer about each example and all its other columns"
     )
     source = f"the answer beside those about {len(secret.candidates)} candidates"
-    return _findings(game, f"attribute.{secret.name}", guesses, threat, source)
+    unread = _is_unread(game, secret)
+    return _findings(game, f"attribute.{secret.name}", guesses, threat, source, unread=unread)
 
 
 def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
@@ -191,7 +194,8 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
         threat=threat,
         source=source,
     )
-    return (*_findings(game, name, members, threat, source, confidence), difference)
+    unread = _is_unread(game, secret)
+    return (*_findings(game, name, members, threat, source, confidence, unread=unread), difference)
 
 
 def _fit(game: Game, secret: Secret, examples: Examples, scale: dict[str, Tensor]) -> Tensor:
@@ -247,6 +251,8 @@ def _combined(
         len(table),
         seed=game.seed,
     )
+    if _is_unread(game, secret):  # every value gets the same answer: there is no evidence
+        return list(imputed.split(sizes)), list(imputed.split(sizes))
     told = torch.cat([values - values.mean(1, keepdim=True) for values in evidence])
     unit = told[: len(truth)].square().mean((0, 1)).sqrt()
     told = (told / unit.where(unit > _MIN_UNIT, 1.0)).clamp(-10, 10)
@@ -261,6 +267,12 @@ def _combined(
         doubt=1.0,  # evidence from nothing but noise would make the imputation worse
     )
     return list(imputed.split(sizes)), list(combined.split(sizes))
+
+
+def _is_unread(game: Game, secret: Secret) -> bool:
+    """Says whether the model does not read the column."""
+    model = game.shield.model
+    return isinstance(model, ReadsFirst) and min(secret.places) >= model.width
 
 
 def _guesses(secret: Secret, examples: Examples, imputed: Tensor, attacked: Tensor) -> Guesses:
@@ -280,12 +292,17 @@ def _findings(
     threat: Threat,
     source: str,
     confidence: float = CONFIDENCE,
+    *,
+    unread: bool = False,
 ) -> tuple[Finding, Finding]:
     count = guesses.imputed.shape[1]
     unit = "AUC" if count == 2 else f"share named right of {count} values"
     baseline = guesses.measured(guesses.imputed).value
-    no_help = torch.allclose(guesses.attacked, guesses.imputed)
     less = f"{unit}, less {baseline:.3f} without the model"
+    if unread:
+        less = f"{less}; {UNREAD}"
+    elif torch.allclose(guesses.attacked, guesses.imputed):
+        less = f"{less}; {NO_USE}"
     return (
         Finding.of(
             name,
@@ -303,7 +320,7 @@ def _findings(
             baseline=0.0,
             threat=threat,
             source=source,
-            note=f"{less}; the adversary found no use for the answers" if no_help else less,
+            note=less,
         ),
     )
 

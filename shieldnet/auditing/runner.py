@@ -170,7 +170,7 @@ def _key(measurement: Measurement, game: Game, with_examples: int) -> str:
         measurement,
         game.shield,
         sets,
-        (game.seed, game.columns, game.sensitive, game.groups, game.canaries),
+        (game.seed, game.columns, game.sensitive, game.groups, game.canaries, game.beside),
         game.shadows,
         with_examples,
         None if game.blind is None else asdict(game.blind),

@@ -104,8 +104,10 @@ class Each:
         counts = torch.bincount(used_places, minlength=len(self.chosen) + 1).tolist()
         named = [*map(str, self.chosen), "the label alone"]
         used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
-        shown = [f"{name} ({count})" for count, name in used if count]
-        return shown[0].rpartition(" ")[0] if len(shown) == 1 else ", ".join(shown)
+        shown = [(name, count) for count, name in used if count]
+        if len(shown) == 1:
+            return shown[0][0]
+        return ", ".join(f"{name} for {count} features" for name, count in shown)
 
 
 def choose_each(
