@@ -17,12 +17,16 @@ from shieldnet.attacks.secrets import MAX_ROWS, Secret
 from shieldnet.core.statistics import CONFIDENCE, Interval
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NO_USE, UNREAD, Finding, NotApplicable, Outcome, Threat
-from shieldnet.findings.metrics import Limit, Metric
+from shieldnet.findings.metrics import MORE_ATTACKS, RELEASE_LESS, Limit, Metric
 
 PARTS_OF_ATTRIBUTES = (".gain", ".members_over_nonmembers")
 """Endings of findings about a column."""
 
 _MIN_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
+_NAMED = (
+    "name the column with --sensitive (sensitive=). The model need not read it: a column of the "
+    "sets that the model ignores is kept beside it"
+)
 _SAME = 1e-8  # squared distance, in deviations of an answer, up to which answers are the same
 _MIN_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
 
@@ -50,17 +54,24 @@ class AttributeRecovery(Attack):
     metrics = (
         Metric(
             "attribute.*",
-            "a column, named",
+            "{}: attribute recovered",
             "more",
             ungated="other columns tell it too: the gain of the answer is judged",
             standards=("AISVS 11.1.3",),
         ),
         Metric(
             "attribute.*.gain",
-            "a column, gain",
+            "{}: attribute gain",
             "more",
-            Limit("max_attribute_gain", 0.05, "a sensitive column, over what others tell anyway"),
+            Limit(
+                "max_attribute_gain",
+                0.05,
+                "what answers add to guesses of a sensitive column",
+                helps=f"Train the model without the column. {RELEASE_LESS}",
+                needs=_NAMED,
+            ),
             standards=("AISVS 11.1.3", "AISVS 11.2.1", "NISTAML.032", "EDPB queries"),
+            headline=True,
         ),
     )
 
@@ -89,20 +100,28 @@ class AttributeInference(Attack):
     metrics = (
         Metric(
             "attribute_inference.*",
-            "a member's column, named",
+            "{}: attribute of members inferred",
             "more",
             ungated="other columns tell it too: the gain of the model is judged",
         ),
         Metric(
             "attribute_inference.*.gain",
-            "a member's column, gain",
+            "{}: attribute gain on members",
             "more",
-            Limit("max_attribute_inference_gain", 0.05, "of members, whose answers are not seen"),
+            Limit(
+                "max_attribute_inference_gain",
+                0.05,
+                "what the model adds to guesses of a member's column, no answer about it seen",
+                helps="Train the model without the column, or regularize it (fewer epochs, weight "
+                "decay, larger leaves).",
+                needs=f"{_NAMED}; {MORE_ATTACKS}",
+            ),
             standards=("AISVS 11.2.1", "NISTAML.032"),
+            rows="members",
         ),
         Metric(
             "attribute_inference.*.members_over_nonmembers",
-            "a column, members over nonmembers",
+            "{}: attribute gain, members over nonmembers",
             "more",
             ungated="the whole gain on members is judged, of which this is a part",
             standards=("EDPB extraction",),
@@ -296,7 +315,7 @@ def _findings(
     unread: bool = False,
 ) -> tuple[Finding, Finding]:
     count = guesses.imputed.shape[1]
-    unit = "AUC" if count == 2 else f"share named right of {count} values"
+    unit = "AUC" if count == 2 else f"accuracy over {count} values"
     baseline = guesses.measured(guesses.imputed).value
     less = f"{unit}, less {baseline:.3f} without the model"
     if unread:

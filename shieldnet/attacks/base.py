@@ -57,7 +57,8 @@ class Game:
     may be worse off. canaries: records planted to be found. shadows: answers of models that the
     adversary trained itself. blind: how well members are told from nonmembers without the model.
     guarantee: what is claimed of the model's training. beside: sensitive columns that the model
-    does not read, of all sets; ``with_beside`` puts them among the others.
+    does not read, of all sets; ``with_beside`` puts them among the others. class_names: what the
+    user calls the classes, by number; none where they are numbers.
     """
 
     shield: Shield
@@ -73,6 +74,7 @@ class Game:
     blind: Finding | None = None
     guarantee: Guarantee | None = None
     beside: Beside | None = None
+    class_names: tuple[str, ...] = ()
     # Not copied by dataclasses.replace: another game may have another shield.
     _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
     _labels: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)

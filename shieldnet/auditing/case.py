@@ -19,7 +19,7 @@ from shieldnet.data.canaries import Planted
 from shieldnet.data.examples import Canaries, Examples, Group, require_disjoint
 from shieldnet.data.hashing import state_hash, tensors_hash, weights_hash
 from shieldnet.findings.finding import Finding
-from shieldnet.outputs.estimators import is_estimator
+from shieldnet.outputs.estimators import Estimator, is_estimator
 from shieldnet.outputs.functions import Around
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.report import BARE
@@ -65,7 +65,9 @@ class Case:
     ) -> "Case":
         """Checks what an audit is given. The model is asked about one row.
 
-        shields: as ``with_bare`` returns them. beside: of the sets as they were given. Errors: ConfigError and DataError, as in ``audit``.
+        shields: as ``with_bare`` returns them. beside: of the sets as they were
+        given.
+        Errors: ConfigError and DataError, as in ``audit``.
         """
         whole("seed", seed, low=0, high=2**63 - 1)
         bare = shields[BARE]
@@ -116,6 +118,7 @@ class Case:
             canaries=self.canaries,
             guarantee=self.guarantee,
             beside=self.beside,
+            class_names=_class_names(self.bare.model),
         )
 
     def told(self, subject: Subject, untested: Sequence[str]) -> Subject:
@@ -165,6 +168,13 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     # the gate sees it.
     alone = len(shields) == 1 and not first.chain.stages
     return bare if alone else bare | dict(shields)
+
+
+def _class_names(model: nn.Module) -> tuple[str, ...]:
+    """Returns what an estimator calls its classes, by number."""
+    itself = model_itself(model)
+    classes = itself.classes if isinstance(itself, Estimator) else None
+    return () if classes is None else tuple(map(str, classes.tolist()))
 
 
 def _name(model: nn.Module) -> str:

@@ -104,7 +104,7 @@ def test_a_prefix_stands_for_a_group_of_columns() -> None:
     found = found_by(AttributeRecovery(), game)
     assert found["attribute.job"].value > 0.99
     assert found["attribute.job"].baseline < 0.7
-    assert "of 3 values" in found["attribute.job"].note
+    assert "over 3 values" in found["attribute.job"].note
     assert found["attribute.job.gain"].value == pytest.approx(
         found["attribute.job"].value - found["attribute.job"].baseline
     )

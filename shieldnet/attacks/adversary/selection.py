@@ -15,6 +15,7 @@ from shieldnet.core.statistics import (
     normal_share,
     random_sums,
 )
+from shieldnet.findings.reading import BY_LABEL
 
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
@@ -97,7 +98,7 @@ class Each:
         """Says so where the adversary does not use the answers at all."""
         if self.sure.any():
             return ""
-        return "no decoder was surely better than the label alone, which is used"
+        return BY_LABEL
 
     def __str__(self) -> str:
         used_places = self.places.where(self.sure, len(self.chosen))
