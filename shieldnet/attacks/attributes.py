@@ -187,7 +187,10 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
         labels = one_hot(game.labels(examples), game.classes)
         sides.append(torch.cat([secret.others(examples.inputs), labels], 1)[:MAX_ROWS])
     imputed, weighed = _combined(game, secret, sides, scores)
-    by_bayes = [guess + likeness[:, :, 0] for guess, likeness in zip(imputed, scores, strict=True)]
+    by_bayes = weighed
+    if not _is_unread(game, secret):  # a constant would break ties by its rounding alone
+        pairs = zip(imputed, scores, strict=True)
+        by_bayes = [guess + likeness[:, :, 0] for guess, likeness in pairs]
     trials = {
         rule: [_guesses(secret, sets[at], imputed[at], combined[at]) for at in (1, 2)]
         for rule, combined in (("learned weights", weighed), ("Bayes' rule", by_bayes))

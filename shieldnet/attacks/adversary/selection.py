@@ -108,7 +108,9 @@ class Each:
         shown = [(name, count) for count, name in used if count]
         if len(shown) == 1:
             return shown[0][0]
-        return ", ".join(f"{name} for {count} features" for name, count in shown)
+        return ", ".join(
+            f"{name} for {count} of {len(self.places)} features" for name, count in shown
+        )
 
 
 def choose_each(
