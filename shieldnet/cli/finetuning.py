@@ -183,8 +183,8 @@ def _require_free(output: Path, force: bool) -> None:
 
     if (path := output / "model.safetensors").exists() and not force:
         raise ConfigError(
-            f"{path} is there already, perhaps with the guarantee of a model that is published; "
-            "--force writes over both."
+            f"{path} already exists, perhaps with the guarantee of a model that is published; "
+            "use --force to overwrite both."
         )
 
 
