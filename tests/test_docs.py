@@ -79,5 +79,6 @@ def test_the_workflow_is_yaml_and_calls_commands_that_there_are() -> None:
 
 def test_the_hooks_that_are_shown_are_there() -> None:
     offered = {hook["id"] for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())}
-    (shown,) = (yaml.safe_load(one) for one in blocks("gate.md", "yaml"))
+    step, shown = (yaml.safe_load(one) for one in blocks("gate.md", "yaml"))
+    assert "shieldnet audit" in step[1]["run"]
     assert {hook["id"] for hook in shown["repos"][0]["hooks"]} == offered

@@ -10,19 +10,23 @@ from torch.nn.functional import one_hot, pad
 
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import MAX_QUERIES, Attack, Game
+from shieldnet.attacks.base import MAX_QUERIES, Attack, Game, ReadsFirst
 from shieldnet.attacks.guesses import Guesses, Resampled, learned
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
 from shieldnet.attacks.secrets import MAX_ROWS, Secret
 from shieldnet.core.statistics import CONFIDENCE, Interval
 from shieldnet.data.examples import Examples
-from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.findings.metrics import Limit, Metric
+from shieldnet.findings.finding import NO_USE, UNREAD, Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.metrics import MORE_ATTACKS, RELEASE_LESS, Limit, Metric
 
 PARTS_OF_ATTRIBUTES = (".gain", ".members_over_nonmembers")
 """Endings of findings about a column."""
 
 _MIN_LOG_P = -7.0  # p of about .001: a model that is surer than that is vain
+_NAMED = (
+    "name the column with --sensitive (sensitive=). The model need not read it: a column of the "
+    "sets that the model ignores is kept beside it"
+)
 _SAME = 1e-8  # squared distance, in deviations of an answer, up to which answers are the same
 _MIN_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
 
@@ -50,22 +54,30 @@ class AttributeRecovery(Attack):
     metrics = (
         Metric(
             "attribute.*",
-            "a column, named",
+            "{}: attribute recovered",
             "more",
             ungated="other columns tell it too: the gain of the answer is judged",
             standards=("AISVS 11.1.3",),
         ),
         Metric(
             "attribute.*.gain",
-            "a column, gain",
+            "{}: attribute gain",
             "more",
-            Limit("max_attribute_gain", 0.05, "a sensitive column, over what others tell anyway"),
+            Limit(
+                "max_attribute_gain",
+                0.05,
+                "what answers add to guesses of a sensitive column",
+                helps=f"Train the model without the column. {RELEASE_LESS}",
+                needs=_NAMED,
+            ),
             standards=("AISVS 11.1.3", "AISVS 11.2.1", "NISTAML.032", "EDPB queries"),
+            headline=True,
         ),
     )
 
     def __call__(self, game: Game) -> Outcome:
         _require_table(game)
+        game = game.with_beside()
         return _each_secret(game, (game.owned(), game.nonmembers), _recovered)
 
 
@@ -88,20 +100,28 @@ class AttributeInference(Attack):
     metrics = (
         Metric(
             "attribute_inference.*",
-            "a member's column, named",
+            "{}: attribute of members inferred",
             "more",
             ungated="other columns tell it too: the gain of the model is judged",
         ),
         Metric(
             "attribute_inference.*.gain",
-            "a member's column, gain",
+            "{}: attribute gain on members",
             "more",
-            Limit("max_attribute_inference_gain", 0.05, "of members, whose answers are not seen"),
+            Limit(
+                "max_attribute_inference_gain",
+                0.05,
+                "what the model adds to guesses of a member's column, no answer about it seen",
+                helps="Train the model without the column, or regularize it (fewer epochs, weight "
+                "decay, larger leaves).",
+                needs=f"{_NAMED}; {MORE_ATTACKS}",
+            ),
             standards=("AISVS 11.2.1", "NISTAML.032"),
+            rows="members",
         ),
         Metric(
             "attribute_inference.*.members_over_nonmembers",
-            "a column, members over nonmembers",
+            "{}: attribute gain, members over nonmembers",
             "more",
             ungated="the whole gain on members is judged, of which this is a part",
             standards=("EDPB extraction",),
@@ -111,6 +131,7 @@ class AttributeInference(Attack):
     def __call__(self, game: Game) -> Outcome:
         _require_table(game)
         game.require_classes()
+        game = game.with_beside()
         sets = (game.owned(), game.members, game.nonmembers)
         for examples in sets:
             game.labels(examples)
@@ -154,7 +175,8 @@ def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
         1, len(game.owned()), sees="1 answer about each example and all its other columns"
     )
     source = f"the answer beside those about {len(secret.candidates)} candidates"
-    return _findings(game, f"attribute.{secret.name}", guesses, threat, source)
+    unread = _is_unread(game, secret)
+    return _findings(game, f"attribute.{secret.name}", guesses, threat, source, unread=unread)
 
 
 def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
@@ -165,7 +187,10 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
         labels = one_hot(game.labels(examples), game.classes)
         sides.append(torch.cat([secret.others(examples.inputs), labels], 1)[:MAX_ROWS])
     imputed, weighed = _combined(game, secret, sides, scores)
-    by_bayes = [guess + likeness[:, :, 0] for guess, likeness in zip(imputed, scores, strict=True)]
+    by_bayes = weighed
+    if not _is_unread(game, secret):  # a constant would break ties by its rounding alone
+        pairs = zip(imputed, scores, strict=True)
+        by_bayes = [guess + likeness[:, :, 0] for guess, likeness in pairs]
     trials = {
         rule: [_guesses(secret, sets[at], imputed[at], combined[at]) for at in (1, 2)]
         for rule, combined in (("learned weights", weighed), ("Bayes' rule", by_bayes))
@@ -191,7 +216,8 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
         threat=threat,
         source=source,
     )
-    return (*_findings(game, name, members, threat, source, confidence), difference)
+    unread = _is_unread(game, secret)
+    return (*_findings(game, name, members, threat, source, confidence, unread=unread), difference)
 
 
 def _fit(game: Game, secret: Secret, examples: Examples, scale: dict[str, Tensor]) -> Tensor:
@@ -247,6 +273,8 @@ def _combined(
         len(table),
         seed=game.seed,
     )
+    if _is_unread(game, secret):  # every value gets the same answer: there is no evidence
+        return list(imputed.split(sizes)), list(imputed.split(sizes))
     told = torch.cat([values - values.mean(1, keepdim=True) for values in evidence])
     unit = told[: len(truth)].square().mean((0, 1)).sqrt()
     told = (told / unit.where(unit > _MIN_UNIT, 1.0)).clamp(-10, 10)
@@ -261,6 +289,12 @@ def _combined(
         doubt=1.0,  # evidence from nothing but noise would make the imputation worse
     )
     return list(imputed.split(sizes)), list(combined.split(sizes))
+
+
+def _is_unread(game: Game, secret: Secret) -> bool:
+    """Says whether the model does not read the column."""
+    model = game.shield.model
+    return isinstance(model, ReadsFirst) and min(secret.places) >= model.width
 
 
 def _guesses(secret: Secret, examples: Examples, imputed: Tensor, attacked: Tensor) -> Guesses:
@@ -280,12 +314,17 @@ def _findings(
     threat: Threat,
     source: str,
     confidence: float = CONFIDENCE,
+    *,
+    unread: bool = False,
 ) -> tuple[Finding, Finding]:
     count = guesses.imputed.shape[1]
-    unit = "AUC" if count == 2 else f"share named right of {count} values"
+    unit = "AUC" if count == 2 else f"accuracy over {count} values"
     baseline = guesses.measured(guesses.imputed).value
-    no_help = torch.allclose(guesses.attacked, guesses.imputed)
     less = f"{unit}, less {baseline:.3f} without the model"
+    if unread:
+        less = f"{less}; {UNREAD}"
+    elif torch.allclose(guesses.attacked, guesses.imputed):
+        less = f"{less}; {NO_USE}"
     return (
         Finding.of(
             name,
@@ -303,7 +342,7 @@ def _findings(
             baseline=0.0,
             threat=threat,
             source=source,
-            note=f"{less}; the adversary found no use for the answers" if no_help else less,
+            note=less,
         ),
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.shadow_answers import Shadows
 from shieldnet.core.randomness import noise_about
+from shieldnet.data.beside import Beside
 from shieldnet.data.examples import Canaries, Examples, Group
 from shieldnet.defenses.named import dense
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome
@@ -55,7 +56,9 @@ class Game:
     sensitive: columns of a table that somebody may want to learn. groups: subgroups whose members
     may be worse off. canaries: records planted to be found. shadows: answers of models that the
     adversary trained itself. blind: how well members are told from nonmembers without the model.
-    guarantee: what is claimed of the model's training.
+    guarantee: what is claimed of the model's training. beside: sensitive columns that the model
+    does not read, of all sets; ``with_beside`` puts them among the others. class_names: what the
+    user calls the classes, by number; none where they are numbers.
     """
 
     shield: Shield
@@ -70,6 +73,8 @@ class Game:
     shadows: Shadows | None = None
     blind: Finding | None = None
     guarantee: Guarantee | None = None
+    beside: Beside | None = None
+    class_names: tuple[str, ...] = ()
     # Not copied by dataclasses.replace: another game may have another shield.
     _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
     _labels: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -80,6 +85,30 @@ class Game:
         object.__setattr__(game, "_kept", self._kept)
         object.__setattr__(game, "_labels", self._labels)
         return game
+
+    def with_beside(self) -> "Game":
+        """Returns the game with the columns that the model does not read after those that it does.
+
+        The shield gets the columns that it reads alone.
+        """
+        if self.beside is None:
+            return self
+        sets = {
+            part.name: replace(part, inputs=torch.cat([part.inputs, codes.to(part.inputs)], 1))
+            for part, codes in self._besides(self.beside)
+        }
+        model = ReadsFirst(self.shield.model, self.nonmembers.inputs.shape[1])
+        return replace(
+            self,
+            shield=self.shield.with_model(model),
+            columns=(*self.columns, *self.beside.columns),
+            beside=None,
+            **sets,  # type: ignore[arg-type]  # sets by the names of the fields
+        )
+
+    def _besides(self, beside: Beside) -> list[tuple[Examples, Tensor]]:
+        sets = (self.members, self.nonmembers, self.auxiliary)
+        return [(part, beside.codes[part.name]) for part in sets if part is not None]
 
     def require_rows(self, least: int, *sets: Examples) -> None:
         """Raises NotApplicable where a set has fewer rows than an attack takes."""
@@ -161,6 +190,24 @@ class Game:
         if self.auxiliary is None:
             raise NotApplicable("it needs auxiliary data: pass auxiliary=...")
         return self.auxiliary
+
+
+class ReadsFirst(nn.Module):
+    """Asks a model by the first columns of a table; it does not read the others.
+
+    width: how many columns it reads.
+    """
+
+    def __init__(self, asked: nn.Module, width: int) -> None:
+        super().__init__()
+        self.asked = asked
+        self.width = width
+        self.training = asked.training
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Shapes: (rows, columns) -> what the model answers about the first of them."""
+        answers: Tensor = self.asked(codes[:, : self.width])
+        return answers
 
 
 class Behind(nn.Module):

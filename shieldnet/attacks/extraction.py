@@ -15,7 +15,7 @@ from shieldnet.core.checks import whole
 from shieldnet.core.statistics import proportion
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.findings.metrics import Limit, Metric
+from shieldnet.findings.metrics import MORE_ATTACKS, Limit, Metric
 
 _LONG = (256.0, 600.0)  # hidden units and steps of a network that is trained longer
 _READ_AS = ("p", "log p above 1e-3", "log p above 1e-8", "logits")
@@ -47,9 +47,16 @@ class Extraction(Attack):
     metrics = (
         Metric(
             "extraction.fidelity",
-            "copy's fidelity",
+            "extraction fidelity",
             "more",
-            Limit("max_extraction_fidelity", 0.90, "a copy of the model says the same"),
+            Limit(
+                "max_extraction_fidelity",
+                0.90,
+                "how often a copy of the model agrees with it",
+                helps="No shield bounds extraction. Coarser answers slow it down, and limits on "
+                "queries per client do more.",
+                needs=MORE_ATTACKS,
+            ),
             standards=(
                 *("AISVS 11.1.3", "AISVS 11.2.2", "AISVS 11.3.2"),
                 *("AML.T0005", "AML.T0024.002", "NISTAML.031"),
@@ -58,14 +65,14 @@ class Extraction(Attack):
         ),
         Metric(
             "extraction.fidelity.*",
-            "copy's fidelity after fewer queries",
+            "extraction fidelity after {} queries",
             "more",
             ungated="the largest number of queries is judged",
             standards=("AISVS 11.2.2",),
         ),
         Metric(
             "extraction.accuracy",
-            "copy's accuracy",
+            "accuracy of the copy",
             "more",
             ungated="a copy is judged by how far it is one, its fidelity",
         ),

@@ -1,6 +1,7 @@
 """A column that somebody may want to learn, and what it may be."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
@@ -94,21 +95,28 @@ class Secret:
 def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
     """Returns the columns of a name: its own, or those of a one-hot group that begin with it.
 
+    A group is education=HS, education=PhD, or education_HS, education_PhD: at least two columns of
+    the second form, and none that is itself a word of another column (personal_status=single).
     Errors: DataError, with the columns, where there are none.
     """
     if name in columns:
         return (columns.index(name),)
-    groups = (
+    words, flags = (
         tuple(place for place, column in enumerate(columns) if column.startswith(f"{name}{mark}"))
         for mark in ("=", "_")  # of education=PhD and education_num the first is the group
     )
-    group = next((places for places in groups if places), ())
-    if not group:
-        raise DataError(
-            f"There is no column {name}, and none that begins with {name}= or {name}_. "
-            f"The columns are: {', '.join(columns) or 'not named; pass columns=(...)'}."
-        )
-    return group
+    if words:
+        return words
+    if len(flags) > 1 and not any("=" in columns[place] for place in flags):
+        return flags
+    own = list(dict.fromkeys(column.partition("=")[0] for column in columns))
+    near = [other for other in own if other.startswith(f"{name}_")]
+    near = near or get_close_matches(name, own, n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    raise DataError(
+        f"There is no column {name}.{meant} The columns are: "
+        f"{', '.join(own) or 'not named; pass columns=(...)'}."
+    )
 
 
 def is_one_hot(known: Tensor) -> bool:

@@ -14,11 +14,12 @@ from shieldnet.auditing.sets import Sets, as_the_model_reads, column_names
 from shieldnet.auditing.several import model_itself
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
+from shieldnet.data.beside import Beside
 from shieldnet.data.canaries import Planted
 from shieldnet.data.examples import Canaries, Examples, Group, require_disjoint
 from shieldnet.data.hashing import state_hash, tensors_hash, weights_hash
 from shieldnet.findings.finding import Finding
-from shieldnet.outputs.estimators import is_estimator
+from shieldnet.outputs.estimators import Estimator, is_estimator
 from shieldnet.outputs.functions import Around
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.report import BARE
@@ -46,6 +47,7 @@ class Case:
     findings: tuple[Finding, ...]
     hashes: Mapping[str, str]
     seed: int
+    beside: Beside | None = None
 
     @classmethod
     def of(
@@ -55,6 +57,7 @@ class Case:
         *,
         columns: Sequence[str] = (),
         sensitive: Sequence[str] = (),
+        beside: Beside | None = None,
         groups: Mapping[str, tuple[object, object]] | None = None,
         canaries: Canaries | Planted | None = None,
         finetuned: Finetuned | Guarantee | None = None,
@@ -62,12 +65,14 @@ class Case:
     ) -> "Case":
         """Checks what an audit is given. The model is asked about one row.
 
-        shields: as ``with_bare`` returns them. Errors: ConfigError and DataError, as in ``audit``.
+        shields: as ``with_bare`` returns them. beside: of the sets as they were
+        given.
+        Errors: ConfigError and DataError, as in ``audit``.
         """
         whole("seed", seed, low=0, high=2**63 - 1)
         bare = shields[BARE]
         names = column_names(columns, sets.examples["nonmembers"].inputs)
-        _require_sensitive(sensitive, names)
+        _require_sensitive(sensitive, names if beside is None else (*names, *beside.columns))
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
         model = model_itself(bare.model)
@@ -90,6 +95,7 @@ class Case:
             findings=findings,
             hashes={**model_hashes, **hashes},
             seed=seed,
+            beside=None if beside is None else beside.at(sets.rows),
         )
 
     @property
@@ -111,6 +117,8 @@ class Case:
             groups=self.groups,
             canaries=self.canaries,
             guarantee=self.guarantee,
+            beside=self.beside,
+            class_names=_class_names(self.bare.model),
         )
 
     def told(self, subject: Subject, untested: Sequence[str]) -> Subject:
@@ -122,8 +130,11 @@ class Case:
             replace(record, rows=tuple(self.sets.rows[record.role][list(record.rows)].tolist()))
             for record in subject.exposed
         )
+        named = _name(model_itself(self.bare.model))
+        described = self.shields[subject.name].settings.describe(named)
         return replace(
             subject,
+            certificate=replace(subject.certificate, shield=described),
             exposed=exposed,
             findings=(*subject.findings, *self.findings),
             untested=(*self.sets.dropped, *untested, *subject.untested),
@@ -157,6 +168,17 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     # the gate sees it.
     alone = len(shields) == 1 and not first.chain.stages
     return bare if alone else bare | dict(shields)
+
+
+def _class_names(model: nn.Module) -> tuple[str, ...]:
+    """Returns what an estimator calls its classes, by number."""
+    itself = model_itself(model)
+    classes = itself.classes if isinstance(itself, Estimator) else None
+    return () if classes is None else tuple(map(str, classes.tolist()))
+
+
+def _name(model: nn.Module) -> str:
+    return repr(model) if isinstance(model, Around) else type(model).__name__
 
 
 def _hashes_of(model: nn.Module) -> dict[str, str]:

@@ -14,6 +14,7 @@ from shieldnet.attacks import Game
 from shieldnet.attacks.base import Measurement
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.auditing.ceilings import with_ceilings
+from shieldnet.auditing.estimate import tell_when_first_is_done
 from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.checks.utility import agreement, utility
 from shieldnet.core.randomness import noise_about, replayed_noise
@@ -49,13 +50,16 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
         game.canaries,
         game.seed,
     )
+    done: Callable[[], object] = bar.advance
+    if plan.train is not None:
+        done = tell_when_first_is_done(plan.shadow_jobs, plan.at_once, done)
     try:
         shadows = train_shadows(
             wanted,
             engine=plan.engine or "inline",
             workers=plan.workers,
             cache=plan.cache,
-            done=bar.advance,
+            done=done,
         )
     except NotApplicable as reason:
         return game, (f"membership with shadow models: {reason}",)
@@ -170,7 +174,7 @@ def _key(measurement: Measurement, game: Game, with_examples: int) -> str:
         measurement,
         game.shield,
         sets,
-        (game.seed, game.columns, game.sensitive, game.groups, game.canaries),
+        (game.seed, game.columns, game.sensitive, game.groups, game.canaries, game.beside),
         game.shadows,
         with_examples,
         None if game.blind is None else asdict(game.blind),

@@ -39,9 +39,17 @@ class Sets:
     counts: Mapping[str, int]
 
     @classmethod
-    def of(cls, members: object, nonmembers: object, auxiliary: object, duplicates: str) -> "Sets":
+    def of(
+        cls,
+        members: object,
+        nonmembers: object,
+        auxiliary: object,
+        duplicates: str,
+        unread: Sequence[str] = (),
+    ) -> "Sets":
         """Checks the sets. duplicates: ``"drop"`` takes what stands in two sets out of both.
 
+        unread: names of columns that the model does not read, which are left out of the sets.
         Errors: DataError where sets are missing, unlike, or overlap.
         """
         choice("duplicates", duplicates, ("refuse", "drop"))
@@ -59,7 +67,7 @@ class Sets:
             rows = _in_one_set(examples, pairs)
             examples = {name: part.shuffled(rows[name]) for name, part in examples.items()}
         for first, second in pairs:
-            require_disjoint(examples[first], examples[second])
+            require_disjoint(examples[first], examples[second], unread)
             if duplicates == "refuse":
                 _require_no_near_copies(examples[first], examples[second])
         return cls(examples, rows, counts)

@@ -149,7 +149,10 @@ def as_rows(given: Given, canaries: Any) -> tuple[Given, Any]:
     shields = {name: shield.with_model(asked) for name, shield in given.shields.items()}
     rows = {role: parts[role] for role in several}
     train = _trained(given.train, by_rows)
-    return Given(shields, {**sets, **rows}, packing.columns, train), canaries
+    columns = packing.columns
+    return replace(
+        given, shields=shields, sets={**sets, **rows}, columns=columns, train=train
+    ), canaries
 
 
 def model_itself(model: nn.Module) -> nn.Module:

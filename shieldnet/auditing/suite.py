@@ -99,16 +99,17 @@ def audit(
     start = time.monotonic()
     whole("with_examples", with_examples, low=0)
     sets = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
-    given, planted = as_rows(Given(with_bare(shield), sets, columns, train), canaries)
+    given, planted = as_rows(Given(with_bare(shield), sets, columns, train, sensitive), canaries)
     given = given.as_codes(planted)
     plan = Plan.of(
         tier, train=given.train, shadows=shadows, engine=engine, workers=workers, cache=cache
     )
     case = Case.of(
         given.shields,
-        Sets.of(**given.sets, duplicates=duplicates),
+        Sets.of(**given.sets, duplicates=duplicates, unread=given.unread),
         columns=given.columns,
         sensitive=sensitive,
+        beside=given.beside,
         groups=groups,
         canaries=planted,
         finetuned=finetuned,

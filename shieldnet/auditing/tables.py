@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shieldnet.attacks.membership.shadows import Train
+from shieldnet.attacks.secrets import places_of
 from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
+from shieldnet.data.beside import Beside
 from shieldnet.data.examples import Examples
 from shieldnet.data.table_coding import TableCoding, as_table, is_plain
 from shieldnet.outputs.adapters import as_module
@@ -108,12 +110,19 @@ class TrainOnRecords:
 
 @dataclass(frozen=True)
 class Given:
-    """Holds what an audit is given, as attacks read it: shields of codes, sets of codes."""
+    """Holds what an audit is given, as attacks read it: shields of codes, sets of codes.
+
+    sensitive: names of columns. unread: columns of the tables that the model does not read.
+    beside: those of them that are sensitive.
+    """
 
     shields: Mapping[str, Shield]
     sets: Mapping[str, Any]
     columns: Sequence[str]
     train: Train | None
+    sensitive: Sequence[str] = ()
+    unread: tuple[str, ...] = ()
+    beside: Beside | None = None
 
     def as_codes(self, canaries: object) -> "Given":
         """Writes tables as codes where the model reads tables, and labels as numbers of classes.
@@ -136,9 +145,13 @@ class Given:
             for role, (_, given) in parts.items()
         }
         inputs = {role: rows for role, (rows, _) in parts.items()}
-        coding = None
+        coding: TableCoding | None = None
+        unread: tuple[str, ...] = ()
+        beside: Beside | None = None
         if is_coded:
-            inputs, coding = _coded(model, inputs)
+            tables = _tables(model, inputs)
+            inputs, coding = _coded(model, tables)
+            unread, beside = _unread(tables, coding, self.sensitive)
         asked = TableModel(model, coding, classes)
         sets = {
             role: rows if labels[role] is None else (rows, labels[role])
@@ -150,7 +163,7 @@ class Given:
         _require_names(self.columns, coding)
         shields = {name: shield.with_model(asked) for name, shield in shields.items()}
         _require_readable(asked, inputs)
-        return replace(given, shields=shields, columns=coding.names)
+        return replace(given, shields=shields, columns=coding.names, unread=unread, beside=beside)
 
 
 def _parted(value: Any) -> tuple[Any, Any]:
@@ -175,14 +188,47 @@ def _needs_coding(model: Around, inputs: Any) -> bool:
     return rows.dtype.kind in "OU" or (rows.dtype.kind == "f" and bool(np.isnan(rows).any()))
 
 
-def _coded(model: Around, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], TableCoding]:
-    wanted = model.columns if isinstance(model, Estimator) else None
-    tables = {role: as_table(rows, wanted) for role, rows in inputs.items()}
-    coding = TableCoding.of(tables, wanted)
-    there = {str(name) for table in tables.values() for name in table.columns}
-    if unused := sorted(there - {column.name for column in coding.columns}):
-        _log.info("columns that the model does not read: %s", ", ".join(unused))
+def _wanted(model: Around) -> tuple[str, ...] | None:
+    return model.columns if isinstance(model, Estimator) else None
+
+
+def _tables(model: Around, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {role: as_table(rows, _wanted(model)) for role, rows in inputs.items()}
+
+
+def _coded(model: Around, tables: Mapping[str, Any]) -> tuple[dict[str, Tensor], TableCoding]:
+    coding = TableCoding.of(tables, _wanted(model))
     return {role: coding.encode(table) for role, table in tables.items()}, coding
+
+
+def _unread(
+    tables: Mapping[str, Any], coding: TableCoding, sensitive: Sequence[str]
+) -> tuple[tuple[str, ...], Beside | None]:
+    """Returns columns that the model does not read, and the codes of those that are sensitive.
+
+    Errors: DataError for a sensitive name that is no column of the tables.
+    """
+    if isinstance(sensitive, str):  # which the case refuses
+        sensitive = ()
+    read = {column.name for column in coding.columns}
+    names = [str(name) for name in next(iter(tables.values())).columns]
+    there = {str(name) for table in tables.values() for name in table.columns}
+    in_every_table = [
+        name for name in names if all(name in map(str, part.columns) for part in tables.values())
+    ]
+    kept = [name for name in sensitive if name in in_every_table and name not in read]
+    for name in sensitive:
+        if name not in (*kept, *read, *coding.names):
+            places_of(tuple(in_every_table), name)
+    unread = tuple(sorted(there - read))
+    if unread:
+        _log.info("columns that the model does not read: %s", ", ".join(unread))
+    if not kept:
+        return unread, None
+    _log.info("of these the audit keeps, to attack them: %s", ", ".join(kept))
+    own = TableCoding.of(tables, kept)
+    codes = {role: own.encode(table) for role, table in tables.items()}
+    return unread, Beside(own.names, codes)
 
 
 def _numbered(labels: Any, classes: NDArray[Any] | None, role: str, model: Around) -> Tensor | Any:

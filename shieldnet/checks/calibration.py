@@ -41,8 +41,16 @@ class Calibration(Check):
             "calibration.ece",
             "calibration error",
             "more",
-            Limit("max_calibration_error", 0.10, "released confidence against the share right"),
+            Limit(
+                "max_calibration_error",
+                0.10,
+                "how far released confidence is from accuracy",
+                helps="Calibrate the model on held-out records before hardening it (temperature "
+                "scaling, CalibratedClassifierCV), or release labels alone.",
+                needs="it needs 200 nonmembers with labels, and answers with confidences",
+            ),
             standards=("AISVS 11.2.3",),
+            needs_confidence=True,
         ),
         Metric(
             "calibration.overconfidence",
@@ -50,6 +58,7 @@ class Calibration(Check):
             "more",
             ungated="the calibration error, which is at least as large, is judged",
             standards=("AISVS 11.2.3",),
+            needs_confidence=True,
         ),
     )
 
@@ -82,7 +91,7 @@ class Calibration(Check):
                 finding(
                     "calibration.overconfidence",
                     mean(confidence - right),
-                    "mean confidence less the share right; below 0 the answers are too modest",
+                    "mean confidence less accuracy; below 0 the answers are underconfident",
                 ),
             ),
             curves={"calibration": _curve(confidence, right, bins)},

@@ -14,7 +14,16 @@ from shieldnet.core.statistics import Interval, mean, proportion, rank_correlati
 from shieldnet.findings.finding import Finding, NotApplicable, Threat
 from shieldnet.findings.metrics import Limit, Metric
 
-_ACCURACY = Limit("min_accuracy", 0.90, "What the answers are still good for.", is_set=True)
+_ACCURACY = Limit(
+    "min_accuracy",
+    0.90,
+    "How often the released answer is right.",
+    is_set=True,
+    helps="Compare with the accuracy of the bare model: if that meets the limit, choose a shield "
+    "that releases more (--preset open); if not, improve the model.",
+    needs="give nonmembers with labels",
+)
+_MORE = "Choose defenses that change answers less: less noise, finer steps, a wider range."
 METRICS = (
     Metric("accuracy", "accuracy", "less", _ACCURACY, headline=True),
     Metric(
@@ -28,14 +37,19 @@ METRICS = (
         "cosine",
         "cosine",
         "less",
-        Limit("min_cosine", 0.80, "of embeddings, with the model that has no shield"),
+        Limit(
+            "min_cosine",
+            0.80,
+            "of embeddings, with those of the model without a shield",
+            helps=_MORE,
+        ),
         headline=True,
     ),
     Metric(
         "agreement",
         "agreement",
         "less",
-        Limit("min_agreement", 0.95, "with the model that has no shield"),
+        Limit("min_agreement", 0.95, "with the model without a shield", helps=_MORE),
         headline=True,
     ),
     Metric("attribution.rank_correlation", "leak map against what was read", "neither"),

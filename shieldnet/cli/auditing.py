@@ -1,7 +1,8 @@
 """The command that attacks a hardened model and the bare one."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,11 @@ from shieldnet.cli.options import (
     Weights,
 )
 from shieldnet.cli.terminal import checked_targets, guarded, policy_of, publish, tell_progress
+
+if TYPE_CHECKING:
+    from shieldnet.reports.report import Report
+    from shieldnet.reports.subject import Subject
+    from shieldnet.shield.module import Shield
 
 Members = Annotated[str, typer.Option(help=f"The data that trained the model: {DATA}.")]
 Nonmembers = Annotated[str, typer.Option(help="Data of the same kind that it never saw.")]
@@ -63,7 +69,7 @@ TierName = Annotated[
     typer.Option(
         "--tier",
         help="How hard it tries: quick (about 10 s), standard (about 1 min), full (minutes to "
-        "hours).",
+        "hours), or package.module:NAME of a Tier of your own.",
     ),
 ]
 Shadows = Annotated[
@@ -143,7 +149,7 @@ def audit(
         train=None if train is None else load_object(train, "train"),
         sensitive=sensitive or (),
         canaries=None if canaries is None else load_object(canaries, "canaries", call=True),
-        tier=tier,
+        tier=load_object(tier, "tier") if ":" in tier else tier,
         shadows=shadows,
         engine=engine,
         cache=cache,
@@ -153,4 +159,18 @@ def audit(
         seed=seed,
         with_examples=with_examples,
     )
-    publish([report_in_flags(report, flags_of(audit))], limits, files)
+    report = _called(report_in_flags(report, flags_of(audit)), model, shield)
+    publish([report], limits, files)
+
+
+def _called(report: "Report", model: str, shield: "Shield") -> "Report":
+    """Calls the model in certificates as the command line does, not by its class."""
+
+    def called(subject: "Subject") -> "Subject":
+        settings = (shield.bare() if subject.name == BARE else shield).settings
+        described = replace(subject.certificate, shield=settings.describe(model))
+        return replace(subject, certificate=described)
+
+    from shieldnet.reports.report import BARE
+
+    return replace(report, subjects=tuple(map(called, report.subjects)))

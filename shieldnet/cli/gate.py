@@ -14,13 +14,23 @@ policy_app = typer.Typer(help="Writes a policy, or checks one.", no_args_is_help
 @policy_app.command("init")
 @guarded
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("policy.toml"),
+    path: Annotated[
+        Path | None, typer.Argument(help="File to write.", show_default="policy.toml")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The same as the argument.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Writes a commented policy with every limit that there is."""
+    """Writes a commented policy that lists every limit."""
     from shieldnet.core.errors import ConfigError
     from shieldnet.gate.policy import init_text
 
+    if path is not None and output is not None:
+        raise ConfigError(f"Expected one file to write, got {path} and -o {output}.")
+    path = path or output or Path("policy.toml")
+    if not path.parent.is_dir():
+        raise ConfigError(f"There is no folder {path.parent}. Make it with: mkdir -p {path.parent}")
     if path.exists() and not force:
         raise ConfigError(f"{path} already exists; use --force to overwrite it.")
     path.write_text(init_text(), encoding="utf-8")
@@ -30,7 +40,7 @@ def init(
 @policy_app.command("check")
 @guarded
 def check(paths: Annotated[list[Path], typer.Argument(help="Policies as TOML files.")]) -> None:
-    """Tells whether files are policies; the first that is none ends with exit code 2."""
+    """Checks that files are policies; exit code 2 at the first that is not."""
     from shieldnet.gate.policy import Policy
 
     for path in paths:
@@ -63,10 +73,15 @@ def compare(
 ) -> None:
     """Tells whether this release gives away significantly more than the last.
 
-    Exit code 0: nothing is worse. 1: something is. 2: bad input. 3: not measured any more.
+    Exit code 0: nothing is worse. 1: something is. 2: bad input. 3: something is new, or is no
+    longer measured.
     """
+    from shieldnet.core.errors import PolicyFailed, PolicyInconclusive
     from shieldnet.reports.comparison import compare as run
 
     comparison = run(before, after)
     typer.echo(str(comparison))
-    comparison.require()
+    if comparison.outcome == "fail":
+        raise PolicyFailed("This release is worse than the last, as listed above.")
+    if comparison.outcome == "inconclusive":
+        raise PolicyInconclusive("Something cannot be compared, as listed above.")

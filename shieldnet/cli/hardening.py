@@ -42,7 +42,7 @@ Limits = Annotated[
     typer.Option(
         "--policy",
         help="The limits that the report meets, as a TOML file, or the default ones: "
-        '"default". They go into the folder; a report that does not meet them ends it.',
+        '"default". They go into the folder; the command stops if the report does not meet them.',
         metavar="FILE",
     ),
 ]

@@ -122,9 +122,10 @@ def print_report(report: "Report", policy: "Policy") -> None:
     cells = [[*map(_cell, row)] for row in rows]
     if policy.asks:
         headers = [*headers, "policy"]
-        outcomes = [report.verdict(policy, row[0]).outcome for row in rows]
-        for row, outcome in zip(cells, outcomes, strict=True):
-            row.append(Text(outcome, style=_COLORS[outcome]))
+        judged = {subject.name for subject in report.released}
+        for (name, *_), row in zip(rows, cells, strict=True):
+            outcome = report.verdict(policy, name).outcome if name in judged else "not released"
+            row.append(Text(outcome, style=_COLORS.get(outcome, "dim")))
     columns = [[Text(header), *column] for header, *column in zip(headers, *cells, strict=True)]
     table = _table(report.title, columns)
     unbounded = console.options.update(max_width=_MAX_WIDTH)

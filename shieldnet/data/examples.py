@@ -196,18 +196,33 @@ def reference_rows(members: Examples, nonmembers: Examples, auxiliary: Examples 
     return torch.cat([members.inputs, nonmembers.inputs])
 
 
-def require_disjoint(first: Examples, second: Examples) -> None:
-    """Raises DataError where two sets differ in shape or share a row."""
+def require_disjoint(first: Examples, second: Examples, unread: Sequence[str] = ()) -> None:
+    """Raises DataError where two sets differ in shape or share a row.
+
+    unread: names of columns that the model does not read, in which equal rows may differ.
+    """
     require_one_shape(first, second)
     seen = set(row_bytes(first))
     shared = [row for row, content in enumerate(row_bytes(second)) if content in seen]
     if shared:
         raise DataError(
             f"{len(shared)} of the {len(second)} {second.name} are also {first.name} (first: row "
-            f"{shared[0]}). What is measured between overlapping sets means nothing. Take them out "
-            "of both with duplicates='drop', or divide the data by distinct "
-            "records with shieldnet.split."
+            f"{shared[0]}). What is measured between overlapping sets means nothing. "
+            f"{_how_to_part(unread)}"
         )
+
+
+def _how_to_part(unread: Sequence[str]) -> str:
+    """Tells how sets that share rows are made disjoint."""
+    if not unread:
+        return (
+            "Take them out of both with duplicates='drop', or divide the data by distinct records "
+            "with shieldnet.split."
+        )
+    return (
+        f"They can differ only in columns that the model does not read ({', '.join(unread)}), so "
+        "to the model they are the same records. Take them out of both with duplicates='drop'."
+    )
 
 
 def require_one_shape(first: Examples, second: Examples) -> None:

@@ -75,7 +75,7 @@ def export(
     target = Path(path)
     write = _writer(target, opset)
     if target.exists() and not flag("force", force):
-        raise ConfigError(f"{target} is there already; force=True replaces it.")
+        raise ConfigError(f"{target} already exists; use force=True to overwrite it.")
     line = Line(shield, example)
     given = line.given
     program = drawn_as_graph(line, given)

@@ -12,6 +12,10 @@ from shieldnet.core.errors import ConfigError, ShieldnetError
 from shieldnet.core.statistics import Curve, Interval
 
 _MAX_EXPOSED = 10
+NO_USE = "the adversary found no use for the answers"
+"""Ends the note of a finding whose adversary guesses as it would without an answer."""
+UNREAD = "the model does not read this column, so its answers add nothing"
+"""Ends the note of a finding about a column that the model does not read."""
 
 
 class NotApplicable(ShieldnetError):

@@ -8,6 +8,12 @@ from shieldnet.core.errors import ConfigError
 
 Worse = Literal["more", "less", "neither"]
 Bound = Literal["", "auc", "tpr"]
+RELEASE_LESS = (
+    "Release less per answer: a stricter preset (--preset strict), fewer classes, digits or bins."
+)
+"""What lowers the findings of attacks that read inputs from answers."""
+MORE_ATTACKS = "run it with --tier standard or full (tier=), and give auxiliary records"
+"""What the limits on attacks need that the quick tier leaves out."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,8 @@ class Limit:
     name: ``max_...`` or ``min_...``. suggested: a value to start with. about: a description, the
     comment in ``shieldnet policy init``. is_set: whether ``policy init`` sets the limit or writes
     it as a comment. most: the largest value that the judged quantity can have; inf if unbounded.
+    helps: what can be done if the limit is not met, a sentence. needs: what the audit must be
+    given, or how it must run, for the limit to be measured.
     """
 
     name: str
@@ -24,6 +32,8 @@ class Limit:
     about: str
     is_set: bool = False
     most: float = 1.0
+    helps: str = ""
+    needs: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.startswith(("max_", "min_")):
@@ -40,6 +50,7 @@ class Metric:
     ``[groups]``. standards: items of standards that it is evidence for, numbered as in
     ``reports.evidence``. headline: whether it appears in the first tables. training_bound: which
     bound a training guarantee gives: ``auc``, or ``tpr`` at the false-positive rate in the name.
+    rows: what its sample size counts. needs_confidence: whether labels alone do not have it.
     Errors: ConfigError unless a metric that can be worse has either a limit or a reason for none.
     """
 
@@ -52,6 +63,8 @@ class Metric:
     standards: tuple[str, ...] = ()
     headline: bool = False
     training_bound: Bound = ""
+    rows: str = "nonmembers"
+    needs_confidence: bool = False
 
     def __post_init__(self) -> None:
         if self.worse != "neither" and (self.limit is None) == (not self.ungated):
@@ -77,10 +90,27 @@ class Metric:
         return self.name.replace("*", part)
 
     def titled(self, name: str) -> str:
-        """Returns the title of one finding, followed by its column or group."""
-        begins, star, ends = self.name.partition("*")
-        subject = name.removeprefix(begins).removesuffix(ends)
-        return f"{self.title}: {subject}" if star else self.title
+        """Returns the title of one finding with its column or group, in the place of ``{}``."""
+        if "*" not in self.name:
+            return self.title
+        part = self.part(name)
+        return self.title.format(part) if "{}" in self.title else f"{self.title}: {part}"
+
+    def part(self, name: str) -> str:
+        """Returns the variable part of a finding's name, such as its column or group."""
+        begins, _, ends = self.name.partition("*")
+        return name.removeprefix(begins).removesuffix(ends)
+
+    @property
+    def arrow(self) -> str:
+        """Returns the direction that is better: an arrow up, down, or nothing."""
+        return {"more": "↓", "less": "↑", "neither": ""}[self.worse]
+
+    @property
+    def better(self) -> str:
+        """Says which direction is better."""
+        words = {"more": "lower is better", "less": "higher is better", "neither": ""}
+        return words[self.worse]
 
 
 @dataclass(frozen=True)
@@ -127,6 +157,11 @@ class Metrics:
         shown = [metric for metric in self.every if metric.headline and metric in found]
         useful = [metric for metric in shown if metric.worse == "less"]
         return tuple(metric for metric in shown if metric not in useful[1:])
+
+    def limit_named(self, name: str) -> Limit | None:
+        """Returns a limit on all records, else one on subgroups, by its name; None if unknown."""
+        limits = {**self.limits(of_groups=True), **self.limits()}
+        return limits.get(name)
 
     def judged_by(self, limit: str, *, of_groups: bool = False) -> tuple[Metric, ...]:
         """Returns the metrics that a limit judges: for all records, or for subgroups."""

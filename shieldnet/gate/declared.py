@@ -9,7 +9,7 @@ from shieldnet.attacks.membership.blind import METRICS as OF_BLIND_TESTS
 from shieldnet.checks import CHECKS
 from shieldnet.checks.utility import METRICS as OF_USE
 from shieldnet.core.errors import ConfigError
-from shieldnet.findings.metrics import Limit, Metric, Metrics
+from shieldnet.findings.metrics import RELEASE_LESS, Limit, Metric, Metrics
 from shieldnet.privacy.one_run_bounds import METRICS as OF_TRAININGS
 
 PROVEN = (
@@ -20,9 +20,23 @@ PROVEN = (
         "training (--guarantee).",
         is_set=True,
         most=math.inf,
+        helps=RELEASE_LESS,
     ),
-    Limit("max_mu_per_answer", 1.0, "", most=math.inf),
-    Limit("max_epsilon", 8.0, "", most=math.inf),
+    Limit(
+        "max_mu_per_answer",
+        1.0,
+        "",
+        most=math.inf,
+        helps="Add noise with a proven bound: ClipNorm and GaussianNoise, or the preset certified.",
+    ),
+    Limit(
+        "max_epsilon",
+        8.0,
+        "",
+        most=math.inf,
+        helps="Train with DPSGD (shieldnet finetune) at a smaller epsilon, and give its "
+        "guarantee with --guarantee (finetuned=).",
+    ),
 )
 """Limits on the certificate and on the guarantee of the training."""
 PROVEN_NAMES = tuple(limit.name for limit in PROVEN)

@@ -1,6 +1,7 @@
 """Policies: the limits that a release must meet, and the verdict on a report."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,33 +9,38 @@ from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, Literal
+from typing import Any
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.files.documents import read_toml
-from shieldnet.findings.finding import Finding, goes_by
+from shieldnet.findings.finding import Finding
 from shieldnet.findings.metrics import Limit
 from shieldnet.gate.declared import PROVEN, PROVEN_NAMES, declared
+from shieldnet.gate.judging import (
+    Judgment,
+    Verdict,
+    crossed,
+    each,
+    measured_by,
+    proven,
+    required,
+    strange,
+)
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.privacy.guarantee import Guarantee
 
-Outcome = Literal["pass", "fail", "inconclusive"]
-Whole = Literal["pass", "fail", "inconclusive", "not judged"]
 VERSION = 1
 DEFAULT = "default"
 """The name of the default policy."""
 
 EVERY_GROUP = "*"
-_OF_STEPS = (
-    "the guarantee covers the training steps only, not what the starting weights already knew "
-    "about the records. Train with start='public' (--start public) from a fresh or public model, "
-    "or with start=Guarantee"
-)
-
+_KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*=""")
+_GROUP = re.compile(r"""\s*\[\s*groups\s*\.\s*["']?(.*?)["']?\s*\]""")
 _INIT = """\
 # Requirements for a release. Written by: shieldnet policy init
 # A limit passes if the whole 95% interval meets it, fails if the whole interval breaks it, and is
 # inconclusive otherwise (exit codes 0, 1 and 3). A limit on something not measured fails.
+# Of the limits that are set here, the default policy (--policy default) has {defaults}.
 # A measured lower bound above its own proven upper bound always fails the release.
 version = {version}
 {limits}
@@ -49,55 +55,6 @@ version = {version}
 
 
 @dataclass(frozen=True)
-class Judgment:
-    """Holds the outcome of one limit. finding: the name of the judged finding or claim."""
-
-    limit: str
-    outcome: Outcome
-    words: str
-    finding: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Holds all judgments; its outcome is the worst of them, and it is truthy only if all pass.
-
-    Without judgments the outcome is "not judged", which is falsy.
-    """
-
-    judgments: tuple[Judgment, ...]
-
-    @property
-    def broken(self) -> tuple[Judgment, ...]:
-        """Returns the failed judgments, then the inconclusive ones."""
-        ranked = {"fail": 0, "inconclusive": 1}
-        kept = (judgment for judgment in self.judgments if judgment.outcome in ranked)
-        return tuple(sorted(kept, key=lambda judgment: ranked[judgment.outcome]))
-
-    @property
-    def outcome(self) -> Whole:
-        """Returns "fail" if any judgment fails, else "inconclusive" if any is, else "pass"."""
-        outcomes = {judgment.outcome for judgment in self.judgments}
-        ranked: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
-        return next((outcome for outcome in ranked if outcome in outcomes), "not judged")
-
-    def __bool__(self) -> bool:
-        return self.outcome == "pass"
-
-    def __str__(self) -> str:
-        return "\n".join(f"{judgment.outcome:>12}  {judgment.words}" for judgment in self.judgments)
-
-    def __repr__(self) -> str:
-        lines = [
-            judgment.words
-            if judgment.outcome == self.outcome
-            else f"{judgment.words} ({judgment.outcome})"
-            for judgment in self.broken
-        ]
-        return f"<{self.outcome}: {'; '.join(lines)}>" if lines else f"<{self.outcome}>"
-
-
-@dataclass(frozen=True)
 class Policy:
     """Holds the limits that a release must meet and judges findings by their intervals.
 
@@ -108,7 +65,8 @@ class Policy:
     limits: values by name; by default an inversion leakage of at most 0.10, at one query and
     averaged, and a membership AUC of at most 0.60. required: findings that must have been measured,
     whatever their value: names, or prefixes that end in a dot. groups: limits by subgroup name, or
-    ``"*"`` for every subgroup. source: the file that it was read from.
+    ``"*"`` for every subgroup. source: the file that it was read from. lines: the line of each
+    limit in that file, from 1; of a subgroup's limit by ``groups.NAME.LIMIT``.
     """
 
     limits: Mapping[str, float] = field(
@@ -117,6 +75,7 @@ class Policy:
     required: tuple[str, ...] = ()
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     source: str = field(default="", compare=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         proven = {limit.name: limit for limit in PROVEN}
@@ -146,7 +105,8 @@ class Policy:
         A measured lower bound above its own proven upper bound still fails.
         """
         policy = object.__new__(cls)
-        for name, value in (("limits", {}), ("required", ()), ("groups", {}), ("source", "")):
+        nothing = {"limits": {}, "required": (), "groups": {}, "source": "", "lines": {}}
+        for name, value in nothing.items():
             object.__setattr__(policy, name, value)
         return policy
 
@@ -166,7 +126,8 @@ class Policy:
         if not isinstance(required, list):
             raise ConfigError(f'Expected required = ["name", ...] in {path}, got {required!r}.')
         groups = document.pop("groups", {})
-        return cls(document, tuple(required), groups, source=Path(path).as_posix())
+        source = Path(path).as_posix()
+        return cls(document, tuple(required), groups, source=source, lines=_lines_of(path))
 
     def __str__(self) -> str:
         limits = [f"{name} = {limit:g}" for name, limit in self.limits.items()]
@@ -202,17 +163,17 @@ class Policy:
         subgroups.
         """
         measured = tuple(findings)
-        judgments = [_crossed(finding) for finding in measured if finding.crosses_proof]
+        judgments = [crossed(finding) for finding in measured if finding.crosses_proof]
         for name, limit in self.limits.items():
             if name in PROVEN_NAMES:
-                judgments.append(_proven(name, limit, cost, guarantee))
+                judgments.append(proven(name, limit, cost, guarantee))
             else:
-                judgments += _measured(name, limit, measured)
+                judgments += measured_by(name, limit, measured)
         if not self.asks:
             return Verdict(tuple(judgments))
         known = declared()
-        judgments += [_strange(finding) for finding in measured if known.find(finding.name) is None]
-        judgments += [_required(name, measured) for name in self.required]
+        judgments += [strange(finding) for finding in measured if known.find(finding.name) is None]
+        judgments += [required(name, measured) for name in self.required]
         judgments += self._of_groups(measured, groups)
         return Verdict(tuple(judgments))
 
@@ -231,7 +192,19 @@ class Policy:
                         yield Judgment(limit, "fail", message, metric.name)
                     for name in map(metric.of, named):
                         concerned = [finding for finding in measured if finding.name == name]
-                        yield from _each(limit, value, concerned, name)
+                        yield from each(limit, value, concerned, name)
+
+
+def _lines_of(path: str | Path) -> dict[str, int]:
+    """Returns the line of every key of a policy file, from 1, for those who point at it."""
+    lines: dict[str, int] = {}
+    group = ""
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if head := _GROUP.match(line):
+            group = f"groups.{head[1]}."
+        elif key := _KEY.match(line):
+            lines.setdefault(f"{group}{key[1]}", number)
+    return lines
 
 
 def init_text() -> str:
@@ -240,6 +213,7 @@ def init_text() -> str:
     of_groups = declared().limits(of_groups=True).values()
     return _INIT.format(
         version=VERSION,
+        defaults=" and ".join(f"{name} = {value:.2f}" for name, value in Policy().limits.items()),
         limits="\n".join(line for limit in (*limits, *PROVEN) for line in _init_lines(limit)),
         of_groups="\n".join(f"# {_line(limit)}" for limit in of_groups),
     )
@@ -281,68 +255,3 @@ def _check_limits(limits: Mapping[str, float], known: Mapping[str, Limit], whose
                 f"Expected {name} from 0 to {known[name].most:g}, the range of the measurement, "
                 f"got {limit!r}."
             )
-
-
-def _measured(limit: str, value: float, findings: Sequence[Finding]) -> Iterator[Judgment]:
-    metrics = declared()
-    judged = metrics.judged_by(limit)
-    concerned = [finding for finding in findings if metrics.find(finding.name) in judged]
-    yield from _each(limit, value, concerned, judged[0].name)
-
-
-def _each(
-    limit: str, value: float, concerned: Sequence[Finding], expected: str
-) -> Iterator[Judgment]:
-    if not concerned:
-        message = f"{expected} was not measured; {limit} = {value:g} requires it"
-        yield Judgment(limit, "fail", message, expected)
-    for finding in concerned:
-        yield _judge(limit, value, finding)
-
-
-def _strange(finding: Finding) -> Judgment:
-    """Reports a finding that no limit can judge because no metric is declared for it."""
-    message = (
-        f"{finding.name} {finding}: no imported attack declares this metric, so no limit judges "
-        "it. Import the attack that measured it before judging the report"
-    )
-    return Judgment("declared", "inconclusive", message, finding.name)
-
-
-def _required(name: str, findings: Sequence[Finding]) -> Judgment:
-    if any(goes_by(finding.name, name) for finding in findings):
-        return Judgment("required", "pass", f"{name} was measured, as required", name)
-    return Judgment("required", "fail", f"{name} was not measured; it is required", name)
-
-
-def _judge(name: str, limit: float, finding: Finding) -> Judgment:
-    least = name.startswith("min_")
-    kept = finding.low >= limit if least else finding.high <= limit
-    broken = finding.high < limit if least else finding.low > limit
-    outcome: Outcome = "pass" if kept else "fail" if broken else "inconclusive"
-    message = f"{finding.name} {finding}, {name} = {limit:g}"
-    return Judgment(name, outcome, message, finding.name)
-
-
-def _proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | None) -> Judgment:
-    if name == "max_epsilon":
-        if guarantee is None:
-            message = f"{name} = {limit:g}, but the training has no guarantee"
-            return Judgment(name, "fail", message, "guarantee")
-        if guarantee.scope == "steps":
-            return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
-        value, claims = guarantee.epsilon, "guarantee"
-    else:
-        value = cost.bits if name == "max_bits_per_answer" else cost.mu
-        claims = "certificate"
-    outcome: Outcome = "pass" if value <= limit else "fail"
-    message = f"{name} = {limit:g}, the {claims} states {value:.2f}"
-    return Judgment(name, outcome, message, claims)
-
-
-def _crossed(finding: Finding) -> Judgment:
-    message = (
-        f"{finding.name}: measured at least {finding.low:.3f}, proven at most "
-        f"{finding.ceiling:.3f}: the defense, the accountant or the attack is wrong"
-    )
-    return Judgment("proof", "fail", message, finding.name)

@@ -8,7 +8,7 @@ from shieldnet.privacy.cost import PrivacyCost, rounded_up
 
 NOT_COVERED = (
     "whoever holds the weights or the unshielded model",
-    "membership, sex, a diagnosis: whatever an adversary guesses with a chance of 2^-bits or more",
+    "anything guessable with probability >= 2^-bits, such as membership, sex or a diagnosis",
     "callers who pool their answers: add up the queries of all of them",
     "timing, refusals and other side channels",
 )

@@ -14,6 +14,7 @@ from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.reports.report import Report, published_twice
 from shieldnet.reports.subject import Subject
 
+_ROUNDING = 1e-9
 Direction = Literal["worse", "better", "no significant difference", "not comparable"]
 
 
@@ -81,7 +82,8 @@ def compare(before: Report | str | Path, after: Report | str | Path) -> Comparis
     Every finding that tells leakage or use is compared, with an interval for the difference; the
     intervals hold for all at once (Bonferroni), so that a long list raises no false alarm. What
     was measured before and is not any more is not comparable, and neither is a shield that is new:
-    what is not comparable never passes. Privacy costs and the training's epsilon are proven: any
+    what is not comparable never passes. (A shield that releases labels alone states no confidence,
+    whose calibration is then left out.) Privacy costs and the training's epsilon are proven: any
     rise is worse.
 
     The two audits are taken for independent. Where they share data, as two releases audited on
@@ -127,15 +129,27 @@ def _newcomers(new: Report, pairs: Sequence[tuple[str, Subject, Subject]]) -> It
     compared = {latter.name for _, _, latter in pairs}
     for subject in new.released:
         if subject.name not in compared:
-            absent = "not there", "new", math.nan, math.nan, math.nan
+            absent = "not in the last report", "new", math.nan, math.nan, math.nan
             yield Difference(subject.name, "the shield", *absent, "not comparable")
 
 
 def _matched(old: Subject, new: Subject) -> Iterator[tuple[Finding, Finding | None]]:
     by_name = {finding.name: finding for finding in new.findings}
     for finding in old.findings:
-        if _sign(finding.name):
+        is_gone = finding.name not in by_name and _needs_confidence(finding.name)
+        if _sign(finding.name) and not (is_gone and _gives_labels_alone(new)):
             yield finding, by_name.get(finding.name)
+
+
+def _needs_confidence(name: str) -> bool:
+    metric = declared().find(name)
+    return metric is not None and metric.needs_confidence
+
+
+def _gives_labels_alone(subject: Subject) -> bool:
+    """Says whether an answer is proven to tell no more than a label: it states no confidence."""
+    certificate = subject.certificate
+    return certificate.cost.bits <= math.log2(certificate.classes) + _ROUNDING
 
 
 def _sign(name: str) -> int:
@@ -153,7 +167,7 @@ def _sign(name: str) -> int:
 def _difference(shield: str, old: Finding, new: Finding | None, widening: float) -> Difference:
     if new is None:
         absent: Direction = "not comparable"
-        nothing = "not measured any more"
+        nothing = "no longer measured"
         return Difference(shield, old.name, str(old), nothing, math.nan, math.nan, math.nan, absent)
     change = new.value - old.value
     reach_down = math.hypot(new.value - new.low, old.high - old.value)
@@ -170,7 +184,7 @@ def _difference(shield: str, old: Finding, new: Finding | None, widening: float)
 
 def _costs(shield: str, old: PrivacyCost, new: PrivacyCost) -> Iterator[Difference]:
     for name in ("bits", "mu"):
-        yield from _proven(shield, f"{name} an answer", getattr(old, name), getattr(new, name))
+        yield from _proven(shield, f"{name} per answer", getattr(old, name), getattr(new, name))
 
 
 def _epsilons(old: Report, new: Report) -> Iterator[Difference]:
@@ -190,7 +204,7 @@ def _run_twice(old: Report, new: Report) -> Iterator[Difference]:
     if first is None or second is None or not first.run:
         return
     if first.run == second.run and first.weights != second.weights:
-        shown = "one model", f"two, which {published_twice(first.run)}"
+        shown = "one model", f"two models, which {published_twice(first.run)}"
         yield Difference("training", "models of one run:", *shown, 1.0, 1.0, 1.0, "worse")
 
 
@@ -210,12 +224,12 @@ def _caveats(old: Report, new: Report) -> Iterator[str]:
     for name in ("nonmembers", "members", "auxiliary"):
         one, other = (report.hashes.get(name, "") for report in (old, new))
         if one != other:
-            yield f"The {name} differ: a difference may be of the data, not of the model."
+            yield f"The {name} differ, so a difference may come from the data, not from the model."
     known = declared()
     measured = {finding.name for report in (old, new) for finding in report.findings}
     if strange := sorted(name for name in measured if known.find(name) is None):
-        yield f"Not compared, for nothing here declares what they mean: {', '.join(strange)}."
+        yield f"Not compared, because no imported attack declares them: {', '.join(strange)}."
     for name in ("tier", "shieldnet"):
         one, other = (report.environment.get(name, "?") for report in (old, new))
         if one != other:
-            yield f"The audits differ ({name} {one}, then {other}): stronger attacks find more."
+            yield f"The audits differ ({name} {one}, then {other}); stronger attacks find more."

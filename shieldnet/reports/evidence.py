@@ -17,8 +17,8 @@ NIST = "NIST AI 100-2e2025"
 EDPB = "EDPB Opinion 28/2024"
 
 _NEAR = 0.05
-_SERVED = "it is a matter of where the model is served, which an audit of answers cannot see"
-_EVASION = "no attack here changes an input to be misread; see the robust accuracy of finetune"
+_SERVED = "it depends on how the model is served, which an audit of answers cannot see"
+_EVASION = "no attack here changes inputs to be misclassified; finetune measures robust accuracy"
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,16 @@ class _Item:
     """An item of a standard; which findings speak to it, their metrics say.
 
     missing: why, where there are none. asks_to_measure: whether it asks for no more than a
-    measurement, whatever that says.
+    measurement, whatever that says. asks_of_serving: whether it is about how the model is served,
+    of which a measurement tells the size of the threat at most.
     """
 
     standard: str
     item: str
     asks: str
-    missing: str = "nothing that speaks to it was measured"
+    missing: str = "no attack or check that bears on it was run"
     asks_to_measure: bool = False
+    asks_of_serving: bool = False
 
     @property
     def called(self) -> str:
@@ -66,14 +68,15 @@ _ITEMS = (
         AISVS,
         "11.2.1",
         "sensitive attributes that can be inferred are not returned",
-        "no column was named in sensitive= (--sensitive)",
+        "no sensitive column was named: --sensitive (sensitive=)",
     ),
     _Item(
         AISVS,
         "11.2.2",
         "limits on queries, for each caller and in all, are sized to the extraction threat",
-        "extraction was not measured; and the limits are set where the model is served",
-        asks_to_measure=True,
+        "limits on queries are set where the model is served; an audit without them cannot show "
+        "that they are well sized",
+        asks_of_serving=True,
     ),
     _Item(
         AISVS,
@@ -85,7 +88,7 @@ _ITEMS = (
         AISVS,
         "11.2.4",
         "models of sensitive data are trained with differential privacy",
-        "no guarantee of the training was given: finetuned= or --guarantee",
+        "no guarantee of the training was given: --guarantee (finetuned=)",
     ),
     _Item(
         AISVS,
@@ -101,11 +104,11 @@ _ITEMS = (
         "the answers are not bounded, and extraction was not measured",
     ),
     _Item(AISVS, "11.3.4", "a detection triggers a response", _SERVED),
-    _Item(ATLAS, "AML.T0005", "nobody creates a proxy of the model"),
-    _Item(ATLAS, "AML.T0024.000", "nobody infers membership in the training data"),
-    _Item(ATLAS, "AML.T0024.001", "nobody inverts the model"),
-    _Item(ATLAS, "AML.T0024.002", "nobody extracts the model"),
-    _Item(ATLAS, "AML.T0043", "nobody crafts adversarial data", _EVASION),
+    _Item(ATLAS, "AML.T0005", "no proxy of the model can be created"),
+    _Item(ATLAS, "AML.T0024.000", "membership in the training data cannot be inferred"),
+    _Item(ATLAS, "AML.T0024.001", "the model cannot be inverted"),
+    _Item(ATLAS, "AML.T0024.002", "the model cannot be extracted"),
+    _Item(ATLAS, "AML.T0043", "adversarial data cannot be crafted", _EVASION),
     _Item(NIST, "NISTAML.031", "the model is not extracted"),
     _Item(NIST, "NISTAML.032", "data are not reconstructed"),
     _Item(NIST, "NISTAML.033", "membership is not inferred"),
@@ -113,16 +116,16 @@ _ITEMS = (
         NIST,
         "NISTAML.034",
         "properties of the training data are not inferred",
-        "no attack here asks about the training set as a whole",
+        "no attack here infers properties of the training set as a whole",
     ),
     _Item(
         EDPB,
         "extraction",
-        "data of the persons who trained the model cannot be extracted from it, not even with "
+        "personal data in the training set cannot be extracted from the model, not even with "
         "some probability",
-        "300 nonmembers with labels are needed to say what share of the persons is singled out",
+        "300 nonmembers with labels are needed to measure the share of persons who are singled out",
     ),
-    _Item(EDPB, "queries", "nobody obtains data of a person through queries, on purpose or not"),
+    _Item(EDPB, "queries", "personal data cannot be obtained through queries, on purpose or not"),
 )
 ITEMS = frozenset(item.called for item in _ITEMS)
 """What a ``Metric`` names in its standards."""
@@ -176,7 +179,7 @@ def _spoken_to(
         else:
             claims.append(f"proven of the training: {guarantee.words}")
     if item.item == "11.3.2" and cost.bits < float("inf"):
-        claims.append(f"proven: at most {rounded_up(cost.bits)} bits an answer")
+        claims.append(f"proven: at most {rounded_up(cost.bits)} bits per answer")
     spoken = [*claims, *(_in_words(finding, broken.get(finding.name, "")) for finding in measured)]
     reason = _inapplicable(item, is_table, has_classes)
     status: Status = "not applicable" if reason else "not evidenced"
@@ -185,6 +188,8 @@ def _spoken_to(
     elif spoken and (claims or item.asks_to_measure or all(map(_is_near, measured))):
         status = "evidence for"
     words = "; ".join(spoken) or reason or item.missing
+    if item.asks_of_serving and not reason:
+        status, words = "not evidenced", "; ".join([item.missing, *spoken])
     names = tuple(finding.name for finding in measured)
     return Evidence(item.standard, item.item, item.asks, status, words, names)
 
@@ -210,13 +215,16 @@ def _in_words(finding: Finding, broken: str) -> str:
     if finding.low > finding.baseline:
         beyond = f", above its baseline of {finding.baseline:.3f}"
     elif not _is_near(finding):
-        beyond = f", an interval too wide to show {finding.baseline:.3f}"
+        beyond = (
+            f", consistent with its baseline of {finding.baseline:.3f}; too few rows to rule out "
+            "leakage"
+        )
     return f"{finding.name} {finding}{beyond}{f', which breaks {broken}' if broken else ''}"
 
 
 def _inapplicable(item: _Item, is_table: bool, has_classes: bool) -> str:
     if item.item == "11.2.1" and not is_table:
-        return "the inputs are no table: no column could be sensitive"
+        return "the inputs are not a table, so no column could be sensitive"
     about_classes = {
         "11.2.2",
         "11.2.3",
@@ -229,5 +237,5 @@ def _inapplicable(item: _Item, is_table: bool, has_classes: bool) -> str:
         "extraction",
     }
     if item.item in about_classes and not has_classes:
-        return "the answers are no scores of classes, which these attacks read"
+        return "the answers are not class scores, which these attacks need"
     return ""

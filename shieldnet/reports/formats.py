@@ -63,12 +63,15 @@ def check_target(path: str | Path, *, is_judged: bool = True) -> Path:
         )
     if FORMATS[target.suffix].judges and not is_judged:
         raise ConfigError(
-            f"{target.name} has a test for each limit of a policy, and none was given: it would "
-            "pass whatever was measured. Give --policy FILE or --policy default "
+            f"{target.name} has a test for each limit of a policy, and no policy was given: "
+            "it would pass whatever was measured. Give --policy FILE or --policy default "
             "(policy= in Python)."
         )
     if not target.parent.is_dir():
-        raise ConfigError(f"Cannot write {target}: there is no folder {target.parent}.")
+        raise ConfigError(
+            f"Cannot write {target}: there is no folder {target.parent}. Make it with: mkdir -p "
+            f"{target.parent}"
+        )
     needs = ("huggingface_hub", "card") if target.name == CARD else FORMATS[target.suffix].needs
     if needs is not None:
         optional(needs[0], extra=needs[1])

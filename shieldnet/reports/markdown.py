@@ -2,15 +2,17 @@
 
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
 from shieldnet.findings.finding import decimals
-from shieldnet.findings.metrics import Metric
-from shieldnet.gate.declared import declared
+from shieldnet.findings.reading import caveat
 from shieldnet.privacy.cost import rounded_up
+from shieldnet.reports.judged import advice_of, judged_subjects
+from shieldnet.reports.table import ARROWS, Heading, headings
+from shieldnet.reports.untested import parted
 
 Document = Mapping[str, Any]
 
@@ -22,9 +24,10 @@ _MARKS = {
 }
 _BEGIN, _END = "<!-- shieldnet: begin -->", "<!-- shieldnet: end -->"
 _READING = (
-    "Bits are proven upper bounds for one answer. The rest is measured, with 95% intervals: "
-    "lower bounds of what an attacker may reach. Leakage 0 means that an answer tells no more "
-    "about the input than its label, 1 that it tells everything."
+    "Bits are proven upper bounds for one answer. The rest is measured, with 95% intervals unless "
+    "noted: lower bounds of what an attacker may reach. Leakage 0 means that an answer tells no "
+    "more about the input than its label, 1 that it tells everything; an AUC of 0.5 is guessing. "
+    f"{ARROWS}."
 )
 _CARD = (
     "The answers of this model were attacked with shieldnet, by adversaries who know every "
@@ -70,9 +73,14 @@ def _report(report: Document) -> Iterator[str]:
     yield from _summary(report, "##")
     judgments = [
         (subject["name"], judgment["outcome"], judgment["words"])
-        for subject in report["subjects"]
+        for subject in judged_subjects(report)
         for judgment in subject["verdict"]["judgments"]
     ]
+    advice = advice_of(report)
+    if advice:
+        yield "What helps:\n"
+        yield from (f"- {_plain(line)}" for line in advice)
+        yield ""
     if judgments:
         yield "<details><summary>What decided</summary>\n"
         yield from _table(("shield", "outcome", "why"), judgments)
@@ -95,35 +103,41 @@ def _report(report: Document) -> Iterator[str]:
 def _summary(report: Document, heading: str) -> Iterator[str]:
     yield f"{heading} {_plain(report['title'])}: {_MARKS[report['outcome']]}\n"
     yield f"{_READING}\n"
-    metrics = declared().headlines(
+    heads = headings(
         finding["name"] for subject in report["subjects"] for finding in subject["findings"]
     )
-    headers = ["shield", "policy", "bits", *(metric.title for metric in metrics)]
-    rows = [_headline(subject, metrics) for subject in report["subjects"]]
+    headers = ["shield", "policy", "bits ↓", *(head.directed for head in heads)]
+    judged = {subject["name"] for subject in judged_subjects(report)}
+    rows = [_headline(subject, heads, judged) for subject in report["subjects"]]
     kept = [n for n in range(len(headers)) if any(row[n] != "-" for row in rows)]
     yield from _table([headers[n] for n in kept], [[row[n] for n in kept] for row in rows])
     if report["guarantee"] is not None:
         yield f"\nTraining: {report['guarantee']['words']}, proven."
         for premise in report["guarantee"]["premises"]:
             yield f"Assumption: {_plain(premise)}."
-    yield f"\n**Not tested**: {_plain('; '.join(report['untested']))}.\n"
+    could, other = parted(report["untested"])
+    yield f"\n**Not tested**: {_plain('; '.join(could) or 'nothing that this audit could test')}.\n"
+    if other:
+        yield f"Does not apply, or cannot be seen from answers: {_plain('; '.join(other))}.\n"
 
 
-def _headline(subject: Document, metrics: Sequence[Metric]) -> list[str]:
+def _headline(subject: Document, heads: Sequence[Heading], judged: Container[str]) -> list[str]:
     bits = subject["certificate"]["bits"]
     shown = "infinite" if isinstance(bits, str) else rounded_up(bits)
-    cells = [_worst(subject["findings"], metric) for metric in metrics]
-    return [subject["name"], _MARKS[subject["verdict"]["outcome"]], shown, *cells]
+    cells = [_worst(subject["findings"], head) for head in heads]
+    outcome = subject["verdict"]["outcome"]
+    is_judged = outcome == "not judged" or subject["name"] in judged
+    return [subject["name"], _MARKS[outcome] if is_judged else "not released", shown, *cells]
 
 
-def _worst(findings: Sequence[Document], metric: Metric) -> str:
-    metrics = declared()
-    measured = [finding for finding in findings if metrics.find(finding["name"]) == metric]
+def _worst(findings: Sequence[Document], head: Heading) -> str:
+    measured = [finding for finding in findings if head.heads(finding["name"])]
     if not measured:
         return "-"
     worst = max(measured, key=lambda finding: finding["value"])
     low, high = decimals(worst["low"]), decimals(worst["high"])
-    return f"{decimals(worst['value'])} ({low} to {high})"
+    beside = caveat(worst["low"], worst["high"], worst["note"])
+    return f"{decimals(worst['value'])} ({low} to {high}){f'; {beside}' if beside else ''}"
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,26 +1,28 @@
 """What was measured and what is proven, side by side, with what nobody looked at."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from shieldnet.core.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.findings.finding import Finding
-from shieldnet.findings.metrics import Metric
-from shieldnet.gate.declared import declared
-from shieldnet.gate.policy import Judgment, Policy, Verdict
+from shieldnet.gate.judging import Judgment, Verdict, helps
+from shieldnet.gate.policy import Policy
 from shieldnet.privacy.certificate import Certificate
-from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.codec import SCHEMA, parsed
 from shieldnet.reports.evidence import Evidence, evidence
 from shieldnet.reports.formats import as_json, write
 from shieldnet.reports.markdown import as_markdown
 from shieldnet.reports.subject import Subject, numbers, optional_tensor
+from shieldnet.reports.table import notes_of, rows_of
+from shieldnet.reports.untested import untested_lines
 
+Limits: TypeAlias = Policy | Mapping[str, float] | str | Path | None
+"""What a report is judged by: a policy, limits by name, a TOML file, or None for the default."""
 BARE = "bare"
 """The name of the undefended model, which every report measures first."""
 
@@ -83,15 +85,13 @@ class Report:
         alone = len(self.subjects) == 1
         return tuple(subject for subject in self.subjects if alone or subject.name != BARE)
 
-    def verdict(
-        self, policy: Policy | str | Path | None = None, name: str | None = None
-    ) -> Verdict:
+    def verdict(self, policy: Limits = None, name: str | None = None) -> Verdict:
         """Judges one shield, by default the one to be released, by a policy or the default one."""
         subject = self.subjects[-1] if name is None else self[name]
         cost = subject.certificate.cost
         return as_policy(policy).judge(subject.findings, cost, self.guarantee, self.groups)
 
-    def passes(self, policy: Policy | str | Path | None = None) -> Verdict:
+    def passes(self, policy: Limits = None) -> Verdict:
         """Judges every shield but the bare model; true only where all of them pass.
 
         For a test of your own: ``assert report.passes("policy.toml")`` says what broke it.
@@ -105,14 +105,15 @@ class Report:
             )
         )
 
-    def require(self, policy: Policy | str | Path | None = None) -> None:
+    def require(self, policy: Limits = None) -> None:
         """Returns if every shield but the bare model passes the policy.
 
+        policy: a ``Policy``, limits by name (``{"max_leakage": 0.1}``), or a TOML file.
         Errors: PolicyFailed or PolicyInconclusive, with finding, bound and limit.
         """
         require([self], policy)
 
-    def evidence(self, policy: Policy | str | Path | None = None) -> tuple[Evidence, ...]:
+    def evidence(self, policy: Limits = None) -> tuple[Evidence, ...]:
         """Says what speaks for and against the items of OWASP AISVS, MITRE ATLAS, NIST and EDPB.
 
         policy: limits that count as evidence against where they are broken; none by default.
@@ -131,7 +132,7 @@ class Report:
             broken=broken,
         )
 
-    def save(self, path: str | Path, policy: Policy | str | Path | None = None) -> None:
+    def save(self, path: str | Path, policy: Limits = None) -> None:
         """Writes the report in the form that the file's name asks for.
 
         policy: that it is judged by; without one nothing is judged, and there is no .xml or .sarif.
@@ -186,6 +187,7 @@ class Report:
             "policy_required": list(policy.required),
             "policy_groups": {name: dict(limits) for name, limits in policy.groups.items()},
             "policy_source": policy.source,
+            "policy_lines": dict(policy.lines),
             "outcome": self.passes(policy).outcome,
             "untested": untested_lines(self.subjects),
             "evidence": [asdict(item) for item in self.evidence(policy)],
@@ -205,26 +207,11 @@ class Report:
 
         Columns that would be empty or infinite for all of them are left out, but for the bits.
         """
-        metrics = declared().headlines(
-            finding.name for subject in self.subjects for finding in subject.findings
-        )
-        headers = ["shield", "bits", "mu", *(metric.title for metric in metrics)]
-        rows = [_row(subject, metrics) for subject in self.subjects]
-        kept = [
-            n
-            for n, header in enumerate(headers)
-            if header == "bits" or any(row[n] not in ("-", "inf") for row in rows)
-        ]
-        return [headers[n] for n in kept], [[row[n] for n in kept] for row in rows]
+        return rows_of(self.subjects)
 
     def notes(self) -> list[str]:
-        """Returns what the table needs said under it: how to read it, and what nobody tested."""
-        claimed = [] if self.guarantee is None else list(_claims(self.guarantee))
-        return [
-            *_reading(self.kind),
-            *claimed,
-            *(f"not tested: {line}" for line in untested_lines(self.subjects)),
-        ]
+        """Returns what the table needs said under it: how to read it, and what was not tested."""
+        return notes_of(self.subjects, self.kind, self.guarantee)
 
     def __str__(self) -> str:
         from tabulate import tabulate
@@ -235,11 +222,24 @@ class Report:
         )
 
 
-def as_policy(policy: Policy | str | Path | None) -> Policy:
-    """Returns a policy from a value or a TOML file; for None or ``"default"`` the default one."""
+def as_policy(policy: Limits) -> Policy:
+    """Returns a policy from a value, a dict of limits or a TOML file.
+
+    For None or ``"default"`` it is the default one.
+    Errors: ConfigError for anything else, and for limits that are unknown or no numbers.
+    """
     if policy is None:
         return Policy()
-    return policy if isinstance(policy, Policy) else Policy.load(policy)
+    if isinstance(policy, Policy):
+        return policy
+    if isinstance(policy, Mapping):
+        return Policy(policy)
+    if not isinstance(policy, str | Path):
+        raise ConfigError(
+            "Expected a policy as a Policy, a dict of limits ({'max_leakage': 0.1}), the name of a "
+            f'TOML file or "default"; got {type(policy).__name__}.'
+        )
+    return Policy.load(policy)
 
 
 def load_all(path: str | Path) -> list[Report]:
@@ -253,7 +253,7 @@ def load_all(path: str | Path) -> list[Report]:
         raise DataError(f"The report in {path} is damaged: {damaged}") from damaged
 
 
-def require(reports: Sequence[Report], policy: Policy | str | Path | None = None) -> None:
+def require(reports: Sequence[Report], policy: Limits = None) -> None:
     """Returns if every shield of every report passes; raises as ``Report.require`` does."""
     limits, several = as_policy(policy), len(reports) > 1
     judgments = [
@@ -265,7 +265,8 @@ def require(reports: Sequence[Report], policy: Policy | str | Path | None = None
     if not verdict.broken:
         return
     error = PolicyFailed if verdict.outcome == "fail" else PolicyInconclusive
-    lines = (f"\n  {judgment.outcome}: {judgment.words}" for judgment in verdict.broken)
+    lines = [f"\n  {judgment.outcome}: {judgment.words}" for judgment in verdict.broken]
+    lines += [f"\n  what helps: {advice}" for advice in helps(verdict.broken)]
     raise error(f"The policy's outcome is {verdict.outcome}:{''.join(lines)}")
 
 
@@ -291,9 +292,7 @@ def published_twice(run: str) -> str:
     )
 
 
-def save(
-    reports: Sequence[Report], path: str | Path, policy: Policy | str | Path | None = None
-) -> None:
+def save(reports: Sequence[Report], path: str | Path, policy: Limits = None) -> None:
     """Writes several reports into one file, in the form that its name asks for."""
     limits = Policy.unjudged() if policy is None else as_policy(policy)
     write(_document(reports, limits), Path(path))
@@ -311,48 +310,3 @@ def summary(reports: Sequence[Report], policy: Policy) -> str:
 
 def _document(reports: Sequence[Report], policy: Policy) -> dict[str, Any]:
     return {"schema": SCHEMA, "reports": [report.document(policy) for report in reports]}
-
-
-def _reading(kind: str) -> tuple[str, str]:
-    """Says how the table of a model's kind is read."""
-    nothing = "the mean input" if kind in ("values", "embeddings") else "the label"
-    return (
-        "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, 95% intervals.",
-        f"leakage: 0 = no more than {nothing}, 1 = the whole input. re-identified: the right "
-        "record is named in a gallery.",
-    )
-
-
-def _claims(guarantee: Guarantee) -> Iterator[str]:
-    """Says what is proven of the training, of what, and whether anyone could have changed it."""
-    yield f"training: {guarantee.words}, proven."
-    yield from (f"taken for granted: {premise}" for premise in guarantee.premises)
-    if guarantee.seal == "unsigned":
-        yield (
-            "the guarantee is unsigned: whoever held its file could have changed it (set "
-            "SHIELDNET_KEY where it is written and where it is read)."
-        )
-
-
-def untested_lines(subjects: Sequence[Subject]) -> list[str]:
-    """Lists what was not tested, each line once, naming the shields where it is not all of them."""
-    concerned: dict[str, list[str]] = {}
-    for subject in subjects:
-        for line in subject.untested:
-            concerned.setdefault(line, []).append(subject.name)
-    return [
-        line if len(names) == len(subjects) else f"{line} ({', '.join(names)})"
-        for line, names in concerned.items()
-    ]
-
-
-def _row(subject: Subject, metrics: Sequence[Metric]) -> list[str]:
-    cost = subject.certificate.cost
-    cells = (_cell(subject, metric) for metric in metrics)
-    return [subject.name, rounded_up(cost.bits), rounded_up(cost.mu), *cells]
-
-
-def _cell(subject: Subject, metric: Metric) -> str:
-    metrics = declared()
-    measured = [part for part in subject.findings if metrics.find(part.name) == metric]
-    return str(max(measured, key=lambda finding: finding.value)) if measured else "-"

@@ -1,18 +1,25 @@
 """Reports as SARIF, which code scanning shows beside what it found itself."""
 
 import json
+import re
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
+from shieldnet.gate.declared import PROVEN, declared
 from shieldnet.reports.judged import Document, judged_subjects, unique_names
 
 _SARIF = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 )
 _LEVELS = {"fail": ("fail", "error"), "inconclusive": ("fail", "warning"), "pass": ("pass", "none")}
-_PROOF = "a measured lower bound lies above its own proven upper bound"
+_OTHERS = {
+    "proof": "No measured lower bound may lie above its own proven upper bound.",
+    "required": "The policy requires that this finding was measured.",
+    "declared": "An imported attack must declare every finding, so that a limit can judge it.",
+}
+_HELP = "What is judged and what helps: docs/gate.md and docs/report.md of shieldnet."
 
 
 def as_sarif(document: Document) -> str:
@@ -50,8 +57,28 @@ def as_sarif(document: Document) -> str:
 
 
 def _rule(name: str) -> dict[str, Any]:
-    meaning = _PROOF if name == "proof" else f"the policy's {name}"
-    return {"id": name, "shortDescription": {"text": meaning}}
+    """Describes a limit in a full sentence, with what helps where it is not met."""
+    limit = next((one for one in PROVEN if one.name == name), declared().limit_named(name))
+    bound, direction = ("at most", "max_") if name.startswith("max_") else ("at least", "min_")
+    about = name.removeprefix(direction).replace("_", " ")
+    meaning = _OTHERS.get(name, f"The policy's {name}: {about} must be {bound} the limit.")
+    text = " ".join(part for part in (meaning, "" if limit is None else limit.helps, _HELP) if part)
+    return {
+        "id": name,
+        "shortDescription": {"text": meaning},
+        "fullDescription": {"text": meaning},
+        "help": {"text": text},
+    }
+
+
+def _line(report: Document, judgment: Document) -> int:
+    """Returns the line of the policy that a judgment is about; the first if it is not known."""
+    lines = report.get("policy_lines", {})
+    name, metric = judgment["limit"], declared().find(judgment["finding"])
+    if metric is not None and metric.of_groups:
+        own = (line for key, line in lines.items() if re.fullmatch(rf"groups\..*\.{name}", key))
+        return int(next(own, 1))
+    return int(lines.get(name, 1))
 
 
 def _result(
@@ -69,7 +96,7 @@ def _result(
             {
                 "physicalLocation": {
                     "artifactLocation": {"uri": report["policy_source"] or "policy.toml"},
-                    "region": {"startLine": 1},
+                    "region": {"startLine": _line(report, judgment)},
                 },
                 "logicalLocations": [{"fullyQualifiedName": path, "kind": "resource"}],
             }

@@ -6,7 +6,8 @@ from torch import nn
 
 from shieldnet.core.errors import VerificationFailed
 from shieldnet.data.hashing import state_hash
-from shieldnet.gate.policy import Policy, Verdict
+from shieldnet.gate.judging import Verdict
+from shieldnet.gate.policy import Policy
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.reports.report import Report
 from shieldnet.shield.settings import Extent

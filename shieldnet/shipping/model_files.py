@@ -20,9 +20,11 @@ from shieldnet.shipping.graphs import facts_of
 from shieldnet.shipping.parts import GRAPHS, ONNX, PROGRAM, WEIGHTS
 
 _ESTIMATOR = (
-    "is scikit-learn's, and only a pickle would hold it, which runs code when it is read. Export "
-    "it with skl2onnx: to_onnx(estimator, x[:1], options={'zipmap': False}), save that as "
-    "model.onnx, then: shieldnet harden model.onnx:probabilities --outputs probabilities"
+    "is scikit-learn's, and only a pickle would hold it, which runs code when it is read. A "
+    "pipeline is not shipped as a folder: ship its code, shield.toml and the report of the audit. "
+    "Where skl2onnx can convert it, audit and harden the .onnx file itself, as the hashes in a "
+    "report are of what was audited: shieldnet audit model.onnx:probabilities --outputs "
+    "probabilities ..., then shieldnet harden with the same arguments"
 )
 _FUNCTION = (
     "is a function of arrays, and only a pickle would hold it, which runs code when it is read. "

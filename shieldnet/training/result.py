@@ -112,7 +112,7 @@ def require_free(folder: Path, *, force: bool) -> None:
     """Raises ConfigError for a folder that has a model, unless it may be written over."""
     if (path := folder / WEIGHTS).exists() and not force:
         raise ConfigError(
-            f"{path} is there already, perhaps with the guarantee of a model that is published; "
+            f"{path} already exists, perhaps with the guarantee of a model that is published; "
             "force=True writes over both."
         )
 

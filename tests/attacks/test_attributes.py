@@ -104,7 +104,7 @@ def test_a_prefix_stands_for_a_group_of_columns() -> None:
     found = found_by(AttributeRecovery(), game)
     assert found["attribute.job"].value > 0.99
     assert found["attribute.job"].baseline < 0.7
-    assert "of 3 values" in found["attribute.job"].note
+    assert "over 3 values" in found["attribute.job"].note
     assert found["attribute.job.gain"].value == pytest.approx(
         found["attribute.job"].value - found["attribute.job"].baseline
     )
@@ -229,7 +229,7 @@ def test_what_the_label_tells_without_the_model_is_no_gain() -> None:
 
 def test_an_unknown_column_is_refused_with_those_that_there_are() -> None:
     game = a_game(linear_model(NEEDS_SEX), sensitive=("gender",))
-    with pytest.raises(DataError, match=r"no column gender.*age, income, sex, job=none"):
+    with pytest.raises(DataError, match="no column gender. The columns are: age, income, sex, j"):
         AttributeRecovery()(game)
 
 

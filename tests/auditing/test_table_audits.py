@@ -313,6 +313,86 @@ def test_what_does_not_fit_is_refused_in_words(sets, pipeline, changes, words) -
         sn.audit(sn.harden(pipeline), **{**sets, role: given}, tier="quick")
 
 
+def without_smokes(sets):
+    """Returns a pipeline that does not read the column, which stays in the sets."""
+    columns = ColumnTransformer(
+        [("n", make_pipeline(SimpleImputer(), StandardScaler()), ["age", "score"])]
+    )
+    table, labels = sets["members"]
+    return make_pipeline(columns, LogisticRegression()).fit(table[["age", "score"]], labels)
+
+
+def test_a_sensitive_column_that_the_model_does_not_read_is_audited_beside_it(sets) -> None:
+    shield = sn.harden(without_smokes(sets), "strict")
+    tier = sn.Tier(
+        "few",
+        (
+            *(sn.attacks.Inversion(), sn.attacks.Extraction()),
+            *(sn.attacks.AttributeRecovery(), sn.attacks.AttributeInference()),
+        ),
+    )
+    plain = sn.audit(shield, **sets, tier=tier)
+    report = sn.audit(shield, **sets, sensitive=["smokes", "education"], tier=tier)
+    for name in ("smokes", "education"):
+        gain = report["shield"][f"attribute.{name}.gain"]
+        assert (gain.value, gain.low, gain.high, gain.samples) == (0, 0, 0, ROWS)
+        assert gain.note.endswith("the model does not read this column, so its answers add nothing")
+        gain = report["shield"][f"attribute_inference.{name}.gain"]
+        assert (gain.low, gain.high) == (0, 0)
+    others = [one for one in report["shield"].findings if not one.name.startswith("attribute")]
+    assert tuple(others) == plain["shield"].findings  # nothing else is diluted by it
+    assert report.columns == plain.columns
+
+
+def test_records_that_differ_in_unread_columns_alone_are_told_from_copies(sets) -> None:
+    table, labels = sets["nonmembers"]
+    copies = sets["members"][0].head(4).assign(smokes=[True] * 4, education="other")
+    given = {
+        **sets,
+        "nonmembers": (pandas.concat([table, copies]), [*labels, *sets["members"][1][:4]]),
+    }
+    shield = sn.harden(without_smokes(sets), "strict")
+    tier = sn.Tier("few", (sn.attacks.AttributeRecovery(),))
+    words = r"differ only in columns that the model does not read \(education, education_num,"
+    with pytest.raises(sn.errors.DataError, match=words):
+        sn.audit(shield, **given, sensitive=["smokes"], tier=tier)
+    report = sn.audit(shield, **given, sensitive=["smokes"], tier=tier, duplicates="drop")
+    assert report["shield"]["attribute.smokes.gain"].samples == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("smoke", "There is no column smoke. Did you mean smokes?"),
+        ("educatoin", "Did you mean education?"),
+        ("score", ""),
+        ("zip", "The columns are: age, education, education_num, smokes, score."),
+    ],
+)
+def test_a_sensitive_name_that_is_no_column_is_refused_with_the_nearest(
+    sets, pipeline, name, words
+) -> None:
+    tier = sn.Tier("few", (sn.attacks.AttributeRecovery(),))
+    if not words:
+        report = sn.audit(sn.harden(pipeline), **sets, sensitive=[name], tier=tier)
+        assert f"attribute.{name}.gain" in {finding.name for finding in report.findings}
+        return
+    with pytest.raises(sn.errors.DataError) as refused:
+        sn.audit(sn.harden(pipeline), **sets, sensitive=[name], tier=tier)
+    assert words in str(refused.value)
+
+
+def test_a_prefix_of_one_column_s_name_is_not_taken_for_the_column() -> None:
+    from shieldnet.attacks.secrets import places_of
+
+    words = ("personal_status=single", "personal_status=married", "age")
+    assert places_of(words, "personal_status") == (0, 1)
+    assert places_of(("job_a", "job_b", "age"), "job") == (0, 1)
+    for columns in (words, ("personal_status", "age")):
+        with pytest.raises(sn.errors.DataError, match="Did you mean personal_status?"):
+            places_of(columns, "personal")
+
+
 def test_names_and_canaries_do_not_go_with_a_table(sets, pipeline) -> None:
     with pytest.raises(sn.errors.ConfigError, match="Expected no columns beside a table"):
         sn.audit(sn.harden(pipeline), **sets, columns=("a", "b"), tier="quick")

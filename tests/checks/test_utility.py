@@ -40,8 +40,8 @@ def test_an_embedders_report_has_the_cosine_in_every_form(tmp_path) -> None:
     assert (cosines[0].value, cosines[0].high) == (1, 1)
     assert 0.85 < cosines[1].low < cosines[1].value < cosines[1].high < 0.98
     headers, _ = report.rows()
-    assert "cosine" in headers
-    assert "agreement" not in headers
+    assert "cosine ↑" in headers
+    assert "agreement ↑" not in headers
     for name in ("report.md", "report.html"):
         report.save(tmp_path / name)
         assert "cosine" in (tmp_path / name).read_text()
@@ -51,14 +51,14 @@ def test_an_embedders_report_has_the_cosine_in_every_form(tmp_path) -> None:
 
 def test_a_regression_has_its_agreement_and_a_classifier_its_accuracy_alone() -> None:
     values = sn.Shield(nn.Linear(12, 2), sn.ClipRange(-2, 2), sn.RoundTo(0.5), outputs="values")
-    assert "agreement" in audit(values).rows()[0]
+    assert "agreement ↑" in audit(values).rows()[0]
     labeled, plain = (
         audit(sn.harden(nn.Linear(12, 3)), labels).rows()[0]
         for labels in (torch.randint(3, (240,)), None)
     )
-    assert "accuracy" in labeled
-    assert "agreement" not in labeled
-    assert "agreement" in plain
+    assert "accuracy ↑" in labeled
+    assert "agreement ↑" not in labeled
+    assert "agreement ↑" in plain
 
 
 @pytest.mark.parametrize("dimensions", [8, 64, 384, 1024])

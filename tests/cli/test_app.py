@@ -313,7 +313,7 @@ def test_finetune_writes_over_no_earlier_model_unless_told(project: Path) -> Non
     before = (project / "kept" / "model.safetensors").read_bytes()
     again = shieldnet(project, *given, "--learning-rate", "0.5")
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     assert (project / "kept" / "model.safetensors").read_bytes() == before
     assert shieldnet(project, *given, "--learning-rate", "0.5", "--force").returncode == 0
     assert (project / "kept" / "model.safetensors").read_bytes() != before

@@ -96,6 +96,22 @@ def test_a_pipeline_is_audited_on_tables_of_words_and_missing_values(project, mo
     assert report.groups == ("sex = f", "sex = m")
     assert report["balanced"]["attribute.education"].samples > 50
     assert report["balanced"]["accuracy"].value > 0.7
+    assert report["balanced"].certificate.shield.startswith(f"{model} -> ")
+    assert report["bare"].certificate.shield == model
+
+
+def test_a_sensitive_column_beside_the_model_and_a_tier_of_ones_own_are_taken(project) -> None:
+    (project / "mine.py").write_text(
+        "import shieldnet as sn\nFEW = sn.Tier('few', (sn.attacks.AttributeRecovery(),))\n"
+    )
+    given = ("--sensitive=note", "--tier=mine:FEW", "--cache=beside", "--json=report.json")
+    for _ in range(2):  # the second time from the cache
+        result = audit(project, *given)
+        assert result.returncode == 0, result.stderr
+        report = sn.Report.load(project / "report.json")
+        assert report["balanced"]["attribute.note.gain"].value == 0
+    assert "of these the audit keeps, to attack them: note" in result.stderr
+    assert report.environment["tier"] == "few"
 
 
 def test_shadows_are_trained_on_such_tables(project) -> None:
@@ -124,7 +140,9 @@ def test_harden_refuses_a_pipeline_that_only_a_pickle_holds_with_what_works(proj
     result = shieldnet(project, "harden", "census:pipeline", "--classes=2", "--output=hardened")
     assert result.returncode == 2
     assert "A hardened folder holds no pickle: Pipeline is scikit-learn's" in result.stderr
-    assert "shieldnet harden model.onnx:probabilities" in result.stderr
+    words = result.stderr.replace("\n", " ")
+    assert "ship its code, shield.toml and the report" in words
+    assert "audit and harden the .onnx file itself" in words
     assert not (project / "hardened").exists()
 
 

@@ -84,11 +84,14 @@ def test_a_run_on_github_gets_a_summary(project) -> None:
         (("report", "nowhere.json"), "Cannot read nowhere.json"),
         (("report", "pass.toml"), "is not a JSON report"),
         (("report", "report.json", "-o", "report.pdf"), "ends in .json, .html, .md, .xml, .sarif"),
-        (("report", "report.json", "-o", "no/report.md"), "there is no folder no"),
+        (
+            ("report", "report.json", "-o", "no/report.md"),
+            "there is no folder no. Make it with: mkdir -p no",
+        ),
         (("compare", "report.json", "nowhere.json"), "Cannot read nowhere.json"),
         (("compare", "report.json"), "Missing argument"),
-        (("policy", "init", "pass.toml"), "pass.toml already exists; use --force"),
-        (("policy", "init", "no/policy.toml"), "No such file or directory"),
+        (("policy", "init", "pass.toml"), "pass.toml already exists; use --force to overwrite it."),
+        (("policy", "init", "no/policy.toml"), "There is no folder no. Make it with: mkdir -p no"),
     ],
 )
 def test_bad_input_exits_with_2_and_one_clear_line(project, arguments, words) -> None:
@@ -106,6 +109,23 @@ def test_a_written_policy_judges_at_once(project) -> None:
     assert "membership.averaged.2" in result.stderr
     assert shieldnet(project, "policy", "init").returncode == 2
     assert shieldnet(project, "policy", "init", "--force").returncode == 0
+
+
+def test_a_policy_is_written_where_o_says_and_names_the_default_limits(project) -> None:
+    assert shieldnet(project, "policy", "init", "-o", "full.toml").returncode == 0
+    text = (project / "full.toml").read_text()
+    assert "the default policy (--policy default) has max_leakage = 0.10 and max_member" in text
+    assert shieldnet(project, "policy", "init", "a.toml", "-o", "b.toml").returncode == 2
+
+
+def test_what_is_not_released_is_not_judged_in_the_terminal(project) -> None:
+    result = shieldnet(project, "report", "report.json", "--policy=pass.toml")
+    assert result.returncode == 0
+    table = result.stdout.partition("Judged by")[0]
+    assert "not released" in table
+    assert "fail" not in table
+    failed = shieldnet(project, "report", "report.json", "--policy=fail.toml")
+    assert "what helps: min_accuracy: Compare with the accuracy of the bare" in failed.stderr
 
 
 def test_every_report_of_a_file_is_judged(project) -> None:
@@ -164,7 +184,8 @@ class TestCompare:
         (project / "next.json").write_text(json.dumps(document))
         result = shieldnet(project, "compare", "report.json", "next.json")
         assert result.returncode == 3
-        assert "not measured any more" in result.stdout
+        assert "no longer measured" in result.stdout
+        assert "no longer measured" not in result.stderr  # once is enough
 
 
 def test_without_a_policy_nothing_is_judged_and_nothing_fails(project) -> None:

@@ -381,7 +381,7 @@ def test_paths_and_opsets_that_make_no_sense_are_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="a folder that is there"):
         sn.export(shield, rows(8), tmp_path / "none" / "model.pt2")
     (tmp_path / "model.pt2").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already; force=True"):
+    with pytest.raises(ConfigError, match="already exists; use force=True"):
         sn.export(shield, rows(8), tmp_path / "model.pt2")
     assert (tmp_path / "model.pt2").read_text() == "mine"
     sn.export(shield, rows(8), tmp_path / "model.pt2", force=True)

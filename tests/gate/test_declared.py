@@ -77,7 +77,7 @@ def test_an_attack_of_ones_own_is_judged_compared_drawn_and_printed(report, tmp_
     assert "told by a toy" in str(report)
     document = report.document(sn.Policy({"max_toy": 0.5}))
     drawn = charts(document)["bounds"]["data"]["values"]
-    assert {(row["finding"], row["limit"]) for row in drawn} == {("told by a toy", 0.5)}
+    assert {(row["finding"], row["limit"]) for row in drawn} == {("told by a toy ↓", 0.5)}
     against = {one.item: one.status for one in report.evidence()}
     assert against["AML.T0024.001"] == "evidence against"
     less = Finding.of(
@@ -102,7 +102,7 @@ def test_a_finding_that_nobody_declared_is_refused() -> None:
 def test_what_is_measured_elsewhere_and_nobody_declares_is_named_and_not_compared() -> None:
     strange = subject("balanced", 0.03, 5.0, findings=(finding("strange.leak", 0.9, 1.0),))
     compared = sn.compare(made(strange), made(strange))
-    assert "nothing here declares what they mean: strange.leak" in " ".join(compared.caveats)
+    assert "no imported attack declares them: strange.leak" in " ".join(compared.caveats)
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, *CHECKS], ids=lambda attack: attack.__name__)

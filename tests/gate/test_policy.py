@@ -159,7 +159,10 @@ def test_a_verdict_is_true_only_where_all_pass_and_says_what_broke() -> None:
     assert good
     assert not bad
     assert repr(good) == "<pass>"
-    assert repr(bad) == "<fail: inversion 0.250 [0.200, 0.300], max_leakage = 0.1>"
+    assert (
+        repr(bad)
+        == "<fail: inversion 0.250 [0.200, 0.300], max_leakage = 0.1, broken by at least 0.1>"
+    )
 
 
 @pytest.mark.parametrize(

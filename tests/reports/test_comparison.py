@@ -50,13 +50,13 @@ def test_what_is_not_measured_any_more_never_passes() -> None:
         of(finding("accuracy", 0.9, 1)),
     )
     assert found.outcome == "inconclusive"
-    with pytest.raises(sn.errors.PolicyInconclusive, match="inversion .* -> not measured any more"):
+    with pytest.raises(sn.errors.PolicyInconclusive, match="inversion .* -> no longer measured"):
         found.require()
 
 
 def test_a_proven_privacy_cost_that_rises_is_worse() -> None:
     one, other = made(subject("strict", 0.0, 3.3)), made(subject("strict", 0.0, 5.3))
-    with pytest.raises(sn.errors.PolicyFailed, match=r"bits an answer, proven, 3.30 -> 5.30"):
+    with pytest.raises(sn.errors.PolicyFailed, match=r"bits per answer, proven, 3.30 -> 5.30"):
         sn.compare(one, other).require()
     assert sn.compare(other, one)
     bare = made(subject("strict", 0.0, math.inf))
@@ -86,7 +86,7 @@ def test_a_new_shield_is_compared_with_nothing_and_never_passes() -> None:
     old, new = subject("balanced", 0.0, 5.3), subject("open", 0.9, 15.0)
     found = sn.compare(made(old), made(old, new))
     assert found.outcome == "inconclusive"
-    assert "open: the shield not there -> new" in str(found)
+    assert "open: the shield not in the last report -> new" in str(found)
     assert sn.compare(made(old, new), made(old))
 
 
@@ -94,6 +94,15 @@ def test_shields_of_other_names_are_compared_as_those_to_be_released() -> None:
     found = sn.compare(made(subject("old", 0.0, 3.3)), made(subject("new", 0.5, 3.3)))
     assert {one.shield for one in found.differences} == {"old -> new"}
     assert not found
+
+
+def test_labels_alone_are_not_missing_their_calibration() -> None:
+    calibrated = (finding("inversion", 0, 0.1), finding("calibration.ece", 0, 0.1))
+    before = made(subject("balanced", 0.0, 5.3, findings=calibrated))
+    labels = subject("strict", 0.0, 3.3, findings=calibrated[:1])
+    assert sn.compare(before, made(labels))
+    more = subject("open", 0.0, 15.0, findings=calibrated[:1])
+    assert sn.compare(before, made(more)).outcome != "pass"
 
 
 def test_two_measurements_of_the_same_thing_seldom_differ() -> None:

@@ -121,6 +121,23 @@ class TestSarif:
             (tmp_path / "gate.toml").as_posix()
         }
 
+    def test_a_result_points_to_the_line_of_its_limit(self, report, tmp_path) -> None:
+        lines = ["version = 1", "", "max_leakage = 0.1", "max_membership_auc = 0.55"]
+        lines += ['[groups."*"]', "min_accuracy = 0.5"]
+        (tmp_path / "own.toml").write_text("\n".join(lines))
+        report.save(tmp_path / "own.sarif", tmp_path / "own.toml")
+        run = json.loads((tmp_path / "own.sarif").read_text())["runs"][0]
+        found = {
+            result["ruleId"]: result["locations"][0]["physicalLocation"]["region"]["startLine"]
+            for result in run["results"]
+        }
+        assert found == {"max_leakage": 3, "max_membership_auc": 4, "min_accuracy": 6}
+        for rule in run["tool"]["driver"]["rules"]:
+            assert rule["shortDescription"]["text"].endswith(" the limit.")
+            assert "docs/gate.md" in rule["help"]["text"]
+        helped = {rule["id"]: rule["help"]["text"] for rule in run["tool"]["driver"]["rules"]}
+        assert "Release less per answer" in helped["max_leakage"]
+
     def test_the_same_result_keeps_its_fingerprint_when_numbers_move(self, tmp_path) -> None:
         marks = []
         for leak in (0.3, 0.4):

@@ -133,7 +133,7 @@ def test_a_result_is_saved_as_the_shell_saves_it(table, mlp, tmp_path) -> None:
     found = sn.finetune(mlp, table, PRIVATE, epochs=1, start="public")
     folder = found.save(tmp_path / "private")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "guarantee.json"}
-    with pytest.raises(sn.errors.ConfigError, match="is there already.*force=True writes over"):
+    with pytest.raises(sn.errors.ConfigError, match="already exists.*force=True writes over"):
         found.save(folder)
     plain = sn.finetune(mlp, table, epochs=1)
     plain.save(folder, force=True)

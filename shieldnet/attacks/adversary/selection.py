@@ -15,6 +15,7 @@ from shieldnet.core.statistics import (
     normal_share,
     random_sums,
 )
+from shieldnet.findings.reading import BY_LABEL
 
 MIN_ROWS = 40
 """Fewer auxiliary rows, or fewer targets, than this are refused: nothing could be learned."""
@@ -97,15 +98,19 @@ class Each:
         """Says so where the adversary does not use the answers at all."""
         if self.sure.any():
             return ""
-        return "no decoder was surely better than the label alone, which is used"
+        return BY_LABEL
 
     def __str__(self) -> str:
         used_places = self.places.where(self.sure, len(self.chosen))
         counts = torch.bincount(used_places, minlength=len(self.chosen) + 1).tolist()
         named = [*map(str, self.chosen), "the label alone"]
         used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
-        shown = [f"{name} ({count})" for count, name in used if count]
-        return shown[0].rpartition(" ")[0] if len(shown) == 1 else ", ".join(shown)
+        shown = [(name, count) for count, name in used if count]
+        if len(shown) == 1:
+            return shown[0][0]
+        return ", ".join(
+            f"{name} for {count} of {len(self.places)} features" for name, count in shown
+        )
 
 
 def choose_each(

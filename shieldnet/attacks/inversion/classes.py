@@ -13,7 +13,8 @@ from shieldnet.attacks.inversion.white_box import Space, require_gradient, score
 from shieldnet.core.checks import positive, whole
 from shieldnet.core.statistics import CONFIDENCE, proportion
 from shieldnet.findings.finding import CLASS_IMAGE, Finding, NotApplicable, Outcome, Threat
-from shieldnet.findings.metrics import Limit, Metric
+from shieldnet.findings.metrics import MORE_ATTACKS, Limit, Metric
+from shieldnet.findings.reading import FEW_CLASSES
 from shieldnet.shield.module import Shield
 
 _MAX_CLASSES = 20
@@ -23,6 +24,8 @@ _JITTER = 0.3  # of the starts, in deviations of the data
 _WIDTH = 1.0  # of the population around a point, in deviations of the data
 _FLOOR = 1e-8  # a released zero says no more than this
 _STALLED = "it never left its start"
+_MASKED = "a masked gradient, not privacy"
+_FEW = 10  # classes, of which even 10 of 10 leave an interval of a third
 
 Direction = Callable[[Tensor], Tensor]
 """Says where the released probability of each wanted class rises. Shapes: (n, q) -> (n, q)."""
@@ -57,8 +60,16 @@ class ClassInversion(Attack):
             "class_inversion",
             "class inversion",
             "more",
-            Limit("max_class_inversion", 0.50, "classes recognized in what is drawn from answers"),
+            Limit(
+                "max_class_inversion",
+                0.50,
+                "classes recognized in what is drawn from answers",
+                helps="No shaping of answers prevents it: labels alone show what a class looks "
+                "like. Limit who may query the model, and how often.",
+                needs=MORE_ATTACKS,
+            ),
             standards=("AISVS 11.1.3", "AML.T0024.001"),
+            rows="classes",
         ),
         Metric(
             "class_inversion.*",
@@ -104,7 +115,14 @@ class ClassInversion(Attack):
                 threat=climber.threat,
                 source=f"{climber.name} search, {self.restarts} restarts a class; "
                 f"judged by {judge}",
-                note=_STALLED if torch.equal(ends[climber.name], starts) else "",
+                note="; ".join(
+                    part
+                    for part, is_so in (
+                        (_STALLED, torch.equal(ends[climber.name], starts)),
+                        (f"{count} classes: {FEW_CLASSES}", count < _FEW),
+                    )
+                    if is_so
+                ),
             )
 
         findings = {climber.name: finding(climber) for climber in climbers}
@@ -285,6 +303,7 @@ class _Judge:
 
 def _noted(finding: Finding) -> Finding:
     """Says of a search that stalled where others arrived that its gradient was masked."""
-    if finding.note != _STALLED:
+    if not finding.note.startswith(_STALLED):
         return finding
-    return replace(finding, note=f"{_STALLED}, others arrived: a masked gradient, not privacy")
+    note = finding.note.replace(_STALLED, f"{_STALLED}, others arrived: {_MASKED}")
+    return replace(finding, note=note)

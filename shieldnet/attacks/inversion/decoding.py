@@ -27,7 +27,7 @@ from shieldnet.core.statistics import (
     saved_shares,
 )
 from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
-from shieldnet.findings.metrics import Limit, Metric
+from shieldnet.findings.metrics import RELEASE_LESS, Limit, Metric
 
 _ToFinding = Callable[[str, Interval], Finding]
 MIN_IMAGE_SIDE = 16
@@ -42,6 +42,8 @@ LEAKAGE = Limit(
     "How far an answer gives its input away beyond its label; 0 nothing, 1 everything. One answer, "
     "and many averaged.",
     is_set=True,
+    helps=RELEASE_LESS,
+    needs="give auxiliary records",
 )
 INVERTS = ("AISVS 11.1.3", "AML.T0024.001", "NISTAML.032")
 """Items of standards that every attack on inputs speaks to."""
@@ -89,9 +91,15 @@ class Inversion(Attack):
         ),
         Metric(
             "inversion.records",
-            "records read",
+            "records mostly reconstructed",
             "more",
-            Limit("max_inversion_records", 0.01, "the share of records that are read by half"),
+            Limit(
+                "max_inversion_records",
+                0.01,
+                "the share of records of which more than half is reconstructed",
+                helps=RELEASE_LESS,
+                needs="give auxiliary records, of eight columns or pixels or more",
+            ),
             standards=("EDPB queries",),
         ),
         Metric(

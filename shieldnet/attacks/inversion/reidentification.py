@@ -10,7 +10,7 @@ from shieldnet.attacks.inversion.decoding import INVERTS
 from shieldnet.core.statistics import proportion
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, Outcome, Threat
-from shieldnet.findings.metrics import Limit, Metric
+from shieldnet.findings.metrics import RELEASE_LESS, Limit, Metric
 
 _MAX_GALLERY = 1000
 
@@ -29,7 +29,13 @@ class Reidentification(Attack):
             "reidentification",
             "re-identified",
             "more",
-            Limit("max_reidentification", 0.10, "the right record named in a gallery"),
+            Limit(
+                "max_reidentification",
+                0.10,
+                "how often the right record is found in a gallery",
+                helps=RELEASE_LESS,
+                needs="give auxiliary records",
+            ),
             standards=(*INVERTS, "EDPB queries"),
             headline=True,
         ),

@@ -14,7 +14,7 @@ from shieldnet.attacks.inversion.decoding import INVERTS
 from shieldnet.core.statistics import Interval, saved_share
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.findings.metrics import Limit, Metric
+from shieldnet.findings.metrics import MORE_ATTACKS, RELEASE_LESS, Limit, Metric
 from shieldnet.shield.module import Shield
 
 _MAX_TARGETS = 400
@@ -48,7 +48,13 @@ class StraightThrough(Attack):
             "white_box.inversion",
             "leakage, white box",
             "more",
-            Limit("max_white_box_leakage", 0.50, "the attacker holds the weights too"),
+            Limit(
+                "max_white_box_leakage",
+                0.50,
+                "leakage if the attacker holds the weights too",
+                helps=f"{RELEASE_LESS} Keep the weights private.",
+                needs=MORE_ATTACKS,
+            ),
             standards=INVERTS,
         ),
     )

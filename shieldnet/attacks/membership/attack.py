@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.membership.metrics import METRICS
 from shieldnet.attacks.membership.scores import (
     Scored,
     all_scores,
@@ -18,7 +19,6 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.core.statistics import CONFIDENCE, Curve, Interval, auc, roc, rows_needed, tpr_at_fpr
 from shieldnet.data.examples import Group, row_bytes
 from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
-from shieldnet.findings.metrics import Limit, Metric
 
 MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
@@ -27,75 +27,6 @@ MIN_GROUP_ROWS = 30
 _MIN_DISTINCT_SHARE = 0.2
 
 __all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
-
-
-_TOLD = ("AISVS 11.2.5", "AML.T0024.000", "NISTAML.033")
-_AUC = Limit(
-    "max_membership_auc",
-    0.60,
-    "How well an attacker tells who trained the model: the area under the curve (0.5 is guessing), "
-    "and the members found while 1% (needs 300 nonmembers) or 0.1% (3000) of nonmembers are "
-    "accused.",
-    is_set=True,
-)
-_TPR_1 = Limit("max_membership_tpr_at_fpr_1e-2", 0.05, "")
-_TPR_01 = Limit("max_membership_tpr_at_fpr_1e-3", 0.01, "")
-_OTHER_RATES = "limits are set at 1% and at 0.1% of nonmembers accused"
-_OF_TRAINING = "it is about how the model was trained, on other models: this one is judged"
-
-
-def _auc_metric(
-    name: str,
-    title: str,
-    limit: Limit,
-    *,
-    standards: tuple[str, ...] = _TOLD,
-    of_groups: bool = False,
-    headline: bool = False,
-) -> Metric:
-    return Metric(
-        name,
-        title,
-        "more",
-        limit,
-        of_groups=of_groups,
-        standards=standards,
-        headline=headline,
-        training_bound="auc",
-    )
-
-
-def _tpr_metrics(
-    prefix: str,
-    title: str,
-    limits: tuple[Limit, Limit],
-    *,
-    standards: tuple[str, ...] = (),
-    of_groups: bool = False,
-) -> tuple[Metric, ...]:
-    """Describes the members found at 1%, at 0.1%, and at rates that have no limit."""
-    rates = (("1e-2", "1%"), ("1e-3", "0.1%"))
-    return (
-        *(
-            Metric(
-                f"{prefix}.tpr_at_fpr_{rate}",
-                f"{title} at {share} FPR",
-                "more",
-                limit,
-                of_groups=of_groups,
-                standards=standards,
-                training_bound="tpr",
-            )
-            for (rate, share), limit in zip(rates, limits, strict=True)
-        ),
-        Metric(
-            f"{prefix}.tpr_at_fpr_*",
-            f"{title} at an FPR",
-            "more",
-            ungated=_OTHER_RATES,
-            training_bound="tpr",
-        ),
-    )
 
 
 @dataclass(frozen=True)
@@ -127,65 +58,7 @@ class Membership(Attack):
     NOT promised: that nobody does better; these are lower bounds.
     """
 
-    metrics = (
-        _auc_metric(
-            "membership.auc",
-            "membership AUC",
-            _AUC,
-            standards=("AISVS 11.1.3", *_TOLD),
-            headline=True,
-        ),
-        *_tpr_metrics(
-            "membership", "members", (_TPR_1, _TPR_01), standards=(*_TOLD, "EDPB extraction")
-        ),
-        _auc_metric("membership.averaged.*", "membership AUC, averaged", _AUC),
-        _auc_metric(
-            "membership.worst_group.auc",
-            "worst group AUC",
-            Limit("max_worst_group_auc", 0.70, "the worst class or subgroup"),
-        ),
-        _auc_metric(
-            "membership.canaries.auc",
-            "canaries AUC",
-            Limit("max_canary_auc", 0.70, "records planted to be found: --canaries"),
-        ),
-        *_tpr_metrics(
-            "membership.canaries",
-            "canaries",
-            (
-                Limit("max_canary_tpr_at_fpr_1e-2", 0.10, ""),
-                Limit("max_canary_tpr_at_fpr_1e-3", 0.05, ""),
-            ),
-            standards=("EDPB extraction",),
-        ),
-        _auc_metric(
-            "membership.group.*.auc",
-            "membership AUC of a group",
-            replace(_AUC, suggested=0.70),
-            of_groups=True,
-        ),
-        *_tpr_metrics(
-            "membership.group.*",
-            "members of a group",
-            (replace(_TPR_1, suggested=0.10), replace(_TPR_01, suggested=0.05)),
-            of_groups=True,
-        ),
-        Metric(
-            "membership.*.auc",
-            "membership AUC of one attack",
-            "more",
-            ungated="the worst attack is judged, as membership.auc",
-            training_bound="auc",
-        ),
-        Metric(
-            "membership.canaries.*.auc",
-            "canaries AUC of one attack",
-            "more",
-            ungated="the worst attack is judged, as membership.canaries.auc",
-            training_bound="auc",
-        ),
-        Metric("membership.pooled.*", "membership, pooled", "more", ungated=_OF_TRAINING),
-    )
+    metrics = METRICS
     needs_shadows = True
     fprs: tuple[float, ...] = (1e-2, 1e-3)
     queries: int = 1
@@ -358,9 +231,9 @@ def _exposed(name: str, scored: Scored) -> Iterator[Exposed]:
     """Lists the members that are found at the lowest false-positive rate, if any stand out."""
     ordered = scored.nonmembers.sort().values
     below = torch.searchsorted(ordered, scored.members.contiguous(), right=False)
-    rates = 1 - below.double() / len(ordered)
-    meaning = f"share of {len(ordered)} nonmembers that score as high"
-    exposed = Exposed.of(name, "members", scored.places[0], scored.members, rates, meaning)
+    counts = len(ordered) - below.double()
+    meaning = f"of {len(ordered)} nonmembers score as high"
+    exposed = Exposed.of(name, "members", scored.places[0], scored.members, counts, meaning)
     if exposed.rows:
         yield exposed
 
@@ -368,7 +241,8 @@ def _exposed(name: str, scored: Scored) -> Iterator[Exposed]:
 def _classes(game: Game) -> Iterator[Group]:
     members, nonmembers = game.labels(game.members), game.labels(game.nonmembers)
     for label in torch.cat([members, nonmembers]).unique().tolist():
-        yield Group(f"class {label}", members == label, nonmembers == label)
+        name = game.class_names[label] if game.class_names else label
+        yield Group(f"class {name}", members == label, nonmembers == label)
 
 
 def _finding(
@@ -382,8 +256,12 @@ def _finding(
         baseline=baseline,
         threat=Threat(scored.queries, shadows=scored.shadows),
         source=source,
-        note=f"{len(scores.unique())} distinct scores of {len(scores)} rows",
+        note=f"{_scores(len(scores.unique()))} of {len(scores)} rows",
     )
+
+
+def _scores(count: int) -> str:
+    return "1 distinct score" if count == 1 else f"{count} distinct scores"
 
 
 def _shared(attacks: int) -> float:

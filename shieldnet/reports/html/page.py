@@ -10,9 +10,10 @@ from typing import Any
 
 from shieldnet.core.checks import optional
 from shieldnet.findings.finding import Threat, decimals
+from shieldnet.findings.reading import caveat
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
-from shieldnet.reports.html.charts.drawing import COLORS, EVERY, charts, leakage
+from shieldnet.reports.html.charts.drawing import COLORS, EVERY, OF_COLUMNS, charts, leakage
 from shieldnet.reports.html.images import (
     class_images,
     inputs_drawn,
@@ -20,12 +21,15 @@ from shieldnet.reports.html.images import (
     null_map,
     read_from,
 )
+from shieldnet.reports.judged import advice_of
+from shieldnet.reports.table import headings
+from shieldnet.reports.untested import parted
 
 _ROOM = Path(__file__).parent
 _TEMPLATE, _SCRIPT = "report.html.jinja", "report.js"
 _MAX_NAMED = 6
 _UNJUDGED = (
-    "No policy was given, so nothing is judged: what was measured stands below. Write limits with "
+    "No policy was given, so nothing is judged; the measurements are below. Write limits with "
     "shieldnet policy init, and judge this report with shieldnet report report.json --policy FILE."
 )
 _LIBRARY = "window.vegaEmbed = vegaEmbed;"
@@ -53,6 +57,8 @@ def page(document: Mapping[str, Any]) -> str:
         "interval": _interval,
         "decimals": decimals,
         "threat": lambda threat: str(Threat(**threat)),
+        "caveat": lambda one: caveat(one["low"], one["high"], one["note"]),
+        "better": _better,
     }
     scripts = [_library(), (_ROOM / _SCRIPT).read_text(encoding="utf-8")]
     return environment.get_template(_TEMPLATE).render(
@@ -88,6 +94,9 @@ def _section(report: Mapping[str, Any]) -> dict[str, Any]:
         "subjects": subjects,
         "headline": _headline(subjects, report.get("kind", "")),
         "verdict": _verdict(report),
+        "advice": advice_of(report),
+        "limits": _limits(report),
+        "untested_parts": parted(report["untested"]),
         "agreement": subjects[0]["by_name"].get("attribution.rank_correlation"),
         "masking": [
             (subject, subject["by_name"]["masking"], subject["by_name"]["masking.captum"])
@@ -112,13 +121,16 @@ def _panel(report: Mapping[str, Any], number: int) -> dict[str, Any]:
         if judgment["outcome"] != "pass"
     ]
     leaks = [] if leak is None else [leak["name"]]
-    shown = [*leaks, *(metric.name for metric in declared().headlines(by_name)), *decided]
+    heads = headings(by_name)
+    shown = [*leaks, *(head.name or head.metric.name for head in heads), *decided]
     return {
         "curves": {},
-        "exposed": [],
         "durations_s": {},
         "configuration": "",
         **subject,
+        "exposed": [_exposed(one) for one in subject.get("exposed", ())],
+        "columns": [one for one in subject["findings"] if one["name"].startswith(OF_COLUMNS)],
+        "others": [one for one in subject["findings"] if not one["name"].startswith(OF_COLUMNS)],
         "color": COLORS[number % len(COLORS)],
         "judged": judged,
         "by_name": by_name,
@@ -130,6 +142,21 @@ def _panel(report: Mapping[str, Any], number: int) -> dict[str, Any]:
         "map": leak_map(report, subject),
         "class_images": class_images(report, subject),
     }
+
+
+def _exposed(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts the rows of the same value together, each group with its value in words."""
+    is_count = one["words"].startswith("of ")
+    groups: dict[str, list[int]] = {}
+    for row, value in zip(one["rows"], one["values"], strict=True):
+        shown = f"{value:.0f} {one['words']}" if is_count else decimals(value)
+        groups.setdefault(shown, []).append(row)
+    return {**one, "groups": groups, "meaning": "" if is_count else one["words"]}
+
+
+def _better(name: str) -> str:
+    metric = declared().find(name)
+    return "" if metric is None else metric.better
 
 
 def _title(name: str) -> str:
@@ -149,16 +176,19 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     if not judgments:
         return {"outcome": outcome, "words": _UNJUDGED, "reasons": []}
     decisive = [pair for pair in judgments if pair[1]["outcome"] == outcome]
+    single = len(decisive) == 1
     first = f"{decisive[0][0]}: {decisive[0][1]['words']}"
-    more = f" ({len(decisive)} of {len(judgments)} limits)"
+    verb = {"fail": "fail", "inconclusive": "remain undecided"}.get(outcome, "")
+    verb = verb.replace("fail", "fails").replace("remain ", "remains ") if single else verb
+    more = f"; {len(decisive)} of {len(judgments)} limits {verb}"
     sentences = {
-        "pass": f"The policy is met: all {len(judgments)} limits are kept, by whole intervals.",
-        "fail": f"Do not release this under the policy. {first}{more}.",
-        "inconclusive": f"Inconclusive: not enough samples. {first}{more}.",
+        "pass": f"The policy is met: all {len(judgments)} limits, by whole intervals.",
+        "fail": f"The policy is broken. {first}{more}.",
+        "inconclusive": f"Inconclusive: too few rows to decide. {first}{more}.",
     }
     if any(judgment["limit"] == "proof" for _, judgment in decisive):
         sentences["fail"] = (
-            "Do not release this: something was measured that is proven to be impossible. The "
+            "Do not release this: a measured value is above its own proven upper bound. The "
             "defense, the accountant or the attack is wrong."
         )
     ranked = sorted(judgments, key=lambda pair: pair[1]["outcome"] == "inconclusive")
@@ -168,6 +198,16 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         if judgment["outcome"] != "pass"
     ]
     return {"outcome": outcome, "words": sentences[outcome], "reasons": reasons}
+
+
+def _limits(report: Mapping[str, Any]) -> list[str]:
+    """Writes every limit of the policy."""
+    limits = [f"{name} = {limit}" for name, limit in report["policy"].items()]
+    limits += [f"required {name}" for name in report["policy_required"]]
+    for group, of_group in report["policy_groups"].items():
+        whose = "every subgroup" if group == "*" else group
+        limits += [f"{name} = {limit} for {whose}" for name, limit in of_group.items()]
+    return limits
 
 
 def _headline(subjects: Sequence[Mapping[str, Any]], kind: str) -> str:
@@ -182,9 +222,8 @@ def _headline(subjects: Sequence[Mapping[str, Any]], kind: str) -> str:
     left += f", and {len(rest) - _MAX_NAMED} more" if len(rest) > _MAX_NAMED else ""
     known = "the mean input" if kind in ("values", "embeddings") else "the label"
     return (
-        f"Of what {known} leaves open about an input, the best attack reads "
-        f"{max(0.0, most['value']):.1%} from the {bare} model's answers. Behind the shields it "
-        f"still reads: {left}."
+        f"Beyond {known}, the best attack recovers {max(0.0, most['value']):.1%} of the input from "
+        f"the {bare} model's answers. Behind the shields it still recovers: {left}."
     )
 
 
@@ -195,7 +234,7 @@ def _left(bare: Mapping[str, Any], leak: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | str) -> str:
-    return "∞" if isinstance(value, str) else rounded_up(value)
+    return "no bound" if isinstance(value, str) else rounded_up(value)
 
 
 def _interval(finding: Mapping[str, Any]) -> str:

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import vl_convert
-from by_hand import made, subject
+from by_hand import finding, made, subject
 
+from shieldnet.findings.finding import Exposed
 from shieldnet.gate.policy import Policy
 from shieldnet.reports.html.charts.drawing import charts
 from shieldnet.reports.report import Report, save
@@ -38,8 +39,34 @@ def test_the_headline_says_where_a_shield_makes_no_significant_difference(
 
 def test_the_headline_of_an_embedder_does_not_speak_of_labels(tmp_path) -> None:
     page_text = text_of(replace(made(), kind="embeddings"), tmp_path)
-    assert "Of what the mean input leaves open" in page_text
-    assert "Of what the label leaves open" in text_of(made(), tmp_path)
+    assert "Beyond the mean input, the best attack recovers 60.0%" in page_text
+    assert "Beyond the label, the best attack recovers 60.0%" in text_of(made(), tmp_path)
+
+
+def test_the_page_says_what_helps_and_what_is_judged(tmp_path) -> None:
+    report = made(subject("bare", 0.6, float("inf")), subject("balanced", 0.3, 5))
+    policy = Policy({"max_leakage": 0.1, "min_accuracy": 0.9}, ("accuracy",))
+    save([report], tmp_path / "page.html", policy)
+    text = (tmp_path / "page.html").read_text()
+    assert "The policy is broken. balanced: inversion 0.300 [0.280, 0.320], max_leakage" in text
+    assert "broken by at least 0.18; 1 of 3 limits fails." in text
+    assert "<li>max_leakage: Release less per answer" in text
+    assert "<code>min_accuracy = 0.9</code>, <code>required accuracy</code>." in text
+    assert '<span class="soft">not released</span>' in text
+    assert "no bound<small>proven" in text
+
+
+def test_columns_are_folded_and_empty_intervals_are_marked(tmp_path) -> None:
+    columns = [finding(f"inversion.column.{n}", 0.0, 1.0) for n in range(3)]
+    text = text_of(made(subject("strict", 0.1, 3.3, findings=tuple(columns))), tmp_path)
+    assert "Leakage of each column by itself: 3 findings" in text
+    assert text.count("the interval spans the whole range, so it says nothing") >= 3
+
+
+def test_exposed_records_are_counted_not_rated(tmp_path) -> None:
+    counted = Exposed("membership.auc", "members", (91, 243, 7), (0, 0, 1), "of 350 nonmembers")
+    text = text_of(made(subject("strict", 0.1, 3.3, exposed=(counted,))), tmp_path)
+    assert "rows 91, 243: 0 of 350 nonmembers; row 7: 1 of 350 nonmembers" in text
 
 
 @pytest.mark.parametrize("chart", ["roc", "bounds"])

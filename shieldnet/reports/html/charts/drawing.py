@@ -21,6 +21,8 @@ EVERY = "*"
 # Told apart by their lightness too, and with three times the contrast of white and of black.
 COLORS = ("#c2410c", "#0d9488", "#4f7cff", "#a855f7", "#b7791f", "#db2777", "#5f8a1f", "#7c8798")
 
+OF_COLUMNS = "inversion.column."
+"""What the names of findings about one column begin with."""
 _MAX_COLUMNS = 12
 _INTERVAL = ("value", "low", "high")
 
@@ -99,7 +101,7 @@ def _bound_rows(report: Document, subject: Document) -> Iterator[Row]:
         limit = None if metric.limit is None else report["policy"].get(metric.limit.name)
         yield {
             "subject": subject["name"],
-            "finding": metric.titled(name),
+            "finding": f"{metric.titled(name)} {metric.arrow}",
             "limit": None if metric.of_groups else limit,
             **{key: finding[key] for key in (*_INTERVAL, "baseline", "ceiling")},
             **{key: finding[key] for key in ("samples", "source")},
@@ -198,9 +200,8 @@ def _columns(report: Document) -> Spec | None:
 
 
 def _column_leaks(subject: Document) -> dict[str, Document]:
-    prefix = "inversion.column."
     return {
-        finding["name"].removeprefix(prefix): finding
+        finding["name"].removeprefix(OF_COLUMNS): finding
         for finding in subject["findings"]
-        if finding["name"].startswith(prefix)
+        if finding["name"].startswith(OF_COLUMNS)
     }

@@ -1,0 +1,190 @@
+"""One limit against what was measured or is proven: what decided, by how much, what helps."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shieldnet.findings.finding import Finding, goes_by
+from shieldnet.findings.reading import caveat
+from shieldnet.gate.declared import PROVEN, declared
+from shieldnet.privacy.cost import PrivacyCost, rounded_up
+from shieldnet.privacy.guarantee import Guarantee
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+Whole = Literal["pass", "fail", "inconclusive", "not judged"]
+_MOST_ROWS = 10_000_000
+_OF_STEPS = (
+    "the guarantee covers the training steps only, not what the starting weights already knew "
+    "about the records. Train with start='public' (--start public) from a fresh or public model, "
+    "or with start=Guarantee"
+)
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """Holds the outcome of one limit.
+
+    words: what was judged, in a line. finding: the name of the judged finding or claim. helps: what
+    can be done where the limit is not met.
+    """
+
+    limit: str
+    outcome: Outcome
+    words: str
+    finding: str = ""
+    helps: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Holds all judgments; its outcome is the worst of them, and it is truthy only if all pass.
+
+    Without judgments the outcome is "not judged", which is falsy.
+    """
+
+    judgments: tuple[Judgment, ...]
+
+    @property
+    def broken(self) -> tuple[Judgment, ...]:
+        """Returns the failed judgments, then the inconclusive ones."""
+        ranked = {"fail": 0, "inconclusive": 1}
+        kept = (judgment for judgment in self.judgments if judgment.outcome in ranked)
+        return tuple(sorted(kept, key=lambda judgment: ranked[judgment.outcome]))
+
+    @property
+    def outcome(self) -> Whole:
+        """Returns "fail" if any judgment fails, else "inconclusive" if any is, else "pass"."""
+        outcomes = {judgment.outcome for judgment in self.judgments}
+        ranked: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+        return next((outcome for outcome in ranked if outcome in outcomes), "not judged")
+
+    def __bool__(self) -> bool:
+        return self.outcome == "pass"
+
+    def __str__(self) -> str:
+        return "\n".join(f"{judgment.outcome:>12}  {judgment.words}" for judgment in self.judgments)
+
+    def __repr__(self) -> str:
+        lines = [
+            judgment.words
+            if judgment.outcome == self.outcome
+            else f"{judgment.words} ({judgment.outcome})"
+            for judgment in self.broken
+        ]
+        return f"<{self.outcome}: {'; '.join(lines)}>" if lines else f"<{self.outcome}>"
+
+
+def helps(judgments: Iterable[Judgment]) -> list[str]:
+    """Lists what can be done about limits that are not met, each advice once with its limits."""
+    limits: dict[str, list[str]] = {}
+    for judgment in judgments:
+        if judgment.helps and judgment.outcome != "pass":
+            named = limits.setdefault(judgment.helps, [])
+            named += [] if judgment.limit in named else [judgment.limit]
+    return [f"{', '.join(named)}: {advice}" for advice, named in limits.items()]
+
+
+def measured_by(limit: str, value: float, findings: Sequence[Finding]) -> Iterator[Judgment]:
+    """Judges all findings that a limit on all records is about; fails where there are none."""
+    metrics = declared()
+    judged = metrics.judged_by(limit)
+    concerned = [finding for finding in findings if metrics.find(finding.name) in judged]
+    yield from each(limit, value, concerned, judged[0].name)
+
+
+def each(
+    limit: str, value: float, concerned: Sequence[Finding], expected: str
+) -> Iterator[Judgment]:
+    """Judges findings by a limit; fails where there are none. expected: what is then missing."""
+    if not concerned:
+        found = declared().limit_named(limit)
+        needs = f": {found.needs}" if found is not None and found.needs else ""
+        message = f"{expected} was not measured; {limit} = {value:g} requires it{needs}"
+        yield Judgment(limit, "fail", message, expected)
+    for finding in concerned:
+        yield _judge(limit, value, finding)
+
+
+def strange(finding: Finding) -> Judgment:
+    """Reports a finding that no limit can judge because no metric is declared for it."""
+    message = (
+        f"{finding.name} {finding}: no imported attack declares this metric, so no limit judges "
+        "it. Import the attack that measured it before judging the report"
+    )
+    return Judgment("declared", "inconclusive", message, finding.name)
+
+
+def required(name: str, findings: Sequence[Finding]) -> Judgment:
+    """Judges whether a finding was measured. name: its name, or a prefix that ends in a dot."""
+    if any(goes_by(finding.name, name) for finding in findings):
+        return Judgment("required", "pass", f"{name} was measured, as required", name)
+    message = f"{name} was not measured; it is required (the report says what was not tested)"
+    return Judgment("required", "fail", message, name)
+
+
+def proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | None) -> Judgment:
+    """Judges the privacy cost of one answer, or the guarantee of the training, by a limit."""
+    helps = next(one.helps for one in PROVEN if one.name == name)
+    if name == "max_epsilon":
+        if guarantee is None:
+            message = f"{name} = {limit:g}, but the training has no guarantee"
+            return Judgment(name, "fail", message, "guarantee", helps)
+        if guarantee.scope == "steps":
+            return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
+        value, claims = guarantee.epsilon, "guarantee"
+    else:
+        value = cost.bits if name == "max_bits_per_answer" else cost.mu
+        claims = "certificate"
+    is_met = value <= limit
+    states = f"{rounded_up(value)}" if math.isfinite(value) else "no bound (infinite)"
+    message = f"{name} = {limit:g}, the {claims} states {states}"
+    return Judgment(name, "pass" if is_met else "fail", message, claims, "" if is_met else helps)
+
+
+def crossed(finding: Finding) -> Judgment:
+    """Reports a measured lower bound above its own proven upper bound."""
+    message = (
+        f"{finding.name}: measured at least {finding.low:.3f}, proven at most "
+        f"{finding.ceiling:.3f}: the defense, the accountant or the attack is wrong"
+    )
+    return Judgment("proof", "fail", message, finding.name)
+
+
+def _judge(name: str, limit: float, finding: Finding) -> Judgment:
+    least = name.startswith("min_")
+    kept = finding.low >= limit if least else finding.high <= limit
+    margin = limit - finding.high if least else finding.low - limit
+    outcome: Outcome = "pass" if kept else "fail" if margin > 0 else "inconclusive"
+    beside = caveat(finding.low, finding.high, finding.note)
+    message = f"{finding.name} {finding}{f' ({beside})' if beside else ''}, {name} = {limit:g}"
+    if outcome == "fail":
+        message += f", broken by at least {margin:.3g}"
+    elif outcome == "inconclusive":
+        is_met = finding.value >= limit if least else finding.value <= limit
+        message += f"; {_more_rows(limit, finding, is_met=is_met)}"
+    found = None if kept else declared().limit_named(name)
+    return Judgment(name, outcome, message, finding.name, "" if found is None else found.helps)
+
+
+def _more_rows(limit: float, finding: Finding, *, is_met: bool) -> str:
+    """Says about how many rows would put the interval on one side of the limit.
+
+    The width of an interval falls with the square root of the rows. is_met: by the estimate alone.
+    """
+    gap = abs(finding.value - limit)
+    reach = finding.high - finding.value if limit > finding.value else finding.value - finding.low
+    wanted = finding.samples * (reach / gap) ** 2 if gap > 0 else math.inf
+    metric = declared().find(finding.name)
+    rows = "rows" if metric is None else metric.rows
+    if wanted > _MOST_ROWS:
+        return "the estimate is too near the limit for any number of rows to decide surely"
+    digits = 2 - len(str(int(wanted)))
+    size = 10 ** max(0, -digits)
+    count = f"about {math.ceil(wanted / size) * size:,} {rows} would decide"
+    if is_met:
+        return f"{count}, in place of {finding.samples:,}"
+    return (
+        f"{count}, in place of {finding.samples:,}, and most likely fail it, because the estimate "
+        "itself breaks the limit"
+    )

@@ -1,0 +1,25 @@
+"""How long an audit takes is told before it starts, and of shadows after the first."""
+
+from shieldnet.auditing.estimate import Load, estimate_s, tell_when_first_is_done, waiting
+from shieldnet.auditing.plan import TIERS
+
+
+def test_busy_cores_take_as_many_times_longer() -> None:
+    load = Load(rows=1000, owned=250, features=10, classes=2, ask_s=0.0)
+    free, busy = (
+        estimate_s(TIERS["quick"], load, shields=[False], waiting=factor) for factor in (1.0, 4.0)
+    )
+    assert busy == 4 * free
+    assert 1 <= waiting() <= 20
+
+
+def test_the_time_of_the_other_shadows_is_told_once_after_the_first(caplog) -> None:
+    calls = []
+    with caplog.at_level("INFO", "shieldnet"):
+        done = tell_when_first_is_done(8, 2, lambda: calls.append(1))
+        for _ in range(8):
+            done()
+    assert len(calls) == 8
+    assert [record.message for record in caplog.records] == [
+        "shadows by train: about 1 s for the other 7"
+    ]
