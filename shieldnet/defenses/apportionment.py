@@ -27,7 +27,6 @@ from shieldnet.defenses.named import (
     whole_part,
     whole_quotient,
     with_logs,
-    without_nan,
 )
 
 _MAX_COMPARED = 8  # entries up to which all are compared with all
@@ -37,7 +36,7 @@ _MAX_TABLE = 10_000  # ticks up to which the values of all counts are kept in a 
 
 def total_weight(probabilities: Tensor) -> Array:
     """Adds the weights of each row, exactly in any order. Shapes: (..., K) -> (..., 1) int64."""
-    cut = (without_nan(probabilities) * UNIT).floor()
+    cut = (probabilities * UNIT).floor()
     return whole_part(at_hand(cut.sum(-1, keepdim=True, dtype=torch.float64)))
 
 

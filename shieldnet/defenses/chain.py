@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shieldnet.core.checks import choice
 from shieldnet.core.errors import ConfigError
-from shieldnet.core.opaque_ops import found_wrong, is_captured
+from shieldnet.core.opaque_ops import is_captured, lowered_checks
 from shieldnet.defenses.base import UNBOUNDED, Defense, readings
 from shieldnet.defenses.conversions import Center, Log, Softmax
 from shieldnet.defenses.labels import Argmax
@@ -189,7 +189,7 @@ def own(answers: Tensor, output: object = None) -> Tensor:
     A view would carry more out; and what is released must be nobody else's, such as the caller's
     input, a weight, or another field, all of which a model's output may be.
     """
-    if found_wrong() is not None:  # a graph gives what it computes
+    if lowered_checks() is not None:  # a graph gives what it computes
         return answers
     if is_captured():  # who owns what is not known yet
         return answers.clone(memory_format=torch.contiguous_format)

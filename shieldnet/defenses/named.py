@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from shieldnet.core.opaque_ops import found_wrong, is_captured
+from shieldnet.core.opaque_ops import is_captured, lowered_checks
 from shieldnet.outputs.layout import ZERO_LOGIT
 
 Array: TypeAlias = Any
@@ -36,7 +36,7 @@ _LAST_BITS = 2**31 - 1  # of a float32 from 0 on, and of a place
 def at_hand(rows: Tensor) -> Array:
     """Returns numpy's view of rows where that is the quicker way to the same bits."""
     is_plain = type(rows) is Tensor and rows.is_cpu and rows.dtype in _VIEWED
-    if not is_plain or is_captured() or found_wrong() is not None:
+    if not is_plain or is_captured() or lowered_checks() is not None:
         return rows
     return (rows.detach() if rows.requires_grad else rows).numpy()
 
@@ -90,14 +90,7 @@ def tables(make: Tables) -> Tables:
 
 def weights_of(probabilities: Array) -> Array:
     """Cuts probabilities to whole multiples of 2^-30. Shapes: (...) -> (...) int64."""
-    return whole_part(without_nan(probabilities) * UNIT)
-
-
-def without_nan(probabilities: Array) -> Array:
-    """Puts 1 for NaN where a graph is drawn: its rows are marked, and must not stop the others."""
-    if found_wrong() is None:
-        return probabilities
-    return torch.where(torch.isnan(probabilities), 1.0, probabilities)
+    return whole_part(probabilities * UNIT)
 
 
 def left_of(weights: Array) -> Array:

@@ -335,7 +335,7 @@ class Branches(nn.Module):
 
 class Fixed(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
-        return rows.reshape(8, -1)
+        return torch.stack([row * 1.0 for row in rows])
 
 
 class Anonymous(nn.Module):
