@@ -33,7 +33,7 @@ def write_onnx(
     Errors: ConfigError for an opset that is not in ``OPSETS``, for an operator of the model that
         ONNX does not have, for weights over 2 GB, and without the packages for it.
     """
-    if opset not in OPSETS:
+    if type(opset) is not int or opset not in OPSETS:
         raise ConfigError(f"Expected opset as one of {OPSETS}, got {opset!r}.")
     try:
         import onnx

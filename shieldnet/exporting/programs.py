@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from shieldnet.core.errors import ConfigError, ShieldnetError
 from shieldnet.exporting.line import Line
@@ -97,8 +98,14 @@ def save_program(program: ExportedProgram, path: Path, facts: Mapping[str, str])
 def _plain(program: ExportedProgram) -> ExportedProgram:
     """Removes what is no graph: gradients of answers, and where the code is on this machine.
 
-    The model's own weights stay as they are.
+    The model's own weights stay as they are. Ranges of sizes that no value has are left out, too:
+    torch.export.load would report each of them.
     """
+    used = {
+        str(symbol) for node in program.graph.nodes for symbol in _symbols(node.meta.get("val"))
+    }
+    for symbol in [one for one in program.range_constraints if str(one) not in used]:
+        del program.range_constraints[symbol]
     for node in program.graph.nodes:
         for said in _OF_THE_CODE:
             node.meta.pop(said, None)
@@ -106,6 +113,15 @@ def _plain(program: ExportedProgram) -> ExportedProgram:
         if weight.requires_grad:
             program.state_dict[name] = nn.Parameter(weight.detach(), requires_grad=False)
     return program
+
+
+def _symbols(value: Any) -> Iterator[Any]:
+    """Lists the symbols in the sizes of a traced value."""
+    for leaf in tree_leaves(value):
+        sizes = leaf.shape if isinstance(leaf, Tensor) else (leaf,)
+        for size in sizes:
+            if isinstance(size, torch.SymInt | torch.SymBool | torch.SymFloat):
+                yield from size.node.expr.free_symbols
 
 
 def tensors_of(released: Any) -> list[Tensor]:
