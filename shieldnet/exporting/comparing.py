@@ -27,8 +27,11 @@ def require_same_answers(asked: Asked, line: Line, ask: Ask, target: Path) -> No
     Errors: ConfigError where they differ.
     """
     rows = line.example.rows
-    for count in dict.fromkeys((rows, 1, rows - 1)):
-        inputs, seed = line.example.first(count), random_seed()
+    parts = [line.example.first(count) for count in dict.fromkeys((rows, 1, rows - 1))]
+    if line.example.dynamic:
+        parts.append(line.example.shorter().first(rows))
+    for inputs in parts:
+        count, seed = len(inputs[line.batched]), random_seed()
         with replayed_noise(seed):
             wanted = tensors_of(answered(asked.shield, line.example, inputs))
         with replayed_noise(seed):

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,24 @@ class Example:
     """Holds the arguments that a model is asked with.
 
     given: the arguments by name. positional: names of those given by position. rows: of the batch,
-    which is the first axis of each tensor with as many rows as the first one.
+    which is the first axis of each tensor with as many rows as the first one. dynamic: further axes
+    of any size, by argument and index, with names of their sizes.
     """
 
     given: dict[str, Tensor]
     positional: tuple[str, ...]
     rows: int
+    dynamic: Mapping[str, Mapping[int, str]]
 
     @classmethod
-    def of(cls, model: nn.Module, example: Any) -> "Example":
+    def of(
+        cls, model: nn.Module, example: Any, dynamic: Mapping[str, Mapping[int, str]] | None = None
+    ) -> "Example":
         """Reads an example: a tensor, a tuple of arguments or a dict of named ones.
 
         Arrays become tensors.
         Errors: ConfigError for arguments that are not tensors or that do not fit the model's
-            ``forward``, and for fewer than two rows.
+            ``forward``, for fewer than two rows, and for dynamic axes that it does not have.
         """
         args, kwargs = _arguments(example)
         given = _named(model, args, kwargs)
@@ -47,15 +51,35 @@ class Example:
                     "value would be fixed in the file. Leave it out and make it the default in the "
                     f"model's forward, or export a module whose forward passes {name} on."
                 )
-        return cls(given, tuple(given)[: len(args)], _rows(given))
+        free = {} if dynamic is None else dynamic
+        read = cls(given, tuple(given)[: len(args)], _rows(given), free)
+        _require_axes(read)
+        return read
 
     def is_batched(self, value: Tensor) -> bool:
         """Returns whether the first axis of a tensor is the batch."""
         return value.dim() > 0 and len(value) == self.rows
 
     def sizes(self, value: Tensor) -> tuple[int | str, ...]:
-        """Returns the sizes of an argument; the first axis of the batch is called so."""
-        return ("batch", *value.shape[1:]) if self.is_batched(value) else tuple(value.shape)
+        """Returns the sizes of an argument: numbers, and names of those that may change."""
+        sizes: list[int | str] = list(value.shape)
+        if self.is_batched(value):
+            sizes[0] = "batch"
+        for axis, size in self._free(value).items():
+            sizes[axis] = size
+        return tuple(sizes)
+
+    def _free(self, value: Tensor) -> Mapping[int, str]:
+        name = next(name for name, one in self.given.items() if one is value)
+        return self.dynamic.get(name, {})
+
+    def shorter(self) -> "Example":
+        """Returns the example with one entry less along every dynamic axis."""
+        given = dict(self.given)
+        for name, axes in self.dynamic.items():
+            for axis in axes:
+                given[name] = given[name].narrow(axis, 0, given[name].shape[axis] - 1)
+        return replace(self, given=given)
 
     def first(self, count: int) -> dict[str, Tensor]:
         """Returns the arguments with the first rows of the batch only."""
@@ -77,7 +101,7 @@ class Example:
             name: value[places.to(value.device)] if self.is_batched(value) else value
             for name, value in self.given.items()
         }
-        return Example(given, self.positional, rows)
+        return replace(self, given=given, rows=rows)
 
     def call(self, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Returns inputs as the arguments of a call, in the form of the example."""
@@ -163,6 +187,27 @@ def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
                 **kwargs,
             }
     return dict(bound.arguments)
+
+
+def _require_axes(example: Example) -> None:
+    """Raises ConfigError for dynamic axes that an example does not have, or cannot vary."""
+    found: dict[str, int] = {}
+    for name, axes in example.dynamic.items():
+        dims = example.given[name].dim() if name in example.given else 0
+        for axis, size in axes.items():
+            if not (isinstance(size, str) and size.isidentifier() and size != "batch"):
+                raise ConfigError(f"Expected a name such as 'length' for a size, got {size!r}.")
+            if type(axis) is not int or not 0 < axis < dims:
+                raise ConfigError(
+                    f"Expected dynamic as {{input: {{axis: name of its size}}}}, the batch left "
+                    f"out, got axis {axis!r} of {name}. The inputs are {', '.join(example.given)}."
+                )
+            length = example.given[name].shape[axis]
+            if length < 3 or found.setdefault(size, length) != length:
+                raise ConfigError(
+                    f"Expected {size} to be one size of at least 3 in the example, got {length} "
+                    f"for {name}: it is tried with one less."
+                )
 
 
 def _rows(given: Mapping[str, Tensor]) -> int:

@@ -102,15 +102,23 @@ class Line(nn.Module):
         args, kwargs = self.example.call(self.example.given)
         with torch.no_grad():
             self.noise = _noise_inputs(shield, shield.model(*args, **kwargs))
+            if self.noise and self.example.dynamic:
+                _require_fixed_sizes(self, shield)
         self.noise_sizes = {one.name: one.fed_sizes for one in self.noise}
         given = self.example.given
-        self._batched = next(name for name, value in given.items() if value.dim())
+        self.batched = next(name for name, value in given.items() if value.dim())
         _show_signature(self, [*given, *(one.name for one in self.noise)])
+
+    @property
+    def sizes(self) -> dict[str, tuple[int | str, ...]]:
+        """Returns the sizes of all inputs by name."""
+        named = {name: self.example.sizes(value) for name, value in self.example.given.items()}
+        return named | {name: ("batch", *sizes) for name, sizes in self.noise_sizes.items()}
 
     def forward(self, **inputs: Tensor) -> Any:
         """Answers. Shapes: the model's arguments and noise -> what the shield releases."""
         settings = self.settings
-        rows = inputs[self._batched].shape[0]
+        rows = inputs[self.batched].shape[0]
         output = self.model(**{name: inputs[name] for name in self.example.given})
         main = place_of(output, settings)
         refuse_undefended(output, main, settings)
@@ -192,6 +200,17 @@ def _noise_inputs(shield: Shield, output: Any) -> tuple[NoiseInput, ...]:
         found += [(field, place, stage, sizes) for place, stage in draws]
     names = ["noise"] if len(found) == 1 else [f"noise_{number}" for number in range(len(found))]
     return tuple(NoiseInput(name, *one) for name, one in zip(names, found, strict=True))
+
+
+def _require_fixed_sizes(line: Line, shield: Shield) -> None:
+    """Raises ConfigError for noise whose size depends on a dynamic axis."""
+    shorter = line.example.shorter()
+    args, kwargs = shorter.call(shorter.given)
+    if _noise_inputs(shield, shield.model(*args, **kwargs)) != line.noise:
+        raise ConfigError(
+            "Expected noise of a fixed size for each row, and it grows with an axis in dynamic. "
+            "Leave that axis out of dynamic, and pad to the example's size."
+        )
 
 
 def require_plain(shield: Shield) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.exporting.onnx_names import name_batch, name_outputs, require_rows_of_noise
+from shieldnet.exporting.onnx_names import name_outputs, name_sizes, require_rows_of_noise
 
 OPSETS = (18, 19, 20, 21)
 """The versions of ONNX's operators that are written, each tried in ONNX Runtime."""
@@ -25,11 +25,12 @@ def write_onnx(
     facts: Mapping[str, str],
     outputs: Sequence[str],
     noise: Mapping[str, tuple[int, ...]],
+    sizes: Mapping[str, Sequence[int | str]],
 ) -> None:
     """Writes a graph as an ONNX model.
 
     facts: written into its metadata. outputs: names of the answers, in their order. noise: sizes of
-        the noise inputs by name, without the batch.
+        the noise inputs by name, without the batch. sizes: of all inputs by name.
     Errors: ConfigError for an opset that is not in ``OPSETS``, for an operator of the model that
         ONNX does not have, for weights over 2 GB, and without the packages for it.
     """
@@ -67,7 +68,7 @@ def write_onnx(
     model = written.model_proto
     name_outputs(model.graph, outputs)
     require_rows_of_noise(model.graph, noise)
-    name_batch(model.graph)
+    name_sizes(model.graph, sizes)
     for node in (*model.graph.node, *(node for one in model.functions for node in one.node)):
         del node.metadata_props[:]  # where the code stands on this machine
     for name in sorted(facts):

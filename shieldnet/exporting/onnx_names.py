@@ -35,15 +35,24 @@ def _rename(graph: Any, renamed: Mapping[str, str]) -> None:
         value.name = renamed.get(value.name, value.name)
 
 
-def name_batch(graph: Any) -> None:
-    """Calls the size that may change ``batch``, for which torch has made up a symbol."""
+def name_sizes(graph: Any, named: Mapping[str, Sequence[int | str]]) -> None:
+    """Names the sizes that may change, such as ``batch``, for which torch has made up symbols.
+
+    named: sizes of each input by its name.
+    """
     values = (*graph.input, *graph.output, *graph.value_info)
     sizes = [size for value in values for size in value.type.tensor_type.shape.dim]
-    symbols = {size.dim_param for one in graph.input for size in one.type.tensor_type.shape.dim}
-    for symbol in symbols - {""}:
-        for size in sizes:
-            if size.dim_param:
-                size.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", "batch", size.dim_param)
+    symbols = {
+        size.dim_param: str(name)
+        for one in graph.input
+        for size, name in zip(one.type.tensor_type.shape.dim, named[one.name], strict=True)
+        if size.dim_param
+    }
+    for size in sizes:
+        if size.dim_param:
+            size.dim_param = re.sub(
+                r"\w+", lambda word: symbols.get(word[0], word[0]), size.dim_param
+            )
 
 
 def require_rows_of_noise(graph: Any, noise: Mapping[str, tuple[int, ...]]) -> None:

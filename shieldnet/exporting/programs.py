@@ -39,6 +39,8 @@ def drawn_as_graph(line: Line) -> ExportedProgram:
         name: {0: batch} if example.is_batched(value) else {}
         for name, value in example.given.items()
     }
+    for name, axes in example.dynamic.items():
+        sizes[name] |= dict.fromkeys(axes, Dim.DYNAMIC)  # a model may limit its range
     noise = {one.name: one.draw(example.rows) for one in line.noise}
     sizes |= {name: {0: batch} for name in noise}
     args, kwargs = example.call({**example.given, **noise})

@@ -33,8 +33,8 @@ class Exported:
 
     path: of the file. inputs: names of the model's inputs. noise: names of the inputs that take
     noise, which only the server of the file may feed. operators: number of them in the graph.
-    outputs: names of the answers. sizes: of each input; the batch may have any size, and all other
-    axes are fixed to the example's.
+    outputs: names of the answers. sizes: of each input: a name such as "batch" for one that may
+    change, a number for one that is fixed to the example's.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class Exported:
         shown = ", ".join(f"{name} ({', '.join(map(str, size))})" for name, size in named)
         noise = f" (noise: {', '.join(self.noise)})" if self.noise else ""
         is_fixed = any(isinstance(one, int) for size in self.sizes for one in size)
-        fixed = " All axes but the batch have a fixed size: pad to it." if is_fixed else ""
+        fixed = " Sizes in numbers are fixed: pad inputs to them." if is_fixed else ""
         return (
             f"Exported({self.path}: {shown}{noise} -> {', '.join(self.outputs)}; "
             f"{self.operators} operators.{fixed})"
@@ -61,6 +61,7 @@ def export(
     example: Any,
     path: str | Path,
     *,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
     opset: int = 20,
     force: bool = False,
 ) -> Exported:
@@ -68,14 +69,17 @@ def export(
 
     A ``.pt2`` file is read by ``torch.export.load``, an ``.onnx`` file by ONNX Runtime and others.
     Both take batches of any size; all other axes keep the sizes of the example, to which inputs
-    such as texts have to be padded. The undefended output is no output of the graph. A user who
-    holds the file can add one: it protects a model behind an interface, not in other hands.
+    such as texts have to be padded, unless they are dynamic. The undefended output is no output of
+    the graph. A user who holds the file can add one: it protects a model behind an interface, not
+    in other hands.
 
     example: at least two different rows of what the model is asked: a tensor, a tuple of arguments
         or a dict of named ones, all of them tensors or arrays. The first axis of each tensor with
         as many rows is the batch. It is not in the file.
-    path: ends in .pt2 or .onnx. opset: of ONNX's operators, 18 to 21, default 20. force: replace an
-        existing file, default False.
+    path: ends in .pt2 or .onnx. dynamic: further axes of any size, by input and index, with a name
+        for the size: ``{"input_ids": {1: "length"}, "attention_mask": {1: "length"}}``; by default
+        none. Not every model can be drawn so, and noise needs a fixed size. opset: of ONNX's
+        operators, 18 to 21, default 20. force: replace an existing file, default False.
 
     First the shield itself is asked about the example, so that an export refuses what the shield
     refuses. Before the file gets its name it is read again and asked about the example, in batches
@@ -88,7 +92,7 @@ def export(
     write = _writer(target, opset)
     _require_free(target, force)
     require_plain(shield)
-    given = Example.of(shield.model, example)
+    given = Example.of(shield.model, example, dynamic)
     with kept_state(shield.model) as restore, _unfinished(target) as unfinished:
         asked = Asked.of(shield, given)
         restore()
@@ -101,11 +105,9 @@ def export(
         restore()
         os.replace(unfinished, target)
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
-    noise = line.noise_sizes
-    sizes = [given.sizes(value) for value in given.given.values()]
-    sizes += [("batch", *one) for one in noise.values()]
-    inputs = tuple(given.given)
-    return Exported(target, inputs, tuple(noise), len(calls), asked.fields, tuple(sizes))
+    sizes = tuple(line.sizes.values())
+    noise = tuple(line.noise_sizes)
+    return Exported(target, tuple(given.given), noise, len(calls), asked.fields, sizes)
 
 
 def graphs_of(shield: Shield, example: Any, endings: Sequence[str]) -> dict[str, bytes]:
@@ -146,7 +148,7 @@ def _write_onnx(
 ) -> Ask:
     facts = {FACTS: _facts(asked.shield, line)}
     with quiet():
-        write_onnx(program, path, opset, facts, asked.fields, line.noise_sizes)
+        write_onnx(program, path, opset, facts, asked.fields, line.noise_sizes, line.sizes)
     import onnxruntime
 
     try:

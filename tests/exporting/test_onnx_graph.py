@@ -72,4 +72,4 @@ def test_what_was_written_is_told_with_its_sizes(tmp_path) -> None:
     assert written.sizes == (("batch", 6), ("batch", 6))
     shown = repr(written)
     assert "rows (batch, 6), noise (batch, 6)" in shown
-    assert "All axes but the batch have a fixed size: pad to it." in shown
+    assert "Sizes in numbers are fixed: pad inputs to them." in shown
