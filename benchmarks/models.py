@@ -25,8 +25,9 @@ def mlp(classes: int) -> tuple[nn.Module, tuple[int, ...]]:
     return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, classes)), (64,)
 
 
-def resnet(classes: int) -> tuple[nn.Module, tuple[int, ...]]:
+def resnet(classes: int, width: int = 16) -> tuple[nn.Module, tuple[int, ...]]:
     """Returns a model and the shape of one input."""
-    body = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), Block(16), Block(16), Block(16))
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+    blocks = (Block(width) for _ in range(3))
+    body = nn.Sequential(nn.Conv2d(3, width, 3, stride=2, padding=1), *blocks)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
     return nn.Sequential(body, head), (3, 32, 32)

@@ -44,7 +44,7 @@ def test_a_hugging_face_classifier_is_hardened_and_served(tmp_path, monkeypatch,
     exec(compile(program, "tutorial", "exec"), {"__name__": "tutorial"})  # noqa: S102 - our page
     told = capsys.readouterr().out
     assert "Certificate for BertForSequenceClassification" in told
-    assert "A Shield has no base_model" in told
+    assert "shield.base_model is blocked" in told
     assert told.strip().endswith("}]")
 
 

@@ -64,14 +64,19 @@ def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     return value
 
 
+def install_line(extra: str) -> str:
+    """Returns the command that installs an extra, in a clone of the source."""
+    return f"pip install -c constraints.txt -e '.[{extra}]'"
+
+
 def optional(module: str, *, extra: str) -> ModuleType:
     """Imports an optional package, or raises MissingDependency with the install command."""
     try:
         return import_module(module)
     except ImportError as missing:
         raise MissingDependency(
-            f"The package {module.split('.')[0]} is required and not installed. "
-            f"Install it with: pip install 'shieldnet[{extra}]'"
+            f"The package {module.split('.')[0]} is required and not installed. It comes with the "
+            f"extra {extra}, in your clone of shieldnet: {install_line(extra)}"
         ) from missing
 
 

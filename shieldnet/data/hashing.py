@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from shieldnet.data.examples import raw_bytes
 
 # Attributes that torch keeps in every module and that do not affect its answers; hooks do.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS)
+_PRINTED = frozenset({"extra_repr"})  # how a layer is printed, which torchao sets
+_MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS) | _PRINTED
 _MAX_DEPTH = 50
 _MAX_NAMED = 5
 
@@ -41,7 +44,8 @@ def state_hash(model: nn.Module) -> str:
     digest = sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(raw_bytes(value))
+        for part in content_of(value):
+            digest.update(part)
     return digest.hexdigest()
 
 
@@ -56,7 +60,7 @@ def tensors_hash(state: Mapping[str, object]) -> str | None:
         if not isinstance(value, Tensor):
             return None
         digest.update(f"{len(name)} {name} {value.dtype} {tuple(value.shape)}".encode())
-        for part in _content(value):
+        for part in content_of(value):
             digest.update(part)
     return digest.hexdigest()
 
@@ -113,13 +117,15 @@ class _Digest:
             yield from self._attached(value, path, depth)
         elif isinstance(value, Tensor):
             yield f"tensor {value.dtype} {value.layout} {tuple(value.shape)}".encode()
-            yield from _content(value)
+            yield from content_of(value)
+            if (made_of := _made_of(value)) is not None:
+                yield from self._lines((type(value), made_of[1]), path, depth + 1)
             for key, held in sorted(vars(value).items()):
                 if not isinstance(held, bool | int | float | None):  # marks are lost in copies
                     yield f"attached {key}".encode()
                     yield from self._lines(held, f"{path}.{key}", depth + 1)
             if value.is_leaf and value.grad is not None:
-                yield from _content(value.grad)
+                yield from content_of(value.grad)
         elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
             yield f"array {value.dtype} {value.shape}".encode()
             yield value.tobytes()
@@ -170,7 +176,10 @@ class _Digest:
             holds = (cells, value.__defaults__, value.__kwdefaults__, vars(value))
             yield from self._lines(holds, path, depth)
         elif isinstance(value, types.MethodType):
-            yield value.__func__.__qualname__.encode()
+            if isinstance(value.__func__, functools.partial):
+                yield from self._lines(value.__func__, path, depth)
+            else:
+                yield value.__func__.__qualname__.encode()
             yield from self._lines(value.__self__, path, depth)
         elif isinstance(value, functools.partial):
             yield from self._lines((value.func, value.args, value.keywords), path, depth)
@@ -203,9 +212,21 @@ def reduced(value: object) -> tuple[object, ...] | None:
     return None if isinstance(state, str) else state
 
 
-def _content(value: Tensor) -> Iterator[bytes]:
+def _made_of(value: Any) -> tuple[dict[str, Tensor], object] | None:
+    """Returns what a weight of torchao is made of, tensors and settings; None for a plain one."""
+    if not is_traceable_wrapper_subclass(value):
+        return None
+    names, settings = value.__tensor_flatten__()
+    return {name: getattr(value, name) for name in names}, settings
+
+
+def content_of(value: Tensor) -> Iterator[bytes]:
     """Returns the whole content of a tensor of any layout."""
-    if value.is_quantized:
+    if (made_of := _made_of(value)) is not None:
+        for name, part in made_of[0].items():
+            yield f"{name} {part.dtype} {tuple(part.shape)}".encode()
+            yield from content_of(part)
+    elif value.is_quantized:
         yield raw_bytes(value.dequantize())
         yield repr(value.qscheme()).encode()
     elif value.layout is torch.strided:

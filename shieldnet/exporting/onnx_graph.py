@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from shieldnet.core.checks import install_line
 from shieldnet.core.errors import ConfigError
 from shieldnet.exporting.onnx_names import name_outputs, name_sizes, require_rows_of_noise
 
@@ -41,7 +42,8 @@ def write_onnx(
         import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
     except ImportError as missing:
         raise ConfigError(
-            f"An ONNX file needs {missing.name}: pip install 'shieldnet[onnx]'."
+            f"An ONNX file needs {missing.name}. It comes with the extra onnx, in your clone of "
+            f"shieldnet: {install_line('onnx')}"
         ) from missing
     weights = [*program.state_dict.values(), *program.constants.values()]
     held = sum(one.numel() * one.element_size() for one in weights if isinstance(one, Tensor))

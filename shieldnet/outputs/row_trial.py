@@ -227,9 +227,11 @@ class _Question(NamedTuple):
 def _mixed(row: int, rows: int, change: str) -> str:
     return (
         f"Rows of a batch change each other: the answer to row {row} of {rows} changed when "
-        f"{change}; nothing was released. Look for a normalization over the batch, or for "
-        "BatchNorm in training mode: call model.eval() (before torch.export or torch.jit.trace for "
-        "a program). Or run rows one by one: Shield(..., micro_batch=1)."
+        f"{change}; nothing was released. Look for a normalization over the batch; for BatchNorm "
+        "in training mode: call model.eval() (before torch.export or torch.jit.trace for a "
+        "program); or for int8 with one scale for all activations of a batch: quantize the weights "
+        "alone, or activations by row (torchao's Int8DynamicActivationInt8WeightConfig). Or run "
+        "rows one by one: Shield(..., micro_batch=1)."
     )
 
 

@@ -1,6 +1,6 @@
 """ONNX Runtime sessions, recognized by their methods, without importing the library."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,28 +17,37 @@ _FLOATS = {
 
 
 class Session(Around):
-    """Calls an ``InferenceSession`` with a single floating-point output.
+    """Calls an ``InferenceSession`` for its floating-point outputs: one, or a dict by their names.
 
-    It takes an array for each input, by position or name. Floating-point arrays are cast to the
-    dtype of the input.
-    Errors: ConfigError for a session with several such outputs, or none.
+    It takes an array for each input, by position, by name or in a dict. Floating-point arrays are
+    cast to the dtype of the input.
+    Errors: ConfigError for a session without such an output.
     """
 
     def __init__(self, session: Any) -> None:
         super().__init__(session.run)
         self.session = session
         outputs = session.get_outputs()
-        floats = [output.name for output in outputs if output.type in _FLOATS]
-        if len(floats) != 1:
+        self.outputs = [output.name for output in outputs if output.type in _FLOATS]
+        if not self.outputs:
             listed = ", ".join(f"{output.name} ({output.type})" for output in outputs)
             raise ConfigError(
-                f"Expected a session with one output of floating-point numbers, got {listed}. "
-                "Name the one to release: Shield.around(lambda inputs: session.run(["
-                f"{(floats or [outputs[0].name])[0]!r}], {{{self._names[0]!r}: inputs}})[0], ...)."
-                " Export a scikit-learn model with options={'zipmap': False}."
+                "Expected a session with an output that is a tensor of floating-point numbers, "
+                f"got {listed}. Export a scikit-learn model with options={{'zipmap': False}}."
             )
-        (self.output,) = floats
         self.function = self._ask
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the session itself, all of whose outputs are returned as they are."""
+        return self.session.run(*args, **kwargs)
+
+    def get_inputs(self) -> Any:
+        """Lists the inputs of the session."""
+        return self.session.get_inputs()
+
+    def get_outputs(self) -> Any:
+        """Lists the outputs of the session."""
+        return self.session.get_outputs()
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -51,13 +60,15 @@ class Session(Around):
         return type(self.session).__name__
 
     def __repr__(self) -> str:
-        return f"Session({', '.join(self._names)} -> {self.output})"
+        return f"Session({', '.join(self._names)} -> {', '.join(self.outputs)})"
 
     @property
     def _names(self) -> Sequence[str]:
         return [entry.name for entry in self.session.get_inputs()]
 
     def _ask(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
+            return self._ask(**args[0])
         given = dict(zip(self._names, args, strict=False)) | kwargs
         if len(args) > len(self._names) or set(given) != set(self._names):
             raise AnswerError(
@@ -66,7 +77,8 @@ class Session(Around):
             )
         types = {entry.name: entry.type for entry in self.session.get_inputs()}
         cast = {name: _cast(value, _FLOATS.get(types[name])) for name, value in given.items()}
-        return self.session.run([self.output], cast)[0]
+        found = self.session.run(self.outputs, cast)
+        return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
 
 
 def is_session(model: object) -> bool:

@@ -100,7 +100,7 @@ class Certificate:
             reason = "some stage must have countable answers, or clip and add noise"
             return f"1 (no bound: {self.unbounded or reason})"
         shown = rounded_up(self.bits)
-        return f"prior x 2^{shown}; says nothing once the prior exceeds 2^-{shown}"
+        return f"prior x 2^{shown}; no bound for a prior above 2^-{shown}"
 
     def _mu_bound(self) -> str:
         if math.isinf(self.mu):

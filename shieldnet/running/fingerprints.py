@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.data.examples import raw_bytes
-from shieldnet.data.hashing import is_filled
+from shieldnet.data.hashing import content_of, is_filled
 from shieldnet.running import code_objects
 from shieldnet.running.origins import file_content, is_installed, is_installed_path, is_ours
 
@@ -89,7 +88,7 @@ def _lines(value: object, seen: Seen) -> Iterator[bytes]:
 
 def _tensor(value: Tensor, seen: Seen) -> Iterator[bytes]:
     yield f"tensor {value.dtype} {tuple(value.shape)} {value.requires_grad}".encode()
-    yield sha256(raw_bytes(value)).digest()
+    yield from (sha256(part).digest() for part in content_of(value))
     if value._backward_hooks:
         yield from _lines(dict(value._backward_hooks), seen)
 

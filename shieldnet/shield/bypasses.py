@@ -12,7 +12,7 @@ _INSTEAD = {"generate": ", model.generate(..., logits_processor=[shield.logits_p
 def bypassed(name: str) -> BypassError:
     """Refuses a method of the model's own."""
     return BypassError(
-        f"A Shield has no {name}: the model's own would answer without the defenses. "
+        f"shield.{name} is blocked, as it would bypass the defenses. "
         f"Call shield(...) instead{_INSTEAD.get(name, '')}, "
         f"or shield.model.{name} where no untrusted client listens."
     )
@@ -22,17 +22,17 @@ def no_fact(name: str, value: Any) -> BypassError:
     """Refuses an attribute of the model that is more than plain data."""
     kind = "Tensor" if isinstance(value, Tensor) else type(value).__name__
     return BypassError(
-        f"A Shield has no {name}: of what the model has it gives stored numbers and words, device, "
-        f"dtype and config alone, and this is {kind}, computed or more than plain data. Read "
-        f"shield.model.{name} where no untrusted client listens."
+        f"shield.{name} is blocked: of the model's attributes, a Shield passes on stored numbers "
+        f"and words, device, dtype and config, and this is {kind}, computed or more than plain "
+        f"data. Read shield.model.{name} where no untrusted client listens."
     )
 
 
 def changed_since(name: str) -> BypassError:
     """Refuses an attribute that is not what it was: it may be an answer."""
     return BypassError(
-        f"A Shield does not give {name}: it has changed since the Shield was made, and what "
-        "changes may hold an answer. Where you changed it yourself, make the Shield anew: "
+        f"shield.{name} is blocked: it has changed since the Shield was made, and what changes "
+        "may hold an answer. Where you changed it yourself, make the Shield anew: "
         f"sn.Shield(shield.model, shield.settings). Or read shield.model.{name} where no "
         "untrusted client listens."
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import AnswerError
 from shieldnet.outputs.nested import Path, leaves, written
-from shieldnet.shield.fields import place_of, refuse_undefended
+from shieldnet.shield.fields import place_of, refuse_undefended, require_named
 from shieldnet.shield.settings import ShieldSettings
 
 
@@ -25,6 +25,7 @@ def require_covered(output: list[Any], settings: ShieldSettings) -> None:
             "does. Use RoundTo, Round or GaussianNoise."
         )
     for image in output:
+        require_named(image, settings)
         try:
             refuse_undefended(image, place_of(image, settings), settings)
         except AnswerError as refused:

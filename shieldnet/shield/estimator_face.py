@@ -125,8 +125,13 @@ def shown_by(shield: Answering, model: Estimator, name: str) -> Any:
     """
     if name in _SHOWN:
         return getattr(EstimatorFace(shield, model), name)
-    if name.startswith("_") or not callable(getattr(model.estimator, name, None)):
+    if name.startswith("_") or not hasattr(model.estimator, name):
         raise AttributeError(f"A Shield around {model.name} has no attribute {name}.")
+    if not callable(getattr(model.estimator, name)):
+        raise AttributeError(
+            f"shield.{name} is blocked, as what {model.name} learned is not an answer. Read "
+            f"shield.model.estimator.{name} where no untrusted client listens."
+        )
     raise refused(name)
 
 
@@ -139,6 +144,6 @@ def refused(name: str) -> BypassError:
             "inputs, labels), and harden what was fitted."
         )
     return BypassError(
-        f"A Shield has no {name}: the estimator's own knows nothing of the defenses. Call "
+        f"shield.{name} is blocked, as it would bypass the defenses. Call "
         f"{instead} instead, or shield.model.estimator.{name} where no untrusted client listens."
     )

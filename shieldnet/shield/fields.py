@@ -1,5 +1,6 @@
 """Where in a model's output the answer is, what else is there, and what form it has."""
 
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,11 @@ def answer_of(released: Any, settings: ShieldSettings) -> Tensor:
 
 
 def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None:
-    """Raises AnswerError for fields that no defense covers and nobody drops."""
+    """Raises AnswerError for fields that no defense covers and nobody drops, or of no name."""
+    require_named(output, settings)
+    fields = list(leaves(output))
     open_fields: dict[str, list[str]] = {}
-    for path, leaf in leaves(output):
+    for path, leaf in fields:
         if settings.is_dropped(path):
             continue
         if path != main and named_by(path, settings.others) is None:
@@ -93,11 +96,26 @@ def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None
             f"{name} ({kinds[0]}{'' if len(kinds) == 1 else f' x {len(kinds)}'})"
             for name, kinds in open_fields.items()
         )
-        line = line_for_fields(dict(leaves(output)), settings, main)
+        line = line_for_fields(dict(fields), settings, main)
         raise AnswerError(
             f"The model also returns {listed}, which no defense covers; nothing was released. "
             f"Leave them out with drop={tuple(open_fields)!r}, or give each that can have them its "
             f"own defenses: {line}."
+        )
+
+
+def require_named(output: Any, settings: ShieldSettings) -> None:
+    """Raises AnswerError for a named head that is not there: it would be lost unnoticed."""
+    paths = [path for path, _ in leaves(output)]
+    there = [written(path) for path in paths]
+    for name, chain in settings.others.items():
+        if chain is None or any(named_by(path, (name,)) for path in paths):
+            continue
+        meant = get_close_matches(name, there, 1)
+        raise AnswerError(
+            f"The model returned no {name}, which outputs or also names; it returned "
+            f"{', '.join(there)}. {f'Did you mean {meant[0]}? ' if meant else ''}Nothing was "
+            "released."
         )
 
 

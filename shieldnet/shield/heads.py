@@ -59,20 +59,34 @@ def line_for_fields(
     already, or is released as it is, keeps that; the rest is dropped.
     main: where the answer is, once it is found; embeddings and values beside it get examples.
     """
-    kept = {name: chain.defenses if chain else () for name, chain in settings.others.items()}
+    there = {  # a misspelled name is in no field, and in no line
+        name
+        for name in (*settings.others, *settings.drop)
+        if any(named_by(path, (name,)) for path in fields)
+    }
+    kept = {
+        name: chain.defenses if chain else ()
+        for name, chain in settings.others.items()
+        if name in there
+    }
+    dropped = tuple(name for name in settings.drop if name in there)
     kinds: dict[str, Kind] = {}
     for path, leaf in fields.items():
-        if not named_by(path, (*kept, *settings.drop)):
+        if not named_by(path, (*kept, *dropped)):
             kind = _kind_of(path, leaf, settings) or (main and _kind_beside(path, leaf))
             kinds |= {written(path): kind} if kind else {}
     if main is not None:
         kinds = {written(main): settings.chain.layout.kind} | kinds
     if not kinds:
         return None
-    covered = (*kinds, *kept, *settings.drop)
+    covered = (*kinds, *kept, *dropped)
     left = {path[0]: None for path in fields if not named_by(path, covered)}
     others = {name: chain.layout.kind for name, chain in settings.others.items() if chain}
-    line = _Line(settings, kinds | others, (*settings.drop, *left))
+    line = _Line(
+        settings,
+        kinds | {name: kind for name, kind in others.items() if name in there},
+        (*dropped, *left),
+    )
     return line.written(kept)
 
 

@@ -325,7 +325,7 @@ class Shield(nn.Module):
 
     @property
     def classes(self) -> int | None:
-        """Returns the number of classes, known with the first answer."""
+        """Returns the number of classes, known after the first answer."""
         return None if self.seen.sizes is None else self.seen.sizes[0]
 
     @property

@@ -116,9 +116,9 @@ class SeenExtent:
         """Says what an answer costs, for those who print a shield."""
         extent = self.known()
         if extent is None:
-            return "known with the first answer"
+            return "known after the first answer"
         cost: PrivacyCost = self._settings.cost(extent)
-        return f"{rounded_up(cost.bits)} bits, mu {rounded_up(cost.mu)} an answer"
+        return f"{rounded_up(cost.bits)} bits, mu {rounded_up(cost.mu)} per answer"
 
     def _sizes(self, classes: Classes | None) -> dict[str | None, int]:
         """Checks what is given, and returns it by name of head, as far as it is known."""

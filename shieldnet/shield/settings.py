@@ -221,7 +221,7 @@ class ShieldSettings:
 
     def describe(self, model: str) -> str:
         """Writes the chains in one line, inserted conversions in brackets."""
-        line = " -> ".join([model, str(self.chain)] if self.chain.stages else [model])
+        line = f"{model} -> {self.chain}" if self.chain.stages else f"{model}, no defenses"
         for name, chain in self.others.items():
             line += f"; {name}: {'as it is' if chain is None else chain}"
         return line + (f"; without {', '.join(self.drop)}" if self.drop else "")

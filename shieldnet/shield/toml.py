@@ -13,7 +13,7 @@ from shieldnet.files.documents import read_toml
 from shieldnet.shield.heads import before_each_head
 from shieldnet.shield.module import Shield
 from shieldnet.shield.preset_chains import PRESETS
-from shieldnet.shield.settings import Extent
+from shieldnet.shield.settings import Extent, ShieldSettings
 
 VERSION = 1
 _SHAPE = ("outputs", "release", "axis", "drop", "micro_batch")
@@ -71,7 +71,7 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
     }
     shown = {
         "version": VERSION,
-        "outputs": None if settings.is_guess else settings.outputs,
+        "outputs": _outputs(settings),
         "release": settings.release,
         "axis": settings.axis,
         "drop": list(settings.drop) or None,
@@ -81,6 +81,12 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
         "also": also or None,
     }
     return tomlkit.dumps(_without_none(shown))
+
+
+def _outputs(settings: ShieldSettings) -> str | dict[str, str]:
+    """Returns the kinds as plain words, also where nobody said them: they are what was audited."""
+    kinds = settings.outputs
+    return dict(kinds) if isinstance(kinds, Mapping) else str(kinds)
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

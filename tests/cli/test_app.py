@@ -214,7 +214,7 @@ def test_a_missing_extra_gives_the_install_command() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 2
-    assert "pip install 'shieldnet[cli]'" in result.stderr
+    assert "pip install -c constraints.txt -e '.[cli]'" in result.stderr
 
 
 def test_harden_writes_down_where_the_classes_are_and_counts_positions(project) -> None:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,36 @@ def test_a_session_of_two_inputs_takes_both() -> None:
         shield(INPUTS)
 
 
-def test_of_several_outputs_one_is_to_be_named() -> None:
-    with pytest.raises(sn.errors.ConfigError, match=r"one output .*p0 .*p1.*session.run\(\['p0'\]"):
-        sn.harden(session(outputs=2))
+def test_several_outputs_are_heads_by_their_names() -> None:
+    outputs = {"p0": "probabilities", "p1": "probabilities"}
+    with pytest.raises(sn.errors.AnswerError) as refused:
+        sn.harden(session(outputs=2))(INPUTS)
+    (line,) = re.findall(r"sn\.harden\(.*\)", str(refused.value))
+    assert line == f"sn.harden(model, outputs={outputs!r})"
+    answers = sn.harden(session(outputs=2), outputs=outputs)(INPUTS)
+    assert list(answers) == ["p0", "p1"]
+    assert all(len(np.unique(answers[name].max(1))) <= 4 for name in outputs)
+    one = sn.harden(session(outputs=2), outputs={"p1": "probabilities"}, drop=["p0"])(INPUTS)
+    assert list(one) == ["p1"]
+
+
+def test_inputs_in_a_dict_are_taken_by_name() -> None:
+    shield = sn.Shield(session(inputs=2), sn.Label())
+    assert (shield({"x0": INPUTS, "x1": INPUTS}).argmax(1) == INPUTS.argmax(1)).all()
+    with pytest.raises(sn.errors.AnswerError, match=r"each input of the session \(x0, x1\)"):
+        shield({"x0": INPUTS})
+
+
+@pytest.mark.parametrize("name", ["run", "get_inputs", "get_outputs"])
+def test_the_methods_of_a_session_are_refused_with_the_call_that_works(name) -> None:
+    shield = sn.harden(session())
+    with pytest.raises(sn.errors.BypassError, match=rf"shield\(\.\.\.\).*shield.model.{name}"):
+        getattr(shield, name)
+    assert shield.model.run(None, {"x0": INPUTS.astype("float32")})[1].shape == (6, 3)
+    assert [entry.name for entry in shield.model.get_inputs()] == ["x0"]
+    assert [entry.name for entry in shield.model.get_outputs()] == ["label", "p0"]
+
+
+def test_a_session_without_scores_is_refused() -> None:
+    with pytest.raises(sn.errors.ConfigError, match=r"floating-point.*label.*'zipmap': False"):
+        sn.harden(session(outputs=0))

@@ -7,7 +7,7 @@ from shieldnet.privacy.certificate import NOT_COVERED
 def test_a_certificate_prints_formula_prior_and_limits() -> None:
     text = str(sn.Certificate("chain", 10, sn.PrivacyCost(bits=5.3, mu=2.0), queries=2))
     assert "prior x 2^10.60" in text
-    assert "says nothing once the prior exceeds 2^-10.60" in text
+    assert "no bound for a prior above 2^-10.60" in text
     assert "2.83-GDP between any two inputs" in text
     assert all(limit in text for limit in NOT_COVERED)
 

@@ -23,7 +23,7 @@ def test_a_missing_library_is_named_with_its_install(
     tmp_path, monkeypatch, name, module, extra
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(sn.errors.MissingDependency, match=rf"pip install 'shieldnet\[{extra}\]'"):
+    with pytest.raises(sn.errors.MissingDependency, match=rf"-e '\.\[{extra}\]'"):
         check_target(tmp_path / name)
 
 
@@ -38,5 +38,5 @@ def test_a_form_of_ones_own_takes_a_function_and_a_line_of_the_table(
     assert (tmp_path / "report.toy").read_text().split() == [one.name for one in report.subjects]
     needs = Format(as_toy, needs=("no_such_module", "toys"))
     monkeypatch.setattr(formats, "FORMATS", {".toy": needs})
-    with pytest.raises(sn.errors.MissingDependency, match=r"pip install 'shieldnet\[toys\]'"):
+    with pytest.raises(sn.errors.MissingDependency, match=r"-e '\.\[toys\]'"):
         report.save(tmp_path / "report.toy")

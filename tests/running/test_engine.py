@@ -79,7 +79,7 @@ def test_unknown_engines_and_what_cannot_be_sent_are_refused() -> None:
 
 
 def test_dask_without_its_package_or_a_client_says_what_to_do() -> None:
-    with pytest.raises(sn.errors.ShieldnetError, match=r"shieldnet\[dask\]|needs a client"):
+    with pytest.raises(sn.errors.ShieldnetError, match=r"\.\[dask\]|needs a client"):
         run(JOBS, engine="dask")
 
 

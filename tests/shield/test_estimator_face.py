@@ -175,7 +175,7 @@ def test_rows_of_sparse_matrices_are_tried_like_any(table) -> None:
 )
 def test_what_would_go_around_the_shield_is_refused_by_name(pipeline, name, instead) -> None:
     shield = sn.harden(pipeline)
-    with pytest.raises(sn.errors.BypassError, match=f"A Shield has no {name}: .*{instead}"):
+    with pytest.raises(sn.errors.BypassError, match=f"shield.{name} is blocked.*{instead}"):
         getattr(shield, name)
     assert not hasattr(shield, name)
     assert getattr(shield.model.estimator, name)
@@ -189,7 +189,7 @@ def test_a_shield_does_not_learn(table, pipeline) -> None:
 def test_what_the_estimator_does_not_have_the_shield_does_not_have(pipeline) -> None:
     shield = sn.harden(pipeline)
     for name in ("transform", "coef_", "_private", "no_such"):
-        with pytest.raises(AttributeError, match="has no attribute"):
+        with pytest.raises(AttributeError, match="has no attribute|is blocked, as what"):
             getattr(shield, name)
 
 

@@ -46,6 +46,27 @@ def run(line: str, model: nn.Module) -> sn.Shield:
     return shield
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"outputs": {"intent": "logits", "topics": "logits"}}, "no topics.*Did you mean topic?"),
+        (
+            {"outputs": {"intent": "logits", "topics": "logits"}, "drop": ["topic"]},
+            "no topics, which outputs or also names; it returned intent, topic. Did you mean",
+        ),
+        ({"outputs": {"intent": "logits"}, "also": {"x": ()}}, "returns topic"),
+        ({"outputs": {"intents": "logits", "topic": "logits"}}, "Expected to find intents"),
+        ({"outputs": {"intent": "logits"}, "drop": ["topics"]}, "The model also returns topic"),
+        ({"outputs": {"intent": "logits", "topics.a": "logits"}}, "no topics.a, which"),
+    ],
+)
+def test_a_name_that_no_field_has_loses_no_head(settings, words) -> None:
+    with pytest.raises(sn.errors.AnswerError, match=words) as refused:
+        sn.harden(Heads(), **settings)(X)
+    if "sn.harden(" in str(refused.value):
+        assert list(run(line_in(refused.value), Heads())(X)) == ["intent", "topic"]
+
+
 @pytest.mark.parametrize("preset", ["strict", "balanced", "open", "certified"])
 def test_the_preset_stands_before_each_head(preset) -> None:
     model = Heads()

@@ -429,5 +429,5 @@ except sn.errors.BypassError as refused:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "A Shield has no predict" in done.stdout
+    assert "shield.predict is blocked" in done.stdout
     assert "training=True would make answers random" in done.stdout

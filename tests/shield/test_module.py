@@ -63,9 +63,9 @@ def test_the_chain_shows_what_was_inserted() -> None:
     assert shield.describe() == (
         "Linear -> [Softmax()] -> TopK(k=2, or_all=False) -> Round(digits=1) -> [Log()]"
     )
-    assert "cost: known with the first answer" in repr(shield)
+    assert "cost: known after the first answer" in repr(shield)
     shield(torch.zeros(1, 2))
-    assert "bits, mu inf an answer" in repr(shield)
+    assert "bits, mu inf per answer" in repr(shield)
 
 
 def test_models_of_probabilities_give_probabilities_back(scores) -> None:
@@ -296,7 +296,9 @@ def test_methods_that_would_bypass_the_shield_raise_and_name_the_way() -> None:
             return "a bare answer"
 
     shield = sn.harden(Generates(6, 4))
-    words = r"A Shield has no generate.*Call shield\(...\) instead, model.generate\(..., logits_pro"
+    words = (
+        r"shield.generate is blocked.*Call shield\(...\) instead, model.generate\(..., logits_pro"
+    )
     with pytest.raises(sn.errors.BypassError, match=words):
         shield.generate()
     assert not hasattr(shield, "generate")

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -30,6 +31,17 @@ def test_a_shield_written_down_is_read_back_equal(tmp_path, chain, release) -> N
     again = load(tmp_path, sn.dump_shield(shield))
     assert again.chain == shield.chain
     assert again.release == shield.release
+
+
+def test_what_nobody_said_the_outputs_are_is_written_down_too(tmp_path) -> None:
+    """Around a function, whose outputs would be probabilities, the file means what was audited."""
+    shield = sn.harden(nn.Linear(3, 4))
+    text = sn.dump_shield(shield)
+    assert 'outputs = "logits"' in text
+    path = tmp_path / "shield.toml"
+    path.write_text(text)
+    around = sn.load_shield(lambda rows: np.asarray(rows) * 5.0, path)
+    assert around(np.array([[1.0, -2.0, 0.5]])).argmax() == 0
 
 
 def test_a_preset_can_be_named(tmp_path) -> None:
