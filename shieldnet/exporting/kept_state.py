@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from shieldnet.core.errors import ConfigError
 
@@ -50,10 +51,11 @@ class _Saved(NamedTuple):
         attributes = dict(vars(module))
         registered = tuple(dict(attributes[kind]) for kind in _REGISTERED)
         values = {
-            key: (value, value.detach().clone())
+            key: (part, part.detach().clone())
             for group in (attributes, *registered[:2])
-            for key, value in group.items()
-            if isinstance(value, Tensor) and not value.is_meta and value.layout is torch.strided
+            for name_of_value, value in group.items()
+            if isinstance(value, Tensor)
+            for key, part in _parts(name_of_value, value)
         }
         return cls(name, module, attributes, registered, values)
 
@@ -78,6 +80,15 @@ class _Saved(NamedTuple):
 
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+
+
+def _parts(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Lists the plain tensors that a tensor consists of, such as a quantized weight's scale."""
+    if is_traceable_wrapper_subclass(value):
+        for inner in value.__tensor_flatten__()[0]:
+            yield from _parts(f"{name}.{inner}", getattr(value, inner))
+    elif not value.is_meta and value.layout is torch.strided:
+        yield name, value
 
 
 def _same(now: Tensor, before: Tensor) -> bool:

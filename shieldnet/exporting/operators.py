@@ -41,6 +41,19 @@ def require_plain_operators(program: ExportedProgram) -> None:
     refuse_mixing_graphs(program.graph_module)
 
 
+def in_plain_operators(program: ExportedProgram) -> ExportedProgram:
+    """Replaces operators of other libraries by torch's own where they are made of these."""
+    foreign = {
+        node.target
+        for node in program.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload) and not _is_plain(node.target)
+    }
+    if not foreign:
+        return program
+    known = torch.export.default_decompositions()
+    return program.run_decompositions({one: known[one] for one in foreign if one in known})
+
+
 def _foreign(module: fx.GraphModule) -> Iterator[str]:
     for graph in module.modules():
         if isinstance(graph, fx.GraphModule):

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from shieldnet.core.errors import ConfigError, ShieldnetError
 from shieldnet.exporting.line import Line
-from shieldnet.exporting.operators import require_plain_operators
+from shieldnet.exporting.operators import in_plain_operators, require_plain_operators
 from shieldnet.exporting.words import first_line
 from shieldnet.outputs.nested import leaves
 
@@ -48,7 +48,7 @@ def drawn_as_graph(line: Line) -> ExportedProgram:
     try:
         with torch.no_grad(), quiet():
             program = torch.export.export(line, args, kwargs, dynamic_shapes=sizes, strict=False)
-            program = program.run_decompositions({})
+            program = in_plain_operators(program.run_decompositions({}))
     except ShieldnetError:
         raise
     except Exception as untraceable:
