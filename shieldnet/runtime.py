@@ -165,6 +165,9 @@ class Noise:
             raise ValueError(f"The model is no graph that shieldnet exported: it has no {FACTS}.")
         return cls(facts[FACTS], source)
 
+    def __repr__(self) -> str:
+        return f"Noise({', '.join(map(repr, self._inputs.values())) or 'none'})"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Returns the names of the inputs that no client may feed."""
@@ -179,9 +182,14 @@ class _Input:
     """Draws one input: a column, or several that are stacked behind the last axis."""
 
     def __init__(self, name: str, said: Mapping[str, Any]) -> None:
-        self._sizes = tuple(said["sizes"])
+        self._name, self._sizes = name, tuple(said["sizes"])
         self._dtype = np.dtype(said["dtype"])
         self._columns = [_column(name, law) for law in said["laws"]]
+
+    def __repr__(self) -> str:
+        behind = (len(self._columns),) if len(self._columns) > 1 else ()
+        sizes = ", ".join(map(str, ("rows", *self._sizes, *behind)))
+        return f"{self._name}: {self._dtype} ({sizes})"
 
     def draw(self, rows: int, source: Source) -> NDArray[Any]:
         shape = (rows, *self._sizes)

@@ -18,6 +18,8 @@ OLD = re.compile(
 REWRITTEN = [
     "core",
     "data",
+    "defenses",
+    "exporting",
     "files",
     "findings",
     "gate",

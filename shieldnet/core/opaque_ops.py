@@ -61,27 +61,28 @@ is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambd
 """Returns whether torch.export is tracing this call, so that no answer is released."""
 
 
-_wrong: ContextVar[list[torch.Tensor] | None] = ContextVar("_wrong", default=None)
+_fit: ContextVar[list[torch.Tensor] | None] = ContextVar("_fit", default=None)
 
 
 @contextmanager
 def lowered() -> Iterator[list[torch.Tensor]]:
-    """Has checks of values write what they find into a list, for a graph that cannot refuse.
+    """Makes checks of values record their results in a list, for a graph, which cannot refuse.
 
-    Each adds a tensor that is 0 where all is well and NaN where a row would be refused.
+    Each check adds a boolean tensor, False where a row would be refused, and continues with a
+    harmless row in its place, so that it cannot stop the rest of the batch.
     Shapes: each (N, *positions).
     """
-    found: list[torch.Tensor] = []
-    token = _wrong.set(found)
+    fit: list[torch.Tensor] = []
+    token = _fit.set(fit)
     try:
-        yield found
+        yield fit
     finally:
-        _wrong.reset(token)
+        _fit.reset(token)
 
 
-def found_wrong() -> list[torch.Tensor] | None:
+def lowered_checks() -> list[torch.Tensor] | None:
     """Returns the list of ``lowered``; None where checks refuse."""
-    return None if torch.compiler.is_dynamo_compiling() else _wrong.get()
+    return None if torch.compiler.is_dynamo_compiling() else _fit.get()
 
 
 def refuse_recording(what: str) -> None:

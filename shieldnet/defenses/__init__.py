@@ -1,4 +1,4 @@
-"""The defenses, one idea a file."""
+"""The defenses, one per file."""
 
 from shieldnet.defenses.base import Defense
 from shieldnet.defenses.chain import Chain
@@ -33,10 +33,10 @@ DEFENSES: dict[str, type[Defense]] = {
         TopK,
     )
 }
-"""Every defense that a user names, by its name; the contract test and the TOML reader use it."""
+"""Every defense by its name, for the contract test and the TOML reader."""
 
 CONVERSIONS: tuple[type[Defense], ...] = (Softmax, Log, Center, Argmax)
-"""What the Shield inserts between kinds."""
+"""Conversions between kinds that the Shield inserts."""
 
 __all__ = [
     "CONVERSIONS",

@@ -1,8 +1,8 @@
-"""Whole ticks shared out in proportion to probabilities, by largest remainders.
+"""Integer ticks shared out in proportion to probabilities, by largest remainders.
 
-Probabilities are cut to whole multiples of 2^-30 first. From there on all is arithmetic of whole
-numbers, which has no order of additions and no rounding: a row gets the same ticks alone and in any
-batch, from numpy, torch, a compiler or another runtime.
+Probabilities are truncated to integer multiples of 2^-30 first. The rest is integer arithmetic,
+where neither an order of additions nor rounding can change a result: equal probabilities get the
+same ticks alone and in any batch, from numpy, torch, a compiler or another runtime.
 """
 
 import numpy as np
@@ -27,7 +27,6 @@ from shieldnet.defenses.named import (
     whole_part,
     whole_quotient,
     with_logs,
-    without_nan,
 )
 
 _MAX_COMPARED = 8  # entries up to which all are compared with all
@@ -37,12 +36,12 @@ _MAX_TABLE = 10_000  # ticks up to which the values of all counts are kept in a 
 
 def total_weight(probabilities: Tensor) -> Array:
     """Adds the weights of each row, exactly in any order. Shapes: (..., K) -> (..., 1) int64."""
-    cut = (without_nan(probabilities) * UNIT).floor()
+    cut = (probabilities * UNIT).floor()
     return whole_part(at_hand(cut.sum(-1, keepdim=True, dtype=torch.float64)))
 
 
 def rest_of(weights: Array, others: int) -> Array:
-    """Returns what ``others`` classes share beside the named ones, none more than the least named.
+    """Returns the weight that ``others`` classes share, none more than the least named class.
 
     Shapes: weights (..., k) descending -> (..., 1) int64.
     """
@@ -52,11 +51,11 @@ def rest_of(weights: Array, others: int) -> Array:
 def apportioned(weights: Array, ticks: int, others: int = 0, total: Array | None = None) -> Array:
     """Shares ``ticks`` among the entries of each row in proportion to ``total``.
 
-    Equal remainders go to the first entry. Then the winner, the first entry, gets one tick more
-    where another class has as many: it is taken from the last of its rivals, so that classes with
+    Of equal remainders the first is served first. If another class has as many ticks as the winner,
+    the first entry, the winner gets one more, which is taken from the last such class: classes with
     equal probabilities keep the form (q + 1, ..., q + 1, q, ..., q).
 
-    Shapes: weights (..., n) int64, descending but for the last if ``others`` classes share it;
+    Shapes: weights (..., n) int64, descending except the last if ``others`` classes share it;
     total (..., 1), by default their sum -> (..., n) int64 that sum to ``ticks``.
     Source: Hamilton's method of apportionment.
     """
@@ -103,7 +102,7 @@ def _crowned(shares: Array, others: int) -> Array:
 def _row_by_row(
     weights: NDArray[np.int64], ticks: int, others: int, total: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Does the same in Python's own numbers, which for a few of them take a third of the time."""
+    """Does the same with Python's integers, in a third of the time for a few entries."""
     width = weights.shape[-1]
     rows = weights.reshape(-1, width).tolist()
     shared = [
@@ -132,7 +131,7 @@ def _of_row(weights: list[int], total: int, ticks: int, others: int) -> list[int
 
 
 def in_ticks(shares: Array, ticks: int, others: int, dtype: torch.dtype) -> Array | Lookup:
-    """Returns what counts of ticks are worth to each of ``others`` classes. Shapes: kept."""
+    """Returns the probability of each of ``others`` classes that share ticks. Shapes: kept."""
     if ticks <= _MAX_TABLE:
         return Lookup(shares, "values_of_ticks", (ticks, others, dtype))
     return quotient(shares, ticks * others, dtype)
@@ -140,5 +139,5 @@ def in_ticks(shares: Array, ticks: int, others: int, dtype: torch.dtype) -> Arra
 
 @tables
 def values_of_ticks(ticks: int, others: int, dtype: torch.dtype) -> Arrays:
-    """Returns what each count of ticks is worth to each of ``others``, and its logarithm."""
+    """Returns the probability of each of ``others`` by count of ticks, and its logarithm."""
     return with_logs(np.arange(ticks + 1) / float(ticks * others), dtype)

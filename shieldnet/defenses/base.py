@@ -1,4 +1,4 @@
-"""What every defense is: a frozen value that shapes answers and says what it does to them."""
+"""The base of all defenses: a frozen value that changes answers and states what it does."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ UNBOUNDED = Reach()
 class Defense(ABC):
     """Changes answers before they are released, row by row on the last axis.
 
-    The class attributes are claims, to which ``tests/defenses/test_every_defense.py`` holds every
+    The class attributes are claims; ``tests/defenses/test_every_defense.py`` tests those of every
     defense.
 
-    accepts: the kinds it reads; gives: the kind it returns, or None for the kind that it read.
+    accepts: the kinds it reads. gives: the kind it returns, or None for the kind that it read.
     keeps_argmax: the first largest score of each row stays the first largest.
     deterministic: the same row gets the same answer.
-    may_overflow: finite scores may leave the float range; the Shield looks.
-    keeps_nan: a row with NaN or Inf is one afterwards, too; the Shield then looks only once.
-    centered: logits are centered before it; the Shield inserts that.
+    may_overflow: finite scores may leave the float range; the Shield checks its answers.
+    keeps_nan: a row with NaN or Inf still has one afterwards; the Shield then checks only once.
+    centered: the Shield inserts a step before it that centers logits.
     not_after: names of defenses that it must not follow, each with the fix.
-    conversion: the Shield inserts it where it is needed; nobody has to name it.
-    reads_inputs: it needs what the model was asked, and gets that by ``with_inputs``.
-    secret: names of fields that are never printed nor written to a file.
+    conversion: the Shield inserts it where it is needed; users do not name it.
+    reads_inputs: it needs the model's inputs, which ``with_inputs`` passes on.
+    secret: names of fields that are never printed or written to a file.
     """
 
     accepts: ClassVar[tuple[Kind, ...]]
@@ -51,22 +51,22 @@ class Defense(ABC):
 
     @classmethod
     def examples(cls) -> tuple["Defense", ...]:
-        """Returns a few of its kind: what its claims are tried on, and shown with."""
+        """Returns a few instances, for tests and documentation."""
         return (cls(),)
 
     @property
     def gives_integers(self) -> bool:
-        """Says whether it gives whole numbers of steps."""
+        """Returns whether it releases integer numbers of steps."""
         return False
 
     @property
     def grid(self) -> float:
-        """Returns what one released integer is worth."""
+        """Returns the size of the step that a released integer counts."""
         return 1.0
 
     @property
     def noise_deviation(self) -> float | None:
-        """Returns the deviation of the noise that it adds to every score; None for none."""
+        """Returns the standard deviation of the noise that it adds to every score, or None."""
         return None
 
     @abstractmethod
@@ -74,51 +74,52 @@ class Defense(ABC):
         """Returns defended answers. Shapes: (..., classes) -> (..., classes)."""
 
     def draw(self, shape: torch.Size) -> Tensor | None:
-        """Draws the noise for answers of this shape, on the CPU; None where it takes none.
+        """Draws the noise for answers of this shape, on the CPU; returns None if it needs none.
 
-        It depends on no answer: whoever runs ``with_noise`` elsewhere draws it here.
+        The noise depends on no answer, so that ``with_noise`` can run elsewhere.
         """
         return None
 
     def with_noise(self, answers: Tensor, noise: Tensor) -> Tensor:
-        """Does the same as a call, as a function of answers and noise alone.
+        """Returns defended answers as a function of answers and noise alone.
 
-        noise: what ``draw`` gave for answers of this shape, on their device.
+        noise: the result of ``draw`` for answers of this shape, on their device.
+        Errors: ConfigError for a defense without noise.
         """
         raise ConfigError(f"{self} takes no noise: call it.")
 
     def compact_with(self, answers: Tensor | Named, noise: Tensor) -> Tensor | Named:
-        """Does as ``with_noise``, but may take and give rows that name a few classes only."""
+        """Does the same as ``with_noise``, and may read and return ``Named`` rows."""
         return self.with_noise(dense(answers), noise)
 
     def compact(self, answers: Tensor | Named) -> Tensor | Named:
-        """Does the same, but may take and give rows that name a few classes only."""
+        """Does the same as a call, and may read and return ``Named`` rows."""
         return self(dense(answers))
 
     def with_inputs(self, answers: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Does the same, given what the model was asked, where it ``reads_inputs``."""
+        """Does the same as a call, given the model's inputs, if it ``reads_inputs``."""
         return self(answers)
 
     def given(self, kind: Kind) -> Kind:
-        """Names the kind that it returns for answers of ``kind``."""
+        """Returns the kind of its answers to answers of ``kind``."""
         return self.gives or kind
 
     def cost(self, classes: int, upstream: Reach = UNBOUNDED) -> PrivacyCost:
-        """Returns the privacy cost of one row of this stage alone.
+        """Returns the privacy cost of one row, of this stage alone.
 
-        upstream: what is known of the stage before.
+        upstream: the bounds of the stage before.
         """
         return PrivacyCost()
 
     def event(self, classes: int, upstream: Reach = UNBOUNDED) -> Event | None:
-        """Says what this stage alone did to one row, for whoever composes many; None: unknown.
+        """Returns what this stage alone did to one row, for composition; None if unknown.
 
-        By default it is what the privacy cost proves. A mechanism of which more is known says so.
+        The default is what the privacy cost proves; a mechanism may return more.
         """
         return event_of(self.cost(classes, upstream))
 
     def reach(self, classes: int, upstream: Reach = UNBOUNDED) -> Reach:
-        """Bounds what this stage gives, given what is known of the stage before."""
+        """Returns bounds on the answers of this stage, given those of the stage before."""
         return UNBOUNDED
 
     def distinct(self, positions: tuple[int, ...]) -> tuple[int, ...]:
@@ -135,7 +136,7 @@ class Defense(ABC):
 
 @dataclass(frozen=True)
 class Naming(Defense):
-    """A defense whose answers name a few classes: it says which, and the base writes them out."""
+    """Chooses a few classes with ``named``, and gives rows that share the rest evenly."""
 
     accepts: ClassVar[tuple[Kind, ...]] = ("probabilities",)
     gives = "probabilities"

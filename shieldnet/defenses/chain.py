@@ -1,4 +1,4 @@
-"""Defenses in the order in which they act, with the conversions between them."""
+"""Chains of defenses, with the conversions between them."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shieldnet.core.checks import choice
 from shieldnet.core.errors import ConfigError
-from shieldnet.core.opaque_ops import found_wrong, is_captured
+from shieldnet.core.opaque_ops import is_captured, lowered_checks
 from shieldnet.defenses.base import UNBOUNDED, Defense, readings
 from shieldnet.defenses.conversions import Center, Log, Softmax
 from shieldnet.defenses.labels import Argmax
@@ -28,11 +28,11 @@ _RELEASES: dict[Kind, tuple[Kind, ...]] = {
 
 @dataclass(frozen=True)
 class Chain:
-    """Turns one output of a model into what is released of it.
+    """Turns one output of a model into the released answers.
 
-    stages: defenses and inserted conversions. defenses: those that the user named. layout: of the
-    output. release: the kind of what is released. overflowing: for each stage, whose NaN and Inf
-    are looked for after it, if any: once, where they show last.
+    stages: defenses and inserted conversions, in order. defenses: those that the user named.
+    layout: of the output. release: kind of the released answers. overflowing: for each stage, the
+    stage whose NaN and Inf are checked after it, or None.
     """
 
     stages: tuple[Defense, ...]
@@ -49,7 +49,7 @@ class Chain:
         release: Kind | None = None,
         axis: int | None = None,
     ) -> "Chain":
-        """Links defenses from kind to kind, or raises ConfigError with the fix."""
+        """Links defenses from kind to kind; raises ConfigError with the fix if they do not fit."""
         choice("outputs", outputs, MODEL_KINDS)
         layout = Layout(outputs, axis)
         kind = layout.row_kind
@@ -72,12 +72,13 @@ class Chain:
     ) -> Tensor:
         """Defends one output. Shapes: as the model's; labels have no class axis.
 
-        noise: of every stage, as ``draw`` gives it; drawn here where it is not given.
+        inputs: the model's inputs, for noise that depends on them. noise: of every stage, as
+        ``draw`` returns it; by default it is drawn here.
         """
         return self._closed(self.layout.opened(output), output, inputs, noise)
 
     def again(self, output: Tensor) -> Tensor:
-        """Defends an output of a form that was defended before: only its values are checked."""
+        """Defends an output of a form that was checked before: only its values are checked."""
         return self._closed(self.layout.rows_of(output), output)
 
     def _closed(
@@ -137,11 +138,11 @@ class Chain:
 
     @property
     def releases_logits(self) -> bool:
-        """Says whether scores of classes are released, as floats or as integers."""
+        """Returns whether scores of classes are released, as floats or as integers."""
         return self.layout.row_kind == "logits" and self.release in ("logits", "integers")
 
     def views(self, probabilities: Tensor, logits: Tensor | None = None) -> dict[str, Tensor]:
-        """Lists the readings of a distribution that an adversary who knows the chain tries."""
+        """Returns the readings of a distribution that an adversary who knows the chain tries."""
         views = readings(probabilities)
         for stage in self.stages:
             views |= stage.adversary_view(probabilities)
@@ -149,21 +150,21 @@ class Chain:
 
     @cached_property
     def reads_inputs(self) -> bool:
-        """Says whether a stage needs what the model was asked."""
+        """Returns whether a stage needs the model's inputs."""
         return any(stage.reads_inputs for stage in self.stages)
 
     @property
     def releases_scores(self) -> bool:
-        """Says whether logits are released that say more than their softmax."""
+        """Returns whether released logits contain more than their softmax."""
         return self.releases_logits and not (self.stages and isinstance(self.stages[-1], Log))
 
     @property
     def deterministic(self) -> bool:
-        """Says whether the same input always gets the same answer."""
+        """Returns whether the same input always gets the same answer."""
         return all(stage.deterministic for stage in self.stages)
 
     def cost(self, classes: int, positions: tuple[int, ...] = ()) -> PrivacyCost:
-        """Returns the privacy cost of one answer of ``positions`` rows: of its cheapest stage."""
+        """Returns the privacy cost of one answer with these positions: of its cheapest stage."""
         cost, reach = PrivacyCost(), UNBOUNDED
         distinct = positions
         for stage in self.stages:
@@ -184,12 +185,12 @@ class Chain:
 
 
 def own(answers: Tensor, output: object = None) -> Tensor:
-    """Copies a tensor whose storage holds more than it shows, or is that of ``output``.
+    """Copies a tensor that is a view of a larger one, or that shares the memory of ``output``.
 
-    A view would carry more out; and what is released must be nobody else's, such as the caller's
-    input, a weight, or another field, all of which a model's output may be.
+    A view would release more than it shows. And a released tensor must share no memory with the
+    caller's input, a weight or another field, all of which a model's output may be.
     """
-    if found_wrong() is not None:  # a graph gives what it computes
+    if lowered_checks() is not None:  # a graph gives what it computes
         return answers
     if is_captured():  # who owns what is not known yet
         return answers.clone(memory_format=torch.contiguous_format)
@@ -232,7 +233,7 @@ def _linked(defenses: tuple[Defense, ...], kind: Kind, release: Kind) -> tuple[D
 
 
 def _is_ours(stage: Defense) -> bool:
-    """Says whether the contract test holds a stage to what it says of NaN and Inf."""
+    """Returns whether a stage is ours: the contract test covers its claims on NaN and Inf."""
     return type(stage).__module__.startswith(f"{__package__}.")
 
 
@@ -258,7 +259,7 @@ def _no_defense(value: object) -> str:
 
 
 def _misfit(defense: Defense, chain: list[Defense], kind: Kind) -> str:
-    """Says why a defense does not fit, and what to do."""
+    """Returns why a defense does not fit, and what to do."""
     source = f"{chain[-1]} gives" if chain else "the model's outputs are"
     named = [stage for stage in chain if not stage.conversion]
     if kind in ("values", "embeddings"):

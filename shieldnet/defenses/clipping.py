@@ -1,4 +1,4 @@
-"""A row inside a ball or a box, so that noise or a grid can bound what it says."""
+"""Limits on the norm or the range of a row, which noise and grids need for a finite cost."""
 
 import math
 from dataclasses import dataclass
@@ -21,10 +21,11 @@ _LATE = "a clip after it bounds nothing"
 class ClipNorm(Defense):
     """Scales each row so that its L2 norm is at most ``bound``.
 
-    Logits are centered first, as softmax ignores a shift and less is left to clip. Scaling,
-    unlike a box, makes no ties.
-
-    Guarantee: the exact norm of the float row is at most bound (it ends 1e-6 inside).
+    bound: the largest norm, in the unit of the answers; at least 1e-30, no default.
+    The Shield centers logits first: softmax ignores a shift, and a centered row is clipped less.
+    Scaling keeps the order of the numbers, and makes no ties.
+    Guarantee: the exact norm of the float row is at most bound (it is scaled to 1e-6 below it).
+    Errors: ConfigError for another bound, and after noise or rounding, which it would not limit.
     Source: Abadi et al. 2016, Algorithm 1 (arXiv:1607.00133).
     """
 
@@ -57,9 +58,11 @@ class ClipNorm(Defense):
 
 @dataclass(frozen=True)
 class ClipRange(Defense):
-    """Moves every number into [low, high]: the range that is agreed upon, never the data's own.
+    """Clips every number to the range from ``low`` to ``high``.
 
-    A range taken from private data gives them away; choose it from what everybody knows.
+    low, high: the range, in the unit of the answers, low < high; no default. Choose it from public
+        knowledge: a range computed from private data reveals them.
+    Errors: ConfigError for another range, and after noise or rounding, which it would not limit.
     """
 
     low: float

@@ -1,4 +1,4 @@
-"""Fewer positions: a segmentation in larger squares, a text in longer pieces."""
+"""Means over blocks of positions, for segmentations and texts."""
 
 import math
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ from shieldnet.defenses.base import Defense
 
 @dataclass(frozen=True)
 class Coarsen(Defense):
-    """Gives all positions of a square of ``block`` positions a side the mean of their rows.
+    """Replaces the rows of each square of positions by their mean.
 
-    It takes an answer with positions, (rows, height, width, classes) or with one or three such
-    axes; squares at the edge may be smaller. Each row of the batch is coarsened by itself.
-
-    Guarantee: the rows of a square are equal bit by bit, so that one is counted; and the same
-        answer is coarsened to the same bits, on any device, in any batch: rows are added in order.
+    block: positions along each side of a square, at least 2; no default. Squares at the edge may be
+        smaller.
+    Shapes: (rows, height, width, classes), or one or three axes of positions -> the same.
+    Guarantee: the rows of a square are equal bit by bit, so that the cost counts one of them.
+    Guarantee: the same answer gives the same bits, on any device, in any batch.
+    Errors: AnswerError for answers without positions.
     """
 
     block: int
@@ -63,7 +64,7 @@ def _means(answers: Tensor, axis: int, block: int) -> Tensor:
 
 
 def _mean(answers: Tensor, axis: int) -> Tensor:
-    """Averages along an axis in its order: a sum on a GPU may take any order, each time another."""
+    """Averages along an axis in its order: a sum on a GPU has no fixed order."""
     first, *others = answers.unbind(axis)
     total = first.clone()
     for position in others:

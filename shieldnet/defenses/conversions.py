@@ -1,4 +1,4 @@
-"""One distribution, written as probabilities, as logits, or at another temperature."""
+"""Conversions between logits and probabilities."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from shieldnet.privacy.cost import Reach
 
 @dataclass(frozen=True)
 class Softmax(Defense):
-    """Turns logits into probabilities; a conversion that the Shield inserts."""
+    """Converts logits to probabilities; the Shield inserts it where needed."""
 
     accepts = ("logits",)
     gives = "probabilities"
@@ -29,9 +29,9 @@ class Softmax(Defense):
 
 @dataclass(frozen=True)
 class Log(Defense):
-    """Turns probabilities into finite logits whose softmax is that distribution.
+    """Converts probabilities to finite logits whose softmax is the same distribution.
 
-    A zero becomes ``ZERO_LOGIT``, which every float type exponentiates back to zero.
+    A zero becomes ``ZERO_LOGIT`` (-1024), whose exponential is 0 in every float type.
     """
 
     accepts = ("probabilities",)
@@ -57,7 +57,7 @@ class Log(Defense):
 
 @dataclass(frozen=True)
 class Center(Defense):
-    """Takes each row's mean off: softmax ignores it, and a clip then has less to clip."""
+    """Subtracts each row's mean: softmax ignores it, and a centered row is clipped less."""
 
     accepts = ("logits",)
     may_overflow = True
@@ -70,9 +70,10 @@ class Center(Defense):
 
 @dataclass(frozen=True)
 class Temperature(Defense):
-    """Divides logits by ``temperature``: calibration, not a defense, so its cost is unchanged.
+    """Divides logits by ``temperature``, for calibration; it is no defense.
 
-    It is (nearly) a bijection: measured, it removes next to nothing of what an answer leaks.
+    temperature: above 0, without a unit; no default. Above 1, probabilities are more even.
+    The cost is unchanged: the division is nearly a bijection, and measured leakage hardly changes.
     """
 
     temperature: float

@@ -1,4 +1,4 @@
-"""Published heuristics, for comparison only: no preset holds one, and no bound flatters one."""
+"""Published heuristics, for comparison only: no preset contains one."""
 
 import math
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ _GRID = 1024  # steps of a standard deviation
 
 @dataclass(frozen=True)
 class ReverseSigmoid(Defense):
-    """Bends probabilities so that the same answer can stand for several scores.
+    """Perturbs probabilities so that several scores give the same answer.
 
-    It was made against model extraction. Nothing is proven of it, it may change the winner, and
-    measured it leaves more of the input than ``TopK(3)``.
+    beta: size of the perturbation, above 0, default 1. gamma: steepness of the sigmoid, above 0,
+        default 0.1.
+    Published against model extraction. Nothing is proven: the cost is infinite. It may change the
+    winner, and measured it leaves more information on the input than ``TopK(3)``.
     Source: Lee, Edwards, Molloy, Su 2018 (arXiv:1806.00054), equation 2.
     """
 
@@ -43,11 +45,12 @@ class ReverseSigmoid(Defense):
 
 @dataclass(frozen=True)
 class WorstCaseMemGuard(Defense):
-    """Moves every row toward one fixed row of its class, as far as ``distortion`` (L1) allows.
+    """Moves every row toward one fixed row of its class, by at most ``distortion``.
 
-    MemGuard searches a distortion within its budget that makes a membership classifier guess; the
-    worst case for that classifier is that all answers of a class are one. From 2 on it is
-    ``Label`` with softer numbers; below, real numbers are left, and the cost is infinite.
+    distortion: largest L1 distance, above 0, default 1.
+    MemGuard searches for a distortion within its budget that makes a membership classifier guess;
+    the worst case for that classifier is that all answers of a class are equal. With 2 or more they
+    are; below, real numbers are released, and the cost is infinite.
     Source: Jia, Salem, Backes, Zhang, Gong 2019 (arXiv:1909.10594), with its phase I idealized.
     """
 
@@ -72,10 +75,11 @@ class WorstCaseMemGuard(Defense):
 
 @dataclass(frozen=True)
 class RankSwap(Defense):
-    """Puts random confidences in the place of the model's, in the same order.
+    """Replaces the probabilities by random ones in the same order of classes.
 
-    The order of all classes remains, so the cost is log2 K! bits: for ten classes more than
-    ``Round(1)`` costs.
+    sharpness: factor of the random scores, above 0, default 2; larger gives surer answers.
+    The order of all K classes is released, so the cost is log2 K! bits: for ten classes more than
+    that of ``Round(1)``.
     Source: Chen and Pattabiraman 2024 (HAMP, arXiv:2307.01610), its output modification; the
     confidences come from random scores instead of the model's answers to random inputs.
     """
@@ -108,6 +112,6 @@ class RankSwap(Defense):
 BASELINES: dict[str, type[Defense]] = {
     kind.__name__: kind for kind in (RankSwap, ReverseSigmoid, WorstCaseMemGuard)
 }
-"""Every baseline, by its name; the contract test holds them like any defense."""
+"""Every baseline by its name; the contract test covers them, too."""
 
 __all__ = ["BASELINES", "RankSwap", "ReverseSigmoid", "WorstCaseMemGuard"]

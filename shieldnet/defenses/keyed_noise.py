@@ -1,4 +1,4 @@
-"""Noise that a secret key makes repeatable: offered with the attacks that beat it."""
+"""Noise that a secret key makes repeatable; two attacks of the audit remove it."""
 
 import math
 from dataclasses import dataclass, field
@@ -24,16 +24,17 @@ _BLOCK = 16  # bytes of an AES block: 12 of the row's tag, 4 of a counter
 class KeyedNoise(Defense):
     """Adds Gaussian noise that depends on a secret key and on the answer or the input.
 
-    Who asks the same thing again gets the same answer, so plain averaging finds nothing. It is no
-    mechanism: its cost is infinite, and two attacks of the audit beat it. An adversary who moves
-    the input a little gets fresh noise and averages that (``JitterAveraging``); one who collects
-    ordinary answers learns scores and noise table together (``TableLearning``).
-
-    scale: standard deviation. key: at least 16 secret bytes; never printed or written to a file.
-    on: "answer", the noise depends on the scores, cut to the grid; "input", on the bytes of the
-    model's input tensors. step: of the grid; by default the largest power of two up to scale/8.
-    The tag of a row is a universal hash under the key, the noise AES of the tag: computed on the
-    CPU, for all rows at once. It cannot be compiled with ``fullgraph=True``.
+    scale: standard deviation in the unit of the answers, above 0; no default. key: at least 16
+        secret bytes, never printed or written to a file. on: "answer" (default), the noise depends
+        on the scores, truncated to the grid; "input", on the bytes of the model's input tensors.
+        step: of the grid, at least scale/1024, by default the largest power of two up to scale/8.
+    The same query gets the same answer, so that averaging repeated answers removes nothing. Its
+    cost is infinite: an adversary who changes the input a little gets fresh noise and averages it
+    (``JitterAveraging``), and one who collects ordinary answers learns scores and noise together
+    (``TableLearning``).
+    The tag of a row is a universal hash under the key, and its noise is AES of the tag, computed on
+    the CPU. It cannot be compiled with ``fullgraph=True``, nor exported.
+    Errors: ConfigError for other settings; AnswerError on "input" if no input has a row per answer.
     Source: Carter and Wegman 1981; Lemire and Kaser 2014 (arXiv:1202.4961) for the hash.
     """
 
@@ -108,7 +109,7 @@ def keyed_words(content: list[Tensor], count: int, key: bytes) -> Tensor:
     """Returns ``count`` pseudorandom 64-bit words for every row.
 
     Shapes: content, each (rows, ...) -> (rows * count,) int64 on the CPU. Equal rows get equal
-    words; to whoever lacks the key the words of other rows look uniform.
+    words; without the key, the words of other rows look uniform.
     """
     rows = len(content[0])
     if rows == 0:

@@ -1,4 +1,4 @@
-"""Only the winner: its name, or its name and how sure the model is."""
+"""The winning class alone, or with a coarse confidence."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ _MAX_COMPARED_BINS = 32  # up to which a graph compares with every edge
 
 @dataclass(frozen=True)
 class Label(Naming):
-    """Releases the winning class alone, as a row with all mass on it."""
+    """Releases only the winning class, as a row with all probability on it."""
 
     accepts = ("logits", "probabilities")
 
@@ -49,10 +49,12 @@ class Label(Naming):
 
 @dataclass(frozen=True)
 class Confidence(Naming):
-    """Releases the winning class and which of ``bins`` equal bins its probability lies in.
+    """Releases the winning class, and the bin that contains its probability.
 
-    The winner gets the middle of its bin, the other classes share the rest evenly. The bins
-    divide [1/K, 1], the range of a winner among K classes, so the winner stays the winner.
+    bins: number of equal bins, 1 to 2^20, default 4. They divide the range from 1/K to 1, in which
+        the winner's probability lies for K classes.
+    The winner gets the middle of its bin and stays the winner; the other classes share the rest
+    evenly.
     """
 
     bins: int = 4
@@ -74,7 +76,7 @@ class Confidence(Naming):
 
 @dataclass(frozen=True)
 class Argmax(Defense):
-    """Turns a row into the index of its first largest score; a conversion for ``labels``."""
+    """Converts a row to the index of its first largest score; a conversion to ``labels``."""
 
     accepts = ("logits", "probabilities")
     gives = "labels"
@@ -94,7 +96,7 @@ class Argmax(Defense):
 
 @dataclass(frozen=True)
 class Bins:
-    """Equal bins of a winner's probability, between 1/K and 1, of rows of ``classes``."""
+    """Represents equal bins of the winner's probability, from 1/K to 1, for K classes."""
 
     bins: int
     classes: int
@@ -150,5 +152,5 @@ def winners_of_bins(bins: int, classes: int, dtype: torch.dtype) -> Arrays:
 
 @tables
 def others_of_bins(bins: int, classes: int, dtype: torch.dtype) -> Arrays:
-    """Returns what each other class is left beside the middle of each bin, and its logarithm."""
+    """Returns the share of each other class for the middle of each bin, and its logarithm."""
     return with_logs((1 - _middle(bins, classes)) / (classes - 1), dtype)

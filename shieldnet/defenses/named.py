@@ -1,9 +1,9 @@
-"""Rows that name a few classes and share the rest evenly: what is left to do is on k, not K.
+"""Rows that name k of K classes and share the rest evenly, which is less work than rows of K.
 
 On a CPU the work is done on numpy's view of the same memory, whose argmax, sort and small
-operations take a fraction of torch's time; where torch draws a graph, or on another device, the
-same line runs on tensors. It is written in operators that both have, and in whole numbers wherever
-an order of additions could show, so that both give the same bits.
+operations take a fraction of torch's time. When torch traces a graph, or on another device, the
+same code runs on tensors. It uses operators that both have, and integers wherever the order of
+additions could change a result, so that both give the same bits.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from shieldnet.core.opaque_ops import found_wrong, is_captured
+from shieldnet.core.opaque_ops import is_captured, lowered_checks
 from shieldnet.outputs.layout import ZERO_LOGIT
 
 Array: TypeAlias = Any
 """A tensor, or numpy's array of the same numbers."""
 
 UNIT = 2**30
-"""The weight of probability 1."""
+"""The integer weight of probability 1."""
 
 _BELOW = 1 - 2.0**-20
 _VIEWED = (torch.float32, torch.float64)
@@ -34,9 +34,9 @@ _LAST_BITS = 2**31 - 1  # of a float32 from 0 on, and of a place
 
 
 def at_hand(rows: Tensor) -> Array:
-    """Returns numpy's view of rows where that is the quicker way to the same bits."""
+    """Returns numpy's view of rows if that is faster for the same bits."""
     is_plain = type(rows) is Tensor and rows.is_cpu and rows.dtype in _VIEWED
-    if not is_plain or is_captured() or found_wrong() is not None:
+    if not is_plain or is_captured() or lowered_checks() is not None:
         return rows
     return (rows.detach() if rows.requires_grad else rows).numpy()
 
@@ -57,21 +57,21 @@ def joined(parts: list[Array]) -> Array:
 
 
 def least(first: Array, second: Array) -> Array:
-    """Takes the smaller of two numbers, entry by entry; the second may be one for all."""
+    """Returns the smaller of two numbers, entry by entry; the second may be a scalar."""
     if not isinstance(first, Tensor):
         return np.minimum(first, second)
     return first.clamp_max(second) if isinstance(second, int) else torch.minimum(first, second)
 
 
 def where(condition: Array, first: Array, second: Array) -> Array:
-    """Chooses between two numbers, entry by entry."""
+    """Returns the first or the second number by a condition, entry by entry."""
     if isinstance(condition, Tensor):
         return torch.where(condition, first, second)
     return np.where(condition, first, second)
 
 
 def whole_part(numbers: Array) -> Array:
-    """Cuts numbers toward zero to int64."""
+    """Truncates numbers toward zero to int64."""
     return numbers.to(torch.int64) if isinstance(numbers, Tensor) else numbers.astype(np.int64)
 
 
@@ -79,7 +79,7 @@ Arrays: TypeAlias = tuple[NDArray[Any], ...]
 Tables: TypeAlias = Callable[..., Arrays]
 
 TABLES: dict[str, Tables] = {}
-"""What makes short tables of settings, by name: a compiler takes names for constants."""
+"""Functions that make short tables from settings, by name: names are constants to a compiler."""
 
 
 def tables(make: Tables) -> Tables:
@@ -89,42 +89,35 @@ def tables(make: Tables) -> Tables:
 
 
 def weights_of(probabilities: Array) -> Array:
-    """Cuts probabilities to whole multiples of 2^-30. Shapes: (...) -> (...) int64."""
-    return whole_part(without_nan(probabilities) * UNIT)
-
-
-def without_nan(probabilities: Array) -> Array:
-    """Puts 1 for NaN where a graph is drawn: its rows are marked, and must not stop the others."""
-    if found_wrong() is None:
-        return probabilities
-    return torch.where(torch.isnan(probabilities), 1.0, probabilities)
+    """Truncates probabilities to integer multiples of 2^-30. Shapes: (...) -> (...) int64."""
+    return whole_part(probabilities * UNIT)
 
 
 def left_of(weights: Array) -> Array:
-    """Returns what named classes leave of the whole. Shapes: (..., k) -> (..., 1) int64."""
+    """Returns the weight that named classes leave. Shapes: (..., k) -> (..., 1) int64."""
     left = UNIT - weights.sum(-1, keepdims=True)
     return left.clamp_min(0) if isinstance(left, Tensor) else np.maximum(left, 0)
 
 
 def whole_quotient(counts: Array, divisor: Array | int) -> Array:
-    """Divides whole numbers from 0 on and drops the remainder. Shapes: kept."""
+    """Divides integers >= 0 and drops the remainder. Shapes: kept."""
     if isinstance(counts, Tensor):
         return torch.div(counts, divisor, rounding_mode="trunc")
     return counts // divisor
 
 
 def quotient(counts: Array, whole: int, dtype: torch.dtype) -> Array:
-    """Divides whole numbers in float64 and rounds once more, to ``dtype``. Shapes: kept."""
+    """Divides integers in float64, then rounds to ``dtype``. Shapes: kept."""
     if isinstance(counts, Tensor):
         return (counts.to(torch.float64) / float(whole)).to(dtype)
     return (counts / float(whole)).astype(numpy_type(dtype))
 
 
 class Lookup(NamedTuple):
-    """One number a row, by its place in a short table.
+    """Represents numbers by their places in a short table.
 
-    Shapes: places (..., n) int64. tables: names what makes them of settings, the values first,
-    then their logarithms. which: of them.
+    Shapes: places (..., n) int64. tables: name of the function that makes the tables from settings:
+    the values, then their logarithms. which: index of the table.
     """
 
     places: Array
@@ -133,7 +126,7 @@ class Lookup(NamedTuple):
     which: int = 0
 
     def column(self) -> Array:
-        """Looks the numbers up. Shapes: -> (..., n)."""
+        """Returns the numbers. Shapes: -> (..., n)."""
         if isinstance(self.places, Tensor):
             device = self.places.device
             return constant(self.tables, self.settings, self.which, device).take(self.places)
@@ -141,9 +134,9 @@ class Lookup(NamedTuple):
 
 
 def constant(tables: str, settings: tuple[Any, ...], which: int, device: torch.device) -> Tensor:
-    """Returns a table as a tensor: a constant of the graph where one is drawn.
+    """Returns a table as a tensor, which is a constant of a traced graph.
 
-    settings: the last is the type of its numbers.
+    settings: the last one is the dtype of the numbers.
     """
     if torch.compiler.is_dynamo_compiling():  # what it traced must not outlive its graph
         return torch.tensor(_numbers(tables, settings, which), dtype=settings[-1], device=device)
@@ -166,13 +159,13 @@ def _kept(tables: str, settings: tuple[Any, ...], which: int, device: torch.devi
 
 @tables
 def places_of(count: int, dtype: torch.dtype) -> Arrays:
-    """Returns the places of a row, how far each is from the last, and a mark on the first."""
+    """Returns the places of a row, the distance of each from the last, and 1 at the first."""
     places = np.arange(count)
     return places, count - 1 - places, (places == 0) * 1
 
 
 def row_of(which: int, count: int, like: Array) -> Array:
-    """Returns one of ``places_of`` a row of ``count``."""
+    """Returns one of ``places_of`` for a row of ``count``."""
     settings = count, torch.int64
     if isinstance(like, Tensor):
         return constant("places_of", settings, which, like.device)
@@ -180,13 +173,13 @@ def row_of(which: int, count: int, like: Array) -> Array:
 
 
 class Named(NamedTuple):
-    """Rows that name a few classes and share the rest evenly.
+    """Represents rows that name a few classes and share the rest evenly.
 
     Shapes: scores (..., k), places (..., k) int64 the classes that have them, rest (..., 1) the
-    score of every other class; scores and rest may be one number for all rows, or looked up. The
-    first named class is the winner. rest may be None: an even share of what probabilities that
-    descend leave, less than the least of them, lest an earlier class win. classes: K. dtype: of the
-    scores.
+    score of every other class; scores and rest may be a scalar for all rows, or a ``Lookup``. The
+    first named class is the winner. rest may be None: an even share of what descending
+    probabilities leave, limited to less than the least of them, so that no earlier class wins.
+    classes: K. dtype: of the scores.
     """
 
     scores: Array | Lookup | float
@@ -196,7 +189,7 @@ class Named(NamedTuple):
     dtype: torch.dtype
 
     def dense(self) -> Tensor:
-        """Writes the rows out. Shapes: -> (..., classes)."""
+        """Returns the rows with all classes. Shapes: -> (..., classes)."""
         shape = (*self.places.shape[:-1], self.classes)
         scores, rest = _looked_up(self.scores), _looked_up(self.shared().rest)
         if not isinstance(self.places, Tensor):
@@ -207,7 +200,7 @@ class Named(NamedTuple):
         return row.scatter_(-1, self.places, scores)
 
     def shared(self) -> "Named":
-        """Says what every other class gets, if that was not said yet."""
+        """Returns the rows with the score of every other class, computed if it was None."""
         if self.rest is not None:
             return self
         scores = self.columns()
@@ -243,12 +236,12 @@ def _written(
 
 
 def numpy_type(dtype: torch.dtype) -> type:
-    """Returns numpy's type of the numbers of a defense: float32 or float64."""
+    """Returns numpy's type for the numbers of a defense: float32 or float64."""
     return np.float64 if dtype == torch.float64 else np.float32
 
 
 def logs_of(probabilities: Tensor) -> Tensor:
-    """Takes finite logarithms: a zero becomes ``ZERO_LOGIT``."""
+    """Returns finite logarithms: a zero becomes ``ZERO_LOGIT``."""
     return probabilities.log().clamp_min_(ZERO_LOGIT)
 
 
@@ -260,17 +253,17 @@ def with_logs(table: NDArray[Any], dtype: torch.dtype) -> tuple[NDArray[Any], ND
 
 
 def dense(answers: Tensor | Named) -> Tensor:
-    """Writes rows out, if they are not yet."""
+    """Returns rows with all classes."""
     return answers.dense() if isinstance(answers, Named) else answers
 
 
 def all_on(places: Array, classes: int, dtype: torch.dtype) -> Named:
-    """Puts all mass on one class. Shapes: places (..., 1)."""
+    """Returns rows with all probability on one class. Shapes: places (..., 1)."""
     return Named(1.0, places, 0.0, classes, dtype)
 
 
 def taken(rows: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
-    """Takes an entry of each row for every place. Shapes: (n, K), (n, k) -> (n, k)."""
+    """Returns the entries of each row at its places. Shapes: (n, K), (n, k) -> (n, k)."""
     if len(rows) == 1:
         return np.take(rows[0], places)
     starts = np.arange(0, rows.size, rows.shape[-1])
@@ -317,10 +310,10 @@ def top(scores: Tensor, k: int) -> tuple[Array, Array]:
 
 
 def _descending(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Sorts rows of numbers from 0 on, the first of equals first. Shapes: (n, K) -> (n, K) twice.
+    """Sorts rows of numbers >= 0, the first of equals first. Shapes: (n, K) -> (n, K) twice.
 
-    Floats from 0 on have the order of their bits. With the place behind them no two keys are equal,
-    and a plain sort of keys takes half the time of a stable one of places.
+    Floats >= 0 have the order of their bits. With the place appended no two keys are equal, and an
+    unstable sort of keys takes half the time of a stable one of places.
     """
     if rows.dtype != np.float32 or len(rows) < _MIN_KEYED_ROWS:
         places = (-rows).argsort(-1, kind="stable")

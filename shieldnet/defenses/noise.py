@@ -1,4 +1,4 @@
-"""Fresh noise on a grid: injection and rounding as one mechanism with a proof."""
+"""Gaussian and Laplace noise on a grid, with a proven privacy cost."""
 
 import math
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ _MAX_STEPS = 2.0**62  # steps that an integer holds
 
 @dataclass(frozen=True)
 class _Lattice(Defense):
-    """Cuts every number toward zero to a grid and adds a random whole number of steps.
+    """Truncates every number to a grid and adds a random whole number of steps.
 
-    A norm cannot grow by the cut, and a range costs what it does after the cut. As the number is
+    Truncation toward zero cannot increase a norm, and a range is counted after it. As the number is
     on the grid, number plus rounded noise is exactly the rounding of number plus noise, so a proof
-    for real noise holds for the floats released; ordinary float noise breaks the same proof
-    (Mironov 2012).
+    for real noise holds for the floats released; ordinary float noise breaks the same proof.
+    Source: Mironov 2012.
     """
 
     scale: float
@@ -92,13 +92,15 @@ class _Lattice(Defense):
 class GaussianNoise(_Lattice):
     """Adds Gaussian noise of standard deviation ``scale`` to every number, on a grid of ``step``.
 
-    step: a power of two; by default the largest one up to scale/32. constant_time: draws without
-    branches or memory accesses that depend on the noise. integers: releases whole steps (int64)
-    instead of their multiple of ``step``.
-    Guarantee: after a clip to a ball of radius C one row is (2C/scale)-GDP between any two
-        worlds, up to a total variation of 5e-32 per number; without a clip the cost is infinite.
-    NOT promised: a bound on repeated queries beyond mu sqrt(queries): fresh noise is averaged
-        away, so let a ledger charge every answer.
+    scale: in the unit of the answers, above 0; no default. step: of the grid, a power of two of at
+        least scale/1024, by default the largest one up to scale/32. constant_time: whether to draw
+        without branches or memory accesses that depend on the noise, default False. integers:
+        whether to release whole steps (int64) instead of multiples of ``step``, default False.
+    Guarantee: after a clip to a ball of radius C, a row is (2C/scale)-GDP for any two inputs, up to
+        a total variation of 5e-32 per number; without a clip the cost is infinite.
+    NOT promised: the same cost for repeated queries: averages remove fresh noise, and mu grows with
+        sqrt(queries). Charge every answer to a ledger.
+    Errors: ConfigError for other settings.
     Source: Dong, Roth, Su 2022; proof in docs/certificate.md.
     """
 
@@ -121,12 +123,15 @@ class GaussianNoise(_Lattice):
 class LaplaceNoise(_Lattice):
     """Adds Laplace noise of ``scale`` to every number, on a grid of ``step``.
 
-    Settings: as ``GaussianNoise``; a step is at least scale/64.
-    Guarantee: after a clip whose rows lie within L1 distance D of a center, one row is
-        (2D/scale, 0)-differentially private between any two worlds, up to a total variation of
-        1e-37 per number. A ball of radius C has D = C sqrt(classes); a range has half its width
-        times the numbers of a row.
-    NOT promised: as ``GaussianNoise``; epsilon adds up over repeated queries.
+    scale: in the unit of the answers, above 0; no default. step: of the grid, a power of two of at
+        least scale/64, by default the largest one up to scale/32. constant_time, integers: as in
+        ``GaussianNoise``.
+    Guarantee: after a clip whose rows lie within L1 distance D of a center, a row is
+        (2D/scale, 0)-differentially private for any two inputs, up to a total variation of 1e-37
+        per number. A ball of radius C has D = C sqrt(classes); a range has half its width times
+        the numbers of a row.
+    NOT promised: the same cost for repeated queries: their epsilons add up.
+    Errors: ConfigError for other settings.
     Source: Dwork, McSherry, Nissim, Smith 2006; proof in docs/certificate.md.
     """
 

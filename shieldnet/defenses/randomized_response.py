@@ -1,4 +1,4 @@
-"""A random label with a proof: the winner most of the time, any other class now and then."""
+"""Random labels with a proven privacy cost."""
 
 import math
 from abc import abstractmethod
@@ -34,7 +34,7 @@ _SAFE = 1 + 2.0**-48  # wider than the rounding of the floats that it is made of
 
 @dataclass(frozen=True)
 class _Mechanism(Naming):
-    """Names classes by answers and noise."""
+    """Chooses classes, given answers and noise."""
 
     def named(self, answers: Tensor) -> Named:
         return self.named_with(answers, self.draw(answers.shape).to(answers.device))
@@ -50,19 +50,22 @@ class _Mechanism(Naming):
 
     @abstractmethod
     def named_with(self, answers: Tensor, noise: Tensor) -> Named:
-        """Returns the named classes, as a function of answers and noise alone."""
+        """Returns the chosen classes as a function of answers and noise alone."""
 
 
 @dataclass(frozen=True)
 class RandomizedResponse(_Mechanism):
-    """Releases the winner's class, or its class and confidence bin, or by chance any other one.
+    """Releases the winning class, or at random any other class.
 
-    With M = K x ``bins`` symbols the true one is kept with chance e^eps / (e^eps + M - 1), and
-    each other one comes with chance 1 / (e^eps + M - 1); a draw is one 63-bit whole number, and
-    the chances are whole multiples of 2^-63 rounded to the safe side.
-
-    Guarantee: one row is (epsilon, 0)-differentially private between any two worlds, exactly.
-    NOT promised: the same answer again; epsilon adds up, so let a ledger charge every answer.
+    epsilon: privacy budget of one answer, above 0 and at most 32; no default. bins: number of
+        confidence bins, 1 to 2^20, default 1; with more than one, a class and a bin are released.
+    With M = K x ``bins`` symbols for K classes, the true symbol is released with probability
+    e^eps / (e^eps + M - 1), and each other one with 1 / (e^eps + M - 1). A draw is one integer of
+    63 bits; probabilities are multiples of 2^-63, rounded to the safe side.
+    Guarantee: a row is (epsilon, 0)-differentially private for any two inputs, exactly.
+    NOT promised: the same answer to the same query, and the same cost for repeated queries:
+        epsilons add up. Charge every answer to a ledger.
+    Errors: ConfigError for other settings, and for more symbols than 63 bits can tell apart.
     Source: Warner 1965; Kairouz, Oh, Viswanath 2014 (arXiv:1407.1338).
     """
 
@@ -80,7 +83,7 @@ class RandomizedResponse(_Mechanism):
         whole("bins", self.bins, low=1, high=2**20)
 
     def draw(self, shape: torch.Size) -> Tensor:
-        """Draws which other symbol is told, or that none is: a number past the last of them.
+        """Draws which other symbol is released; a number past the last of them means none.
 
         Shapes: (..., classes) -> (..., 1) int64.
         """
@@ -101,7 +104,7 @@ class RandomizedResponse(_Mechanism):
         return bins.named(symbol % self.bins, whole_quotient(symbol, self.bins))
 
     def draws_of_other(self, symbols: int) -> int:
-        """Counts, of 2^63 draws, those that give one certain other symbol."""
+        """Returns how many of the 2^63 possible draws release one given other symbol."""
         share = _TOTAL / (math.exp(self.epsilon) + symbols - 1)
         other = int(share * _SAFE) + 1
         if _TOTAL - (symbols - 1) * other < other:
@@ -124,15 +127,18 @@ class RandomizedResponse(_Mechanism):
 
 @dataclass(frozen=True)
 class PermuteAndFlip(_Mechanism):
-    """Releases a class chosen at random, the likelier the higher its probability.
+    """Releases a random class, more likely one with a higher probability.
 
-    The classes come up in random order; each is taken with chance exp(-epsilon (p* - p) / 2), p*
-    being the winner's probability, and the first one taken is released. Never worse than the
-    exponential mechanism; worse than ``RandomizedResponse`` where the model is sure.
-
-    Guarantee: one row is (epsilon, 0)-differentially private between any two worlds, up to a
-        total variation of 2^-63 K^2: probabilities are cut to 1/1024, chances exact to 2^-128.
-    NOT promised: as ``RandomizedResponse``.
+    epsilon: privacy budget of one answer, above 0 and at most 32; no default.
+    The classes are tried in random order. Each is accepted with probability
+    exp(-epsilon (p* - p) / 2), where p* is the winner's probability, and the first one accepted is
+    released. It is never less accurate than the exponential mechanism, and less accurate than
+    ``RandomizedResponse`` for confident models.
+    Guarantee: a row is (epsilon, 0)-differentially private for any two inputs, up to a total
+        variation of 2^-63 K^2: probabilities are truncated to multiples of 1/1024, and acceptance
+        is exact to 2^-128.
+    NOT promised: as in ``RandomizedResponse``.
+    Errors: ConfigError for another epsilon.
     Source: McKenna and Sheldon 2020, Algorithm 1 (arXiv:2010.12603), with sensitivity 1.
     """
 
@@ -148,9 +154,9 @@ class PermuteAndFlip(_Mechanism):
         _check_epsilon(self.epsilon)
 
     def draw(self, shape: torch.Size) -> Tensor:
-        """Draws how far behind the winner each class is still taken, and whose turn comes first.
+        """Draws for each class how far below the winner it is accepted, and its place in the order.
 
-        Shapes: (..., classes) -> (..., classes, 2) int64: ticks, and a word.
+        Shapes: (..., classes) -> (..., classes, 2) int64: ticks, and a word of 64 bits.
         """
         reach = coin_reach(shape, self.epsilon)
         return torch.stack([reach, random_words(math.prod(shape)).reshape(shape)], -1)
@@ -171,7 +177,7 @@ class PermuteAndFlip(_Mechanism):
 
 
 def _told(symbol: Array, noise: Array, symbols: int) -> Array:
-    """Returns the symbol that is told: the others are numbered past the true one."""
+    """Returns the symbol to release; the others are numbered without the true one."""
     return where(noise < symbols - 1, noise + (noise >= symbol), symbol)
 
 

@@ -1,4 +1,4 @@
-"""Fewer digits."""
+"""Rounding of probabilities and of numbers."""
 
 import math
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ from shieldnet.privacy.cost import PrivacyCost, Reach, grid_bits
 
 @dataclass(frozen=True)
 class Round(Defense):
-    """Rounds each row to a distribution on a grid of 10^-``digits``, by largest remainders.
+    """Rounds each row to a distribution whose probabilities are multiples of 10^-``digits``.
 
-    The work is done in whole ticks, so the answers that can occur are exactly the grid's and
-    their number is the cost. What rounding logits instead would remove is almost nothing. After
-    a cut such as ``TopK`` the classes that are not named are rounded as one and share its ticks
-    evenly: in a flat row a named class may then stand less than a tick below them.
+    digits: decimals, 0 to 6, default 2. A row is shared out in ticks of 10^-digits, by largest
+        remainders, and the number of possible rows is the cost.
+    After ``TopK`` the other classes are rounded as one and share its ticks evenly: in a flat row
+    each of them may then have more, by less than a tick, than a class that was kept. Rounding
+    logits instead would remove almost nothing.
 
     Guarantee: every entry is a whole number of ticks and each row's ticks sum to 10^digits.
     Guarantee: the winner stays the winner, with strictly the most ticks.
@@ -32,9 +33,9 @@ class Round(Defense):
 
     | row | ticks at digits=1 |
     |---|---|
-    | .46 .44 .10 | 5 4 1: equal floors, the largest remainders are served first |
-    | .25 .25 .25 .25 | 4 2 2 2: the first of equals wins, strictly |
-    | .496 .504 | 4 6: a tie would hide the winner, so it takes a tick |
+    | 0.46 0.44 0.10 | 5 4 1: the largest remainders get the ticks that are left |
+    | 0.25 0.25 0.25 0.25 | 4 2 2 2: the first of equals wins, strictly |
+    | 0.496 0.504 | 4 6: a tie would hide the winner, which gets one tick of the other |
     """
 
     digits: int = 2
@@ -50,7 +51,7 @@ class Round(Defense):
 
     @property
     def ticks(self) -> int:
-        """Counts the ticks of a whole row: 10^digits."""
+        """Returns the number of ticks of a row: 10^digits."""
         return int(10**self.digits)
 
     def __call__(self, answers: Tensor) -> Tensor:
@@ -92,10 +93,10 @@ class Round(Defense):
 
 @dataclass(frozen=True)
 class RoundTo(Defense):
-    """Rounds every number to the nearest multiple of ``step``; halves go to the even one.
+    """Rounds every number to the nearest multiple of ``step``, halves to the even multiple.
 
-    Nothing is cut off and no number becomes zero unless it is nearer to zero than to a step. Its
-    cost is counted only behind a clip, which bounds how many multiples there are.
+    step: in the unit of the answers, above 0; no default.
+    Its cost is finite only after a clip, which limits how many multiples there are.
     """
 
     step: float

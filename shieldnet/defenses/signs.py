@@ -1,4 +1,4 @@
-"""Only the sign of every number."""
+"""Signs of numbers."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,10 @@ from shieldnet.privacy.cost import PrivacyCost, Reach
 
 @dataclass(frozen=True)
 class Sign(Defense):
-    """Releases +1 or -1 for every dimension of an embedding; a zero counts as +1.
+    """Releases the sign of each number of an embedding, +1 or -1; zero counts as +1.
 
-    Angles between random hyperplanes survive (Charikar 2002): similarity search goes on working.
+    Similarity search still works, as signs keep the angles between vectors approximately.
+    Source: Charikar 2002.
     """
 
     accepts = ("embeddings",)

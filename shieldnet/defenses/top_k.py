@@ -1,4 +1,4 @@
-"""Only the top classes keep their scores."""
+"""Scores of the top classes only."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,11 +16,12 @@ from shieldnet.privacy.cost import Reach
 class TopK(Naming):
     """Keeps the ``k`` largest probabilities and spreads the rest evenly over the other classes.
 
-    Rows stay distributions, so a caller's loss and argmax go on working. The scores that are kept
-    are real numbers: alone it has no finite cost. Put ``Round`` after it.
-
-    or_all: a model with fewer than k classes keeps all of them.
-    Errors: k above the number of classes raises AnswerError at the first answer, unless or_all.
+    k: number of classes that keep their probability, at least 1; no default. or_all: whether a
+        model with fewer than k classes keeps all of them, default False.
+    Rows stay distributions. The probabilities that are kept are real numbers, so the cost is
+    infinite unless ``Round`` follows.
+    Errors: AnswerError at the first answer if k exceeds the number of classes, unless or_all;
+        ConfigError after ``Round``.
     """
 
     k: int

@@ -41,6 +41,17 @@ def law_of(stage: Defense, sizes: tuple[int, ...]) -> dict[str, Any]:
     )
 
 
+def limits_of(law: dict[str, Any]) -> tuple[int, int] | None:
+    """Returns the least and the greatest number that a law draws; None for any 64-bit word."""
+    if law["law"] == "table":
+        first, last = law["first"], law["first"] + len(law["exact"])
+        start = law.get("from")
+        return (first, last) if start is None else (start - last, start - first)
+    if law["law"] == "quotient of 63 bits":
+        return 0, (2**63 - 1) // int(law["divisor"])
+    return None
+
+
 def _by(table: Table) -> dict[str, Any]:
     return {
         "law": "table",

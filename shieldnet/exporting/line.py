@@ -1,7 +1,7 @@
 """A shield as one straight line of plain tensor operators, for a graph that runs without shieldnet.
 
-A graph has no refusals and no source of noise of its own. Noise is an input, drawn by whoever owns
-the graph; a row that the shield would refuse gives NaN, or ``NO_LABEL``, never an ordinary answer.
+A graph has no refusals and no source of noise of its own. Noise is an input, drawn by the server
+that runs the graph; all fields of a row that the shield would refuse are NaN, or ``NO_LABEL``.
 """
 
 import inspect
@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.opaque_ops import lowered
 from shieldnet.defenses import Chain, Defense
-from shieldnet.exporting.laws import law_of
+from shieldnet.exporting.example import Example
+from shieldnet.exporting.laws import law_of, limits_of
 from shieldnet.outputs.functions import Around
-from shieldnet.outputs.nested import Path, named_leaves, replaced
+from shieldnet.outputs.nested import Path, is_list_of_dicts, named_leaves, replaced, written
 from shieldnet.shield.fields import place_of, refuse_undefended
 from shieldnet.shield.module import Shield
 from shieldnet.shield.settings import named_by
@@ -31,11 +32,11 @@ NO_STEPS = -(2**63)
 
 @dataclass(frozen=True)
 class NoiseInput:
-    """Says what one noise input of a graph holds, and draws it.
+    """Describes one noise input of a graph, and draws it.
 
     name: of the input. field: that it is for, by its name in the shield's settings; "" for the
     answer itself. place: of the stage in the field's chain. sizes: of the rows that the stage gets,
-    behind the batch.
+    without the batch.
     """
 
     name: str
@@ -56,8 +57,33 @@ class NoiseInput:
 
     @property
     def law(self) -> dict[str, Any]:
-        """Says how it is drawn, as ``shieldnet.runtime`` reads it."""
+        """Returns how it is drawn, as ``shieldnet.runtime`` reads it."""
         return law_of(self.stage, self.sizes)
+
+    @property
+    def fed_sizes(self) -> tuple[int, ...]:
+        """Returns the sizes of the input, without the batch."""
+        law = self.law
+        return (*law["sizes"], *([len(law["laws"])] if len(law["laws"]) > 1 else []))
+
+    def checked(self, noise: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
+        """Returns the noise, and which rows of it can have been drawn.
+
+        Its type and its number of rows are operators of the graph: others stop the batch, lest one
+        draw be spread over all rows. Numbers that are never drawn are replaced.
+        Shapes: (rows, ...) -> (rows, ...), (rows,) bool.
+        """
+        law = self.law
+        torch._assert_tensor_metadata(noise, dtype=getattr(torch, law["dtype"]))
+        noise = noise.reshape(rows, *self.fed_sizes)
+        columns = [noise] if len(law["laws"]) == 1 else list(noise.unbind(-1))
+        fit, kept = [], []
+        for column, one in zip(columns, law["laws"], strict=True):
+            limits = limits_of(one)
+            kept.append(column if limits is None else column.clamp(*limits))
+            if limits is not None:
+                fit.append((kept[-1] != column).flatten(1).sum(1) == 0)
+        return (kept[0] if len(kept) == 1 else torch.stack(kept, -1)), all_of(fit)
 
 
 class Line(nn.Module):
@@ -69,71 +95,98 @@ class Line(nn.Module):
 
     def __init__(self, shield: Shield, example: Any) -> None:
         super().__init__()
-        _require_plain(shield)
+        require_plain(shield)
         self.settings, self.model = shield.settings, shield.model
-        args, kwargs = arguments_of(example)
-        self.given = _named(shield.model, args, kwargs)
+        is_read = isinstance(example, Example)
+        self.example = example if is_read else Example.of(shield.model, example)
+        args, kwargs = self.example.call(self.example.given)
         with torch.no_grad():
             self.noise = _noise_inputs(shield, shield.model(*args, **kwargs))
-        self.positional = tuple(self.given)[: len(args)]
-        _show_signature(self, [*self.given, *(one.name for one in self.noise)])
+            if self.noise and self.example.dynamic:
+                _require_fixed_sizes(self, shield)
+        self.noise_sizes = {one.name: one.fed_sizes for one in self.noise}
+        given = self.example.given
+        self.batched = next(name for name, value in given.items() if value.dim())
+        _show_signature(self, [*given, *(one.name for one in self.noise)])
+
+    @property
+    def sizes(self) -> dict[str, tuple[int | str, ...]]:
+        """Returns the sizes of all inputs by name."""
+        named = {name: self.example.sizes(value) for name, value in self.example.given.items()}
+        return named | {name: ("batch", *sizes) for name, sizes in self.noise_sizes.items()}
 
     def forward(self, **inputs: Tensor) -> Any:
         """Answers. Shapes: the model's arguments and noise -> what the shield releases."""
         settings = self.settings
-        drawn = {(one.field, one.place): inputs[one.name] for one in self.noise}
-        output = self.model(**{name: inputs[name] for name in self.given})
-        if isinstance(output, Tensor) and settings.main is None:
-            return _released(settings.chain, output, "", drawn)
+        rows = inputs[self.batched].shape[0]
+        output = self.model(**{name: inputs[name] for name in self.example.given})
         main = place_of(output, settings)
         refuse_undefended(output, main, settings)
+        drawn: dict[tuple[str, int], Tensor] = {}
+        with lowered() as fit:
+            for one in self.noise:
+                drawn[one.field, one.place], possible = one.checked(inputs[one.name], rows)
+                fit.append(possible)
 
-        def change(path: Path, leaf: Any) -> Any:
+            def change(path: Path, leaf: Any) -> Any:
+                field = "" if path == main else named_by(path, settings.others) or ""
+                chain = settings.others[field] if field else settings.chain
+                return leaf if chain is None else _released(chain, leaf, field, drawn)
+
+            released = replaced(output, change, without=settings.is_dropped)
+        # All of a row, in every field of it: the shield would release nothing.
+        held = all_of([one if one.dim() == 1 else one.flatten(1).all(1) for one in fit])
+
+        def mark(path: Path, leaf: Any) -> Any:
             field = "" if path == main else named_by(path, settings.others) or ""
             chain = settings.others[field] if field else settings.chain
-            return leaf.clone() if chain is None else _released(chain, leaf, field, drawn)
+            return _marked(path, leaf, held, chain) if isinstance(leaf, Tensor) else leaf
 
-        return replaced(output, change, without=settings.is_dropped)
-
-
-def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Returns the arguments that an example stands for: a tensor, a tuple or a dict of names.
-
-    Arrays become tensors: a graph takes nothing else.
-    """
-    if isinstance(example, Mapping):
-        return (), {name: _as_tensor(value) for name, value in example.items()}
-    return tuple(map(_as_tensor, example if isinstance(example, tuple) else (example,))), {}
+        return replaced(released, mark)
 
 
-def _as_tensor(value: Any) -> Any:
-    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+def all_of(parts: list[Tensor]) -> Tensor:
+    """Returns where all are true. Shapes: each (N,) bool -> (N,)."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole & part
+    return whole
 
 
 def _released(
     chain: Chain, output: Tensor, field: str, drawn: Mapping[tuple[str, int], Tensor]
 ) -> Tensor:
     noise = [drawn.get((field, place)) for place in range(len(chain.stages))]
-    with lowered() as wrong:
-        answers = chain(output, noise=noise)
-    total = wrong[0]
-    for more in wrong[1:]:
-        total = total + more
-    # All of a row that the shield would refuse, at every position of it.
-    return _marked(answers, total if total.dim() == 1 else total.flatten(1).sum(1), chain)
+    return chain(output, noise=noise)
 
 
-def _marked(answers: Tensor, wrong: Tensor, chain: Chain) -> Tensor:
-    """Marks rows that are wrong. Shapes: answers (N, ...), wrong (N,), 0 or NaN."""
-    wrong = wrong.reshape(-1, *[1] * (answers.dim() - 1))
-    if answers.is_floating_point():
-        return answers + wrong
-    nothing = NO_LABEL if chain.release == "labels" else NO_STEPS
-    return torch.where(wrong == 0, answers, nothing)
+def _marked(path: Path, leaf: Tensor, held: Tensor, chain: Chain | None) -> Tensor:
+    """Marks rows that are refused, or a field without rows if any is.
+
+    Shapes: leaf (N, ...), held (N,) bool -> (N, ...).
+    Errors: ConfigError for a field, released as it is, of a type that has no mark.
+    """
+    if leaf.is_floating_point():
+        mark: float = torch.nan
+    elif leaf.dtype.is_signed and not leaf.is_complex():
+        mark = NO_STEPS if chain is not None and chain.release == "integers" else NO_LABEL
+    else:
+        raise ConfigError(
+            f"{written(path)} is released as it is, of {leaf.dtype}, in which no row can be marked "
+            f"as refused. Leave it out with drop=({written(path)!r},), or return floats."
+        )
+    has_rows = leaf.dim() > 0 and statically_known_true(leaf.shape[0] == held.shape[0])
+    shape = (-1, *[1] * (leaf.dim() - 1))
+    return torch.where(held.reshape(shape) if has_rows else held.all(), leaf, mark)
 
 
 def _noise_inputs(shield: Shield, output: Any) -> tuple[NoiseInput, ...]:
     """Lists the noise that the chains of an output need, in the order of its fields."""
+    if is_list_of_dicts(output):
+        raise ConfigError(
+            "A list of dicts, as of a detector, has any number of boxes, and a graph one form. "
+            "Serve this shield from Python."
+        )
     settings = shield.settings
     main = place_of(output, settings)
     found: list[tuple[str, int, Defense, tuple[int, ...]]] = []
@@ -149,8 +202,19 @@ def _noise_inputs(shield: Shield, output: Any) -> tuple[NoiseInput, ...]:
     return tuple(NoiseInput(name, *one) for name, one in zip(names, found, strict=True))
 
 
-def _require_plain(shield: Shield) -> None:
-    """Raises ConfigError for shields of which there is no graph."""
+def _require_fixed_sizes(line: Line, shield: Shield) -> None:
+    """Raises ConfigError for noise whose size depends on a dynamic axis."""
+    shorter = line.example.shorter()
+    args, kwargs = shorter.call(shorter.given)
+    if _noise_inputs(shield, shield.model(*args, **kwargs)) != line.noise:
+        raise ConfigError(
+            "Expected noise of a fixed size for each row, and it grows with an axis in dynamic. "
+            "Leave that axis out of dynamic, and pad to the example's size."
+        )
+
+
+def require_plain(shield: Shield) -> None:
+    """Raises ConfigError for shields that have no graph."""
     if not isinstance(shield, Shield):
         raise ConfigError(f"Expected a Shield, got {type(shield).__name__}: sn.harden(model).")
     model = shield.model
@@ -159,6 +223,12 @@ def _require_plain(shield: Shield) -> None:
             "Expected a shield around a torch module, whose operators can be written down; this "
             f"one is around {model!r}. Export what it is made of by its own tools (skl2onnx for "
             "scikit-learn), and serve that behind the Shield."
+        )
+    if shield.micro_batch is not None:
+        raise ConfigError(
+            f"Expected a shield without micro_batch, got micro_batch={shield.micro_batch}: a graph "
+            "gives all rows of a batch to the model at once. Leave micro_batch out if the model "
+            "answers each row by itself; otherwise serve this shield from Python."
         )
     for chain in shield.settings.chains:
         for stage in chain.stages:
@@ -169,31 +239,6 @@ def _require_plain(shield: Shield) -> None:
                 )
     if any(module.training for module in model.modules()):
         raise ConfigError("The model is in training mode: call shield.eval() before export.")
-
-
-def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of an example by the names that the model gives them."""
-    try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    except TypeError as unfit:
-        raise ConfigError(
-            f"Expected an example as the model's arguments: {unfit}. Give a tensor, a tuple of "
-            "arguments or a dict of named ones."
-        ) from unfit
-    parameters = inspect.signature(model.forward).parameters
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY)
-    for name in bound.arguments:
-        if parameters[name].kind in several:
-            raise ConfigError(
-                f"Expected a model whose forward names its inputs, got *{name}: a graph's inputs "
-                "need names. Write def forward(self, x)."
-            )
-        if parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            return {
-                **{key: bound.arguments[key] for key in bound.arguments if key != name},
-                **kwargs,
-            }
-    return dict(bound.arguments)
 
 
 def _show_signature(line: Line, names: list[str]) -> None:

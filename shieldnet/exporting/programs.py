@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from shieldnet.core.errors import ConfigError, ShieldnetError
 from shieldnet.exporting.line import Line
-from shieldnet.outputs.nested import named_leaves
+from shieldnet.exporting.operators import in_plain_operators, require_plain_operators
+from shieldnet.exporting.words import first_line
+from shieldnet.outputs.nested import leaves
 
 _OF_THE_CODE = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node")
 _ADVICE = (
@@ -24,23 +27,28 @@ _ADVICE = (
 )
 
 
-def drawn_as_graph(line: Line, example: Mapping[str, Any]) -> ExportedProgram:
+def drawn_as_graph(line: Line) -> ExportedProgram:
     """Draws a line as a graph of torch's plain operators, for batches of any size, 0 included.
 
-    example: the model's inputs by name; the first axis of each tensor with as many rows as the
-        first one is the batch.
-    Errors: ConfigError where the model cannot be drawn, with what to do.
+    Errors: ConfigError where the model cannot be drawn, with what to do, and for operators that a
+        graph may not have (``require_plain_operators``).
     """
-    rows = rows_of(example)
-    inputs = {**example, **{one.name: one.draw(rows) for one in line.noise}}
+    example = line.example.for_drawing()
     batch = Dim("batch", min=0)
-    sizes = {name: _batched(value, rows, batch) for name, value in inputs.items()}
-    args = tuple(inputs.pop(name) for name in line.positional)
+    sizes: dict[str, Any] = {
+        name: {0: batch} if example.is_batched(value) else {}
+        for name, value in example.given.items()
+    }
+    for name, axes in example.dynamic.items():
+        sizes[name] |= dict.fromkeys(axes, Dim.DYNAMIC)  # a model may limit its range
+    noise = {one.name: one.draw(example.rows) for one in line.noise}
+    sizes |= {name: {0: batch} for name in noise}
+    args, kwargs = example.call({**example.given, **noise})
     line.eval()
     try:
         with torch.no_grad(), quiet():
-            program = torch.export.export(line, args, inputs, dynamic_shapes=sizes, strict=False)
-            program = program.run_decompositions({})
+            program = torch.export.export(line, args, kwargs, dynamic_shapes=sizes, strict=False)
+            program = in_plain_operators(program.run_decompositions({}))
     except ShieldnetError:
         raise
     except Exception as untraceable:
@@ -48,21 +56,29 @@ def drawn_as_graph(line: Line, example: Mapping[str, Any]) -> ExportedProgram:
             f"torch.export could not draw this model for batches of any size: "
             f"{first_line(untraceable)} {_ADVICE}"
         ) from untraceable
+    require_plain_operators(program)
     return _plain(program)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what torch says of its own code to itself."""
+    """Silences what torch logs about its own code."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)
+    reader = logging.getLogger("torch._export.serde.serialize")
+    reader.addFilter(_is_of_use)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        reader.removeFilter(_is_of_use)
         log.setLevel(before)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return "did not appear in the graph that was deserialized" not in record.getMessage()
 
 
 def save_program(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
@@ -82,10 +98,16 @@ def save_program(program: ExportedProgram, path: Path, facts: Mapping[str, str])
 
 
 def _plain(program: ExportedProgram) -> ExportedProgram:
-    """Takes out what is no graph: gradients of answers, and where the code stands on this machine.
+    """Removes what is no graph: gradients of answers, and where the code is on this machine.
 
-    The model's own weights stay as they are.
+    The model's own weights stay as they are. Ranges of sizes that no value has are left out, too:
+    torch.export.load would report each of them.
     """
+    used = {
+        str(symbol) for node in program.graph.nodes for symbol in _symbols(node.meta.get("val"))
+    }
+    for symbol in [one for one in program.range_constraints if str(one) not in used]:
+        del program.range_constraints[symbol]
     for node in program.graph.nodes:
         for said in _OF_THE_CODE:
             node.meta.pop(said, None)
@@ -95,29 +117,15 @@ def _plain(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def rows_of(example: Mapping[str, Any]) -> int:
-    """Counts the rows of an example. Errors: ConfigError where it has fewer than two."""
-    tensors = [value for value in example.values() if isinstance(value, Tensor) and value.dim()]
-    if not tensors or len(tensors[0]) < 2:
-        raise ConfigError(
-            "Expected an example of at least two rows, so that the batch is told from the other "
-            "sizes. Give a few real ones: example=inputs[:8]."
-        )
-    return len(tensors[0])
-
-
-def _batched(value: Any, rows: int, batch: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return None
-    return {0: batch} if value.dim() and len(value) == rows else {}
-
-
-def first_line(failed: Exception) -> str:
-    """Returns the kind of an error and the first line of what it says."""
-    line = next((line for line in str(failed).splitlines() if line.strip()), "")
-    return f"{type(failed).__name__}: {line.strip()[:300]}"
+def _symbols(value: Any) -> Iterator[Any]:
+    """Lists the symbols in the sizes of a traced value."""
+    for leaf in tree_leaves(value):
+        sizes = leaf.shape if isinstance(leaf, Tensor) else (leaf,)
+        for size in sizes:
+            if isinstance(size, torch.SymInt | torch.SymBool | torch.SymFloat):
+                yield from size.node.expr.free_symbols
 
 
 def tensors_of(released: Any) -> list[Tensor]:
     """Lists the tensors of an answer in their order."""
-    return [leaf for leaf in named_leaves(released).values() if isinstance(leaf, Tensor)]
+    return [leaf for _, leaf in leaves(released) if isinstance(leaf, Tensor)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import AnswerError, ConfigError
-from shieldnet.core.opaque_ops import found_wrong, is_captured, opaque, refuse_recording
+from shieldnet.core.opaque_ops import is_captured, lowered_checks, opaque, refuse_recording
 from shieldnet.outputs.mistaken import UnitVectors, looks_like_probabilities, noise_beside
 
 Kind = Literal[
@@ -34,6 +34,7 @@ ROW_KINDS: dict[Kind, Kind] = {"binary_logits": "logits", "binary_probabilities"
 ZERO_LOGIT = -1024.0
 """The logit of a released zero: exact in every float dtype, and its exp is 0 in all of them."""
 
+_WITH_CLASSES = ("logits", "probabilities", "embeddings")
 _MAX_PLAIN = 64  # numbers up to which Python adds them in less time than torch
 _WIDE = (torch.float32, torch.float64)
 _SUM_TOLERANCE = 1e-2  # half precision and softmaxes over 100,000 classes stay well inside
@@ -178,9 +179,11 @@ class Layout:
 
 def require_finite(answers: Tensor, stage: object) -> Tensor:
     """Returns the answers; raises AnswerError if a defense returned NaN or Inf."""
-    if (wrong := found_wrong()) is not None:
-        wrong.append((answers - answers).sum(-1))
-        return answers
+    if (fit := lowered_checks()) is not None:
+        if not answers.is_floating_point():
+            return answers
+        fit.append((answers - answers).sum(-1) == 0)
+        return torch.where(fit[-1].unsqueeze(-1), answers, 1 / answers.shape[-1])
     if is_captured():
         checked: Tensor = answers + _zero_unless_overflowing(answers, str(stage))
         return checked
@@ -190,9 +193,9 @@ def require_finite(answers: Tensor, stage: object) -> Tensor:
 
 def refuse(tensor: Tensor, kind: str, axis: int) -> Tensor:
     """Returns the tensor; raises AnswerError for rows that cannot be defended."""
-    if (wrong := found_wrong()) is not None:
-        wrong.append(_zero_or_nan(tensor, kind, axis))
-        return tensor
+    if (fit := lowered_checks()) is not None:
+        fit.append(_fit(tensor, kind, axis))
+        return _with_harmless_rows(tensor, fit[-1], kind, axis)
     if is_captured():
         checked: Tensor = tensor + _zero_unless_refused(tensor, kind, axis)
         return checked
@@ -200,18 +203,26 @@ def refuse(tensor: Tensor, kind: str, axis: int) -> Tensor:
     return tensor
 
 
-def _zero_or_nan(tensor: Tensor, kind: str, axis: int) -> Tensor:
-    """Gives 0 for a row that may be defended, else NaN. Shapes: tensor -> (N, *positions)."""
+def _fit(tensor: Tensor, kind: str, axis: int) -> Tensor:
+    """Returns which rows may be defended. Shapes: tensor -> (N, *positions) bool."""
     if kind == "probabilities":
-        total = tensor.sum(axis)
-        right = ((total - 1).abs() <= _SUM_TOLERANCE) & (tensor.amin(axis) >= 0)
-        return torch.where(right, 0.0, torch.nan)
+        return ((tensor.sum(axis) - 1).abs() <= _SUM_TOLERANCE) & (tensor.amin(axis) >= 0)
     if kind == "binary_probabilities":
-        return torch.where((tensor >= 0) & (tensor <= 1), 0.0, torch.nan)
-    nothing = tensor - tensor
-    if kind == "binary_logits":
-        return nothing
-    return nothing.flatten(1).sum(1) if kind == "values" else nothing.sum(axis)
+        return (tensor >= 0) & (tensor <= 1)
+    zero = tensor - tensor  # NaN where a number is not finite
+    if kind == "values" and tensor.dim() > 1:
+        zero = zero.flatten(1).sum(1)
+    elif kind in _WITH_CLASSES:
+        zero = zero.sum(axis)
+    return zero == 0
+
+
+def _with_harmless_rows(tensor: Tensor, fit: Tensor, kind: str, axis: int) -> Tensor:
+    """Replaces rows that are not fit by a constant, which is a distribution where one is needed."""
+    if kind in _WITH_CLASSES:
+        return torch.where(fit.unsqueeze(axis), tensor, 1 / tensor.shape[axis])
+    fit = fit.reshape(-1, *[1] * (tensor.dim() - 1)) if fit.dim() < tensor.dim() else fit
+    return torch.where(fit, tensor, 0.5)
 
 
 # A compiler leaves out what nothing depends on, so a check gives a zero that is added.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from shieldnet.core.errors import AnswerError, VerificationFailed
 from shieldnet.exporting.line import Line
-from shieldnet.exporting.programs import rows_of, tensors_of
+from shieldnet.exporting.programs import tensors_of
 from shieldnet.shipping.contents import Contents
 from shieldnet.shipping.description import GraphFacts, TensorFacts
 from shieldnet.shipping.graph_files import Graph, count_of, read_graph
@@ -89,8 +89,8 @@ def _require_same_answers(
     given = _generated(contents, graph) if example is None else example
     try:
         line = Line(contents.shield_around(network), given)
-        rows = rows_of(line.given)
-        inputs = {**line.given, **{one.name: one.draw(rows) for one in line.noise}}
+        rows = line.example.rows
+        inputs = {**line.example.given, **{one.name: one.draw(rows) for one in line.noise}}
         with torch.no_grad():
             wanted = tensors_of(line(**inputs))
     except AnswerError as refused:

@@ -335,7 +335,7 @@ class Branches(nn.Module):
 
 class Fixed(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
-        return rows.reshape(8, -1)
+        return torch.stack([row * 1.0 for row in rows])
 
 
 class Anonymous(nn.Module):
@@ -378,6 +378,8 @@ def test_paths_and_opsets_that_make_no_sense_are_refused(tmp_path) -> None:
         sn.export(shield, rows(8), tmp_path / "model.bin")
     with pytest.raises(ConfigError, match="Expected opset as one of"):
         sn.export(shield, rows(8), tmp_path / "model.onnx", opset=99)
+    with pytest.raises(ConfigError, match="Expected opset as one of .*, got 20.0"):
+        sn.export(shield, rows(8), tmp_path / "model.onnx", opset=20.0)
     with pytest.raises(ConfigError, match="a folder that is there"):
         sn.export(shield, rows(8), tmp_path / "none" / "model.pt2")
     (tmp_path / "model.pt2").write_text("mine")
