@@ -61,6 +61,15 @@ Graphs = Annotated[
         metavar="pt2|onnx",
     ),
 ]
+Layout = Annotated[
+    str,
+    typer.Option(
+        help="folder: the hardened folder itself. triton: --output is a model in a repository of "
+        "Triton Inference Server, with config.pbtxt and the hardened folder as version 1; needs "
+        "--graph onnx.",
+        metavar="folder|triton",
+    ),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Overwrite a hardened folder that already exists.")
 ]
@@ -82,6 +91,7 @@ def harden(
     policy: Limits = None,
     key: KeyFile = None,
     graph: Graphs = None,
+    layout: Layout = "folder",
     force: Force = False,
 ) -> None:
     """Writes a folder with the model's weights, the shield, certificate, report and policy.
@@ -89,8 +99,9 @@ def harden(
     Exit code 0: it is written. 1 and 3: the report does not meet the policy, or cannot tell. 2: bad
     input. Where it ends with an error, nothing is written.
     """
+    from shieldnet.core.checks import choice
     from shieldnet.core.errors import ConfigError
-    from shieldnet.shipping.parts import CERTIFICATE_TEXT
+    from shieldnet.shipping.parts import CERTIFICATE_TEXT, ONNX
     from shieldnet.shipping.preflight import require_inputs
     from shieldnet.shipping.writing import require_free
 
@@ -100,15 +111,24 @@ def harden(
         raise ConfigError(
             "A graph is drawn with a few inputs: give --example data.npz beside --graph."
         )
-    grid = _grid(positions)
+    is_triton = choice("--layout", layout, ("folder", "triton")) == "triton"
+    if is_triton and "onnx" not in (graph or ()):
+        raise ConfigError("Triton serves the ONNX graph: give --graph onnx beside --layout triton.")
+    grid, model_folder = _grid(positions), output
+    output = output / "1" if is_triton else output
     require_free(output, force=force)
     require_inputs(report, policy, key, graph or ())
 
     from shieldnet.exporting.writing import graphs_of
+    from shieldnet.shipping.graph_files import read_graph
     from shieldnet.shipping.saving import save_hardened
+    from shieldnet.shipping.triton import require_servable, write_config
 
     _, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
     asked = None if example is None else _rows(example, shield.model)
+    graphs = graphs_of(shield, asked, graph or ())
+    if is_triton:
+        require_servable(read_graph(ONNX, graphs[ONNX]))
     save_hardened(
         shield,
         output,
@@ -119,9 +139,14 @@ def harden(
         positions=grid,
         example=asked,
         key=key,
-        graphs=graphs_of(shield, asked, graph or ()),
+        graphs=graphs,
         force=force,
     )
+    if is_triton:
+        typer.echo(
+            f"Wrote {write_config(model_folder)}: tritonserver --model-repository "
+            f"{model_folder.parent} serves it as {model_folder.name}."
+        )
     typer.echo(f"{shield.describe()} is in {output}.")
     typer.echo(_certificate(output / CERTIFICATE_TEXT))
     typer.echo(_next(output, model, is_signed=key is not None))
