@@ -82,7 +82,7 @@ class _Saved(NamedTuple):
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
-def _parts(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     """Lists the plain tensors that a tensor consists of, such as a quantized weight's scale."""
     if is_traceable_wrapper_subclass(value):
         for inner in value.__tensor_flatten__()[0]:

@@ -51,7 +51,10 @@ def in_plain_operators(program: ExportedProgram) -> ExportedProgram:
     if not foreign:
         return program
     known = torch.export.default_decompositions()
-    return program.run_decompositions({one: known[one] for one in foreign if one in known})
+    plain: ExportedProgram = program.run_decompositions(
+        {one: known[one] for one in foreign if one in known}
+    )
+    return plain
 
 
 def _foreign(module: fx.GraphModule) -> Iterator[str]:
