@@ -41,7 +41,8 @@ _MAX_INTEGER = 2**64
 _CODE = frozenset(["as_graph", "as_operator", "as_custom_obj", "custom_obj"])
 _INPUTS = frozenset(["parameter", "buffer", "tensor_constant", "user_input"])
 
-_EQUAL_SIZES = re.compile(r"L\['\w+'\]\.size\(\)\[\d\] == L\['\w+'\]\.size\(\)\[\d\]")
+_SIZE = r"L\['\w+'\]\.size\(\)\[\d\]"
+_EQUAL_SIZES = re.compile(rf"{_SIZE} == {_SIZE}|\((\d+\*){_SIZE}\) == \(\1{_SIZE}\)")
 """What torch.export says of inputs that share an axis: dropped, as any other code is refused."""
 _TEXT = re.compile(r"[\w.,:+\-> *]*")  # of an argument, such as einsum's
 

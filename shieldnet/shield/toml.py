@@ -71,7 +71,7 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
     }
     shown = {
         "version": VERSION,
-        "outputs": _outputs(settings),
+        "outputs": None if settings.is_guess and not shield.vectors.done else _kinds(settings),
         "release": settings.release,
         "axis": settings.axis,
         "drop": list(settings.drop) or None,
@@ -83,8 +83,11 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
     return tomlkit.dumps(_without_none(shown))
 
 
-def _outputs(settings: ShieldSettings) -> str | dict[str, str]:
-    """Returns the kinds as plain words, also where nobody said them: they are what was audited."""
+def _kinds(settings: ShieldSettings) -> str | dict[str, str]:
+    """Returns the kinds of the outputs in words.
+
+    Those that nobody said are written once answers have shown that they are no embeddings.
+    """
     kinds = settings.outputs
     return dict(kinds) if isinstance(kinds, Mapping) else str(kinds)
 

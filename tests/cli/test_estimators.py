@@ -97,7 +97,7 @@ def test_a_pipeline_is_audited_on_tables_of_words_and_missing_values(project, mo
     assert report["balanced"]["attribute.education"].samples > 50
     assert report["balanced"]["accuracy"].value > 0.7
     assert report["balanced"].certificate.shield.startswith(f"{model} -> ")
-    assert report["bare"].certificate.shield == model
+    assert report["bare"].certificate.shield == f"{model}, no defenses"
 
 
 def test_a_sensitive_column_beside_the_model_and_a_tier_of_ones_own_are_taken(project) -> None:

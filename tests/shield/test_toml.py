@@ -36,6 +36,8 @@ def test_a_shield_written_down_is_read_back_equal(tmp_path, chain, release) -> N
 def test_what_nobody_said_the_outputs_are_is_written_down_too(tmp_path) -> None:
     """Around a function, whose outputs would be probabilities, the file means what was audited."""
     shield = sn.harden(nn.Linear(3, 4))
+    assert "outputs" not in sn.dump_shield(shield), "before an answer it is a guess"
+    shield(torch.randn(8, 3))
     text = sn.dump_shield(shield)
     assert 'outputs = "logits"' in text
     path = tmp_path / "shield.toml"
