@@ -4,7 +4,7 @@ A runtime's bare and hardened programs are asked in turns, in a new order each t
 medians are compared with the bare model of the same runtime. The A/A control is the bare program
 loaded twice: what it is off 1 is noise. AOTInductor needs a C++ compiler.
 
-    python benchmarks/runtimes.py            # about six minutes
+    python benchmarks/runtimes.py            # about two minutes
     python benchmarks/runtimes.py --quick    # without AOTInductor and torch.compile, writes nothing
 """
 
@@ -42,7 +42,7 @@ def compiled(shield: sn.Shield, x: Tensor, folder: Path) -> Program:
 def exported(shield: sn.Shield, x: Tensor, folder: Path) -> torch.export.ExportedProgram:
     """Returns the graph that ``sn.export`` writes; the model's own without defenses."""
     if not shield.defenses:
-        return torch.export.export(shield.model, (x,), dynamic_shapes=((torch.export.Dim.AUTO,),))
+        return torch.export.export(shield.model, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     sn.export(shield, x, folder / "model.pt2", force=True)
     return torch.export.load(folder / "model.pt2")
 
@@ -82,7 +82,7 @@ RUNTIMES = {
 def row_of(runtime: str, model: nn.Module, x: Tensor, folder: Path, budget_s: float) -> list[str]:
     """Measures every shield in one runtime."""
     make = RUNTIMES[runtime]
-    example = x.repeat(3, *[1] * (x.dim() - 1))
+    example = torch.cat([x, -x, 2 * x])
     shields = {"bare": sn.Shield(model), "again": sn.Shield(model)}
     shields |= {name: sn.Shield(model, *SHIELDS[name]) for name in NAMES}
     calls = {name: make(shield, example, folder) for name, shield in shields.items()}
