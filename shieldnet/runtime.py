@@ -1,6 +1,6 @@
 """The noise of exported graphs, from numpy alone: this one file is all that a server needs of us.
 
-A graph with noise draws none itself; whoever serves it draws for every batch, anew, from the
+A graph with noise draws none itself; its server draws for every batch, anew, from the
 operating system, and lets no client feed these inputs: who may feed zeros gets the scores without
 noise. Copy this file beside a server that has neither torch nor shieldnet:
 

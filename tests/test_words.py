@@ -15,24 +15,7 @@ OLD = re.compile(
     r"|defect of (ours|shieldnet)|beats it|read best|who trained it)\b|\d %",
     re.IGNORECASE,
 )
-REWRITTEN = [
-    "core",
-    "data",
-    "defenses",
-    "exporting",
-    "files",
-    "findings",
-    "gate",
-    "outputs",
-    "privacy",
-    "running",
-    "training",
-]
-"""Folders whose docstrings were rewritten; add a folder here once its docstrings are, too."""
-LATER = {ROOT / "shieldnet" / name for name in ("data/examples.py", "training/several_inputs.py")}
-SOURCES = sorted(
-    {path for folder in REWRITTEN for path in (ROOT / "shieldnet" / folder).rglob("*.py")} - LATER
-)
+SOURCES = sorted((ROOT / "shieldnet").rglob("*.py"))
 QUAINT = re.compile(
     r"\b(says whether|stands? in|(is|are) told|nobody|whoever|by heart|for ever)\b|(?<![\w.])\.\d",
     re.IGNORECASE,

@@ -47,7 +47,7 @@ class AttributeRecovery(Attack):
     A column with more than 20 values is asked about at ten of its quantiles, and the secret is
     whether it lies above the auxiliary median. Rows with a value that the auxiliary data do not
     have are left out.
-    NOT promised: that nobody imputes better; a better imputation makes the gain smaller.
+    NOT promised: that no adversary imputes better; a better imputation makes the gain smaller.
     Source: trying every value is Fredrikson et al. 2014; here an answer is there to compare with.
     """
 
@@ -223,7 +223,7 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
 def _fit(game: Game, secret: Secret, examples: Examples, scale: dict[str, Tensor]) -> Tensor:
     """Says how well the answer with each value fits the answer that was seen, in every reading.
 
-    Closeness is told by the square of the distance, which is right for noise, and by its
+    Closeness is measured by the square of the distance, which is right for noise, and by its
     logarithm, which is right for answers that repeat themselves.
 
     Shapes: scale, the auxiliary answers in every reading -> (rows, values, features).
@@ -292,7 +292,7 @@ def _combined(
 
 
 def _is_unread(game: Game, secret: Secret) -> bool:
-    """Says whether the model does not read the column."""
+    """Returns whether the model does not read the column."""
     model = game.shield.model
     return isinstance(model, ReadsFirst) and min(secret.places) >= model.width
 

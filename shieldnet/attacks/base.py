@@ -55,7 +55,8 @@ class Game:
 
     sensitive: columns of a table that somebody may want to learn. groups: subgroups whose members
     may be worse off. canaries: records planted to be found. shadows: answers of models that the
-    adversary trained itself. blind: how well members are told from nonmembers without the model.
+    adversary trained itself. blind: how well members are separated from nonmembers without the
+    model.
     guarantee: what is claimed of the model's training. beside: sensitive columns that the model
     does not read, of all sets; ``with_beside`` puts them among the others. class_names: what the
     user calls the classes, by number; none where they are numbers.
@@ -165,7 +166,7 @@ class Game:
 
     @property
     def is_vector(self) -> bool:
-        """Says whether answers are values or embeddings, not scores of classes."""
+        """Returns whether answers are values or embeddings, not scores of classes."""
         return self.shield.chain.layout.kind in ("values", "embeddings")
 
     @property

@@ -120,7 +120,7 @@ def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
 
 
 def is_one_hot(known: Tensor) -> bool:
-    """Says whether one column of every row is high and the others are low."""
+    """Returns whether one column of every row is high and the others are low."""
     high, low = known.amax(0), known.amin(0)
     is_either = bool(((known == high) | (known == low)).all())
     return is_either and bool(((known == high).sum(1) == 1).all())

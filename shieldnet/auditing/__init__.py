@@ -1,1 +1,1 @@
-"""The audit: what is given, what is played, and who is told."""
+"""The audit: its inputs, its attacks and checks, and its progress messages."""

@@ -204,7 +204,7 @@ def _require_sensitive(sensitive: Sequence[str], columns: tuple[str, ...]) -> No
 
 
 def _try_once(bare: Shield, examples: Examples) -> None:
-    """Answers one row, so that a model that cannot read the data is told from an internal error."""
+    """Answers one row, to tell a model that cannot read the data from an internal error."""
     try:
         in_batches(bare, examples.inputs[:1])
     except ShieldnetError:

@@ -60,7 +60,7 @@ def in_words(seconds: float) -> str:
 class Load:
     """Says what an audit works on. rows: of all sets; owned: of the auxiliary ones.
 
-    ask_s: seconds for one answer about every row, measured. pictures: whether pictures are drawn.
+    ask_s: seconds for one answer about every row, measured. pictures: whether images are drawn.
     reference_models: how many are trained; shadows by ``train`` are not foreseen.
     """
 

@@ -26,7 +26,7 @@ def notices(game: Game, subjects: Sequence[Subject], tier: Tier) -> Iterator[str
 
 
 def measured_nothing(game: Game, subjects: Sequence[Subject], tier: Tier) -> bool:
-    """Says whether no attack found anything on enough records, on any shield."""
+    """Returns whether no attack found anything on enough records, on any shield."""
     every = {metric.name: metric for attack in tier.attacks for metric in attack.metrics}
     declared, is_small = Metrics(tuple(every.values())), len(game.nonmembers) < _MIN_SAMPLES
     return bool(tier.attacks) and not any(

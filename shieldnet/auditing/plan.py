@@ -190,7 +190,7 @@ class Plan:
 
     @property
     def is_inline(self) -> bool:
-        """Says whether all work runs in this process, one piece after another."""
+        """Returns whether all work runs in this process, one piece after another."""
         return self.engine == "inline"
 
     @property
@@ -200,7 +200,7 @@ class Plan:
 
     @property
     def trains_shadows(self) -> bool:
-        """Says whether shadows are trained and a measurement needs them."""
+        """Returns whether shadows are trained and a measurement needs them."""
         return self.shadows > 0 and any(part.needs_shadows for part in self.tier.measurements)
 
     @property

@@ -96,7 +96,10 @@ def _played(
     with_examples: int,
     begin: Callable[[str], object] | None,
 ) -> Subject:
-    """Plays everything against one shield. begin: is told of each; None in another process."""
+    """Runs every attack and check against one shield.
+
+    begin: called before each; None in another process.
+    """
     outcome = Outcome() if game.blind is None else Outcome(findings=(game.blind,))
     durations_s: dict[str, float] = {}
     with replayed_noise(game.seed):

@@ -47,7 +47,7 @@ class Sets:
         duplicates: str,
         unread: Sequence[str] = (),
     ) -> "Sets":
-        """Checks the sets. duplicates: ``"drop"`` takes what stands in two sets out of both.
+        """Checks the sets. duplicates: ``"drop"`` removes records that are in two sets from both.
 
         unread: names of columns that the model does not read, which are left out of the sets.
         Errors: DataError where sets are missing, unlike, or overlap.
@@ -172,7 +172,7 @@ def _require_no_near_copies(first: Examples, second: Examples) -> None:
 def _in_one_set(
     sets: Mapping[str, Examples], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Tensor]:
-    """Lists the rows of every set that stand in no other, nor nearly so."""
+    """Lists the rows of every set that are in no other set, not even nearly."""
     for first, second in pairs:
         require_one_shape(sets[first], sets[second])
     content = {name: row_bytes(part) for name, part in sets.items()}

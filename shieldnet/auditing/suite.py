@@ -82,7 +82,7 @@ def audit(
     goes on where it was stopped. finetuned: what ``finetune`` returned for this model, or its
     guarantee: where it is of the weights, its upper bounds then stand beside every finding of
     membership, and a measured bound above them fails every policy. duplicates: ``"drop"`` takes
-    records that stand in two sets out of both, with a count in the report. with_examples: how many
+    records that are in two sets from both, with a count in the report. with_examples: how many
     nonmembers the report shows as images, beside their reconstructions; 0 keeps every record out
     (the report then has the row indices of the most exposed records alone).
     progress: show a bar; by

@@ -174,7 +174,7 @@ def _parted(value: Any) -> tuple[Any, Any]:
 
 
 def _needs_coding(model: Around, inputs: Any) -> bool:
-    """Says whether inputs are a table that the model is to get as one."""
+    """Returns whether inputs are a table that the model is to get as one."""
     is_table = hasattr(inputs, "iloc") or hasattr(inputs, "to_pandas")
     if isinstance(model, Estimator) and model.reads_tables and is_table:
         return True
@@ -273,7 +273,7 @@ def _require_names(columns: Sequence[str], coding: TableCoding) -> None:
 
 
 def _require_readable(asked: TableModel, inputs: Mapping[str, Tensor]) -> None:
-    """Asks once about every record, so that one that a pipeline refuses is told before an hour."""
+    """Asks once about every record, to report one that the pipeline refuses at the start."""
     for role, codes in inputs.items():
         try:
             asked(codes)

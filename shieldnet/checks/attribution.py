@@ -158,8 +158,9 @@ class _Linearized:
 
     Shapes: labels (n,); inputs (n, d), scaled, or words; within and squares, less the mean of their
     class; scores and released (n, ...); rows (K, K, d); told (K, n, K), what each class's rows say
-    of each input; gains (K, d, K), sums over all inputs of input times what is told of it; curved
-    (n, K), what the linear model misses of the scores. fit: the share that it does not miss.
+    of each input; gains (K, d, K), sums over all inputs of the input times what the answer reveals
+    of it; curved (n, K), what the linear model misses of the scores. fit: the share that it does
+    not miss.
     """
 
     inputs: Tensor
@@ -344,7 +345,7 @@ def _share(explained: Tensor, total: Tensor, lost: Tensor, places: Tensor) -> fl
 def _read_best(
     secret: Scale | Words | Parts, explained: Tensor, total: Tensor, lost: Tensor
 ) -> Tensor:
-    """Returns the features of the input that is read best, as ``Inversion`` reports it."""
+    """Returns the features of the most exposed input, as ``Inversion`` reports it."""
     every = torch.arange(len(total))
     if not isinstance(secret, Parts):
         return every

@@ -1,4 +1,4 @@
-"""Which training records does the model hold by heart? Captum's self-influence tells."""
+"""Which training records has the model memorized? Measured by Captum's self-influence."""
 
 import copy
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ class Memorization(Check):
     so what a record did early on is not seen.
 
     ``memorization.top_share``: the share of all self-influence that the top 5% of the members
-    hold. It is .05 where all members are alike and never less, so its interval cannot hold the
+    hold. It is 0.05 where all members are alike and never less, so its interval cannot hold the
     baseline. Any model that is sure of most records and wrong on a few has a large one, also where
     it never saw them: compare it with the nonmembers' share, which the note gives.
     ``memorization.canaries``: the AUC of planted canaries against members; larger says canary.
     ``memorization.members``: the AUC of members against nonmembers; smaller says member, because
-    a model that learned its records by heart has nothing left to learn from them.
+    a model that memorized its records has nothing left to learn from them.
 
     NOT promised: that a large self-influence is memorization. It finds the records that the model
     fits least, and a mislabeled record that never trained the model has more of it than one that
@@ -261,7 +261,7 @@ def _fits(module: nn.Module, width: int) -> bool:
 
 
 def _state_the_same(answers: Tensor, scores: Tensor, kind: str, dtype: torch.dtype) -> bool:
-    """Says whether a layer's logits state the distributions that the model's scores state.
+    """Returns whether a layer's logits state the distributions that the model's scores state.
 
     Shapes: answers (rows, classes) or (rows, 1), scores (rows, classes).
     """

@@ -94,7 +94,7 @@ GuaranteeFile = Annotated[
 Duplicates = Annotated[
     str,
     typer.Option(
-        help="What happens to records that stand in two sets: refuse ends with an error, drop "
+        help="What happens to records that are in two sets: refuse ends with an error, drop "
         "takes them out of both."
     ),
 ]

@@ -138,7 +138,7 @@ def print_report(report: "Report", policy: "Policy") -> None:
 
 
 def _table(title: str, columns: Sequence[Sequence[Text]]) -> Table:
-    """Lays columns out, each below its head; the first names what stands in a row."""
+    """Lays columns out, each below its head; the first names the row."""
     table = Table(
         title=title,
         title_justify="left",

@@ -129,7 +129,7 @@ class Canaries:
     """Holds records made to be memorized: chance decided which of them trained the model.
 
     kind: what makes them odd. planted trained the model, held_out did not. copies: how often each
-    planted record stands in the training data.
+    planted record is in the training data.
     """
 
     kind: str

@@ -147,7 +147,7 @@ def _needs_confidence(name: str) -> bool:
 
 
 def _gives_labels_alone(subject: Subject) -> bool:
-    """Says whether an answer is proven to tell no more than a label: it states no confidence."""
+    """Returns whether an answer is proven to tell no more than a label: it states no confidence."""
     certificate = subject.certificate
     return certificate.cost.bits <= math.log2(certificate.classes) + _ROUNDING
 

@@ -143,8 +143,8 @@ def evidence(
     """Lists every item with the findings that speak for or against it, or with why there are none.
 
     Against it speaks an attack that surely did better than its baseline, a limit that is broken,
-    and a measurement above its own proven bound. For it, that whoever tried did not, by whole
-    intervals within ``_NEAR`` of the baseline, or what is proven.
+    and a measurement above its own proven bound. Evidence for it is that no attack succeeded, by
+    whole intervals within ``_NEAR`` of the baseline, or what is proven.
     is_table: whether the inputs have columns that could be sensitive. has_classes: whether answers
     are scores of classes, without which there is no membership by scores and no extraction.
     broken: the limits that the policy found broken, by the names of findings.
@@ -195,7 +195,7 @@ def _spoken_to(
 
 
 def _against(item: _Item, finding: Finding, is_broken: bool) -> bool:
-    """Says whether a finding speaks against what an item asks."""
+    """Returns whether a finding speaks against what an item asks."""
     if finding.crosses_proof:
         return True
     if item.asks_to_measure:
@@ -206,7 +206,7 @@ def _against(item: _Item, finding: Finding, is_broken: bool) -> bool:
 
 
 def _is_near(finding: Finding) -> bool:
-    """Says whether the whole interval lies near the baseline: what is wide shows nothing."""
+    """Returns whether the whole interval lies near the baseline: what is wide shows nothing."""
     return finding.high <= finding.baseline + _NEAR
 
 

@@ -1,4 +1,4 @@
-"""What was measured and what is proven, side by side, with what nobody looked at."""
+"""What was measured and what is proven, side by side, and what was not tested."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

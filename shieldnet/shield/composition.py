@@ -65,7 +65,7 @@ def events_of(chain: Chain, classes: int) -> tuple[Event, ...]:
 
 
 def _is_counted(event: Event) -> bool:
-    """Says whether dp-accounting can hold a loss; beyond, the closed form is as good."""
+    """Returns whether dp-accounting can hold a loss; beyond, the closed form is as good."""
     size = event.mu if isinstance(event, GaussianEvent) else event.epsilon
     return _MIN_LOSS <= size <= _MAX_LOSS
 

@@ -73,7 +73,7 @@ def _refuse_to_generate() -> bool:
 
 
 def has(model: nn.Module, name: str) -> bool:
-    """Says whether a model has an attribute, without computing what a property would."""
+    """Returns whether a model has an attribute, without computing what a property would."""
     is_stored = inspect.getattr_static(model, name, _MISSING) is not _MISSING
     return is_stored or hasattr(model, name)
 
@@ -124,7 +124,7 @@ def _pairs(held: Mapping[Any, Any], depth: int) -> object:
 
 
 def _is_config(value: Any) -> bool:
-    """Says whether an object is one of Hugging Face's configs, which no model stands behind."""
+    """Returns whether an object is one of Hugging Face's configs, which no model stands behind."""
     return not callable(value) and any(
         kind.__module__.partition(".")[0] == "transformers"
         and kind.__name__.endswith(("Config", "ConfigMixin"))

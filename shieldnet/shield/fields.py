@@ -82,7 +82,7 @@ def answer_of(released: Any, settings: ShieldSettings) -> Tensor:
 
 
 def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None:
-    """Raises AnswerError for fields that no defense covers and nobody drops, or of no name."""
+    """Raises AnswerError for fields that are neither defended nor dropped, or not there."""
     require_named(output, settings)
     fields = list(leaves(output))
     open_fields: dict[str, list[str]] = {}

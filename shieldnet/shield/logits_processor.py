@@ -33,7 +33,7 @@ class LogitsProcessor:
     nothing.
     What comes forbidden (-inf) by the model or by an earlier processor, and is not on the list, is
     taken for the least likely of all words and forgotten: which words these are may depend on the
-    scores, and then it is an answer that nobody has counted. Where defenses round or cut, such a
+    scores, and then it is an answer that no cost counts. Where defenses round or cut, such a
     word has no chance; where they draw at random, it may be drawn.
     NOT promised: anything of ``output_logits``, which returns what came before all processors.
     """

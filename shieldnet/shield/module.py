@@ -330,12 +330,12 @@ class Shield(nn.Module):
 
     @property
     def releases_scores(self) -> bool:
-        """Says whether logits are released that say more than their softmax."""
+        """Returns whether logits are released that say more than their softmax."""
         return self.chain.releases_scores
 
     @property
     def deterministic(self) -> bool:
-        """Says whether the same input always gets the same answer."""
+        """Returns whether the same input always gets the same answer."""
         return self.settings.deterministic
 
     def cost(

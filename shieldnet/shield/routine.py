@@ -31,7 +31,7 @@ class Routine:
         self._known = _Known(form, one, output.dtype, output.device, output.shape[1:])
 
     def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> bool:
-        """Says whether nothing but numbers and the count of rows can be new."""
+        """Returns whether nothing but numbers and the count of rows can be new."""
         known = self._known
         return (
             known is not None

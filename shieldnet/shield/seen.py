@@ -57,7 +57,7 @@ class SeenExtent:
             self.any_number = True
 
     def is_first(self, path: Path) -> bool:
-        """Says whether no answer had another field so far."""
+        """Returns whether no answer had another field so far."""
         return written(path) not in self._answered_fields
 
     def see_field(self, path: Path, sizes: Sizes) -> None:

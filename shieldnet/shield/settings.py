@@ -18,7 +18,7 @@ from shieldnet.shield.written_out import example_for, kind_for
 
 
 class _Guess(str):
-    """A kind that nobody said: equal to the word, told from it by its type."""
+    """A kind that is assumed: equal to the given word, but of its own type."""
 
     __slots__ = ()
 
@@ -72,8 +72,8 @@ class ShieldSettings:
 
     A value: printed, hashed and compared as one. ``dataclasses.replace`` links the chain anew.
     defenses: of the answer, in order. outputs, release, axis, also, drop, micro_batch: as in
-    ``Shield``; outputs that nobody says (``is_guess``) are logits. extent: the largest answer that
-    is released; what it costs is then known before the first one, and a larger one is refused.
+    ``Shield``; outputs that are not given (``is_guess``) are taken as logits. extent: the
+    largest answer that is released; what it costs is then known before the first one, and a larger one is refused.
     Errors: ConfigError for settings that make no sense, and for an order of defenses that does not.
     """
 
@@ -127,7 +127,7 @@ class ShieldSettings:
 
     @property
     def is_guess(self) -> bool:
-        """Says whether nobody said what the outputs are."""
+        """Returns whether the kind of the outputs was not given, and is assumed."""
         return type(self.outputs) is _Guess
 
     @cached_property
@@ -178,12 +178,12 @@ class ShieldSettings:
 
     @property
     def reads_inputs(self) -> bool:
-        """Says whether a defense needs what the model was asked."""
+        """Returns whether a defense needs what the model was asked."""
         return any(chain.reads_inputs for chain in self.chains)
 
     @property
     def deterministic(self) -> bool:
-        """Says whether the same input always gets the same answer."""
+        """Returns whether the same input always gets the same answer."""
         return all(chain.deterministic for chain in self.chains)
 
     def bare(self, release: Kind | None = None) -> "ShieldSettings":
@@ -216,7 +216,7 @@ class ShieldSettings:
         return PrivacyCost() if unknown else cost  # how large the other fields are is not known yet
 
     def is_dropped(self, path: Path) -> bool:
-        """Says whether a field of the output is left out."""
+        """Returns whether a field of the output is left out."""
         return named_by(path, self.drop) is not None
 
     def describe(self, model: str) -> str:
@@ -269,7 +269,7 @@ def unit_of(chain: Chain) -> str:
 
 
 def has_settings(defenses: tuple[Any, ...]) -> bool:
-    """Says whether a Shield's positional arguments are settings, not defenses."""
+    """Returns whether a Shield's positional arguments are settings, not defenses."""
     return len(defenses) == 1 and isinstance(defenses[0], ShieldSettings)
 
 

@@ -86,7 +86,7 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
 def _kinds(settings: ShieldSettings) -> str | dict[str, str]:
     """Returns the kinds of the outputs in words.
 
-    Those that nobody said are written once answers have shown that they are no embeddings.
+    Assumed ones are written once answers have shown that they are no embeddings.
     """
     kinds = settings.outputs
     return dict(kinds) if isinstance(kinds, Mapping) else str(kinds)
@@ -172,7 +172,7 @@ def _defense(table: dict[str, Any], kinds: Mapping[str, type[Defense]]) -> Defen
 
 
 def _secret(setting: str, value: object) -> bytes:
-    """Reads a key from the environment variable that stands in its place."""
+    """Reads a key from the environment variable that is named instead."""
     if not isinstance(value, str) or not value.startswith(_FROM_ENVIRONMENT):
         raise ConfigError(
             f'Expected {setting} = "env:NAME": a key does not belong into a file, but into an '

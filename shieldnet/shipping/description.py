@@ -86,7 +86,7 @@ class Description:
     """Says how a model is made and what it is.
 
     file: that holds it, weights or a graph. source: ``package.module:factory`` that makes the model
-    of the weights, or what the graph's file was called; empty where nobody said it. output: of a
+    of the weights, or what the graph's file was called; empty if it is not known. output: of a
     graph with several. kind: of its class. answers: each of its outputs that is released. model and
     weights: hashes of it as reports name it (``weights_hash``) and of its tensors alone
     (``tensors_hash``). inputs: what it was asked as an example. graphs: by file.

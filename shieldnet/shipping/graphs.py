@@ -29,7 +29,7 @@ class _Unasked(Exception):
 def check_graphs(contents: Contents, network: nn.Module | None, example: Any = None) -> Checked:
     """Checks that the graphs are of the folder's shield and, with the model, answer as it does.
 
-    network: the model itself, None where nobody made it. example: inputs; generated ones if None.
+    network: the model itself, None if it was not made. example: inputs; generated ones if None.
     """
     held = {
         name: facts
@@ -116,7 +116,7 @@ def _require_same_answers(
 
 
 def _generated(contents: Contents, graph: Graph) -> Mapping[str, Tensor]:
-    """Makes inputs of the described shapes: the same ones every time, and nobody's data."""
+    """Makes inputs of the described shapes: the same ones every time, without any data."""
     taken = [one for one in graph.inputs if one.name not in graph.noise]
     described = contents.description.inputs or taken
     if sum(count_of(one, _ROWS) for one in described) > _MAX_NUMBERS:

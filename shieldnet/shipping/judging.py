@@ -23,7 +23,7 @@ _BOUNDS = ("bits", "mu", "pure")
 def check_report(contents: Contents, network: nn.Module | None) -> Checked:
     """Checks that every report of this shield is about this model and states what is proven.
 
-    network: the model itself, None where nobody made it.
+    network: the model itself, None if it was not made.
     """
     if REPORT not in contents.files:
         return Checked("report", "not checked", "there is none: nothing was measured")
@@ -42,7 +42,7 @@ def check_report(contents: Contents, network: nn.Module | None) -> Checked:
 def check_policy(contents: Contents, policy: Policy | None, report: Checked) -> Checked:
     """Judges every report of this shield by the folder's policy and by a given one.
 
-    policy: given by whoever verifies. report: what was found of the reports.
+    policy: of the caller, beside the folder's own. report: what was found of the reports.
     """
     limits = [one for one in (policy, contents.policy) if one is not None]
     if not limits:

@@ -73,7 +73,7 @@ def from_copy(content: bytes, name: str, read: Callable[[Path], Result]) -> Resu
 
 
 def holds_artifact(folder: Path) -> bool:
-    """Says whether a folder holds a hardened model, which may be damaged, and nothing beside it."""
+    """Returns whether a folder holds a hardened model, perhaps damaged, and nothing else."""
     try:
         names = _names(folder)
         digests = listed(_content(folder, MANIFEST)) if MANIFEST in names else {}

@@ -55,7 +55,7 @@ def save_hardened(
 ) -> Path:
     """Writes what was audited into a folder, and nothing else, so that it can be verified.
 
-    model: how it is made, for whoever loads it: ``package.module:factory``, or the name of the
+    model: how it is made, for loading it: ``package.module:factory``, or the name of the
     ``.onnx`` or ``.pt2`` file that it was read from. report: of its audit, or report.json. policy:
     that the report meets, a TOML file or ``"default"``. classes, positions: of an answer, for the
     certificate, as in ``Shield.certificate``; or example: a few inputs, which it answers; or
@@ -124,7 +124,7 @@ def _evidence(
 
 
 def _proof(contents: Contents, extent: Extent | None) -> dict[str, bytes]:
-    """Returns the files of the certificate; none where nobody knows how large an answer is."""
+    """Returns the files of the certificate; none if the size of an answer is not known."""
     if extent is None:
         return {}
     certificate = document_of(contents.settings, extent, contents.description.kind)

@@ -62,7 +62,7 @@ def verify(
     was not checked then fails. known: defenses of your own that the shield may hold.
 
     Returns what was checked, true where nothing that was checked is broken; ``require()`` raises.
-    Without a key it is no protection from whoever can write the folder.
+    Without a key it gives no protection from anyone who can write the folder.
     Errors: DataError where there is no such folder; ConfigError for a key, a model, a policy or a
         name that is none; MissingDependency where a check needs a package that is not installed.
     """

@@ -48,7 +48,7 @@ def require_free(folder: Path, *, force: bool) -> None:
 
 
 def write_folder(files: Mapping[str, bytes], folder: Path, *, force: bool) -> None:
-    """Puts files into a folder of their own, which then stands in the old one's place.
+    """Puts files into a folder of their own, which then replaces the old one.
 
     A run that fails leaves nothing behind, and the old folder as it was. The new folder has the
     permissions of the old one.

@@ -49,7 +49,7 @@ def require_whole_inputs(countermeasures: Sequence[Countermeasure]) -> None:
 
 
 class _Unpacking:
-    """Stands in place of a model's forward."""
+    """Replaces a model's forward."""
 
     def __init__(self, packing: Packing, model: nn.Module) -> None:
         self.packing, self.forward = packing, model.forward

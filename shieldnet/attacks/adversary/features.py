@@ -100,7 +100,7 @@ class Words:
 
     @classmethod
     def of(cls, tokens: Tensor) -> "Words":
-        """Keeps the most frequent words, but for those that stand in every text or in one alone."""
+        """Keeps the most frequent words, without those of every text or of a single one."""
         distinct, counts = tokens.flatten().unique(return_counts=True)
         frequent = distinct[counts.argsort(descending=True, stable=True)[: 4 * _MAX_WORDS]]
         texts_with = cls(frequent.sort().values).apply(tokens).sum(0)
@@ -151,12 +151,12 @@ class Parts:
 
     @property
     def are_words(self) -> bool:
-        """Says whether every input is whole numbers in rows, as of tokens and a mask."""
+        """Returns whether every input is whole numbers in rows, as of tokens and a mask."""
         return all(isinstance(secret, Words) for secret in self.secrets)
 
     @property
     def are_numbers(self) -> bool:
-        """Says whether no input is read by its words."""
+        """Returns whether no input is read by its words."""
         return all(isinstance(secret, Scale) for secret in self.secrets)
 
     @property

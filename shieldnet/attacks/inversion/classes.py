@@ -46,7 +46,7 @@ class ClassInversion(Attack):
     its share at the starts. ``class_inversion`` is the worst; all intervals are widened to hold at
     once (Bonferroni). Restarts of one class resemble each other: the samples are the classes.
 
-    What is found is a class, not a record. Whoever may ask for labels learns what they mean, if
+    What is found is a class, not a record. A client who gets labels learns what they mean, if
     only from the mean of its own rows that get the label: no shaping of answers stops that.
 
     steps: of Adam, of ``pace`` deviations each. population: answers about points around each

@@ -67,7 +67,7 @@ class Inversion(Attack):
     queries: answers about each row, averaged. Images are scored in one unit for all pixels,
     tables in the units and weights of ``Columns``, texts by the words that occur in them. Columns
     that hardly ever vary are listed as not tested. Of a model of several inputs each is scored by
-    itself (``inversion.column.<input>``), and ``inversion`` is the one that is read best, its
+    itself (``inversion.column.<input>``), and ``inversion`` is the most exposed one, its
     interval widened because it was chosen: a table beside an image counts in full.
     pictures: also tries a decoder that draws, for images of 16 x 16 pixels and more.
     """
@@ -243,7 +243,7 @@ def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
 
 
 def record_bounds(errors: Tensor, baseline: Tensor) -> Tensor:
-    """Returns lower bounds (99.9 %: of many records) of what is given away beyond its label.
+    """Returns lower bounds (99.9%: of many records) of what is given away beyond its label.
 
     Its features are the sample: of few that depend on each other the bound is too sure.
     Shapes: errors and baseline (records, features), squared -> (records,).

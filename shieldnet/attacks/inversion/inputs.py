@@ -1,4 +1,4 @@
-"""What is given away of each of a model's several inputs, and of the one that is read best."""
+"""What is given away of each of a model's several inputs, and of the most exposed one."""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ class Errors:
     """Holds squared errors of every feature: of the guess, and of what it is compared with.
 
     guess: of the decoder, or the label where no decoder is surely better. tried: of the decoders
-    everywhere. label, mean: of whoever knows the label alone, or nothing.
+    everywhere. label, mean: of an adversary who knows the label alone, or nothing.
     Shapes: each (rows, features).
     """
 
@@ -60,13 +60,13 @@ class Inputs:
 
     @property
     def worst(self) -> tuple[Interval, Errors]:
-        """Returns the share of the input that is read best, and its errors."""
+        """Returns the share of the most exposed input, and its errors."""
         place = self._worst_place
         return self.shares[place][1], self.errors[place]
 
     @property
     def note(self) -> str:
-        """Names the input that is read best."""
+        """Names the most exposed input."""
         return f"the worst of {len(self.shares)} inputs: {self.shares[self._worst_place][0]}"
 
     @property

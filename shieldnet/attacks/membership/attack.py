@@ -33,12 +33,12 @@ __all__ = ["MIN_ROWS", "Membership", "log_probabilities", "membership_scores"]
 class Membership(Attack):
     """Scores every record by the answers about it and its true label; members score higher.
 
-    What runs is told by ``scores``: thresholds on loss and entropy, label-only answers to perturbed
+    ``scores`` chooses what runs: thresholds on loss and entropy, label-only answers to perturbed
     copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols and
     an ensemble. Shadows' scores pass through the same defenses with as many queries. All are
     reported, each with how many of its scores differ, and the worst as ``membership.auc`` and
     ``membership.tpr_at_fpr_...``: its intervals are widened to hold for all at once (Bonferroni),
-    because it was chosen. Records that stand in a set more than once count once: they are no
+    because it was chosen. Records that are in a set more than once count once: they are no
     independent trials. Where fewer than a fifth of the rows are distinct, they are of few
     categories; equal ones are different persons then, and all count.
 
@@ -55,7 +55,7 @@ class Membership(Attack):
     queries: answers about each record, averaged; more than one is reported as
     ``membership.averaged.N``.
     Errors: NotApplicable without labels, or where members can be told without the model.
-    NOT promised: that nobody does better; these are lower bounds.
+    NOT promised: that no attack does better; these are lower bounds.
     """
 
     metrics = METRICS

@@ -23,7 +23,7 @@ _WAYS = 3
 
 
 def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding:
-    """Measures how well members are told from nonmembers without the model, in two ways.
+    """Measures how well members are separated from nonmembers without the model, in two ways.
 
     Records: a regression learns membership from inputs and labels on half of the records and
     judges the other half. (Judging both halves, each by the other, would not do: the two errors
@@ -33,7 +33,7 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
     neither seems to know the other.
 
     Where an AUC lies surely (99%, all together) above one half, the two sets differ in more than
-    membership, and no membership attack on them means anything. Records that stand in a set more
+    membership, and no membership attack on them means anything. Records that are in a set more
     than once count once.
 
     Source: the blind baselines of Das, Zhang, Tramer 2024 (arXiv:2406.16201).
@@ -77,7 +77,7 @@ def _told_apart(
 def _harder(
     features: Tensor, labels: Tensor, truth: Tensor, generator: torch.Generator, seed: int
 ) -> dict[str, tuple[Interval, int]]:
-    """Compares how well the labels of records are told by a regression that did not see them."""
+    """Compares how well a regression predicts the labels of records that it did not see."""
     order = torch.randperm(len(truth), generator=generator)
     few = torch.cat([order[truth[order] == side][:_MAX_DIFFICULTY_ROWS] for side in (1, 0)])
     features, labels, truth = features[few], labels[few].float(), truth[few]

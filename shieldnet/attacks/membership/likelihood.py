@@ -80,7 +80,7 @@ def rmia(
     (shadows, m) and trained_on (shadows, m) of other records. offline: the constant a that stands
     for the shadows trained on the record, as p(x) = ((1 + a) p_out + 1 - a) / 2; None uses them.
     Where p is near 1 few records beat any by gamma 2, and most score the same: no attack here uses
-    it, ``info_rmia`` stands in its place.
+    it, ``info_rmia`` replaces it.
 
     Source: Zarifzadeh, Liu, Shokri 2024 (arXiv:2312.03262), equations 2 to 4 and section 3.
     """

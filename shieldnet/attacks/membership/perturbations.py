@@ -22,7 +22,7 @@ def perturbed(inputs: Tensor, reference: Tensor, seed: int, copies: int = COPIES
     """Returns copies of inputs with normal noise of growing width, the same for every record.
 
     How far a record can be moved before its label changes tells how sure the model is of it, even
-    to somebody who sees labels alone (Choquette-Choo et al. 2021). Widths go from .1 to 1 standard
+    to somebody who sees labels alone (Choquette-Choo et al. 2021). Widths go from 0.1 to 1 standard
     deviation that each feature has in the reference rows; what is constant there is not moved.
 
     Shapes: inputs and reference (rows, ...) -> (copies, rows, ...).

@@ -23,7 +23,7 @@ def quantile_scores(
 ) -> dict[str, Tensor]:
     """Scores answers by how far they lie above what is expected of such a record, in deviations.
 
-    A regression learns the answers about the adversary's own rows, which are nobody's members,
+    A regression learns the answers about the adversary's own rows, which trained no model,
     from their inputs and labels; a second one learns how widely they miss. Nothing that is scored
     has been learned from.
 

@@ -1,4 +1,4 @@
-"""Networks that stand for shadows where nobody says how the model was trained."""
+"""Reference networks in place of shadows, where it is not known how the model was trained."""
 
 from collections.abc import Sequence
 from functools import partial

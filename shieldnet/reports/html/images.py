@@ -1,4 +1,4 @@
-"""What a report draws as pictures: records that were sent, and what was read of them."""
+"""The images of a report: records that were sent, and their reconstructions."""
 
 import base64
 import io

@@ -38,7 +38,7 @@ _LIBRARY = "window.vegaEmbed = vegaEmbed;"
 def page(document: Mapping[str, Any]) -> str:
     """Renders a report document as one HTML file: no request, no font to load, no cookie.
 
-    Charts are Vega-Lite, whose library stands in the page whole; only the two scripts named by
+    Charts are Vega-Lite, whose whole library is in the page; only the two scripts named by
     their hash in its content security policy run, and none can reach a network.
     Source: the document of ``Report.save``, schema shieldnet.report/1.
     Errors: MissingDependency without vl-convert.
@@ -78,7 +78,7 @@ def _library() -> str:
 
 
 def _compiled(spec: Mapping[str, Any]) -> str:
-    """Returns a chart as Vega, in JSON that cannot end the element it stands in."""
+    """Returns a chart as Vega, in JSON that cannot end the element around it."""
     vega = optional("vl_convert", extra="html").vegalite_to_vega(spec)
     return json.dumps(vega).replace("<", "\\u003c")
 
