@@ -99,8 +99,11 @@ def each(
     """Judges findings by a limit; fails where there are none. expected: what is then missing."""
     if not concerned:
         found = declared().limit_named(limit)
-        needs = f": {found.needs}" if found is not None and found.needs else ""
-        message = f"{expected} was not measured; {limit} = {value:g} requires it{needs}"
+        needs = f"; usually: {found.needs}" if found is not None and found.needs else ""
+        message = (
+            f"{expected} was not measured; {limit} = {value:g} requires it. The report says why, "
+            f"under not tested{needs}"
+        )
         yield Judgment(limit, "fail", message, expected)
     for finding in concerned:
         yield _judge(limit, value, finding)

@@ -230,7 +230,9 @@ def _headline(subjects: Sequence[Mapping[str, Any]], kind: str) -> str:
 def _left(bare: Mapping[str, Any], leak: Mapping[str, Any]) -> str:
     """Writes what a shield leaves, and whether that differs from the bare model's at all."""
     differs = leak["high"] < bare["low"] or leak["low"] > bare["high"]
-    return f"{max(0.0, leak['value']):.1%}" + ("" if differs else " (no significant difference)")
+    return f"{max(0.0, leak['value']):.1%}" + (
+        "" if differs else " (no significant difference from the bare model)"
+    )
 
 
 def _number(value: float | str) -> str:

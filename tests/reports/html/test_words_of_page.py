@@ -22,7 +22,10 @@ def text_of(report: Report, tmp_path) -> str:
     ("left", "words"),
     [
         (0.03, "balanced 3.0%, strict 3.0%."),
-        (0.62, "balanced 62.0% (no significant difference), strict 62.0% (no significant diff"),
+        (
+            0.62,
+            "balanced 62.0% (no significant difference from the bare model), strict 62.0% (no si",
+        ),
         (0.70, "balanced 70.0%, strict 70.0%."),
     ],
 )
