@@ -52,6 +52,14 @@ def drawn_as_graph(line: Line) -> ExportedProgram:
     except ShieldnetError:
         raise
     except Exception as untraceable:
+        if example.dynamic and "specialized" in str(untraceable):
+            axes = ", ".join(
+                sorted({one for named in example.dynamic.values() for one in named.values()})
+            )
+            raise ConfigError(
+                f"The model fixes a size that dynamic= lets change ({axes}), as recurrent layers "
+                "do: leave that axis out of dynamic, and pad inputs to the size of the example."
+            ) from untraceable
         raise ConfigError(
             f"torch.export could not draw this model for batches of any size: "
             f"{first_line(untraceable)} {_ADVICE}"

@@ -92,3 +92,19 @@ def test_noise_that_grows_with_a_text_is_refused(tmp_path) -> None:
     pooled = sn.Shield(Reader().eval(), sn.RandomizedResponse(3.0))
     written = sn.export(pooled, texts(4, 7), tmp_path / "model.onnx", dynamic=AXES)
     assert written.sizes[-1] == ("batch", 1)
+
+
+def test_a_size_that_the_model_fixes_is_named(tmp_path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.read(x)[0].mean(1))
+
+    x = torch.randn(6, 5, 4)
+    shield = sn.harden(Recurrent().eval())
+    sn.export(shield, x, tmp_path / "fixed.pt2")
+    with pytest.raises(sn.errors.ConfigError, match=r"fixes a size .*\(length\).*pad inputs"):
+        sn.export(shield, x, tmp_path / "any.pt2", dynamic={"x": {1: "length"}})
