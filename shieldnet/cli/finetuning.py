@@ -1,5 +1,6 @@
 """The command that trains a copy of a model, privately where an epsilon is given."""
 
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +10,8 @@ import typer
 from shieldnet.cli.flags import flags_of, in_flags
 from shieldnet.cli.options import DATA, Axis, Label, Model, Weights
 from shieldnet.cli.terminal import guarded, tell_progress
+
+_FEW_STEPS = 50
 
 if TYPE_CHECKING:
     from shieldnet.privacy.guarantee import Guarantee
@@ -126,6 +129,7 @@ def finetune(
     from shieldnet.files.sources import load_model, load_training
     from shieldnet.training.compatibility import require_gradients
     from shieldnet.training.finetuning import finetune as run
+    from shieldnet.training.private.hazards import same_draws
     from shieldnet.training.result import require_free
     from shieldnet.training.trainable import BY_NAME
 
@@ -135,7 +139,8 @@ def finetune(
     trained = BY_NAME[choice("part", part, tuple(BY_NAME))]
     private = _private(epsilon, delta, max_grad_norm, adaptive_clip, canaries)
     countermeasures = [*private, *_decay(weight_decay)]
-    untrained = require_gradients(load_model(model, weights))
+    with same_draws():  # the same command makes the same model, as a checkpoint requires
+        untrained = require_gradients(load_model(model, weights))
     sets = load_training({"data": data, "heldout": heldout, "validation": validation}, label=label)
     result = run(
         untrained,
@@ -159,7 +164,7 @@ def finetune(
     _publish(result, output)
     sets_of_audit = ["--members", data, "--nonmembers", validation or heldout or "OTHER_DATA"]
     audit = [model, *_written(result, output), *sets_of_audit, *_as_trained(label, outputs, axis)]
-    typer.echo(f"Next: shieldnet audit {shlex.join([*audit, '-o', 'report.html'])}")
+    typer.echo(f"Next: shieldnet audit {shlex.join([*audit, '-o', str(output / 'report.html')])}")
     _require_proven(result)
 
 
@@ -220,6 +225,12 @@ def _publish(result: "Finetuned", output: Path) -> None:
     typer.echo(in_flags(str(result), flags_of(finetune)))
     for path in _written(result, output)[1::2]:
         typer.echo(f"Wrote {path}.")
+    steps = math.inf if result.guarantee is None else result.guarantee.steps
+    if steps < _FEW_STEPS:
+        typer.echo(
+            f"The model took {steps} steps in all. Private training usually needs 100 or more to "
+            "learn: raise --epochs, which keeps the epsilon and adds noise, and --learning-rate."
+        )
 
 
 def _require_proven(result: "Finetuned") -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from shell import Finished, shieldnet
 
 import shieldnet as sn
@@ -18,6 +19,9 @@ from torch import nn
 
 def model():
     torch.manual_seed(0)
+    return nn.Linear(6, 3)
+
+def unseeded():
     return nn.Linear(6, 3)
 
 def train(data, seed):
@@ -268,8 +272,9 @@ def test_finetune_prints_the_audit_that_comes_next_and_it_runs(project: Path) ->
     assert command == [
         "shieldnet", "audit", "served:model", "--weights", "next model/model.safetensors",
         "--guarantee", "next model/guarantee.json", "--members", "members.npz",
-        "--nonmembers", "nonmembers.npz", "-o", "report.html",
+        "--nonmembers", "nonmembers.npz", "-o", "next model/report.html",
     ]  # fmt: skip
+    assert "The model took 2 steps in all. Private training usually needs 100" in trained.stdout
     done = shieldnet(project, *command[1:], "--tier=quick", "--shadows=0")
     assert done.returncode == 0, done.stderr
     plain = shieldnet(
@@ -292,7 +297,7 @@ def test_a_stop_is_said_and_gives_the_exit_code_of_one(project: Path, monkeypatc
         return call(self, step, state)
 
     given = (
-        "finetune", "served:model", "--data", "members.npz", "-o", "stopped", "--epsilon", "4",
+        "finetune", "served:unseeded", "--data", "members.npz", "-o", "stopped", "--epsilon", "4",
         "--delta", "1e-3", "--epochs", "6", "--checkpoint", "ck", "--checkpoint-every", "1e-9",
     )  # fmt: skip
     with monkeypatch.context() as patch:
@@ -303,6 +308,9 @@ def test_a_stop_is_said_and_gives_the_exit_code_of_one(project: Path, monkeypatc
     again = shieldnet(project, *given)
     assert "continuing from step 3 of 6" in again.stderr
     assert "6 steps, 3 of them in this run, in" in again.stdout
+    state = torch.random.get_rng_state()
+    shieldnet(project, *given, "--force")
+    assert torch.equal(torch.random.get_rng_state(), state)
     edited = shieldnet(project, *given, "--force", "--learning-rate", "0.3")
     assert "What differs: --learning-rate: 0.1 then, 0.3 now" in edited.stderr
 
