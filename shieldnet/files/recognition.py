@@ -25,6 +25,7 @@ Kind = Literal[
     "pickle",
     "safetensors",
     "saved",
+    "skops",
     "state_dict",
     "torchscript",
     "unknown",
@@ -97,6 +98,8 @@ def _archive(path: Path) -> Recognized:
             return Recognized("exported")
         if "config.json" in archive.namelist():
             return Recognized("keras")
+        if "schema.json" in archive.namelist():
+            return Recognized("skops")
         if "data.pkl" not in names:
             return Recognized("unknown")
         pickled = content(archive, names["data.pkl"])
@@ -203,6 +206,11 @@ _WORDS = {
     ),
     "onnx": "is an ONNX model: rename it to end in .onnx.",
     "safetensors": "is a safetensors file: rename it to end in .safetensors.",
+    "skops": (
+        "is a skops file, in which trees and functions are safe only if you trust them. List them "
+        "by skops.io.get_untrusted_types(file='PATH'), and pass package.module:factory, a function "
+        "that returns skops.io.load('PATH', trusted=[those that you trust])."
+    ),
     "torchscript": (
         "is TorchScript, which can write files while it is loaded and is deprecated by PyTorch. "
         f"Export the model instead, after model.eval(): {_EXPORT}."

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 MODEL_FILES = (".pt2", ".onnx")
 _OTHER_FILES = (
     *(".bin", ".ckpt", ".h5", ".hdf5", ".joblib", ".keras", ".pickle", ".pkl"),
-    *(".pt", ".pth", ".safetensors", ".torchscript", ".ts"),
+    *(".pt", ".pth", ".safetensors", ".skops", ".torchscript", ".ts"),
 )
 _MODEL_HELP = (
     "Expected MODEL as package.module:factory, a function that returns an nn.Module or a fitted "

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,13 @@ def test_a_pickle_is_listed_and_never_run(protocol) -> None:
         "copyreg._reconstructor",
         "copy_reg._reconstructor",
     )
+
+
+def test_a_skops_file_is_recognized_and_loaded_by_a_factory_of_ones_own(tmp_path) -> None:
+    path = tmp_path / "model.skops"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("schema.json", '{"__class__": "Pipeline"}')
+    words = r"is a skops file.*get_untrusted_types\(file=.*skops.io.load\(.*trusted="
+    for name in (str(path), str(path.rename(tmp_path / "model.zip"))):
+        with pytest.raises(sn.errors.DataError, match=words):
+            load_model(name)
