@@ -17,7 +17,9 @@ X = torch.randn(240, 12, generator=torch.Generator().manual_seed(0))
 class Embedder(nn.Module):
     def __init__(self, dimensions: int = 64) -> None:
         super().__init__()
-        self.layer = nn.Linear(12, dimensions)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.layer = nn.Linear(12, dimensions)
 
     def forward(self, x: Tensor) -> Tensor:
         return normalize(self.layer(x), dim=-1)
