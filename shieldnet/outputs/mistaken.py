@@ -38,12 +38,13 @@ def looks_like_probabilities(rows: Tensor) -> bool:
 class UnitVectors:
     """Detects models whose first rows, over several answers if necessary, have length 1.
 
-    Logits have any length. Vectors of length 1 with negative numbers are normalized embeddings, as
-    for a search; four different rows of three dimensions suffice.
+    Logits have any length. Vectors of length 1, negative numbers among them, are normalized
+    embeddings, as for a search; four different rows of three dimensions suffice.
     """
 
     def __init__(self, done: bool = False) -> None:
         self._rows: set[int] = set()
+        self._any_negative = False
         self.done = done  # the search is disabled, or has finished without a result
 
     def found_in(self, rows: Tensor, dtype: torch.dtype) -> bool:
@@ -56,13 +57,13 @@ class UnitVectors:
         wide = rows.double().flatten(0, -2)
         within = _UNIT.get(dtype, _UNIT_IN_FLOAT32)
         lengths = wide.norm(dim=-1)
-        if (
-            wide.shape[-1] < _MIN_DIMENSIONS
-            or bool(((lengths - 1).abs() > within).any())
-            or not bool((wide.amin(-1) < 0).all())
-        ):
+        if wide.shape[-1] < _MIN_DIMENSIONS or bool(((lengths - 1).abs() > within).any()):
             self.done = True
             return False
+        self._any_negative |= bool((wide < 0).any())
         # Only distinct rows count: the same row four times is one row.
         self._rows |= {hash(row.cpu().numpy().tobytes()) for row in wide[: 4 * _MIN_ROWS]}
-        return len(self._rows) >= _MIN_ROWS
+        if len(self._rows) < _MIN_ROWS:
+            return False
+        self.done = not self._any_negative  # such as labels, one of them 1 and the others 0
+        return self._any_negative

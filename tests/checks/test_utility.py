@@ -18,7 +18,7 @@ class Embedder(nn.Module):
     def __init__(self, dimensions: int = 64) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)  # no answer to the first rows has positive numbers alone
+            torch.manual_seed(0)
             self.layer = nn.Linear(12, dimensions)
 
     def forward(self, x: Tensor) -> Tensor:

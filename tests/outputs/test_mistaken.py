@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import shieldnet as sn
+from shieldnet.outputs.mistaken import UnitVectors
 from shieldnet.shield.settings import ShieldSettings
 
 X = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
@@ -187,3 +188,16 @@ def test_a_guess_stays_one_in_a_file(tmp_path) -> None:
     refused_line(sn.load_shield(Unit(), path))
     path.write_text(sn.dump_shield(sn.harden(Unit(), outputs="logits")))
     assert sn.load_shield(Unit(), path)(X).shape == X.shape
+
+
+def test_a_row_without_negative_numbers_hides_no_embedder() -> None:
+    """Of eight dimensions one row in 256 has positive numbers alone."""
+    rows = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
+    rows[0] = rows[0].abs()
+    for answers in ([rows], list(rows[:, None])):
+        vectors = UnitVectors()
+        assert [vectors.found_in(each, torch.float32) for each in answers][-1]
+    one_hot = torch.eye(5)
+    vectors = UnitVectors()
+    assert not vectors.found_in(one_hot, torch.float32)
+    assert vectors.done, "and it is not looked for again"
