@@ -101,7 +101,7 @@ def harden(
     """
     from shieldnet.core.checks import choice
     from shieldnet.core.errors import ConfigError
-    from shieldnet.shipping.parts import CERTIFICATE_TEXT, ONNX
+    from shieldnet.shipping.parts import CERTIFICATE_TEXT, ONNX, TRITON_VERSION
     from shieldnet.shipping.preflight import require_inputs
     from shieldnet.shipping.writing import require_free
 
@@ -115,7 +115,7 @@ def harden(
     if is_triton and "onnx" not in (graph or ()):
         raise ConfigError("Triton serves the ONNX graph: give --graph onnx beside --layout triton.")
     grid, model_folder = _grid(positions), output
-    output = output / "1" if is_triton else output
+    output = output / TRITON_VERSION if is_triton else output
     require_free(output, force=force)
     require_inputs(report, policy, key, graph or ())
 

@@ -107,10 +107,10 @@ def refuse_undefended(output: Any, main: Path, settings: ShieldSettings) -> None
 def require_named(output: Any, settings: ShieldSettings) -> None:
     """Raises AnswerError for a named head that is not there: it would be lost unnoticed."""
     paths = [path for path, _ in leaves(output)]
-    there = [written(path) for path in paths]
     for name, chain in settings.others.items():
         if chain is None or any(named_by(path, (name,)) for path in paths):
             continue
+        there = [written(path) for path in paths]
         meant = get_close_matches(name, there, 1)
         raise AnswerError(
             f"The model returned no {name}, which outputs or also names; it returned "

@@ -81,12 +81,12 @@ def line_for_fields(
         return None
     covered = (*kinds, *kept, *dropped)
     left = {path[0]: None for path in fields if not named_by(path, covered)}
-    others = {name: chain.layout.kind for name, chain in settings.others.items() if chain}
-    line = _Line(
-        settings,
-        kinds | {name: kind for name, kind in others.items() if name in there},
-        (*dropped, *left),
-    )
+    others = {
+        name: chain.layout.kind
+        for name, chain in settings.others.items()
+        if chain and name in there
+    }
+    line = _Line(settings, kinds | others, (*dropped, *left))
     return line.written(kept)
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from shieldnet.core.errors import ConfigError
 from shieldnet.shipping.description import Description, GraphFacts, TensorFacts
 from shieldnet.shipping.graph_files import Graph
-from shieldnet.shipping.parts import MODEL, ONNX
+from shieldnet.shipping.parts import MODEL, ONNX, TRITON_VERSION
 
 CONFIG = "config.pbtxt"
-VERSION = "1"
 _MAX_BATCH = 1024
 _TYPES = {
     "float16": "TYPE_FP16",
@@ -33,7 +32,7 @@ def write_config(model: Path) -> Path:
     model: the model's folder in the repository, whose name is the model's.
     Errors: ConfigError for a shield with noise and for inputs or outputs without a batch axis.
     """
-    described = Description.read((model / VERSION / MODEL).read_bytes())
+    described = Description.read((model / TRITON_VERSION / MODEL).read_bytes())
     path = model / CONFIG
     path.write_text(config_of(model.name, described.graphs[ONNX]), encoding="utf-8")
     return path
