@@ -183,7 +183,7 @@ def test_a_measured_bound_above_its_proof_is_said_in_words(browser, tmp_path) ->
     wrong = replace(wrong, subjects=(replace(wrong.subjects[0], findings=(found,)),))
     wrong.save(tmp_path / "report.html", sn.Policy({"max_bits_per_answer": 9}))
     words = Visit(browser, tmp_path / "report.html").page.locator(".verdict strong").text_content()
-    assert "something was measured that is proven to be impossible" in words
+    assert "a measured value is above its own proven upper bound" in words
 
 
 def test_tables_and_reports_of_the_first_version_are_drawn(browser, tmp_path) -> None:
