@@ -22,6 +22,7 @@ FLOORS = (
     {"gate"},
     {"reports"},
     {"shipping"},
+    {"serving"},
     {"auditing"},
     {"demo", "pytest_plugin"},
     {"cli"},

@@ -1,0 +1,1 @@
+"""Serving with budgets: every answer is charged to its client before it exists."""
