@@ -53,3 +53,21 @@ class VerificationFailed(ShieldnetError):
     """A hardened folder that does not hold what was written, signed, proven and measured."""
 
     exit_code = 1
+
+
+class BudgetExceeded(ShieldnetError):
+    """Raised if a client's answer would cost more than is left; nothing was charged or released.
+
+    left: what is left, in words. renews_at: when the budget renews (seconds since the epoch, UTC);
+    None if it never does.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, left: str = "", renews_at: int | None = None) -> None:
+        super().__init__(message)
+        self.left, self.renews_at = left, renews_at
+
+
+class LedgerUnavailable(ShieldnetError, RuntimeError):
+    """Raised if a charge could not be recorded: there is no answer without it."""
