@@ -1,8 +1,6 @@
 """A shield as a graph: the same answers in every runtime, for every batch, without shieldnet."""
 
 import logging
-import subprocess
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,21 +173,6 @@ def test_overflow_within_a_chain_and_rows_that_are_no_distribution_are_marked(
     sn.export(flat, rows(8).softmax(-1), tmp_path / f"flat{ending}")
     answer = ask(tmp_path / f"flat{ending}", rows(9) * 2)
     assert np.isnan(answer).all()
-
-
-def test_a_program_runs_where_there_is_no_shieldnet(tmp_path) -> None:
-    shield = sn.harden(Net().eval(), "open")
-    sn.export(shield, rows(8), tmp_path / "model.pt2")
-    torch.save(rows(9), tmp_path / "rows.pt")
-    script = (
-        "import sys; sys.modules['shieldnet'] = None\n"
-        "import torch\n"
-        f"model = torch.export.load({str(tmp_path / 'model.pt2')!r}).module()\n"
-        f"rows = torch.load({str(tmp_path / 'rows.pt')!r}, weights_only=True)\n"
-        f"torch.save(model(rows), {str(tmp_path / 'answers.pt')!r})\n"
-    )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=tmp_path)
-    assert torch.equal(torch.load(tmp_path / "answers.pt", weights_only=True), shield(rows(9)))
 
 
 def test_our_own_reader_takes_the_onnx_file_that_we_write(tmp_path) -> None:
