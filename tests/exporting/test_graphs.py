@@ -101,6 +101,18 @@ def test_ticks_and_winners_are_the_same_bits_in_onnx_runtime(chain, release, tmp
         assert np.array_equal(answer, shield(rows(count)).numpy())
 
 
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_the_top_of_many_classes_is_the_same_in_a_graph(ending, tmp_path) -> None:
+    """Where a graph looks for the largest in turns; equals are first come, first served."""
+    shield = sn.Shield(Net().eval(), sn.TopK(3), sn.Round(1))
+    sn.export(shield, rows(8, 100), tmp_path / f"model{ending}")
+    asked = torch.cat([rows(9, 100), rows(9, 100).round()])
+    asked[0] = torch.nan
+    answer = ask(tmp_path / f"model{ending}", asked)
+    assert np.isnan(answer[0]).all()
+    assert np.array_equal(answer[1:], shield(asked[1:]).numpy())
+
+
 NOISY = {
     "noise": (sn.ClipNorm(10.0), sn.GaussianNoise(2.0)),
     "laplace": (sn.ClipNorm(10.0), sn.LaplaceNoise(2.0)),
