@@ -42,7 +42,7 @@ Queries = Annotated[
     typer.Option("--queries-per-client", help="Answers that one client may get in a window."),
 ]
 Window = Annotated[
-    str, typer.Option(help="When a budget renews: hour, day (both in UTC) or ever, for never.")
+    str, typer.Option(help="When a budget renews: hour, day (both in UTC) or total, for never.")
 ]
 ModelCode = Annotated[
     str | None,

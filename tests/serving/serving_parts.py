@@ -35,7 +35,7 @@ class Fake:
         self.renews_at: int | None = None
         self._lock = threading.Lock()
 
-    def charge(self, client, rows=1, key=None, content=None):
+    def charge(self, client, rows=1, *, key=None, content=None):
         with self._lock:
             if self.is_down or self.is_closed:
                 raise LedgerUnavailable("down")

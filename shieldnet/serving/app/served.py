@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
+from shieldnet.data.hashing import weights_hash
 from shieldnet.outputs.nested import named_leaves, written
 from shieldnet.serving.app.datatypes import OF_DTYPE
 from shieldnet.serving.app.limits import Limits
@@ -54,6 +55,8 @@ class ServedModel:
         self.shield, self.name, self.version = shield, name, version
         given = None if example is None else inputs_of(example, shield.model)
         self.inputs = _servable(tuple(inputs) if given is None else given)
+        # A key of a request must not buy the answer of another model.
+        self.identity = f"{weights_hash(shield.model)} {shield.settings.digest()}"
         self._named = _by_name(shield, self.inputs)
         self._device = next((one.device for one in shield.parameters()), torch.device("cpu"))
         self.outputs: tuple[TensorFacts, ...] = ()
@@ -77,7 +80,7 @@ class ServedModel:
 
     def _ask(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         held = {name: value.to(self._device) for name, value in inputs.items()}
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.no_grad():
             released = self.shield(**held) if self._named else self.shield(*held.values())
         answers = {}
         for path, leaf in named_leaves(released).items():

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -35,7 +35,7 @@ class Charging(Protocol):
     shield: Shield
 
     def charge(
-        self, client: str, rows: int = 1, key: str | None = None, content: bytes | None = None
+        self, client: str, rows: int = 1, *, key: str | None = None, content: bytes | None = None
     ) -> Any:
         """Charges ``rows`` answers, or raises BudgetExceeded or LedgerUnavailable."""
 
@@ -98,10 +98,10 @@ class Service:
             self._served -= 1
 
     async def _charge(self, client: str, asked: Asked, key: str | None) -> None:
-        content = None if key is None else asked.digest()
+        content = None if key is None else asked.digest(self.model.identity)
         try:
             charge = await self._within(
-                self._pool, lambda: self._guard.charge(client, asked.rows, key, content)
+                self._pool, lambda: self._guard.charge(client, asked.rows, key=key, content=content)
             )
         except BudgetExceeded as spent:
             wait_s = None if spent.renews_at is None else int(spent.renews_at - time.time()) + 1
@@ -115,7 +115,12 @@ class Service:
         if not getattr(charge, "repeated", False):
             self.metrics.charged(asked.rows)
         if self.metrics.wants_left():
-            self._pool.submit(lambda: self.metrics.left(self._guard.left(client)))
+            self._pool.submit(self._observe, client)
+
+    def _observe(self, client: str) -> None:
+        """Counts what a client has left; a ledger that does not answer shows at the next charge."""
+        with suppress(LedgerUnavailable):
+            self.metrics.left(self._guard.left(client))
 
     async def _answer(self, asked: Asked, *, alone: bool) -> dict[str, Tensor]:
         future = self._batcher.submit(asked.inputs, asked.rows, alone=alone)

@@ -1,13 +1,14 @@
 """The addresses of the server, and the application that serves them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from torch import Tensor
 
 from shieldnet import __version__
 from shieldnet.core.errors import ConfigError
@@ -29,7 +30,7 @@ from shieldnet.shipping.description import TensorFacts
 T = TypeVar("T")
 JSON, BYTES = "application/json", "application/octet-stream"
 PLATFORM = "shieldnet"
-_SMALL = 2**16  # bytes that are read sooner than another thread is asked to
+_SMALL = 2**15  # bytes that are read or written sooner than another thread is asked to
 _MAX_KEY = 200
 _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
@@ -157,9 +158,12 @@ class _Routes:
         key = _idempotency_key(request)
         header, form = request.headers.get(BINARY_HEADER), self._model.form
         body = await read_body(request, self._limits)
-        asked: Asked = await _read(body, lambda: read_infer(body, header, form))
+        asked: Asked = await _soon(len(body), lambda: read_infer(body, header, form))
         answers = await self._service.answer(client, asked, key)
-        content, length = written_infer(asked, answers, self._model.name, self._model.version)
+        name, version = self._model.name, self._model.version
+        content, length = await _soon(
+            _bytes_of(answers), lambda: written_infer(asked, answers, name, version)
+        )
         if length is None:
             return Response(content, media_type=JSON)
         return Response(content, headers={BINARY_HEADER: str(length)}, media_type=BYTES)
@@ -170,9 +174,10 @@ class _Routes:
         require_type(request, JSON)
         key = _idempotency_key(request)
         body = await read_body(request, self._limits)
-        asked: Asked = await _read(body, lambda: read_predict(body, self._model.form))
+        asked: Asked = await _soon(len(body), lambda: read_predict(body, self._model.form))
         answers = await self._service.answer(client, asked, key)
-        return Response(written_predict(answers), media_type=JSON)
+        content = await _soon(_bytes_of(answers), lambda: written_predict(answers))
+        return Response(content, media_type=JSON)
 
     def _client(self, request: Request) -> str:
         """Returns whose key came with a request. Errors: Refused (401)."""
@@ -204,6 +209,10 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def _read(body: bytes, read: Callable[[], T]) -> T:
-    """Reads a body: here where that is quick, or else in another thread."""
-    return read() if len(body) <= _SMALL else await asyncio.to_thread(read)
+def _bytes_of(answers: Mapping[str, Tensor]) -> int:
+    return sum(answer.nbytes for answer in answers.values())
+
+
+async def _soon(size: int, job: Callable[[], T]) -> T:
+    """Reads or writes so many bytes: here where they are few, or else in another thread."""
+    return job() if size <= _SMALL else await asyncio.to_thread(job)
