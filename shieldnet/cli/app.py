@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from shieldnet.cli import auditing, finetuning, gate, hardening, serving, splitting, verifying
+from shieldnet.cli import (
+    auditing,
+    finetuning,
+    gate,
+    hardening,
+    ledger,
+    serving,
+    splitting,
+    verifying,
+)
 from shieldnet.cli.options import Seed
 from shieldnet.cli.terminal import Reporting, guarded, print_report
 
@@ -45,6 +54,7 @@ app.command("harden")(hardening.harden)
 app.command("verify")(verifying.verify)
 app.command("serve")(serving.serve)
 app.add_typer(serving.keys_app, name="keys")
+app.add_typer(ledger.ledger_app, name="ledger")
 
 
 def main() -> None:

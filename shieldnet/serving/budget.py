@@ -12,7 +12,7 @@ from shieldnet.core.checks import choice, whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.serving.units import INFINITE, Units, bits_of, limits_of, mu_of
 
-WINDOWS = {"hour": 3600, "day": 86400, "ever": 0}
+WINDOWS = {"hour": 3600, "day": 86400, "total": 0}
 """Seconds of each window; 0 for the one that never ends. Hours and days start in UTC."""
 
 
@@ -21,14 +21,14 @@ class Budget:
     """Limits what is learned in each window of time; no limit is None.
 
     bits: of all answers together, > 0. mu: Gaussian differential privacy of all answers together,
-    > 0. queries: answers, >= 1. window: ``"hour"``, ``"day"`` (both start in UTC) or ``"ever"``.
+    > 0. queries: answers, >= 1. window: ``"hour"``, ``"day"`` (both start in UTC) or ``"total"``.
     Errors: ConfigError for a limit that is no positive number.
     """
 
     bits: float | None = None
     mu: float | None = None
     queries: int | None = None
-    window: str = "ever"
+    window: str = "total"
 
     def __post_init__(self) -> None:
         choice("window", self.window, tuple(WINDOWS))
@@ -111,20 +111,22 @@ class Balance:
         return f"{said(self.left, self.budget)} {per(self.budget)}"
 
 
-def said(units: Units, budget: Budget) -> str:
-    """Says the counts of those things that a budget limits."""
+def said(units: Units, budget: Budget, *, every: bool = False) -> str:
+    """Says the counts of those things that a budget limits, or every count."""
     words = (
         f"{bits_of(units.bits):.6g} bits",
         f"mu {mu_of(units.rho):.4g}",
         f"{units.queries} queries",
     )
-    limited = (word for word, limit in zip(words, budget.limits, strict=True) if limit != INFINITE)
+    limited = (
+        word for word, limit in zip(words, budget.limits, strict=True) if every or limit != INFINITE
+    )
     return ", ".join(limited) or "no limit"
 
 
 def per(budget: Budget) -> str:
     """Says how long a budget counts."""
-    return "for ever" if budget.window == "ever" else f"per {budget.window}"
+    return "in total" if budget.window == "total" else f"per {budget.window}"
 
 
 def as_budgets(name: str, given: Budget | Sequence[Budget] | None) -> tuple[Budget, ...]:

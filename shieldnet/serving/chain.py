@@ -10,7 +10,7 @@ from hmac import compare_digest
 from typing import Any
 
 from shieldnet.core.errors import VerificationFailed
-from shieldnet.serving.stores.base import Entry, Head, Record, Request, Store
+from shieldnet.serving.stores.base import Contents, Entry, Head, Record, Request
 from shieldnet.serving.units import NOTHING, Units
 
 VERSION = 1
@@ -19,7 +19,7 @@ _EVERYBODY = "everybody"
 
 @dataclass(frozen=True)
 class Seal:
-    """Hashes with the ledger's own key, so that nobody without it can name or forge anything.
+    """Hashes with the ledger's own key, without which no client can be named and no record forged.
 
     key: 16 to 64 bytes, the same for all who write to one ledger.
     """
@@ -101,17 +101,15 @@ class Checked:
     mac: str
 
 
-def verify(store: Store, seal: Seal, heads: Sequence[str] = ()) -> Checked:
-    """Reads a whole ledger and refuses one that was changed.
+def verify(head: Head, kept: Contents, seal: Seal, heads: Sequence[str] = ()) -> Checked:
+    """Refuses a ledger that was changed.
 
     heads: macs of records that were the last ones at earlier times: a ledger that was put back to
     an older state, which the chain alone cannot show, lacks the later of them.
-    Guarantee: without the ledger's key nobody can change, add, swap or take out a record, a total
-    or a request's key, so that this passes; but for taking records from the end, with their sums.
+    Guarantee: without the ledger's key, no record, total or request's key can be changed, added,
+    swapped or removed so that this passes; but for removing records at the end, with their sums.
     Errors: VerificationFailed names the first thing that does not fit.
     """
-    with store.session() as session:
-        head, kept = session.head() or Head(), session.everything()
     totals, requests, last, seen = _replayed(kept.records, seal)
     if (last.number, last.mac) != (head.number, head.mac):
         raise _tampered(f"its head is record {head.number}, its last record is {last.number}")

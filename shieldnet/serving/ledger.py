@@ -1,4 +1,4 @@
-"""The ledger: what every client was told, charged before it is told, never over a budget."""
+"""The ledger: charges of every client, recorded before the answer exists, never over a budget."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from shieldnet.serving.policy import Policy
 from shieldnet.serving.secret import VARIABLE, key_of
 from shieldnet.serving.settling import Ask, Settler
 from shieldnet.serving.stores import open_store
+from shieldnet.serving.stores.base import Contents, Head
 from shieldnet.serving.units import INFINITE, NOTHING, Units, units_of
 from shieldnet.serving.writer import Writer, closed
 
@@ -36,8 +37,8 @@ class Charge:
     """Says what was charged, durably, before the answer exists.
 
     rows: answers that were charged. units: of all of them together. repeated: the same request was
-    charged before, and nothing was charged now. A context manager, so that the answer can stand in
-    its block; nothing is refunded if the block fails, for the answer may have been computed.
+    charged before, and nothing was charged now. A context manager: the answer can be made in its
+    block; nothing is refunded if the block fails, for the answer may have been computed.
     """
 
     rows: int
@@ -220,7 +221,12 @@ class Ledger:
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Reads the whole ledger and raises VerificationFailed if it was changed."""
-        return self._writer.run(lambda: verify(self._store, self._seal, heads))
+        head, contents = self._within(self._everything)
+        return verify(head, contents, self._seal, heads)
+
+    def _everything(self) -> tuple[Head, Contents]:
+        with self._store.session() as session:
+            return session.head() or Head(), session.everything()
 
     def _within(self, job: Callable[[], T]) -> T:
         try:
@@ -272,12 +278,12 @@ class Ledger:
 
 
 def _named(what: str, name: object) -> str:
-    """Refuses what names nobody."""
+    """Refuses a name that is none."""
     if isinstance(name, str) and 0 < len(name) <= _MAX_NAME:
         return name
     raise ConfigError(
         f"Expected {what} as 1 to {_MAX_NAME} characters, got {type(name).__name__}"
-        f"{' of ' + str(len(name)) if isinstance(name, str) else ''}: nothing is charged to nobody."
+        f"{' of ' + str(len(name)) if isinstance(name, str) else ''}: every charge has a client."
     )
 
 

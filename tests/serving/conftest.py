@@ -1,37 +1,18 @@
-"""Real servers on loopback, started once for each process of the tests."""
+"""Stores of ledgers: real servers, started once for each process of the tests."""
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import KEY, free_port, started
 
 from shieldnet.serving.ledger import Ledger
 
 STORES = ("sqlite", "postgresql", "redis")
-KEY = bytes(range(32))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def started(command: list[str], port: int) -> subprocess.Popen[bytes]:
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert server.poll() is None, f"{command[0]} ended"
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return server
-        time.sleep(0.02)
-    raise AssertionError(f"{command[0]} did not answer")
 
 
 @pytest.fixture(scope="session")
@@ -116,13 +97,3 @@ def opened(url) -> Iterator[object]:
     yield open_ledger
     for ledger in made:
         ledger.close()
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now

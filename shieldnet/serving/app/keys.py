@@ -59,7 +59,7 @@ class ApiKeys:
         return cls(hashes)
 
     def client_of(self, key: str | None) -> str | None:
-        """Returns whose key it is, None for nobody's; takes the same time for every key."""
+        """Returns whose key it is, None for an unknown one; takes the same time for every key."""
         given = _hash_of((key or "")[:_MAX_KEY]).encode()
         found = None
         for name, known in self._all():

@@ -1,4 +1,4 @@
-"""What is told of a request in logs and numbers, and when its answer is sent."""
+"""What logs and numbers say of a request, and when its answer is sent."""
 
 import asyncio
 import json

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from importlib.metadata import version as version_of
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -10,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from torch import Tensor
 
-from shieldnet import __version__
 from shieldnet.core.errors import ConfigError
 from shieldnet.serving.app import refusals
 from shieldnet.serving.app.answers import written_infer, written_predict
@@ -30,6 +30,7 @@ from shieldnet.shipping.description import TensorFacts
 T = TypeVar("T")
 JSON, BYTES = "application/json", "application/octet-stream"
 PLATFORM = "shieldnet"
+_OWN_VERSION = version_of("shieldnet")
 _SMALL = 2**15  # bytes that are read or written sooner than another thread is asked to
 _MAX_KEY = 200
 _MODEL = "/v2/models/{name}"
@@ -61,7 +62,7 @@ def make_app(guard: Charging, model: ServedModel, keys: ApiKeys) -> FastAPI:
 
     app = FastAPI(
         title="shieldnet",
-        version=__version__,
+        version=_OWN_VERSION,
         lifespan=life,
         docs_url=None,
         redoc_url=None,
@@ -133,7 +134,7 @@ class _Routes:
         """Describes the server."""
         self._client(request)
         return JSONResponse(
-            {"name": PLATFORM, "version": __version__, "extensions": ["binary_tensor_data"]}
+            {"name": PLATFORM, "version": _OWN_VERSION, "extensions": ["binary_tensor_data"]}
         )
 
     async def metadata(self, request: Request) -> Response:

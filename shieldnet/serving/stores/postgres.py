@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS shieldnet_requests (id TEXT PRIMARY KEY, content TEXT
 CREATE INDEX IF NOT EXISTS shieldnet_requests_time ON shieldnet_requests (time);
 """
 _WAIT_S = 5
-# Names the lock that writers of a ledger hold; any number that nobody else uses.
+# Names the lock that writers of a ledger hold; a number that no other program uses.
 _LOCK = 7_135_044_627_511_220_117
 
 # What a forked child inherited and must not touch: not even to close it.
