@@ -122,7 +122,8 @@ def main() -> None:
             subprocess.run([*git, "remove", "--force", str(old)], check=True)
     lines = [
         "Microseconds of CPU time that a shield adds to a model that does nothing, "
-        f"{'batch x classes' if is_large else '1 x 10'}; medians of {turns} turns. The last column is the other commit against itself: noise.",
+        f"{'batch x classes' if is_large else '1 x 10'}; medians of {turns} turns. "
+        "The last column is the other commit against itself: noise.",
         "",
         "| what | before | after | after / before | before / before |",
         "|---|---|---|---|---|",
