@@ -15,7 +15,7 @@ DIMENSIONS = 32
 """Numbers that are kept of an input: a random projection of it."""
 MIN_NATURAL = 200
 """Natural inputs from which thresholds can be read."""
-_MAX_NATURAL = 2000
+_MAX_NATURAL = 1000
 _RARE, _LOW = 0.01, 0.10  # shares of natural queries beyond the thresholds
 _DEVIATIONS = 3.0  # of a share's lower bound, which is looked at after every query
 _WINDOWS = 40  # of natural traffic, drawn to learn thresholds
@@ -165,8 +165,20 @@ class Suspicion:
     queries: int = 0
 
     @classmethod
-    def of(cls, profile: Profile, novel: Tensor, distances: Tensor, unsure: Tensor) -> "Suspicion":
-        """Judges queries. Shapes: novel and unsure (n,) bool, distances (n,) to earlier ones."""
+    def of(
+        cls,
+        profile: Profile,
+        *,
+        novel: Tensor,
+        distances: Tensor,
+        unsure: Tensor,
+        normality: float,
+    ) -> "Suspicion":
+        """Judges queries.
+
+        normality: of the distances, as ``shapiro_wilk`` returns it.
+        Shapes: novel and unsure (n,) bool, distances (n,) to earlier queries.
+        """
         met = distances[distances.isfinite()]
         close = int((met < profile.close_below).sum())
         counts = (int(novel.sum()), len(novel)), (close, len(met)), (int(unsure.sum()), len(unsure))
@@ -174,7 +186,7 @@ class Suspicion:
             excess(hits, samples, usual)
             for (hits, samples), usual in zip(counts, profile.expected, strict=True)
         )
-        uneven = max(0.0, 1 - shapiro_wilk(met) / profile.least_normality)
+        uneven = max(0.0, 1 - normality / profile.least_normality)
         return cls(novel_share, close_share, unsure_share, uneven, len(novel))
 
     @property

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.checks import choice, fraction, positive, whole
-from shieldnet.core.errors import ConfigError, ShieldnetError
+from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.examples import raw_bytes
 from shieldnet.defenses import Defense
 from shieldnet.serving.query_patterns import (
@@ -25,6 +25,7 @@ from shieldnet.serving.query_patterns import (
     Suspicion,
     earlier_distances,
     require_numbers,
+    shapiro_wilk,
 )
 from shieldnet.shield.module import Shield
 from shieldnet.shield.preset_chains import PRESETS
@@ -32,6 +33,7 @@ from shieldnet.shield.preset_chains import PRESETS
 Action = Literal["answer", "log", "harder", "refuse"]
 _LOG = logging.getLogger("shieldnet")
 _KEY_BYTES, _HASH_BYTES = 16, 8
+_SHAPED_EVERY = 16  # queries after which the shape of the distances is looked at again: it is slow
 
 
 class QueriesRefused(ShieldnetError):
@@ -99,6 +101,8 @@ class _Subject:
     digests: list[bytes] = field(default_factory=list)
     novel: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     distances: Tensor = field(default_factory=lambda: torch.empty(0))
+    normality: float = 1.0
+    unshaped: int = 0
     suspicion: Suspicion = field(default_factory=Suspicion)
     action: Action = "answer"
     refused_until: float = -math.inf
@@ -113,13 +117,22 @@ class _Subject:
         self.queries = queries.at(torch.arange(len(queries))[-memory:])
         self.digests = [*self.digests, *digests][-memory:]
         self.novel, self.distances = novel[-memory:], distances[-memory:]
-        unsure = profile.is_unsure(self.queries)
-        self.suspicion = Suspicion.of(profile, self.novel, self.distances, unsure)
+        self.unshaped += len(asked)
+        if self.unshaped >= _SHAPED_EVERY:
+            self.normality, self.unshaped = shapiro_wilk(self.distances), 0
+        self.suspicion = Suspicion.of(
+            profile,
+            novel=self.novel,
+            distances=self.distances,
+            unsure=profile.is_unsure(self.queries),
+            normality=self.normality,
+        )
 
     def start_anew(self) -> None:
         """Forgets the queries."""
         self.queries, self.digests = Queries.none(), []
         self.novel, self.distances = torch.empty(0, dtype=torch.bool), torch.empty(0)
+        self.normality, self.unshaped = 1.0, 0
         self.suspicion, self.action = Suspicion(), "answer"
 
 
@@ -215,7 +228,7 @@ class Watch:
         """
         shape = self.profile.scale.shape
         if inputs.shape[1:] != shape or len(inputs) != len(distribution):
-            raise ConfigError(
+            raise DataError(
                 f"Expected rows of {tuple(shape)} with an answer each, got "
                 f"{tuple(inputs.shape)} and {tuple(distribution.shape)}."
             )
