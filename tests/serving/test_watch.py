@@ -114,7 +114,7 @@ def test_steps_of_one_length_are_uneven(shield, profile) -> None:
     signs = torch.randn(seeds.shape, generator=generator).sign()
     suspicion = asked(Watch(profile, SILENT), shield, torch.cat([seeds, seeds + 0.1 * signs]))
     ordinary = asked(Watch(profile, SILENT), shield, natural(200, 7), rows=16)
-    assert ordinary.uneven == 0 < 0.1 < suspicion.uneven
+    assert ordinary.uneven < 0.05 < 0.1 < suspicion.uneven
     assert suspicion.close > WatchPolicy().harder_above
 
 
@@ -179,11 +179,15 @@ def test_a_policy_logs_then_hardens_then_refuses_then_starts_anew(shield, profil
     )
     queries = 4 * torch.randn(60, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     labels = []
-    with pytest.raises(QueriesRefused, match="refused for a time. Nothing was charged") as refused:
+
+    def ask_on() -> None:
         for query in queries.split(1):
             chosen = watch.choose("mallory", shield)
             labels.append(str(chosen.chain))
             watch.note("mallory", query, chosen.distribution(chosen(query)))
+
+    with pytest.raises(QueriesRefused, match="refused for a time. Nothing was charged") as refused:
+        ask_on()
     assert refused.value.renews_at == 60
     assert [action for _, action, _ in acts] == ["log", "harder", "refuse"]
     assert {subject for subject, _, _ in acts} == {"mallory"}
