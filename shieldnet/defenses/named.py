@@ -327,14 +327,17 @@ def _descending(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def _first_largest(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """Returns the classes of the ``k`` largest in their order. Shapes: (n, K) -> (n, k)."""
+    """Returns the classes of the ``k`` largest in their order. Shapes: (n, K) -> (n, k).
+
+    Among equals the first are taken, in the same way where there are none: how long it takes must
+    not tell whether small probabilities vanished.
+    """
     classes = rows.shape[-1]
     level = np.partition(rows, classes - k, axis=-1)[:, classes - k, None]
-    chosen = rows >= level
-    if np.count_nonzero(chosen) != len(rows) * k:  # equals on both sides: the first ones
-        above, equal = rows > level, rows == level
-        room = k - above.sum(-1, keepdims=True)
-        chosen = above | (equal & (equal.cumsum(-1) <= room))
+    chosen, equal = rows > level, rows == level
+    room = k - np.count_nonzero(chosen, axis=-1)[:, None]
+    equal &= equal.cumsum(-1, dtype=np.int32) <= room
+    chosen |= equal
     places: NDArray[np.int64] = (np.flatnonzero(chosen) % classes).reshape(-1, k)
     return places
 
