@@ -1,6 +1,6 @@
 """How soon the extraction watch sees crafted queries, and how often it is wrong about others.
 
-Digits of scikit-learn, and MNIST. Every subject asks one query at a time; what counts is the first
+Digits of scikit-learn, and MNIST. What counts is the first
 query after which the default policy logs, answers by the harder shield, or refuses.
 
     python benchmarks/watch.py --mnist ../shared/data/mnist.npz     # ten minutes; digits alone: two
@@ -9,7 +9,7 @@ query after which the default policy logs, answers by the harder shield, or refu
 import argparse
 import logging
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,21 +164,19 @@ def crafted(world: World) -> dict[str, Callable[[int], Tensor]]:
     }
 
 
-def first_actions(world: World, queries: Tensor) -> dict[str, int]:
-    """Returns after how many queries each action is first reached."""
+def first_actions(world: World, queries: Tensor, at_once: int) -> dict[str, int]:
+    """Returns after how many queries each action is first reached. at_once: queries a call."""
     watch, first = Watch(world.profile, WatchPolicy()), {}
-    for number, (query, answer) in enumerate(each(queries, world.answers(queries)), 1):
-        action = watch.policy.action(watch.note("subject", query, answer).score)
+    answers = world.answers(queries)
+    for start in range(0, len(queries), at_once):
+        part = slice(start, start + at_once)
+        suspicion = watch.note("subject", queries[part], answers[part])
+        action = watch.policy.action(suspicion.score)
         for reached in ACTIONS[: ACTIONS.index(action) + 1] if action != "answer" else ():
-            first.setdefault(reached, number)
+            first.setdefault(reached, start + at_once)
         if "refuse" in first:
             break
     return first
-
-
-def each(queries: Tensor, answers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Lists queries with their answers, one by one."""
-    return zip(queries.split(1), answers.split(1), strict=True)
 
 
 def cells(found: list[dict[str, int]]) -> list[str]:
@@ -221,12 +219,12 @@ def main() -> None:
     parts = [READING]
     for place in worlds:
         rows = [["subjects", *ACTIONS], ["---"] * 4]
-        for subjects, count in (
-            (ordinary(place), FALSE_ALARM_SUBJECTS),
-            (crafted(place), ATTACKERS),
+        for subjects, count, at_once in (
+            (ordinary(place), FALSE_ALARM_SUBJECTS, 10),
+            (crafted(place), ATTACKERS, 1),
         ):
             for name, asks in subjects.items():
-                found = [first_actions(place, asks(seed)) for seed in range(count)]
+                found = [first_actions(place, asks(seed), at_once) for seed in range(count)]
                 rows.append([name, *cells(found)])
                 print(place.name, *rows[-1], sep=" | ", flush=True)
         table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -236,8 +234,8 @@ def main() -> None:
 
 
 READING = f"""
-Each subject asks {ASKED} queries (fewer where there are not as many), one at a time, behind the
-preset `balanced`, and the default policy looks at the last 256: how many subjects reach an action,
+Each subject asks {ASKED} queries (fewer where there are not as many), attackers one at a time and
+others ten, behind the preset `balanced`, and the default policy looks at the last 256: how many subjects reach an action,
 and the median number of queries after which they first do. The first five rows of a table are
 ordinary subjects, of whom none should; the others copy the model. The last is the attack that the
 watch does not see: queries that look ordinary. So do several subjects who share the others'
