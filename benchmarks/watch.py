@@ -1,7 +1,7 @@
 """How soon the extraction watch sees crafted queries, and how often it is wrong about others.
 
-Digits of scikit-learn, and MNIST. What counts is the first
-query after which the default policy logs, answers by the harder shield, or refuses.
+Digits of scikit-learn, and MNIST. What counts is the first query after which the default policy
+logs, answers by the harder shield, or refuses.
 
     python benchmarks/watch.py --mnist ../shared/data/mnist.npz     # ten minutes; digits alone: two
 """
@@ -136,7 +136,7 @@ def crafted(world: World) -> dict[str, Callable[[int], Tensor]]:
         return asked
 
     def walks(seed: int) -> Tensor:
-        ends = drawn(world, 2 * ASKED // 8, seed).split(2)
+        ends = drawn(world, 2 * (ASKED // 8), seed).split(2)
         shares = torch.linspace(0.125, 1, 8).reshape(-1, *[1] * (world.inputs.dim() - 1))
         return torch.cat([shares * pair[0] + (1 - shares) * pair[1] for pair in ends])
 
@@ -235,11 +235,11 @@ def main() -> None:
 
 READING = f"""
 Each subject asks {ASKED} queries (fewer where there are not as many), attackers one at a time and
-others ten, behind the preset `balanced`, and the default policy looks at the last 256: how many subjects reach an action,
-and the median number of queries after which they first do. The first five rows of a table are
-ordinary subjects, of whom none should; the others copy the model. The last is the attack that the
-watch does not see: queries that look ordinary. So do several subjects who share the others'
-queries (Sybils), each below the number that is needed.
+others ten, behind the preset `balanced`, and the default policy looks at the last 256: how many
+subjects reach an action, and the median number of queries after which they first do. The first five
+rows of a table are ordinary subjects, of whom none should; the others copy the model. The last is
+the attack that the watch does not see: queries that look ordinary. Nor does it see several subjects
+who share the others' queries (Sybils), each below the number that is needed.
 """.strip()
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Timing(Attack):
     ask: sends one input and returns once the answer is there, whatever it returns, for instance
     over HTTP from the machine where a client would be. shield: the one that is served, if the audit
     has several or no defenses. rows: inputs of each set at most. clock: seconds, for tests.
-    ``timing.class`` is the share of inputs whose class (the winner) is told, less the share of the
+    ``timing.class`` is the share of inputs whose class (the winner) is named, less the share of the
     commonest; ``timing.membership`` the same of members against nonmembers. 0: times tell nothing.
     NOT promised: the same times again, so no result is kept in a cache; that another adversary, a
     quieter machine or more repeats tell no more; anything of other side channels.

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from threading import Lock
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shieldnet.core.checks import choice, fraction, positive, whole
@@ -30,6 +31,7 @@ from shieldnet.serving.query_patterns import (
 from shieldnet.shield.module import Shield
 from shieldnet.shield.preset_chains import PRESETS
 
+Arrays = NDArray[Any]
 Action = Literal["answer", "log", "harder", "refuse"]
 _LOG = logging.getLogger("shieldnet")
 _KEY_BYTES, _HASH_BYTES = 16, 8
@@ -147,8 +149,8 @@ class Watch:
 
     Kept, in memory alone: of a subject its keyed hash, and of each of its latest ``memory`` queries
     a projection to 32 numbers, a keyed hash, the released winner and its margin. Keys and the
-    projection's seed are secret and leave with the process. Whoever reads the memory can
-    reconstruct inputs of up to 32 numbers, and 32 sums of larger ones; raw inputs are not kept.
+    projection's seed are secret and leave with the process. Reading the memory
+    gives inputs of up to 32 numbers, and 32 sums of larger ones; raw inputs are not kept.
     Exact repeats are passed over: a ledger answers for them. Safe with several threads.
     NOT promised: that an extraction is seen. Many subjects with few queries each (Sybils), queries
     that look ordinary, and pairs of near inputs more than ``memory`` queries apart are not seen;
@@ -219,14 +221,14 @@ class Watch:
             )
         return self.harder_than(shield) if action == "harder" else shield
 
-    def note(self, subject: str, inputs: Tensor, distribution: Tensor) -> Suspicion:
+    def note(self, subject: str, inputs: Tensor | Arrays, distribution: Tensor) -> Suspicion:
         """Takes in queries and what was released about them; returns the suspicion after them.
 
         Shapes: inputs (rows, ...), distribution (rows, classes) as ``Shield.distribution`` reads
         an answer.
         Errors: DataError for inputs of another shape than the natural ones, NaN and tokens.
         """
-        shape = self.profile.scale.shape
+        inputs, shape = torch.as_tensor(inputs), self.profile.scale.shape
         if inputs.shape[1:] != shape or len(inputs) != len(distribution):
             raise DataError(
                 f"Expected rows of {tuple(shape)} with an answer each, got "

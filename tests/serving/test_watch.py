@@ -272,6 +272,13 @@ def test_several_threads_lose_no_query(shield, profile) -> None:
     assert watch.note("a", parts[0], answers[0]).queries == 200
 
 
+def test_arrays_are_watched_as_tensors(shield, profile) -> None:
+    watch, query = Watch(profile), natural(3, 0)
+    answer = shield.distribution(shield(query))
+    assert watch.note("a", query.numpy(), answer).queries == 3
+    assert watch.note("a", query, answer).queries == 3  # the same queries: repeats
+
+
 def test_the_watch_is_made_from_a_shield_and_natural_inputs(shield) -> None:
     watch = Watch.of(shield, natural(300, 1), WatchPolicy(), memory=100)
     assert watch.profile.memory == 100
