@@ -5,6 +5,7 @@ from shieldnet.serving.clients import client, current_client
 from shieldnet.serving.guard import Guard
 from shieldnet.serving.ledger import Charge, Ledger
 from shieldnet.serving.middleware import BudgetMiddleware
+from shieldnet.serving.watch import QueriesRefused, Watch, WatchPolicy
 
 __all__ = [
     "Balance",
@@ -13,6 +14,9 @@ __all__ = [
     "Charge",
     "Guard",
     "Ledger",
+    "QueriesRefused",
+    "Watch",
+    "WatchPolicy",
     "client",
     "current_client",
 ]

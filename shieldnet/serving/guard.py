@@ -12,12 +12,14 @@ import numpy as np
 
 from shieldnet.core.checks import flag
 from shieldnet.core.errors import AnswerError, ConfigError
+from shieldnet.outputs.micro_batches import arrays
 from shieldnet.serving.asked import content, rows_of
 from shieldnet.serving.budget import Balance, Budget, said
 from shieldnet.serving.clients import current_client
 from shieldnet.serving.ledger import Charge, Ledger
 from shieldnet.serving.repeats import Repeats
 from shieldnet.serving.units import INFINITE, units_of
+from shieldnet.serving.watch import Watch
 from shieldnet.shield.module import Shield
 from shieldnet.shield.settings import Extent
 
@@ -35,6 +37,7 @@ class Guard:
     extent: the largest answer, ``sn.Extent(classes=10)``.
     free_repeats: charges no row that this client asked before, as far as this process remembers;
         only for a shield that gives the same answer again.
+    watch: looks at the queries of each client and may have a harder shield answer, or refuse.
 
     Guarantee: what a client was told costs at most the budget: by bits of maximal leakage and by mu
     of Gaussian differential privacy, for adaptively chosen questions, as ``PrivacyCost`` adds them.
@@ -55,8 +58,12 @@ class Guard:
         in_all: Budget | Sequence[Budget] | None = None,
         extent: Extent | None = None,
         free_repeats: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         self.shield = _sized(shield, extent)
+        if watch is not None:
+            watch.harder_than(self.shield)  # its cost is at most this one's, or it is refused now
+        self.watch = watch
         self._repeats = Repeats() if flag("free_repeats", free_repeats) else None
         if free_repeats and not shield.deterministic:
             raise ConfigError(
@@ -119,8 +126,8 @@ class Guard:
         client: who asks, by default that of the ``client(...)`` block around. request_id: names the
         request, so that its repeats within a day are charged once, also after a crash; other
         content under one name is refused, and a shield that draws charges its repeats anew.
-        Errors: BudgetExceeded: nothing is charged, and no row answered. Errors of the ledger,
-        before, and of the shield, after the charge, which stays: the answer may have been computed.
+        Errors: BudgetExceeded and QueriesRefused: nothing is charged, and no row answered. Errors of the ledger,
+        before, and of the shield, after the charge, which stays: the answer may have existed.
         """
         name = current_client() if client is None else client
         if name is None:
@@ -129,14 +136,18 @@ class Guard:
                 "`with sn.serving.client(name):`."
             )
         rows = rows_of(args, kwargs)
+        shield = self.shield if self.watch is None else self.watch.choose(name, self.shield)
         asked = None if request_id is None else content(args, kwargs)
         new = self._repeats.new(name, args, kwargs, rows) if self._repeats else None
         charged = rows if new is None else len(new)
         with self.charge(name, charged, key=request_id, content=asked):
             if self._repeats and new:
                 self._repeats.remember(new)
-            answer = self.shield(*args, **kwargs)
+            answer = shield(*args, **kwargs)
         self._require_at_most(rows, answer)
+        if self.watch is not None:
+            asked_about = next(arrays((*args, *kwargs.values())))
+            self.watch.note(name, asked_about, shield.distribution(answer))
         return answer
 
     def _require_at_most(self, rows: int, answer: Any) -> None:

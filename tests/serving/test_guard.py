@@ -16,7 +16,15 @@ from shieldnet.core.errors import (
     DataError,
     LedgerUnavailable,
 )
-from shieldnet.serving import Budget, Guard, Ledger, client
+from shieldnet.serving import (
+    Budget,
+    Guard,
+    Ledger,
+    QueriesRefused,
+    Watch,
+    WatchPolicy,
+    client,
+)
 from shieldnet.serving.clients import current_client
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
@@ -268,3 +276,23 @@ def test_a_guard_prints_what_it_guards(url, shield) -> None:
     with Guard(shield, ledger=url, bits_per_client=2000, window="day") as guard:
         assert repr(guard).endswith("each client: 2000 bits per day)")
         assert str(guard.left("alice")[0]) == "2000 bits per day"
+
+
+def test_a_watch_answers_by_a_harder_shield_and_then_refuses(url, shield) -> None:
+    generator = torch.Generator().manual_seed(0)
+    natural = torch.randn(400, 4, generator=generator)
+    policy = WatchPolicy(log_above=0.1, harder_above=0.2, refuse_above=0.9, harder="strict")
+    shield = sn.harden(shield.model, extent=sn.Extent(3), example=X)
+    watch = Watch.of(shield, natural, policy)
+    with Guard(shield, ledger=url, queries_per_client=1000, watch=watch) as guard:
+        for rows in natural[:100].split(20):
+            assert torch.equal(guard(rows, client="bob"), shield(rows))
+        guard(100 + natural[:20], client="alice")
+        strict = sn.harden(shield.model, "strict")
+        assert torch.equal(guard(natural[:5], client="alice"), strict(natural[:5]))
+        guard(100 + natural[100:300], client="alice")
+        left = guard.left("alice")
+        with pytest.raises(QueriesRefused, match="Nothing was charged"):
+            guard(natural[:5], client="alice")
+        assert guard.left("alice") == left
+        guard(natural[:5], client="bob")
