@@ -126,8 +126,8 @@ class Guard:
         client: who asks, by default that of the ``client(...)`` block around. request_id: names the
         request, so that its repeats within a day are charged once, also after a crash; other
         content under one name is refused, and a shield that draws charges its repeats anew.
-        Errors: BudgetExceeded and QueriesRefused: nothing is charged, and no row answered. Errors of the ledger,
-        before, and of the shield, after the charge, which stays: the answer may have existed.
+        Errors: BudgetExceeded and QueriesRefused: nothing is charged, and no row answered. Those of
+        the ledger, before; of the shield, after the charge, which stays: the answer may have existed.
         """
         name = current_client() if client is None else client
         if name is None:
