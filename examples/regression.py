@@ -6,6 +6,7 @@ from sklearn.metrics import r2_score
 from torch import nn
 
 import shieldnet as sn
+from shieldnet.privacy.cost import rounded_up
 
 
 def main() -> None:
@@ -34,7 +35,8 @@ def main() -> None:
         answers = one(inputs[test]).squeeze(1)
         print(
             f"{name:>8}: R2 {r2_score(target[test], answers):.3f} on {len(test)} new patients, "
-            f"the first hears {answers[0]:.2f}, at most {one.cost().bits:.2f} bits an answer"
+            f"the first hears {answers[0]:.2f}, at most {rounded_up(one.cost().bits)} bits an "
+            "answer"
         )
     print(shield.certificate())
 
@@ -45,8 +47,8 @@ def main() -> None:
         proven = private.cost()
         print(
             f"{type(noise).__name__}({noise.scale:g}): R2 {r2_score(target[test], answers):.2f}, "
-            f"the first hears {answers[0]:.0f}; proven pure epsilon {proven.pure:.2f}, "
-            f"mu {proven.mu:.3f}, {proven.bits:.3f} bits"
+            f"the first hears {answers[0]:.0f}; proven pure epsilon {rounded_up(proven.pure)}, "
+            f"mu {rounded_up(proven.mu, 3)}, {rounded_up(proven.bits, 3)} bits"
         )
 
 

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shieldnet.core.opaque_ops import is_captured
 from shieldnet.defenses.named import (
     UNIT,
     Array,
@@ -31,13 +30,24 @@ from shieldnet.defenses.named import (
 
 _MAX_COMPARED = 8  # entries up to which all are compared with all
 _MAX_PLAIN = 32  # entries of all rows together up to which Python's own numbers are the quickest
+_PIECE = 2**17  # numbers that are cut at once: they stay in the processor's cache
 _MAX_TABLE = 10_000  # ticks up to which the values of all counts are kept in a table
 
 
 def total_weight(probabilities: Tensor) -> Array:
     """Adds the weights of each row, exactly in any order. Shapes: (..., K) -> (..., 1) int64."""
-    cut = (probabilities * UNIT).floor()
-    return whole_part(at_hand(cut.sum(-1, keepdim=True, dtype=torch.float64)))
+    rows = at_hand(probabilities)
+    if isinstance(rows, Tensor):
+        cut = (rows * UNIT).floor()
+        return whole_part(cut.sum(-1, keepdim=True, dtype=torch.float64))
+    flat = rows.reshape(-1, rows.shape[-1])
+    totals = np.empty((len(flat), 1), dtype=np.int64)
+    step = max(1, _PIECE // flat.shape[-1])
+    for start in range(0, len(flat), step):
+        cut = torch.from_numpy(flat[start : start + step]).mul(UNIT).floor_()
+        sums = cut.sum(-1, keepdim=True, dtype=torch.float64)
+        totals[start : start + step] = sums.numpy()
+    return totals.reshape(*rows.shape[:-1], 1)
 
 
 def rest_of(weights: Array, others: int) -> Array:
@@ -93,8 +103,6 @@ def _crowned(shares: Array, others: int) -> Array:
     last = (named == named[..., :1]).sum(-1, keepdims=True) - 1
     if others:
         last = where(shares[..., -1:] >= named[..., :1] * others, count - 1, last)
-    if not is_captured() and not last.any():
-        return shares  # nearly always
     taken_from = row_of(0, count, shares) == last  # the winner itself where there is no rival
     return shares + row_of(2, count, shares) - taken_from * 1
 
@@ -114,19 +122,18 @@ def _row_by_row(
 def _of_row(weights: list[int], total: int, ticks: int, others: int) -> list[int]:
     shares = [weight * ticks // total for weight in weights]
     missing = ticks - sum(shares)
-    if missing:
-        left = [w * ticks - share * total for w, share in zip(weights, shares, strict=True)]
-        order = sorted(range(len(left)), key=left.__getitem__, reverse=True)  # stable
-        for place in order[:missing]:
-            shares[place] += 1
+    left = [w * ticks - share * total for w, share in zip(weights, shares, strict=True)]
+    order = sorted(range(len(left)), key=left.__getitem__, reverse=True)  # stable
+    # Whatever the numbers, the same is done: its time must not tell what the answer does not.
+    for rank, place in enumerate(order):
+        shares[place] += rank < missing
     first = shares[0]
     named = shares[:-1] if others else shares
     last = named.count(first) - 1
-    if others and shares[-1] >= first * others:
-        last = len(shares) - 1
-    if last:
-        shares[last] -= 1
-        shares[0] += 1
+    if others:
+        last = (last, len(shares) - 1)[shares[-1] >= first * others]
+    shares[last] -= 1  # the winner itself where there is no rival
+    shares[0] += 1
     return shares
 
 

@@ -27,10 +27,6 @@ UNIT = 2**30
 
 _BELOW = 1 - 2.0**-20
 _VIEWED = (torch.float32, torch.float64)
-_MAX_SORTED_CLASSES = 64  # up to which one stable sort beats looking for the largest k times
-_MAX_TURNS = 12  # up to which looking for the largest k times beats a selection
-_MIN_KEYED_ROWS = 16  # from which a sort of keys is the quicker one
-_LAST_BITS = 2**31 - 1  # of a float32 from 0 on, and of a place
 
 
 def at_hand(rows: Tensor) -> Array:
@@ -284,74 +280,3 @@ def winner(scores: Tensor) -> tuple[Array, Array]:
         highest = rows.max(-1, keepdim=True)
         return highest.values, highest.indices
     return rows.max(-1, keepdims=True), rows.argmax(-1)[..., None]
-
-
-def top(scores: Tensor, k: int) -> tuple[Array, Array]:
-    """Returns the ``k`` largest scores of each row and their classes, the first classes of equals.
-
-    Shapes: (..., classes) -> (..., k) descending and (..., k) int64.
-    """
-    rows = at_hand(scores)
-    if isinstance(rows, Tensor):
-        ranked = torch.sort(rows, dim=-1, descending=True, stable=True)
-        return ranked.values[..., :k], ranked.indices[..., :k]
-    flat = rows.reshape(-1, rows.shape[-1])
-    shape = (*rows.shape[:-1], k)
-    if k < flat.shape[-1] and flat.shape[-1] > _MAX_SORTED_CLASSES:
-        places = _in_turns(flat, k) if k <= _MAX_TURNS else _first_largest(flat, k)
-        values = taken(flat, places)
-        if k > _MAX_TURNS:
-            values, order = _descending(values)
-            places = taken(places, order)
-    else:
-        values, places = _descending(flat)
-        values, places = values[:, :k], places[:, :k]
-    return values.reshape(shape), places.reshape(shape)
-
-
-def _descending(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Sorts rows of numbers >= 0, the first of equals first. Shapes: (n, K) -> (n, K) twice.
-
-    Floats >= 0 have the order of their bits. With the place appended no two keys are equal, and an
-    unstable sort of keys takes half the time of a stable one of places.
-    """
-    if rows.dtype != np.float32 or len(rows) < _MIN_KEYED_ROWS:
-        places = (-rows).argsort(-1, kind="stable")
-    else:
-        bits = (rows + np.float32(0)).view(np.int32)  # adding 0 turns -0 into 0, its equal
-        keys = (_LAST_BITS - bits.astype(np.int64)) << 31
-        keys += np.arange(rows.shape[-1])
-        keys.sort(-1)
-        places = keys & _LAST_BITS
-    return taken(rows, places), places
-
-
-def _first_largest(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """Returns the classes of the ``k`` largest in their order. Shapes: (n, K) -> (n, k)."""
-    classes = rows.shape[-1]
-    level = np.partition(rows, classes - k, axis=-1)[:, classes - k, None]
-    chosen = rows >= level
-    if np.count_nonzero(chosen) != len(rows) * k:  # equals on both sides: the first ones
-        above, equal = rows > level, rows == level
-        room = k - above.sum(-1, keepdims=True)
-        chosen = above | (equal & (equal.cumsum(-1) <= room))
-    places: NDArray[np.int64] = (np.flatnonzero(chosen) % classes).reshape(-1, k)
-    return places
-
-
-def _in_turns(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
-    left, every = rows.copy(), np.arange(len(rows))
-    places = np.empty((len(rows), k), dtype=np.int64)
-    for turn in range(k):
-        places[:, turn] = left.argmax(-1)
-        left[every, places[:, turn]] = -np.inf
-    return places
-
-
-def keep_top(probabilities: Tensor, k: int) -> Tensor:
-    """Marks the ``k`` largest entries of each row; among equals the first classes win.
-
-    Shapes: (..., classes) -> (..., classes) bool with exactly k true in every row.
-    """
-    places = as_tensor(top(probabilities, k)[1])
-    return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(-1, places, True)

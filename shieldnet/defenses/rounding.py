@@ -13,7 +13,8 @@ from shieldnet.defenses.apportionment import (
     total_weight,
 )
 from shieldnet.defenses.base import UNBOUNDED, Defense
-from shieldnet.defenses.named import Named, dense, joined, top, weights_of
+from shieldnet.defenses.largest import top
+from shieldnet.defenses.named import Named, dense, joined, weights_of
 from shieldnet.privacy.cost import PrivacyCost, Reach, grid_bits
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from shieldnet.core.checks import flag, whole
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.defenses.base import UNBOUNDED, Defense, Naming
-from shieldnet.defenses.named import Named, dense, keep_top, top
+from shieldnet.defenses.largest import keep_top, top
+from shieldnet.defenses.named import Named, dense
 from shieldnet.privacy.cost import Reach
 
 

@@ -147,11 +147,21 @@ def proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | No
 
 def crossed(finding: Finding) -> Judgment:
     """Reports a measured lower bound above its own proven upper bound."""
+    low, ceiling = _apart(finding.low, finding.ceiling or 0.0)
     message = (
-        f"{finding.name}: measured at least {finding.low:.3f}, proven at most "
-        f"{finding.ceiling:.3f}: the defense, the accountant or the attack is wrong"
+        f"{finding.name}: measured at least {low}, proven at most {ceiling}: the defense, the "
+        "accountant or the attack is wrong"
     )
     return Judgment("proof", "fail", message, finding.name)
+
+
+def _apart(low: float, ceiling: float) -> tuple[str, str]:
+    """Writes a lower bound rounded down and a smaller upper bound rounded up, still apart."""
+    for decimals in range(3, 18):
+        shown = rounded_up(-low, decimals).removeprefix("-"), rounded_up(ceiling, decimals)
+        if float(shown[0]) > float(shown[1]):
+            break
+    return shown
 
 
 def _judge(name: str, limit: float, finding: Finding) -> Judgment:

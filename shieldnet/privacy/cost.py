@@ -156,10 +156,12 @@ FREE = PrivacyCost(0.0, 0.0, 0.0)
 """The privacy cost of no answer."""
 
 
-def rounded_up(bound: float) -> str:
-    """Formats an upper bound with two decimals, rounded up."""
-    shown = f"{bound:.2f}"
-    return f"{Decimal(shown) + Decimal('0.01'):.2f}" if float(shown) < bound else shown
+def rounded_up(bound: float, decimals: int = 2) -> str:
+    """Formats an upper bound with so many decimals, rounded up."""
+    shown = f"{bound:.{decimals}f}"
+    if float(shown) >= bound:
+        return shown
+    return f"{Decimal(shown) + Decimal(1).scaleb(-decimals):.{decimals}f}"
 
 
 @dataclass(frozen=True)

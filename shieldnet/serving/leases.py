@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from shieldnet.serving.budget import Budget
@@ -25,6 +26,14 @@ class Account(NamedTuple):
     def id(self, now: int) -> str:
         """Names it in the store, in its current window."""
         return account_id(self.subject, self.budget.window, self.start(now))
+
+
+class Taken(Enum):
+    """What came of taking from leases: nothing, all, or all with little left for the next."""
+
+    NOTHING = 0
+    ALL = 1
+    ALL_BUT_LOW = 2
 
 
 class _Lease(NamedTuple):
@@ -51,15 +60,19 @@ class Leases:
             self._latest = max(self._latest, int(clock))
             return self._latest
 
-    def take(self, accounts: Sequence[Account], need: Units, now: int) -> bool:
-        """Takes the units from all accounts, or none."""
+    def take(self, accounts: Sequence[Account], need: Units, reserve: Units, now: int) -> Taken:
+        """Takes the units from all accounts, or none; tells whether less than a reserve is left."""
         with self._lock:
-            held = [self._unused(account, now) for account in accounts]
-            if not all(unused.covers(need) for unused in held):
-                return False
-            for account, unused in zip(accounts, held, strict=True):
-                self._set(account, unused.minus(need), now)
-            return True
+            left = []
+            for account in accounts:
+                unused = self._unused(account, now)
+                if not unused.covers(need):
+                    return Taken.NOTHING
+                left.append(unused.minus(need))
+            for account, unused in zip(accounts, left, strict=True):
+                self._set(account, unused, now)
+            enough = all(unused.covers(reserve) for unused in left)
+            return Taken.ALL if enough else Taken.ALL_BUT_LOW
 
     def take_up_to(self, account: Account, need: Units, now: int) -> Units:
         """Takes as much of the units as there is, and returns it."""

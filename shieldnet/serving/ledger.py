@@ -9,6 +9,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as NoResult
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from shieldnet.core.errors import ConfigError, LedgerUnavailable
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.serving.budget import Balance, Budget, as_budgets
 from shieldnet.serving.chain import Checked, Seal, verify
-from shieldnet.serving.leases import Account, Leases
+from shieldnet.serving.leases import Account, Leases, Taken
 from shieldnet.serving.policy import Policy
 from shieldnet.serving.secret import VARIABLE, key_of
 from shieldnet.serving.settling import Ask, Settler
@@ -69,8 +70,9 @@ class Ledger:
     key: 32 bytes that hash the names of clients and seal the records, or their 64 hexadecimal
         digits; by default those of the environment's ``SHIELDNET_LEDGER_KEY``, and for SQLite those
         of a file beside the ledger, ``ledger.db.key``, made at the first use.
-    lease_rows: answers that are charged at once in a durable record and then given out from memory.
-        More is faster; a crash loses those that were not given, never the charge of one that was.
+    lease_rows: answers that are charged at once in a durable record and then given out from memory;
+        a half is renewed before the rest is used up. More is faster; a crash loses those that were
+        not given, never the charge of one that was.
     max_clients: whose leases are kept in memory; others return theirs.
     timeout_s: after which a charge that was not recorded is refused.
     clock: seconds since the epoch. One that goes back opens no window again.
@@ -121,6 +123,7 @@ class Ledger:
         )
         self._writer = Writer(self._settler)
         self._accounts: OrderedDict[str, tuple[Account, ...]] = OrderedDict()
+        self._filling: set[str | None] = set()
         self._lock = threading.Lock()
         self._closed = False
         _open.add(self)
@@ -154,7 +157,10 @@ class Ledger:
             raise closed()
         if key is None:
             now = self._leases.now(self.clock())
-            if self._leases.take(accounts, need, now):
+            taken = self._leases.take(accounts, need, each.times(self.lease_rows // 2), now)
+            if taken is Taken.ALL_BUT_LOW:
+                self._fill_up(Ask(accounts, each, 0, now))
+            if taken is not Taken.NOTHING:
                 return Charge(count, need)
             request = None
         else:
@@ -172,6 +178,16 @@ class Ledger:
         except NoResult as late:
             raise self._too_late() from late
         return Charge(0, NOTHING, repeated=True) if repeated else Charge(count, need)
+
+    def _fill_up(self, ask: Ask) -> None:
+        """Asks for new leases before the old ones are used up, so that no answer waits for them."""
+        subject = ask.accounts[0].subject
+        with self._lock:
+            if subject in self._filling:
+                return
+            self._filling.add(subject)
+        with suppress(LedgerUnavailable):  # the answer has its charge; the next may be refused
+            self._writer.ask(ask).add_done_callback(lambda _: self._filling.discard(subject))
 
     def _accounts_of(self, client: str) -> tuple[Account, ...]:
         """Returns the accounts that a client's answers are charged to; all clients' come last."""
@@ -290,8 +306,9 @@ def _named(what: str, name: object) -> str:
 def _after_fork() -> None:
     """Forgets leases in a forked child: its parent gives the same out."""
     for ledger in list(_open):
-        ledger._store.forget()
-        ledger._start()
+        if not ledger._closed:
+            ledger._store.forget()
+            ledger._start()
 
 
 if hasattr(os, "register_at_fork"):

@@ -24,7 +24,10 @@ Outcome = bool | ShieldnetError
 
 
 class Ask(NamedTuple):
-    """One charge. each: of one answer. request: an idempotency key and its content, both hashed."""
+    """One charge. each: of one answer. rows: 0 only fills up the leases.
+
+    request: an idempotency key and its content, both hashed.
+    """
 
     accounts: tuple[Account, ...]
     each: Units
@@ -119,6 +122,9 @@ class Settler:
                 return True
             if kept is not None:
                 return ConfigError("Expected a new key for a new request: this one was used.")
+        if not ask.rows:
+            self._fill_up(ask, group)
+            return False
         need = ask.each.times(ask.rows)
         parts = [self._part(account, need, group) for account in ask.accounts]
         rows = [_rows(ask.each, part.short_of(need)) for part in parts]
@@ -139,6 +145,17 @@ class Settler:
             group.draft.keep(Request(*ask.request, group.now))
             group.known[ask.request[0]] = ask.request[1]
         return False
+
+    def _fill_up(self, ask: Ask, group: _Group) -> None:
+        """Leases what is missing to a full lease, as far as the budget has plenty."""
+        for account in ask.accounts:
+            held = self._leases.unused(account, group.now).plus(group.fresh.get(account, NOTHING))
+            missing = _rows(ask.each, held.short_of(ask.each.times(self._lease_rows)))
+            rows = min(missing, _room(account, ask.each, group) // _SHARE)
+            if rows:
+                lease = ask.each.times(rows)
+                group.draft.charge(account.id(group.now), lease)
+                group.fresh[account] = group.fresh.get(account, NOTHING).plus(lease)
 
     def _part(self, account: Account, need: Units, group: _Group) -> Units:
         """Takes what there is in memory, and of what this group leased."""

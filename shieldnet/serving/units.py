@@ -34,12 +34,19 @@ class Units(NamedTuple):
 
     def minus(self, other: Units) -> Units:
         """Subtracts, down to negative numbers; what is infinite stays infinite."""
-        pairs = zip(self, other, strict=True)
-        return Units(*(mine if mine == INFINITE else mine - less for mine, less in pairs))
+        bits, rho, queries = self
+        return Units(  # written out: every charge comes by here
+            bits if bits == INFINITE else bits - other[0],
+            rho if rho == INFINITE else rho - other[1],
+            queries if queries == INFINITE else queries - other[2],
+        )
 
     def times(self, count: int) -> Units:
         """Multiplies by a whole number of answers."""
-        return Units(*(min(mine * count, INFINITE) for mine in self))
+        bits, rho, queries = self
+        return Units(
+            min(bits * count, INFINITE), min(rho * count, INFINITE), min(queries * count, INFINITE)
+        )
 
     def at_most(self, other: Units) -> Units:
         """Returns the smaller count of each."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
 
 _log = logging.getLogger("shieldnet")
@@ -54,7 +55,7 @@ class Watch:
         if step % max(1, self.steps // _EPSILON_SHOWN) and step != self.steps:
             return
         claimed = self.claimed
-        spent = "" if claimed is None else f"{replace(claimed, steps=step).epsilon:.3f}"
+        spent = "" if claimed is None else rounded_up(replace(claimed, steps=step).epsilon, 3)
         if not self.bar.disable:
             self.bar.set_postfix({"epsilon": spent} if spent else {})
         elif self.speaks:

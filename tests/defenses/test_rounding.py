@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.defenses.named import as_tensor, dense, top
+from shieldnet.core.opaque_ops import lowered
+from shieldnet.defenses.apportionment import total_weight
+from shieldnet.defenses.largest import top
+from shieldnet.defenses.named import as_tensor, dense
 from shieldnet.defenses.rounding import Round, RoundTo
 from shieldnet.defenses.top_k import TopK
 
@@ -142,6 +145,43 @@ def test_the_first_classes_of_equals_come_first(row, k) -> None:
         wanted = sorted(range(len(line)), key=lambda place: (-line[place], place))
         assert found == wanted[: len(found)]
     assert torch.equal(scores.gather(-1, places), values)
+
+
+WIDE = [
+    (7, 65, 4),
+    (0, 5000, 100),
+    (5, 5000, 3),
+    (3, 5000, 100),
+    (40, 5000, 12),
+    (2, 9001, 100),
+    (64, 1000, 100),
+]
+
+
+@pytest.mark.parametrize("spread", ["few values", "many values", "equals"])
+@pytest.mark.parametrize(("count", "classes", "k"), WIDE)
+def test_the_largest_of_many_classes_are_those_of_a_stable_sort(count, classes, k, spread) -> None:
+    """In every order of equals, and in a graph as in the shield; a row alone as in its batch."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(count, classes, generator=generator)
+    rows = {"few values": (rows * 50).floor(), "many values": rows, "equals": rows * 0}[spread]
+    wanted = torch.sort(rows, dim=-1, descending=True, stable=True)
+    values, places = map(as_tensor, top(rows, k))
+    assert torch.equal(values, wanted.values[:, :k])
+    assert torch.equal(places, wanted.indices[:, :k])
+    assert torch.equal(as_tensor(top(rows[:1], k)[1]), places[:1])
+    with lowered():
+        values, places = top(rows, k)
+    assert torch.equal(values, wanted.values[:, :k])
+    assert torch.equal(places, wanted.indices[:, :k])
+
+
+@pytest.mark.parametrize("classes", [3, 5000, 140_000])
+def test_weights_add_up_exactly_in_pieces_of_any_size(classes) -> None:
+    rows = torch.rand(3, 2, classes, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    wanted = (rows.double() * 2**30).floor().sum(-1, keepdim=True)
+    assert torch.equal(as_tensor(total_weight(rows)), wanted.to(torch.int64))
+    assert torch.equal(as_tensor(total_weight(rows[:0])), wanted[:0].to(torch.int64))
 
 
 def test_regression_values_go_to_the_nearest_step_and_halves_to_the_even_one() -> None:

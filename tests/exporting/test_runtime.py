@@ -1,9 +1,5 @@
 """Whoever serves a graph draws its noise with one file that needs numpy alone."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -48,30 +44,6 @@ def test_the_runtime_draws_what_the_defenses_draw(name, tmp_path) -> None:
             name: str(one.dtype).removeprefix("torch.") for name, one in wanted.items()
         }
         assert all(np.array_equal(found[name], one.numpy()) for name, one in wanted.items())
-
-
-def test_a_server_without_torch_and_shieldnet_answers_with_fresh_noise(tmp_path) -> None:
-    shield = sn.Shield(Scores().eval(), *CHAINS["two"])
-    sn.export(shield, ROWS, tmp_path / "model.onnx")
-    (tmp_path / "noise.py").write_bytes(Path(runtime.__file__).read_bytes())
-    np.save(tmp_path / "rows.npy", np.tile(ROWS[:1].numpy(), (2000, 1)))
-    script = (
-        "import sys; sys.modules['torch'] = sys.modules['shieldnet'] = None\n"
-        "import numpy as np, onnxruntime\n"
-        "from noise import Noise\n"
-        "session = onnxruntime.InferenceSession('model.onnx')\n"
-        "noise, rows = Noise.of_session(session), np.load('rows.npy')\n"
-        "ask = lambda: session.run(None, {'rows': rows, **noise.draw(len(rows))})[0]\n"
-        "np.save('answers.npy', np.stack([ask(), ask()]))\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
-    answers = np.load(tmp_path / "answers.npy")
-    assert (answers[0] != answers[1]).any()
-    wanted = shield(ROWS[:1].repeat(4000, 1)).numpy().argmax(-1)
-    shares = [
-        np.bincount(found, minlength=5) / 4000 for found in (wanted, answers.argmax(-1).ravel())
-    ]
-    assert np.abs(shares[0] - shares[1]).max() < 0.05
 
 
 def test_noise_that_is_left_out_is_refused_by_every_runtime(tmp_path) -> None:

@@ -55,6 +55,22 @@ def test_a_measured_bound_above_its_proof_fails_everything() -> None:
     assert "measured at least 0.300, proven at most 0.200" in str(verdict)
 
 
+@pytest.mark.parametrize(
+    ("low", "ceiling", "words"),
+    [
+        (0.5, 0.2002, "measured at least 0.500, proven at most 0.201"),
+        (0.5009, 0.3, "measured at least 0.500, proven at most 0.300"),
+        (0.50049, 0.50041, "measured at least 0.50049, proven at most 0.50041"),
+    ],
+)
+def test_a_proven_bound_is_never_shown_smaller_and_a_measured_one_never_larger(
+    low, ceiling, words
+) -> None:
+    """Nor are they shown as equal."""
+    found = [finding("reidentification", low, 0.6, ceiling=ceiling)]
+    assert words in str(sn.Policy.unjudged().judge(found, sn.PrivacyCost()))
+
+
 def test_privacy_costs_are_judged_and_unknown_is_infinite() -> None:
     policy = sn.Policy({"max_bits_per_answer": 10, "max_mu_per_answer": 2})
     assert policy.judge([], sn.PrivacyCost(bits=5, mu=1)).outcome == "pass"

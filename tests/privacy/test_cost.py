@@ -161,6 +161,10 @@ def test_an_infinite_privacy_cost_promises_nothing_even_of_nothing() -> None:
 def test_bounds_are_written_rounded_up() -> None:
     assert rounded_up(math.log2(40)) == "5.33"
     assert rounded_up(2.0) == "2.00"
+    assert rounded_up(0.1234, 3) == "0.124"
+    assert rounded_up(0.0001) == "0.01"
+    assert rounded_up(9.999) == "10.00"
+    assert rounded_up(-0.30049, 3) == "-0.300"
     assert rounded_up(math.inf) == "inf"
 
 

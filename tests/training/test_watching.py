@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,7 +76,9 @@ def test_a_stop_without_a_checkpoint_says_so(
     assert words in capsys.readouterr().err
 
 
-def test_lines_go_to_the_log_where_one_is_set_up(table, mlp, caplog, capsys) -> None:
+def test_lines_go_to_the_log_where_one_is_set_up(table, mlp, caplog, capsys, monkeypatch) -> None:
+    # A handler that an imported package set up on a stream that is closed by now complains there.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
     with caplog.at_level(logging.INFO, logger="shieldnet"):
         sn.finetune(mlp, table, sn.DPSGD(7.77, 1e-3), epochs=3)
     assert "building noise tables (once per setting)" in caplog.messages
@@ -142,3 +145,18 @@ def test_a_result_is_saved_as_the_shell_saves_it(table, mlp, tmp_path) -> None:
 
     load_weights(again := nn.Sequential(*mlp), folder / "model.safetensors", "mlp")
     assert torch.equal(again[0].weight, plain.model[0].weight)
+
+
+def test_the_epsilon_so_far_is_shown_rounded_up(caplog) -> None:
+    from shieldnet.training.watching import Watch
+
+    claimed = sn.Guarantee(4.0, 1.0, 40, 100, 1e-5)
+    watch = Watch(claimed, 40, None, shown=None, is_first=True)
+    with caplog.at_level("INFO", logger="shieldnet"):
+        watch.begin(0)
+        for step in (4, 8, 12, 16):
+            watch.took(step)
+    shown = [float(line.split()[-3]) for line in caplog.messages if "so far" in line]
+    spent = [replace(claimed, steps=step).epsilon for step in (4, 8, 12, 16)]
+    assert all(least <= found < least + 0.001 for found, least in zip(shown, spent, strict=True))
+    assert any(round(least, 3) < least for least in spent)  # where it would be rounded down
