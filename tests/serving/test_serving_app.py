@@ -164,6 +164,24 @@ def test_an_answer_that_may_not_be_released_stays_charged(served, client) -> Non
     assert served.guard.charged == {"alice": 1}
 
 
+class Short(Counting):
+    """Answers with one row, whatever it was asked, once it is served."""
+
+    is_short = False
+
+    def forward(self, x):
+        return super().forward(x)[: 1 if self.is_short else len(x)]
+
+
+def test_an_answer_of_another_number_of_rows_is_not_given(tmp_path) -> None:
+    model = Short()
+    served = Served(tmp_path, model)
+    model.is_short = True
+    with served.client() as client:
+        assert client.post(INFER, json=infer()).status_code == 422
+        assert client.post(INFER, json=infer(ROWS[:1])).status_code == 200
+
+
 class Broken(Counting):
     """Fails with what it was asked in the message, once it is served."""
 
@@ -220,6 +238,21 @@ def test_too_many_requests_at_once_are_refused_before_they_are_charged(tmp_path)
         assert [one.result().status_code for one in waiting] == [200, 200]
     assert refused.status_code == 503
     assert served.guard.charged == {"alice": 4}
+
+
+def test_a_request_that_may_be_repeated_is_answered_by_itself(served, client) -> None:
+    served.network.waits_for = threading.Event()
+    with ThreadPoolExecutor(5) as pool:
+        waiting = [pool.submit(client.post, INFER, json=infer())]
+        for key in ("1", "2", None, None):
+            headers = {} if key is None else {"Idempotency-Key": key}
+            waiting.append(pool.submit(client.post, INFER, json=infer(), headers=headers))
+        while sum(served.guard.charged.values()) < 10:
+            assert not any(one.done() for one in waiting)
+        served.network.waits_for.set()
+        assert {one.result().status_code for one in waiting} == {200}
+    assert served.network.asked.count(2) >= 2
+    assert sum(served.network.asked) == 10
 
 
 def test_a_line_and_numbers_of_a_request_name_nobody_and_nothing(tmp_path, caplog) -> None:

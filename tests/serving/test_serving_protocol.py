@@ -84,6 +84,12 @@ def test_the_real_client_reads_answers_in_either_form(name, binary) -> None:
     assert result.get_response()["id"] == "7"
 
 
+def test_what_kserves_client_and_others_add_is_read() -> None:
+    request = changed(parameters=None) | {"model_name": "model", "model_version": None, "id": None}
+    request |= {"parameters": {"content_type": "np"}, "outputs": []}
+    assert read_infer(json.dumps(request).encode(), None, FORM).rows == 2
+
+
 def test_outputs_may_be_named_each_in_its_form() -> None:
     given = InferInput("x", [2, 6], "FP32").set_data_from_numpy(np.array(ROWS, np.float32))
     wanted = [
@@ -151,6 +157,8 @@ def test_an_input_of_another_form_is_refused_in_words(fields, words) -> None:
         (infer(parameters={"binary_data_output": 1}), "Expected binary_data_output to be true"),
         (infer(outputs=[{"name": "answer", "parameters": {"classification": 3}}]), "tensors in"),
         (infer(id="x" * 201), "id is not"),
+        (infer(model_name="other"), "Expected model_name and model_version as in the address"),
+        (infer(model_version="2"), "Expected model_name and model_version as in the address"),
         (infer(more=1), "Expected InferRequest as JSON; it is not."),
     ],
 )

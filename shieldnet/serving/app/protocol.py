@@ -20,7 +20,7 @@ Shape = Annotated[
 class Message(BaseModel):
     """Holds the fields that a message has, and no others."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
 class InputTensor(Message):
@@ -29,7 +29,7 @@ class InputTensor(Message):
     name: Name
     shape: Shape
     datatype: Name
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: Parameters | None = None
     data: list[Any] | None = None
 
 
@@ -37,14 +37,19 @@ class RequestedOutput(Message):
     """Names an output that is wanted, and with ``binary_data`` in which form."""
 
     name: Name
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: Parameters | None = None
 
 
 class InferRequest(Message):
-    """Asks the model; without ``outputs`` for all of them."""
+    """Asks the model; without ``outputs`` for all of them.
 
+    model_name, model_version: those of the address, which KServe's client repeats.
+    """
+
+    model_name: Name | None = None
+    model_version: Name | None = None
     id: Annotated[str, Field(max_length=200)] | None = None
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: Parameters | None = None
     inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_TENSORS)
     outputs: list[RequestedOutput] | None = Field(default=None, max_length=MAX_TENSORS)
 

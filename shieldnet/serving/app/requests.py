@@ -35,6 +35,8 @@ class Form:
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[str, ...]
     max_rows: int
+    name: str = "model"
+    version: str = "1"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ def read_infer(body: bytes, header_length: str | None, form: Form) -> Asked:
     cut = len(body) if header_length is None else _length(header_length, len(body))
     request = _message(InferRequest, view[:cut])
     _refuse_other_questions(request.parameters)
+    for given, own in ((request.model_name, form.name), (request.model_version, form.version)):
+        if given not in (None, own):
+            raise malformed("Expected model_name and model_version as in the address, or neither.")
     by_name = {one.name: one for one in request.inputs}
     _require_names([one.name for one in request.inputs], [one.name for one in form.inputs])
     rows = request.inputs[0].shape[0]
@@ -118,8 +123,8 @@ def _length(text: str, limit: int) -> int:
     return int(text)
 
 
-def _refuse_other_questions(*several: Mapping[str, Any]) -> None:
-    if any(name.startswith(_OTHER_QUESTIONS) for names in several for name in names):
+def _refuse_other_questions(*several: Mapping[str, Any] | None) -> None:
+    if any(name.startswith(_OTHER_QUESTIONS) for names in several for name in names or ()):
         words = "classification, shared memory and sequences are not served"
         raise malformed(f"Expected tensors in and out: {words}.")
 
@@ -156,7 +161,7 @@ def _pieces(inputs: Sequence[InputTensor], data: memoryview) -> dict[str, memory
     """Cuts the bytes behind the JSON into those of each input, none left over."""
     pieces, start = {}, 0
     for one in inputs:
-        size = one.parameters.get("binary_data_size")
+        size = (one.parameters or {}).get("binary_data_size")
         if size is None:
             continue
         needed = math.prod(one.shape) * DATATYPES[one.datatype].size
@@ -222,8 +227,8 @@ def _wanted(request: InferRequest, form: Form) -> tuple[tuple[str, ...], frozens
     )
 
 
-def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    value = parameters.get(name, default)
+def _flag(parameters: Mapping[str, Any] | None, name: str, *, default: bool) -> bool:
+    value = (parameters or {}).get(name, default)
     if not isinstance(value, bool):
         raise malformed(f"Expected {name} to be true or false.")
     return value

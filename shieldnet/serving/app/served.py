@@ -62,7 +62,8 @@ class ServedModel:
         self.outputs: tuple[TensorFacts, ...] = ()
         rows = max(2, limits.max_rows, limits.max_batch_rows)
         self.outputs = self._seen(_rows(self.inputs, example, rows), rows)
-        self.form = Form(self.inputs, tuple(one.name for one in self.outputs), limits.max_rows)
+        names = tuple(one.name for one in self.outputs)
+        self.form = Form(self.inputs, names, limits.max_rows, name, version)
 
     def ask(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the released answers by name, a row for each row of the inputs.
