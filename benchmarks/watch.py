@@ -240,6 +240,9 @@ subjects reach an action, and the median number of queries after which they firs
 rows of a table are ordinary subjects, of whom none should; the others copy the model. The last is
 the attack that the watch does not see: queries that look ordinary. Nor does it see several subjects
 who share the others' queries (Sybils), each below the number that is needed.
+Subjects draw from one pool (about 600 digits), so they overlap. Neither data set is held out: the
+policy's limits were set on digits, and distances are learned per class since MNIST's subjects of
+one class had all raised an alarm without it.
 """.strip()
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Serves a guarded model with LitServe: the guard stands where the model would."""
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -65,18 +67,21 @@ def wait_for(url: str) -> None:
     raise TimeoutError(url)
 
 
+def ask_three_times(port: int) -> None:
+    wait_for(f"http://127.0.0.1:{port}/health")
+    for _ in range(3):
+        print(ask(f"http://127.0.0.1:{port}/predict"), flush=True)
+    os.kill(os.getpid(), signal.SIGINT)  # as Ctrl+C does: the server shuts down
+
+
 def main() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
+    threading.Thread(target=ask_three_times, args=(port,)).start()
     with TemporaryDirectory() as folder:
         api = Guarded(f"sqlite:///{Path(folder) / 'budget.db'}")
         server = litserve.LitServer(api, accelerator="cpu")
-        settings = {"host": "127.0.0.1", "port": port, "generate_client_file": False}
-        settings |= {"api_server_worker_type": "thread", "log_level": "error"}
-        threading.Thread(target=server.run, kwargs=settings, daemon=True).start()
-        wait_for(f"http://127.0.0.1:{port}/health")
-        for _ in range(3):
-            print(ask(f"http://127.0.0.1:{port}/predict"), flush=True)
+        server.run("127.0.0.1", port, log_level="error", generate_client_file=False)
 
 
 if __name__ == "__main__":

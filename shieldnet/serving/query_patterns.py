@@ -19,6 +19,7 @@ _MAX_NATURAL = 1000
 _RARE, _LOW = 0.01, 0.10  # shares of natural queries beyond the thresholds
 _DEVIATIONS = 3.0  # of a share's lower bound, which is looked at after every query
 _WINDOWS = 40  # of natural traffic, drawn to learn thresholds
+_MIN_OF_CLASS = 20  # natural inputs of a class from which its own distances are learned
 _MIN_SHAPED = 50  # distances from which their shape is looked at
 
 
@@ -61,11 +62,12 @@ class Profile:
     """What ordinary queries look like: thresholds that only few natural ones pass.
 
     novel_above: distance to the nearest natural input that 1% of natural inputs exceed.
-    close_below: distance to the subject's nearest earlier query with the same answer that 1% of
-    natural traffic undercuts. unsure_below: the largest margin of a released answer that at most
-    10% of natural ones have or undercut; -1 where there is none, as of labels. expected: the shares
-    of natural queries beyond these three. least_normality: the Shapiro-Wilk statistic that 1% of
-    natural traffic undercuts. memory: how many queries of a subject are looked back at.
+    close_below: of each class, the distance to the nearest input of the same class that 1% of
+    natural ones undercut: classes differ in it, and a subject may ask about one alone.
+    unsure_below: the largest margin of a released answer that at most 10% of natural ones have or
+    undercut; -1 where there is none, as of labels. expected: the shares of natural queries beyond
+    these three. least_normality: the Shapiro-Wilk statistic that hardly any natural traffic, of all
+    classes or of one, undercuts. memory: how many queries of a subject are looked back at.
     Distances are of random projections of standardized inputs, which keep them within about a
     quarter. The projection comes from a secret seed: who knew it could move an input without moving
     its projection. Natural inputs are kept as projections alone, which for inputs of up to 32
@@ -76,7 +78,7 @@ class Profile:
     projection: Tensor = field(repr=False)
     natural: Tensor = field(repr=False)
     novel_above: float
-    close_below: float
+    close_below: Tensor
     unsure_below: float
     expected: tuple[float, float, float]
     least_normality: float
@@ -112,16 +114,19 @@ class Profile:
         weights = torch.randn(features, DIMENSIONS, generator=generator)
         projection = weights / math.sqrt(DIMENSIONS)
         known = queries_of(inputs, distribution, scale, projection)
-        apart = torch.cdist(known.rows, known.rows).fill_diagonal_(math.inf).amin(1)
-        novel_above = float(apart.quantile(1 - _RARE))
+        apart = torch.cdist(known.rows, known.rows).fill_diagonal_(math.inf)
+        novel_above = float(apart.amin(1).quantile(1 - _RARE))
+        close_below = _close(apart, known.labels, distribution.shape[-1])
         span = min(memory, len(known) // 2)
         windows = [
             earlier_distances(known.at(torch.randperm(len(known), generator=generator)[:span]))
             for _ in range(_WINDOWS)
         ]
-        distances = torch.cat(windows)
-        close_below = float(distances[distances.isfinite()].quantile(_RARE))
-        normality = torch.tensor([shapiro_wilk(window) for window in windows])
+        of_one = [
+            earlier_distances(known.at((known.labels == label).nonzero().flatten()))
+            for label in known.labels.unique()
+        ]
+        normality = torch.tensor([shapiro_wilk(window) for window in windows]).quantile(_RARE)
         unsure_below, unsure = _low_margin(known.margins)
         return cls(
             scale=scale,
@@ -131,7 +136,7 @@ class Profile:
             close_below=close_below,
             unsure_below=unsure_below,
             expected=(_RARE, _RARE, unsure),
-            least_normality=float(normality.quantile(_RARE)),
+            least_normality=min(float(normality), *map(shapiro_wilk, of_one)),
             memory=memory,
         )
 
@@ -142,6 +147,10 @@ class Profile:
     def is_novel(self, queries: Queries) -> Tensor:
         """Returns which queries are far from all natural inputs. Shapes: -> (n,) bool."""
         return torch.cdist(queries.rows, self.natural).amin(1) > self.novel_above
+
+    def is_close(self, queries: Queries, distances: Tensor) -> Tensor:
+        """Returns which queries are near an earlier one. Shapes: distances (n,) -> (n,) bool."""
+        return distances < self.close_below[queries.labels]
 
     def is_unsure(self, queries: Queries) -> Tensor:
         """Returns which answers have a low margin. Shapes: -> (n,) bool."""
@@ -168,20 +177,21 @@ class Suspicion:
     def of(
         cls,
         profile: Profile,
+        queries: Queries,
         *,
         novel: Tensor,
         distances: Tensor,
-        unsure: Tensor,
         normality: float,
     ) -> "Suspicion":
         """Judges queries.
 
-        normality: of the distances, as ``shapiro_wilk`` returns it.
-        Shapes: novel and unsure (n,) bool, distances (n,) to earlier queries.
+        novel: which of them are; normality: of their distances to earlier ones.
+        Shapes: novel (n,) bool, distances (n,).
         """
-        met = distances[distances.isfinite()]
-        close = int((met < profile.close_below).sum())
-        counts = (int(novel.sum()), len(novel)), (close, len(met)), (int(unsure.sum()), len(unsure))
+        met = int(distances.isfinite().sum())
+        close = int(profile.is_close(queries, distances).sum())
+        unsure = profile.is_unsure(queries)
+        counts = (int(novel.sum()), len(novel)), (close, met), (int(unsure.sum()), len(unsure))
         novel_share, close_share, unsure_share = (
             excess(hits, samples, usual)
             for (hits, samples), usual in zip(counts, profile.expected, strict=True)
@@ -199,6 +209,22 @@ class Suspicion:
             f"{name} {getattr(self, name):.2f}" for name in ("novel", "close", "unsure", "uneven")
         )
         return f"score {self.score:.2f} after {self.queries} queries ({parts})"
+
+
+def _close(apart: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Returns the distance that few inputs of a class keep below, of a rare class the least.
+
+    Shapes: apart (n, n), labels (n,) -> (classes,).
+    """
+    other = (labels.unsqueeze(1) != labels) | (apart == 0)  # the same input twice is no neighbor
+    nearest = apart.masked_fill(other, math.inf).amin(1)
+    below = torch.full((classes,), math.inf)
+    for label in range(classes):
+        own = nearest[(labels == label) & nearest.isfinite()]
+        if len(own) >= _MIN_OF_CLASS:
+            below[label] = own.quantile(_RARE)
+    least = float(below.amin())
+    return below.nan_to_num(posinf=least if math.isfinite(least) else 0.0)
 
 
 def _low_margin(margins: Tensor) -> tuple[float, float]:

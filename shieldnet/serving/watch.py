@@ -124,9 +124,9 @@ class _Subject:
             self.normality, self.unshaped = shapiro_wilk(self.distances), 0
         self.suspicion = Suspicion.of(
             profile,
+            self.queries,
             novel=self.novel,
             distances=self.distances,
-            unsure=profile.is_unsure(self.queries),
             normality=self.normality,
         )
 

@@ -26,14 +26,18 @@ def clock_at(times: list[float]):
     return lambda: times[-1]
 
 
-def natural(rows: int, seed: int) -> Tensor:
-    """Returns images of four classes: a pattern of the class, and texture on few directions."""
+def natural(rows: int, seed: int, dense: float = 1.0) -> Tensor:
+    """Returns images of four classes: a pattern of the class, and texture on few directions.
+
+    dense: the size of the texture of the first class, whose images are nearer to each other.
+    """
     generator = torch.Generator().manual_seed(seed)
     of_all = torch.Generator().manual_seed(99)
     centers = torch.randn(CLASSES, SIDE * SIDE, generator=of_all)
     texture = torch.randn(8, SIDE * SIDE, generator=of_all)
     labels = torch.randint(CLASSES, (rows,), generator=generator)
     weights = torch.randn(rows, 8, generator=generator) * 0.5
+    weights[labels == 0] *= dense
     return (centers[labels] + weights @ texture).reshape(rows, 1, SIDE, SIDE)
 
 
@@ -71,6 +75,18 @@ def test_ordinary_queries_raise_no_suspicion(shield, profile, seed) -> None:
     suspicion = asked(Watch(profile, SILENT), shield, natural(300, seed), rows=10)
     assert suspicion.score < WatchPolicy().log_above
     assert suspicion.queries == profile.memory
+
+
+def test_ordinary_queries_about_one_dense_class_raise_no_suspicion(shield) -> None:
+    inputs = natural(1000, 1, dense=0.3)
+    is_dense = shield.distribution(shield(inputs)).argmax(1) == 0
+    inputs = inputs[~is_dense | (torch.arange(1000) % 6 == 0)]  # and a rare one
+    profile = Profile.of(inputs, shield.distribution(shield(inputs)), seed=0)
+    pool = natural(1600, 2, dense=0.3)
+    queries = pool[shield.distribution(shield(pool)).argmax(1) == 0]
+    assert len(queries) > 256
+    suspicion = asked(Watch(profile, SILENT), shield, queries, rows=10)
+    assert suspicion.score < WatchPolicy().log_above
 
 
 def test_repeats_of_an_ordinary_query_raise_no_suspicion(shield, profile) -> None:
