@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import date
 from hashlib import blake2b
 from typing import Any
 
@@ -15,7 +16,7 @@ from shieldnet.data.hashing import content_of
 
 
 def rows_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """Counts the rows of a call: those of its longest argument, at any depth.
+    """Counts the rows of a call: those of its longest argument.
 
     Errors: DataError if nothing in it has rows.
     """
@@ -56,13 +57,13 @@ def content(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        yield f"array {value.dtype.str} {value.shape}".encode()
+    if type(value) is np.ndarray and not value.dtype.hasobject:
+        yield f"array {value.dtype.descr} {value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()
     elif isinstance(value, Tensor):
-        yield f"tensor {value.dtype} {tuple(value.shape)}".encode()
+        yield f"tensor {value.dtype} {value.layout} {tuple(value.shape)}".encode()
         yield from content_of(value)
-    elif value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
+    elif value is None or isinstance(value, bool | int | float | str | bytes | date | torch.dtype):
         yield f"{type(value).__name__} {value!r}".encode()
     elif isinstance(value, Mapping):
         yield f"dict {len(value)}".encode()
@@ -74,13 +75,15 @@ def _parts(value: Any) -> Iterator[bytes]:
         for part in value:
             yield from _parts(part)
     elif hasattr(value, "iloc"):
-        yield f"table {type(value).__name__}".encode()
-        yield from _parts(
-            [list(map(str, getattr(value, "columns", ()))), value.to_numpy().tolist()]
-        )
+        yield f"table {type(value).__name__} {value.shape}".encode()
+        columns = [value[name] for name in value.columns] if hasattr(value, "columns") else [value]
+        for column in columns:
+            kinds = getattr(column.dtype, "categories", None)
+            yield f"{column.dtype} {None if kinds is None else list(kinds)!r}".encode()
+            yield from _parts([column.name, list(column.index), column.tolist()])
     else:
         raise DataError(
-            f"Expected tensors, arrays, tables, numbers and words beside request_id, got "
-            f"{type(value).__name__}: whether a request repeats another cannot be told. Leave "
-            "request_id out."
+            f"Expected tensors, arrays, tables, numbers and words, got {type(value).__name__}: "
+            "whether a request repeats another cannot be told. Leave out request_id and "
+            "free_repeats."
         )

@@ -37,6 +37,8 @@ class Budget:
             wrong = isinstance(limit, bool) or not isinstance(limit, int | float | None)
             if wrong or (limit is not None and not 0 < limit < math.inf):
                 raise ConfigError(f"Expected a finite {name} > 0, or None, got {name}={limit!r}.")
+            if limit is not None:
+                object.__setattr__(self, name, float(limit))  # 2000 and 2000.0 are one budget
         if self.queries is not None:
             whole("queries", self.queries, low=1)
         for name, count in zip(("bits", "mu", "queries"), self.limits, strict=True):

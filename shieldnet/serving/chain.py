@@ -10,7 +10,7 @@ from hmac import compare_digest
 from typing import Any
 
 from shieldnet.core.errors import VerificationFailed
-from shieldnet.serving.stores.base import Contents, Entry, Head, Record, Request
+from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record, Request
 from shieldnet.serving.units import NOTHING, Units
 
 VERSION = 1
@@ -101,49 +101,60 @@ class Checked:
     mac: str
 
 
-def verify(head: Head, kept: Contents, seal: Seal, heads: Sequence[str] = ()) -> Checked:
+def verify(kept: Contents, seal: Seal, heads: Sequence[str] = ()) -> Checked:
     """Refuses a ledger that was changed.
 
     heads: macs of records that were the last ones at earlier times: a ledger that was put back to
     an older state, which the chain alone cannot show, lacks the later of them.
-    Guarantee: without the ledger's key, no record, total or request's key can be changed, added,
-    swapped or removed so that this passes; but for removing records at the end, with their sums.
+    Guarantee: without the ledger's key, no record, total, request, time or policy can be changed,
+    added, swapped or removed so that this passes, but for putting all of it back to an older state.
     Errors: VerificationFailed names the first thing that does not fit.
     """
-    totals, requests, last, seen = _replayed(kept.records, seal)
-    if (last.number, last.mac) != (head.number, head.mac):
-        raise _tampered(f"its head is record {head.number}, its last record is {last.number}")
-    if missing := set(heads) - seen:
+    chain, head = _replayed(kept.records, seal), kept.head
+    if head != chain.head:
+        raise _tampered(f"its head is record {head.number}, its last record is {chain.head.number}")
+    if missing := set(heads) - chain.macs:
         raise _tampered(f"the record {min(missing)} is missing: it was put back to an older state")
-    for account in sorted(totals.keys() | kept.totals.keys()):
-        held, summed = kept.totals.get(account, NOTHING), totals.get(account, NOTHING)
+    for account in sorted(chain.totals.keys() | kept.totals.keys()):
+        held, summed = kept.totals.get(account, NOTHING), chain.totals.get(account, NOTHING)
         if held != summed:
             raise _tampered(f"account {account} holds {held}, its records sum to {summed}")
-    for name, content in kept.requests.items():
-        if requests.get(name) != content:
-            raise _tampered(f"the request {name} stands in no record")
-    return Checked(last.number, last.mac)
+    for name in chain.requests.keys() | kept.requests.keys():
+        said, recorded = kept.requests.get(name), chain.requests.get(name)
+        may_be_gone = recorded is not None and recorded[1] < head.time - KEPT_S
+        if said != recorded and not (said is None and may_be_gone):
+            raise _tampered(f"the request {name} is not as its record has it")
+    return Checked(head.number, head.mac)
 
 
-def _replayed(
-    records: Iterable[Record], seal: Seal
-) -> tuple[dict[str, Units], dict[str, str], Record, set[str]]:
-    totals: dict[str, Units] = {}
-    requests: dict[str, str] = {}
-    last, seen = Record(0, "", ""), set()
+@dataclass
+class _Chain:
+    """What the records of a ledger say, one after the other."""
+
+    head: Head = field(default_factory=Head)
+    macs: set[str] = field(default_factory=set)
+    totals: dict[str, Units] = field(default_factory=dict)
+    requests: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
+def _replayed(records: Iterable[Record], seal: Seal) -> _Chain:
+    chain = _Chain()
     for record in records:
+        last = chain.head
         mac = seal.mac(last.number + 1, record.body, last.mac)
         if record.number != last.number + 1 or not compare_digest(record.mac, mac):
             raise _tampered(f"record {record.number} does not follow record {last.number}")
         body = json.loads(record.body)
         if "account" in body:
             units = Units(body["bits"], body["rho"], body["queries"])
-            totals[body["account"]] = totals.get(body["account"], NOTHING).plus(units)
+            account = body["account"]
+            chain.totals[account] = chain.totals.get(account, NOTHING).plus(units)
         elif "request" in body:
-            requests[body["request"]] = body["content"]
-        last = record
-        seen.add(record.mac)
-    return totals, requests, last, seen
+            chain.requests[body["request"]] = (body["content"], body["time"])
+        policy = body.get("policy", last.policy)
+        chain.head = Head(record.number, record.mac, body["time"], policy)
+        chain.macs.add(record.mac)
+    return chain
 
 
 def _tampered(what: str) -> VerificationFailed:

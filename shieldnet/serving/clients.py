@@ -11,9 +11,11 @@ _client: ContextVar[str | None] = ContextVar("shieldnet_client", default=None)
 
 @contextmanager
 def client(name: str) -> Iterator[None]:
-    """Says who asks in this block, for every guard that is called inside, in threads and tasks too.
+    """Says who asks in this block, for every guard that is called inside, and in tasks of it.
 
-    For code between a server and its guard that knows no client: ``with sn.serving.client(user):``.
+    For code between a server and its guard that passes no client on. A thread that is started
+    inside knows no client, but for ``asyncio.to_thread``. Not in a generator: what it yields inside
+    of the block runs with its client.
     """
     token = _client.set(name)
     try:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from shieldnet.core.checks import flag
 from shieldnet.core.errors import AnswerError, ConfigError
+from shieldnet.data.hashing import weights_hash
 from shieldnet.outputs.micro_batches import arrays
+from shieldnet.outputs.nested import leaves
 from shieldnet.serving.asked import content, rows_of
 from shieldnet.serving.budget import Balance, Budget, said
 from shieldnet.serving.clients import current_client
@@ -124,10 +128,11 @@ class Guard:
         """Answers like the shield, each row charged before any of them is computed.
 
         client: who asks, by default that of the ``client(...)`` block around. request_id: names the
-        request, so that its repeats within a day are charged once, also after a crash; other
-        content under one name is refused, and a shield that draws charges its repeats anew.
+        request, so that its repeats within a day are charged once, also after a crash; another
+        question, model or setting under one name is refused, and a shield that draws charges its
+        repeats anew. Weights are hashed once, at the first such request.
         Errors: BudgetExceeded and QueriesRefused: nothing is charged, and no row answered. Those of
-        the ledger, before; of the shield, after the charge, which stays: the answer may have existed.
+        the ledger, before; of the shield, after the charge, which stays.
         """
         name = current_client() if client is None else client
         if name is None:
@@ -137,7 +142,7 @@ class Guard:
             )
         rows = rows_of(args, kwargs)
         shield = self.shield if self.watch is None else self.watch.choose(name, self.shield)
-        asked = None if request_id is None else content(args, kwargs)
+        asked = None if request_id is None else self._identity + content(args, kwargs)
         new = self._repeats.new(name, args, kwargs, rows) if self._repeats else None
         charged = rows if new is None else len(new)
         with self.charge(name, charged, key=request_id, content=asked):
@@ -150,10 +155,17 @@ class Guard:
             self.watch.note(name, asked_about, shield.distribution(answer))
         return answer
 
+    @cached_property
+    def _identity(self) -> bytes:
+        """Names model and settings: a request's key buys no answer of another model."""
+        said = f"{weights_hash(self.shield.model)} {self.shield.settings.digest()}"
+        return said.encode()
+
     def _require_at_most(self, rows: int, answer: Any) -> None:
         is_array = isinstance(answer, np.ndarray)  # of a function or an estimator
         released = answer if is_array else self.shield.answer_in(answer)
-        answered = len(released) if released.ndim else 1
+        fields = [leaf for _, leaf in leaves(answer) if isinstance(leaf, Tensor) and leaf.ndim]
+        answered = max([len(released) if released.ndim else 1, *map(len, fields)])
         if answered > rows:
             raise AnswerError(
                 f"Expected at most {rows} answers, for which the client was charged, got "

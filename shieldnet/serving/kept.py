@@ -14,7 +14,7 @@ from shieldnet.serving.chain import Checked, Seal, account_id, verify
 from shieldnet.serving.policy import Policy, require_own, stated
 from shieldnet.serving.secret import key_of
 from shieldnet.serving.stores import open_store
-from shieldnet.serving.stores.base import Contents, Head
+from shieldnet.serving.stores.base import Contents
 from shieldnet.serving.units import NOTHING, Units
 
 
@@ -26,7 +26,6 @@ class KeptLedger:
     LedgerUnavailable.
     """
 
-    head: Head
     policy: Policy
     contents: Contents
     seal: Seal
@@ -41,18 +40,19 @@ class KeptLedger:
         try:
             seal = Seal(key_of(key, url))
             with store.session() as session:
-                head, contents = session.head(), session.everything()
-            if head is None:
+                contents = session.everything()
+            head = contents.head
+            if not head.number:
                 raise ConfigError("There is no ledger at this address: it is empty.")
             require_own(head, seal)
-            return cls(head, stated(head), contents, seal)
+            return cls(stated(head), contents, seal)
         finally:
             store.close()
 
     def charged(self, client: str | None, budget: Budget) -> Units:
         """Returns what was charged in the last window that is recorded, with all leases."""
         subject = None if client is None else self.seal.subject(client)
-        start = budget.start(self.head.time)
+        start = budget.start(self.contents.head.time)
         return self.contents.totals.get(account_id(subject, budget.window, start), NOTHING)
 
     @property
@@ -63,7 +63,7 @@ class KeptLedger:
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Raises VerificationFailed if the ledger was changed without its key."""
-        return verify(self.head, self.contents, self.seal, heads)
+        return verify(self.contents, self.seal, heads)
 
     def lines(self) -> list[str]:
         """Returns the records as lines of JSON, with their numbers and macs."""

@@ -84,9 +84,11 @@ class Leases:
             return part
 
     def put(self, account: Account, units: Units, now: int) -> None:
-        """Adds units of the current window."""
+        """Adds units of the window of a moment; those of a window that is over are dropped."""
         with self._lock:
-            self._set(account, self._unused(account, now).plus(units), now)
+            lease = self._held.get(account.subject, {}).get(account.budget.window)
+            if lease is None or lease.start <= account.start(now):
+                self._set(account, self._unused(account, now).plus(units), now)
 
     def unused(self, account: Account, now: int) -> Units:
         """Returns what is held of an account."""

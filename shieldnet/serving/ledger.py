@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoResult
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,13 +26,14 @@ from shieldnet.serving.policy import Policy
 from shieldnet.serving.secret import VARIABLE, key_of
 from shieldnet.serving.settling import Ask, Settler
 from shieldnet.serving.stores import open_store
-from shieldnet.serving.stores.base import Contents, Head
+from shieldnet.serving.stores.base import Contents, OneAtATime
 from shieldnet.serving.units import INFINITE, NOTHING, Units, units_of
 from shieldnet.serving.writer import Writer, closed
 
 T = TypeVar("T")
 _open: weakref.WeakSet[Ledger] = weakref.WeakSet()
 _MAX_NAME = 1024
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,11 @@ class Ledger:
 
     Clients are stored as keyed hashes; inputs and answers never. All methods may be called by
     several threads. A forked or unpickled copy has leases of its own.
-    Guarantee: in each window and for each subject, answers <= charged <= answers + one lease for
-    every process that was killed; charged <= budget. It holds while the store keeps what it
-    committed, and its clock goes on.
+    Guarantee: in each window and for each client, answers <= charged <= budget. What is charged and
+    not answered is what leases held (``lease_rows`` answers a process and client at most) when a
+    process was killed or never closed its ledger, when a window ended, and when the store's
+    acknowledgement was lost. It holds while the store keeps what it committed and its clock goes
+    on.
     Errors: ConfigError; LedgerUnavailable if nothing can be written at the address.
     """
 
@@ -104,7 +109,7 @@ class Ledger:
         self.lease_rows = whole("lease_rows", lease_rows, low=1, high=10**6)
         self.max_clients = whole("max_clients", max_clients, low=1)
         self._key_was_given = key is not None
-        self._store = open_store(url)
+        self._store = OneAtATime(open_store(url))
         self._seal = Seal(key_of(key, url))
         self._start()
         try:
@@ -149,6 +154,8 @@ class Ledger:
         """
         accounts = self._accounts_of(client)
         each = cost if isinstance(cost, Units) else units_of(cost)
+        if min(each) < 0:
+            raise ConfigError(f"Expected a cost >= 0, got {each}.")
         count = whole("rows", rows, low=0)
         need = each.times(count)
         if count == 0:
@@ -171,13 +178,23 @@ class Ledger:
                 )
             subject = (accounts[0].subject or "").encode()
             name = self._seal.of("request", subject, _named("key", key).encode())
-            request = (name, self._seal.of("content", content))
-        ask = Ask(accounts, each, count, self.clock(), request)
+            what = repr((count, tuple(each))).encode()  # a key buys so many answers of that cost
+            request = (name, self._seal.of("content", what, content))
+        ask = Ask(accounts, each, count, self._leases.now(self.clock()), request)
+        future = self._writer.ask(ask)
         try:
-            repeated = self._writer.ask(ask).result(self.timeout_s)
+            repeated = future.result(self.timeout_s)
         except NoResult as late:
+            if not future.cancel() and key is None:  # it is being recorded, and goes to the lease
+                future.add_done_callback(lambda done: self._keep(ask, need, done))
             raise self._too_late() from late
         return Charge(0, NOTHING, repeated=True) if repeated else Charge(count, need)
+
+    def _keep(self, ask: Ask, need: Units, done: Future[bool]) -> None:
+        """Keeps for other answers what was charged too late for its own."""
+        if not done.cancelled() and done.exception() is None:
+            for account in ask.accounts:
+                self._leases.put(account, need, ask.now)
 
     def _fill_up(self, ask: Ask) -> None:
         """Asks for new leases before the old ones are used up, so that no answer waits for them."""
@@ -191,13 +208,14 @@ class Ledger:
 
     def _accounts_of(self, client: str) -> tuple[Account, ...]:
         """Returns the accounts that a client's answers are charged to; all clients' come last."""
+        name = _named("client", client)
         with self._lock:
-            accounts = self._accounts.get(client)
+            accounts = self._accounts.get(name)
             if accounts is None:
-                subject = self._seal.subject(_named("client", client))
+                subject = self._seal.subject(name)
                 mine = (Account(subject, budget) for budget in self.per_client)
                 accounts = (*mine, *(Account(None, budget) for budget in self.in_all))
-                self._accounts[client] = accounts
+                self._accounts[name] = accounts
                 if len(self._accounts) > self.max_clients:
                     self._accounts.popitem(last=False)
             return accounts
@@ -237,12 +255,11 @@ class Ledger:
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Reads the whole ledger and raises VerificationFailed if it was changed."""
-        head, contents = self._within(self._everything)
-        return verify(head, contents, self._seal, heads)
+        return verify(self._within(self._everything), self._seal, heads)
 
-    def _everything(self) -> tuple[Head, Contents]:
+    def _everything(self) -> Contents:
         with self._store.session() as session:
-            return session.head() or Head(), session.everything()
+            return session.everything()
 
     def _within(self, job: Callable[[], T]) -> T:
         try:
@@ -264,8 +281,10 @@ class Ledger:
         with self._lock:
             was_closed, self._closed = self._closed, True
         if not was_closed:
-            self._writer.close(lambda: self._settler.give_all_back(self.clock()))
-            self._store.close()
+            try:
+                self._writer.close(lambda: self._settler.give_all_back(self.clock()))
+            finally:
+                self._store.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -295,7 +314,7 @@ class Ledger:
 
 def _named(what: str, name: object) -> str:
     """Refuses a name that is none."""
-    if isinstance(name, str) and 0 < len(name) <= _MAX_NAME:
+    if isinstance(name, str) and 0 < len(name) <= _MAX_NAME and not _SURROGATES.search(name):
         return name
     raise ConfigError(
         f"Expected {what} as 1 to {_MAX_NAME} characters, got {type(name).__name__}"
@@ -303,13 +322,36 @@ def _named(what: str, name: object) -> str:
     )
 
 
+def _before_fork() -> None:
+    """Waits for running sessions and closes connections: none may live in two processes.
+
+    SQLite's locks belong to a process, and a connection that a child inherits would hold none.
+    """
+    _forking[:] = [ledger for ledger in _open if not ledger._closed]
+    for ledger in _forking:
+        ledger._store.turn.acquire()
+        ledger._store.close()
+
+
 def _after_fork() -> None:
+    """Goes on in the parent; the next session connects again."""
+    for ledger in _forking:
+        ledger._store.turn.release()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
     """Forgets leases in a forked child: its parent gives the same out."""
-    for ledger in list(_open):
-        if not ledger._closed:
-            ledger._store.forget()
-            ledger._start()
+    for ledger in _forking:
+        ledger._store.turn = threading.Lock()
+        ledger._start()
+    _forking.clear()
 
 
+_forking: list[Ledger] = []
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork,
+        after_in_child=_after_fork_in_child,
+    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
 from typing import Any
 
 from shieldnet.core.checks import whole
-from shieldnet.core.errors import BudgetExceeded, ConfigError, LedgerUnavailable
+from shieldnet.core.errors import BudgetExceeded, ConfigError, ShieldnetError
 from shieldnet.serving import clients
 from shieldnet.serving.ledger import Charge
 
@@ -34,15 +35,16 @@ class BudgetMiddleware:
     charge: ``guard.charge``, or ``(client, rows) -> Charge`` of your own. client: names who sends a
         request, from its ASGI scope, by what the client cannot choose (an authenticated user, never
         an address); None is refused. rows: counts the answers that a request's body asks for;
-        ``rows_of_json`` by default; a ValueError is refused. free: paths that answer nothing of the
-        model, such as ``("/health",)``, compared to the last character: every other is charged.
-        max_bytes: of a body.
+        ``rows_of_json`` by default, ``rows_of_protocol`` for the Open Inference Protocol; it must
+        count what the application reads, and a ValueError is refused. free: paths that answer
+        nothing of the model, such as ``("/health",)``, compared to the last character: every other
+        is charged. max_bytes: of a body.
 
     Refusals have a constant body: 401 no client, 400 rows that cannot be counted, 413, 429 budget
     exceeded (with Retry-After where it renews), 503 no ledger. A websocket is closed: what it will
     ask cannot be counted. The application runs inside of ``client(name)``.
-    Not promised: that the application gives no more answers than were counted, which a ``Guard``
-    around the model does.
+    Not promised: that the application gives no more answers than were counted. A ``Guard`` around
+    the model promises it, and charges by itself: use one of both.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class BudgetMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, as ASGI has it."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        elif scope["type"] != "http" or scope["path"] in self.free:
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self.free):
             await self.app(scope, receive, send)
-        else:
+        elif scope["type"] == "http":
             await self._charged(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            raise ConfigError(f"Expected a request of HTTP, got {scope['type']!r}: not charged.")
 
     async def _charged(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = self.client(scope)
@@ -88,35 +92,65 @@ class BudgetMiddleware:
             return 413, None
         try:
             rows = whole("rows", self.rows(body), low=1)
+        except (ValueError, RecursionError):
+            return 400, None
+        try:
             await asyncio.to_thread(self.charge, name, rows)
         except BudgetExceeded as exceeded:
             return 429, exceeded.renews_at
-        except LedgerUnavailable:
+        except ShieldnetError:  # no ledger, or a name or a setting that is wrong
             return 503, None
-        except ValueError:  # of rows, and of a name that is no name
-            return 400, None
         return 200, None
 
 
 def rows_of_json(body: bytes) -> int:
     """Counts the rows of a JSON body: ``inputs``, ``instances`` or ``rows``, a list of rows.
 
-    Also of the Open Inference Protocol, whose ``inputs`` are tensors with a ``shape``.
-    Errors: ValueError for another form.
+    Errors: ValueError for another form, and for a name that comes twice.
     """
-    document = json.loads(body)
+    document = json.loads(body, object_pairs_hook=_once)
     if not isinstance(document, dict):
         raise ValueError("Expected a JSON object.")
     found = [document[name] for name in ("inputs", "instances", "rows") if name in document]
     if len(found) != 1 or not isinstance(found[0], list) or not found[0]:
         raise ValueError("Expected one list of rows.")
-    tensors = [part for part in found[0] if isinstance(part, dict) and "shape" in part]
-    if not tensors:
-        return len(found[0])
-    shapes = [part["shape"] for part in tensors]
-    if len(tensors) < len(found[0]) or not all(isinstance(s, list) and s for s in shapes):
-        raise ValueError("Expected every tensor with a shape.")
-    return max(whole("rows", shape[0], low=0) for shape in shapes)
+    return len(found[0])
+
+
+def rows_of_protocol(body: bytes) -> int:
+    """Counts the rows of a request of the Open Inference Protocol in JSON: its longest tensor's.
+
+    Errors: ValueError for another form, and for a shape that does not fit its numbers.
+    """
+    document = json.loads(body, object_pairs_hook=_once)
+    tensors = document.get("inputs") if isinstance(document, dict) else None
+    if not isinstance(tensors, list) or not tensors:
+        raise ValueError("Expected a list of tensors.")
+    rows = 0
+    for tensor in tensors:
+        shape = tensor.get("shape") if isinstance(tensor, dict) else None
+        if not isinstance(shape, list) or not shape or not isinstance(tensor.get("data"), list):
+            raise ValueError("Expected every tensor with a shape and data.")
+        sizes = [whole("shape", size, low=0) for size in shape]
+        if math.prod(sizes) != sum(1 for _ in _numbers(tensor["data"])):
+            raise ValueError("Expected as many numbers as the shape says.")
+        rows = max(rows, sizes[0])
+    return rows
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ValueError("Expected every name once: parsers do not agree on which one counts.")
+    return document
+
+
+def _numbers(data: list[Any]) -> Iterator[Any]:
+    for part in data:
+        if isinstance(part, list):
+            yield from _numbers(part)
+        else:
+            yield part
 
 
 async def _body(receive: Receive, max_bytes: int) -> bytes | None:

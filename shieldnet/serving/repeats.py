@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -24,6 +26,7 @@ class Repeats:
     """
 
     def __init__(self) -> None:
+        _all.add(self)
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
@@ -60,3 +63,14 @@ class Repeats:
     def _hash(self, client: str, asked: bytes) -> bytes:
         named = client.encode()
         return blake2b(named + b"\0" + asked, key=self._key, digest_size=16).digest()
+
+
+def _after_fork_in_child() -> None:
+    """Makes new locks in a forked child: another thread of the parent may have held the old one."""
+    for repeats in _all:
+        repeats._lock = threading.Lock()
+
+
+_all: weakref.WeakSet[Repeats] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

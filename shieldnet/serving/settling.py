@@ -32,7 +32,7 @@ class Ask(NamedTuple):
     accounts: tuple[Account, ...]
     each: Units
     rows: int
-    clock: float
+    now: int
     request: tuple[str, str] | None = None
 
 
@@ -44,7 +44,7 @@ class _Group:
     now: int
     draft: Draft
     known: dict[str, str]
-    taken: list[tuple[Account, Units]]
+    taken: list[tuple[Account, Units, int]]
     dropped: Sequence[tuple[Account, Units]]
     fresh: dict[Account, Units] = field(default_factory=dict)
 
@@ -57,6 +57,7 @@ class Settler:
     ) -> None:
         self._store, self._seal, self._leases = store, seal, leases
         self._policy, self._lease_rows = policy, lease_rows
+        self._last_number = 0
 
     def settle(self, asks: Sequence[Ask]) -> list[Outcome]:
         """Decides all charges in their order, and records at once what must be recorded.
@@ -64,7 +65,7 @@ class Settler:
         Errors: LedgerUnavailable; none of the charges counts then.
         """
         for _ in range(_ATTEMPTS):
-            taken: list[tuple[Account, Units]] = []
+            taken: list[tuple[Account, Units, int]] = []
             try:
                 with self._store.session() as session:
                     group = self._begun(session, asks, taken)
@@ -96,7 +97,7 @@ class Settler:
         self,
         session: Session,
         asks: Sequence[Ask],
-        taken: list[tuple[Account, Units]],
+        taken: list[tuple[Account, Units, int]],
         dropped: Sequence[tuple[Account, Units]] | None = None,
     ) -> _Group:
         head = session.head()
@@ -104,10 +105,14 @@ class Settler:
             raise LedgerUnavailable(
                 "The ledger is gone or has other budgets than when it was opened. Open it again."
             )
-        now = self._leases.now(max([head.time, *(ask.clock for ask in asks)]))
+        if head.number < self._last_number:
+            raise LedgerUnavailable(
+                "The ledger was put back to an older state. Stop, and verify it."
+            )
+        self._last_number = head.number
+        now = self._leases.now(max([head.time, *(ask.now for ask in asks)]))
         if dropped is None:
             dropped = self._leases.dropped(self._policy.per_client, now)
-            taken.extend(dropped)
         accounts = [account for ask in asks for account in ask.accounts]
         ids = {account.id(now) for account in (*accounts, *(account for account, _ in dropped))}
         names = [ask.request[0] for ask in asks if ask.request]
@@ -126,7 +131,11 @@ class Settler:
             self._fill_up(ask, group)
             return False
         need = ask.each.times(ask.rows)
-        parts = [self._part(account, need, group) for account in ask.accounts]
+        # A request is charged whole, from nothing in memory: if its acknowledgement is lost, it is
+        # charged for sure or not at all, and what memory holds was never part of it.
+        parts = [
+            NOTHING if ask.request else self._part(account, need, group) for account in ask.accounts
+        ]
         rows = [_rows(ask.each, part.short_of(need)) for part in parts]
         room = [_room(account, ask.each, group) for account in ask.accounts]
         for account, part, missing, possible in zip(ask.accounts, parts, rows, room, strict=True):
@@ -136,7 +145,8 @@ class Settler:
                 return _exceeded(account, need, part, group)
         for account, part, missing, possible in zip(ask.accounts, parts, rows, room, strict=True):
             if missing:
-                lease = ask.each.times(max(missing, min(self._lease_rows, possible // _SHARE)))
+                more = 0 if ask.request else min(self._lease_rows, possible // _SHARE)
+                lease = ask.each.times(max(missing, more)).where_short(part.short_of(need))
                 group.draft.charge(account.id(group.now), lease)
                 part = part.plus(lease)
             rest = part.minus(need)
@@ -150,10 +160,10 @@ class Settler:
         """Leases what is missing to a full lease, as far as the budget has plenty."""
         for account in ask.accounts:
             held = self._leases.unused(account, group.now).plus(group.fresh.get(account, NOTHING))
-            missing = _rows(ask.each, held.short_of(ask.each.times(self._lease_rows)))
-            rows = min(missing, _room(account, ask.each, group) // _SHARE)
-            if rows:
-                lease = ask.each.times(rows)
+            short = held.short_of(ask.each.times(self._lease_rows))
+            rows = min(_rows(ask.each, short), _room(account, ask.each, group) // _SHARE)
+            lease = ask.each.times(rows).at_most(short)
+            if lease != NOTHING:
                 group.draft.charge(account.id(group.now), lease)
                 group.fresh[account] = group.fresh.get(account, NOTHING).plus(lease)
 
@@ -161,12 +171,11 @@ class Settler:
         """Takes what there is in memory, and of what this group leased."""
         fresh = group.fresh.pop(account, NOTHING)
         part = self._leases.take_up_to(account, fresh.short_of(need), group.now)
-        group.taken.append((account, part))
+        group.taken.append((account, part, group.now))
         return fresh.plus(part)
 
-    def _undo(self, taken: Sequence[tuple[Account, Units]]) -> None:
-        now = self._leases.now(0)
-        for account, units in taken:
+    def _undo(self, taken: Sequence[tuple[Account, Units, int]]) -> None:
+        for account, units, now in taken:
             if units != NOTHING:
                 self._leases.put(account, units, now)
 
@@ -209,11 +218,7 @@ def _exceeded(account: Account, need: Units, part: Units, group: _Group) -> Budg
         )
     )
     renews_at = budget.renews_at(account.start(group.now))
-    when = (
-        "never renews"
-        if renews_at is None
-        else f"renews at {datetime.fromtimestamp(renews_at, timezone.utc):%Y-%m-%d %H:%M} UTC"
-    )
+    when = "never renews" if renews_at is None else f"renews at {_date(renews_at)}"
     whose = "all clients together" if account.subject is None else "this client"
     return BudgetExceeded(
         f"The budget of {whose} is spent: the answer costs {said(need, budget)}, what is left "
@@ -221,3 +226,10 @@ def _exceeded(account: Account, need: Units, part: Units, group: _Group) -> Budg
         said(left, budget),
         renews_at,
     )
+
+
+def _date(seconds: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError, OSError):  # of a clock that counts in other units, perhaps
+        return f"{seconds} s after 1970"

@@ -30,7 +30,10 @@ class Units(NamedTuple):
 
     def plus(self, other: Units) -> Units:
         """Adds; what is infinite stays infinite."""
-        return Units(*(min(mine + more, INFINITE) for mine, more in zip(self, other, strict=True)))
+        pairs = zip(self, other, strict=True)
+        return Units(
+            *(mine if mine == INFINITE else min(mine + more, INFINITE) for mine, more in pairs)
+        )
 
     def minus(self, other: Units) -> Units:
         """Subtracts, down to negative numbers; what is infinite stays infinite."""
@@ -56,6 +59,11 @@ class Units(NamedTuple):
         """Returns what is missing to cover a need."""
         pairs = zip(self, need, strict=True)
         return Units(*(0 if mine >= wanted else wanted - mine for mine, wanted in pairs))
+
+    def where_short(self, short: Units) -> Units:
+        """Returns these counts where something is short, and 0 elsewhere."""
+        pairs = zip(self, short, strict=True)
+        return Units(*(mine if missing else 0 for mine, missing in pairs))
 
     def negative(self) -> Units:
         """Returns what takes these units back; what is infinite is not taken back."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -36,26 +35,22 @@ class Writer:
         result: T = self._put(job).result(timeout_s)
         return result
 
-    def _put(self, work: Ask | Callable[[], Any]) -> Future[Any]:
+    def _put(self, work: Ask | Callable[[], Any], *, is_last: bool = False) -> Future[Any]:
         future: Future[Any] = Future()
         with self._starting:
             if self._closed:
                 raise closed()
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="shieldnet-ledger", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="shieldnet-ledger", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._closed = is_last
             self._queue.put((work, future))
         return future
 
     def close(self, last: Callable[[], None]) -> None:
         """Settles what was handed in, does one last job and ends."""
-        with suppress(LedgerUnavailable):
-            future = self._put(last)
-            with self._starting:
-                self._closed = True
-            future.result()
+        self._put(last, is_last=True).result()
 
     def _work(self) -> None:
         while True:
@@ -64,6 +59,8 @@ class Writer:
                 self._settle(group)
             if job is not None:
                 _run(*job)
+                if self._closed and self._queue.empty():
+                    return
 
     def _next(
         self,
@@ -81,7 +78,13 @@ class Writer:
                 return group, None
         return group, (work, future)
 
-    def _settle(self, group: list[tuple[Ask, Future[Any]]]) -> None:
+    def _settle(self, handed_in: list[tuple[Ask, Future[Any]]]) -> None:
+        # Who has given up waiting is not charged.
+        group = [
+            (ask, future) for ask, future in handed_in if future.set_running_or_notify_cancel()
+        ]
+        if not group:
+            return
         try:
             outcomes = self._settler.settle([ask for ask, _ in group])
         except BaseException as failed:
@@ -96,6 +99,8 @@ class Writer:
 
 
 def _run(job: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         future.set_result(job())
     except BaseException as failed:

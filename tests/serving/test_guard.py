@@ -25,6 +25,7 @@ from shieldnet.serving import (
     WatchPolicy,
     client,
 )
+from shieldnet.serving.asked import content
 from shieldnet.serving.clients import current_client
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
@@ -296,3 +297,61 @@ def test_a_watch_answers_by_a_harder_shield_and_then_refuses(url, shield) -> Non
             guard(natural[:5], client="alice")
         assert guard.left("alice") == left
         guard(natural[:5], client="bob")
+
+
+def test_a_request_id_buys_no_answer_of_another_model_or_shield(url, shield) -> None:
+    with Ledger(url, per_client=Budget(queries=100)) as ledger:
+        Guard(shield, ledger=ledger)(X, client="alice", request_id="r1")
+        torch.manual_seed(1)
+        others = (
+            sn.harden(Counting(), extent=sn.Extent(3), example=X),
+            sn.Shield(shield.model, sn.Confidence(4), sn.Label(), extent=sn.Extent(3), example=X),
+        )
+        for other in others:
+            with pytest.raises(ConfigError, match="a new key"):
+                Guard(other, ledger=ledger)(X, client="alice", request_id="r1")
+
+
+class Sidelong(nn.Module):
+    """Answers each row, and a thousand rows of something else."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": x, "extra": torch.zeros(1000, 1)}
+
+
+def test_no_field_has_more_rows_than_were_charged(url) -> None:
+    extent = sn.Extent(4, fields={"extra": sn.Extent(1)})
+    shield = sn.Shield(
+        Sidelong(), sn.Label(), outputs={"logits": "logits"}, also={"extra": ()}, extent=extent
+    )
+    with Guard(shield, ledger=url, queries_per_client=100) as guard, pytest.raises(AnswerError):
+        guard(X[:0], client="alice")
+
+
+def test_content_tells_apart_what_a_model_may_tell_apart() -> None:
+    pandas = pytest.importorskip("pandas")
+    import numpy as np
+
+    frame = pandas.DataFrame
+    groups = (
+        (frame({"id": [2**53], "x": [0.5]}), frame({"id": [2**53 + 1], "x": [0.5]})),
+        (frame({"x": [1.0]}), frame({"x": [1.0]}, index=[5]), frame({"x": [1.0]}, dtype="float32")),
+        (frame({1: [1]}), frame({"1": [1]}), frame({1: np.array([1], dtype="int8")})),
+        (
+            frame({"x": pandas.Categorical(["a"], ["a", "b"])}),
+            frame({"x": pandas.Categorical(["a"], ["b", "a"])}),
+        ),
+        (
+            np.zeros(1, dtype=[("a", "f4"), ("b", "i4")]),
+            np.zeros(1, dtype=[("b", "i4"), ("a", "f4")]),
+        ),
+        (torch.zeros(2, 2), torch.zeros(2, 2).to_sparse(), torch.zeros(4), -torch.zeros(2, 2)),
+        (1, 1.0, True, "1"),
+    )
+    for group in groups:
+        hashes = {content((value,), {}) for value in group}
+        assert len(hashes) == len(group)
+    same = frame({"x": [1.0], "when": [pandas.Timestamp("2026-01-01")]})
+    assert content((same,), {}) == content((same.copy(),), {})
+    with pytest.raises(DataError, match="Leave out request_id"):
+        content((np.ma.array([1, 2], mask=[0, 1]),), {})

@@ -6,7 +6,9 @@ import os
 import pickle
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -231,7 +233,15 @@ def forgeries(kept):
     account = next(iter(kept.totals))
     yield kept._replace(totals={**kept.totals, account: NOTHING})
     yield kept._replace(totals={name: kept.totals[name] for name in list(kept.totals)[1:]})
-    yield kept._replace(requests={**kept.requests, "another": "content"})
+    name, (content, then) = next(iter(kept.requests.items()))
+    yield kept._replace(requests={**kept.requests, "another": (content, then)})
+    yield kept._replace(requests={**kept.requests, name: ("content", then)})
+    yield kept._replace(requests={**kept.requests, name: (content, then + DAY)})
+    yield kept._replace(requests={})
+    head = kept.head
+    yield kept._replace(head=head._replace(time=head.time + DAY))
+    yield kept._replace(head=head._replace(policy=head.policy.replace("100", "999")))
+    yield kept._replace(head=head._replace(number=head.number + 1))
 
 
 def test_other_budgets_another_key_and_a_newer_version_are_refused(opened, url) -> None:
@@ -349,6 +359,204 @@ def test_a_forked_child_gives_out_leases_of_its_own(opened) -> None:
     child.join()
     assert in_child == 90  # all but the parent's lease
     assert answered(ledger, "alice") == 9
+
+
+def charge_after(ledger: Ledger, closed, results) -> None:
+    before = sum(1 for _ in range(5) if ledger.charge("alice", COST))
+    results.put(before)
+    closed.wait(30)
+    results.put(sum(1 for _ in range(35) if ledger.charge("alice", COST)))
+
+
+def test_a_child_goes_on_when_its_parent_closes_the_ledger(opened) -> None:
+    ledger = opened(per_client=Budget(queries=100), lease_rows=1)
+    given = sum(1 for _ in range(10) if ledger.charge("alice", COST))
+    closed, results = FORK.Event(), FORK.Queue()
+    child = FORK.Process(target=charge_after, args=(ledger, closed, results))
+    child.start()
+    given += results.get(timeout=30)
+    ledger.close()
+    closed.set()
+    given += results.get(timeout=30)
+    child.join()
+    again = opened(per_client=Budget(queries=100), lease_rows=1)
+    assert given == 50
+    assert again.left("alice")[0].spent.queries >= 50
+    again.verify()
+
+
+def test_forks_while_other_threads_charge_start_in_order(opened) -> None:
+    ledger = opened(per_client=Budget(queries=400), lease_rows=2)
+    with ThreadPoolExecutor(2) as pool:
+        parts = [pool.submit(answered, ledger, "alice", most=60) for _ in range(2)]
+        results = FORK.Queue()
+        children = [FORK.Process(target=ask_in_child, args=(ledger, results)) for _ in range(3)]
+        for child in children:
+            child.start()
+        in_children = [results.get(timeout=60) for _ in children]
+        given = sum(in_children) + sum(part.result() for part in parts)
+    for child in children:
+        child.join()
+    given += answered(ledger, "alice")
+    assert 400 - 2 * 3 <= given <= 400  # a child that ends loses its lease
+
+
+class Deaf:
+    """A store that commits, and whose acknowledgement is lost where it is told."""
+
+    def __init__(self, store) -> None:
+        self.store, self.url, self.is_deaf, self.turn = store, store.url, False, store.turn
+
+    @contextmanager
+    def session(self):
+        with self.store.session() as session:
+            yield session
+        if self.is_deaf:
+            self.is_deaf = False
+            raise LedgerUnavailable("The acknowledgement was lost.")
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def deaf(ledger: Ledger) -> Deaf:
+    store = Deaf(ledger._store)
+    ledger._store = ledger._settler._store = store
+    return store
+
+
+def test_a_lost_acknowledgement_makes_no_answer_free_under_a_key(opened) -> None:
+    ledger = opened(per_client=Budget(queries=300))
+    store = deaf(ledger)
+    ledger.charge("alice", COST)
+    store.is_deaf = True
+    with pytest.raises(LedgerUnavailable):
+        ledger.charge("alice", COST, 70, key="r", content=b"x")
+    again = ledger.charge("alice", COST, 70, key="r", content=b"x")
+    assert again.repeated  # charged, then not acknowledged
+    assert 1 + 70 + answered(ledger, "alice") <= 300
+    ledger.verify()
+
+
+def test_a_lost_acknowledgement_never_gives_a_lease_twice(opened) -> None:
+    ledger = opened(per_client=Budget(queries=1000), max_clients=1)
+    store = deaf(ledger)
+    given = sum(1 for client in ("alice", "bob") if ledger.charge(client, COST))
+    store.is_deaf = True
+    with pytest.raises(LedgerUnavailable):
+        ledger.charge("carol", COST)
+    assert answered(ledger, "alice") + 1 <= 1000
+    assert given == 2
+
+
+def test_units_of_a_window_that_is_over_are_not_given_in_the_next(opened) -> None:
+    clock = Clock()
+    ledger = opened(per_client=Budget(queries=1000, window="day"), clock=clock)
+    store = deaf(ledger)
+    ledger.charge("alice", COST)
+    session = store.session
+
+    @contextmanager
+    def over_midnight():
+        with session() as opened_session:
+            yield opened_session
+            clock.now += DAY
+            ledger._leases.now(clock())  # another thread looks at the clock meanwhile
+        raise LedgerUnavailable("It failed.")
+
+    store.session = over_midnight
+    with pytest.raises(LedgerUnavailable):
+        ledger.charge("alice", COST, 150)
+    store.session = session
+    assert answered(ledger, "alice") == 1000
+    (left,) = ledger.left("alice")
+    assert left.spent.queries == 1000
+
+
+def test_a_key_buys_as_many_answers_of_the_same_cost_and_no_others(opened) -> None:
+    ledger = opened(per_client=Budget(queries=2000))
+    ledger.charge("alice", COST, key="k", content=b"x")
+    for rows, cost in ((1000, COST), (1, PrivacyCost(bits=50.0))):
+        with pytest.raises(ConfigError, match="a new key for a new request"):
+            ledger.charge("alice", cost, rows, key="k", content=b"x")
+
+
+def test_a_charge_that_came_too_late_is_not_made_or_kept_for_others(opened, monkeypatch) -> None:
+    ledger = opened(per_client=Budget(queries=500), timeout_s=0.05)
+    session, waiting = ledger._store.session, threading.Event()
+
+    @contextmanager
+    def slow():
+        waiting.wait(10)
+        with session() as opened_session:
+            yield opened_session
+
+    monkeypatch.setattr(ledger._store, "session", slow)
+    for _ in range(5):
+        with pytest.raises(LedgerUnavailable, match="did not answer"):
+            ledger.charge("alice", COST, 50)
+    ledger.timeout_s = 30
+    waiting.set()
+    assert answered(ledger, "alice") == 500
+
+
+def test_costs_of_several_kinds_share_a_ledger_without_piling_up_leases(opened) -> None:
+    ledger = opened(per_client=Budget(bits=1e6))
+    for _ in range(300):
+        ledger.charge("alice", Units(10**7, 0, 1))
+        ledger.charge("alice", Units(0, 0, 1))
+    other = opened(per_client=Budget(bits=1e6))
+    assert 3000e6 <= other.left("alice")[0].spent.bits <= 3000e6 + 100 * 10**7
+
+
+def test_a_ledger_that_was_put_back_under_a_server_stops_it(tmp_path) -> None:
+    path = tmp_path / "l.db"
+    settings = {"key": KEY, "per_client": Budget(queries=100), "lease_rows": 1}
+    ledger = Ledger(f"sqlite:///{path}", **settings)
+    ledger.charge("alice", COST, 10)
+    path.unlink()
+    with pytest.raises(LedgerUnavailable, match="removed or replaced"):
+        ledger.charge("alice", COST, 10)
+    Ledger(f"sqlite:///{path}", **settings).close()
+    with pytest.raises(LedgerUnavailable, match="removed or replaced"):
+        ledger.charge("alice", COST, 10)
+
+
+def test_verifying_beside_a_server_that_charges_finds_nothing(opened) -> None:
+    ledger = opened(lease_rows=1)
+    reader = opened(lease_rows=1)
+    with ThreadPoolExecutor(1) as pool:
+        charging = pool.submit(answered, ledger, "alice", most=150)
+        while not charging.done():
+            reader.verify()
+
+
+def test_a_closed_ledger_leaves_no_thread(opened) -> None:
+    before = threading.active_count()
+    for _ in range(5):
+        ledger = opened()
+        ledger.charge("alice", COST)
+        ledger.close()
+    for _ in range(100):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("client", ["\ud800", ["alice"], {"a": 1}])
+def test_a_name_that_is_no_text_is_refused(opened, client) -> None:
+    with pytest.raises(ConfigError, match="Expected client"):
+        opened().charge(client, COST)
+
+
+def test_a_clock_in_other_units_fails_no_other_client(opened) -> None:
+    ledger = opened(per_client=Budget(queries=1, window="day"), clock=lambda: 1.8e15)
+    ledger.charge("alice", COST)
+    with pytest.raises(BudgetExceeded, match="s after 1970"):
+        ledger.charge("alice", COST)
+    with pytest.raises(ConfigError, match="cost >= 0"):
+        ledger.charge("bob", Units(-1, 0, 1))
 
 
 def test_a_pickled_ledger_carries_neither_leases_nor_its_key(tmp_path, opened, monkeypatch) -> None:

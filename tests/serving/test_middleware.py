@@ -8,7 +8,7 @@ import pytest
 from shieldnet.core.errors import ConfigError, LedgerUnavailable
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.serving import Budget, BudgetMiddleware, Ledger, current_client
-from shieldnet.serving.middleware import rows_of_json
+from shieldnet.serving.middleware import rows_of_json, rows_of_protocol
 
 COST = PrivacyCost(bits=3.0)
 
@@ -95,12 +95,9 @@ def test_every_path_is_charged_but_the_free_ones(edge, path: str) -> None:
         (b'{"inputs": []}', "alice", 400),
         (b'{"inputs": 3}', "alice", 400),
         (b'{"inputs": [1], "instances": [1]}', "alice", 400),
-        (b'{"inputs": [{"shape": [2.5]}]}', "alice", 400),
-        (b'{"inputs": [{"shape": []}]}', "alice", 400),
-        (b'{"inputs": [{"shape": [2]}, 3]}', "alice", 400),
-        (b'{"inputs": [{"shape": [-2]}]}', "alice", 400),
+        (b'{"inputs": [1, 2], "inputs": [1]}', "alice", 400),
         (b"[" * 900, "alice", 400),
-        (rows(1), "a" * 2000, 400),
+        (rows(1), "a" * 2000, 503),
     ],
 )
 def test_what_cannot_be_charged_is_refused(edge, body, user: str, status: int) -> None:
@@ -138,10 +135,39 @@ def test_a_budget_that_renews_says_when(tmp_path) -> None:
         assert 0 < int(headers[b"retry-after"]) <= 86_400
 
 
-def test_a_protocol_body_counts_its_longest_tensor() -> None:
-    body = {"inputs": [{"shape": [3, 4]}, {"shape": [7, 2]}]}
-    assert rows_of_json(json.dumps(body).encode()) == 7
+def test_rows_that_call_themselves_tensors_are_counted_one_by_one() -> None:
+    assert rows_of_json(json.dumps({"inputs": [{"x": 1, "shape": [1]}] * 1000}).encode()) == 1000
     assert rows_of_json(b'{"instances": [[1], [2]]}') == 2
+
+
+@pytest.mark.parametrize(
+    ("inputs", "rows"),
+    [
+        ([{"shape": [3, 1], "data": [1, 2, 3]}, {"shape": [2], "data": [[1], [2]]}], 3),
+        ([{"shape": [1], "data": [1, 2, 3]}], None),
+        ([{"shape": [2.5], "data": [1, 2]}], None),
+        ([{"shape": [], "data": [1]}], None),
+        ([{"shape": [-1, -2], "data": [1, 2]}], None),
+        ([{"shape": [2]}], None),
+        ([3], None),
+        ([], None),
+    ],
+)
+def test_a_protocol_body_counts_its_longest_tensor(inputs, rows) -> None:
+    body = json.dumps({"inputs": inputs}).encode()
+    if rows is not None:
+        assert rows_of_protocol(body) == rows
+        return
+    with pytest.raises(ValueError, match="Expected"):
+        rows_of_protocol(body)
+
+
+def test_nesting_without_end_and_other_protocols_are_refused(edge) -> None:
+    edge.max_bytes = 10**6
+    assert asked(edge, b"[" * 100_000)[0] == 400
+    with pytest.raises(ConfigError, match="not charged"):
+        asked(edge, rows(1), kind="webtransport")
+    assert edge.app.calls == 0
 
 
 def test_one_path_as_a_word_is_refused() -> None:

@@ -31,7 +31,7 @@ def given_until(words: str, ledger: Ledger) -> int:
 def test_a_full_disk_gives_no_answer_and_loses_nothing(tmp_path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'l.db'}", per_client=Budget(queries=10**6))
     ledger.charge("alice", COST)
-    connection = ledger._store._connected()
+    connection = ledger._store._store._connected()
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
     given = 1 + given_until("full.*No answer is given without a charge", ledger)

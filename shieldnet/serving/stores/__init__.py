@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.serving.stores.base import Store
+from shieldnet.serving.stores.base import Store, without_secrets
 
 _STORES = {
     "sqlite": ("sqlite", "SqliteStore"),
@@ -23,7 +23,7 @@ def open_store(url: str) -> Store:
     if scheme not in _STORES or "://" not in url:
         raise ConfigError(
             "Expected a ledger as sqlite:///ledger.db, postgresql://host/database or "
-            f"redis://host:6379/0, got {url!r}."
+            f"redis://host:6379/0, got {without_secrets(url)!r}."
         )
     file, name = _STORES[scheme]
     store: Store = getattr(import_module(f"shieldnet.serving.stores.{file}"), name)(url)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -51,11 +52,15 @@ class Entry:
 
 
 class Contents(NamedTuple):
-    """All of a ledger: its chain in order, what each account was charged, what requests said."""
+    """All of a ledger, as of one moment.
 
+    records: the chain in order. totals: of each account. requests: content and time of each.
+    """
+
+    head: Head
     records: Sequence[Record]
     totals: Mapping[str, Units]
-    requests: Mapping[str, str]
+    requests: Mapping[str, tuple[str, int]]
 
 
 class Session(Protocol):
@@ -88,11 +93,26 @@ class Store(Protocol):
     def session(self) -> AbstractContextManager[Session]:
         """Opens a session; other writers wait, or fail to append."""
 
-    def forget(self) -> None:
-        """Drops the connection without touching it, as a forked child must."""
+    def close(self) -> None:
+        """Closes the connection; the next session opens another."""
+
+
+class OneAtATime:
+    """A store whose sessions take turns within a process, and stop while it forks."""
+
+    def __init__(self, store: Store) -> None:
+        self.url, self._store = store.url, store
+        self.turn = threading.Lock()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Opens a session; other threads wait for its end."""
+        with self.turn, self._store.session() as session:
+            yield session
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection; the next session opens another."""
+        self._store.close()
 
 
 KEPT_S = 86400
@@ -108,6 +128,6 @@ def unavailable(url: str, why: object) -> LedgerUnavailable:
 
 
 def without_secrets(url: str) -> str:
-    """Returns an address without its user name and password."""
-    scheme, found, rest = url.partition("://")
-    return f"{scheme}{found}{rest.rpartition('@')[2]}"
+    """Returns an address without its user name, password and options."""
+    scheme, found, rest = str(url).partition("://")
+    return f"{scheme}{found}{rest.partition('?')[0].rpartition('@')[2]}"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from shieldnet.core.checks import optional
+from shieldnet.core.errors import ConfigError
 from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record, unavailable
 from shieldnet.serving.units import Units
 
@@ -24,9 +25,6 @@ CREATE INDEX IF NOT EXISTS shieldnet_requests_time ON shieldnet_requests (time);
 _WAIT_S = 5
 # Names the lock that writers of a ledger hold; a number that no other program uses.
 _LOCK = 7_135_044_627_511_220_117
-
-# What a forked child inherited and must not touch: not even to close it.
-_abandoned: list[object] = []
 
 
 class PostgresStore:
@@ -46,6 +44,14 @@ class PostgresStore:
             self._connection = self._psycopg.connect(
                 self.url, autocommit=True, connect_timeout=_WAIT_S
             )
+            if self._connection.execute("SHOW fsync").fetchone()[0] != "on":
+                self.close()
+                raise ConfigError(
+                    "Expected a PostgreSQL server with fsync on, got off: it may forget charges."
+                )
+            # A server that hangs in a session must not stop all others.
+            wait = f"SET idle_in_transaction_session_timeout = '{_WAIT_S}s'"
+            self._connection.execute(wait)
             with self._connection.transaction():
                 self._lock()
                 self._connection.execute(_TABLES)
@@ -68,13 +74,8 @@ class PostgresStore:
             self.close()  # the next session connects again
             raise unavailable(self.url, type(failed).__name__) from failed
 
-    def forget(self) -> None:
-        """Drops the connection without touching it, as a forked child must."""
-        _abandoned.append(self._connection)
-        self._connection = None
-
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection; the next session opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -114,9 +115,13 @@ class PostgresSession:
         records = run("SELECT number, body, mac FROM shieldnet_records ORDER BY number")
         totals = run("SELECT id, bits, rho, queries FROM shieldnet_totals")
         return Contents(
+            self.head() or Head(),
             [Record(*row) for row in records],
             {name: Units(*counts) for name, *counts in totals},
-            dict(run("SELECT id, content FROM shieldnet_requests").fetchall()),
+            {
+                name: (content, time)
+                for name, content, time in run("SELECT id, content, time FROM shieldnet_requests")
+            },
         )
 
     def append(self, entry: Entry, after: Head | None) -> bool:

@@ -46,9 +46,6 @@ end
 return 1
 """
 
-# What a forked child inherited and must not touch: not even to close it.
-_abandoned: list[object] = []
-
 
 class RedisStore:
     """Keeps charges in five keys of one database: ``redis://host:6379/0``.
@@ -73,25 +70,42 @@ class RedisStore:
 
     def _connected(self) -> Any:
         if self._client is None:
-            client = self._redis.Redis.from_url(
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+
+            self._client = self._redis.Redis.from_url(
                 self._address,
                 decode_responses=True,
                 socket_timeout=_WAIT_S,
                 socket_connect_timeout=_WAIT_S,
+                # What may have been done is never sent again by the driver.
+                retry=Retry(NoBackoff(), 0),
+                retry_on_timeout=False,
+                redis_connect_func=self._on_connect,
             )
-            self._require_durable(client)
-            self._client = client
-            self._append = client.register_script(_APPEND)
+            self._append = self._client.register_script(_APPEND)
         return self._client
 
-    def _require_durable(self, client: Any) -> None:
-        try:
-            found = {**client.config_get("maxmemory-policy"), **client.config_get("append*")}
-        except self._redis.ResponseError as refused:
-            raise ConfigError(
-                "This Redis server does not say how it keeps data (CONFIG GET is refused), so that "
-                "nothing shows that it forgets no charge. Allow CONFIG GET, or use PostgreSQL."
-            ) from refused
+    def _on_connect(self, connection: Any) -> None:
+        """Looks at the server's settings at every connection: it may have restarted with others."""
+        connection.on_connect()
+        found: dict[str, str] = {}
+        for name in ("maxmemory-policy", "append*"):
+            connection.send_command("CONFIG", "GET", name)
+            try:
+                answer = connection.read_response()
+            except self._redis.ResponseError as refused:
+                raise ConfigError(
+                    "This Redis server does not say how it keeps data (CONFIG GET is refused), so "
+                    "that nothing shows that it forgets no charge. Allow CONFIG GET, or use "
+                    "PostgreSQL."
+                ) from refused
+            if not isinstance(answer, dict):
+                answer = dict(zip(answer[::2], answer[1::2], strict=True))
+            found |= {_text(name): _text(value) for name, value in answer.items()}
+        self._require_durable(found)
+
+    def _require_durable(self, found: Mapping[str, str]) -> None:
         fsync = ("always",) if self._fsync == "always" else ("always", "everysec")
         wanted = {
             "maxmemory-policy": ("noeviction",),
@@ -115,13 +129,8 @@ class RedisStore:
             self.close()  # the next session connects, and looks at its settings, again
             raise unavailable(self.url, type(failed).__name__) from failed
 
-    def forget(self) -> None:
-        """Drops the connection without touching it, as a forked child must."""
-        _abandoned.append(self._client)
-        self._client = None
-
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection; the next session opens another."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -135,10 +144,7 @@ class RedisSession:
 
     def head(self) -> Head | None:
         """Returns the end of the chain; None for a store that is empty."""
-        found = self._client.hgetall(_HEAD)
-        if not found:
-            return None
-        return Head(int(found["number"]), found["mac"], int(found["time"]), found["policy"])
+        return _head(self._client.hgetall(_HEAD))
 
     def totals(self, ids: Sequence[str]) -> Mapping[str, Units]:
         """Returns what was charged to these accounts."""
@@ -155,15 +161,19 @@ class RedisSession:
     def everything(self) -> Contents:
         """Returns all that is kept, as of one moment."""
         pipe = self._client.pipeline(transaction=True)
+        pipe.hgetall(_HEAD)
         pipe.lrange(_RECORDS, 0, -1)
         pipe.hgetall(_TOTALS)
         pipe.hgetall(_REQUESTS)
-        records, totals, requests = pipe.execute()
+        pipe.zrange(_TIMES, 0, -1, withscores=True)
+        head, records, totals, requests, times = pipe.execute()
         lines = (line.split(" ", 2) for line in records)
+        ages = {name: int(time) for name, time in times}
         return Contents(
+            _head(head) or Head(),
             [Record(int(number), body, mac) for number, mac, body in lines],
             {name: _units(counts) for name, counts in totals.items()},
-            requests,
+            {name: (content, ages.get(name, 0)) for name, content in requests.items()},
         )
 
     def append(self, entry: Entry, after: Head | None) -> bool:
@@ -186,3 +196,13 @@ class RedisSession:
 
 def _units(counts: str) -> Units:
     return Units(*map(int, counts.split(",")))
+
+
+def _head(found: Mapping[str, str]) -> Head | None:
+    if not found:
+        return None
+    return Head(int(found["number"]), found["mac"], int(found["time"]), found["policy"])
+
+
+def _text(word: str | bytes) -> str:
+    return word.decode() if isinstance(word, bytes) else word

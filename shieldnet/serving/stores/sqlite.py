@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,9 +26,6 @@ _WAIT_S = 5.0
 # The oldest version with both UPSERT and WITHOUT ROWID as they are used here.
 _OLDEST = (3, 24)
 
-# What a forked child inherited and must not touch: not even to close it.
-_abandoned: list[object] = []
-
 
 class SqliteStore:
     """Keeps charges in a file: ``sqlite:///ledger.db``, or ``sqlite:////var/lib/ledger.db``.
@@ -47,6 +45,7 @@ class SqliteStore:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise ConfigError(f"Expected SQLite 3.24 or newer, got {sqlite3.sqlite_version}.")
         self._connection: sqlite3.Connection | None = None
+        self._file = -1
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -62,7 +61,7 @@ class SqliteStore:
             except sqlite3.Error:
                 connection.close()
                 raise
-            self._connection = connection
+            self._connection, self._file = connection, os.stat(self.path).st_ino
         return self._connection
 
     @contextmanager
@@ -72,6 +71,7 @@ class SqliteStore:
             connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
             try:
+                self._require_file()
                 yield SqliteSession(connection)
                 connection.execute("COMMIT")
             except BaseException:
@@ -81,13 +81,17 @@ class SqliteStore:
         except sqlite3.Error as failed:
             raise unavailable(self.url, failed) from failed
 
-    def forget(self) -> None:
-        """Drops the connection without touching it, as a forked child must."""
-        _abandoned.append(self._connection)
-        self._connection = None
+    def _require_file(self) -> None:
+        """Refuses a file that was removed or replaced: what is written to it is lost."""
+        try:
+            found = os.stat(self.path).st_ino
+        except OSError:
+            found = -1
+        if found != self._file:
+            raise sqlite3.OperationalError("its file was removed or replaced while it was open")
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection; the next session opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -120,9 +124,13 @@ class SqliteSession:
         records = run("SELECT number, body, mac FROM records ORDER BY number")
         totals = run("SELECT id, bits, rho, queries FROM totals")
         return Contents(
+            self.head() or Head(),
             [Record(*row) for row in records],
             {name: Units(*counts) for name, *counts in totals},
-            dict(run("SELECT id, content FROM requests").fetchall()),
+            {
+                name: (content, time)
+                for name, content, time in run("SELECT id, content, time FROM requests")
+            },
         )
 
     def append(self, entry: Entry, after: Head | None) -> bool:
