@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 from prometheus_client import generate_latest
-from serving_parts import ROWS, Counting, Served, infer
+from serving_parts import ROWS, Counting, Fake, Served, infer
 from torch import nn
 from tritonclient.http import InferenceServerClient, InferInput
 
 import shieldnet as sn
 from shieldnet.core.errors import AnswerError, ConfigError
+from shieldnet.serving.app.keys import ApiKeys
 from shieldnet.serving.app.limits import Limits
 from shieldnet.serving.app.protocol import BINARY_HEADER
 from shieldnet.serving.app.served import ServedModel
+from shieldnet.serving.app.web import make_app
 from shieldnet.shipping.description import TensorFacts
 
 INFER, PREDICT = "/v2/models/m/infer", "/predict"
@@ -301,6 +303,16 @@ def test_the_end_of_the_app_closes_the_ledger(served) -> None:
     with served.client():
         assert not served.guard.is_closed
     assert served.guard.is_closed
+
+
+def test_a_guard_whose_settings_would_be_ignored_is_refused(served) -> None:
+    known = ApiKeys({"alice": (f"sha256:{'0' * 64}",)})
+    other = Fake(sn.harden(served.network.eval(), extent=sn.Extent(3)))
+    with pytest.raises(ConfigError, match="guard of the shield that is served"):
+        make_app(other, served.model, known)
+    served.guard.watch = object()
+    with pytest.raises(ConfigError, match="without watch="):
+        make_app(served.guard, served.model, known)
 
 
 class Pair(nn.Module):
