@@ -3,8 +3,7 @@
 Both are run in turns, each in a process of its own, on one thread, in CPU time; the other commit
 runs twice a turn, and what its two columns differ by is noise.
 
-    python benchmarks/versions.py --before adfbc28           # about three minutes
-    python benchmarks/versions.py --before adfbc28 --large   # the same of large batches
+    python benchmarks/versions.py --before adfbc28     # about three minutes
 """
 
 import argparse
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TURNS, LARGE_TURNS = 8, 3
+TURNS = 8
 
 
 def answers() -> dict[str, float]:
@@ -45,36 +44,6 @@ def answers() -> dict[str, float]:
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def large() -> dict[str, float]:
-    """Returns the median microseconds of a hardened answer, of large batches of numbers."""
-    import torch
-    from overhead import SHIELDS
-    from torch import nn
-
-    import shieldnet as sn
-
-    torch.set_num_threads(1)
-    found = {}
-    for name, batch, classes, calls in (
-        ("balanced", 1000, 10, 300),
-        ("Round(2)", 1000, 50_000, 5),
-        ("open, compiled", 64, 1000, 100),
-    ):
-        ask = shield = sn.Shield(nn.Identity(), *SHIELDS[name.partition(",")[0]])
-        x = torch.randn(batch, classes, generator=torch.Generator().manual_seed(0)) * 0.1
-        shield(x[:4])  # rows are tried once
-        if "compiled" in name:
-            ask = torch.compile(shield, fullgraph=True)
-        ask(x)
-        taken = []
-        for _ in range(calls):
-            begun = time.process_time_ns()
-            ask(x)
-            taken.append((time.process_time_ns() - begun) / 1e3)
-        found[f"{name}, {batch} x {classes:,}"] = statistics.median(taken)
-    return found
-
-
 def cpu_s(tree: Path, *arguments: str) -> tuple[float, str]:
     """Runs Python on a tree; returns its CPU seconds and what it printed."""
     paths = os.pathsep.join((str(tree), str(ROOT / "benchmarks")))
@@ -88,13 +57,10 @@ def cpu_s(tree: Path, *arguments: str) -> tuple[float, str]:
     return used, done.stdout
 
 
-def measured(tree: Path, is_large: bool) -> dict[str, float]:
+def measured(tree: Path) -> dict[str, float]:
     """Measures one tree once."""
-    what = "large" if is_large else "answers"
-    program = f"import json, versions; print(json.dumps(versions.{what}()))"
-    times: dict[str, float] = json.loads(cpu_s(tree, "-c", program)[1])
-    if is_large:
-        return times
+    program = "import json, versions; print(json.dumps(versions.answers()))"
+    times = json.loads(cpu_s(tree, "-c", program)[1])
     loaded = cpu_s(tree, "-c", "import shieldnet; shieldnet.harden")[0]
     return {
         **times,
@@ -108,21 +74,18 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", required=True, help="a commit")
-    parser.add_argument("--large", action="store_true", help="large batches, and no import")
-    given = parser.parse_args()
-    commit, is_large = given.before, given.large
-    turns = LARGE_TURNS if is_large else TURNS
+    commit = parser.parse_args().before
     with tempfile.TemporaryDirectory() as name:
         old = Path(name) / "before"
         git = ["git", "-C", str(ROOT), "worktree"]
         subprocess.run([*git, "add", "-q", "--detach", str(old), commit], check=True)
         try:
-            runs = [[measured(tree, is_large) for tree in (old, ROOT, old)] for _ in range(turns)]
+            runs = [[measured(tree) for tree in (old, ROOT, old)] for _ in range(TURNS)]
         finally:
             subprocess.run([*git, "remove", "--force", str(old)], check=True)
     lines = [
-        "Microseconds of CPU time that a shield adds to a model that does nothing, "
-        f"{'batch x classes' if is_large else '1 x 10'}; medians of {turns} turns. The last column is the other commit against itself: noise.",
+        "Microseconds of CPU time that a shield adds to a model that does nothing, 1 x 10; medians "
+        f"of {TURNS} turns. The last column is the other commit against itself: noise.",
         "",
         "| what | before | after | after / before | before / before |",
         "|---|---|---|---|---|",
@@ -134,10 +97,8 @@ def main() -> None:
         lines.append(
             f"| {what} | {before:.1f} | {after:.1f} | {after / before:.2f} | {again / before:.2f} |"
         )
-    command = f"python benchmarks/versions.py --before {commit}{' --large' * is_large}"
-    write_section(
-        "versions of large batches" if is_large else "versions", command, "\n".join(lines)
-    )
+    command = f"python benchmarks/versions.py --before {commit}"
+    write_section("versions", command, "\n".join(lines))
 
 
 if __name__ == "__main__":
