@@ -1,5 +1,6 @@
 from . import attacks as attacks
 from . import checks as checks
+from . import serving as serving
 from .auditing.plan import Tier as Tier
 from .auditing.suite import audit as audit
 from .core import errors as errors
@@ -31,6 +32,7 @@ from .privacy.cost import PrivacyCost as PrivacyCost
 from .privacy.guarantee import Guarantee as Guarantee
 from .reports.comparison import compare as compare
 from .reports.report import Report as Report
+from .serving.guard import Guard as Guard
 from .shield.composition import composed_epsilon as composed_epsilon
 from .shield.logits_processor import LogitsProcessor as LogitsProcessor
 from .shield.module import Shield as Shield

@@ -21,8 +21,11 @@ SAYS = {
     "sklearn_pipeline.py": ("bits",),
     "mlflow_model.py": ("as the shield: True", "pickles: []", "weights.safetensors was changed"),
     "kserve_model.py": ("as the shield: True", "refused: These rows have no answer."),
+    "serve_fastapi.py": ("200: [[0.", "429: "),
+    "serve_litserve.py": ("200: {", "429: "),
+    "serve_ray.py": ("budget exceeded",),
 }
-WARN_OF_THEMSELVES = {"ray_train.py", "mlflow_model.py", "kserve_model.py"}
+WARN_OF_THEMSELVES = {"ray_train.py", "serve_ray.py", "mlflow_model.py", "kserve_model.py"}
 NOT_INSTALLED_FOR_TESTS = {
     "mlflow_model.py": ("mlflow", "pip install mlflow-skinny pandas"),
     "kserve_model.py": ("kserve", "pip install kserve, in an environment of its own"),

@@ -83,5 +83,13 @@ def test_no_room_hides_a_public_name() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    namespaces = ["attacks", "checks", "countermeasures", "errors", "metrics", "trainable"]
+    namespaces = [
+        "attacks",
+        "checks",
+        "countermeasures",
+        "errors",
+        "metrics",
+        "serving",
+        "trainable",
+    ]
     assert result.stdout.strip() == str(namespaces)

@@ -20,7 +20,10 @@ QUAINT = re.compile(
     r"\b(says whether|stands? in|(is|are) told|nobody|whoever|by heart|for ever)\b|(?<![\w.])\.\d",
     re.IGNORECASE,
 )
-COMMANDS = ["demo", "split", "audit", "report", "compare", "finetune", "harden", "verify", "policy"]
+COMMANDS = [
+    *("demo", "split", "audit", "report", "compare", "finetune", "harden", "verify", "policy"),
+    *("serve", "keys"),
+]
 
 
 def old_words(text: str) -> list[str]:

@@ -11,6 +11,7 @@ from shieldnet.attacks.inversion.reidentification import Reidentification
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
+from shieldnet.attacks.timing import Timing
 from shieldnet.findings.finding import NotApplicable, Outcome
 
 ATTACKS: tuple[type[Attack], ...] = (
@@ -19,6 +20,7 @@ ATTACKS: tuple[type[Attack], ...] = (
     *(AttributeRecovery, AttributeInference),
     *(Extraction, ClassInversion),
     *(JitterAveraging, TableLearning),
+    Timing,
 )
 """All of them, in the order in which a report is read."""
 
@@ -40,4 +42,5 @@ __all__ = [
     "Reidentification",
     "StraightThrough",
     "TableLearning",
+    "Timing",
 ]

@@ -257,10 +257,14 @@ def one_row_each(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Measurement(ABC):
-    """What an audit runs: an attack, or a check."""
+    """What an audit runs: an attack, or a check.
+
+    is_repeatable: whether the same game gives the same findings; else none is kept in a cache.
+    """
 
     metrics: ClassVar[tuple[Metric, ...]] = ()
     needs_shadows: ClassVar[bool] = False
+    is_repeatable: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, game: Game) -> Outcome:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -160,14 +160,20 @@ class Plan:
         cls,
         tier: str | Tier,
         *,
+        attacks: Sequence[Attack] = (),
         train: Train | None = None,
         shadows: int | None = None,
         engine: str | None = None,
         workers: int | None = None,
         cache: str | Path | None = None,
     ) -> "Plan":
-        """Checks the settings of an audit; raises ConfigError."""
+        """Checks the settings of an audit; raises ConfigError.
+
+        attacks: beside the tier's.
+        """
+        _require_all(attacks, Attack, "attacks such as Timing(ask=...)")
         chosen = as_tier(tier)
+        chosen = replace(chosen, attacks=(*chosen.attacks, *attacks))
         count = chosen.shadows if shadows is None else whole("shadows", shadows, low=0)
         if shadows is not None and 0 < count < MIN_SHADOWS:
             raise ConfigError(

@@ -30,10 +30,13 @@ from shieldnet.running.store import Cache, read_text_array, text_array
 from shieldnet.shield.module import Shield
 
 ALWAYS_UNTESTED = (
-    "timing and other side channels",
-    "callers who pool their answers over time, and attacks that nobody here has thought of",
+    "callers who pool their answers over time, and attacks that nobody here has thought of"
 )
 """What this version cannot test; every report says so."""
+SIDE_CHANNELS = (
+    "timing and other side channels: a served model is timed with attacks=(Timing(ask=...),)"
+)
+OTHER_CHANNELS = "side channels other than response times"
 
 
 def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str, ...]]:
@@ -120,7 +123,7 @@ def _played(
         name=name,
         certificate=game.shield.certificate(),
         findings=with_ceilings(outcome.findings, game.guarantee, copies),
-        untested=(*outcome.untested, *ALWAYS_UNTESTED),
+        untested=(*outcome.untested, _side_channels(outcome), ALWAYS_UNTESTED),
         features=outcome.features,
         reconstructions=outcome.reconstructions,
         curves=outcome.curves,
@@ -128,6 +131,12 @@ def _played(
         durations_s=durations_s,
         configuration=game.shield.settings.digest(),
     )
+
+
+def _side_channels(outcome: Outcome) -> str:
+    """Names the side channels that were not tested."""
+    is_timed = any(finding.name.startswith("timing.") for finding in outcome.findings)
+    return OTHER_CHANNELS if is_timed else SIDE_CHANNELS
 
 
 def _agreement(features: dict[str, Tensor], game: Game) -> Outcome:
@@ -148,6 +157,7 @@ def _outcome(
     Nothing is kept of a record, or of an image of a class, that the report does not show.
     """
     seen = game if measurement.needs_shadows else game.without_shadows()
+    cache = cache if measurement.is_repeatable else None
     key = "" if cache is None else _key(measurement, seen, with_examples)
     if cache is not None and (kept := cache.get(key)) is not None:
         return _unpacked(kept)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from shieldnet.attacks.base import Attack
 from shieldnet.attacks.membership.blind import blind_finding
 from shieldnet.attacks.membership.shadows import Train
 from shieldnet.auditing.case import Case, with_bare
@@ -45,6 +46,7 @@ def audit(
     train: Train | None = None,
     shadows: int | None = None,
     tier: str | Tier = "standard",
+    attacks: Sequence[Attack] = (),
     engine: str | None = None,
     workers: int | None = None,
     cache: str | Path | None = None,
@@ -75,6 +77,7 @@ def audit(
     the tier's, 0 for none.
     tier: ``"quick"`` (about ten seconds), ``"standard"`` (about a minute), ``"full"`` (minutes to
     hours), or a ``Tier`` of your own attacks. How long it takes is logged before it starts.
+    attacks: more than the tier's, such as ``Timing(ask=...)``, which times a served model.
 
     engine: ``"inline"``, ``"processes"``, ``"ray"`` or ``"dask"``; by default processes, but inline
     for the quick tier and for what cannot be sent. workers: by default one for each core. cache: a
@@ -102,7 +105,13 @@ def audit(
     given, planted = as_rows(Given(with_bare(shield), sets, columns, train, sensitive), canaries)
     given = given.as_codes(planted)
     plan = Plan.of(
-        tier, train=given.train, shadows=shadows, engine=engine, workers=workers, cache=cache
+        tier,
+        attacks=attacks,
+        train=given.train,
+        shadows=shadows,
+        engine=engine,
+        workers=workers,
+        cache=cache,
     )
     case = Case.of(
         given.shields,

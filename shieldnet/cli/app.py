@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from shieldnet.cli import auditing, finetuning, gate, hardening, splitting, verifying
+from shieldnet.cli import (
+    auditing,
+    finetuning,
+    gate,
+    hardening,
+    ledger,
+    serving,
+    splitting,
+    verifying,
+)
 from shieldnet.cli.options import Seed
 from shieldnet.cli.terminal import Reporting, guarded, print_report
 
@@ -43,6 +52,9 @@ app.add_typer(gate.policy_app, name="policy")
 app.command("finetune")(finetuning.finetune)
 app.command("harden")(hardening.harden)
 app.command("verify")(verifying.verify)
+app.command("serve")(serving.serve)
+app.add_typer(serving.keys_app, name="keys")
+app.add_typer(ledger.ledger_app, name="ledger")
 
 
 def main() -> None:

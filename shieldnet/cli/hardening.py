@@ -125,7 +125,7 @@ def harden(
     from shieldnet.shipping.triton import require_servable, write_config
 
     _, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
-    asked = None if example is None else _rows(example, shield.model)
+    asked = None if example is None else example_rows(example, shield.model)
     graphs = graphs_of(shield, asked, graph or ())
     if is_triton:
         require_servable(read_graph(ONNX, graphs[ONNX]))
@@ -170,7 +170,7 @@ def _next(output: Path, model: str, *, is_signed: bool) -> str:
     )
 
 
-def _rows(name: str, model: "nn.Module") -> Any:
+def example_rows(name: str, model: "nn.Module") -> Any:
     """Reads a few inputs, in the float type of the model."""
     from shieldnet.auditing.sets import as_the_model_reads
     from shieldnet.core.errors import DataError

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shieldnet.core.opaque_ops import is_captured
 from shieldnet.defenses.named import (
     UNIT,
     Array,
@@ -104,8 +103,6 @@ def _crowned(shares: Array, others: int) -> Array:
     last = (named == named[..., :1]).sum(-1, keepdims=True) - 1
     if others:
         last = where(shares[..., -1:] >= named[..., :1] * others, count - 1, last)
-    if not is_captured() and not last.any():
-        return shares  # nearly always
     taken_from = row_of(0, count, shares) == last  # the winner itself where there is no rival
     return shares + row_of(2, count, shares) - taken_from * 1
 
@@ -125,19 +122,18 @@ def _row_by_row(
 def _of_row(weights: list[int], total: int, ticks: int, others: int) -> list[int]:
     shares = [weight * ticks // total for weight in weights]
     missing = ticks - sum(shares)
-    if missing:
-        left = [w * ticks - share * total for w, share in zip(weights, shares, strict=True)]
-        order = sorted(range(len(left)), key=left.__getitem__, reverse=True)  # stable
-        for place in order[:missing]:
-            shares[place] += 1
+    left = [w * ticks - share * total for w, share in zip(weights, shares, strict=True)]
+    order = sorted(range(len(left)), key=left.__getitem__, reverse=True)  # stable
+    # Whatever the numbers, the same is done: its time must not tell what the answer does not.
+    for rank, place in enumerate(order):
+        shares[place] += rank < missing
     first = shares[0]
     named = shares[:-1] if others else shares
     last = named.count(first) - 1
-    if others and shares[-1] >= first * others:
-        last = len(shares) - 1
-    if last:
-        shares[last] -= 1
-        shares[0] += 1
+    if others:
+        last = (last, len(shares) - 1)[shares[-1] >= first * others]
+    shares[last] -= 1  # the winner itself where there is no rival
+    shares[0] += 1
     return shares
 
 

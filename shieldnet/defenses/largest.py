@@ -66,40 +66,40 @@ def _descending(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def _first_largest(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """Returns the classes of the ``k`` largest in their order. Shapes: (n, K) -> (n, k)."""
-    classes = rows.shape[-1]
-    if classes >= max(_MIN_BLOCKED_CLASSES, 2 * _BLOCK * k):
-        found = np.empty((len(rows), k), dtype=np.int64)
-        for row, places in zip(rows, found, strict=True):
-            places[:] = _of_wide_row(row, k)
-        return found
-    return _selected(rows, k)
+    """Returns the classes of the ``k`` largest in their order. Shapes: (n, K) -> (n, k).
 
-
-def _selected(rows: NDArray[Any], k: int) -> NDArray[np.int64]:
-    classes = rows.shape[-1]
-    level = np.partition(rows, classes - k, axis=-1)[:, classes - k, None]
-    chosen = rows >= level
-    if np.count_nonzero(chosen) != len(rows) * k:  # equals on both sides: the first ones
-        tied = np.flatnonzero(np.count_nonzero(chosen, axis=-1) > k)
-        above, equal = rows[tied] > level[tied], rows[tied] == level[tied]
-        room = k - above.sum(-1, keepdims=True)
-        chosen[tied] = above | (equal & (equal.cumsum(-1) <= room))
-    places: NDArray[np.int64] = (np.flatnonzero(chosen) % classes).reshape(-1, k)
-    return places
-
-
-def _of_wide_row(row: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """Does the same for a row: what is below the k-th largest of all blocks' largest is no matter.
-
-    Shapes: (K,) -> (k,).
+    Among equals the first are taken, in the same way where there are none: how long it takes must
+    not tell whether small probabilities vanished.
     """
-    blocks = len(row) // _BLOCK
-    highest = row[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(0)
-    places = np.flatnonzero(row >= np.partition(highest, blocks - k)[blocks - k])
-    if len(places) > k:
-        places = places[_selected(row[places][None], k)[0]]
+    classes = rows.shape[-1]
+    places = np.empty((len(rows), k), dtype=np.int64)
+    step = max(1, _PIECE // classes)
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step]
+        level = _level(piece, k)
+        chosen, equal = piece > level, piece == level
+        room = k - np.count_nonzero(chosen, axis=-1)[:, None]
+        equal &= equal.cumsum(-1, dtype=np.int32) <= room
+        chosen |= equal
+        places[start : start + step] = (np.flatnonzero(chosen) % classes).reshape(-1, k)
     return places
+
+
+def _level(rows: NDArray[Any], k: int) -> NDArray[Any]:
+    """Returns the ``k``-th largest of each row. Shapes: (n, K) -> (n, 1).
+
+    Of many classes it lies in one of the ``k`` blocks whose own largest are the largest.
+    """
+    blocks, rest = divmod(rows.shape[-1], _BLOCK)
+    if rows.shape[-1] >= max(_MIN_BLOCKED_CLASSES, 2 * _BLOCK * k):
+        cut = rows.shape[-1] - rest
+        in_blocks = rows[:, :cut].reshape(len(rows), _BLOCK, blocks)
+        best = np.argpartition(in_blocks.max(1), blocks - k, axis=-1)[:, blocks - k :]
+        found = np.take_along_axis(in_blocks, best[:, None], axis=-1).reshape(len(rows), -1)
+        rows = np.concatenate((found, rows[:, cut:]), axis=-1)
+    place = rows.shape[-1] - k
+    level: NDArray[Any] = np.partition(rows, place, axis=-1)[:, place, None]
+    return level
 
 
 def _in_turns(rows: NDArray[Any], k: int) -> NDArray[np.int64]:

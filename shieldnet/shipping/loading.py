@@ -6,6 +6,7 @@ from pathlib import Path
 from shieldnet.core.errors import DataError, VerificationFailed
 from shieldnet.defenses import Defense
 from shieldnet.shield.module import Shield
+from shieldnet.shipping.contents import Contents
 from shieldnet.shipping.envelope import Key
 from shieldnet.shipping.reading import read_folder
 from shieldnet.shipping.rebuilding import Source, given_model, made_model
@@ -37,6 +38,17 @@ def load_hardened(
         too many, of another shape or type, and for a network that is not the one that was audited;
         MissingDependency where a check needs a package that is not installed.
     """
+    return loaded(folder, model, public_key=public_key, known=known)[1]
+
+
+def loaded(
+    folder: str | Path,
+    model: Source | None = None,
+    *,
+    public_key: Key | None = None,
+    known: Sequence[type[Defense]] = (),
+) -> tuple[Contents, Shield]:
+    """Returns what a folder says beside the shield that ``load_hardened`` makes of it."""
     files = read_folder(folder)
     try:
         contents = require_loadable(files, public_key, known)
@@ -44,6 +56,6 @@ def load_hardened(
         raise VerificationFailed(f"{folder} cannot be loaded: {broken}") from broken
     network = given_model(model, contents.description)
     try:
-        return contents.shield_around(made_model(contents, network))
+        return contents, contents.shield_around(made_model(contents, network))
     except DataError as unread:
         raise VerificationFailed(f"{folder} cannot be loaded: {unread}") from unread

@@ -1,0 +1,1 @@
+"""A server of one hardened model: the Open Inference Protocol and a plain route of JSON."""

@@ -1,0 +1,135 @@
+"""One thread that runs the model, on requests of several clients at once."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+
+import torch
+from torch import Tensor
+
+Answers = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Job:
+    inputs: Mapping[str, Tensor]
+    rows: int
+    alone: bool
+    future: "Future[Answers]" = field(default_factory=Future)
+
+    def form(self) -> tuple[object, ...] | None:
+        """Returns what requests share that fit into one batch; None for one that is alone."""
+        if self.alone:
+            return None
+        return tuple((name, one.dtype, one.shape[1:]) for name, one in self.inputs.items())
+
+
+class Batcher:
+    """Answers requests in batches of those that wait, first come, first served.
+
+    ask: answers inputs by name with outputs by name, a row for each row. max_rows: of a batch; a
+    request with more is a batch of its own. wait_s: how long an idle model waits for more requests.
+    Where a batch fails, each of its requests is asked alone: none is hurt by another.
+    """
+
+    def __init__(
+        self, ask: Callable[[Mapping[str, Tensor]], Answers], *, max_rows: int, wait_s: float
+    ) -> None:
+        self._ask, self._max_rows, self._wait_s = ask, max_rows, wait_s
+        self._waiting: deque[_Job] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._thread = Thread(target=self._work, name="shieldnet-model", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Returns whether requests are answered."""
+        return self._thread.is_alive() and not self._closed
+
+    def submit(
+        self, inputs: Mapping[str, Tensor], rows: int, *, alone: bool = False
+    ) -> "Future[Answers]":
+        """Returns a future of the answers; cancelled in time, the model is not asked.
+
+        alone: whether the request is a batch of its own, so that its answer is the same to the last
+        digit when it is repeated.
+        """
+        job = _Job(inputs, rows, alone)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("The server is shutting down.")
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Answers what waits, and ends the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next():
+            live = [job for job in batch if job.future.set_running_or_notify_cancel()]
+            if live:
+                self._run(live)
+
+    def _next(self) -> list[_Job]:
+        """Waits for requests, and takes those that fit the first one; none at the end."""
+        with self._changed:
+            while not self._waiting:
+                if self._closed:
+                    return []
+                self._changed.wait()
+            until = time.monotonic() + self._wait_s
+            while (
+                not self._closed
+                and sum(job.rows for job in self._waiting) < self._max_rows
+                and (left := until - time.monotonic()) > 0
+            ):
+                self._changed.wait(left)
+            return self._taken()
+
+    def _taken(self) -> list[_Job]:
+        form, rows = self._waiting[0].form(), 0
+        batch: list[_Job] = []
+        kept: deque[_Job] = deque()
+        for job in self._waiting:
+            fits = form is not None and job.form() == form
+            if not batch or (fits and rows + job.rows <= self._max_rows):
+                batch.append(job)
+                rows += job.rows
+            else:
+                kept.append(job)
+        self._waiting = kept
+        return batch
+
+    def _run(self, batch: Sequence[_Job]) -> None:
+        try:
+            results = self._answers(batch)
+        except Exception as failed:  # of the model, which may raise anything
+            if len(batch) == 1:
+                batch[0].future.set_exception(failed)
+                return
+            for job in batch:
+                self._run([job])
+            return
+        for job, result in zip(batch, results, strict=True):
+            job.future.set_result(result)
+
+    def _answers(self, batch: Sequence[_Job]) -> list[Answers]:
+        if len(batch) == 1:
+            return [self._ask(batch[0].inputs)]
+        asked = {name: torch.cat([job.inputs[name] for job in batch]) for name in batch[0].inputs}
+        sizes = [job.rows for job in batch]
+        parts = {name: answer.split(sizes) for name, answer in self._ask(asked).items()}
+        return [{name: part[place] for name, part in parts.items()} for place in range(len(batch))]

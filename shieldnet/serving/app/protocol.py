@@ -1,0 +1,136 @@
+"""The messages of the Open Inference Protocol, version 2, and of the plain route."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_RANK = 8
+MAX_TENSORS = 100
+MAX_SIZE = 2**31 - 1
+BINARY_HEADER = "Inference-Header-Content-Length"
+"""The header that says how many bytes of a body are JSON; numbers in binary follow."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Parameters = Annotated[dict[str, bool | int | float | str], Field(max_length=MAX_TENSORS)]
+Shape = Annotated[
+    list[Annotated[int, Field(ge=1, le=MAX_SIZE)]], Field(min_length=1, max_length=MAX_RANK)
+]
+
+
+class Message(BaseModel):
+    """Holds the fields that a message has, and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class InputTensor(Message):
+    """Describes an input: its numbers are ``data``, or follow as ``binary_data_size`` bytes."""
+
+    name: Name
+    shape: Shape
+    datatype: Name
+    parameters: Parameters | None = None
+    data: list[Any] | None = None
+
+
+class RequestedOutput(Message):
+    """Names an output that is wanted, and with ``binary_data`` in which form."""
+
+    name: Name
+    parameters: Parameters | None = None
+
+
+class InferRequest(Message):
+    """Asks the model; without ``outputs`` for all of them.
+
+    model_name, model_version: those of the address, which KServe's client repeats.
+    """
+
+    model_name: Name | None = None
+    model_version: Name | None = None
+    id: Annotated[str, Field(max_length=200)] | None = None
+    parameters: Parameters | None = None
+    inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_TENSORS)
+    outputs: list[RequestedOutput] | None = Field(default=None, max_length=MAX_TENSORS)
+
+
+class OutputTensor(Message):
+    """Holds an output: its numbers in row-major order, or the count of its bytes that follow."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, int] | None = None
+    data: list[Any] | None = None
+
+
+class InferResponse(Message):
+    """Answers a request."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+class PredictRequest(Message):
+    """Asks the model with rows of nested lists, of several inputs by name."""
+
+    inputs: list[Any] | dict[str, list[Any]]
+
+
+class PredictResponse(Message):
+    """Answers with a row for each row, of several outputs by name."""
+
+    outputs: list[Any] | dict[str, list[Any]]
+
+
+class TensorMetadata(Message):
+    """Describes an input or output of the model; -1 in its shape stands for any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(Message):
+    """Describes the model."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ServerMetadata(Message):
+    """Describes the server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ServerLive(Message):
+    """Says that the server runs."""
+
+    live: bool
+
+
+class ServerReady(Message):
+    """Says that the server can charge and answer."""
+
+    ready: bool
+
+
+class ModelReady(Message):
+    """Says that the model can be asked."""
+
+    name: str
+    ready: bool
+
+
+class Refusal(Message):
+    """Says why there is no answer."""
+
+    error: str

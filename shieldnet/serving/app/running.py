@@ -1,0 +1,60 @@
+"""The server itself: uvicorn, with what untrusted clients need of it."""
+
+import math
+import signal
+import socket
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from shieldnet.core.errors import ConfigError
+from shieldnet.serving.app.limits import Limits
+
+_IDLE_S = 5
+_MAX_CONNECTIONS = 1000
+
+
+def server_of(
+    app: FastAPI,
+    limits: Limits,
+    *,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+) -> uvicorn.Server:
+    """Returns a server of one process. certificate, private_key: PEM files for TLS."""
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_IDLE_S,
+        timeout_graceful_shutdown=math.ceil(limits.timeout_s),
+        limit_concurrency=_MAX_CONNECTIONS,
+        ssl_certfile=certificate,
+        ssl_keyfile=private_key,
+    )
+    return uvicorn.Server(config)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens; raises ConfigError where that is not possible."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as taken:
+        raise ConfigError(
+            f"Cannot listen on host={host}, port={port}: {taken.strerror}."
+        ) from taken
+
+
+def run_until_stopped(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Serves until SIGTERM or Ctrl+C.
+
+    It then takes no more requests, answers those that it has, and closes the ledger.
+    """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda *_: None)  # uvicorn sends it again once all is answered
+    server.run(sockets=[listening])

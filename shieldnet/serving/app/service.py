@@ -1,0 +1,148 @@
+"""What happens to a request between its reading and its answer: it is charged, then asked."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from shieldnet.core.errors import (
+    AnswerError,
+    BudgetExceeded,
+    ConfigError,
+    DataError,
+    LedgerUnavailable,
+)
+from shieldnet.serving.app import refusals
+from shieldnet.serving.app.batching import Batcher
+from shieldnet.serving.app.metrics import Metrics
+from shieldnet.serving.app.requests import Asked
+from shieldnet.serving.app.served import ServedModel
+from shieldnet.shield.module import Shield
+
+T = TypeVar("T")
+_PROBE = "-"  # no client's name: its balance is looked up to see whether the ledger answers
+_PROBE_EVERY_S = 1.0
+_THREADS = 8
+
+
+class Charging(Protocol):
+    """Charges a client before it is answered, as a Guard does."""
+
+    shield: Shield
+
+    def charge(
+        self, client: str, rows: int = 1, *, key: str | None = None, content: bytes | None = None
+    ) -> Any:
+        """Charges ``rows`` answers, or raises BudgetExceeded or LedgerUnavailable."""
+
+    def left(self, client: str) -> Any:
+        """Returns what the client has left."""
+
+    def close(self) -> None:
+        """Closes the ledger."""
+
+
+class Service:
+    """Charges and answers requests of clients whose names are known.
+
+    No answer leaves it that was not charged before: the model gets inputs after the charge is
+    durable. A request that fails after that stays charged.
+    """
+
+    def __init__(self, guard: Charging, model: ServedModel, metrics: Metrics) -> None:
+        self.model, self.metrics = model, metrics
+        self._guard, self._limits = guard, model.limits
+        limits = model.limits
+        self._batcher = Batcher(
+            model.ask, max_rows=limits.max_batch_rows, wait_s=limits.batch_wait_s
+        )
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="shieldnet-charge")
+        self._probe = ThreadPoolExecutor(1, thread_name_prefix="shieldnet-ready")
+        self._served = 0
+        self._probed_s, self._was_ready = -_PROBE_EVERY_S, False
+
+    def start(self) -> None:
+        """Starts the thread of the model."""
+        self._batcher.start()
+
+    def close(self) -> None:
+        """Answers what waits, then closes the ledger."""
+        self._batcher.close()
+        self._pool.shutdown()
+        self._probe.shutdown()
+        self._guard.close()
+
+    async def answer(self, client: str, asked: Asked, key: str | None) -> dict[str, Tensor]:
+        """Charges a client, and returns the answers by name.
+
+        key: names a request that may be repeated without another charge.
+        Errors: Refused, whatever happens.
+        """
+        with self._place():
+            await self._charge(client, asked, key)
+            return await self._answer(asked, alone=key is not None)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Takes one of the places for requests, before anything is charged."""
+        if self._served >= self._limits.max_requests or not self._batcher.alive:
+            raise refusals.busy()
+        self._served += 1
+        try:
+            yield
+        finally:
+            self._served -= 1
+
+    async def _charge(self, client: str, asked: Asked, key: str | None) -> None:
+        content = None if key is None else asked.digest(self.model.identity)
+        try:
+            charge = await self._within(
+                self._pool, lambda: self._guard.charge(client, asked.rows, key=key, content=content)
+            )
+        except BudgetExceeded as spent:
+            wait_s = None if spent.renews_at is None else int(spent.renews_at - time.time()) + 1
+            raise refusals.spent(wait_s) from None
+        except (LedgerUnavailable, asyncio.TimeoutError):
+            raise refusals.no_ledger() from None
+        except ConfigError:
+            if key is None:
+                raise
+            raise refusals.key_reused() from None
+        if not getattr(charge, "repeated", False):
+            self.metrics.charged(asked.rows)
+        if self.metrics.wants_left():
+            self._pool.submit(self._observe, client)
+
+    def _observe(self, client: str) -> None:
+        """Counts what a client has left; a ledger that does not answer shows at the next charge."""
+        with suppress(LedgerUnavailable):
+            self.metrics.left(self._guard.left(client))
+
+    async def _answer(self, asked: Asked, *, alone: bool) -> dict[str, Tensor]:
+        future = self._batcher.submit(asked.inputs, asked.rows, alone=alone)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._limits.timeout_s)
+        except (AnswerError, DataError):
+            raise refusals.unanswerable() from None
+        except asyncio.TimeoutError:
+            raise refusals.late() from None
+
+    async def _within(self, pool: ThreadPoolExecutor, job: Callable[[], T]) -> T:
+        running = asyncio.get_running_loop().run_in_executor(pool, job)
+        return await asyncio.wait_for(running, self._limits.timeout_s)
+
+    async def ready(self) -> bool:
+        """Returns whether a charge and an answer are possible; asks the ledger once a second."""
+        if time.monotonic() - self._probed_s >= _PROBE_EVERY_S:
+            self._probed_s = time.monotonic()
+            try:
+                await self._within(self._probe, lambda: self._guard.left(_PROBE))
+            except (LedgerUnavailable, asyncio.TimeoutError):
+                self._was_ready = False
+            else:
+                self._was_ready = True
+        return self._was_ready and self._batcher.alive

@@ -1,0 +1,86 @@
+"""What was asked: how many answers a call wants at most, and its content as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shieldnet.core.errors import DataError
+from shieldnet.data.hashing import content_of
+
+
+def rows_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Counts the rows of a call: those of its longest argument, at any depth.
+
+    Errors: DataError if nothing in it has rows.
+    """
+    lengths = [length for value in (*args, *kwargs.values()) for length in _lengths(value)]
+    if not lengths:
+        raise DataError(
+            "Expected a tensor, array, table or list with a row for each question, got none: what "
+            "it costs is not known. Nothing was asked."
+        )
+    return max(lengths)
+
+
+def _lengths(value: Any) -> Iterator[int]:
+    if isinstance(value, Tensor | np.ndarray):
+        yield len(value) if value.ndim else 1
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _lengths(part)
+    elif hasattr(value, "iloc"):
+        yield len(value)
+    elif isinstance(value, list | tuple):
+        yield len(value)
+        for part in value:
+            if isinstance(part, Tensor | np.ndarray | Mapping):
+                yield from _lengths(part)
+
+
+def content(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    """Returns a hash of what is asked: equal for equal values of equal types alone.
+
+    Errors: DataError for a value that is no tensor, array, table, number, word or container.
+    """
+    state = blake2b(digest_size=32)
+    for part in _parts([list(args), dict(kwargs)]):
+        state.update(len(part).to_bytes(8, "big"))
+        state.update(part)
+    return state.digest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        yield f"array {value.dtype.str} {value.shape}".encode()
+        yield np.ascontiguousarray(value).tobytes()
+    elif isinstance(value, Tensor):
+        yield f"tensor {value.dtype} {tuple(value.shape)}".encode()
+        yield from content_of(value)
+    elif value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
+        yield f"{type(value).__name__} {value!r}".encode()
+    elif isinstance(value, Mapping):
+        yield f"dict {len(value)}".encode()
+        for name, part in value.items():
+            yield from _parts(name)
+            yield from _parts(part)
+    elif isinstance(value, list | tuple):
+        yield f"{type(value).__name__} {len(value)}".encode()
+        for part in value:
+            yield from _parts(part)
+    elif hasattr(value, "iloc"):
+        yield f"table {type(value).__name__}".encode()
+        yield from _parts(
+            [list(map(str, getattr(value, "columns", ()))), value.to_numpy().tolist()]
+        )
+    else:
+        raise DataError(
+            f"Expected tensors, arrays, tables, numbers and words beside request_id, got "
+            f"{type(value).__name__}: whether a request repeats another cannot be told. Leave "
+            "request_id out."
+        )

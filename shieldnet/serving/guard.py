@@ -1,0 +1,216 @@
+"""A shield behind a ledger: every answer is charged to its client before it exists."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from shieldnet.core.checks import flag
+from shieldnet.core.errors import AnswerError, ConfigError
+from shieldnet.outputs.micro_batches import arrays
+from shieldnet.serving.asked import content, rows_of
+from shieldnet.serving.budget import Balance, Budget, said
+from shieldnet.serving.clients import current_client
+from shieldnet.serving.ledger import Charge, Ledger
+from shieldnet.serving.repeats import Repeats
+from shieldnet.serving.units import INFINITE, units_of
+from shieldnet.serving.watch import Watch
+from shieldnet.shield.module import Shield
+from shieldnet.shield.settings import Extent
+
+_PER_CLIENT = ("bits_per_client", "mu_per_client", "queries_per_client")
+
+
+class Guard:
+    """Answers as its shield does, as long as the client's budget lasts.
+
+    shield: whose answers have an extent: declared (``sn.Shield(..., extent=sn.Extent(10))``), given
+        here, or that of its answers so far. A larger answer is charged and then refused.
+    ledger: an address (``"sqlite:///budget.db"``) or a ``Ledger``, which has its own budgets.
+    bits_per_client, mu_per_client, queries_per_client: limits for each client in each
+        ``window``: ``"hour"``, ``"day"`` or ``"total"``. in_all: of all clients together.
+    extent: the largest answer, ``sn.Extent(classes=10)``.
+    free_repeats: charges no row that this client asked before, as far as this process remembers;
+        only for a shield that gives the same answer again.
+    watch: looks at the queries of each client and may have a harder shield answer, or refuse.
+
+    Guarantee: what a client was told costs at most the budget: by bits of maximal leakage and by mu
+    of Gaussian differential privacy, for adaptively chosen questions, as ``PrivacyCost`` adds them.
+    Premises: one name is one client (who has several has several budgets); the ledger's.
+    Errors: ConfigError for no budget, for one that holds no answer, and for a shield whose answers
+    cost infinitely much of what is limited.
+    """
+
+    def __init__(
+        self,
+        shield: Shield,
+        *,
+        ledger: str | Ledger,
+        bits_per_client: float | None = None,
+        mu_per_client: float | None = None,
+        queries_per_client: int | None = None,
+        window: str = "total",
+        in_all: Budget | Sequence[Budget] | None = None,
+        extent: Extent | None = None,
+        free_repeats: bool = False,
+        watch: Watch | None = None,
+    ) -> None:
+        self.shield = _sized(shield, extent)
+        if watch is not None:
+            watch.harder_than(self.shield)  # its cost is at most this one's, or it is refused now
+        self.watch = watch
+        self._repeats = Repeats() if flag("free_repeats", free_repeats) else None
+        if free_repeats and not shield.deterministic:
+            raise ConfigError(
+                "Expected a shield without noise for free_repeats=True: a fresh draw of noise is a "
+                "new answer, and averaging many of them removes it."
+            )
+        self.cost = self.shield.cost()
+        self.units = units_of(self.cost)
+        limits = (bits_per_client, mu_per_client, queries_per_client)
+        if isinstance(ledger, Ledger):
+            if in_all is not None or any(limit is not None for limit in limits):
+                raise ConfigError(
+                    "Expected the budgets in the ledger, which has its own: "
+                    "Ledger(url, per_client=Budget(bits=...))."
+                )
+            self._require_budget((*ledger.per_client, *ledger.in_all))
+            self.ledger, self._is_own = ledger, False
+            return
+        mine = Budget(*limits, window=window)
+        given = (in_all,) if isinstance(in_all, Budget) else tuple(in_all or ())
+        self._require_budget((mine, *given))
+        self.ledger, self._is_own = Ledger(ledger, per_client=mine, in_all=in_all), True
+
+    def _require_budget(self, budgets: Sequence[Budget]) -> None:
+        if not any(budget.is_limited for budget in budgets):
+            raise ConfigError(f"Expected a budget: {', '.join(_PER_CLIENT)} or in_all.")
+        names = ("bits", "mu", "queries")
+        for budget in budgets:
+            for name, limit, each in zip(names, budget.limits, self.units, strict=True):
+                if limit != INFINITE and each == INFINITE:
+                    raise ConfigError(
+                        f"An answer of this shield costs infinitely many {name}, so that no "
+                        f"budget of {name} holds one. {_fix(name)}"
+                    )
+            if not budget.limits.covers(self.units):
+                raise ConfigError(
+                    f"The budget of {budget} holds not one answer, which costs "
+                    f"{said(self.units, budget)}."
+                )
+
+    def charge(
+        self, client: str, rows: int = 1, *, key: str | None = None, content: bytes | None = None
+    ) -> Charge:
+        """Charges answers of this shield to a client, without giving them.
+
+        For servers that answer elsewhere or in batches of several clients: charge first, then ask
+        ``guard.shield``. key, content: as in ``Ledger.charge``; a shield that draws gives a new
+        answer to a repeated request, which is charged anew.
+        Errors: BudgetExceeded; LedgerUnavailable.
+        """
+        if not self.shield.deterministic:
+            key = content = None
+        return self.ledger.charge(client, self.units, rows, key=key, content=content)
+
+    def __call__(
+        self, *args: Any, client: str | None = None, request_id: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Answers like the shield, each row charged before any of them is computed.
+
+        client: who asks, by default that of the ``client(...)`` block around. request_id: names the
+        request, so that its repeats within a day are charged once, also after a crash; other
+        content under one name is refused, and a shield that draws charges its repeats anew.
+        Errors: BudgetExceeded and QueriesRefused: nothing is charged, and no row answered. Those of
+        the ledger, before; of the shield, after the charge, which stays: the answer may have existed.
+        """
+        name = current_client() if client is None else client
+        if name is None:
+            raise ConfigError(
+                "Expected the client that is charged: guard(x, client=name), or a call inside of "
+                "`with sn.serving.client(name):`."
+            )
+        rows = rows_of(args, kwargs)
+        shield = self.shield if self.watch is None else self.watch.choose(name, self.shield)
+        asked = None if request_id is None else content(args, kwargs)
+        new = self._repeats.new(name, args, kwargs, rows) if self._repeats else None
+        charged = rows if new is None else len(new)
+        with self.charge(name, charged, key=request_id, content=asked):
+            if self._repeats and new:
+                self._repeats.remember(new)
+            answer = shield(*args, **kwargs)
+        self._require_at_most(rows, answer)
+        if self.watch is not None:
+            asked_about = next(arrays((*args, *kwargs.values())))
+            self.watch.note(name, asked_about, shield.distribution(answer))
+        return answer
+
+    def _require_at_most(self, rows: int, answer: Any) -> None:
+        is_array = isinstance(answer, np.ndarray)  # of a function or an estimator
+        released = answer if is_array else self.shield.answer_in(answer)
+        answered = len(released) if released.ndim else 1
+        if answered > rows:
+            raise AnswerError(
+                f"Expected at most {rows} answers, for which the client was charged, got "
+                f"{answered}; nothing was released."
+            )
+
+    async def answer(
+        self, *args: Any, client: str | None = None, request_id: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Answers like a call, in a thread, so that other requests go on meanwhile."""
+        return await asyncio.to_thread(
+            self.__call__, *args, client=client, request_id=request_id, **kwargs
+        )
+
+    def left(self, client: str) -> tuple[Balance, ...]:
+        """Returns what is left of each of a client's budgets."""
+        return self.ledger.left(client)
+
+    def close(self) -> None:
+        """Closes the ledger, if the guard opened it."""
+        if self._is_own:
+            self.ledger.close()
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        budgets = ", ".join(str(budget) for budget in self.ledger.per_client)
+        return f"Guard({self.shield!r}, each client: {budgets})"
+
+
+def _sized(shield: Shield, extent: Extent | None) -> Shield:
+    """Returns a shield whose answers are at most as large as agreed."""
+    if not isinstance(shield, Shield):
+        raise ConfigError(f"Expected a Shield, as sn.harden(model), got {type(shield).__name__}.")
+    declared = shield.settings.extent
+    if declared is not None and extent in (None, declared):
+        return shield
+    agreed = extent or shield.extent
+    if agreed is None or agreed.any_number or declared is not None:
+        had = f"; the shield declares {declared}" if declared is not None else ""
+        raise ConfigError(
+            "Expected extent=, the largest answer that is charged, as sn.Extent(classes=10): what "
+            f"it costs must be known before it exists{had}."
+        )
+    return Shield(shield.model, replace(shield.settings, extent=agreed))
+
+
+def _fix(name: str) -> str:
+    if name == "bits":
+        return 'Round or truncate it: sn.harden(model, "balanced"), or a budget of mu or queries.'
+    return "Add noise: sn.ClipNorm(...) and sn.GaussianNoise(...), or a budget of bits or queries."

@@ -1,0 +1,74 @@
+"""What a ledger holds, for those who look at it: nothing is leased, and nothing changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shieldnet.core.errors import ConfigError
+from shieldnet.serving.budget import Budget
+from shieldnet.serving.chain import Checked, Seal, account_id, verify
+from shieldnet.serving.policy import Policy, require_own, stated
+from shieldnet.serving.secret import key_of
+from shieldnet.serving.stores import open_store
+from shieldnet.serving.stores.base import Contents, Head
+from shieldnet.serving.units import NOTHING, Units
+
+
+@dataclass(frozen=True)
+class KeptLedger:
+    """All that an existing ledger holds, as of one moment.
+
+    Errors of ``read``: ConfigError where there is no ledger, or another key belongs to it;
+    LedgerUnavailable.
+    """
+
+    head: Head
+    policy: Policy
+    contents: Contents
+    seal: Seal
+
+    @classmethod
+    def read(cls, url: str, key: str | bytes | None = None) -> KeptLedger:
+        """Reads a ledger. url, key: as in ``Ledger``."""
+        path = Path(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite:///") and not path.is_file():
+            raise ConfigError(f"There is no ledger {path}.")
+        store = open_store(url)
+        try:
+            seal = Seal(key_of(key, url))
+            with store.session() as session:
+                head, contents = session.head(), session.everything()
+            if head is None:
+                raise ConfigError("There is no ledger at this address: it is empty.")
+            require_own(head, seal)
+            return cls(head, stated(head), contents, seal)
+        finally:
+            store.close()
+
+    def charged(self, client: str | None, budget: Budget) -> Units:
+        """Returns what was charged in the last window that is recorded, with all leases."""
+        subject = None if client is None else self.seal.subject(client)
+        start = budget.start(self.head.time)
+        return self.contents.totals.get(account_id(subject, budget.window, start), NOTHING)
+
+    @property
+    def clients(self) -> int:
+        """Counts the clients that were ever charged."""
+        names = {account.partition(":")[0] for account in self.contents.totals}
+        return len(names - {account_id(None, "", 0).partition(":")[0]})
+
+    def verify(self, heads: Sequence[str] = ()) -> Checked:
+        """Raises VerificationFailed if the ledger was changed without its key."""
+        return verify(self.head, self.contents, self.seal, heads)
+
+    def lines(self) -> list[str]:
+        """Returns the records as lines of JSON, with their numbers and macs."""
+        lines: list[str] = []
+        for record in self.contents.records:
+            line: dict[str, Any] = {"number": record.number, "mac": record.mac}
+            lines.append(json.dumps({**line, **json.loads(record.body)}))
+        return lines

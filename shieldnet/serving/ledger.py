@@ -1,0 +1,315 @@
+"""The ledger: charges of every client, recorded before the answer exists, never over a budget."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as NoResult
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from shieldnet.core.checks import flag, positive, whole
+from shieldnet.core.errors import ConfigError, LedgerUnavailable
+from shieldnet.privacy.cost import PrivacyCost
+from shieldnet.serving.budget import Balance, Budget, as_budgets
+from shieldnet.serving.chain import Checked, Seal, verify
+from shieldnet.serving.leases import Account, Leases, Taken
+from shieldnet.serving.policy import Policy
+from shieldnet.serving.secret import VARIABLE, key_of
+from shieldnet.serving.settling import Ask, Settler
+from shieldnet.serving.stores import open_store
+from shieldnet.serving.stores.base import Contents, Head
+from shieldnet.serving.units import INFINITE, NOTHING, Units, units_of
+from shieldnet.serving.writer import Writer, closed
+
+T = TypeVar("T")
+_open: weakref.WeakSet[Ledger] = weakref.WeakSet()
+_MAX_NAME = 1024
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Says what was charged, durably, before the answer exists.
+
+    rows: answers that were charged. units: of all of them together. repeated: the same request was
+    charged before, and nothing was charged now. A context manager: the answer can be made in its
+    block; nothing is refunded if the block fails, for the answer may have been computed.
+    """
+
+    rows: int
+    units: Units
+    repeated: bool = False
+
+    def __enter__(self) -> Charge:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        return None
+
+
+class Ledger:
+    """Records what every client is charged, and refuses what a budget does not hold.
+
+    url: ``"sqlite:///ledger.db"`` for the processes of one machine; ``"postgresql://..."`` or
+        ``"redis://..."`` for several machines.
+    per_client, in_all: budgets of each client and of all clients together, one or several
+        (``Budget(bits=2000, window="day")``); by default nothing is limited, only recorded. They
+        are part of the ledger: who opens it with others is refused, but with ``change=True``,
+        which is recorded.
+    key: 32 bytes that hash the names of clients and seal the records, or their 64 hexadecimal
+        digits; by default those of the environment's ``SHIELDNET_LEDGER_KEY``, and for SQLite those
+        of a file beside the ledger, ``ledger.db.key``, made at the first use.
+    lease_rows: answers that are charged at once in a durable record and then given out from memory;
+        a half is renewed before the rest is used up. More is faster; a crash loses those that were
+        not given, never the charge of one that was.
+    max_clients: whose leases are kept in memory; others return theirs.
+    timeout_s: after which a charge that was not recorded is refused.
+    clock: seconds since the epoch. One that goes back opens no window again.
+
+    Clients are stored as keyed hashes; inputs and answers never. All methods may be called by
+    several threads. A forked or unpickled copy has leases of its own.
+    Guarantee: in each window and for each subject, answers <= charged <= answers + one lease for
+    every process that was killed; charged <= budget. It holds while the store keeps what it
+    committed, and its clock goes on.
+    Errors: ConfigError; LedgerUnavailable if nothing can be written at the address.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        per_client: Budget | Sequence[Budget] | None = None,
+        in_all: Budget | Sequence[Budget] | None = None,
+        key: str | bytes | None = None,
+        change: bool = False,
+        lease_rows: int = 100,
+        max_clients: int = 10_000,
+        timeout_s: float = 10.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.per_client = as_budgets("per_client", per_client)
+        self.in_all = as_budgets("in_all", in_all)
+        self.url, self.timeout_s, self.clock = url, positive("timeout_s", timeout_s), clock
+        self.lease_rows = whole("lease_rows", lease_rows, low=1, high=10**6)
+        self.max_clients = whole("max_clients", max_clients, low=1)
+        self._key_was_given = key is not None
+        self._store = open_store(url)
+        self._seal = Seal(key_of(key, url))
+        self._start()
+        try:
+            with self._store.session() as session:
+                self._policy.adopt(session, self._seal, change=flag("change", change))
+        except BaseException:
+            self._store.close()
+            raise
+
+    def _start(self) -> None:
+        """Starts with nothing in memory: when made, when unpickled, and in a forked child."""
+        self._policy = Policy(self.per_client, self.in_all)
+        self._leases = Leases(self.max_clients)
+        self._settler = Settler(
+            self._store, self._seal, self._leases, self._policy, self.lease_rows
+        )
+        self._writer = Writer(self._settler)
+        self._accounts: OrderedDict[str, tuple[Account, ...]] = OrderedDict()
+        self._filling: set[str | None] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        _open.add(self)
+
+    def charge(
+        self,
+        client: str,
+        cost: PrivacyCost | Units,
+        rows: int = 1,
+        *,
+        key: str | None = None,
+        content: bytes | None = None,
+    ) -> Charge:
+        """Charges answers to a client, durably, or raises and charges nothing.
+
+        cost: of one answer. rows: answers. key: names a request: the same request of the same
+        client is charged once within a day, also after a crash. content: what was asked under the
+        key, of which a keyed hash is kept; the same key with other content is refused. Only give a
+        key if the repeated answer is the same to the last bit: a fresh draw of noise is a new
+        answer.
+        Errors: BudgetExceeded; LedgerUnavailable; ConfigError for no client, for a key without
+        content, and for a key that was used for something else.
+        """
+        accounts = self._accounts_of(client)
+        each = cost if isinstance(cost, Units) else units_of(cost)
+        count = whole("rows", rows, low=0)
+        need = each.times(count)
+        if count == 0:
+            return Charge(0, NOTHING)
+        if self._closed:
+            raise closed()
+        if key is None:
+            now = self._leases.now(self.clock())
+            taken = self._leases.take(accounts, need, each.times(self.lease_rows // 2), now)
+            if taken is Taken.ALL_BUT_LOW:
+                self._fill_up(Ask(accounts, each, 0, now))
+            if taken is not Taken.NOTHING:
+                return Charge(count, need)
+            request = None
+        else:
+            if not isinstance(content, bytes):
+                raise ConfigError(
+                    "Expected content=, the bytes that were asked, beside key=: a key must not buy "
+                    "the answer to another question."
+                )
+            subject = (accounts[0].subject or "").encode()
+            name = self._seal.of("request", subject, _named("key", key).encode())
+            request = (name, self._seal.of("content", content))
+        ask = Ask(accounts, each, count, self.clock(), request)
+        try:
+            repeated = self._writer.ask(ask).result(self.timeout_s)
+        except NoResult as late:
+            raise self._too_late() from late
+        return Charge(0, NOTHING, repeated=True) if repeated else Charge(count, need)
+
+    def _fill_up(self, ask: Ask) -> None:
+        """Asks for new leases before the old ones are used up, so that no answer waits for them."""
+        subject = ask.accounts[0].subject
+        with self._lock:
+            if subject in self._filling:
+                return
+            self._filling.add(subject)
+        with suppress(LedgerUnavailable):  # the answer has its charge; the next may be refused
+            self._writer.ask(ask).add_done_callback(lambda _: self._filling.discard(subject))
+
+    def _accounts_of(self, client: str) -> tuple[Account, ...]:
+        """Returns the accounts that a client's answers are charged to; all clients' come last."""
+        with self._lock:
+            accounts = self._accounts.get(client)
+            if accounts is None:
+                subject = self._seal.subject(_named("client", client))
+                mine = (Account(subject, budget) for budget in self.per_client)
+                accounts = (*mine, *(Account(None, budget) for budget in self.in_all))
+                self._accounts[client] = accounts
+                if len(self._accounts) > self.max_clients:
+                    self._accounts.popitem(last=False)
+            return accounts
+
+    def left(self, client: str | None = None) -> tuple[Balance, ...]:
+        """Returns what is left of each budget in its current window; of all clients for None.
+
+        What other servers hold as leases counts as spent.
+        Errors: LedgerUnavailable.
+        """
+        if client is None:
+            accounts = tuple(Account(None, budget) for budget in self.in_all)
+        else:
+            accounts = tuple(part for part in self._accounts_of(client) if part.subject)
+        return self._within(lambda: self._balances(accounts))
+
+    def _balances(self, accounts: Sequence[Account]) -> tuple[Balance, ...]:
+        with self._store.session() as session:
+            head = session.head()
+            now = self._leases.now(max(self.clock(), head.time if head else 0))
+            totals = session.totals([account.id(now) for account in accounts])
+        return tuple(
+            self._balance(account, totals.get(account.id(now), NOTHING), now)
+            for account in accounts
+        )
+
+    def _balance(self, account: Account, leased: Units, now: int) -> Balance:
+        spent = leased.minus(self._leases.unused(account, now))
+        limits = account.budget.limits
+        left = Units(
+            *(
+                INFINITE if limit == INFINITE else max(0, limit - count)
+                for limit, count in zip(limits, spent, strict=True)
+            )
+        )
+        return Balance(account.budget, spent, left, account.budget.renews_at(account.start(now)))
+
+    def verify(self, heads: Sequence[str] = ()) -> Checked:
+        """Reads the whole ledger and raises VerificationFailed if it was changed."""
+        head, contents = self._within(self._everything)
+        return verify(head, contents, self._seal, heads)
+
+    def _everything(self) -> tuple[Head, Contents]:
+        with self._store.session() as session:
+            return session.head() or Head(), session.everything()
+
+    def _within(self, job: Callable[[], T]) -> T:
+        try:
+            return self._writer.run(job, self.timeout_s)
+        except NoResult as late:
+            raise self._too_late() from late
+
+    def _too_late(self) -> LedgerUnavailable:
+        return LedgerUnavailable(
+            f"The ledger did not answer within {self.timeout_s:g} s. No answer is given without a "
+            "charge."
+        )
+
+    def close(self) -> None:
+        """Returns what leases did not use, and closes the store. Charges are refused from then on.
+
+        Errors: LedgerUnavailable if they cannot be returned; they stay charged then.
+        """
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+        if not was_closed:
+            self._writer.close(lambda: self._settler.give_all_back(self.clock()))
+            self._store.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what another process needs: no lease, and never the key."""
+        if self._key_was_given:
+            raise ConfigError(
+                "A ledger whose key was given as an argument cannot be pickled, for the key would "
+                f"be, too. Set {VARIABLE} in every process instead."
+            )
+        names = ("per_client", "in_all", "url", "timeout_s", "clock", "lease_rows", "max_clients")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        url = state.pop("url")
+        Ledger.__init__(self, url, **state)
+
+
+def _named(what: str, name: object) -> str:
+    """Refuses a name that is none."""
+    if isinstance(name, str) and 0 < len(name) <= _MAX_NAME:
+        return name
+    raise ConfigError(
+        f"Expected {what} as 1 to {_MAX_NAME} characters, got {type(name).__name__}"
+        f"{' of ' + str(len(name)) if isinstance(name, str) else ''}: every charge has a client."
+    )
+
+
+def _after_fork() -> None:
+    """Forgets leases in a forked child: its parent gives the same out."""
+    for ledger in list(_open):
+        if not ledger._closed:
+            ledger._store.forget()
+            ledger._start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

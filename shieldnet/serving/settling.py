@@ -1,0 +1,223 @@
+"""Decides a group of charges in one transaction of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from shieldnet.core.errors import BudgetExceeded, ConfigError, LedgerUnavailable, ShieldnetError
+from shieldnet.serving.budget import per, said
+from shieldnet.serving.chain import Draft, Seal
+from shieldnet.serving.leases import Account, Leases
+from shieldnet.serving.policy import Policy
+from shieldnet.serving.stores.base import KEPT_S, Head, Request, Session, Store
+from shieldnet.serving.units import INFINITE, NOTHING, Units
+
+_ATTEMPTS = 100
+# A lease is at most this part of what is left: other servers want some, too.
+_SHARE = 4
+
+Outcome = bool | ShieldnetError
+"""Whether a request was charged before (then nothing is charged now), or why it is refused."""
+
+
+class Ask(NamedTuple):
+    """One charge. each: of one answer. rows: 0 only fills up the leases.
+
+    request: an idempotency key and its content, both hashed.
+    """
+
+    accounts: tuple[Account, ...]
+    each: Units
+    rows: int
+    clock: float
+    request: tuple[str, str] | None = None
+
+
+@dataclass
+class _Group:
+    """What a group of charges changes; in memory only once the store has it."""
+
+    head: Head
+    now: int
+    draft: Draft
+    known: dict[str, str]
+    taken: list[tuple[Account, Units]]
+    dropped: Sequence[tuple[Account, Units]]
+    fresh: dict[Account, Units] = field(default_factory=dict)
+
+
+class Settler:
+    """Settles charges against leases in memory and budgets in the store."""
+
+    def __init__(
+        self, store: Store, seal: Seal, leases: Leases, policy: Policy, lease_rows: int
+    ) -> None:
+        self._store, self._seal, self._leases = store, seal, leases
+        self._policy, self._lease_rows = policy, lease_rows
+
+    def settle(self, asks: Sequence[Ask]) -> list[Outcome]:
+        """Decides all charges in their order, and records at once what must be recorded.
+
+        Errors: LedgerUnavailable; none of the charges counts then.
+        """
+        for _ in range(_ATTEMPTS):
+            taken: list[tuple[Account, Units]] = []
+            try:
+                with self._store.session() as session:
+                    group = self._begun(session, asks, taken)
+                    outcomes = [self._decided(ask, group) for ask in asks]
+                    _give_back(group.dropped, group)
+                    done = _appended(session, group)
+            except BaseException:
+                self._undo(taken)
+                raise
+            if done:
+                for account, units in group.fresh.items():
+                    self._leases.put(account, units, group.now)
+                return outcomes
+            self._undo(taken)
+        raise LedgerUnavailable("Too many servers write to this ledger at once.")
+
+    def give_all_back(self, clock: float) -> None:
+        """Returns what leases did not use. What cannot be returned stays charged."""
+        now = self._leases.now(clock)
+        unused = self._leases.drained(self._policy.per_client, self._policy.in_all, now)
+        for _ in range(_ATTEMPTS):
+            with self._store.session() as session:
+                group = self._begun(session, (), [], unused)
+                _give_back(group.dropped, group)
+                if _appended(session, group):
+                    return
+
+    def _begun(
+        self,
+        session: Session,
+        asks: Sequence[Ask],
+        taken: list[tuple[Account, Units]],
+        dropped: Sequence[tuple[Account, Units]] | None = None,
+    ) -> _Group:
+        head = session.head()
+        if head is None or head.policy != self._policy.written(self._seal):
+            raise LedgerUnavailable(
+                "The ledger is gone or has other budgets than when it was opened. Open it again."
+            )
+        now = self._leases.now(max([head.time, *(ask.clock for ask in asks)]))
+        if dropped is None:
+            dropped = self._leases.dropped(self._policy.per_client, now)
+            taken.extend(dropped)
+        accounts = [account for ask in asks for account in ask.accounts]
+        ids = {account.id(now) for account in (*accounts, *(account for account, _ in dropped))}
+        names = [ask.request[0] for ask in asks if ask.request]
+        known = dict(session.requests(names, now - KEPT_S)) if names else {}
+        draft = Draft(self._seal, head._replace(time=now), session.totals(sorted(ids)))
+        return _Group(head, now, draft, known, taken, dropped)
+
+    def _decided(self, ask: Ask, group: _Group) -> Outcome:
+        if ask.request:
+            kept = group.known.get(ask.request[0])
+            if kept == ask.request[1]:
+                return True
+            if kept is not None:
+                return ConfigError("Expected a new key for a new request: this one was used.")
+        if not ask.rows:
+            self._fill_up(ask, group)
+            return False
+        need = ask.each.times(ask.rows)
+        parts = [self._part(account, need, group) for account in ask.accounts]
+        rows = [_rows(ask.each, part.short_of(need)) for part in parts]
+        room = [_room(account, ask.each, group) for account in ask.accounts]
+        for account, part, missing, possible in zip(ask.accounts, parts, rows, room, strict=True):
+            if missing > possible:
+                for other, units in zip(ask.accounts, parts, strict=True):
+                    group.fresh[other] = group.fresh.get(other, NOTHING).plus(units)
+                return _exceeded(account, need, part, group)
+        for account, part, missing, possible in zip(ask.accounts, parts, rows, room, strict=True):
+            if missing:
+                lease = ask.each.times(max(missing, min(self._lease_rows, possible // _SHARE)))
+                group.draft.charge(account.id(group.now), lease)
+                part = part.plus(lease)
+            rest = part.minus(need)
+            group.fresh[account] = group.fresh.get(account, NOTHING).plus(rest)
+        if ask.request:
+            group.draft.keep(Request(*ask.request, group.now))
+            group.known[ask.request[0]] = ask.request[1]
+        return False
+
+    def _fill_up(self, ask: Ask, group: _Group) -> None:
+        """Leases what is missing to a full lease, as far as the budget has plenty."""
+        for account in ask.accounts:
+            held = self._leases.unused(account, group.now).plus(group.fresh.get(account, NOTHING))
+            missing = _rows(ask.each, held.short_of(ask.each.times(self._lease_rows)))
+            rows = min(missing, _room(account, ask.each, group) // _SHARE)
+            if rows:
+                lease = ask.each.times(rows)
+                group.draft.charge(account.id(group.now), lease)
+                group.fresh[account] = group.fresh.get(account, NOTHING).plus(lease)
+
+    def _part(self, account: Account, need: Units, group: _Group) -> Units:
+        """Takes what there is in memory, and of what this group leased."""
+        fresh = group.fresh.pop(account, NOTHING)
+        part = self._leases.take_up_to(account, fresh.short_of(need), group.now)
+        group.taken.append((account, part))
+        return fresh.plus(part)
+
+    def _undo(self, taken: Sequence[tuple[Account, Units]]) -> None:
+        now = self._leases.now(0)
+        for account, units in taken:
+            if units != NOTHING:
+                self._leases.put(account, units, now)
+
+
+def _give_back(unused: Sequence[tuple[Account, Units]], group: _Group) -> None:
+    for account, units in unused:
+        name = account.id(group.now)
+        if group.draft.total(name).covers(units):
+            group.draft.charge(name, units.negative())
+
+
+def _appended(session: Session, group: _Group) -> bool:
+    return group.draft.is_empty or session.append(group.draft.entry, group.head)
+
+
+def _rows(each: Units, short: Units) -> int:
+    """Counts the answers whose charges make up for what is short."""
+    pairs = zip(short, each, strict=True)
+    return max(-(-missing // count) if count else 0 for missing, count in pairs)
+
+
+def _room(account: Account, each: Units, group: _Group) -> int:
+    """Counts the answers that the budget still holds."""
+    total = group.draft.total(account.id(group.now))
+    rooms = [
+        max(0, limit - spent) // count
+        for limit, spent, count in zip(account.budget.limits, total, each, strict=True)
+        if limit != INFINITE and count
+    ]
+    return min(rooms, default=INFINITE)
+
+
+def _exceeded(account: Account, need: Units, part: Units, group: _Group) -> BudgetExceeded:
+    budget = account.budget
+    spent = group.draft.total(account.id(group.now))
+    left = Units(
+        *(
+            INFINITE if limit == INFINITE else max(0, limit - count) + held
+            for limit, count, held in zip(budget.limits, spent, part, strict=True)
+        )
+    )
+    renews_at = budget.renews_at(account.start(group.now))
+    when = (
+        "never renews"
+        if renews_at is None
+        else f"renews at {datetime.fromtimestamp(renews_at, timezone.utc):%Y-%m-%d %H:%M} UTC"
+    )
+    whose = "all clients together" if account.subject is None else "this client"
+    return BudgetExceeded(
+        f"The budget of {whose} is spent: the answer costs {said(need, budget)}, what is left "
+        f"{per(budget)} is {said(left, budget)}. It {when}. Nothing was charged.",
+        said(left, budget),
+        renews_at,
+    )

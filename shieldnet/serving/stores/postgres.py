@@ -1,0 +1,151 @@
+"""Charges in a PostgreSQL database, for the servers of several machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from shieldnet.core.checks import optional
+from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record, unavailable
+from shieldnet.serving.units import Units
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS shieldnet_head (one INTEGER PRIMARY KEY CHECK (one = 1),
+    number BIGINT NOT NULL, mac TEXT NOT NULL, time BIGINT NOT NULL, policy TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS shieldnet_records (number BIGINT PRIMARY KEY, body TEXT NOT NULL,
+    mac TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS shieldnet_totals (id TEXT PRIMARY KEY, bits BIGINT NOT NULL,
+    rho BIGINT NOT NULL, queries BIGINT NOT NULL);
+CREATE TABLE IF NOT EXISTS shieldnet_requests (id TEXT PRIMARY KEY, content TEXT NOT NULL,
+    time BIGINT NOT NULL);
+CREATE INDEX IF NOT EXISTS shieldnet_requests_time ON shieldnet_requests (time);
+"""
+_WAIT_S = 5
+# Names the lock that writers of a ledger hold; a number that no other program uses.
+_LOCK = 7_135_044_627_511_220_117
+
+# What a forked child inherited and must not touch: not even to close it.
+_abandoned: list[object] = []
+
+
+class PostgresStore:
+    """Keeps charges in four tables: ``postgresql://user@host/database``.
+
+    Each session holds one advisory lock, so that writers take turns; commits are synchronous. A
+    server that fails over to a replica must replicate synchronously, or it forgets charges.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._psycopg: Any = optional("psycopg", extra="postgres")
+        self._connection: Any = None
+
+    def _connected(self) -> Any:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._psycopg.connect(
+                self.url, autocommit=True, connect_timeout=_WAIT_S
+            )
+            with self._connection.transaction():
+                self._lock()
+                self._connection.execute(_TABLES)
+        return self._connection
+
+    def _lock(self) -> None:
+        self._connection.execute(f"SET LOCAL lock_timeout = '{_WAIT_S}s'")
+        self._connection.execute("SET LOCAL synchronous_commit = on")
+        self._connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+
+    @contextmanager
+    def session(self) -> Iterator[PostgresSession]:
+        """Opens a session. Other writers wait up to five seconds for its end."""
+        try:
+            connection = self._connected()
+            with connection.transaction():
+                self._lock()
+                yield PostgresSession(connection)
+        except self._psycopg.Error as failed:
+            self.close()  # the next session connects again
+            raise unavailable(self.url, type(failed).__name__) from failed
+
+    def forget(self) -> None:
+        """Drops the connection without touching it, as a forked child must."""
+        _abandoned.append(self._connection)
+        self._connection = None
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class PostgresSession:
+    """A transaction that holds the ledger's lock from its beginning."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def head(self) -> Head | None:
+        """Returns the end of the chain; None for a store that is empty."""
+        row = self._connection.execute(
+            "SELECT number, mac, time, policy FROM shieldnet_head"
+        ).fetchone()
+        return None if row is None else Head(*row)
+
+    def totals(self, ids: Sequence[str]) -> Mapping[str, Units]:
+        """Returns what was charged to these accounts."""
+        rows = self._connection.execute(
+            "SELECT id, bits, rho, queries FROM shieldnet_totals WHERE id = ANY(%s)", (list(ids),)
+        )
+        return {name: Units(*counts) for name, *counts in rows}
+
+    def requests(self, ids: Sequence[str], since: int) -> Mapping[str, str]:
+        """Returns the content of each of these requests that was recorded since then."""
+        rows = self._connection.execute(
+            "SELECT id, content FROM shieldnet_requests WHERE id = ANY(%s) AND time >= %s",
+            (list(ids), since),
+        )
+        return dict(rows.fetchall())
+
+    def everything(self) -> Contents:
+        """Returns all that is kept, as of one moment."""
+        run = self._connection.execute
+        records = run("SELECT number, body, mac FROM shieldnet_records ORDER BY number")
+        totals = run("SELECT id, bits, rho, queries FROM shieldnet_totals")
+        return Contents(
+            [Record(*row) for row in records],
+            {name: Units(*counts) for name, *counts in totals},
+            dict(run("SELECT id, content FROM shieldnet_requests").fetchall()),
+        )
+
+    def append(self, entry: Entry, after: Head | None) -> bool:
+        """Appends all of the entry if ``after`` is still the end of the chain, or nothing."""
+        run, cursor = self._connection.execute, self._connection.cursor()
+        if after is None:
+            changed = run(
+                "INSERT INTO shieldnet_head VALUES (1, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                entry.head,
+            )
+        else:
+            changed = run(
+                "UPDATE shieldnet_head SET number = %s, mac = %s, time = %s, policy = %s "
+                "WHERE number = %s AND mac = %s",
+                (*entry.head, after.number, after.mac),
+            )
+        if changed.rowcount != 1:
+            return False
+        cursor.executemany("INSERT INTO shieldnet_records VALUES (%s, %s, %s)", entry.records)
+        cursor.executemany(
+            "INSERT INTO shieldnet_totals VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET "
+            "bits = excluded.bits, rho = excluded.rho, queries = excluded.queries",
+            [(name, *units) for name, units in entry.totals.items()],
+        )
+        if entry.requests:
+            run("DELETE FROM shieldnet_requests WHERE time < %s", (entry.head.time - KEPT_S,))
+            cursor.executemany(
+                "INSERT INTO shieldnet_requests VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET "
+                "content = excluded.content, time = excluded.time",
+                entry.requests,
+            )
+        return True

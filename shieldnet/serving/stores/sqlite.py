@@ -1,0 +1,154 @@
+"""Charges in one SQLite file, for the processes of one machine."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+from shieldnet.core.errors import ConfigError
+from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record, unavailable
+from shieldnet.serving.units import Units
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1),
+    number INTEGER NOT NULL, mac TEXT NOT NULL, time INTEGER NOT NULL, policy TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, body TEXT NOT NULL,
+    mac TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS totals (id TEXT PRIMARY KEY, bits INTEGER NOT NULL,
+    rho INTEGER NOT NULL, queries INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, content TEXT NOT NULL,
+    time INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS requests_time ON requests (time);
+"""
+_WAIT_S = 5.0
+# The oldest version with both UPSERT and WITHOUT ROWID as they are used here.
+_OLDEST = (3, 24)
+
+# What a forked child inherited and must not touch: not even to close it.
+_abandoned: list[object] = []
+
+
+class SqliteStore:
+    """Keeps charges in a file: ``sqlite:///ledger.db``, or ``sqlite:////var/lib/ledger.db``.
+
+    A write-ahead log with synchronous=FULL: what was appended survives a power failure. The file
+    must be on a local disk: the log needs memory that processes share.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.path = url.removeprefix("sqlite:///")
+        if not self.path or self.path == url or self.path.startswith(":"):
+            raise ConfigError(
+                f"Expected a file, as in sqlite:///ledger.db, got {url!r}: what a process keeps in "
+                "memory alone is forgotten, and every budget with it."
+            )
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise ConfigError(f"Expected SQLite 3.24 or newer, got {sqlite3.sqlite_version}.")
+        self._connection: sqlite3.Connection | None = None
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = sqlite3.connect(
+                self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+                if mode != "wal":
+                    raise sqlite3.OperationalError("its file system has no write-ahead log")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.executescript(_TABLES)
+            except sqlite3.Error:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    @contextmanager
+    def session(self) -> Iterator[SqliteSession]:
+        """Opens a session. Other writers wait up to five seconds for its end."""
+        try:
+            connection = self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield SqliteSession(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as failed:
+            raise unavailable(self.url, failed) from failed
+
+    def forget(self) -> None:
+        """Drops the connection without touching it, as a forked child must."""
+        _abandoned.append(self._connection)
+        self._connection = None
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class SqliteSession:
+    """A transaction that holds the write lock from its beginning."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def head(self) -> Head | None:
+        """Returns the end of the chain; None for a store that is empty."""
+        row = self._connection.execute("SELECT number, mac, time, policy FROM head").fetchone()
+        return None if row is None else Head(*row)
+
+    def totals(self, ids: Sequence[str]) -> Mapping[str, Units]:
+        """Returns what was charged to these accounts."""
+        query = f"SELECT id, bits, rho, queries FROM totals WHERE id IN ({_places(ids)})"  # noqa: S608
+        return {name: Units(*counts) for name, *counts in self._connection.execute(query, ids)}
+
+    def requests(self, ids: Sequence[str], since: int) -> Mapping[str, str]:
+        """Returns the content of each of these requests that was recorded since then."""
+        query = f"SELECT id, content FROM requests WHERE id IN ({_places(ids)}) AND time >= ?"  # noqa: S608
+        return dict(self._connection.execute(query, (*ids, since)).fetchall())
+
+    def everything(self) -> Contents:
+        """Returns all that is kept, as of one moment."""
+        run = self._connection.execute
+        records = run("SELECT number, body, mac FROM records ORDER BY number")
+        totals = run("SELECT id, bits, rho, queries FROM totals")
+        return Contents(
+            [Record(*row) for row in records],
+            {name: Units(*counts) for name, *counts in totals},
+            dict(run("SELECT id, content FROM requests").fetchall()),
+        )
+
+    def append(self, entry: Entry, after: Head | None) -> bool:
+        """Appends all of the entry if ``after`` is still the end of the chain, or nothing."""
+        run, run_each = self._connection.execute, self._connection.executemany
+        if after is None:
+            changed = run("INSERT OR IGNORE INTO head VALUES (1, ?, ?, ?, ?)", entry.head)
+        else:
+            changed = run(
+                "UPDATE head SET number = ?, mac = ?, time = ?, policy = ? "
+                "WHERE number = ? AND mac = ?",
+                (*entry.head, after.number, after.mac),
+            )
+        if changed.rowcount != 1:
+            return False
+        run_each("INSERT INTO records VALUES (?, ?, ?)", entry.records)
+        run_each(
+            "INSERT INTO totals VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+            "bits = excluded.bits, rho = excluded.rho, queries = excluded.queries",
+            [(name, *units) for name, units in entry.totals.items()],
+        )
+        if entry.requests:
+            run("DELETE FROM requests WHERE time < ?", (entry.head.time - KEPT_S,))
+            run_each("INSERT OR REPLACE INTO requests VALUES (?, ?, ?)", entry.requests)
+        return True
+
+
+def _places(ids: Sequence[str]) -> str:
+    return ", ".join("?" * len(ids))

@@ -1,0 +1,107 @@
+"""One thread writes to the store: charges that wait are decided together, in one transaction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from shieldnet.core.errors import LedgerUnavailable, ShieldnetError
+from shieldnet.serving.settling import Ask, Settler
+
+T = TypeVar("T")
+# Two accounts each, with room for several budgets, stay below every store's limits.
+_MAX_GROUP = 100
+
+
+class Writer:
+    """Settles charges in the order in which they came, one group after the other."""
+
+    def __init__(self, settler: Settler) -> None:
+        self._settler = settler
+        self._queue: SimpleQueue[tuple[Ask | Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def ask(self, ask: Ask) -> Future[bool]:
+        """Hands in a charge; its result is whether it was charged before."""
+        return self._put(ask)
+
+    def run(self, job: Callable[[], T], timeout_s: float | None = None) -> T:
+        """Runs a job between two groups, where no other thread uses the store."""
+        result: T = self._put(job).result(timeout_s)
+        return result
+
+    def _put(self, work: Ask | Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._starting:
+            if self._closed:
+                raise closed()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="shieldnet-ledger", daemon=True
+                )
+                self._thread.start()
+            self._queue.put((work, future))
+        return future
+
+    def close(self, last: Callable[[], None]) -> None:
+        """Settles what was handed in, does one last job and ends."""
+        with suppress(LedgerUnavailable):
+            future = self._put(last)
+            with self._starting:
+                self._closed = True
+            future.result()
+
+    def _work(self) -> None:
+        while True:
+            group, job = self._next()
+            if group:
+                self._settle(group)
+            if job is not None:
+                _run(*job)
+
+    def _next(
+        self,
+    ) -> tuple[list[tuple[Ask, Future[Any]]], tuple[Callable[[], Any], Future[Any]] | None]:
+        """Waits for work, and takes all charges that wait, up to the first job."""
+        group: list[tuple[Ask, Future[Any]]] = []
+        work, future = self._queue.get()
+        while isinstance(work, Ask):
+            group.append((work, future))
+            if len(group) == _MAX_GROUP:
+                return group, None
+            try:
+                work, future = self._queue.get_nowait()
+            except Empty:
+                return group, None
+        return group, (work, future)
+
+    def _settle(self, group: list[tuple[Ask, Future[Any]]]) -> None:
+        try:
+            outcomes = self._settler.settle([ask for ask, _ in group])
+        except BaseException as failed:
+            for _, future in group:
+                future.set_exception(failed)
+            return
+        for (_, future), outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, ShieldnetError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+
+def _run(job: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        future.set_result(job())
+    except BaseException as failed:
+        future.set_exception(failed)
+
+
+def closed() -> LedgerUnavailable:
+    """Says that a ledger was closed."""
+    return LedgerUnavailable("The ledger was closed. Open it again to charge for answers.")

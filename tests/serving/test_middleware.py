@@ -1,0 +1,149 @@
+"""Laws of charging at the edge."""
+
+import asyncio
+import json
+
+import pytest
+
+from shieldnet.core.errors import ConfigError, LedgerUnavailable
+from shieldnet.privacy.cost import PrivacyCost
+from shieldnet.serving import Budget, BudgetMiddleware, Ledger, current_client
+from shieldnet.serving.middleware import rows_of_json
+
+COST = PrivacyCost(bits=3.0)
+
+
+class Server:
+    """An application that answers with its client and the body it got, and counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def __call__(self, scope, receive, send) -> None:
+        self.calls += 1
+        if scope["type"] == "http":
+            message = await receive()
+            said = json.dumps([current_client(), len(message["body"])]).encode()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": said})
+
+
+@pytest.fixture
+def edge(tmp_path):
+    with Ledger(f"sqlite:///{tmp_path / 'l.db'}", per_client=Budget(queries=5)) as ledger:
+        yield BudgetMiddleware(
+            Server(),
+            charge=lambda name, rows: ledger.charge(name, COST, rows),
+            client=lambda scope: dict(scope["headers"]).get(b"x-user", b"").decode() or None,
+            free=("/health",),
+            max_bytes=1000,
+        )
+
+
+def asked(edge, body: bytes, *, user: str = "alice", path: str = "/predict", kind: str = "http"):
+    """Sends one request in pieces of 100 bytes, and returns its status, headers and body."""
+    sent = []
+    parts = [body[at : at + 100] for at in range(0, len(body), 100)] or [b""]
+
+    async def receive():
+        part = parts.pop(0) if parts else None
+        if part is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    headers = [(b"x-user", user.encode())] if user else []
+    scope = {"type": kind, "path": path, "headers": headers}
+    asyncio.run(edge(scope, receive, send))
+    if kind != "http":
+        return sent
+    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
+
+
+def rows(count: int) -> bytes:
+    return json.dumps({"inputs": [[0.0] * 4] * count}).encode()
+
+
+def test_requests_are_charged_until_the_budget_is_spent(edge) -> None:
+    assert asked(edge, rows(3)) == (200, {}, json.dumps(["alice", len(rows(3))]).encode())
+    status, headers, body = asked(edge, rows(3))
+    assert (status, body) == (429, b'{"error":"budget exceeded"}')
+    assert b"retry-after" not in headers  # it never renews
+    assert asked(edge, rows(2))[0] == 200
+    assert asked(edge, rows(1))[0] == 429
+    assert asked(edge, rows(1), user="bob")[0] == 200
+    assert edge.app.calls == 3
+
+
+@pytest.mark.parametrize("path", ["/predict", "/health/", "//health", "/HEALTH", "/anything", "/"])
+def test_every_path_is_charged_but_the_free_ones(edge, path: str) -> None:
+    assert asked(edge, rows(5), path=path)[0] == 200
+    assert asked(edge, rows(1), path=path)[0] == 429
+    assert asked(edge, b"", path="/health")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "user", "status"),
+    [
+        (rows(1), "", 401),
+        (b"x" * 1001, "alice", 413),
+        (b"", "alice", 400),
+        (b"\xff", "alice", 400),
+        (b"[1]", "alice", 400),
+        (b'{"inputs": []}', "alice", 400),
+        (b'{"inputs": 3}', "alice", 400),
+        (b'{"inputs": [1], "instances": [1]}', "alice", 400),
+        (b'{"inputs": [{"shape": [2.5]}]}', "alice", 400),
+        (b'{"inputs": [{"shape": []}]}', "alice", 400),
+        (b'{"inputs": [{"shape": [2]}, 3]}', "alice", 400),
+        (b'{"inputs": [{"shape": [-2]}]}', "alice", 400),
+        (b"[" * 900, "alice", 400),
+        (rows(1), "a" * 2000, 400),
+    ],
+)
+def test_what_cannot_be_charged_is_refused(edge, body, user: str, status: int) -> None:
+    assert asked(edge, body, user=user)[0] == status
+    assert edge.app.calls == 0
+    assert asked(edge, rows(5))[0] == 200  # and nothing was charged
+
+
+def test_a_websocket_is_closed_and_the_start_of_the_server_passes(edge) -> None:
+    assert asked(edge, b"", kind="websocket") == [{"type": "websocket.close", "code": 1008}]
+    assert edge.app.calls == 0
+    asked(edge, b"", kind="lifespan")
+    assert edge.app.calls == 1
+
+
+def test_no_ledger_is_no_answer_and_says_nothing_of_why(edge) -> None:
+    def charge(name: str, rows: int):
+        raise LedgerUnavailable("postgresql://secret")
+
+    edge.charge = charge
+    status, _, body = asked(edge, rows(1))
+    assert (status, body) == (503, b'{"error":"unavailable"}')
+
+
+def test_a_budget_that_renews_says_when(tmp_path) -> None:
+    with Ledger(
+        f"sqlite:///{tmp_path / 'd.db'}", per_client=Budget(queries=1, window="day")
+    ) as led:
+        edge = BudgetMiddleware(
+            Server(), charge=lambda name, n: led.charge(name, COST, n), client=lambda scope: "alice"
+        )
+        assert asked(edge, rows(1))[0] == 200
+        status, headers, _ = asked(edge, rows(1))
+        assert status == 429
+        assert 0 < int(headers[b"retry-after"]) <= 86_400
+
+
+def test_a_protocol_body_counts_its_longest_tensor() -> None:
+    body = {"inputs": [{"shape": [3, 4]}, {"shape": [7, 2]}]}
+    assert rows_of_json(json.dumps(body).encode()) == 7
+    assert rows_of_json(b'{"instances": [[1], [2]]}') == 2
+
+
+def test_one_path_as_a_word_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\('/health',\)"):
+        BudgetMiddleware(Server(), charge=print, client=print, free="/health")

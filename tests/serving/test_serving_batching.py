@@ -1,0 +1,132 @@
+"""Requests of several clients share a batch, and none notices another."""
+
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+import torch
+
+from shieldnet.serving.app.batching import Batcher
+
+
+class Model:
+    """Doubles rows; holds the first call until it is let go; fails on negative numbers."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.entered, self.may_go = threading.Event(), threading.Event()
+
+    def __call__(self, inputs):
+        x = inputs["x"]
+        self.batches.append(len(x))
+        self.entered.set()
+        assert self.may_go.wait(30)
+        if (x < 0).any():
+            raise ValueError("negative")
+        return {"y": 2 * x, "z": x.sum(1)}
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def batcher(model):
+    batcher = Batcher(model, max_rows=8, wait_s=0.0)
+    batcher.start()
+    yield batcher
+    model.may_go.set()
+    batcher.close()
+
+
+def busy(model, batcher) -> None:
+    """Lets the model be held by a first request, so that what comes next waits together."""
+    batcher.submit({"x": torch.zeros(1, 2)}, 1)
+    assert model.entered.wait(30)
+
+
+def ask(batcher, value, rows=2, width=2, **more):
+    return batcher.submit({"x": torch.full((rows, width), float(value))}, rows, **more)
+
+
+def test_what_waits_is_answered_in_one_batch_each_with_its_own_rows(model, batcher) -> None:
+    busy(model, batcher)
+    futures = [ask(batcher, value) for value in (1, 2, 3)]
+    model.may_go.set()
+    for value, future in zip((1, 2, 3), futures, strict=True):
+        answers = future.result(30)
+        assert torch.equal(answers["y"], torch.full((2, 2), 2.0 * value))
+        assert torch.equal(answers["z"], torch.full((2,), 2.0 * value))
+    assert model.batches == [1, 6]
+
+
+def test_a_batch_has_no_more_rows_than_it_may(model, batcher) -> None:
+    busy(model, batcher)
+    futures = [ask(batcher, 1, rows=3) for _ in range(5)] + [ask(batcher, 1, rows=9)]
+    model.may_go.set()
+    assert [len(future.result(30)["y"]) for future in futures] == [3] * 5 + [9]
+    assert sorted(model.batches) == [1, 3, 6, 6, 9]
+
+
+def test_other_shapes_and_types_wait_for_a_batch_of_their_own(model, batcher) -> None:
+    busy(model, batcher)
+    futures = [ask(batcher, 1), ask(batcher, 1, width=3), ask(batcher, 1)]
+    futures.append(batcher.submit({"x": torch.ones(2, 2, dtype=torch.float64)}, 2))
+    model.may_go.set()
+    assert [future.result(30)["y"].shape[1] for future in futures] == [2, 3, 2, 2]
+    assert model.batches == [1, 4, 2, 2]
+
+
+def test_a_request_that_may_be_repeated_is_alone(model, batcher) -> None:
+    busy(model, batcher)
+    futures = [ask(batcher, 1), ask(batcher, 1, alone=True), ask(batcher, 1, alone=True)]
+    model.may_go.set()
+    for future in futures:
+        future.result(30)
+    assert model.batches == [1, 2, 2, 2]
+
+
+def test_one_bad_request_hurts_no_neighbor(model, batcher) -> None:
+    busy(model, batcher)
+    good, bad, last = ask(batcher, 1), ask(batcher, -1), ask(batcher, 2)
+    model.may_go.set()
+    assert torch.equal(good.result(30)["y"], torch.full((2, 2), 2.0))
+    assert torch.equal(last.result(30)["y"], torch.full((2, 2), 4.0))
+    with pytest.raises(ValueError, match="negative"):
+        bad.result(30)
+    assert model.batches == [1, 6, 2, 2, 2]
+
+
+def test_a_cancelled_request_is_not_asked(model, batcher) -> None:
+    busy(model, batcher)
+    gone, kept = ask(batcher, 1), ask(batcher, 2)
+    assert gone.cancel()
+    model.may_go.set()
+    kept.result(30)
+    with pytest.raises(CancelledError):
+        gone.result(30)
+    assert model.batches == [1, 2]
+
+
+def test_closing_answers_what_waits_and_takes_no_more(model, batcher) -> None:
+    busy(model, batcher)
+    futures = [ask(batcher, value) for value in range(20)]
+    model.may_go.set()
+    batcher.close()
+    assert all(future.done() for future in futures)
+    assert not batcher.alive
+    with pytest.raises(RuntimeError, match="shutting down"):
+        ask(batcher, 1)
+
+
+def test_an_idle_model_waits_for_more_requests() -> None:
+    model = Model()
+    model.may_go.set()
+    batcher = Batcher(model, max_rows=4, wait_s=600.0)  # ended by the rows, not by the time
+    batcher.start()
+    futures = [ask(batcher, 1), ask(batcher, 2)]
+    for future in futures:
+        future.result(60)
+    batcher.close()
+    assert model.batches == [4]

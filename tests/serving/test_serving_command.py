@@ -1,0 +1,143 @@
+"""``shieldnet serve`` takes a hardened folder into service, or says what is missing."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shell import Finished, shieldnet
+from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+import shieldnet as sn
+from shieldnet.core.errors import ConfigError, VerificationFailed
+from shieldnet.serving.app.folder import name_of, served_folder
+from shieldnet.serving.app.keys import add_key
+from shieldnet.serving.app.running import bound
+
+ROOT = Path(__file__).parents[2]
+MODULE = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    return nn.Linear(6, 3)
+"""
+BUDGET = ("--ledger", "sqlite:///budget.db", "--queries-per-client", "5")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "served.py").write_text(MODULE)
+    rows = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    np.savez(folder / "x.npz", x=rows)
+    for arguments in (("--example", "x.npz", "-o", "h"), ("--classes", "3", "-o", "bare")):
+        done = shieldnet(folder, "harden", "served:model", *arguments)
+        assert done.returncode == 0, done.stderr
+    (folder / "key").write_text(add_key(folder / "keys.toml", "alice"))
+    return folder
+
+
+def serve(folder: Path, *arguments: str) -> Finished:
+    return shieldnet(folder, "serve", *arguments)
+
+
+def test_a_served_folder_answers_the_real_triton_client_until_its_budget_is_spent(project) -> None:
+    command = [sys.executable, "-m", "shieldnet", "serve", "h", "--model", "served:model", *BUDGET]
+    command += ["--keys", "keys.toml", "--name", "credit", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{project}"}
+    with subprocess.Popen(
+        command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        said = process.stderr.readline()
+        assert "is served as credit: 127.0.0.1:" in said, said + process.stderr.read()
+        client = InferenceServerClient(said.split()[-1])
+        headers = {"X-API-Key": (project / "key").read_text()}
+        with np.load(project / "x.npz") as arrays:
+            rows = arrays["x"][:2]
+        given = InferInput("input", [2, 6], "FP32").set_data_from_numpy(rows)
+        for _ in range(2):
+            answer = client.infer("credit", [given], headers=dict(headers)).as_numpy("answer")
+        with pytest.raises(InferenceServerException) as refused:
+            client.infer("credit", [given], headers=dict(headers))
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        lines = process.stderr.read()
+        assert process.wait(60) == 0, lines
+    assert refused.value.status() == "429"
+    shield = sn.load_hardened(project / "h", model=_model(project))
+    assert np.array_equal(answer, shield(_tensor(rows)).numpy())
+    assert lines.count('"status": 200') == 2
+    assert lines.count('"reason": "budget"') == 1
+    assert "alice" not in lines
+
+
+def _tensor(rows: np.ndarray):
+    import torch
+
+    return torch.from_numpy(rows)
+
+
+def _model(project: Path):
+    space: dict = {}
+    exec(MODULE, space)  # noqa: S102 - the lines above
+    return space["model"]()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("h", *BUDGET, "--keys", "none.toml"), "Cannot read the keys from none.toml"),
+        (("none", *BUDGET, "--keys", "keys.toml"), "none"),
+        (("h", *BUDGET, "--keys", "keys.toml"), "The folder holds the weights"),
+        (("h", *BUDGET, "--keys", "keys.toml", "--max-rows", "0"), "Expected --max-rows >= 1"),
+        (("h", *BUDGET, "--keys", "keys.toml", "--timeout-s", "0"), "Expected a finite --timeout"),
+        (("h", *BUDGET, "--keys", "keys.toml", "--tls-key", "k.pem"), "both --tls-certificate"),
+        (("bare", *BUDGET, "--keys", "keys.toml", "--model", "served:model"), "--example"),
+        (
+            ("h", "--ledger", "sqlite:///b.db", "--keys", "keys.toml", "--model", "served:model"),
+            "--bits-per-client, --mu-per-client, --queries-per-client",
+        ),
+    ],
+)
+def test_what_is_missing_is_named_by_its_flag(project, arguments, words) -> None:
+    done = serve(project, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+
+
+def test_a_changed_folder_is_not_served(project, tmp_path) -> None:
+    for path in (project / "h").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "shield.toml").write_bytes(b"version = 1\n")
+    with pytest.raises(VerificationFailed, match="shield.toml was changed"):
+        served_folder(tmp_path, _model(project))
+
+
+def test_a_served_shield_keeps_to_the_size_that_its_certificate_is_about(project) -> None:
+    shield, inputs = served_folder(project / "h", _model(project))
+    assert shield.extent == sn.Extent(3)
+    assert [(one.name, one.shape, one.dtype) for one in inputs] == [("input", (None, 6), "float32")]
+
+
+def test_a_folder_without_a_certificate_is_not_served(tmp_path) -> None:
+    sn.save_hardened(sn.harden(_model(tmp_path).eval()), tmp_path / "h", model="served:model")
+    with pytest.raises(ConfigError, match="has no certificate"):
+        served_folder(tmp_path / "h", _model(tmp_path))
+
+
+def test_a_version_in_a_triton_repository_has_its_models_name() -> None:
+    assert name_of(Path("models/credit/1")) == ("credit", "1")
+    assert name_of(Path("hardened/")) == ("hardened", "1")
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with bound("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port={port}"):
+            bound("127.0.0.1", port)
