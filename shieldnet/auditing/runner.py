@@ -34,7 +34,7 @@ ALWAYS_UNTESTED = (
 )
 """What this version cannot test; every report says so."""
 SIDE_CHANNELS = (
-    "timing and other side channels: a served model is timed with attacks=(Timing(ask=...),)"
+    "timing and other side channels: a served model is timed by the attack Timing (docs/attacks.md)"
 )
 OTHER_CHANNELS = "side channels other than response times"
 

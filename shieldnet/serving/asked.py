@@ -65,6 +65,8 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield from content_of(value)
     elif value is None or isinstance(value, bool | int | float | str | bytes | date | torch.dtype):
         yield f"{type(value).__name__} {value!r}".encode()
+    elif isinstance(value, np.generic):
+        yield f"{value.dtype.descr} {value!r}".encode()
     elif isinstance(value, Mapping):
         yield f"dict {len(value)}".encode()
         for name, part in value.items():
