@@ -41,6 +41,14 @@ Queries = Annotated[
     int | None,
     typer.Option("--queries-per-client", help="Answers that one client may get in a window."),
 ]
+BitsInAll = Annotated[
+    float | None,
+    typer.Option("--bits-in-all", help="Bits that all clients together may learn in a window."),
+]
+QueriesInAll = Annotated[
+    int | None,
+    typer.Option("--queries-in-all", help="Answers that all clients together get in a window."),
+]
 Window = Annotated[
     str, typer.Option(help="When a budget renews: hour, day (both in UTC) or total, for never.")
 ]
@@ -100,6 +108,8 @@ def serve(
     bits_per_client: Bits = None,
     mu_per_client: Mu = None,
     queries_per_client: Queries = None,
+    bits_in_all: BitsInAll = None,
+    queries_in_all: QueriesInAll = None,
     window: Window = "day",
     model: ModelCode = None,
     public_key: PublicKey = None,
@@ -134,6 +144,7 @@ def serve(
     from shieldnet.serving.app.running import bound, run_until_stopped, server_of
     from shieldnet.serving.app.served import ServedModel
     from shieldnet.serving.app.web import make_app
+    from shieldnet.serving.budget import Budget
     from shieldnet.serving.guard import Guard
 
     limits = Limits(
@@ -162,6 +173,7 @@ def serve(
         mu_per_client=mu_per_client,
         queries_per_client=queries_per_client,
         window=window,
+        in_all=Budget(bits_in_all, None, queries_in_all, window),
     )
     with closing(guard):
         app = make_app(guard, served, known)

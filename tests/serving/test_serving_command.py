@@ -100,6 +100,10 @@ def _model(project: Path):
         (("h", *BUDGET, "--keys", "keys.toml", "--tls-key", "k.pem"), "both --tls-certificate"),
         (("bare", *BUDGET, "--keys", "keys.toml", "--model", "served:model"), "--example"),
         (
+            ("h", *BUDGET, "--keys", "keys.toml", "--model", "served:model", "--queries-in-all=0"),
+            "Expected queries >= 1",
+        ),
+        (
             ("h", "--ledger", "sqlite:///b.db", "--keys", "keys.toml", "--model", "served:model"),
             "--bits-per-client, --mu-per-client, --queries-per-client",
         ),
