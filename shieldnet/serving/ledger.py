@@ -142,15 +142,16 @@ class Ledger:
         key: str | None = None,
         content: bytes | None = None,
     ) -> Charge:
-        """Charges answers to a client, durably, or raises and charges nothing.
+        """Charges answers to a client, durably, before they are given.
 
         cost: of one answer. rows: answers. key: names a request: the same request of the same
         client is charged once within a day, also after a crash. content: what was asked under the
         key, of which a keyed hash is kept; the same key with other content is refused. Only give a
         key if the repeated answer is the same to the last bit: a fresh draw of noise is a new
         answer.
-        Errors: BudgetExceeded; LedgerUnavailable; ConfigError for no client, for a key without
-        content, and for a key that was used for something else.
+        Errors: nothing is charged by BudgetExceeded, and by ConfigError for no client, for a key
+        without content, and for a key that was used for something else. By LedgerUnavailable it may
+        have been: then a retry under the same key is not charged again.
         """
         accounts = self._accounts_of(client)
         each = cost if isinstance(cost, Units) else units_of(cost)

@@ -57,6 +57,7 @@ class Settler:
     ) -> None:
         self._store, self._seal, self._leases = store, seal, leases
         self._policy, self._lease_rows = policy, lease_rows
+        self._written = policy.written(seal)
         self._last_number = 0
 
     def settle(self, asks: Sequence[Ask]) -> list[Outcome]:
@@ -101,7 +102,7 @@ class Settler:
         dropped: Sequence[tuple[Account, Units]] | None = None,
     ) -> _Group:
         head = session.head()
-        if head is None or head.policy != self._policy.written(self._seal):
+        if head is None or head.policy != self._written:
             raise LedgerUnavailable(
                 "The ledger is gone or has other budgets than when it was opened. Open it again."
             )
@@ -131,13 +132,13 @@ class Settler:
             self._fill_up(ask, group)
             return False
         need = ask.each.times(ask.rows)
-        # A request is charged whole, from nothing in memory: if its acknowledgement is lost, it is
-        # charged for sure or not at all, and what memory holds was never part of it.
-        parts = [
-            NOTHING if ask.request else self._part(account, need, group) for account in ask.accounts
-        ]
-        rows = [_rows(ask.each, part.short_of(need)) for part in parts]
         room = [_room(account, ask.each, group) for account in ask.accounts]
+        if ask.request and min(room) >= ask.rows:
+            # Charged whole: if the acknowledgement is lost, a retry finds it charged or not at all.
+            parts = [NOTHING] * len(ask.accounts)
+        else:
+            parts = [self._part(account, need, group, ask.request) for account in ask.accounts]
+        rows = [_rows(ask.each, part.short_of(need)) for part in parts]
         for account, part, missing, possible in zip(ask.accounts, parts, rows, room, strict=True):
             if missing > possible:
                 for other, units in zip(ask.accounts, parts, strict=True):
@@ -167,17 +168,20 @@ class Settler:
                 group.draft.charge(account.id(group.now), lease)
                 group.fresh[account] = group.fresh.get(account, NOTHING).plus(lease)
 
-    def _part(self, account: Account, need: Units, group: _Group) -> Units:
-        """Takes what there is in memory, and of what this group leased."""
+    def _part(self, account: Account, need: Units, group: _Group, request: object) -> Units:
+        """Takes what there is in memory, and of what this group leased.
+
+        What a request takes never goes back: it may have been charged although that failed.
+        """
         fresh = group.fresh.pop(account, NOTHING)
         part = self._leases.take_up_to(account, fresh.short_of(need), group.now)
-        group.taken.append((account, part, group.now))
+        if part != NOTHING and request is None:
+            group.taken.append((account, part, group.now))
         return fresh.plus(part)
 
     def _undo(self, taken: Sequence[tuple[Account, Units, int]]) -> None:
         for account, units, now in taken:
-            if units != NOTHING:
-                self._leases.put(account, units, now)
+            self._leases.put(account, units, now)
 
 
 def _give_back(unused: Sequence[tuple[Account, Units]], group: _Group) -> None:

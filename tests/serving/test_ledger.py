@@ -473,6 +473,16 @@ def test_units_of_a_window_that_is_over_are_not_given_in_the_next(opened) -> Non
     assert left.spent.queries == 1000
 
 
+def test_requests_with_keys_get_what_leases_hold_too(opened) -> None:
+    ledger = opened(per_client=Budget(queries=100), lease_rows=100)
+    for _ in range(20):
+        ledger.charge("alice", COST)  # and a quarter of the rest is leased
+    charged = ledger.charge("alice", COST, 80, key="r", content=b"x")
+    assert charged.rows == 80
+    assert answered(ledger, "alice") == 0
+    assert ledger.left("alice")[0].queries == 0
+
+
 def test_a_key_buys_as_many_answers_of_the_same_cost_and_no_others(opened) -> None:
     ledger = opened(per_client=Budget(queries=2000))
     ledger.charge("alice", COST, key="k", content=b"x")
