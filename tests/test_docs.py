@@ -20,7 +20,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["index.md", "choosing.md", "training.md"])
+@pytest.mark.parametrize("page", ["index.md", "choosing.md", "training.md", "serving.md"])
 def test_every_python_block_of_a_page_runs_in_order(page, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     program = "\n".join(blocks(page, "python"))

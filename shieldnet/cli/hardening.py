@@ -166,7 +166,8 @@ def _next(output: Path, model: str, *, is_signed: bool) -> str:
     given += ", public_key='public.pem'" if is_signed else ""
     return (
         f"Verify it with: shieldnet verify {output}{key}\n"
-        f"Serve it with: shield = shieldnet.load_hardened({str(output)!r}{given})"
+        f"Serve it with: shieldnet serve {output} ..., or in Python: "
+        f"shield = shieldnet.load_hardened({str(output)!r}{given})"
     )
 
 

@@ -82,8 +82,14 @@ def verify(
     ] = None,
 ) -> None:
     """Verifies that nothing in a ledger was changed. Exit code 1: it was."""
+    import re
+
+    from shieldnet.core.errors import ConfigError
     from shieldnet.serving.kept import KeptLedger
 
-    checked = KeptLedger.read(address).verify(head or ())
+    heads = [text.strip().lower() for text in head or ()]
+    if wrong := next((text for text in heads if not re.fullmatch("[0-9a-f]{64}", text)), None):
+        raise ConfigError(f"Expected a MAC of 64 hexadecimal digits, got {wrong!r}.")
+    checked = KeptLedger.read(address).verify(heads)
     typer.echo(f"Verified {checked.records} records. MAC of the last one: {checked.mac}")
     typer.echo("Keep it elsewhere, and give it as --head the next time.")

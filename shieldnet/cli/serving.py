@@ -56,7 +56,7 @@ ModelCode = Annotated[
     str | None,
     typer.Option(
         help="package.module:factory of the model whose weights the folder holds. It runs your "
-        "code. Leave it out for a folder with a whole graph."
+        "code. Leave it out where a .pt2 or .onnx file was hardened itself."
     ),
 ]
 Example = Annotated[
@@ -110,7 +110,7 @@ def serve(
     queries_per_client: Queries = None,
     bits_in_all: BitsInAll = None,
     queries_in_all: QueriesInAll = None,
-    window: Window = "day",
+    window: Window = "total",
     model: ModelCode = None,
     public_key: PublicKey = None,
     example: Example = None,
@@ -129,7 +129,7 @@ def serve(
     """Serves a hardened folder: every answer is charged to its client before it exists.
 
     It speaks the Open Inference Protocol, version 2, and plain JSON (POST /predict). Exit code 0:
-    it was stopped. 1: the folder does not verify. 2: bad input, or the ledger cannot be reached.
+    it was stopped. 1: the folder or the ledger does not verify. 2: bad input, or no ledger.
     """
     from shieldnet.core.checks import optional
     from shieldnet.core.errors import ConfigError
@@ -176,6 +176,7 @@ def serve(
         in_all=Budget(bits_in_all, None, queries_in_all, window),
     )
     with closing(guard):
+        guard.ledger.verify()
         app = make_app(guard, served, known)
         listening = bound(host, port)
         typer.echo(f"{shield!r} is served as {served.name}: {_address(listening)}", err=True)
@@ -226,7 +227,7 @@ def add(
 ) -> None:
     """Makes a key for a client, shows it once, and writes its hash into the file.
 
-    A client may have several keys and has one budget. A key is taken away by deleting its line; the
+    A client may have several keys and has one budget. A key is taken away by deleting its hash; the
     server reads the file when it starts.
     """
     from shieldnet.serving.app.keys import add_key

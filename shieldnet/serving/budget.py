@@ -136,10 +136,11 @@ def as_budgets(name: str, given: Budget | Sequence[Budget] | None) -> tuple[Budg
 
     Errors: ConfigError for anything else, and for two budgets of one window.
     """
-    budgets = (given,) if isinstance(given, Budget) else tuple(given or (Budget(),))
-    if not all(isinstance(budget, Budget) for budget in budgets):
+    budgets: Any = (given or Budget(),) if isinstance(given, Budget | None) else given
+    is_several = isinstance(budgets, Sequence) and not isinstance(budgets, str) and len(budgets) > 0
+    if not is_several or not all(isinstance(budget, Budget) for budget in budgets):
         raise ConfigError(f"Expected {name} as Budget(...) or several of them, got {given!r}.")
     windows = [budget.window for budget in budgets]
     if len(set(windows)) < len(windows):
         raise ConfigError(f"Expected one budget for each window, got {name}={given!r}.")
-    return budgets
+    return tuple(budgets)

@@ -18,7 +18,7 @@ from shieldnet.data.hashing import weights_hash
 from shieldnet.outputs.micro_batches import arrays
 from shieldnet.outputs.nested import leaves
 from shieldnet.serving.asked import content, rows_of
-from shieldnet.serving.budget import Balance, Budget, said
+from shieldnet.serving.budget import Balance, Budget, as_budgets, said
 from shieldnet.serving.clients import current_client
 from shieldnet.serving.ledger import Charge, Ledger
 from shieldnet.serving.repeats import Repeats
@@ -78,7 +78,8 @@ class Guard:
         self.units = units_of(self.cost)
         limits = (bits_per_client, mu_per_client, queries_per_client)
         if isinstance(ledger, Ledger):
-            if in_all is not None or any(limit is not None for limit in limits):
+            said_here = (*limits, in_all, None if window == "total" else window)
+            if any(setting is not None for setting in said_here):
                 raise ConfigError(
                     "Expected the budgets in the ledger, which has its own: "
                     "Ledger(url, per_client=Budget(bits=...))."
@@ -87,8 +88,7 @@ class Guard:
             self.ledger, self._is_own = ledger, False
             return
         mine = Budget(*limits, window=window)
-        given = (in_all,) if isinstance(in_all, Budget) else tuple(in_all or ())
-        self._require_budget((mine, *given))
+        self._require_budget((mine, *as_budgets("in_all", in_all)))
         self.ledger, self._is_own = Ledger(ledger, per_client=mine, in_all=in_all), True
 
     def _require_budget(self, budgets: Sequence[Budget]) -> None:
@@ -141,6 +141,8 @@ class Guard:
                 "`with sn.serving.client(name):`."
             )
         rows = rows_of(args, kwargs)
+        if request_id is not None and not (isinstance(request_id, str) and request_id):
+            raise ConfigError(f"Expected request_id as a word, got {request_id!r}.")
         shield = self.shield if self.watch is None else self.watch.choose(name, self.shield)
         asked = None if request_id is None else self._identity + content(args, kwargs)
         new = self._repeats.new(name, args, kwargs, rows) if self._repeats else None

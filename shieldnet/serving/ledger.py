@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import threading
@@ -83,10 +84,10 @@ class Ledger:
     Clients are stored as keyed hashes; inputs and answers never. All methods may be called by
     several threads. A forked or unpickled copy has leases of its own.
     Guarantee: in each window and for each client, answers <= charged <= budget. What is charged and
-    not answered is what leases held (``lease_rows`` answers a process and client at most) when a
-    process was killed or never closed its ledger, when a window ended, and when the store's
-    acknowledgement was lost. It holds while the store keeps what it committed and its clock goes
-    on.
+    not answered is what leases held (``lease_rows`` answers a process and client at most, and about
+    as many as were charged before) when a process was killed, when a window ended, and when the
+    store's acknowledgement was lost. It holds while the store keeps what it committed and its
+    clock goes on.
     Errors: ConfigError; LedgerUnavailable if nothing can be written at the address.
     """
 
@@ -235,8 +236,8 @@ class Ledger:
 
     def _balances(self, accounts: Sequence[Account]) -> tuple[Balance, ...]:
         with self._store.session() as session:
-            head = session.head()
-            now = self._leases.now(max(self.clock(), head.time if head else 0))
+            head = self._settler.checked(session.head())
+            now = self._leases.now(max(self.clock(), head.time))
             totals = session.totals([account.id(now) for account in accounts])
         return tuple(
             self._balance(account, totals.get(account.id(now), NOTHING), now)
@@ -349,6 +350,14 @@ def _after_fork_in_child() -> None:
     _forking.clear()
 
 
+def _at_exit() -> None:
+    """Returns what leases hold where a program ends without closing its ledgers."""
+    for ledger in list(_open):
+        with suppress(LedgerUnavailable, ConfigError):
+            ledger.close()
+
+
+atexit.register(_at_exit)
 _forking: list[Ledger] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(

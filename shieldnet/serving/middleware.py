@@ -35,8 +35,8 @@ class BudgetMiddleware:
     charge: ``guard.charge``, or ``(client, rows) -> Charge`` of your own. client: names who sends a
         request, from its ASGI scope, by what the client cannot choose (an authenticated user, never
         an address); None is refused. rows: counts the answers that a request's body asks for;
-        ``rows_of_json`` by default, ``rows_of_protocol`` for the Open Inference Protocol; it must
-        count what the application reads, and a ValueError is refused. free: paths that answer
+        it must count what the application reads, and a ValueError is refused. ``rows_of_json``
+        and, for the Open Inference Protocol, ``rows_of_protocol`` may do. free: paths that answer
         nothing of the model, such as ``("/health",)``, compared to the last character: every other
         is charged. max_bytes: of a body.
 
@@ -53,14 +53,14 @@ class BudgetMiddleware:
         *,
         charge: Callable[[str, int], Charge],
         client: Callable[[Scope], str | None],
-        rows: Callable[[bytes], int] | None = None,
+        rows: Callable[[bytes], int],
         free: Collection[str] = (),
         max_bytes: int = 16 * 2**20,
     ) -> None:
         if isinstance(free, str):
             raise ConfigError(f"Expected free as several paths, ({free!r},), got {free!r}.")
         self.app, self.charge, self.client = app, charge, client
-        self.rows, self.free = rows or rows_of_json, frozenset(free)
+        self.rows, self.free = rows, frozenset(free)
         self.max_bytes = whole("max_bytes", max_bytes, low=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

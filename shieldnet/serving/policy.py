@@ -42,8 +42,8 @@ class Policy:
             if not change:
                 raise ConfigError(
                     f"This ledger was opened with other budgets: it has {_said(head.policy)}, got "
-                    f"{_said(mine)}. Use the same, another ledger, or change=True, which records "
-                    "the change."
+                    f"{_said(mine)}. Use the same or another ledger, or change them, on record: "
+                    "shieldnet.serving.Ledger(url, per_client=..., in_all=..., change=True).close()"
                 )
         draft = Draft(seal, head or Head(), {})
         draft.adopt(mine)

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 from shieldnet.core.errors import BudgetExceeded, ConfigError, LedgerUnavailable, ShieldnetError
+from shieldnet.privacy.certificate import counted
 from shieldnet.serving.budget import per, said
 from shieldnet.serving.chain import Draft, Seal
 from shieldnet.serving.leases import Account, Leases
@@ -94,14 +95,8 @@ class Settler:
                 if _appended(session, group):
                     return
 
-    def _begun(
-        self,
-        session: Session,
-        asks: Sequence[Ask],
-        taken: list[tuple[Account, Units, int]],
-        dropped: Sequence[tuple[Account, Units]] | None = None,
-    ) -> _Group:
-        head = session.head()
+    def checked(self, head: Head | None) -> Head:
+        """Returns the end of the chain if it is that of the ledger that was opened, or later."""
         if head is None or head.policy != self._written:
             raise LedgerUnavailable(
                 "The ledger is gone or has other budgets than when it was opened. Open it again."
@@ -111,6 +106,16 @@ class Settler:
                 "The ledger was put back to an older state. Stop, and verify it."
             )
         self._last_number = head.number
+        return head
+
+    def _begun(
+        self,
+        session: Session,
+        asks: Sequence[Ask],
+        taken: list[tuple[Account, Units, int]],
+        dropped: Sequence[tuple[Account, Units]] | None = None,
+    ) -> _Group:
+        head = self.checked(session.head())
         now = self._leases.now(max([head.time, *(ask.now for ask in asks)]))
         if dropped is None:
             dropped = self._leases.dropped(self._policy.per_client, now)
@@ -127,7 +132,9 @@ class Settler:
             if kept == ask.request[1]:
                 return True
             if kept is not None:
-                return ConfigError("Expected a new key for a new request: this one was used.")
+                return ConfigError(
+                    "Expected a new key (request_id) for a new request: this one was used."
+                )
         if not ask.rows:
             self._fill_up(ask, group)
             return False
@@ -146,7 +153,7 @@ class Settler:
                 return _exceeded(account, need, part, group)
         for account, part, missing, possible in zip(ask.accounts, parts, rows, room, strict=True):
             if missing:
-                more = 0 if ask.request else min(self._lease_rows, possible // _SHARE)
+                more = 0 if ask.request else min(self._plenty(account, group), possible // _SHARE)
                 lease = ask.each.times(max(missing, more)).where_short(part.short_of(need))
                 group.draft.charge(account.id(group.now), lease)
                 part = part.plus(lease)
@@ -162,11 +169,16 @@ class Settler:
         for account in ask.accounts:
             held = self._leases.unused(account, group.now).plus(group.fresh.get(account, NOTHING))
             short = held.short_of(ask.each.times(self._lease_rows))
-            rows = min(_rows(ask.each, short), _room(account, ask.each, group) // _SHARE)
+            room = _room(account, ask.each, group) // _SHARE
+            rows = min(_rows(ask.each, short), room, self._plenty(account, group))
             lease = ask.each.times(rows).at_most(short)
             if lease != NOTHING:
                 group.draft.charge(account.id(group.now), lease)
                 group.fresh[account] = group.fresh.get(account, NOTHING).plus(lease)
+
+    def _plenty(self, account: Account, group: _Group) -> int:
+        """Counts the answers of a lease: who asked little before loses little in a crash."""
+        return min(self._lease_rows, group.draft.total(account.id(group.now)).queries)
 
     def _part(self, account: Account, need: Units, group: _Group, request: object) -> Units:
         """Takes what there is in memory, and of what this group leased.
@@ -225,8 +237,9 @@ def _exceeded(account: Account, need: Units, part: Units, group: _Group) -> Budg
     when = "never renews" if renews_at is None else f"renews at {_date(renews_at)}"
     whose = "all clients together" if account.subject is None else "this client"
     return BudgetExceeded(
-        f"The budget of {whose} is spent: the answer costs {said(need, budget)}, what is left "
-        f"{per(budget)} is {said(left, budget)}. It {when}. Nothing was charged.",
+        f"The budget of {whose} does not hold it: {counted(need.queries, 'answers')} for "
+        f"{said(need, budget)}; what is left {per(budget)} is {said(left, budget)}. It {when}. "
+        "Nothing was charged.",
         said(left, budget),
         renews_at,
     )

@@ -59,7 +59,10 @@ def test_a_guard_answers_as_its_shield_until_the_budget_is_spent(url, shield) ->
     with Guard(shield, ledger=url, bits_per_client=10 * BITS + 1e-3) as guard:
         assert torch.equal(guard(X, client="alice"), shield(X))
         asked = shield.model.asked
-        with pytest.raises(BudgetExceeded, match=r"this client is spent.*14\.3408 bits.*never ren"):
+        with pytest.raises(
+            BudgetExceeded,
+            match=r"this client does not hold it: 6 answers.*14\.3408 bits.*never ren",
+        ):
             guard(X, client="alice")
         assert shield.model.asked == asked  # no answer was computed
         assert torch.equal(guard(X[:4], client="alice"), shield(X[:4]))
@@ -186,7 +189,7 @@ def test_a_repeat_under_its_request_id_is_charged_once_unless_noise_is_drawn(url
         assert torch.equal(first, guard(X.clone(), client="alice", request_id="r1"))
         assert guard.left("alice")[0].queries == 94
         for other in (X[:5], X.double(), X.T.reshape(6, 4), X + 1e-7):
-            with pytest.raises(ConfigError, match="a new key for a new request"):
+            with pytest.raises(ConfigError, match="a new key .* for a new request"):
                 guard(other, client="alice", request_id="r1")
         assert guard.left("alice")[0].queries == 94
     noisy = sn.Shield(

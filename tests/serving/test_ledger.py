@@ -65,7 +65,7 @@ def test_all_clients_together_have_a_budget_too(opened) -> None:
     counts = [answered(ledger, client) for client in ("alice", "bob", "carol")]
     assert counts == [60, 40, 0]
     assert ledger.left()[0].queries == 0
-    with pytest.raises(BudgetExceeded, match="budget of all clients together is spent"):
+    with pytest.raises(BudgetExceeded, match="budget of all clients together does not hold it"):
         ledger.charge("carol", COST)
     assert ledger.left("carol")[0].queries == 60
 
@@ -167,7 +167,7 @@ def test_a_retry_under_its_key_is_charged_once(opened) -> None:
     restarted = opened(per_client=Budget(queries=10))  # as after a crash between charge and answer
     assert restarted.charge("alice", COST, 4, key="r1", content=b"image").repeated
     assert not restarted.charge("bob", COST, 4, key="r1", content=b"image").repeated
-    with pytest.raises(ConfigError, match="a new key for a new request"):
+    with pytest.raises(ConfigError, match="a new key .* for a new request"):
         restarted.charge("alice", COST, 4, key="r1", content=b"another image")
     with pytest.raises(ConfigError, match="Expected content="):
         restarted.charge("alice", COST, key="r2")
@@ -351,14 +351,14 @@ def ask_in_child(ledger: Ledger, results) -> None:
 
 def test_a_forked_child_gives_out_leases_of_its_own(opened) -> None:
     ledger = opened(per_client=Budget(queries=100), lease_rows=10)
-    ledger.charge("alice", COST)
+    given = sum(1 for _ in range(20) if ledger.charge("alice", COST))
     results = FORK.Queue()
     child = FORK.Process(target=ask_in_child, args=(ledger, results))
     child.start()
     in_child = results.get(timeout=30)
     child.join()
-    assert in_child == 90  # all but the parent's lease
-    assert answered(ledger, "alice") == 9
+    assert in_child <= 80
+    assert given + in_child + answered(ledger, "alice") == 100
 
 
 def charge_after(ledger: Ledger, closed, results) -> None:
@@ -487,7 +487,7 @@ def test_a_key_buys_as_many_answers_of_the_same_cost_and_no_others(opened) -> No
     ledger = opened(per_client=Budget(queries=2000))
     ledger.charge("alice", COST, key="k", content=b"x")
     for rows, cost in ((1000, COST), (1, PrivacyCost(bits=50.0))):
-        with pytest.raises(ConfigError, match="a new key for a new request"):
+        with pytest.raises(ConfigError, match="a new key .* for a new request"):
             ledger.charge("alice", cost, rows, key="k", content=b"x")
 
 
@@ -575,12 +575,12 @@ def test_a_pickled_ledger_carries_neither_leases_nor_its_key(tmp_path, opened, m
     monkeypatch.setenv("SHIELDNET_LEDGER_KEY", KEY.hex())
     url = f"sqlite:///{tmp_path / 'p.db'}"
     ledger = Ledger(url, per_client=Budget(queries=100), lease_rows=10)
-    ledger.charge("alice", COST)
+    given = sum(1 for _ in range(20) if ledger.charge("alice", COST))
     packed = pickle.dumps(ledger)
     assert KEY not in packed
     assert KEY.hex().encode() not in packed
     copy = pickle.loads(packed)  # noqa: S301 (our own bytes)
-    assert answered(copy, "alice") == 90
+    assert given + answered(copy, "alice") + answered(ledger, "alice") == 100
     copy.close()
     ledger.close()
 
@@ -606,7 +606,7 @@ def test_no_store_is_no_answer(opened, monkeypatch) -> None:
 
 def test_an_infinite_cost_fits_no_limit_and_is_recorded_as_infinite(opened) -> None:
     ledger = opened(per_client=(Budget(bits=10, window="day"), Budget(queries=5)))
-    with pytest.raises(BudgetExceeded, match="costs inf bits"):
+    with pytest.raises(BudgetExceeded, match="1 answer for inf bits"):
         ledger.charge("alice", PrivacyCost())
     free = opened(per_client=(Budget(bits=10, window="day"), Budget(queries=5)))
     assert free.left("alice")[1].queries == 5

@@ -35,6 +35,7 @@ def edge(tmp_path):
             Server(),
             charge=lambda name, rows: ledger.charge(name, COST, rows),
             client=lambda scope: dict(scope["headers"]).get(b"x-user", b"").decode() or None,
+            rows=rows_of_json,
             free=("/health",),
             max_bytes=1000,
         )
@@ -127,7 +128,10 @@ def test_a_budget_that_renews_says_when(tmp_path) -> None:
         f"sqlite:///{tmp_path / 'd.db'}", per_client=Budget(queries=1, window="day")
     ) as led:
         edge = BudgetMiddleware(
-            Server(), charge=lambda name, n: led.charge(name, COST, n), client=lambda scope: "alice"
+            Server(),
+            charge=lambda name, n: led.charge(name, COST, n),
+            client=lambda scope: "alice",
+            rows=rows_of_json,
         )
         assert asked(edge, rows(1))[0] == 200
         status, headers, _ = asked(edge, rows(1))
@@ -172,4 +176,4 @@ def test_nesting_without_end_and_other_protocols_are_refused(edge) -> None:
 
 def test_one_path_as_a_word_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"\('/health',\)"):
-        BudgetMiddleware(Server(), charge=print, client=print, free="/health")
+        BudgetMiddleware(Server(), charge=print, client=print, rows=len, free="/health")

@@ -122,7 +122,8 @@ def _output_name(path: tuple[str, ...], inputs: Sequence[TensorFacts]) -> str:
 def _servable(inputs: tuple[TensorFacts, ...]) -> tuple[TensorFacts, ...]:
     if not inputs:
         raise ConfigError(
-            "What the model takes is not known. Give a few inputs: example=inputs[:8]."
+            "What the model takes is not known. Give a few inputs as example=... (in the shell "
+            "--example inputs.npz)."
         )
     names = [one.name for one in inputs]
     if len(set(names)) != len(names) or len(names) > MAX_TENSORS:
