@@ -104,6 +104,8 @@ class Timing(Attack):
                     f"{name}: needs at least {MIN_PER_SECRET} inputs of each of two classes"
                 )
                 continue
+            # In no order: who is asked first, to warm up, is of no class.
+            chosen = chosen[torch.randperm(len(chosen), generator=generator)]
             times = self.timed(inputs[chosen], generator)
             found.append(self._finding(name, times, truth[chosen]))
         return Outcome(findings=tuple(found), untested=tuple(untested))

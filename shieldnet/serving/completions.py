@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -72,6 +73,8 @@ class Completions:
     def __call__(self, prompt: str, *, client: str, **settings: Any) -> dict[str, Any]:
         """Completes one prompt. Returns the choices in the form of OpenAI's completions."""
         require_only(settings, _OF_SAMPLING)
+        if not isinstance(prompt, str):
+            raise ConfigError(f"Expected one prompt as text, got {type(prompt).__name__}.")
         count = whole("n", settings.get("n", 1), low=1, high=16)
         wanted = settings.get("max_tokens", self.max_tokens)
         tokens = whole("max_tokens", wanted, low=1, high=self.max_tokens)
@@ -161,7 +164,12 @@ def generate(model: Any, inputs: Any, processor: LogitsProcessor, **settings: An
             "The model's generation_config has num_beams above 1: a beam's score adds up more "
             "answers than it shows. Set model.generation_config.num_beams = 1."
         )
-    return model.generate(inputs, logits_processor=[processor], **settings)
+    answer = model.generate(inputs, logits_processor=[processor], **settings)
+    if not isinstance(answer, Mapping):
+        return answer
+    # Its other fields (keys and values of all layers among them) pass no processor.
+    kept = {name: answer[name] for name in ("sequences", "scores") if name in answer}
+    return type(answer)(**kept)
 
 
 def _config_of(engine: Any) -> Any:
@@ -196,5 +204,9 @@ def _released(given: Any, count: int | None) -> list[dict[str, float]] | None:
         ranked = sorted(alternatives.items(), key=lambda item: -item[1].logprob)
         first = next(iter(alternatives))  # the token that was drawn
         names = {first: alternatives[first], **dict(ranked[:count])}
+        if any(math.isnan(one.logprob) for one in names.values()):
+            raise AnswerError(
+                "The engine gave a log-probability that is NaN; nothing was released."
+            )
         kept.append({str(token): float(one.logprob) for token, one in names.items()})
     return kept

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from inspect import signature
+from itertools import chain
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from shieldnet.core.checks import flag
-from shieldnet.core.errors import AnswerError, ConfigError
+from shieldnet.core.errors import AnswerError, ConfigError, DataError
 from shieldnet.data.hashing import weights_hash
 from shieldnet.outputs.micro_batches import arrays
 from shieldnet.outputs.nested import leaves
@@ -21,6 +25,7 @@ from shieldnet.serving.asked import content, rows_of
 from shieldnet.serving.budget import Balance, Budget, as_budgets, said
 from shieldnet.serving.clients import current_client
 from shieldnet.serving.ledger import Charge, Ledger
+from shieldnet.serving.query_patterns import require_numbers
 from shieldnet.serving.repeats import Repeats
 from shieldnet.serving.units import INFINITE, units_of
 from shieldnet.serving.watch import Watch
@@ -144,6 +149,7 @@ class Guard:
         if request_id is not None and not (isinstance(request_id, str) and request_id):
             raise ConfigError(f"Expected request_id as a word, got {request_id!r}.")
         shield = self.shield if self.watch is None else self.watch.choose(name, self.shield)
+        watched = None if self.watch is None else self._watched(self.watch, rows, args, kwargs)
         asked = None if request_id is None else self._identity + content(args, kwargs)
         new = self._repeats.new(name, args, kwargs, rows) if self._repeats else None
         charged = rows if new is None else len(new)
@@ -152,10 +158,29 @@ class Guard:
                 self._repeats.remember(new)
             answer = shield(*args, **kwargs)
         self._require_at_most(rows, answer)
-        if self.watch is not None:
-            asked_about = next(arrays((*args, *kwargs.values())))
-            self.watch.note(name, asked_about, shield.distribution(answer))
+        if self.watch is not None and watched is not None:
+            released = torch.as_tensor(answer) if isinstance(answer, np.ndarray) else answer
+            self.watch.note(name, watched, shield.distribution(released))
         return answer
+
+    def _watched(
+        self, watch: Watch, rows: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        """Returns what a watch looks at: the model's first input, wherever it is in the call."""
+        values: tuple[Any, ...] = (*args, *kwargs.values())
+        with suppress(TypeError):  # of a call that does not fit, which the model refuses
+            bound = signature(self.shield.model.forward).bind(*args, **kwargs)
+            values = tuple(bound.arguments.values())
+        listed = (value if isinstance(value, tuple) else (value,) for value in values)
+        first = next(arrays(chain.from_iterable(listed)), None)
+        if first is None:
+            raise ConfigError("Expected a tensor or an array, which a watch can look at.")
+        if rows > watch.profile.memory:
+            raise DataError(
+                f"Expected at most {watch.profile.memory} rows in a call, which a watch judges "
+                f"before the next, got {rows}."
+            )
+        return require_numbers(torch.as_tensor(first))
 
     @cached_property
     def _identity(self) -> bytes:

@@ -237,6 +237,9 @@ def _low_margin(margins: Tensor) -> tuple[float, float]:
     return float(ordered[few][-1]), float(shares[few][-1])
 
 
+_FAR = 1e6  # deviations from what is natural
+
+
 def require_numbers(inputs: Tensor) -> Tensor:
     """Returns inputs whose distances mean something; raises DataError for tokens, NaN and Inf."""
     if inputs.dtype == torch.int64:
@@ -253,7 +256,9 @@ def queries_of(inputs: Tensor, distribution: Tensor, scale: Scale, projection: T
     """Projects inputs and reads answers. Shapes: (n, ...), (n, classes), ..., (features, d)."""
     best = distribution.topk(min(2, distribution.shape[-1]), -1)
     margins = best.values[:, 0] - best.values[:, -1]
-    return Queries(scale.apply(inputs) @ projection, best.indices[:, 0], margins.float())
+    # However far a row is, its distances are numbers: NaN would compare with none.
+    rows = scale.apply(inputs).nan_to_num(_FAR, _FAR, -_FAR).clamp(-_FAR, _FAR)
+    return Queries(rows @ projection, best.indices[:, 0], margins.float())
 
 
 def earlier_distances(queries: Queries, first: int = 0) -> Tensor:

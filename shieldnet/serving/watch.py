@@ -244,9 +244,12 @@ class Watch:
             for part in torch.tensor(new, dtype=torch.int64).split(self.profile.memory):
                 known.add(self.profile, asked.at(part), [digests[place] for place in part])
             suspicion = known.suspicion
-            known.action = action = self.policy.action(suspicion.score)
-            if action == "refuse":
+            action = self.policy.action(suspicion.score)
+            if before == "refuse" and self.clock() < known.refused_until:
+                action = before  # an answer that was on its way lifts no refusal
+            elif action == "refuse":
                 known.refused_until = self.clock() + self.policy.refuse_s
+            known.action = action
         if action not in (before, "answer"):
             self._tell(subject, action, suspicion)
         return suspicion
@@ -285,7 +288,10 @@ class Watch:
             "Queries of subject %s look like an extraction (%s): %s", name, action, suspicion
         )
         if self.on_action is not None:
-            self.on_action(subject, action, suspicion)
+            try:
+                self.on_action(subject, action, suspicion)
+            except Exception as failed:  # the owner's own, whatever it raises: the answer is paid
+                _LOG.error("on_action failed: %s", type(failed).__name__)
 
 
 def _unseen(digests: list[bytes], seen: list[bytes]) -> list[int]:

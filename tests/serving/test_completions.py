@@ -164,6 +164,7 @@ def test_hugging_face_releases_defended_scores_alone(writer) -> None:
     settings = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0}
     settings |= {"return_dict_in_generate": True, "output_scores": True}
     answer = generate(writer, prompt, processor, **settings)
+    assert set(answer) == {"sequences", "scores"}  # no keys and values of any layer
     scores = writer(prompt).logits[:, -1].detach()
     assert torch.equal(answer.scores[0], processor(prompt, scores))
     assert not torch.allclose(answer.scores[0], scores)

@@ -358,3 +358,26 @@ def test_content_tells_apart_what_a_model_may_tell_apart() -> None:
     assert content((same,), {}) == content((same.copy(),), {})
     with pytest.raises(DataError, match="Leave out request_id"):
         content((np.ma.array([1, 2], mask=[0, 1]),), {})
+
+
+def test_what_a_watch_cannot_look_at_is_refused_before_it_is_charged(url) -> None:
+    natural = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    shield = sn.harden(Named(), extent=sn.Extent(3), example=natural[:8])
+    with Guard(
+        shield, ledger=url, queries_per_client=1000, watch=Watch.of(shield, natural)
+    ) as guard:
+        guard(natural[:10], client="alice")
+        for args, words in (
+            (([[0.0] * 4],), "a tensor or an array"),
+            ((natural.repeat(9, 1),), "at most 256 rows"),
+            ((natural[:2].long(),), "int64"),
+            ((natural[:2] * math.nan,), "NaN"),
+        ):
+            with pytest.raises((ConfigError, DataError), match=words):
+                guard(*args, client="alice")
+        assert guard.left("alice")[0].queries == 990
+        # The model's first input is watched, not the caller's.
+        guard(mask=natural[:100].abs(), ids=100 + natural[:100], client="bob")
+        assert guard.watch.choose("alice", shield) is shield
+        with pytest.raises(QueriesRefused):
+            guard.watch.choose("bob", shield)

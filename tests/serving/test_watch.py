@@ -323,3 +323,37 @@ def test_bad_input_is_refused_with_the_fix(shield, profile) -> None:
         watch.note("a", torch.ones(1, 3), row)
     with pytest.raises(DataError, match="finite"):
         watch.note("a", torch.full((1, 1, SIDE, SIDE), torch.nan), row)
+
+
+def test_an_answer_on_its_way_lifts_no_refusal(shield, profile) -> None:
+    watch = Watch(profile, WatchPolicy(refuse_above=0.6))
+    slow = watch.choose("a", shield)
+    asked(watch, shield, 9 * torch.rand(256, *profile.scale.shape), rows=256)
+    with pytest.raises(QueriesRefused):
+        watch.choose("a", shield)
+    calm = natural(256, 9)
+    watch.note("a", calm, slow.distribution(slow(calm)))
+    with pytest.raises(QueriesRefused):
+        watch.choose("a", shield)
+
+
+def test_inputs_beyond_all_floats_blind_no_watch(shield, profile) -> None:
+    watch = Watch(profile)
+    far = natural(200, 5)
+    far[:, 0, 0, 0], far[:, 0, 0, 1] = 3e38, -3e38
+    distribution = torch.tensor([0.6, 0.2, 0.1, 0.1]).expand(200, -1)
+    assert watch.note("a", far, distribution).novel > 0.5
+    watch.note("b", far[:1], distribution[:1])
+    row = natural(1, 6)
+    jittered = row + 1e-4 * torch.randn(100, *row.shape[1:])
+    assert watch.note("b", jittered, distribution[:100]).close > 0.5
+
+
+def test_a_callback_that_fails_costs_no_answer(shield, profile, caplog) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    watch = Watch(profile, on_action=fail)
+    assert asked(watch, shield, 9 * torch.rand(256, *profile.scale.shape), rows=256) is not None
+    assert "on_action failed: RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
