@@ -282,15 +282,18 @@ def test_a_line_and_numbers_of_a_request_name_nobody_and_nothing(tmp_path, caplo
 
 
 @pytest.mark.parametrize(("passed", "sent"), [(0.0, 0.0), (0.01, 0.25), (0.25, 0.25), (0.3, 0.5)])
-def test_answers_leave_at_multiples_of_a_time(tmp_path, monkeypatch, passed, sent) -> None:
+def test_answers_leave_at_multiples_of_a_time_after_the_body(
+    tmp_path, monkeypatch, passed, sent
+) -> None:
     slept: list[float] = []
-    clock = iter([100.0, 100.0 + passed, 101.0])
+    clock = iter([90.1, 100.0 + passed, 101.0])  # the body came much later than its headers
 
     async def sleep(seconds):
         slept.append(seconds)
 
     served = Served(tmp_path, quantize_latency_s=0.25)
     with served.client() as client:
+        monkeypatch.setattr("shieldnet.serving.app.bodies.monotonic", lambda: 100.0)
         monkeypatch.setattr("shieldnet.serving.app.telling.monotonic", lambda: next(clock))
         monkeypatch.setattr("shieldnet.serving.app.telling.asyncio.sleep", sleep)
         status = client.post(PREDICT, json={"inputs": [[]]}).status_code

@@ -70,6 +70,7 @@ def make_app(guard: Charging, model: ServedModel, keys: ApiKeys) -> FastAPI:
         title="shieldnet",
         version=_OWN_VERSION,
         lifespan=life,
+        redirect_slashes=False,  # a redirect leads to the Host that the request names
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",

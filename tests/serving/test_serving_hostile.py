@@ -1,0 +1,59 @@
+"""What hostile clients send to a server costs them more than it costs others."""
+
+import asyncio
+
+import pytest
+from serving_parts import Served
+from starlette.requests import Request
+
+from shieldnet.serving.app import bodies
+from shieldnet.serving.app.limits import Limits
+from shieldnet.serving.app.refusals import Refused
+from shieldnet.serving.app.running import server_of
+
+INFER, PREDICT = "/v2/models/m/infer", "/predict"
+
+
+@pytest.fixture
+def served(tmp_path) -> Served:
+    return Served(tmp_path)
+
+
+def test_no_address_leads_to_a_host_that_the_request_names(served) -> None:
+    with served.client() as client:
+        for path in (f"{PREDICT}/?q=secret", "/v2/?q=secret", "/v2/health/live/"):
+            answer = client.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+            assert answer.status_code == 404
+            assert "location" not in answer.headers
+
+
+def test_headers_are_read_by_a_parser_that_limits_them(served) -> None:
+    config = server_of(served.app, Limits()).config
+    config.load()
+    assert config.http_protocol_class.__module__ == "uvicorn.protocols.http.h11_impl"
+    assert config.ws_protocol_class is None
+
+
+@pytest.mark.parametrize("ending", ["disconnects", "stops", "exceeds"])
+def test_an_upload_that_was_aborted_leaves_memory_at_once(monkeypatch, ending) -> None:
+    made: list[bytearray] = []
+
+    class Kept(bytearray):
+        def __init__(self) -> None:
+            made.append(self)
+
+    chunks = iter([b"x" * 100, b"x" * 100])
+
+    async def receive():
+        if (chunk := next(chunks, None)) is not None:
+            return {"type": "http.request", "body": chunk, "more_body": True}
+        if ending == "stops":
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    monkeypatch.setattr(bodies, "bytearray", Kept, raising=False)
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    limits = Limits(timeout_s=0.01, max_body_bytes=150 if ending == "exceeds" else 1000)
+    with pytest.raises(Refused):
+        asyncio.run(bodies.read_body(request, limits))
+    assert [len(body) for body in made] == [0]
