@@ -10,7 +10,6 @@ from shieldnet.serving.app import refusals
 from shieldnet.serving.app.limits import Limits
 from shieldnet.serving.app.refusals import Refused
 
-
 READ = "shieldnet.read"
 """Where the scope of a request holds the time at which the last byte of its body was read."""
 
