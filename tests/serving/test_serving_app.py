@@ -232,14 +232,15 @@ def test_too_many_requests_at_once_are_refused_before_they_are_charged(tmp_path)
     served = Served(tmp_path, max_requests=2)
     served.network.waits_for = threading.Event()
     with served.client() as client, ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(client.post, INFER, json=infer()) for _ in range(2)]
+        bob = {"Authorization": f"Bearer {served.keys['bob']}"}
+        waiting = [pool.submit(client.post, INFER, json=infer(), headers=one) for one in ({}, bob)]
         while sum(served.guard.charged.values()) < 4:
             assert not any(one.done() for one in waiting)
         refused = client.post(INFER, json=infer())
         served.network.waits_for.set()
         assert [one.result().status_code for one in waiting] == [200, 200]
     assert refused.status_code == 503
-    assert served.guard.charged == {"alice": 4}
+    assert served.guard.charged == {"alice": 2, "bob": 2}
 
 
 def test_a_request_that_may_be_repeated_is_answered_by_itself(served, client) -> None:

@@ -1,9 +1,11 @@
 """What hostile clients send to a server costs them more than it costs others."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from serving_parts import Served
+from serving_parts import Served, infer
 from starlette.requests import Request
 
 from shieldnet.serving.app import bodies
@@ -57,3 +59,28 @@ def test_an_upload_that_was_aborted_leaves_memory_at_once(monkeypatch, ending) -
     with pytest.raises(Refused):
         asyncio.run(bodies.read_body(request, limits))
     assert [len(body) for body in made] == [0]
+
+
+def test_a_client_shuts_out_no_other_and_repeats_nothing_that_is_open(tmp_path) -> None:
+    served = Served(tmp_path, max_requests=8)
+    served.network.waits_for = threading.Event()
+    bob = {"Authorization": f"Bearer {served.keys['bob']}"}
+    named = {"Idempotency-Key": "one"}
+    with served.client() as client, ThreadPoolExecutor(4) as pool:
+
+        def post(**headers: str):
+            return client.post(INFER, json=infer(), headers=headers)
+
+        waiting = [pool.submit(post, **named)]
+        while served.guard.charged["alice"] < 2:
+            assert not waiting[0].done()
+        again = pool.submit(post, **named)  # at once: or else it waits for the model
+        assert again.result(30).status_code == 503
+        waiting += [pool.submit(post), pool.submit(post, **named, **bob)]
+        while sum(served.guard.charged.values()) < 6:
+            assert not any(one.done() for one in waiting)
+        assert pool.submit(post).result(30).status_code == 503
+        served.network.waits_for.set()
+        assert [one.result(30).status_code for one in waiting] == [200] * 3
+        assert post(**named).status_code == 200
+    assert served.guard.charged == {"alice": 4, "bob": 2}
