@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -84,3 +85,19 @@ def test_a_client_shuts_out_no_other_and_repeats_nothing_that_is_open(tmp_path) 
         assert [one.result(30).status_code for one in waiting] == [200] * 3
         assert post(**named).status_code == 200
     assert served.guard.charged == {"alice": 4, "bob": 2}
+
+
+def test_a_server_whose_model_hangs_is_not_ready_charges_nothing_and_ends(tmp_path) -> None:
+    served = Served(tmp_path, timeout_s=0.05)
+    served.network.waits_for = threading.Event()
+    with served.client() as client:
+        assert client.post(INFER, json=infer()).status_code == 503
+        for _ in range(1000):
+            if client.get("/v2/health/ready").status_code == 503:
+                break
+            time.sleep(0.01)
+        assert client.get("/v2/models/m/ready").status_code == 503
+        assert "Nothing was charged" in client.post(INFER, json=infer()).text
+    assert served.guard.is_closed
+    assert served.guard.charged == {"alice": 2}
+    served.network.waits_for.set()

@@ -60,7 +60,10 @@ class Service:
         self._guard, self._limits = guard, model.limits
         limits = model.limits
         self._batcher = Batcher(
-            model.ask, max_rows=limits.max_batch_rows, wait_s=limits.batch_wait_s
+            model.ask,
+            max_rows=limits.max_batch_rows,
+            wait_s=limits.batch_wait_s,
+            timeout_s=limits.timeout_s,
         )
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="shieldnet-charge")
         self._probe = ThreadPoolExecutor(1, thread_name_prefix="shieldnet-ready")
@@ -74,7 +77,7 @@ class Service:
         self._batcher.start()
 
     def close(self) -> None:
-        """Answers what waits, then closes the ledger."""
+        """Answers what waits, for ``timeout_s`` at most, then closes the ledger."""
         self._batcher.close()
         self._pool.shutdown()
         self._probe.shutdown()

@@ -51,7 +51,7 @@ class Telling:
             await self._app(scope, receive, told)
         except Exception as bug:
             # Its message may hold inputs: its name is all that is told.
-            error, scope[REFUSAL] = type(bug).__name__, failed()
+            error, scope[REFUSAL] = type(bug.__cause__ or bug).__name__, failed()
             if status == 0:
                 await body_of(scope[REFUSAL])(scope, receive, told)
         self._tell(scope, status, monotonic() - arrived, error)
