@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from serving_parts import Served, infer
@@ -67,7 +68,8 @@ def test_a_client_shuts_out_no_other_and_repeats_nothing_that_is_open(tmp_path) 
     served.network.waits_for = threading.Event()
     bob = {"Authorization": f"Bearer {served.keys['bob']}"}
     named = {"Idempotency-Key": "one"}
-    with served.client() as client, ThreadPoolExecutor(4) as pool:
+    with served.client() as client, ThreadPoolExecutor(4) as pool, ExitStack() as at_the_end:
+        at_the_end.callback(served.network.waits_for.set)
 
         def post(**headers: str):
             return client.post(INFER, json=infer(), headers=headers)
@@ -76,13 +78,13 @@ def test_a_client_shuts_out_no_other_and_repeats_nothing_that_is_open(tmp_path) 
         while served.guard.charged["alice"] < 2:
             assert not waiting[0].done()
         again = pool.submit(post, **named)  # at once: or else it waits for the model
-        assert again.result(30).status_code == 503
+        assert again.result(10).status_code == 503
         waiting += [pool.submit(post), pool.submit(post, **named, **bob)]
         while sum(served.guard.charged.values()) < 6:
             assert not any(one.done() for one in waiting)
-        assert pool.submit(post).result(30).status_code == 503
+        assert pool.submit(post).result(10).status_code == 503
         served.network.waits_for.set()
-        assert [one.result(30).status_code for one in waiting] == [200] * 3
+        assert [one.result(10).status_code for one in waiting] == [200] * 3
         assert post(**named).status_code == 200
     assert served.guard.charged == {"alice": 4, "bob": 2}
 
