@@ -84,8 +84,8 @@ BatchWait = Annotated[
 Quantize = Annotated[
     float | None,
     typer.Option(
-        help="Send answers only at multiples of this many seconds after a request arrived, so that "
-        "their time says less of the input."
+        help="Send answers only at multiples of this many seconds after the body of a request was "
+        "read, so that their time says less of the input."
     ),
 ]
 MetricsPort = Annotated[

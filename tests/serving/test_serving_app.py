@@ -232,14 +232,15 @@ def test_too_many_requests_at_once_are_refused_before_they_are_charged(tmp_path)
     served = Served(tmp_path, max_requests=2)
     served.network.waits_for = threading.Event()
     with served.client() as client, ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(client.post, INFER, json=infer()) for _ in range(2)]
+        bob = {"Authorization": f"Bearer {served.keys['bob']}"}
+        waiting = [pool.submit(client.post, INFER, json=infer(), headers=one) for one in ({}, bob)]
         while sum(served.guard.charged.values()) < 4:
             assert not any(one.done() for one in waiting)
         refused = client.post(INFER, json=infer())
         served.network.waits_for.set()
         assert [one.result().status_code for one in waiting] == [200, 200]
     assert refused.status_code == 503
-    assert served.guard.charged == {"alice": 4}
+    assert served.guard.charged == {"alice": 2, "bob": 2}
 
 
 def test_a_request_that_may_be_repeated_is_answered_by_itself(served, client) -> None:
@@ -282,15 +283,18 @@ def test_a_line_and_numbers_of_a_request_name_nobody_and_nothing(tmp_path, caplo
 
 
 @pytest.mark.parametrize(("passed", "sent"), [(0.0, 0.0), (0.01, 0.25), (0.25, 0.25), (0.3, 0.5)])
-def test_answers_leave_at_multiples_of_a_time(tmp_path, monkeypatch, passed, sent) -> None:
+def test_answers_leave_at_multiples_of_a_time_after_the_body(
+    tmp_path, monkeypatch, passed, sent
+) -> None:
     slept: list[float] = []
-    clock = iter([100.0, 100.0 + passed, 101.0])
+    clock = iter([90.1, 100.0 + passed, 101.0])  # the body came much later than its headers
 
     async def sleep(seconds):
         slept.append(seconds)
 
     served = Served(tmp_path, quantize_latency_s=0.25)
     with served.client() as client:
+        monkeypatch.setattr("shieldnet.serving.app.bodies.monotonic", lambda: 100.0)
         monkeypatch.setattr("shieldnet.serving.app.telling.monotonic", lambda: next(clock))
         monkeypatch.setattr("shieldnet.serving.app.telling.asyncio.sleep", sleep)
         status = client.post(PREDICT, json={"inputs": [[]]}).status_code

@@ -1,6 +1,8 @@
 """Requests of several clients share a batch, and none notices another."""
 
+import asyncio
 import threading
+import time
 from concurrent.futures import CancelledError
 
 import pytest
@@ -33,7 +35,7 @@ def model() -> Model:
 
 @pytest.fixture
 def batcher(model):
-    batcher = Batcher(model, max_rows=8, wait_s=0.0)
+    batcher = Batcher(model, max_rows=8, wait_s=0.0, timeout_s=30.0)
     batcher.start()
     yield batcher
     model.may_go.set()
@@ -123,10 +125,53 @@ def test_closing_answers_what_waits_and_takes_no_more(model, batcher) -> None:
 def test_an_idle_model_waits_for_more_requests() -> None:
     model = Model()
     model.may_go.set()
-    batcher = Batcher(model, max_rows=4, wait_s=600.0)  # ended by the rows, not by the time
+    batcher = Batcher(
+        model, max_rows=4, wait_s=600.0, timeout_s=30.0
+    )  # ended by the rows, not by the time
     batcher.start()
     futures = [ask(batcher, 1), ask(batcher, 2)]
     for future in futures:
         future.result(60)
     batcher.close()
     assert model.batches == [4]
+
+
+def test_a_model_that_hangs_is_not_alive_and_holds_up_no_end(model) -> None:
+    batcher = Batcher(model, max_rows=8, wait_s=0.0, timeout_s=0.01)
+    batcher.start()
+    busy(model, batcher)
+    for _ in range(1000):
+        if not batcher.alive:
+            break
+        time.sleep(0.01)
+    assert not batcher.alive
+    ender = threading.Thread(target=batcher.close, daemon=True)
+    ender.start()
+    ender.join(10)
+    assert not ender.is_alive()
+    model.may_go.set()
+
+
+@pytest.mark.parametrize(
+    "kind", [StopIteration, GeneratorExit, SystemExit, CancelledError, asyncio.CancelledError]
+)
+def test_whatever_the_model_raises_its_request_gets_an_error_and_the_next_is_answered(kind) -> None:
+    raised = [kind("secret"), kind("secret")]
+
+    def answer(inputs):
+        if raised:
+            raise raised.pop()
+        return {"y": inputs["x"]}
+
+    batcher = Batcher(answer, max_rows=8, wait_s=0.0, timeout_s=30.0)
+    batcher.start()
+
+    async def asked() -> None:
+        await asyncio.wait_for(asyncio.wrap_future(ask(batcher, 1)), 10)
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^The model raised what is no error\.$") as failed:
+            asyncio.run(asked())
+        assert type(failed.value.__cause__) is kind
+    asyncio.run(asked())
+    batcher.close()

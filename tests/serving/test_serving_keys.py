@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from shell import shieldnet
@@ -31,7 +32,9 @@ def test_the_file_holds_hashes_that_its_owner_alone_may_read(tmp_path) -> None:
     (only,) = ApiKeys.load(file).hashes["alice"]
     assert only not in repr(ApiKeys.load(file))
     assert re.fullmatch("sha256:[0-9a-f]{64}", only)
-    assert [path.name for path in tmp_path.iterdir()] == ["keys.toml"]
+    beside = tmp_path / ".keys.toml.lock"
+    assert sorted(tmp_path.iterdir()) == [beside, file]
+    assert beside.read_bytes() == b""
 
 
 def test_a_client_may_have_two_keys_while_one_replaces_another(tmp_path) -> None:
@@ -40,6 +43,15 @@ def test_a_client_may_have_two_keys_while_one_replaces_another(tmp_path) -> None
     known = ApiKeys.load(file)
     assert first != second
     assert known.client_of(first) == known.client_of(second) == "alice"
+
+
+def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path) -> None:
+    file = tmp_path / "keys.toml"
+    names = [f"client{number}" for number in range(32)]
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda name: add_key(file, name), names))
+    known = ApiKeys.load(file)
+    assert [known.client_of(key) for key in keys] == names
 
 
 def test_comments_of_the_owner_stay(tmp_path) -> None:

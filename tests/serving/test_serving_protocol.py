@@ -8,11 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from serving_parts import ROWS, infer
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
 from shieldnet.serving.app.answers import written_infer, written_predict
 from shieldnet.serving.app.datatypes import DATATYPES, OF_DTYPE
+from shieldnet.serving.app.protocol import InferRequest, PredictRequest
 from shieldnet.serving.app.refusals import Refused
 from shieldnet.serving.app.requests import Asked, Form, read_infer, read_predict
 from shieldnet.shipping.description import TensorFacts
@@ -287,3 +289,36 @@ def test_whatever_is_sent_is_read_or_refused(request, tail, length, dtype, cut) 
         if status == 200:
             assert asked.inputs["x"].shape == (asked.rows, 6)
             assert 1 <= asked.rows <= 5
+
+
+MANY = {f"name{place}": None for place in range(1000)}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        MANY,
+        {"inputs": MANY},
+        {"inputs": [MANY] * 2},
+        {"inputs": [1] * 1000},
+        {"inputs": [{}] * 1000},
+        changed(shape=["1"] * 1000),
+        changed(parameters=MANY),
+        infer(parameters=MANY),
+        infer(outputs=[1] * 1000),
+        infer(outputs=[MANY]),
+        infer(outputs=[{"name": "answer", "parameters": MANY}]),
+    ],
+)
+def test_the_mistakes_of_a_request_are_not_all_collected(request_) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        InferRequest.model_validate(request_)
+    assert wrong.value.error_count() < 10
+    assert refused(request_).status == 400
+
+
+@pytest.mark.parametrize("request_", [MANY, {"inputs": MANY}])
+def test_the_mistakes_of_a_plain_request_are_not_all_collected(request_) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        PredictRequest.model_validate(request_)
+    assert wrong.value.error_count() < 10

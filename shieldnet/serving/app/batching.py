@@ -1,9 +1,10 @@
 """One thread that runs the model, on requests of several clients at once."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from threading import Condition, Thread
 
@@ -32,13 +33,21 @@ class Batcher:
 
     ask: answers inputs by name with outputs by name, a row for each row. max_rows: of a batch; a
     request with more is a batch of its own. wait_s: how long an idle model waits for more requests.
-    Where a batch fails, each of its requests is asked alone: none is hurt by another.
+    timeout_s: how long the model may take for a batch before it counts as one that hangs, and how
+    long the end waits for it. Where a batch fails, each of its requests is asked alone: none is
+    hurt by another.
     """
 
     def __init__(
-        self, ask: Callable[[Mapping[str, Tensor]], Answers], *, max_rows: int, wait_s: float
+        self,
+        ask: Callable[[Mapping[str, Tensor]], Answers],
+        *,
+        max_rows: int,
+        wait_s: float,
+        timeout_s: float,
     ) -> None:
-        self._ask, self._max_rows, self._wait_s = ask, max_rows, wait_s
+        self._ask, self._max_rows, self._wait_s, self._timeout_s = ask, max_rows, wait_s, timeout_s
+        self._asked_s = math.inf  # when the model was asked what it has not answered yet
         self._waiting: deque[_Job] = deque()
         self._changed = Condition()
         self._closed = False
@@ -50,8 +59,9 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Returns whether requests are answered."""
-        return self._thread.is_alive() and not self._closed
+        """Returns whether requests are answered: the thread runs, and the model does not hang."""
+        hangs = time.monotonic() - self._asked_s > self._timeout_s
+        return self._thread.is_alive() and not self._closed and not hangs
 
     def submit(
         self, inputs: Mapping[str, Tensor], rows: int, *, alone: bool = False
@@ -70,12 +80,15 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """Answers what waits, and ends the thread."""
+        """Answers what waits, and ends the thread, unless that takes longer than ``timeout_s``.
+
+        A thread whose model hangs is left to the end of the process.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(self._timeout_s)
 
     def _work(self) -> None:
         while batch := self._next():
@@ -114,15 +127,18 @@ class Batcher:
         return batch
 
     def _run(self, batch: Sequence[_Job]) -> None:
+        self._asked_s = time.monotonic()
         try:
             results = self._answers(batch)
-        except Exception as failed:  # of the model, which may raise anything
+        except BaseException as failed:  # of the model, which may raise anything
             if len(batch) == 1:
-                batch[0].future.set_exception(failed)
+                batch[0].future.set_exception(_as_error(failed))
                 return
             for job in batch:
                 self._run([job])
             return
+        finally:
+            self._asked_s = math.inf
         for job, result in zip(batch, results, strict=True):
             job.future.set_result(result)
 
@@ -133,3 +149,16 @@ class Batcher:
         sizes = [job.rows for job in batch]
         parts = {name: answer.split(sizes) for name, answer in self._ask(asked).items()}
         return [{name: part[place] for name, part in parts.items()} for place in range(len(batch))]
+
+
+def _as_error(failed: BaseException) -> Exception:
+    """Returns what a future can hand on, with what was raised as its cause.
+
+    Some exceptions would end the caller, or leave it waiting: StopIteration, GeneratorExit,
+    SystemExit, and the errors of cancelling.
+    """
+    if isinstance(failed, Exception) and not isinstance(failed, StopIteration | CancelledError):
+        return failed
+    error = RuntimeError("The model raised what is no error.")
+    error.__cause__ = failed
+    return error

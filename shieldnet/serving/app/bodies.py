@@ -1,6 +1,7 @@
 """Bodies of requests and refusals."""
 
 import asyncio
+from time import monotonic
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -8,6 +9,9 @@ from starlette.responses import JSONResponse
 from shieldnet.serving.app import refusals
 from shieldnet.serving.app.limits import Limits
 from shieldnet.serving.app.refusals import Refused
+
+READ = "shieldnet.read"
+"""Where the scope of a request holds the time at which the last byte of its body was read."""
 
 
 def body_of(refused: Refused) -> JSONResponse:
@@ -32,17 +36,22 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if declared.isdigit() and (len(declared) > 18 or int(declared) > limits.max_body_bytes):
         raise refusals.too_large()
     try:
-        return await asyncio.wait_for(_received(request, limits.max_body_bytes), limits.timeout_s)
+        body = await asyncio.wait_for(_received(request, limits.max_body_bytes), limits.timeout_s)
     except asyncio.TimeoutError:
         raise refusals.too_slow() from None
     except ClientDisconnect:
         raise refusals.malformed("The request ended early.") from None
+    request.scope[READ] = monotonic()
+    return body
 
 
 async def _received(request: Request, most: int) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise refusals.too_large()
-    return bytes(body)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                raise refusals.too_large()
+        return bytes(body)
+    finally:
+        body.clear()  # the frame of what was raised here may live on

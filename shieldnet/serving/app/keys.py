@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,19 +77,37 @@ class ApiKeys:
 def add_key(path: str | Path, name: str) -> str:
     """Makes a key of a client, writes its hash into a file, and returns it, this one time.
 
-    The file is made if there is none, readable by its owner alone.
+    The file is made if there is none, readable by its owner alone. Others that add a key at the
+    same time wait; an empty file beside it, ``.NAME.lock``, is what they wait for.
     """
     _require_name(name)
     path = Path(path)
-    document, hashes = _read(path) if path.exists() else (tomlkit.document(), {})
-    ApiKeys(hashes)
     key = secrets.token_urlsafe(_RANDOM_BYTES)
-    document["version"] = _VERSION
-    if "keys" not in document:
-        document["keys"] = tomlkit.table()
-    document["keys"][name] = [*hashes.get(name, ()), _hash_of(key)]
-    _write(path, tomlkit.dumps(document))
+    with _locked(path):
+        document, hashes = _read(path) if path.exists() else (tomlkit.document(), {})
+        ApiKeys(hashes)
+        document["version"] = _VERSION
+        if "keys" not in document:
+            document["keys"] = tomlkit.table()
+        document["keys"][name] = [*hashes.get(name, ()), _hash_of(key)]
+        _write(path, tomlkit.dumps(document))
     return key
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock of a file; it stays beside it, as one that is deleted would lock nothing."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: of keys that are added at the same time, one may be lost
+        yield
+        return
+    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _require_name(name: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_RANK = 8
 MAX_TENSORS = 100
@@ -10,17 +10,34 @@ MAX_SIZE = 2**31 - 1
 BINARY_HEADER = "Inference-Header-Content-Length"
 """The header that says how many bytes of a body are JSON; numbers in binary follow."""
 
+
+def _require_few(given: Any) -> Any:
+    """Refuses an object of more names than any message has, before each is an error of its own."""
+    if isinstance(given, dict) and len(given) > MAX_TENSORS:
+        raise ValueError(f"Expected at most {MAX_TENSORS} names, got {len(given)}.")
+    return given
+
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Parameters = Annotated[dict[str, bool | int | float | str], Field(max_length=MAX_TENSORS)]
+Parameters = Annotated[
+    dict[str, bool | int | float | str],
+    Field(max_length=MAX_TENSORS),
+    BeforeValidator(_require_few),
+]
 Shape = Annotated[
-    list[Annotated[int, Field(ge=1, le=MAX_SIZE)]], Field(min_length=1, max_length=MAX_RANK)
+    list[Annotated[int, Field(ge=1, le=MAX_SIZE)]],
+    Field(min_length=1, max_length=MAX_RANK, fail_fast=True),
 ]
 
 
 class Message(BaseModel):
-    """Holds the fields that a message has, and no others."""
+    """Holds the fields that a message has, and no others; what is wrong is found in bounded time.
+
+    No list that a client sends gives more than one error, and no object more than a few hundred.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    _few = model_validator(mode="before")(_require_few)
 
 
 class InputTensor(Message):
@@ -50,8 +67,10 @@ class InferRequest(Message):
     model_version: Name | None = None
     id: Annotated[str, Field(max_length=200)] | None = None
     parameters: Parameters | None = None
-    inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_TENSORS)
-    outputs: list[RequestedOutput] | None = Field(default=None, max_length=MAX_TENSORS)
+    inputs: list[InputTensor] = Field(min_length=1, max_length=MAX_TENSORS, fail_fast=True)
+    outputs: (
+        Annotated[list[RequestedOutput], Field(max_length=MAX_TENSORS, fail_fast=True)] | None
+    ) = None
 
 
 class OutputTensor(Message):
@@ -76,7 +95,7 @@ class InferResponse(Message):
 class PredictRequest(Message):
     """Asks the model with rows of nested lists, of several inputs by name."""
 
-    inputs: list[Any] | dict[str, list[Any]]
+    inputs: list[Any] | Annotated[dict[str, list[Any]], BeforeValidator(_require_few)]
 
 
 class PredictResponse(Message):

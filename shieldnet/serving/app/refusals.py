@@ -85,7 +85,10 @@ def no_ledger() -> Refused:
 
 
 def busy() -> Refused:
-    """Returns the refusal of a request that came while too many others were served."""
+    """Returns the refusal of a request that came while too many others were served.
+
+    They are those of all clients, of the same client, or one with the same Idempotency-Key.
+    """
     words = "Too many requests are being served. Nothing was charged."
     return Refused(503, "busy", words, {"Retry-After": "1"})
 

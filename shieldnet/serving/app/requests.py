@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 from torch import Tensor
 
 from shieldnet.serving.app.datatypes import DATATYPES, OF_DTYPE
@@ -109,7 +110,11 @@ def read_predict(body: bytes, form: Form) -> Asked:
 def _message(kind: type[M], text: memoryview) -> M:
     """Parses a message; what is wrong with it is said by its place, never by its content."""
     try:
-        return kind.model_validate_json(bytes(text))
+        document = from_json(bytes(text))
+    except ValueError:
+        raise malformed(f"Expected {kind.__name__} as JSON; it is not.") from None
+    try:
+        return kind.model_validate(document)
     except ValidationError as wrong:
         first = wrong.errors(include_url=False, include_context=False, include_input=False)[0]
         steps = (str(step) for step in first["loc"] if isinstance(step, int) or step in _FIELDS)

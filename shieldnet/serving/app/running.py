@@ -26,6 +26,8 @@ def server_of(
     config = uvicorn.Config(
         app,
         lifespan="on",
+        http="h11",  # httptools has no limit for headers
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ T = TypeVar("T")
 _PROBE = "-"  # no client's name: its balance is looked up to see whether the ledger answers
 _PROBE_EVERY_S = 1.0
 _THREADS = 8
+_SHARE = 4  # a client has one of so many parts of all places
 
 
 class Charging(Protocol):
@@ -58,11 +60,16 @@ class Service:
         self._guard, self._limits = guard, model.limits
         limits = model.limits
         self._batcher = Batcher(
-            model.ask, max_rows=limits.max_batch_rows, wait_s=limits.batch_wait_s
+            model.ask,
+            max_rows=limits.max_batch_rows,
+            wait_s=limits.batch_wait_s,
+            timeout_s=limits.timeout_s,
         )
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="shieldnet-charge")
         self._probe = ThreadPoolExecutor(1, thread_name_prefix="shieldnet-ready")
-        self._served = 0
+        self._served: Counter[str] = Counter()  # requests by client
+        self._most_each = max(1, limits.max_requests // _SHARE)
+        self._open: set[tuple[str, str]] = set()  # clients and keys of requests that may repeat
         self._probed_s, self._was_ready = -_PROBE_EVERY_S, False
 
     def start(self) -> None:
@@ -70,7 +77,7 @@ class Service:
         self._batcher.start()
 
     def close(self) -> None:
-        """Answers what waits, then closes the ledger."""
+        """Answers what waits, for ``timeout_s`` at most, then closes the ledger."""
         self._batcher.close()
         self._pool.shutdown()
         self._probe.shutdown()
@@ -78,25 +85,38 @@ class Service:
             self._guard.close()
 
     async def answer(self, client: str, asked: Asked, key: str | None) -> dict[str, Tensor]:
-        """Charges a client, and returns the answers by name.
+        """Charges a client who has a place, and returns the answers by name.
 
         key: names a request that may be repeated without another charge.
         Errors: Refused, whatever happens.
         """
-        with self._place():
-            await self._charge(client, asked, key)
-            return await self._answer(asked, alone=key is not None)
+        await self._charge(client, asked, key)
+        return await self._answer(asked, alone=key is not None)
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Takes one of the places for requests, before anything is charged."""
-        if self._served >= self._limits.max_requests or not self._batcher.alive:
+    def place(self, client: str, key: str | None) -> Iterator[None]:
+        """Takes one of the places for requests, before its body is read.
+
+        A client has a quarter of them, and of its requests with one key a single one.
+        Errors: Refused (503).
+        """
+        repeatable = {(client, key)} if key is not None else set()
+        if (
+            self._served.total() >= self._limits.max_requests
+            or self._served[client] >= self._most_each
+            or repeatable & self._open
+            or not self._batcher.alive
+        ):
             raise refusals.busy()
-        self._served += 1
+        self._served[client] += 1
+        self._open |= repeatable
         try:
             yield
         finally:
-            self._served -= 1
+            self._served[client] -= 1
+            if not self._served[client]:
+                del self._served[client]
+            self._open -= repeatable
 
     async def _charge(self, client: str, asked: Asked, key: str | None) -> None:
         content = None if key is None else asked.digest(self.model.identity)

@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldnet.serving.app.bodies import body_of
+from shieldnet.serving.app.bodies import READ, body_of
 from shieldnet.serving.app.metrics import Metrics
 from shieldnet.serving.app.refusals import Refused, failed
 
@@ -26,8 +26,8 @@ class Telling:
 
     A line has the route, status, reason of a refusal, and seconds; never an address with its
     values, a header, a client, an input or an answer. What is raised below becomes one body.
-    quantize_s: the first byte of an answer to a POST leaves at a multiple of this after the request
-    arrived; None for at once.
+    quantize_s: the first byte of an answer to a POST leaves at a multiple of this after the last
+    byte of its body was read, or after the request arrived if it was not; None for at once.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, quantize_s: float | None) -> None:
@@ -51,7 +51,7 @@ class Telling:
             await self._app(scope, receive, told)
         except Exception as bug:
             # Its message may hold inputs: its name is all that is told.
-            error, scope[REFUSAL] = type(bug).__name__, failed()
+            error, scope[REFUSAL] = type(bug.__cause__ or bug).__name__, failed()
             if status == 0:
                 await body_of(scope[REFUSAL])(scope, receive, told)
         self._tell(scope, status, monotonic() - arrived, error)
@@ -59,7 +59,8 @@ class Telling:
     async def _in_time(self, scope: Scope, arrived: float) -> None:
         if self._quantize_s is None or scope["method"] != "POST":
             return
-        passed = monotonic() - arrived
+        # A client that delays its body would choose the tick, and so read the time of the service.
+        passed = monotonic() - scope.get(READ, arrived)
         ticks = math.ceil(passed / self._quantize_s)
         await asyncio.sleep(ticks * self._quantize_s - passed)
 

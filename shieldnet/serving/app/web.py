@@ -70,6 +70,7 @@ def make_app(guard: Charging, model: ServedModel, keys: ApiKeys) -> FastAPI:
         title="shieldnet",
         version=_OWN_VERSION,
         lifespan=life,
+        redirect_slashes=False,  # a redirect leads to the Host that the request names
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
@@ -164,9 +165,10 @@ class _Routes:
         require_type(request, JSON, BYTES)
         key = _idempotency_key(request)
         header, form = request.headers.get(BINARY_HEADER), self._model.form
-        body = await read_body(request, self._limits)
-        asked: Asked = await _soon(len(body), lambda: read_infer(body, header, form))
-        answers = await self._service.answer(client, asked, key)
+        with self._service.place(client, key):
+            body = await read_body(request, self._limits)
+            asked: Asked = await _soon(len(body), lambda: read_infer(body, header, form))
+            answers = await self._service.answer(client, asked, key)
         name, version = self._model.name, self._model.version
         content, length = await _soon(
             _bytes_of(answers), lambda: written_infer(asked, answers, name, version)
@@ -180,9 +182,10 @@ class _Routes:
         client = self._client(request)
         require_type(request, JSON)
         key = _idempotency_key(request)
-        body = await read_body(request, self._limits)
-        asked: Asked = await _soon(len(body), lambda: read_predict(body, self._model.form))
-        answers = await self._service.answer(client, asked, key)
+        with self._service.place(client, key):
+            body = await read_body(request, self._limits)
+            asked: Asked = await _soon(len(body), lambda: read_predict(body, self._model.form))
+            answers = await self._service.answer(client, asked, key)
         content = await _soon(_bytes_of(answers), lambda: written_predict(answers))
         return Response(content, media_type=JSON)
 
