@@ -224,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    seconds, turns = (1, 1) if quick else (5, 3)
+    seconds, turns = (1, 1) if quick else (4, 3)
     folder = Path(tempfile.mkdtemp())
     with stores(folder) as urls:
         alone = []
