@@ -548,10 +548,10 @@ def test_a_closed_ledger_leaves_no_thread(opened) -> None:
         ledger.charge("alice", COST)
         ledger.close()
     for _ in range(100):
-        if threading.active_count() == before:
+        if threading.active_count() <= before:
             break
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 @pytest.mark.parametrize("client", ["\ud800", ["alice"], {"a": 1}])
