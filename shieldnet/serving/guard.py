@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 from itertools import chain
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -39,11 +38,12 @@ class Guard:
     """Answers as its shield does, as long as the client's budget lasts.
 
     shield: whose answers have an extent: declared (``sn.Shield(..., extent=sn.Extent(10))``), given
-        here, or that of its answers so far. A larger answer is charged and then refused.
+        here, or that of its answers so far. An answer of other classes or of more positions is
+        charged and then refused.
     ledger: an address (``"sqlite:///budget.db"``) or a ``Ledger``, which has its own budgets.
     bits_per_client, mu_per_client, queries_per_client: limits for each client in each
         ``window``: ``"hour"``, ``"day"`` or ``"total"``. in_all: of all clients together.
-    extent: the largest answer, ``sn.Extent(classes=10)``.
+    extent: the answer's classes, exactly, and its positions at most: ``sn.Extent(classes=10)``.
     free_repeats: charges no row that this client asked before, as far as this process remembers;
         only for a shield that gives the same answer again.
     watch: looks at the queries of each client and may have a harder shield answer, or refuse.
@@ -150,12 +150,16 @@ class Guard:
             raise ConfigError(f"Expected request_id as a word, got {request_id!r}.")
         shield = self.shield if self.watch is None else self.watch.choose(name, self.shield)
         watched = None if self.watch is None else self._watched(self.watch, rows, args, kwargs)
-        asked = None if request_id is None else self._identity + content(args, kwargs)
-        new = self._repeats.new(name, args, kwargs, rows) if self._repeats else None
+        # What the watch's harder shield says of a row is no repeat of what this one said.
+        is_own = shield is self.shield
+        key = request_id if is_own else None
+        asked = None if key is None else self._identity + content(args, kwargs)
+        repeats = self._repeats if is_own else None
+        new = None if repeats is None else repeats.new(name, args, kwargs, rows)
         charged = rows if new is None else len(new)
-        with self.charge(name, charged, key=request_id, content=asked):
-            if self._repeats and new:
-                self._repeats.remember(new)
+        with self.charge(name, charged, key=key, content=asked):
+            if repeats is not None and new:
+                repeats.remember(new)
             answer = shield(*args, **kwargs)
         self._require_at_most(rows, answer)
         if self.watch is not None and watched is not None:
@@ -219,12 +223,7 @@ class Guard:
     def __enter__(self) -> Guard:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -381,3 +381,21 @@ def test_what_a_watch_cannot_look_at_is_refused_before_it_is_charged(url) -> Non
         assert guard.watch.choose("alice", shield) is shield
         with pytest.raises(QueriesRefused):
             guard.watch.choose("bob", shield)
+
+
+def test_an_answer_of_the_harder_shield_is_no_repeat_of_another(url) -> None:
+    natural = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    shield = sn.harden(Counting(), extent=sn.Extent(3), example=X)
+    policy = WatchPolicy(0.1, 0.2, 0.95, harder=(sn.RandomizedResponse(1.0),))
+    watch = Watch.of(shield, natural, policy)
+    settings = {"queries_per_client": 1000, "free_repeats": True, "watch": watch}
+    with Guard(shield, ledger=url, **settings) as guard:
+        rows = natural[:5]
+        guard(rows, client="alice")
+        guard(rows, client="alice", request_id="r1")
+        guard(100 + natural[:20], client="alice")
+        assert watch.choose("alice", shield) is not shield
+        before = guard.left("alice")[0].queries
+        for count in (1, 2):  # the harder shield draws: each of its answers is a new one
+            guard(rows, client="alice", request_id="r1")
+            assert guard.left("alice")[0].queries == before - 5 * count
