@@ -85,7 +85,7 @@ class Budget:
 class Balance:
     """Says what is left of one budget in the current window.
 
-    budget: the limits. spent: what was charged, leases of servers that still run included. left:
+    budget: the limits. spent: what was charged, leases of other servers included. left:
     whole units that may still be charged. renews_at: seconds since the epoch; None for never.
     """
 

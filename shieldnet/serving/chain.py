@@ -14,7 +14,7 @@ from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record,
 from shieldnet.serving.units import NOTHING, Units
 
 VERSION = 1
-_EVERYBODY = "everybody"
+EVERYBODY = "everybody"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Seal:
 
 def account_id(subject: str | None, window: str, start: int) -> str:
     """Names one subject's charges in one window; None stands for all subjects together."""
-    return f"{subject or _EVERYBODY}:{window}:{start}"
+    return f"{subject or EVERYBODY}:{window}:{start}"
 
 
 class Draft:

@@ -10,7 +10,7 @@ from typing import Any
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.serving.budget import Budget
-from shieldnet.serving.chain import Checked, Seal, account_id, verify
+from shieldnet.serving.chain import EVERYBODY, Checked, Seal, account_id, verify
 from shieldnet.serving.policy import Policy, require_own, stated
 from shieldnet.serving.secret import key_of
 from shieldnet.serving.stores import open_store
@@ -59,7 +59,7 @@ class KeptLedger:
     def clients(self) -> int:
         """Counts the clients that were ever charged."""
         names = {account.partition(":")[0] for account in self.contents.totals}
-        return len(names - {account_id(None, "", 0).partition(":")[0]})
+        return len(names - {EVERYBODY})
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Raises VerificationFailed if the ledger was changed without its key."""

@@ -19,6 +19,10 @@ class Policy:
     per_client: tuple[Budget, ...]
     in_all: tuple[Budget, ...]
 
+    def __str__(self) -> str:
+        each, all_ = (" and ".join(map(str, part)) for part in (self.per_client, self.in_all))
+        return f"per_client {each}; in_all {all_}"
+
     def written(self, seal: Seal) -> str:
         """Writes the budgets as JSON, with a hash that tells whether a key is the ledger's."""
         document = {
@@ -41,8 +45,8 @@ class Policy:
             require_own(head, seal)
             if not change:
                 raise ConfigError(
-                    f"This ledger was opened with other budgets: it has {_said(head.policy)}, got "
-                    f"{_said(mine)}. Use the same or another ledger, or change them, on record: "
+                    f"This ledger was opened with other budgets: it has {stated(head)}, got "
+                    f"{self}. Use the same or another ledger, or change them, on record: "
                     "shieldnet.serving.Ledger(url, per_client=..., in_all=..., change=True).close()"
                 )
         draft = Draft(seal, head or Head(), {})
@@ -77,12 +81,3 @@ def stated(head: Head) -> Policy:
 
 def _documents(budgets: Sequence[Budget]) -> list[dict[str, object]]:
     return [budget.document() for budget in sorted(budgets, key=lambda budget: budget.window)]
-
-
-def _said(policy: str) -> str:
-    document = json.loads(policy)
-    names = ("per_client", "in_all")
-    return "; ".join(
-        f"{name} {' and '.join(str(Budget.of_document(part)) for part in document[name])}"
-        for name in names
-    )

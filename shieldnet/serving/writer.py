@@ -31,7 +31,7 @@ class Writer:
         return self._put(ask)
 
     def run(self, job: Callable[[], T], timeout_s: float | None = None) -> T:
-        """Runs a job between two groups, where no other thread uses the store."""
+        """Runs a job between two groups, where no other thread uses the store; None: waits."""
         result: T = self._put(job).result(timeout_s)
         return result
 

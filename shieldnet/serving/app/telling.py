@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shieldnet.serving.app.bodies import READ, body_of
 from shieldnet.serving.app.metrics import Metrics
 from shieldnet.serving.app.refusals import Refused, failed
+from shieldnet.serving.latency import until_next
 
 REFUSAL = "shieldnet.refusal"
 """Where the scope of a request holds its Refused."""
@@ -60,9 +60,8 @@ class Telling:
         if self._quantize_s is None or scope["method"] != "POST":
             return
         # A client that delays its body would choose the tick, and so read the time of the service.
-        passed = monotonic() - scope.get(READ, arrived)
-        ticks = math.ceil(passed / self._quantize_s)
-        await asyncio.sleep(ticks * self._quantize_s - passed)
+        start = scope.get(READ, arrived)
+        await until_next(start, self._quantize_s, clock=monotonic, sleep=asyncio.sleep)
 
     def _tell(self, scope: Scope, status: int, seconds: float, error: str) -> None:
         route = getattr(scope.get("route"), "path", "other")
