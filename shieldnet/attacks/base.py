@@ -1,9 +1,10 @@
 """The game that every attack plays: it may ask the shield, and owns auxiliary data."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from shieldnet.findings.finding import Finding, NotApplicable, Outcome
 from shieldnet.findings.metrics import Metric
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.shield.module import Shield
+from shieldnet.shield.settings import Extent
 
+_Made = TypeVar("_Made")
 _BATCH = 1024
 MAX_QUERIES = 256
 """Queries about the same row by an adversary in no hurry."""
@@ -60,6 +63,9 @@ class Game:
     guarantee: what is claimed of the model's training. beside: sensitive columns that the model
     does not read, of all sets; ``with_beside`` puts them among the others. class_names: what the
     user calls the classes, by number; none where they are numbers.
+    extent: of an answer that has several rows of numbers, one for each token or pixel; else None.
+    padding: the token that fills up short texts. base: the public model that was fine-tuned, behind
+    the same defenses.
     """
 
     shield: Shield
@@ -76,16 +82,33 @@ class Game:
     guarantee: Guarantee | None = None
     beside: Beside | None = None
     class_names: tuple[str, ...] = ()
+    extent: Extent | None = None
+    padding: int | None = None
+    base: Shield | None = None
     # Not copied by dataclasses.replace: another game may have another shield.
     _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
     _labels: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _once: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def without_shadows(self) -> "Game":
         """Returns the game without shadows, which keeps answers together with this one."""
         game = replace(self, shadows=None)
         object.__setattr__(game, "_kept", self._kept)
         object.__setattr__(game, "_labels", self._labels)
+        object.__setattr__(game, "_once", self._once)
         return game
+
+    def behind(self, shield: Shield) -> "Game":
+        """Returns the game about another shield of the same model; the base gets its defenses."""
+        base = None if self.base is None else shield.with_model(self.base.model)
+        return replace(self, shield=shield, base=base)
+
+    def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        """Makes something about this shield and these sets once; attacks share it."""
+        if key not in self._once:
+            self._once[key] = make()
+        made: _Made = self._once[key]
+        return made
 
     def with_beside(self) -> "Game":
         """Returns the game with the columns that the model does not read after those that it does.
@@ -123,7 +146,9 @@ class Game:
         """Asks the shield ``queries`` times about each row and averages the answers.
 
         Answers are kept by what the rows hold, whatever their set is called.
+        Errors: NotApplicable where answers have positions (``attacks.positions`` reads these).
         """
+        self.require_one_position()
         key = (examples.content, queries)
         if key not in self._kept:
             # Replayed noise depends on the question, not on who asked before.
@@ -154,6 +179,7 @@ class Game:
         """
         if self.is_vector:
             return torch.zeros(len(examples), dtype=torch.int64)
+        self.require_one_position()
         if examples.content not in self._labels:
             scores = in_batches(Behind(self.shield), examples.inputs)
             self._labels[examples.content] = scores.argmax(-1)
@@ -174,14 +200,24 @@ class Game:
         """Returns the rows that units and floors are measured on, whichever set a record is in."""
         return (self.members, self.nonmembers) if self.auxiliary is None else (self.auxiliary,)
 
+    def require_one_position(self) -> None:
+        """Raises NotApplicable where an answer is more than one row of numbers."""
+        if self.extent is not None:
+            raise NotApplicable(
+                "it reads one row of numbers an answer, the model answers at "
+                f"{math.prod(self.extent.positions)} positions"
+            )
+
     def require_classes(self) -> None:
-        """Raises NotApplicable where answers are no scores of classes."""
+        """Raises NotApplicable where answers are no scores of classes, one row each."""
+        self.require_one_position()
         if self.is_vector:
             kind = self.shield.chain.layout.kind
             raise NotApplicable(f"it reads scores of classes, the model gives {kind}")
 
     def labels(self, examples: Examples) -> Tensor:
         """Returns true labels, or raises NotApplicable where the examples have none."""
+        self.require_one_position()
         if examples.labels is None:
             raise NotApplicable(f"it needs labels: pass {examples.name}=(inputs, labels)")
         return examples.require_labels(self.classes)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from shieldnet.attacks import Game
 from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import in_batches
+from shieldnet.attacks.positions.truth import Truth
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.sets import Sets, as_the_model_reads, column_names
 from shieldnet.auditing.several import model_itself
@@ -25,6 +26,7 @@ from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
 from shieldnet.shield.module import Shield
+from shieldnet.shield.settings import Extent
 from shieldnet.training.result import Finetuned
 
 
@@ -48,6 +50,9 @@ class Case:
     hashes: Mapping[str, str]
     seed: int
     beside: Beside | None = None
+    extent: Extent | None = None
+    padding: int | None = None
+    base: nn.Module | None = None
 
     @classmethod
     def of(
@@ -61,6 +66,8 @@ class Case:
         groups: Mapping[str, tuple[object, object]] | None = None,
         canaries: Canaries | Planted | None = None,
         finetuned: Finetuned | Guarantee | None = None,
+        base: nn.Module | None = None,
+        padding: int | None = None,
         seed: int = 0,
     ) -> "Case":
         """Checks what an audit is given. The model is asked about one row.
@@ -71,17 +78,21 @@ class Case:
         """
         whole("seed", seed, low=0, high=2**63 - 1)
         bare = shields[BARE]
-        names = column_names(columns, sets.examples["nonmembers"].inputs)
-        _require_sensitive(sensitive, names if beside is None else (*names, *beside.columns))
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
+        _try_once(bare, sets.examples["nonmembers"])
+        extent = _extent_of(bare)
+        nonmembers = sets.examples["nonmembers"].inputs
+        names = () if extent else column_names(columns, nonmembers)
+        _require_sensitive(sensitive, names if beside is None else (*names, *beside.columns))
         model = model_itself(bare.model)
         model_hashes = _hashes_of(model)
         guarantee, findings = _claimed_by(finetuned, model)
-        _try_once(bare, sets.examples["nonmembers"])
-        _require_one_position(bare)
         for examples in (*sets.examples.values(), *_both(planted)):
-            _require_classes(bare, examples)
+            if extent is None:
+                _require_classes(bare, examples)
+            else:
+                Truth.of(examples, extent, padding)
         hashes = {name: examples.fingerprint() for name, examples in sets.examples.items()}
         sets = sets.shuffled(seed)
         return cls(
@@ -96,6 +107,9 @@ class Case:
             hashes={**model_hashes, **hashes},
             seed=seed,
             beside=None if beside is None else beside.at(sets.rows),
+            extent=extent,
+            padding=padding,
+            base=base,
         )
 
     @property
@@ -119,6 +133,9 @@ class Case:
             guarantee=self.guarantee,
             beside=self.beside,
             class_names=_class_names(self.bare.model),
+            extent=self.extent,
+            padding=self.padding,
+            base=None if self.base is None else self.bare.with_model(self.base),
         )
 
     def told(self, subject: Subject, untested: Sequence[str]) -> Subject:
@@ -163,7 +180,6 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     if BARE in shields:
         raise ConfigError(f"The name {BARE} is kept for the undefended model.")
     bare = {BARE: first.bare()}
-    _require_one_position(bare[BARE])
     # The bare model audited alone is not measured twice; among others it keeps its name, so that
     # the gate sees it.
     alone = len(shields) == 1 and not first.chain.stages
@@ -216,17 +232,22 @@ def _try_once(bare: Shield, examples: Examples) -> None:
         ) from unreadable
 
 
-def _require_one_position(bare: Shield) -> None:
-    """Raises ConfigError for answers of several positions, which no attack here reads."""
-    kind = bare.chain.layout.kind
-    extent = bare.extent  # None before the first answer, with which this is asked again
-    positions = () if extent is None else extent.positions
-    if math.prod(positions) > 1:
+def _extent_of(bare: Shield) -> Extent | None:
+    """Returns how large an answer is that has several positions, else None.
+
+    bare: has answered once.
+    Errors: ConfigError for vectors at positions, which no attack here reads.
+    """
+    extent, kind = bare.extent, bare.chain.layout.kind
+    if extent is None or math.prod(extent.positions) < 2:
+        return None
+    if kind == "embeddings":
         raise ConfigError(
-            f"An audit measures one row of numbers an answer, the model gives {kind} at "
-            f"{math.prod(positions)} positions. Its certificate is proven all the same: "
-            "shield.certificate()."
+            f"An audit measures one vector an answer, the model gives {kind} at "
+            f"{math.prod(extent.positions)} positions. Audit what is released of them, such as "
+            "their mean. The certificate is proven all the same: shield.certificate()."
         )
+    return extent
 
 
 def _require_classes(bare: Shield, examples: Examples) -> None:

@@ -43,6 +43,8 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
     """Trains the shadows that a plan asks for; says what is not tested where they do not fit."""
     if not plan.trains_shadows:
         return game, ()
+    if game.extent is not None:
+        return game, ("membership with shadow models: the model answers at positions",)
     wanted = ShadowPlan(
         plan.train,
         plan.shadows,
@@ -77,7 +79,7 @@ def play(
     jobs = [
         (
             _played,
-            (name, replace(game, shield=shield), plan.tier, plan.cache, with_examples, begin),
+            (name, game.behind(shield), plan.tier, plan.cache, with_examples, begin),
         )
         for name, shield in shields.items()
     ]
@@ -192,6 +194,7 @@ def _key(measurement: Measurement, game: Game, with_examples: int) -> str:
         with_examples,
         None if game.blind is None else asdict(game.blind),
         game.guarantee,
+        (game.extent, game.padding, game.base),
     )
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from shieldnet.attacks.base import Attack
 from shieldnet.attacks.membership.blind import blind_finding
@@ -51,6 +52,8 @@ def audit(
     workers: int | None = None,
     cache: str | Path | None = None,
     finetuned: Finetuned | Guarantee | None = None,
+    base: nn.Module | None = None,
+    padding: int | None = None,
     title: str = "",
     duplicates: str = "refuse",
     seed: int = 0,
@@ -84,7 +87,9 @@ def audit(
     folder where results are kept under a fingerprint of all that they depend on: the same audit
     goes on where it was stopped. finetuned: what ``finetune`` returned for this model, or its
     guarantee: where it is of the weights, its upper bounds then stand beside every finding of
-    membership, and a measured bound above them fails every policy. duplicates: ``"drop"`` takes
+    membership, and a measured bound above them fails every policy. base: the public model that was
+    fine-tuned, with which attacks compare. padding: the token that fills up short sequences, where
+    no attention_mask is among the inputs. duplicates: ``"drop"`` takes
     records that are in two sets from both, with a count in the report. with_examples: how many
     nonmembers the report shows as images, beside their reconstructions; 0 keeps every record out
     (the report then has the row indices of the most exposed records alone).
@@ -122,6 +127,8 @@ def audit(
         groups=groups,
         canaries=planted,
         finetuned=finetuned,
+        base=base,
+        padding=padding,
         seed=seed,
     )
     plan = plan.for_shields(case.shields)

@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Behind, in_batches
+from shieldnet.attacks.positions.readings import mean_over, read, readings_of
 from shieldnet.core.statistics import Interval, mean, proportion, rank_correlation, saved_share
 from shieldnet.findings.finding import Finding, NotApplicable, Threat
 from shieldnet.findings.metrics import Limit, Metric
@@ -61,6 +62,9 @@ def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
     if game.is_vector:
         yield from _closeness(game)
         return
+    if game.extent is not None:
+        yield from _at_positions(game)
+        return
     answers = game.ask(game.nonmembers).distribution.argmax(-1)
     try:
         truth = game.labels(game.nonmembers)
@@ -72,6 +76,22 @@ def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
     except NotApplicable as reason:
         untested.append(f"accuracy: {reason}")
     yield _share_of_right("agreement", answers, game.model_labels(game.nonmembers))
+
+
+def _at_positions(game: Game) -> Iterator[Finding]:
+    """Counts in how many positions of an answer the winner is right, and is the model's."""
+    answers = readings_of(game, game.nonmembers)
+    own = read(replace(game, shield=game.shield.bare()), game.nonmembers)
+    agrees = answers.winner == own.winner
+    for name, right in (("accuracy", answers.right), ("agreement", agrees)):
+        yield Finding.of(
+            name,
+            mean(mean_over(right, answers.counted), within=(0.0, 1.0)),
+            samples=len(right),
+            baseline=answers.most_frequent,
+            threat=Threat(),
+            source="the released winners of a nonmember's answer, on average",
+        )
 
 
 def _share_of_right(name: str, answers: Tensor, truth: Tensor) -> Finding:

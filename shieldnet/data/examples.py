@@ -38,7 +38,8 @@ class Examples:
     """Holds inputs and, where they are known, their labels.
 
     packing: where a model's several inputs are in a row, None for one input.
-    Shapes: inputs (rows, ...), labels (rows,) int64 or None.
+    Shapes: inputs (rows, ...), labels (rows,) int64, or (rows, *positions) of a model that answers
+    at positions, or None.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Examples:
         require_finite(f"inputs, got NaN or Inf among the {self.name}", self.inputs)
         if self.labels is None:
             return
-        if self.labels.shape != self.inputs.shape[:1]:
+        if self.labels.shape[:1] != self.inputs.shape[:1]:
             raise DataError(
                 f"Expected one label for each of the {len(self.inputs)} {self.name}, "
                 f"got labels of shape {tuple(self.labels.shape)}."
@@ -102,6 +103,11 @@ class Examples:
         """Returns the labels, or raises DataError where they are missing or out of range."""
         if self.labels is None:
             raise DataError(f"Expected (inputs, labels) for the {self.name}, got inputs alone.")
+        if self.labels.dim() != 1:
+            raise DataError(
+                f"Expected one label for each of the {len(self.inputs)} {self.name}, "
+                f"got labels of shape {tuple(self.labels.shape)}."
+            )
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= classes:
             from_one = (int(self.labels.min()), int(self.labels.max())) == (1, classes)
             raise DataError(

@@ -461,12 +461,9 @@ def test_what_cannot_be_audited_is_refused(digits_model, sets, change, words) ->
         sn.audit(sn.harden(digits_model), **{**sets, **change})
 
 
-def test_an_audit_of_what_it_cannot_measure_says_so_first(digits_model, sets) -> None:
+def test_labels_of_one_class_are_refused_where_each_answer_has_several(digits_model, sets) -> None:
     several = sn.harden(digits_model, outputs="binary_logits")
-    with pytest.raises(
-        sn.errors.ConfigError,
-        match="one row of numbers an answer, the model gives binary_logits at 10",
-    ):
+    with pytest.raises(sn.errors.DataError, match="label at every position"):
         sn.audit(several, **sets)
 
 

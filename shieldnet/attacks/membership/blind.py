@@ -116,7 +116,7 @@ def _some(examples: Examples, generator: torch.Generator) -> Examples:
 
 def _hot(sets: list[Examples]) -> Tensor | None:
     """Returns labels as columns where both sets have some. Shapes: -> (rows, classes)."""
-    if any(examples.labels is None for examples in sets):
+    if any(examples.labels is None or examples.labels.dim() > 1 for examples in sets):
         return None
     labels = torch.cat([examples.labels for examples in sets if examples.labels is not None])
     classes, codes = labels.unique(return_inverse=True)

@@ -1,0 +1,1 @@
+"""Answers at positions: the tokens of a text, the pixels of a segmentation."""

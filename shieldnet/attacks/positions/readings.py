@@ -1,0 +1,134 @@
+"""What the released answers at all positions say of their true classes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shieldnet.attacks.base import Game
+from shieldnet.attacks.positions.truth import Truth
+from shieldnet.core.randomness import noise_about
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import NotApplicable
+from shieldnet.shield.module import Shield
+from shieldnet.shield.settings import Extent
+
+_NUMBERS_AT_ONCE = 2**23  # of answers in memory
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Holds, of every position, what an adversary reads of its true class.
+
+    log_p: log of the released probability of the true class, -inf where none was released. mean,
+    deviation: of log p under the released distribution itself. winner: the class with the
+    greatest. counted: which positions count; what the others hold means nothing. least: the
+    smallest probability above zero that was released. most_frequent: the share of the most
+    frequent true class.
+
+    Shapes: log_p, mean, deviation (rows, *positions) float64, winner the same, int64, counted the
+    same, bool.
+    """
+
+    log_p: Tensor
+    mean: Tensor
+    deviation: Tensor
+    winner: Tensor
+    labels: Tensor
+    counted: Tensor
+    least: float
+
+    @property
+    def right(self) -> Tensor:
+        """Returns where the winner is the true class. Shapes: -> (rows, *positions) bool."""
+        return self.winner == self.labels
+
+    @property
+    def most_frequent(self) -> float:
+        """Returns how often the most frequent class is the true one."""
+        known = self.labels[self.counted]
+        return float(known.bincount().max()) / len(known)
+
+    def floored(self, floor: float) -> Tensor:
+        """Returns log p with a released zero read as ``floor``."""
+        return self.log_p.clamp_min(float(torch.tensor(floor, dtype=torch.float64).log()))
+
+
+def mean_over(values: Tensor, counted: Tensor) -> Tensor:
+    """Takes the mean over the positions that count. Shapes: (rows, *positions) twice -> (rows,)."""
+    kept = values.double().where(counted, 0.0).flatten(1).sum(1)
+    return kept / counted.flatten(1).sum(1)
+
+
+def truth_of(game: Game, examples: Examples) -> Truth:
+    """Returns the true classes of a set's positions."""
+    extent = extent_of(game)
+    return game.once(
+        ("truth", examples.fingerprint()), lambda: Truth.of(examples, extent, game.padding)
+    )
+
+
+def extent_of(game: Game) -> Extent:
+    """Returns how large an answer is, or raises NotApplicable where it has one position."""
+    if game.extent is None:
+        raise NotApplicable("it reads answers at positions, the model gives one row an answer")
+    return game.extent
+
+
+def readings_of(game: Game, examples: Examples) -> Readings:
+    """Asks the shield once about every record of a set; attacks share what is read.
+
+    Errors: DataError for labels that do not fit.
+    """
+    return game.once(("readings", examples.fingerprint()), lambda: read(game, examples))
+
+
+def read(game: Game, examples: Examples) -> Readings:
+    """Asks the shield about every record and keeps what it says of the true classes."""
+    truth = truth_of(game, examples)
+    with noise_about(examples.content, "positions"):
+        parts = list(_parts(game.shield, examples.inputs, truth, extent_of(game).classes))
+    log_p, mean, deviation, winner, least = zip(*parts, strict=True)
+    return Readings(
+        torch.cat(log_p),
+        torch.cat(mean),
+        torch.cat(deviation),
+        torch.cat(winner),
+        truth.labels,
+        truth.counted,
+        min(least),
+    )
+
+
+def _parts(
+    shield: Shield, inputs: Tensor, truth: Truth, classes: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+    labels = truth.labels.where(truth.counted, 0)
+    size = max(1, _NUMBERS_AT_ONCE // max(1, labels[0].numel() * classes))
+    for rows, own in zip(inputs.split(size), labels.split(size), strict=True):
+        p = released(shield, rows, classes)
+        log_p = p.log()
+        finite = log_p.where(p > 0, 0.0)
+        mean = (p * finite).sum(-1)
+        square = (p * finite.square()).sum(-1)
+        true = log_p.gather(-1, own.unsqueeze(-1)).squeeze(-1)
+        yield (
+            true,
+            mean,
+            (square - mean.square()).clamp_min(0).sqrt(),
+            p.argmax(-1),
+            float(p[p > 0].min()),
+        )
+
+
+def released(shield: Shield, inputs: Tensor, classes: int) -> Tensor:
+    """Returns the distributions that a shield releases.
+
+    Shapes: inputs (rows, ...) -> (rows, *positions, classes) float64, on the CPU.
+    """
+    first = next(shield.parameters(), None)
+    device = inputs.device if first is None else first.device
+    with torch.no_grad():
+        answers = shield.answer_in(shield(inputs.to(device, copy=True)))
+        return shield.chain.distribution(answers, classes).double().cpu()
