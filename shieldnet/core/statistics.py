@@ -309,7 +309,7 @@ def random_sums(known: Tensor, width: int) -> Tensor:
         return known
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(known.shape[1], width, generator=generator) / known.shape[1] ** 0.5
-    return known.matmul(weights)
+    return known.matmul(weights.to(known.dtype))
 
 
 def _placements(ones: Tensor, others: Tensor) -> Tensor:

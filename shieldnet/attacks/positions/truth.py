@@ -12,7 +12,8 @@ from shieldnet.shield.settings import Extent
 IGNORED = -100
 """The label of a position that does not count, as in torch's cross-entropy."""
 _TOKENS = ("input_ids", "tokens")
-_MASK = "attention_mask"
+MASK = "attention_mask"
+"""Names the input that says which tokens count."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,30 @@ def tokens_of(examples: Examples, positions: tuple[int, ...]) -> Tensor | None:
 
     Shapes: -> (rows, length) int64.
     """
-    named = _named_inputs(examples)
-    names = [name for name in (*_TOKENS, *named) if name in named and name != _MASK]
-    for name in names:
-        part = named[name]
-        if not part.is_floating_point() and part.shape[1:] == positions:
-            return part.long()
-    return None
+    columns = token_columns(examples, positions)
+    return None if columns is None else examples.inputs.flatten(1)[:, columns["tokens"]].long()
+
+
+def token_columns(examples: Examples, positions: tuple[int, ...]) -> dict[str, slice] | None:
+    """Finds where a row has its tokens, and its attention_mask where it has one; None for no text.
+
+    Tokens are whole numbers, one a position: of several inputs ``input_ids`` or ``tokens``, or else
+    the first that fits.
+    """
+    if examples.packing is None:
+        is_text = not examples.inputs.is_floating_point() and examples.inputs.shape[1:] == positions
+        return {"tokens": slice(0, positions[0])} if is_text else None
+    packing, places, start = examples.packing, dict[str, slice](), 0
+    parts = zip(packing.shown_names, packing.shapes, packing.dtypes, packing.sizes, strict=True)
+    for name, shape, dtype, size in parts:
+        if shape == positions and not dtype.is_floating_point:
+            places[name] = slice(start, start + size)
+        start += size
+    texts = [name for name in (*_TOKENS, *places) if name in places and name != MASK]
+    if not texts:
+        return None
+    mask = {MASK: places[MASK]} if MASK in places else {}
+    return {"tokens": places[texts[0]], **mask}
 
 
 def _next_tokens(examples: Examples, positions: tuple[int, ...], padding: int | None) -> Tensor:
@@ -108,19 +126,12 @@ def _next_tokens(examples: Examples, positions: tuple[int, ...], padding: int | 
             f"{(len(examples), *positions)}: pass {examples.name}=(inputs, labels). Only a text's "
             "can be left out: they are its next tokens."
         )
-    mask = _named_inputs(examples).get(_MASK)
-    read = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
+    read = torch.ones_like(tokens, dtype=torch.bool)
+    columns = token_columns(examples, positions) or {}
+    if MASK in columns:
+        read = examples.inputs[:, columns[MASK]].bool()
     if padding is not None:
         read = read & (tokens != padding)
     labels = torch.full_like(tokens, IGNORED)
     labels[:, :-1] = tokens[:, 1:].where(read[:, 1:] & read[:, :-1], labels[:, 1:])
     return labels
-
-
-def _named_inputs(examples: Examples) -> dict[str, Tensor]:
-    if examples.packing is None:
-        return {"tokens": examples.inputs}
-    inputs, _ = examples.in_own_form()
-    if isinstance(inputs, dict):
-        return inputs
-    return dict(zip(examples.packing.shown_names, inputs, strict=True))
