@@ -15,7 +15,7 @@ from shieldnet.defenses.base import UNBOUNDED, Defense, readings
 from shieldnet.defenses.conversions import Center, Log, Softmax
 from shieldnet.defenses.labels import Argmax
 from shieldnet.defenses.named import Named, all_on, dense
-from shieldnet.outputs.layout import MODEL_KINDS, ROW_KINDS, Kind, Layout, require_finite
+from shieldnet.outputs.layout import MODEL_KINDS, ROW_KINDS, Kind, Layout, Positions, require_finite
 from shieldnet.privacy.cost import PrivacyCost
 
 _RELEASES: dict[Kind, tuple[Kind, ...]] = {
@@ -48,10 +48,11 @@ class Chain:
         outputs: Kind,
         release: Kind | None = None,
         axis: int | None = None,
+        positions: Positions = "all",
     ) -> "Chain":
         """Links defenses from kind to kind; raises ConfigError with the fix if they do not fit."""
         choice("outputs", outputs, MODEL_KINDS)
-        layout = Layout(outputs, axis)
+        layout = Layout(outputs, axis, positions)
         kind = layout.row_kind
         wanted = kind if release is None else ROW_KINDS.get(release, release)
         integers = any(

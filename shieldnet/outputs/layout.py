@@ -34,6 +34,9 @@ ROW_KINDS: dict[Kind, Kind] = {"binary_logits": "logits", "binary_probabilities"
 ZERO_LOGIT = -1024.0
 """The logit of a released zero: exact in every float dtype, and its exp is 0 in all of them."""
 
+Positions = Literal["all", "last"]
+"""Which positions of an answer are released."""
+
 _WITH_CLASSES = ("logits", "probabilities", "embeddings")
 _MAX_PLAIN = 64  # numbers up to which Python adds them in less time than torch
 _WIDE = (torch.float32, torch.float64)
@@ -47,15 +50,26 @@ class Layout:
     kind: of the numbers. axis: of the classes (or of an embedding's dimensions); required unless
     the output is (rows, classes): 1 for a segmentation (N, K, H, W), -1 for a language model
     (N, T, V). ``opened`` returns (N, *positions, classes): a pixel or token is a position, and all
-    positions of a row are one answer. A binary decision becomes a row of two classes; all values of
+    positions of a row are one answer; with positions "last" the others are left out, and cost
+    nothing. A binary decision becomes a row of two classes; all values of
     an example become one row.
     """
 
     kind: Kind
     axis: int | None = None
+    positions: Positions = "all"
 
     def __post_init__(self) -> None:
         axis = self.axis
+        if self.positions not in get_args(Positions):
+            raise ConfigError(
+                f"Expected release_positions as 'all' or 'last', got {self.positions!r}."
+            )
+        if self.positions == "last" and axis != -1:
+            raise ConfigError(
+                "Expected axis=-1 beside release_positions='last', which is for language models "
+                f"(rows, positions, classes); got axis={axis!r}."
+            )
         if axis is not None and (not isinstance(axis, int) or isinstance(axis, bool) or axis == 0):
             raise ConfigError(
                 f"Expected axis as an integer other than 0 (the examples), got {axis!r}."
@@ -85,6 +99,8 @@ class Layout:
 
     def rows_of(self, tensor: Tensor) -> Tensor:
         """Does the same for a tensor whose form was right before: only its values are checked."""
+        if self.positions == "last":
+            tensor = tensor[:, -1:]
         if tensor.dtype not in _WIDE:
             tensor = tensor.float()
         tensor = refuse(tensor, self.kind, -1 if self.axis is None else self.axis)
@@ -140,7 +156,8 @@ class Layout:
             return math.prod(shape[1:]), ()
         classes = -1 if self.axis is None else self.axis
         position = classes % len(shape)
-        return shape[position], tuple(shape[1:position]) + tuple(shape[position + 1 :])
+        places = tuple(shape[1:position]) + tuple(shape[position + 1 :])
+        return shape[position], (1, *places[1:]) if self.positions == "last" else places
 
     def closed(self, answers: Tensor, shape: torch.Size, released: Kind) -> Tensor:
         """Converts defended rows back to the form of the model's output.
@@ -162,6 +179,11 @@ class Layout:
             _require_examples(tensor, self.kind)
         else:
             _require_class_axis(tensor, self.kind, self.axis)
+            if self.positions == "last" and tensor.dim() < 3:
+                raise AnswerError(
+                    "Expected answers of shape (rows, positions, classes) for "
+                    f"release_positions='last', got shape {tuple(tensor.shape)}: leave it out."
+                )
 
     def _with_classes_last(self, tensor: Tensor) -> Tensor:
         if self.kind == "binary_logits":

@@ -13,7 +13,7 @@ from shieldnet.outputs.calls import explain_call
 from shieldnet.outputs.estimators import Estimator
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
 from shieldnet.outputs.layers import Layers
-from shieldnet.outputs.layout import Kind
+from shieldnet.outputs.layout import Kind, Positions
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
 from shieldnet.outputs.mistaken import UnitVectors
 from shieldnet.outputs.nested import Path, form_of_call, is_list_of_dicts, named_leaves, replaced
@@ -69,6 +69,8 @@ class Shield(nn.Module):
         rows cannot change each other, whatever the model does.
     extent: the largest answer that is released, ``Extent(classes=10)``: what it costs is known
         before the first one, in every worker, and a larger one is refused.
+    release_positions: ``"last"`` releases the last position alone, and that is what costs: for a
+        language model (axis=-1) whose server gives the next token's scores.
     Or all of these as one value: ``Shield(model, ShieldSettings(...))``.
     example: what the model is asked, at least two different rows: a tensor or an array, a tuple of
         arguments or a dict of named ones. Rows are then tried now instead of at the first answers.
@@ -99,6 +101,7 @@ class Shield(nn.Module):
         drop: Sequence[str] = (),
         micro_batch: int | None = None,
         extent: Extent | None = None,
+        release_positions: Positions = "all",
         example: Any = None,
     ) -> None:
         super().__init__()
@@ -118,6 +121,7 @@ class Shield(nn.Module):
             drop=drop,
             micro_batch=micro_batch,
             extent=extent,
+            release_positions=release_positions,
         )
         # Read at every answer, where a look-up in another object would be felt.
         self.chain, self.others = self.settings.chain, self.settings.others
@@ -140,31 +144,14 @@ class Shield(nn.Module):
         function: Callable[..., Any],
         *defenses: Defense | ShieldSettings,
         outputs: Kind | Mapping[str, Kind] | None = None,
-        release: Kind | None = None,
-        axis: int | Mapping[str, int] | None = None,
-        also: Mapping[str, Sequence[Defense]] | None = None,
-        drop: Sequence[str] = (),
-        micro_batch: int | None = None,
-        extent: Extent | None = None,
-        example: Any = None,
+        **settings: Any,
     ) -> "Shield":
         """Wraps a function of numpy arrays, also one that ``Shield`` would take for a model.
 
         Called with arrays it answers with arrays, called with tensors it answers with tensors. The
         settings are the constructor's.
         """
-        return cls(
-            Around(function),
-            *defenses,
-            outputs=outputs,
-            release=release,
-            axis=axis,
-            also=also,
-            drop=drop,
-            micro_batch=micro_batch,
-            extent=extent,
-            example=example,
-        )
+        return cls(Around(function), *defenses, outputs=outputs, **settings)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answers like the model, with what the defenses leave of it.

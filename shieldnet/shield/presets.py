@@ -5,7 +5,7 @@ from typing import Any
 
 from shieldnet.core.checks import choice
 from shieldnet.defenses import Defense
-from shieldnet.outputs.layout import Kind
+from shieldnet.outputs.layout import Kind, Positions
 from shieldnet.shield.heads import before_each_head
 from shieldnet.shield.module import Shield
 from shieldnet.shield.preset_chains import PRESETS
@@ -23,6 +23,7 @@ def harden(
     drop: Sequence[str] = (),
     micro_batch: int | None = None,
     extent: Extent | None = None,
+    release_positions: Positions = "all",
     example: Any = None,
 ) -> Shield:
     """Wraps ``model`` in a preset's shield; but for "certified", the winner never changes.
@@ -46,5 +47,6 @@ def harden(
         drop=drop,
         micro_batch=micro_batch,
         extent=extent,
+        release_positions=release_positions,
         example=example,
     )

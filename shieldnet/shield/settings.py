@@ -10,7 +10,7 @@ from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.frozen import FrozenDict
 from shieldnet.defenses import Chain, Defense
-from shieldnet.outputs.layout import Kind
+from shieldnet.outputs.layout import Kind, Positions
 from shieldnet.outputs.nested import Path, written
 from shieldnet.privacy.certificate import counted
 from shieldnet.privacy.cost import PrivacyCost
@@ -71,9 +71,9 @@ class ShieldSettings:
     """Says what is done to a model's output; ``Shield(model, settings)`` does it.
 
     A value: printed, hashed and compared as one. ``dataclasses.replace`` links the chain anew.
-    defenses: of the answer, in order. outputs, release, axis, also, drop, micro_batch: as in
-    ``Shield``; outputs that are not given (``is_guess``) are taken as logits. extent: the
-    largest answer that is released; what it costs is then known before the first one, and a larger
+    defenses: of the answer, in order. outputs, release, axis, also, drop, micro_batch and
+    release_positions: as in ``Shield``; outputs that are not given (``is_guess``) are taken as
+    logits. extent: the largest answer that is released; what it costs is then known before the first one, and a larger
     one is refused.
     Errors: ConfigError for settings that make no sense, and for an order of defenses that does not.
     """
@@ -86,6 +86,7 @@ class ShieldSettings:
     drop: Sequence[str] = ()
     micro_batch: int | None = None
     extent: Extent | None = None
+    release_positions: Positions = "all"
 
     def __post_init__(self) -> None:
         if self.outputs is None:
@@ -139,7 +140,8 @@ class ShieldSettings:
     @cached_property
     def chain(self) -> Chain:
         """Links the defenses of the answer."""
-        return Chain.of(self.defenses, self._kinds[self.main], self.release, self._axis(self.main))
+        kind, axis = self._kinds[self.main], self._axis(self.main)
+        return Chain.of(self.defenses, kind, self.release, axis, self.release_positions)
 
     @cached_property
     def others(self) -> Mapping[str, Chain | None]:
@@ -194,6 +196,7 @@ class ShieldSettings:
             release=release,
             axis=self.chain.layout.axis,
             drop=(*self.others, *self.drop),
+            release_positions=self.release_positions,
         )
 
     def cost(self, extent: Extent) -> PrivacyCost:
@@ -223,6 +226,7 @@ class ShieldSettings:
     def describe(self, model: str) -> str:
         """Writes the chains in one line, inserted conversions in brackets."""
         line = f"{model} -> {self.chain}" if self.chain.stages else f"{model}, no defenses"
+        line += "" if self.release_positions == "all" else "; the last position alone"
         for name, chain in self.others.items():
             line += f"; {name}: {'as it is' if chain is None else chain}"
         return line + (f"; without {', '.join(self.drop)}" if self.drop else "")

@@ -16,7 +16,7 @@ from shieldnet.shield.preset_chains import PRESETS
 from shieldnet.shield.settings import Extent, ShieldSettings
 
 VERSION = 1
-_SHAPE = ("outputs", "release", "axis", "drop", "micro_batch")
+_SHAPE = ("outputs", "release", "axis", "drop", "micro_batch", "release_positions")
 _OF_EXTENT = ("classes", "positions", "fields")
 _SETTINGS = ("version", *_SHAPE, "extent", "preset", "defense", "also")
 _FROM_ENVIRONMENT = "env:"
@@ -74,6 +74,7 @@ def dump_shield(shield: Shield, *, known: Sequence[type[Defense]] = ()) -> str:
         "outputs": None if settings.is_guess and not shield.vectors.done else _kinds(settings),
         "release": settings.release,
         "axis": settings.axis,
+        "release_positions": None if settings.release_positions == "all" else "last",
         "drop": list(settings.drop) or None,
         "micro_batch": settings.micro_batch,
         "extent": None if settings.extent is None else _plain(settings.extent),
