@@ -11,6 +11,8 @@ from shieldnet.attacks.inversion.reidentification import Reidentification
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
+from shieldnet.attacks.positions.model_secrets import HiddenSize, LogitBias
+from shieldnet.attacks.positions.prompts import PromptInversion
 from shieldnet.attacks.timing import Timing
 from shieldnet.findings.finding import NotApplicable, Outcome
 
@@ -20,6 +22,7 @@ ATTACKS: tuple[type[Attack], ...] = (
     *(AttributeRecovery, AttributeInference),
     *(Extraction, ClassInversion),
     *(JitterAveraging, TableLearning),
+    *(PromptInversion, HiddenSize, LogitBias),
     Timing,
 )
 """All of them, in the order in which a report is read."""
@@ -33,12 +36,15 @@ __all__ = [
     "ClassInversion",
     "Extraction",
     "Game",
+    "HiddenSize",
     "Inversion",
     "JitterAveraging",
+    "LogitBias",
     "Membership",
     "NotApplicable",
     "OneRun",
     "Outcome",
+    "PromptInversion",
     "Reidentification",
     "StraightThrough",
     "TableLearning",

@@ -296,11 +296,13 @@ class Measurement(ABC):
     """What an audit runs: an attack, or a check.
 
     is_repeatable: whether the same game gives the same findings; else none is kept in a cache.
+    at_positions: whether it reads answers at positions alone; elsewhere it is not run.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = ()
     needs_shadows: ClassVar[bool] = False
     is_repeatable: ClassVar[bool] = True
+    at_positions: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, game: Game) -> Outcome:

@@ -14,10 +14,13 @@ from shieldnet.attacks import (
     Averaging,
     ClassInversion,
     Extraction,
+    HiddenSize,
     Inversion,
     JitterAveraging,
+    LogitBias,
     Membership,
     OneRun,
+    PromptInversion,
     Reidentification,
     StraightThrough,
     TableLearning,
@@ -75,6 +78,7 @@ def _require_all(measurements: object, kind: type, expected: str) -> None:
 
 
 _CHECKS = (Attribution(), Masking(), Calibration())
+_OF_TEXTS = (HiddenSize(), LogitBias())
 _ALSO = (
     TableLearning(),
     StraightThrough(),
@@ -85,6 +89,8 @@ _ALSO = (
     AttributeInference(),
     Extraction(),
     ClassInversion(),
+    PromptInversion(),
+    *_OF_TEXTS,
 )
 _MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))
 
@@ -99,6 +105,8 @@ TIERS = MappingProxyType(
                 Membership(),
                 OneRun(),
                 AttributeRecovery(),
+                PromptInversion(tokens=4, texts=24, rounds=1),
+                *_OF_TEXTS,
             ),
             _CHECKS,
             shadows=8,
@@ -183,6 +191,14 @@ class Plan:
         if engine is not None:
             choice("engine", engine, ENGINES)
         return cls(chosen, count, train, engine, workers, cache_in(cache))
+
+    def for_answers(self, *, at_positions: bool) -> "Plan":
+        """Leaves out what reads answers at positions, where there are none."""
+        if at_positions:
+            return self
+        attacks = tuple(attack for attack in self.tier.attacks if not attack.at_positions)
+        checks = tuple(check for check in self.tier.checks if not check.at_positions)
+        return replace(self, tier=replace(self.tier, attacks=attacks, checks=checks))
 
     def for_shields(self, shields: Mapping[str, Shield]) -> "Plan":
         """Chooses the engine: processes, where they pay and where the work can be sent."""

@@ -131,7 +131,7 @@ def audit(
         padding=padding,
         seed=seed,
     )
-    plan = plan.for_shields(case.shields)
+    plan = plan.for_shields(case.shields).for_answers(at_positions=case.extent is not None)
     steps = len(case.shields) * len(plan.tier.measurements) + plan.shadow_jobs
     with Progress(steps, progress) as bar:
         game = case.game()

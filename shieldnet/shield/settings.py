@@ -73,8 +73,8 @@ class ShieldSettings:
     A value: printed, hashed and compared as one. ``dataclasses.replace`` links the chain anew.
     defenses: of the answer, in order. outputs, release, axis, also, drop, micro_batch and
     release_positions: as in ``Shield``; outputs that are not given (``is_guess``) are taken as
-    logits. extent: the largest answer that is released; what it costs is then known before the first one, and a larger
-    one is refused.
+    logits. extent: the largest answer that is released; what it costs is then known before the
+    first one, and a larger one is refused.
     Errors: ConfigError for settings that make no sense, and for an order of defenses that does not.
     """
 

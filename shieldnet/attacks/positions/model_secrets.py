@@ -38,6 +38,7 @@ class HiddenSize(Attack):
     (arXiv:2403.09539).
     """
 
+    at_positions = True
     metrics = (
         Metric(
             "model.hidden_size",
@@ -130,6 +131,7 @@ class LogitBias(Attack):
     Source: Carlini et al. 2024 (arXiv:2403.06634), section 5.
     """
 
+    at_positions = True
     metrics = (
         Metric(
             "model.logits_by_bias",
