@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from shieldnet.core.errors import ConfigError
 from shieldnet.core.statistics import Interval, proportion
 from shieldnet.privacy.guarantee import MAX_NOISE, Guarantee
 from shieldnet.privacy.one_run_bounds import MAX_REPORTED
@@ -27,15 +28,14 @@ def guessed_by_sign(scores: Tensor, inside: Tensor) -> int:
 
 
 def advantage_interval(right: int, canaries: int, confidence: float = CONFIDENCE) -> Interval:
-    """Estimates how much more often than not a training lets one canary be guessed.
+    """Estimates the advantage of a guess about one canary; the low end is the lower bound.
 
-    The advantage is the largest difference of a true- and a false-positive rate, from 0 to 1.
-    Assumes: a fair draw decides whether a canary is in, and what decides a guess depends on the
-    other canaries' draws and noise in no way (given earlier guesses, each guess is as private as
-    the training). Then a guess is right with probability at most (1 + advantage) / 2, whatever the
-    guesses before it, so the number of hits is dominated by a binomial one. Without independence
-    it is not: canaries that share the size of their noise are often all found, or none.
-    Source: Clopper and Pearson 1934, for the binomial probability; docs/certificate.md.
+    The advantage of a training is the largest TPR - FPR of any test of one record, from 0 to 1.
+    Assumes: a fair draw decides whether a canary is in, and its score does not depend on the
+    draws and the noise of others. A guess is then right with probability at most
+    (1 + advantage) / 2, whatever the guesses before it, so the number of hits is dominated by a
+    binomial one. Without independence it is not: a training may reveal all canaries, or none.
+    Source: Clopper and Pearson 1934, for the binomial probability; docs/certificate.md, section 7.
     """
     found = proportion(right, canaries, confidence)
     value, low, high = (max(0.0, 2 * p - 1) for p in (found.value, found.low, found.high))
@@ -55,8 +55,8 @@ def mu_of_advantage(advantage: float) -> float:
 def epsilon_of_advantage(claimed: Guarantee, advantage: float) -> float:
     """Returns epsilon of the claimed training with as much noise as allows this advantage.
 
-    Assumes: Gaussian noise and the claimed sampling; the noise may differ from the claim, or what
-    it has to hide may. Other trainings can have this advantage at a smaller epsilon.
+    Assumes: Gaussian noise and the claimed sampling, but any ratio of noise to sensitivity. Other
+    mechanisms can have this advantage at a smaller epsilon.
     """
     from scipy.optimize import brentq
 
@@ -71,11 +71,13 @@ def epsilon_of_advantage(claimed: Guarantee, advantage: float) -> float:
             return 0.0
         high += math.log(2)
     while excess(low) < 0:
-        if _with_noise(claimed, math.exp(low)).epsilon >= MAX_REPORTED:
-            return MAX_REPORTED
-        low -= math.log(2)
+        reached = _with_noise(claimed, math.exp(low)).epsilon
+        less = low - math.log(2)
+        if reached >= MAX_REPORTED or not _is_countable(claimed, math.exp(less)):
+            return min(MAX_REPORTED, reached)
+        low = less
     found = low if low == high else brentq(excess, low, high, xtol=_PRECISION / 2)
-    least = _with_noise(claimed, math.exp(found + _PRECISION))
+    least = _with_noise(claimed, math.exp(found + _PRECISION))  # a little too much noise is safe
     return min(MAX_REPORTED, least.epsilon)
 
 
@@ -84,5 +86,13 @@ def mapped(interval: Interval, change: Callable[[float], float]) -> Interval:
     return Interval(change(interval.value), change(interval.low), change(interval.high))
 
 
+def _is_countable(claimed: Guarantee, noise: float) -> bool:
+    """Returns whether the accountant can state epsilon with so little noise."""
+    try:
+        return math.isfinite(_with_noise(claimed, noise).epsilon)
+    except ConfigError:  # in the thousands
+        return False
+
+
 def _with_noise(claimed: Guarantee, noise: float) -> Guarantee:
-    return replace(claimed, noise_multiplier=noise)
+    return replace(claimed, noise_multiplier=noise, variation=0.0)

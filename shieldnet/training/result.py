@@ -106,13 +106,11 @@ class Finetuned:
             return []
         canaries = self.findings[0].samples
         any_canaries = ", ".join(f"{name} {low[name]}" for name in ("epsilon", "mu"))
-        lines = [f"Measured in the run itself: {any_canaries} (95%, {canaries} canaries)"]
-        if "independent.mu" in low:  # not in results of earlier versions
-            lines.append(
-                f"If its canaries are independent: mu {low['independent.mu']}; if the noise is "
-                f"Gaussian too: epsilon {low['gaussian.epsilon']} (99.9%)"
-            )
-        return lines
+        return [
+            f"Measured in the run itself: {any_canaries} (95%, {canaries} canaries)",
+            f"If its canaries are independent: mu {low['independent.mu']}; if the noise is "
+            f"Gaussian too: epsilon {low['gaussian.epsilon']} (99.9%)",
+        ]
 
 
 def require_free(folder: Path, *, force: bool) -> None:

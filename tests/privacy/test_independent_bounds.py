@@ -113,6 +113,14 @@ def test_no_hit_and_nothing_but_hits_give_finite_bounds() -> None:
     assert epsilon_of_advantage(claimed, 1.0) == 64
 
 
+def test_more_hits_than_the_accountant_can_explain_give_the_last_epsilon_it_can(
+    monkeypatch,
+) -> None:
+    claimed = CLAIMED["a fifth"]
+    monkeypatch.setattr("shieldnet.privacy.steps.MAX_LOSS", 2 * 8 * 0.2 / (2 * 0.9**2))
+    assert epsilon_of_advantage(claimed, 1.0) == claimed.epsilon
+
+
 def test_no_score_at_all_says_nothing() -> None:
     inside = torch.arange(1000) % 2 == 0
     assert advantage_interval(guessed_by_sign(torch.zeros(1000), inside), 1000).low == 0
