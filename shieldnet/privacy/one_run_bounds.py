@@ -19,11 +19,31 @@ RECORDS_EPSILON = Metric(
 METRICS = (
     Metric("one_run.epsilon", "epsilon by canaries", "more", ungated=_PROVEN, standards=_PRIVATE),
     Metric("one_run.mu", "mu by canaries", "more", ungated=_PROVEN, standards=_PRIVATE),
+    Metric(
+        "one_run.independent.mu",
+        "mu by independent canaries",
+        "more",
+        ungated=_PROVEN,
+        standards=_PRIVATE,
+    ),
+    Metric(
+        "one_run.gaussian.epsilon",
+        "epsilon by independent canaries in Gaussian noise",
+        "more",
+        ungated=_PROVEN,
+        standards=_PRIVATE,
+    ),
 )
 """Metrics that ``finetune`` measures in its own training run."""
 
-_MAX_EPSILON = 64.0
+MAX_REPORTED = 64.0
 """Largest epsilon and mu that are reported, when every guess was right."""
+_TAIL = 0.025
+"""Level of the bounds that guesses are chosen for."""
+_SHARES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.35, 0.5, 0.7, 1.0)
+"""Shares of the canaries that may be guessed."""
+_MANY = 200
+"""From so many guesses on, their expected number of hits is not rounded by much."""
 
 
 def guessed(scores: Tensor, inside: Tensor, guesses: int) -> int:
@@ -51,11 +71,15 @@ def epsilon_interval(
     Source: Steinke, Nasr, Jagielski 2023 (arXiv:2305.08846), Theorem 5.2.
     """
     tail = (1 - confidence) / 2
+    value, low, high = (
+        least_epsilon(right, guesses, canaries, delta, level) for level in (0.5, tail, 1 - tail)
+    )
+    return Interval(value, low, max(value, high))
 
-    def least(level: float) -> float:
-        return _largest(lambda e: _chance(right, guesses, canaries, e, delta) <= level)
 
-    return Interval(least(0.5), least(tail), max(least(0.5), least(1 - tail)))
+def least_epsilon(right: int, guesses: int, canaries: int, delta: float, level: float) -> float:
+    """Returns the largest epsilon under which so many hits are no likelier than ``level``."""
+    return _largest(lambda e: _chance(right, guesses, canaries, e, delta) <= level)
 
 
 def epsilon_finding(
@@ -93,13 +117,20 @@ def mu_interval(right: int, guesses: int, canaries: int, confidence: float = 0.9
     Source: Mahloujifar, Melis, Chaudhuri 2024 (arXiv:2410.22235), Algorithm 3.
     """
     tail = (1 - confidence) / 2
+    value, low, high = (
+        least_mu(right, guesses, canaries, level) for level in (0.5, tail, 1 - tail)
+    )
+    return Interval(value, low, max(value, high))
 
-    def least(level: float) -> float:
-        return _largest(
-            lambda mu: refutes(lambda x: _gaussian_inverse(x, mu), right, guesses, canaries, level)
-        )
 
-    return Interval(least(0.5), least(tail), max(least(0.5), least(1 - tail)))
+def least_mu(right: int, guesses: int, canaries: int, level: float) -> float:
+    """Returns the largest mu that makes so many correct guesses less likely than ``level``."""
+    from scipy.special import ndtr, ndtri
+
+    def is_refuted(mu: float) -> bool:
+        return refutes(lambda rate: float(ndtr(ndtri(rate) - mu)), right, guesses, canaries, level)
+
+    return _largest(is_refuted)
 
 
 def refutes(
@@ -118,30 +149,50 @@ def refutes(
         before = wrong
         wrong = max(wrong, inverse(min(hit, 1.0)))
         hit += correct / (guesses - correct) * (wrong - before)
-    return wrong + hit > guesses / canaries
+        if wrong + hit > guesses / canaries:  # neither ever falls
+            return True
+        if wrong == before:  # nor rises any more
+            return False
+    return False
 
 
 def best_guesses(mu: float, canaries: int, delta: float) -> int:
     """Chooses the number of guesses with the largest expected bound, from the claimed mu alone."""
+
+    def shown(right: int, guesses: int) -> float:
+        return least_epsilon(right, guesses, canaries, delta, _TAIL)
+
+    return _best_guesses(mu, canaries, shown)
+
+
+def best_guesses_for_mu(mu: float, canaries: int) -> int:
+    """Chooses the number of guesses with the largest expected mu, from the claimed mu alone.
+
+    The bound of mu is shown best by fewer guesses than that of epsilon.
+    """
+
+    def shown(right: int, guesses: int) -> float:
+        return least_mu(right, guesses, canaries, _TAIL)
+
+    return _best_guesses(mu, canaries, shown)
+
+
+def _best_guesses(mu: float, canaries: int, shown: Callable[[int, int], float]) -> int:
     from scipy.stats import norm
 
     grid = np.linspace(-8, 8 + mu, 4001)
     above_in, above_out = norm.sf(grid - mu), norm.sf(grid)
     best, highest = canaries, 0.0
-    for share in (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0):
+    for share in _SHARES:
         guesses = max(2, 2 * round(share * canaries / 2))
         at = int(np.argmin(np.abs((above_in + above_out) / 2 - share / 2)))
         hit = above_in[at] / (above_in[at] + above_out[at])
-        shown = epsilon_interval(int(hit * guesses), guesses, canaries, delta).low
-        if shown > highest:
-            best, highest = guesses, shown
+        bound = shown(int(hit * guesses), guesses)
+        if bound > highest:
+            best, highest = guesses, bound
+        elif guesses >= _MANY and bound < highest:
+            break  # more guesses show less and less
     return best
-
-
-def _gaussian_inverse(rate: float, mu: float) -> float:
-    from scipy.special import ndtr, ndtri
-
-    return float(ndtr(ndtri(rate) - mu))
 
 
 def _chance(right: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
@@ -162,7 +213,7 @@ def _largest(is_refuted: Callable[[float], bool]) -> float:
     if not is_refuted(0.0):
         return 0.0
     low, high = 0.0, 1.0
-    while is_refuted(high) and high < _MAX_EPSILON:
+    while is_refuted(high) and high < MAX_REPORTED:
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2

@@ -9,7 +9,21 @@ from shieldnet.core.errors import ConfigError
 from shieldnet.data.hashing import weights_hash
 from shieldnet.findings.finding import Finding, Threat
 from shieldnet.privacy.guarantee import Guarantee
-from shieldnet.privacy.one_run_bounds import best_guesses, epsilon_finding, guessed, mu_interval
+from shieldnet.privacy.independent_bounds import (
+    CONFIDENCE,
+    advantage_interval,
+    epsilon_of_advantage,
+    guessed_by_sign,
+    mapped,
+    mu_of_advantage,
+)
+from shieldnet.privacy.one_run_bounds import (
+    best_guesses,
+    best_guesses_for_mu,
+    epsilon_finding,
+    guessed,
+    mu_interval,
+)
 from shieldnet.training.checkpoint import State
 from shieldnet.training.compatibility import held_apart
 from shieldnet.training.losses import Loss
@@ -17,6 +31,8 @@ from shieldnet.training.private.dpsgd import DPSGD
 from shieldnet.training.private.premise import Premise, fit
 from shieldnet.training.private.sampling import is_proven
 from shieldnet.training.records import Records
+
+_SEES_GRADIENTS = Threat(white_box=True, sees="every noisy gradient")
 
 
 def with_variation(claimed: Guarantee | None, variation: float) -> Guarantee | None:
@@ -100,32 +116,68 @@ def released_guarantee(
 
 
 def findings_of_run(claimed: Guarantee | None, state: State) -> tuple[Finding, ...]:
-    """Audits the run by its canaries, if any; the number of guesses is chosen before scoring."""
-    count = len(state.coins)
-    if claimed is None or not count:
+    """Audits the run by its canaries, if any; how they are guessed is chosen before scoring."""
+    if claimed is None or not len(state.coins):
         return ()
+    return *_by_any_canaries(claimed, state), *_by_independent_canaries(claimed, state)
+
+
+def _by_any_canaries(claimed: Guarantee, state: State) -> tuple[Finding, Finding]:
+    """Bounds epsilon and mu, whatever canaries do to each other."""
+    count = len(state.coins)
     guesses = best_guesses(claimed.mu, count, claimed.delta)
-    right = guessed(state.scores, state.coins, guesses)
-    threat = Threat(white_box=True, sees="every noisy gradient")
+    few = best_guesses_for_mu(claimed.mu, count)
+    right = guessed(state.scores, state.coins, few)
     return (
         epsilon_finding(
             "one_run.epsilon",
-            right,
+            guessed(state.scores, state.coins, guesses),
             guesses,
             count,
             claimed.delta,
             claimed=claimed.epsilon,
-            threat=threat,
+            threat=_SEES_GRADIENTS,
             scoring="gradient canaries",
         ),
         Finding.of(
             "one_run.mu",
-            mu_interval(right, guesses, count),
+            mu_interval(right, few, count),
             samples=count,
             baseline=0.0,
-            threat=threat,
+            threat=_SEES_GRADIENTS,
             source="Mahloujifar et al. 2024, Algorithm 3; gradient canaries",
             ceiling=claimed.mu,
-            note="of Gaussian differential privacy; no bound on epsilon",
+            note=f"{right} of {few} guesses right; of Gaussian differential privacy: no bound on "
+            "epsilon",
         ),
     )
+
+
+def _by_independent_canaries(claimed: Guarantee, state: State) -> tuple[Finding, Finding]:
+    """Bounds mu and epsilon closely, under assumptions that the findings name."""
+    count = len(state.coins)
+    right = guessed_by_sign(state.scores, state.coins)
+    advantage = advantage_interval(right, count)
+    level = f"{CONFIDENCE:.1%} interval; {right} of {count} guesses right"
+    of_mu = Finding.of(
+        "one_run.independent.mu",
+        mapped(advantage, mu_of_advantage),
+        samples=count,
+        baseline=0.0,
+        threat=_SEES_GRADIENTS,
+        source="Clopper and Pearson 1934, of every canary's guess; gradient canaries",
+        ceiling=claimed.mu,
+        note=f"{level}; assumes that no canary's sums depend on another's draws or noise: each has "
+        "a weight of its own",
+    )
+    of_epsilon = Finding.of(
+        "one_run.gaussian.epsilon",
+        mapped(advantage, lambda least: epsilon_of_advantage(claimed, least)),
+        samples=count,
+        baseline=0.0,
+        threat=_SEES_GRADIENTS,
+        source="the accountant, at the noise that allows so many hits; gradient canaries",
+        ceiling=claimed.epsilon,
+        note=f"{level}; assumes independent canaries, Gaussian noise and the claimed sampling",
+    )
+    return of_mu, of_epsilon

@@ -98,14 +98,19 @@ class Finetuned:
 
     @property
     def _measured(self) -> list[str]:
-        bounds = [
-            f"{finding.name.removeprefix('one_run.')} at least {decimals(finding.low)}"
+        low = {
+            finding.name.removeprefix("one_run."): f"at least {decimals(finding.low)}"
             for finding in self.findings
-        ]
-        if not bounds:
+        }
+        if not low:
             return []
         canaries = self.findings[0].samples
-        return [f"Measured in the run itself: {', '.join(bounds)} (95%, {canaries} canaries)"]
+        any_canaries = ", ".join(f"{name} {low[name]}" for name in ("epsilon", "mu"))
+        return [
+            f"Measured in the run itself: {any_canaries} (95%, {canaries} canaries)",
+            f"If its canaries are independent: mu {low['independent.mu']}; if the noise is "
+            f"Gaussian too: epsilon {low['gaussian.epsilon']} (99.9%)",
+        ]
 
 
 def require_free(folder: Path, *, force: bool) -> None:

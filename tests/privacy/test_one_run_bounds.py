@@ -3,15 +3,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom, norm
+from scipy.special import ndtr, ndtri
+from scipy.stats import binom
 
 import shieldnet as sn
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.privacy.one_run_bounds import (
     best_guesses,
+    best_guesses_for_mu,
     epsilon_interval,
     guessed,
-    mu_interval,
+    least_mu,
     refutes,
 )
 
@@ -35,21 +37,21 @@ def test_a_coin_and_delta_are_never_told_from_nothing_in_vain() -> None:
 
 def test_no_signal_seldom_gives_a_bound() -> None:
     guesses = best_guesses(1.0, 400, 1e-5)
-    alarms = 0
-    for seed in range(200):
-        right = guessed(*run(0.0, 400, seed), guesses)
-        alarms += epsilon_interval(right, guesses, 400, 1e-5).low > 0
-    assert alarms <= 11  # of 200 at 2.5 %: more than that has a chance of 1 %
+    hits = sorted(guessed(*run(0.0, 400, seed), guesses) for seed in range(200))
+    # 12 alarms in 200 at 2.5 % have a chance below 1 %; more hits give a higher bound.
+    assert epsilon_interval(hits[-12], guesses, 400, 1e-5).low == 0
+    assert epsilon_interval(guesses, guesses, 400, 1e-5).low > 0
 
 
 @pytest.mark.parametrize("mu", [0.5, 1.5])
 def test_bounds_stay_below_the_truth_and_are_worth_something(mu) -> None:
-    guesses = best_guesses(mu, 1000, 1e-5)
+    guesses, few = best_guesses(mu, 1000, 1e-5), best_guesses_for_mu(mu, 1000)
     lows, mus = [], []
-    for seed in range(20):
-        right = guessed(*run(mu, 1000, seed), guesses)
+    for seed in range(8):
+        drawn = run(mu, 1000, seed)
+        right = guessed(*drawn, guesses)
         lows.append(epsilon_interval(right, guesses, 1000, 1e-5).low)
-        mus.append(mu_interval(right, guesses, 1000).low)
+        mus.append(least_mu(guessed(*drawn, few), few, 1000, 0.025))
     assert max(lows) < PrivacyCost(mu=mu).epsilon(1e-5)
     assert max(mus) < mu
     assert np.mean(lows) > 0.15 * PrivacyCost(mu=mu).epsilon(1e-5)
@@ -59,17 +61,13 @@ def test_bounds_stay_below_the_truth_and_are_worth_something(mu) -> None:
 def test_the_f_dp_test_is_rarely_wrong_about_the_true_curve() -> None:
     mu, canaries = 1.0, 300
     guesses = best_guesses(mu, canaries, 1e-5)
-    wrong = sum(
-        refutes(
-            lambda rate: float(norm.cdf(norm.ppf(rate) - mu)),
-            guessed(*run(mu, canaries, seed), guesses),
-            guesses,
-            canaries,
-            0.05,
-        )
-        for seed in range(200)
-    )
-    assert wrong <= 16  # of 200 at 5 %
+    hits = sorted(guessed(*run(mu, canaries, seed), guesses) for seed in range(200))
+
+    def is_refuted(right: int) -> bool:
+        return refutes(lambda rate: float(ndtr(ndtri(rate) - mu)), right, guesses, canaries, 0.05)
+
+    assert not is_refuted(hits[-17])  # at most 16 of 200 at 5 %
+    assert is_refuted(guesses)
 
 
 def test_a_subsampled_curve_can_be_tested_as_it_is() -> None:
@@ -80,8 +78,15 @@ def test_a_subsampled_curve_can_be_tested_as_it_is() -> None:
 
 def test_guesses_are_chosen_from_the_claim_alone() -> None:
     assert best_guesses(0.1, 1000, 1e-5) >= best_guesses(2.0, 1000, 1e-5)
+    assert best_guesses_for_mu(0.1, 300) >= best_guesses_for_mu(2.0, 300)
     with pytest.raises(sn.errors.ConfigError, match="Expected 2 to 10 guesses"):
         guessed(torch.zeros(10), torch.zeros(10, dtype=torch.bool), 11)
+
+
+def test_guesses_for_mu_show_more_of_it_than_a_guess_for_every_canary() -> None:
+    few, drawn = best_guesses_for_mu(1.85, 500), run(1.85, 500, 0)
+    by_few, by_all = (least_mu(guessed(*drawn, r), r, 500, 0.025) for r in (few, 500))
+    assert by_few > 1.2 * by_all
 
 
 def test_ties_say_nothing() -> None:

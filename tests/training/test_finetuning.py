@@ -242,41 +242,6 @@ def test_hugging_face_models_are_trained_privately(make, make_model) -> None:
         assert list(found.model.state_dict()) == list(model.state_dict())
 
 
-def test_canaries_find_what_is_claimed_and_no_more(table, mlp) -> None:
-    for batch in (None, 24):
-        found = sn.finetune(
-            mlp, table, sn.DPSGD(4.0, 1e-3, canaries=600), batch_size=batch, epochs=4, seed=0
-        )
-        epsilon, mu = found.findings
-        assert 0.5 < epsilon.low < epsilon.ceiling == found.guarantee.epsilon
-        assert 0.2 < mu.low < mu.ceiling == found.guarantee.mu
-        assert not epsilon.crosses_proof
-        assert not mu.crosses_proof
-
-
-def test_noise_that_is_off_by_four_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
-    from shieldnet.training.private import lattice
-
-    right = lattice.lattice_gaussian
-    monkeypatch.setattr(
-        lattice, "lattice_gaussian", lambda count, deviation: right(count, deviation) / 4
-    )
-    found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
-    assert any(one.crosses_proof for one in found.findings)
-
-
-def test_clipping_per_batch_is_caught_by_the_run_itself(table, mlp, monkeypatch) -> None:
-    def per_batch(gradients, clip, totals):
-        each = gradients[0].parts[0].each
-        mean = each.sum(0) / max(1, len(each))
-        totals[0].add_(len(each) * mean * (clip / mean.norm().clamp_min(1e-12)).clamp(max=1))
-        return torch.tensor(len(each))
-
-    monkeypatch.setattr("shieldnet.training.private.canaries.clipped_sum", per_batch)
-    found = sn.finetune(mlp, table, sn.DPSGD(1.0, 1e-3, canaries=1000), epochs=10, seed=0)
-    assert any(one.crosses_proof for one in found.findings)
-
-
 @pytest.mark.parametrize("clip", ["1.0", "sn.AdaptiveClip(start=3.0)"])
 def test_a_training_goes_on_where_it_was_stopped(clip, table, mlp, tmp_path) -> None:
     settings = {"epochs": 6, "batch_size": 30, "seed": 3, "progress": False}

@@ -105,7 +105,7 @@ def test_a_bar_starts_at_the_step_that_is_continued() -> None:
     assert (watch.bar.n, watch.bar.initial) == (31, 31)
 
 
-def test_three_lines_come_first_epsilon_accuracy_and_what_was_measured(table, mlp) -> None:
+def test_first_come_epsilon_accuracy_and_what_was_measured(table, mlp) -> None:
     held = torch.randn(60, 12, generator=torch.Generator().manual_seed(5))
     found = sn.finetune(
         mlp,
@@ -115,7 +115,7 @@ def test_three_lines_come_first_epsilon_accuracy_and_what_was_measured(table, ml
         start="public",
         validation=(held, held[:, :3].argmax(1)),
     )
-    proven, validated, measured, empty, *details = str(found).splitlines()
+    proven, validated, measured, assuming, empty, *details = str(found).splitlines()
     assert proven == "Proven: epsilon 8.00 at delta 0.001"
     assert re.fullmatch(
         r"Validation: accuracy \S+ \[.*\] before, \S+ \[.*\] after; loss \S+ before, \S+ after "
@@ -125,6 +125,11 @@ def test_three_lines_come_first_epsilon_accuracy_and_what_was_measured(table, ml
     assert re.fullmatch(
         r"Measured in the run itself: epsilon at least \S+, mu at least \S+ \(95%, 30 canaries\)",
         measured,
+    )
+    assert re.fullmatch(
+        r"If its canaries are independent: mu at least \S+; if the noise is Gaussian too: "
+        r"epsilon at least \S+ \(99.9%\)",
+        assuming,
     )
     assert empty == ""
     assert f"Clip norm after the last step: {found.clip:.3g}" in details

@@ -7,6 +7,7 @@ from shieldnet.training.private.gradient_parts import Gradient, Whole, clipped_s
 
 CANARY_SCALE = 1e3
 """Length of a canary's gradient before clipping, in clip norms."""
+_BLOCK = 128  # canaries whose gradients are in memory at once
 
 
 def canary_sum(drawn: Tensor, clip: float) -> Tensor:
@@ -14,12 +15,12 @@ def canary_sum(drawn: Tensor, clip: float) -> Tensor:
 
     Shapes: drawn (canaries,) bool -> (canaries,) float64, at most ``clip`` each.
     """
-    count = len(drawn)
-    canaries = drawn.nonzero()[:, 0]
-    gradients = torch.zeros(len(canaries), count)
-    gradients[torch.arange(len(canaries)), canaries] = CANARY_SCALE * clip
-    total = torch.zeros(count, dtype=torch.float64)
-    clipped_sum([Gradient((Whole(gradients),))], clip, [total])
+    total = torch.zeros(len(drawn), dtype=torch.float64)
+    for some, sums in zip(drawn.split(_BLOCK), total.split(_BLOCK), strict=True):
+        canaries = some.nonzero()[:, 0]  # their gradients are 0 along the weights of other blocks
+        gradients = torch.zeros(len(canaries), len(some))
+        gradients[torch.arange(len(canaries)), canaries] = CANARY_SCALE * clip
+        clipped_sum([Gradient((Whole(gradients),))], clip, [sums])
     return total
 
 
