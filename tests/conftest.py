@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: their threads would only meet
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import math
 
 import hypothesis
@@ -16,14 +17,30 @@ from by_hand import GUARANTEE, made, subject
 from torch import nn
 
 from shieldnet.attacks import Game
+from shieldnet.attacks.adversary.decoders import Network
 from shieldnet.data.examples import Examples
 from shieldnet.demo import Split, digits, divide, train
 from shieldnet.reports.report import Report
 from shieldnet.shield.module import Shield
 
-hypothesis.settings.register_profile("quick", max_examples=100, deadline=None)
+hypothesis.settings.register_profile("quick", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None)
 hypothesis.settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def brief_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains the attackers' networks for a few steps, where the test asks not how well they learn.
+
+    In this process alone: an audit on processes of its own trains them in full.
+    """
+    monkeypatch.setattr(Network, "settings", ((128.0, 10.0),))
 
 
 @pytest.fixture(scope="session")

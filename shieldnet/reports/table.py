@@ -28,7 +28,9 @@ class Heading:
 
     def heads(self, finding: str) -> bool:
         """Returns whether a finding of this name stands under it."""
-        return finding == self.name if self.name else declared().find(finding) == self.metric
+        if self.name:
+            return finding == self.name
+        return self.metric.matches(finding) and declared().find(finding) == self.metric
 
     @property
     def directed(self) -> str:

@@ -46,6 +46,7 @@ def found(shield: sn.Shield, sets: list, **settings) -> dict[str, float]:
     return {finding.name: finding.value for finding in report["shield"].findings}
 
 
+@pytest.mark.usefixtures("brief_networks")
 @pytest.mark.parametrize(
     "chain", [(sn.Round(3),), (sn.ClipNorm(5.0), sn.KeyedNoise(0.5, bytes(32)))]
 )

@@ -76,7 +76,7 @@ def sets(digits_split) -> dict:
     return {
         "members": digits_split.members,
         "nonmembers": digits_split.nonmembers,
-        "auxiliary": digits_split.auxiliary,
+        "auxiliary": tuple(part[:300] for part in digits_split.auxiliary),
     }
 
 
@@ -97,10 +97,10 @@ class TestAudit:
 
     def test_the_same_seed_gives_the_same_report(self, digits_model, sets) -> None:
         noisy = sn.Shield(digits_model, sn.ClipNorm(10.0), sn.GaussianNoise(2.0))
-        sets["auxiliary"] = tuple(part[:200] for part in sets["auxiliary"])
-        one, two = (sn.audit(noisy, **sets, seed=7) for _ in range(2))
+        few = small_sets(sets)
+        one, two = (sn.audit(noisy, **few, seed=7) for _ in range(2))
         assert one.findings == two.findings
-        assert sn.audit(noisy, **sets, seed=8).findings != one.findings
+        assert sn.audit(noisy, **few, seed=8).findings != one.findings
 
     def test_global_seed_and_model_are_not_touched(self, digits_model, sets) -> None:
         state = torch.get_rng_state()

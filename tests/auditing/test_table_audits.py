@@ -76,6 +76,7 @@ class Watched:
         return self.pipeline.predict_proba(table)
 
 
+@pytest.mark.usefixtures("brief_networks")
 def test_a_pipeline_is_asked_by_tables_of_its_own_form_alone(sets, pipeline) -> None:
     watched = Watched(pipeline)
     tier = sn.Tier(
