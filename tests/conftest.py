@@ -18,6 +18,7 @@ from torch import nn
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.adversary.decoders import Network
+from shieldnet.auditing import plan
 from shieldnet.data.examples import Examples
 from shieldnet.demo import Split, digits, divide, train
 from shieldnet.reports.report import Report
@@ -32,6 +33,12 @@ def pytest_collection_finish() -> None:
     """Leaves what was imported out of every later search for garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def audits_start_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits a few records here, where starting processes takes longer than the audit."""
+    monkeypatch.setattr(plan, "DEFAULT_ENGINE", "inline")
 
 
 @pytest.fixture

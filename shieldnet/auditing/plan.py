@@ -94,6 +94,9 @@ _ALSO = (
 )
 _MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))
 
+DEFAULT_ENGINE = "processes"
+"""Where audits run that can be sent, and that take long enough."""
+
 TIERS = MappingProxyType(
     {
         "quick": Tier(
@@ -208,7 +211,7 @@ class Plan:
         tensors = (*model.parameters(), *model.buffers())
         stays = self.tier.name == "quick" or any(tensor.device.type != "cpu" for tensor in tensors)
         stays = stays or bool(why_unsendable(dict(shields), self.train, self.tier.measurements))
-        return replace(self, engine="inline" if stays else "processes")
+        return replace(self, engine="inline" if stays else DEFAULT_ENGINE)
 
     @property
     def is_inline(self) -> bool:

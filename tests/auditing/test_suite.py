@@ -781,3 +781,10 @@ def test_the_bar_counts_the_jobs_in_which_shadows_are_trained(digits_model) -> N
         for kind, train in (("none", None), ("recipe", recipe), ("own", lambda data, seed: None))
     }
     assert jobs == {"none": 3, "recipe": 3, "own": 20}
+
+
+def test_long_audits_run_on_processes_and_quick_ones_here(linear, monkeypatch) -> None:
+    monkeypatch.undo()  # what the tests of audits say
+    shields = {"bare": sn.Shield(linear)}
+    assert Plan.of("standard").for_shields(shields).engine == "processes"
+    assert Plan.of("quick").for_shields(shields).engine == "inline"
