@@ -27,8 +27,8 @@ ROWS = [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]]
 class Fake:
     """Counts charges in memory, as a guard does in a ledger."""
 
-    def __init__(self, shield, rows: int = 10**9) -> None:
-        self.shield, self.rows = shield, rows
+    def __init__(self, shield, rows: int = 10**9, watch=None) -> None:
+        self.shield, self.rows, self.watch = shield, rows, watch
         self.charged: Counter[str] = Counter()
         self.keys: dict[tuple[str, str], bytes] = {}
         self.is_closed = self.is_down = False
@@ -99,10 +99,12 @@ class Counting(nn.Module):
 class Served:
     """Holds an app with its parts, a key of alice and one of bob, and a client."""
 
-    def __init__(self, folder: Path, model=None, inputs=X, shield=None, rows=10**9, **limits):
+    def __init__(
+        self, folder: Path, model=None, inputs=X, shield=None, rows=10**9, watch=None, **limits
+    ):
         self.network = Counting() if model is None else model
         self.shield = shield or sn.harden(self.network.eval(), extent=sn.Extent(3))
-        self.guard = Fake(self.shield, rows)
+        self.guard = Fake(self.shield, rows, watch)
         file = folder / "keys.toml"
         self.keys = {name: add_key(file, name) for name in ("alice", "bob")}
         self.model = ServedModel(self.shield, name="m", inputs=inputs, limits=Limits(**limits))

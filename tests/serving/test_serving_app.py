@@ -314,9 +314,6 @@ def test_a_guard_whose_settings_would_be_ignored_is_refused(served) -> None:
     other = Fake(sn.harden(served.network.eval(), extent=sn.Extent(3)))
     with pytest.raises(ConfigError, match="guard of the shield that is served"):
         make_app(other, served.model, known)
-    served.guard.watch = object()
-    with pytest.raises(ConfigError, match="without watch="):
-        make_app(served.guard, served.model, known)
 
 
 class Pair(nn.Module):

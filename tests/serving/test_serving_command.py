@@ -28,6 +28,7 @@ def model():
     return nn.Linear(6, 3)
 """
 BUDGET = ("--ledger", "sqlite:///budget.db", "--queries-per-client", "5")
+WATCHED = (*BUDGET, "--keys", "keys.toml", "--model", "served:model", "--watch")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,8 @@ def project(tmp_path_factory) -> Path:
     (folder / "served.py").write_text(MODULE)
     rows = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
     np.savez(folder / "x.npz", x=rows)
+    many = np.random.default_rng(1).normal(size=(400, 6)).astype(np.float32)
+    np.savez(folder / "many.npz", x=many)
     for arguments in (("--example", "x.npz", "-o", "h"), ("--classes", "3", "-o", "bare")):
         done = shieldnet(folder, "harden", "served:model", *arguments)
         assert done.returncode == 0, done.stderr
@@ -103,6 +106,10 @@ def _model(project: Path):
             ("h", *BUDGET, "--keys", "keys.toml", "--model", "served:model", "--queries-in-all=0"),
             "Expected queries >= 1",
         ),
+        (("h", *BUDGET, "--keys", "keys.toml", "--harder", "strict"), "Expected --watch"),
+        (("h", *WATCHED, "x.npz"), "at least 200 natural inputs"),
+        (("h", *WATCHED, "many.npz", "--max-rows", "300"), "Expected --max-rows <= 256"),
+        (("h", *WATCHED, "many.npz", "--harder", "weak"), "Expected --harder"),
         (
             ("h", "--ledger", "sqlite:///b.db", "--keys", "keys.toml", "--model", "served:model"),
             "--bits-per-client, --mu-per-client, --queries-per-client",

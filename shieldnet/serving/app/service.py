@@ -22,6 +22,8 @@ from shieldnet.serving.app.batching import Batcher
 from shieldnet.serving.app.metrics import Metrics
 from shieldnet.serving.app.requests import Asked
 from shieldnet.serving.app.served import ServedModel
+from shieldnet.serving.app.watching import Watching
+from shieldnet.serving.watch import Watch
 from shieldnet.shield.module import Shield
 
 T = TypeVar("T")
@@ -55,12 +57,14 @@ class Service:
     durable. A request that fails after that stays charged.
     """
 
-    def __init__(self, guard: Charging, model: ServedModel, metrics: Metrics) -> None:
+    def __init__(
+        self, guard: Charging, model: ServedModel, metrics: Metrics, watch: Watch | None = None
+    ) -> None:
         self.model, self.metrics = model, metrics
+        self._watching = None if watch is None else Watching(watch, model, metrics)
         self._guard, self._limits = guard, model.limits
         limits = model.limits
         self._batcher = Batcher(
-            model.ask,
             max_rows=limits.max_batch_rows,
             wait_s=limits.batch_wait_s,
             timeout_s=limits.timeout_s,
@@ -90,8 +94,22 @@ class Service:
         key: names a request that may be repeated without another charge.
         Errors: Refused, whatever happens.
         """
-        await self._charge(client, asked, key)
-        return await self._answer(asked, alone=key is not None)
+        watching = self._watching
+        if watching is None:
+            await self._charge(client, asked, key)
+            return await self._answer(self.model, asked, alone=key is not None)
+        watching.require_numbers(asked)
+        async with watching.turn(client):
+            model = watching.choose(client)
+            # What the watch's harder shield says is no repeat of what this one said.
+            own_key = key if model is self.model else None
+            await self._charge(client, asked, own_key)
+            answers = await self._answer(model, asked, alone=own_key is not None)
+            try:
+                await self._within(self._pool, lambda: watching.note(client, asked, answers, model))
+            except asyncio.TimeoutError:
+                raise refusals.late() from None
+        return answers
 
     @contextmanager
     def place(self, client: str, key: str | None) -> Iterator[None]:
@@ -143,8 +161,8 @@ class Service:
         with suppress(LedgerUnavailable):
             self.metrics.left(self._guard.left(client))
 
-    async def _answer(self, asked: Asked, *, alone: bool) -> dict[str, Tensor]:
-        future = self._batcher.submit(asked.inputs, asked.rows, alone=alone)
+    async def _answer(self, model: ServedModel, asked: Asked, *, alone: bool) -> dict[str, Tensor]:
+        future = self._batcher.submit(model.ask, asked.inputs, asked.rows, alone=alone)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._limits.timeout_s)
         except (AnswerError, DataError):

@@ -43,20 +43,16 @@ def make_app(guard: Charging, model: ServedModel, keys: ApiKeys) -> FastAPI:
     guard: charges every request before the model is asked; it is closed with the application.
     model: its shield, as it is served, with the limits. ``app.state.metrics`` has the numbers for
     Prometheus, which no address gives out.
-    Errors: ConfigError for a guard of another shield than the model's, and for one with a watch,
-        which sees calls of the guard alone.
+    A guard's watch looks at every request, as it does at calls of the guard.
+    Errors: ConfigError for a guard of another shield than the model's, and for a watch that cannot
+        look at what the model is asked.
     """
-    if getattr(guard, "watch", None) is not None:
-        raise ConfigError(
-            "Expected a guard without watch=: this server charges by the guard and asks the shield "
-            "in batches, which no watch sees. Call guard(x, client=...) in a server of your own."
-        )
     if guard.shield is not model.shield:
         raise ConfigError(
             "Expected a guard of the shield that is served: ServedModel(guard.shield, ...)."
         )
     limits, metrics = model.limits, Metrics()
-    service = Service(guard, model, metrics)
+    service = Service(guard, model, metrics, getattr(guard, "watch", None))
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
