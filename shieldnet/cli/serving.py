@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from shieldnet.serving.watch import WatchPolicy
 
 _MAX_NATURAL = 1000
+_SHOWN_DIGITS = 12
 
-keys_app = typer.Typer(help="Makes API keys for the clients of a server.", no_args_is_help=True)
+keys_app = typer.Typer(help="Makes, lists and removes API keys of clients.", no_args_is_help=True)
 
 Ledger = Annotated[
     str,
@@ -287,11 +288,49 @@ def add(
 ) -> None:
     """Makes a key for a client, shows it once, and writes its hash into the file.
 
-    A client may have several keys and has one budget. A key is taken away by deleting its hash; the
-    server reads the file when it starts.
+    A client may have several keys and has one budget. The server reads the file when it starts.
     """
     from shieldnet.serving.app.keys import add_key
 
     key = add_key(keys, name)
     typer.echo(f"The key of {name}, which {keys} does not hold and nothing shows again:", err=True)
     typer.echo(key)
+
+
+@keys_app.command("list")
+@guarded
+def list_keys(
+    keys: Annotated[Path, typer.Option(help="The file of keys.")],
+) -> None:
+    """Lists the clients of a file, and the first digits of the hash of each of their keys."""
+    from tabulate import tabulate
+
+    from shieldnet.serving.app.keys import ApiKeys, shown
+
+    known = ApiKeys.load(keys).hashes
+    rows = [(name, shown(one)[:_SHOWN_DIGITS]) for name, hashes in known.items() for one in hashes]
+    typer.echo(tabulate(rows, ("client", "hash"), disable_numparse=True))
+
+
+@keys_app.command("remove")
+@guarded
+def remove(
+    name: Annotated[str, typer.Argument(help="The client whose keys are removed.")],
+    keys: Annotated[Path, typer.Option(help="The file of keys.")],
+    which: Annotated[
+        str | None,
+        typer.Option(
+            "--hash",
+            help="Remove only the key whose hash begins so, as shieldnet keys list shows it.",
+            show_default="all keys of the client",
+        ),
+    ] = None,
+) -> None:
+    """Removes the keys of a client, or one of them. Its budget stays what it is.
+
+    A server that runs still takes them: it reads the file when it starts.
+    """
+    from shieldnet.serving.app.keys import remove_keys
+
+    count = remove_keys(keys, name, which)
+    typer.echo(f"Removed {count} of the keys of {name}. A server that runs has to be restarted.")

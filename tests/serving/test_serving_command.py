@@ -52,7 +52,7 @@ def serve(folder: Path, *arguments: str) -> Finished:
 
 def test_a_served_folder_answers_the_real_triton_client_until_its_budget_is_spent(project) -> None:
     command = [sys.executable, "-m", "shieldnet", "serve", "h", "--model", "served:model", *BUDGET]
-    command += ["--keys", "keys.toml", "--name", "credit", "--port", "0"]
+    command += ["--keys", "keys.toml", "--name", "credit", "--port", "0", "--watch", "many.npz"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{project}"}
     with subprocess.Popen(
         command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True
