@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,30 @@ class KeptLedger:
 
     def charged(self, client: str | None, budget: Budget) -> Units:
         """Returns what was charged in the last window that is recorded, with all leases."""
-        subject = None if client is None else self.seal.subject(client)
+        return self._charged(None if client is None else self.seal.subject(client), budget)
+
+    def _charged(self, subject: str | None, budget: Budget) -> Units:
         start = budget.start(self.contents.head.time)
         return self.contents.totals.get(account_id(subject, budget.window, start), NOTHING)
 
-    @property
-    def clients(self) -> int:
-        """Counts the clients that were ever charged."""
+    @cached_property
+    def subjects(self) -> frozenset[str]:
+        """Returns the keyed hashes of all clients that were ever charged."""
         names = {account.partition(":")[0] for account in self.contents.totals}
-        return len(names - {EVERYBODY})
+        return frozenset(names - {EVERYBODY})
+
+    def most_charged(self, count: int) -> list[tuple[str, tuple[Units, ...]]]:
+        """Returns so many clients by their hashes, with what each budget was charged.
+
+        Those with most answers in the current windows come first.
+        """
+        budgets = self.policy.per_client
+        found = [
+            (subject, tuple(self._charged(subject, budget) for budget in budgets))
+            for subject in self.subjects
+        ]
+        found.sort(key=lambda one: ([-units.queries for units in one[1]], one[0]))
+        return found[:count]
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Raises VerificationFailed if the ledger was changed without its key."""

@@ -18,6 +18,8 @@ from shieldnet.serving.app.limits import Limits
 from shieldnet.serving.app.running import bound, server_of
 from shieldnet.serving.app.served import ServedModel
 from shieldnet.serving.app.web import make_app
+from shieldnet.serving.budget import Balance, Budget
+from shieldnet.serving.units import INFINITE, Units
 from shieldnet.shipping.description import TensorFacts
 
 X = (TensorFacts("x", (None, 6), "float32"),)
@@ -54,7 +56,8 @@ class Fake:
         if self.is_down:
             raise LedgerUnavailable("down")
         left = self.rows - self.charged[client]
-        return (Balance(Limit(self.rows), queries=left),)
+        budget, units = Budget(queries=self.rows), Units(INFINITE, INFINITE, left)
+        return (Balance(budget, Units(queries=self.charged[client]), units, self.renews_at),)
 
     def close(self) -> None:
         self.is_closed = True
@@ -63,19 +66,6 @@ class Fake:
 @dataclass
 class Charge:
     repeated: bool = False
-
-
-@dataclass
-class Limit:
-    queries: int
-    bits: float | None = None
-    mu: float | None = None
-
-
-@dataclass
-class Balance:
-    budget: Limit
-    queries: int = 0
 
 
 class Counting(nn.Module):

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from serving_parts import Served, infer
@@ -12,8 +12,10 @@ from starlette.requests import Request
 
 from shieldnet.serving.app import bodies
 from shieldnet.serving.app.limits import Limits
+from shieldnet.serving.app.metrics import Metrics
 from shieldnet.serving.app.refusals import Refused
 from shieldnet.serving.app.running import server_of
+from shieldnet.serving.app.service import Service
 
 INFER, PREDICT = "/v2/models/m/infer", "/predict"
 
@@ -87,6 +89,24 @@ def test_a_client_shuts_out_no_other_and_repeats_nothing_that_is_open(tmp_path) 
         assert [one.result(10).status_code for one in waiting] == [200] * 3
         assert post(**named).status_code == 200
     assert served.guard.charged == {"alice": 4, "bob": 2}
+
+
+def test_no_number_of_greedy_clients_takes_the_last_place(served) -> None:
+    service = Service(served.guard, served.model, Metrics())
+    service.start()
+    with ExitStack() as held:
+        taken = {}
+        for client in map(str, range(20)):
+            taken[client] = 0
+            with suppress(Refused):
+                while True:
+                    held.enter_context(service.place(client, None))
+                    taken[client] += 1
+        assert taken["0"] == 64  # a quarter of all
+        assert all(taken.values())
+        held.enter_context(service.place("another", None))
+    assert not service._served
+    service.close()
 
 
 def test_a_server_whose_model_hangs_is_not_ready_charges_nothing_and_ends(tmp_path) -> None:

@@ -23,6 +23,7 @@ from shieldnet.serving.app.metrics import Metrics
 from shieldnet.serving.app.requests import Asked
 from shieldnet.serving.app.served import ServedModel
 from shieldnet.serving.app.watching import Watching
+from shieldnet.serving.budget import Balance
 from shieldnet.serving.watch import Watch
 from shieldnet.shield.module import Shield
 
@@ -30,7 +31,7 @@ T = TypeVar("T")
 _PROBE = "-"  # no client's name: its balance is looked up to see whether the ledger answers
 _PROBE_EVERY_S = 1.0
 _THREADS = 8
-_SHARE = 4  # a client has one of so many parts of all places
+_OTHERS = 3  # for each place that a client has, so many are free, or it takes no other
 
 
 class Charging(Protocol):
@@ -43,7 +44,7 @@ class Charging(Protocol):
     ) -> Any:
         """Charges ``rows`` answers, or raises BudgetExceeded or LedgerUnavailable."""
 
-    def left(self, client: str) -> Any:
+    def left(self, client: str) -> tuple[Balance, ...]:
         """Returns what the client has left."""
 
     def close(self) -> None:
@@ -72,7 +73,6 @@ class Service:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="shieldnet-charge")
         self._probe = ThreadPoolExecutor(1, thread_name_prefix="shieldnet-ready")
         self._served: Counter[str] = Counter()  # requests by client
-        self._most_each = max(1, limits.max_requests // _SHARE)
         self._open: set[tuple[str, str]] = set()  # clients and keys of requests that may repeat
         self._probed_s, self._was_ready = -_PROBE_EVERY_S, False
 
@@ -115,13 +115,14 @@ class Service:
     def place(self, client: str, key: str | None) -> Iterator[None]:
         """Takes one of the places for requests, before its body is read.
 
-        A client has a quarter of them, and of its requests with one key a single one.
+        A client takes one while it has fewer than a third of those that are free: alone a quarter
+        of all, and however many clients ask, some are left for the next. Of its requests with one
+        key a single one is open.
         Errors: Refused (503).
         """
         repeatable = {(client, key)} if key is not None else set()
         if (
-            self._served.total() >= self._limits.max_requests
-            or self._served[client] >= self._most_each
+            self._served[client] * _OTHERS >= self._limits.max_requests - self._served.total()
             or repeatable & self._open
             or not self._batcher.alive
         ):
@@ -169,6 +170,13 @@ class Service:
             raise refusals.unanswerable() from None
         except asyncio.TimeoutError:
             raise refusals.late() from None
+
+    async def left(self, client: str) -> tuple[Balance, ...]:
+        """Returns what a client has left of each of its budgets. Errors: Refused (503)."""
+        try:
+            return await self._within(self._pool, lambda: self._guard.left(client))
+        except (LedgerUnavailable, asyncio.TimeoutError):
+            raise refusals.no_ledger() from None
 
     async def _within(self, pool: ThreadPoolExecutor, job: Callable[[], T]) -> T:
         running = asyncio.get_running_loop().run_in_executor(pool, job)

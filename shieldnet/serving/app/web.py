@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.serving.app import refusals
-from shieldnet.serving.app.answers import written_infer, written_predict
+from shieldnet.serving.app.answers import written_budgets, written_infer, written_predict
 from shieldnet.serving.app.bodies import body_of, read_body, require_type
 from shieldnet.serving.app.datatypes import OF_DTYPE
 from shieldnet.serving.app.keys import ApiKeys
@@ -105,6 +105,7 @@ class _Routes:
         """Gives an application its addresses; health and readiness alone need no key."""
         gets: list[tuple[str, Callable[..., Any]]] = [
             ("/v2", self.server),
+            ("/budget", self.budget),
             ("/v2/health/live", self.live),
             ("/v2/health/ready", self.ready),
             *((f"{path}/ready", self.model_ready) for path in (_MODEL, _VERSION)),
@@ -139,6 +140,12 @@ class _Routes:
         return JSONResponse(
             {"name": PLATFORM, "version": _OWN_VERSION, "extensions": ["binary_tensor_data"]}
         )
+
+    async def budget(self, request: Request) -> Response:
+        """Says what the client whose key it is has left; asking costs nothing."""
+        client = self._client(request)
+        with self._service.place(client, None):
+            return JSONResponse(written_budgets(await self._service.left(client)))
 
     async def metadata(self, request: Request) -> Response:
         """Describes the model's inputs and outputs."""
