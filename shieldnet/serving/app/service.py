@@ -116,8 +116,8 @@ class Service:
         """Takes one of the places for requests, before its body is read.
 
         A client takes one while it has fewer than a third of those that are free: alone a quarter
-        of all, and however many clients ask, some are left for the next. Of its requests with one
-        key a single one is open.
+        of all, and four that take what they can two thirds. Of its requests with one key a single
+        one is open.
         Errors: Refused (503).
         """
         repeatable = {(client, key)} if key is not None else set()
