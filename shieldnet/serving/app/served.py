@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
-from shieldnet.data.hashing import weights_hash
 from shieldnet.outputs.nested import named_leaves, written
 from shieldnet.serving.app.datatypes import OF_DTYPE
 from shieldnet.serving.app.limits import Limits
@@ -56,8 +55,6 @@ class ServedModel:
         self.shield, self.name, self.version, self._example = shield, name, version, example
         given = None if example is None else inputs_of(example, shield.model)
         self.inputs = _servable(tuple(inputs) if given is None else given)
-        # A key of a request must not buy the answer of another model.
-        self.identity = f"{weights_hash(shield.model)} {shield.settings.digest()}"
         self._named = _by_name(shield, self.inputs)
         self._device = next((one.device for one in shield.parameters()), torch.device("cpu"))
         self.outputs: tuple[TensorFacts, ...] = ()

@@ -138,7 +138,7 @@ class Service:
             self._open -= repeatable
 
     async def _charge(self, client: str, asked: Asked, key: str | None) -> None:
-        content = None if key is None else asked.digest(self.model.identity)
+        content = None if key is None else asked.digest()
         try:
             charge = await self._within(
                 self._pool, lambda: self._guard.charge(client, asked.rows, key=key, content=content)
