@@ -49,8 +49,9 @@ class BudgetMiddleware:
         headers named in ``reads``, which must be all that the application reads.
 
     Refusals have a constant body: 401 no client, 400 rows that cannot be counted, 413, 422 a name
-    of another request, 429 budget exceeded (with Retry-After where it renews), 503 no ledger. A websocket is closed: what it will
-    ask cannot be counted. The application runs inside of ``client(name)``.
+    of another request, 429 budget exceeded (with Retry-After where it renews), 503 no ledger. A
+    websocket is closed: what it will ask cannot be counted. The application runs inside of
+    ``client(name)``.
     Not promised: that the application gives no more answers than were counted. A ``Guard`` around
     the model promises it, and charges by itself: use one of both.
     """
@@ -67,10 +68,10 @@ class BudgetMiddleware:
         request_id: str | None = None,
         reads: Collection[str] = _READS,
     ) -> None:
-        for setting, words in (("free", "paths"), ("reads", "headers")):
-            if isinstance(one := {"free": free, "reads": reads}[setting], str):
+        for setting, given in (("free", free), ("reads", reads)):
+            if isinstance(given, str):
                 raise ConfigError(
-                    f"Expected {setting} as several {words}, ({one!r},), got {one!r}."
+                    f"Expected {setting} as several words, ({given!r},), got {given!r}."
                 )
         self.app, self.charge, self.client = app, charge, client
         self.rows, self.free = rows, frozenset(free)
@@ -137,7 +138,7 @@ class BudgetMiddleware:
             raise ValueError("Expected one name of a request, of printable characters.")
         asked = blake2b(digest_size=32)
         parts = [scope.get("method", "").encode(), scope["path"].encode()]
-        parts += [scope.get("query_string", b""), body]
+        parts += [scope.get("raw_path") or b"", scope.get("query_string", b""), body]
         for pair in scope["headers"]:
             if pair[0].lower() in self.reads:
                 parts += pair
