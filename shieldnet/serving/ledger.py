@@ -78,10 +78,10 @@ class Ledger:
     Clients are stored as keyed hashes; inputs and answers never. All methods may be called by
     several threads. A forked or unpickled copy has leases of its own.
     Guarantee: in each window and for each client, answers <= charged <= budget. What is charged and
-    not answered is what leases held (``lease_rows`` answers a process and client at most, and about
-    as many as were charged before) when a process was killed, when a window ended, and when the
-    store's acknowledgement was lost. It holds while the store keeps what it committed and its
-    clock goes on.
+    not answered is what leases held (``lease_rows`` answers a process and client at most, ten times
+    as many for all clients together, and about as many as were charged before) when a process was
+    killed, when a window ended, and when the store's acknowledgement was lost. It holds while the
+    store keeps what it committed and its clock goes on.
     Errors: ConfigError; LedgerUnavailable if nothing can be written at the address.
     """
 

@@ -659,3 +659,39 @@ def test_a_budget_that_limits_nothing_sensible_is_refused(settings) -> None:
 def test_an_address_of_another_form_is_refused(url) -> None:
     with pytest.raises(ConfigError, match="got"):
         Ledger(url, key=KEY)
+
+
+def test_many_clients_wait_for_few_records(opened) -> None:
+    """All clients together use up a lease of theirs no sooner than each its own."""
+    ledger = opened(per_client=Budget(queries=10_000), in_all=Budget(queries=10**6))
+    clients = [f"client {number}" for number in range(20)]
+    for _ in range(5):
+        for client in clients:
+            ledger.charge(client, COST)
+    groups = counted_groups(ledger)
+    for _ in range(100):
+        for client in clients:
+            ledger.charge(client, COST)
+    assert sum(groups) < 200  # asks for 2,000 charges
+    left = ledger.left(clients[0])[0]
+    assert left.spent.queries == 105
+
+
+def counted_groups(ledger) -> list[int]:
+    """Counts the charges of each group that is settled from now on."""
+    groups, settle = [], ledger._settler.settle
+
+    def counted(asks):
+        groups.append(len(asks))
+        return settle(asks)
+
+    ledger._settler.settle = counted
+    return groups
+
+
+def test_with_leases_of_one_every_charge_is_a_record_of_its_own(opened) -> None:
+    ledger = opened(per_client=Budget(queries=1000), lease_rows=1)
+    groups = counted_groups(ledger)
+    for _ in range(20):
+        ledger.charge("alice", COST)
+    assert sum(groups) >= 20
