@@ -51,7 +51,7 @@ def show(
     ]
     each = ", ".join(map(str, kept.policy.per_client))
     typer.echo(
-        f"{len(kept.subjects)} clients, {len(kept.contents.records)} records. Each client: {each}."
+        f"{len(kept.subjects)} clients, {kept.state.head.number} records. Each client: {each}."
     )
     typer.echo(tabulate(rows, ("whose", "budget", "charged, leases included")))
     listed = [
@@ -78,9 +78,10 @@ def export(
 
     if output.exists() and not force:
         raise ConfigError(f"{output} already exists; use --force to overwrite it.")
-    lines = KeptLedger.read(address).lines()
-    output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    typer.echo(f"Wrote {len(lines)} records to {output}.")
+    kept = KeptLedger.read(address)
+    with output.open("w", encoding="utf-8") as file:
+        count = sum(1 for line in kept.lines() if file.write(f"{line}\n"))
+    typer.echo(f"Wrote {count} records to {output}.")
 
 
 @ledger_app.command("verify")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,21 +16,23 @@ from shieldnet.serving.chain import EVERYBODY, Checked, Seal, account_id, verify
 from shieldnet.serving.policy import Policy, require_own, stated
 from shieldnet.serving.secret import key_of
 from shieldnet.serving.stores import open_store
-from shieldnet.serving.stores.base import Contents
+from shieldnet.serving.stores.base import State
+from shieldnet.serving.stores.pages import Pages
 from shieldnet.serving.units import NOTHING, Units
 
 
 @dataclass(frozen=True)
 class KeptLedger:
-    """All that an existing ledger holds, as of one moment.
+    """An existing ledger: its state as of one moment, and its records, which are read when asked.
 
     Errors of ``read``: ConfigError where there is no ledger, or another key belongs to it;
     LedgerUnavailable.
     """
 
     policy: Policy
-    contents: Contents
+    state: State
     seal: Seal
+    url: str
 
     @classmethod
     def read(cls, url: str, key: str | bytes | None = None) -> KeptLedger:
@@ -40,13 +43,12 @@ class KeptLedger:
         store = open_store(url)
         try:
             seal = Seal(key_of(key, url))
-            with store.session() as session:
-                contents = session.everything()
-            head = contents.head
+            state = Pages(store).state()
+            head = state.head
             if not head.number:
                 raise ConfigError("There is no ledger at this address: it is empty.")
             require_own(head, seal)
-            return cls(stated(head), contents, seal)
+            return cls(stated(head), state, seal, url)
         finally:
             store.close()
 
@@ -55,13 +57,13 @@ class KeptLedger:
         return self._charged(None if client is None else self.seal.subject(client), budget)
 
     def _charged(self, subject: str | None, budget: Budget) -> Units:
-        start = budget.start(self.contents.head.time)
-        return self.contents.totals.get(account_id(subject, budget.window, start), NOTHING)
+        start = budget.start(self.state.head.time)
+        return self.state.totals.get(account_id(subject, budget.window, start), NOTHING)
 
     @cached_property
     def subjects(self) -> frozenset[str]:
         """Returns the keyed hashes of all clients that were ever charged."""
-        names = {account.partition(":")[0] for account in self.contents.totals}
+        names = {account.partition(":")[0] for account in self.state.totals}
         return frozenset(names - {EVERYBODY})
 
     def most_charged(self, count: int) -> list[tuple[str, tuple[Units, ...]]]:
@@ -79,12 +81,15 @@ class KeptLedger:
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Raises VerificationFailed if the ledger was changed without its key."""
-        return verify(self.contents, self.seal, heads)
+        with closing(open_store(self.url)) as store:
+            return verify(Pages(store), self.seal, heads)
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """Returns the records as lines of JSON, with their numbers and macs."""
-        lines: list[str] = []
-        for record in self.contents.records:
-            line: dict[str, Any] = {"number": record.number, "mac": record.mac}
-            lines.append(json.dumps({**line, **json.loads(record.body)}))
-        return lines
+        after = 0
+        with closing(open_store(self.url)) as store:
+            while records := Pages(store).page(after)[1]:
+                for record in records:
+                    line: dict[str, Any] = {"number": record.number, "mac": record.mac}
+                    yield json.dumps({**line, **json.loads(record.body)})
+                after = records[-1].number

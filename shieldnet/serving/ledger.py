@@ -26,7 +26,8 @@ from shieldnet.serving.policy import Policy
 from shieldnet.serving.secret import VARIABLE, key_of
 from shieldnet.serving.settling import Ask, Settler
 from shieldnet.serving.stores import open_store
-from shieldnet.serving.stores.base import Contents, OneAtATime
+from shieldnet.serving.stores.base import OneAtATime
+from shieldnet.serving.stores.pages import Pages
 from shieldnet.serving.units import INFINITE, NOTHING, Units, units_of
 from shieldnet.serving.writer import Writer, closed
 
@@ -250,13 +251,11 @@ class Ledger:
         return Balance(account.budget, spent, left, account.budget.renews_at(account.start(now)))
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
-        """Reads the whole ledger and raises VerificationFailed if it was changed."""
-        # However long it takes to read all of it: no answer waits for that.
-        return verify(self._writer.run(self._everything), self._seal, heads)
+        """Reads the whole ledger and raises VerificationFailed if it was changed.
 
-    def _everything(self) -> Contents:
-        with self._store.session() as session:
-            return session.everything()
+        In pages: answers are charged meanwhile, here and by other servers.
+        """
+        return verify(Pages(self._store, self._writer.run), self._seal, heads)
 
     def _within(self, job: Callable[[], T]) -> T:
         try:
