@@ -276,11 +276,16 @@ class Ledger:
         """
         with self._lock:
             was_closed, self._closed = self._closed, True
-        if not was_closed:
-            try:
-                self._writer.close(lambda: self._settler.give_all_back(self.clock()))
-            finally:
-                self._store.close()
+        if was_closed:
+            return
+        try:
+            self._writer.close(lambda: self._settler.give_all_back(self.clock()), self.timeout_s)
+        except NoResult as late:  # its thread still holds the connection
+            raise self._too_late() from late
+        except BaseException:
+            self._store.close()
+            raise
+        self._store.close()
 
     def __enter__(self) -> Ledger:
         return self

@@ -760,3 +760,22 @@ def test_no_writer_waits_for_one_who_reads(opened) -> None:
         if not reader.url.startswith("redis"):  # there a look is a moment of its own
             assert session.state() == before
     reader.verify()
+
+
+def test_a_ledger_whose_store_hangs_closes_and_keeps_its_charges(tmp_path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'l.db'}", per_client=Budget(queries=9), timeout_s=0.2)
+    for _ in range(4):
+        ledger.charge("alice", COST)
+    may_go, session = threading.Event(), ledger._store.session
+
+    def hangs():
+        assert may_go.wait(30)
+        return session()
+
+    ledger._store.session = hangs
+    with pytest.raises(LedgerUnavailable, match=r"did not answer within 0\.2 s"):
+        ledger.close()
+    ledger.close()
+    with pytest.raises(LedgerUnavailable):
+        ledger.charge("alice", COST)
+    may_go.set()

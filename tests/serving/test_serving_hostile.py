@@ -109,6 +109,21 @@ def test_twelve_greedy_clients_leave_places_for_others(served) -> None:
     service.close()
 
 
+def test_a_server_whose_ledger_hangs_ends(tmp_path) -> None:
+    served, may_go = Served(tmp_path, timeout_s=0.05), threading.Event()
+
+    def hangs(*args, **more):
+        assert may_go.wait(30)
+
+    served.guard.charge = served.guard.left = served.guard.close = hangs
+    with served.client() as client:
+        assert client.post(INFER, json=infer()).status_code == 503
+        assert client.get("/v2/health/ready").status_code == 503
+        assert client.get("/budget").status_code == 503
+    assert not may_go.is_set()  # the server ended before
+    may_go.set()
+
+
 def test_a_server_whose_model_hangs_is_not_ready_charges_nothing_and_ends(tmp_path) -> None:
     served = Served(tmp_path, timeout_s=0.05)
     served.network.waits_for = threading.Event()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -81,10 +82,18 @@ class Service:
         self._batcher.start()
 
     def close(self) -> None:
-        """Answers what waits, for ``timeout_s`` at most, then closes the ledger."""
+        """Answers what waits, then closes the ledger, each for ``timeout_s`` at most.
+
+        A call of the ledger that hangs is left to the end of the process.
+        """
         self._batcher.close()
-        self._pool.shutdown()
-        self._probe.shutdown()
+        for pool in (self._pool, self._probe):
+            pool.shutdown(wait=False, cancel_futures=True)
+        closing = Thread(target=self._close_guard, name="shieldnet-close", daemon=True)
+        closing.start()
+        closing.join(self._limits.timeout_s)
+
+    def _close_guard(self) -> None:
         with suppress(LedgerUnavailable):  # what leases hold stays charged then
             self._guard.close()
 
