@@ -448,6 +448,9 @@ class Deaf:
             self.is_deaf = False
             raise LedgerUnavailable("The acknowledgement was lost.")
 
+    def reading(self):
+        return self.store.reading()
+
     def close(self) -> None:
         self.store.close()
 
