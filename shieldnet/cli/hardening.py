@@ -171,8 +171,8 @@ def _next(output: Path, model: str, *, is_signed: bool) -> str:
     )
 
 
-def example_rows(name: str, model: "nn.Module") -> Any:
-    """Reads a few inputs, in the float type of the model."""
+def example_rows(name: str, model: "nn.Module", *, most: int = _MAX_ROWS) -> Any:
+    """Reads inputs, at most so many, in the float type of the model."""
     from shieldnet.auditing.sets import as_the_model_reads
     from shieldnet.core.errors import DataError
     from shieldnet.data.examples import Examples
@@ -182,7 +182,7 @@ def example_rows(name: str, model: "nn.Module") -> Any:
     if not isinstance(found, Examples):
         raise DataError(f"Expected the example as numbers, got {type(found).__name__}.")
     read = as_the_model_reads({"example": found}, model)["example"]
-    return read.in_own_form(slice(_MAX_ROWS))[0]
+    return read.in_own_form(slice(most))[0]
 
 
 def _grid(text: str | None) -> tuple[int, ...] | None:

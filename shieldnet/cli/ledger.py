@@ -27,8 +27,14 @@ def show(
     client: Annotated[
         str | None, typer.Option(help="Show this client's charges too, found by its keyed hash.")
     ] = None,
+    most: Annotated[
+        int, typer.Option(help="How many clients to list, those with most answers first.", min=0)
+    ] = 20,
 ) -> None:
-    """Shows the budgets of a ledger and what was charged in the current windows."""
+    """Shows the budgets of a ledger and what was charged in the current windows.
+
+    Clients are listed by their keyed hashes, as the ledger has no names.
+    """
     from tabulate import tabulate
 
     from shieldnet.serving.budget import said
@@ -45,9 +51,18 @@ def show(
     ]
     each = ", ".join(map(str, kept.policy.per_client))
     typer.echo(
-        f"{kept.clients} clients, {len(kept.contents.records)} records. Each client: {each}."
+        f"{len(kept.subjects)} clients, {kept.state.head.number} records. Each client: {each}."
     )
     typer.echo(tabulate(rows, ("whose", "budget", "charged, leases included")))
+    listed = [
+        (subject if number == 0 else "", str(budget), said(units, budget, every=True))
+        for subject, charged in kept.most_charged(most)
+        for number, (budget, units) in enumerate(zip(kept.policy.per_client, charged, strict=True))
+    ]
+    if listed:
+        typer.echo(tabulate(listed, ("client", "budget", "charged, leases included")))
+    if (more := len(kept.subjects) - most) > 0:
+        typer.echo(f"And {more} clients more, which --most lists.")
 
 
 @ledger_app.command("export")
@@ -63,9 +78,10 @@ def export(
 
     if output.exists() and not force:
         raise ConfigError(f"{output} already exists; use --force to overwrite it.")
-    lines = KeptLedger.read(address).lines()
-    output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    typer.echo(f"Wrote {len(lines)} records to {output}.")
+    kept = KeptLedger.read(address)
+    with output.open("w", encoding="utf-8") as file:
+        count = sum(1 for line in kept.lines() if file.write(f"{line}\n"))
+    typer.echo(f"Wrote {count} records to {output}.")
 
 
 @ledger_app.command("verify")

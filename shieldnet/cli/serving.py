@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-keys_app = typer.Typer(help="Makes API keys for the clients of a server.", no_args_is_help=True)
+    from shieldnet.serving.watch import WatchPolicy
+
+_MAX_NATURAL = 1000
+_SHOWN_DIGITS = 12
+
+keys_app = typer.Typer(help="Makes, lists and removes API keys of clients.", no_args_is_help=True)
 
 Ledger = Annotated[
     str,
@@ -96,6 +101,35 @@ MetricsPort = Annotated[
         max=65535,
     ),
 ]
+Watched = Annotated[
+    str | None,
+    typer.Option(
+        "--watch",
+        help="Watch what clients ask for the patterns of an extraction: 200 or more inputs as they "
+        f"usually send them, best none that trained the model. {DATA}.",
+    ),
+]
+LogAbove = Annotated[
+    float | None,
+    typer.Option(help="The score above which --watch logs a client.", show_default="0.15"),
+]
+HarderAbove = Annotated[
+    float | None,
+    typer.Option(help="The score above which --harder answers a client.", show_default="0.3"),
+]
+RefuseAbove = Annotated[
+    float | None,
+    typer.Option(
+        help="The score above which a client is refused; 1 for never.", show_default="0.6"
+    ),
+]
+Harder = Annotated[
+    str | None,
+    typer.Option(help="The preset that answers a suspicious client.", show_default="strict"),
+]
+RefuseS = Annotated[
+    float | None, typer.Option(help="Seconds that such a refusal lasts.", show_default="3600")
+]
 Certificate = Annotated[Path | None, typer.Option(help="The certificate for TLS (PEM).")]
 PrivateKey = Annotated[Path | None, typer.Option(help="Its private key (PEM).")]
 
@@ -122,6 +156,12 @@ def serve(
     timeout_s: Timeout = 30.0,
     batch_wait_s: BatchWait = 0.0,
     quantize_latency_s: Quantize = None,
+    watch: Watched = None,
+    log_above: LogAbove = None,
+    harder_above: HarderAbove = None,
+    refuse_above: RefuseAbove = None,
+    harder: Harder = None,
+    refuse_s: RefuseS = None,
     metrics_port: MetricsPort = None,
     tls_certificate: Certificate = None,
     tls_key: PrivateKey = None,
@@ -143,10 +183,19 @@ def serve(
     from shieldnet.serving.app.limits import Limits
     from shieldnet.serving.app.running import bound, run_until_stopped, server_of
     from shieldnet.serving.app.served import ServedModel
+    from shieldnet.serving.app.watching import watch_of
     from shieldnet.serving.app.web import make_app
     from shieldnet.serving.budget import Budget
     from shieldnet.serving.guard import Guard
 
+    policy = _watch_policy(
+        watch,
+        log_above=log_above,
+        harder_above=harder_above,
+        refuse_above=refuse_above,
+        harder=harder,
+        refuse_s=refuse_s,
+    )
     limits = Limits(
         max_rows=max_rows,
         max_body_bytes=max_body_bytes,
@@ -166,6 +215,7 @@ def serve(
         example=None if example is None else example_rows(example, shield.model),
         limits=limits,
     )
+    natural = None if watch is None else example_rows(watch, shield.model, most=_MAX_NATURAL)
     guard = Guard(
         shield,
         ledger=ledger,
@@ -174,6 +224,7 @@ def serve(
         queries_per_client=queries_per_client,
         window=window,
         in_all=Budget(bits_in_all, None, queries_in_all, window),
+        watch=None if natural is None else watch_of(served, natural, policy),
     )
     with closing(guard):
         guard.ledger.verify()
@@ -184,6 +235,16 @@ def serve(
         with _metrics(app, metrics_port):
             server = server_of(app, limits, certificate=tls_certificate, private_key=tls_key)
             run_until_stopped(server, listening)
+
+
+def _watch_policy(natural: str | None, **settings: Any) -> "WatchPolicy":
+    from shieldnet.core.errors import ConfigError
+    from shieldnet.serving.watch import WatchPolicy
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    if given and natural is None:
+        raise ConfigError(f"Expected watch=..., the inputs that are ordinary, beside {min(given)}.")
+    return WatchPolicy(**given)
 
 
 def _address(listening: "socket") -> str:
@@ -227,11 +288,49 @@ def add(
 ) -> None:
     """Makes a key for a client, shows it once, and writes its hash into the file.
 
-    A client may have several keys and has one budget. A key is taken away by deleting its hash; the
-    server reads the file when it starts.
+    A client may have several keys and has one budget. The server reads the file when it starts.
     """
     from shieldnet.serving.app.keys import add_key
 
     key = add_key(keys, name)
     typer.echo(f"The key of {name}, which {keys} does not hold and nothing shows again:", err=True)
     typer.echo(key)
+
+
+@keys_app.command("list")
+@guarded
+def list_keys(
+    keys: Annotated[Path, typer.Option(help="The file of keys.")],
+) -> None:
+    """Lists the clients of a file, and the first digits of the hash of each of their keys."""
+    from tabulate import tabulate
+
+    from shieldnet.serving.app.keys import ApiKeys, shown
+
+    known = ApiKeys.load(keys).hashes
+    rows = [(name, shown(one)[:_SHOWN_DIGITS]) for name, hashes in known.items() for one in hashes]
+    typer.echo(tabulate(rows, ("client", "hash"), disable_numparse=True))
+
+
+@keys_app.command("remove")
+@guarded
+def remove(
+    name: Annotated[str, typer.Argument(help="The client whose keys are removed.")],
+    keys: Annotated[Path, typer.Option(help="The file of keys.")],
+    which: Annotated[
+        str | None,
+        typer.Option(
+            "--hash",
+            help="Remove only the key whose hash begins so, as shieldnet keys list shows it.",
+            show_default="all keys of the client",
+        ),
+    ] = None,
+) -> None:
+    """Removes the keys of a client, or one of them. Its budget stays what it is.
+
+    A server that runs still takes them: it reads the file when it starts.
+    """
+    from shieldnet.serving.app.keys import remove_keys
+
+    count = remove_keys(keys, name, which)
+    typer.echo(f"Removed {count} of the keys of {name}. A server that runs has to be restarted.")

@@ -45,6 +45,17 @@ def proportion(successes: float, samples: int, confidence: float = CONFIDENCE) -
     return Interval(successes / samples, low, high)
 
 
+def difference(first: Interval, second: Interval) -> Interval:
+    """Returns the interval of a difference of two independent shares.
+
+    Source: Newcombe 1998, "Interval estimation for the difference", method 10, of these intervals.
+    """
+    value = first.value - second.value
+    down = math.hypot(first.value - first.low, second.high - second.value)
+    up = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, max(-1.0, value - down), min(1.0, value + up))
+
+
 def mean(
     values: Tensor,
     confidence: float = CONFIDENCE,

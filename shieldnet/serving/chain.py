@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import Any
+from typing import Any, Protocol
 
 from shieldnet.core.errors import VerificationFailed
-from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record, Request
+from shieldnet.serving.stores.base import KEPT_S, Entry, Head, Record, Request, State
 from shieldnet.serving.units import NOTHING, Units
 
 VERSION = 1
 EVERYBODY = "everybody"
+_FIRST = -(2**62)  # no number of a record is smaller, not even that of a forged one
 
 
 @dataclass(frozen=True)
@@ -101,30 +102,64 @@ class Checked:
     mac: str
 
 
-def verify(kept: Contents, seal: Seal, heads: Sequence[str] = ()) -> Checked:
+class Kept(Protocol):
+    """Reads a ledger piece by piece, while others may write to it."""
+
+    def state(self) -> State:
+        """Returns all that is kept but the records, as of one moment."""
+
+    def page(self, after: int) -> tuple[Head, list[Record]]:
+        """Returns the end of the chain and the next records after a number; none at the end."""
+
+
+def verify(kept: Kept, seal: Seal, heads: Sequence[str] = ()) -> Checked:
     """Refuses a ledger that was changed.
 
+    Records that are appended meanwhile are verified, too.
     heads: macs of records that were the last ones at earlier times: a ledger that was put back to
     an older state, which the chain alone cannot show, lacks the later of them.
     Guarantee: without the ledger's key, no record, total, request, time or policy can be changed,
     added, swapped or removed so that this passes, but for putting all of it back to an older state.
     Errors: VerificationFailed names the first thing that does not fit.
     """
-    chain, head = _replayed(kept.records, seal), kept.head
-    if head != chain.head:
-        raise _tampered(f"its head is record {head.number}, its last record is {chain.head.number}")
+    chain, state, after = _Chain(), kept.state(), _FIRST
+    is_due = True
+    while True:
+        end, records = kept.page(after)
+        for record in records:
+            if is_due and chain.head.number >= state.head.number:
+                _require_state(chain, state)
+                is_due = False
+            chain.add(record, seal)
+        if not records:
+            break
+        after = records[-1].number
+    if is_due:
+        _require_state(chain, state)
+    _require_head(end, chain)
     if missing := set(heads) - chain.macs:
         raise _tampered(f"the record {min(missing)} is missing: it was put back to an older state")
-    for account in sorted(chain.totals.keys() | kept.totals.keys()):
-        held, summed = kept.totals.get(account, NOTHING), chain.totals.get(account, NOTHING)
+    return Checked(end.number, end.mac)
+
+
+def _require_head(head: Head, chain: _Chain) -> None:
+    if head != chain.head:
+        raise _tampered(f"its head is record {head.number}, its last record is {chain.head.number}")
+
+
+def _require_state(chain: _Chain, state: State) -> None:
+    """Refuses a state that is not what the records up to it say."""
+    head = state.head
+    _require_head(head, chain)
+    for account in sorted(chain.totals.keys() | state.totals.keys()):
+        held, summed = state.totals.get(account, NOTHING), chain.totals.get(account, NOTHING)
         if held != summed:
             raise _tampered(f"account {account} holds {held}, its records sum to {summed}")
-    for name in chain.requests.keys() | kept.requests.keys():
-        said, recorded = kept.requests.get(name), chain.requests.get(name)
+    for name in chain.requests.keys() | state.requests.keys():
+        said, recorded = state.requests.get(name), chain.requests.get(name)
         may_be_gone = recorded is not None and recorded[1] < head.time - KEPT_S
         if said != recorded and not (said is None and may_be_gone):
             raise _tampered(f"the request {name} is not as its record has it")
-    return Checked(head.number, head.mac)
 
 
 @dataclass
@@ -136,11 +171,9 @@ class _Chain:
     totals: dict[str, Units] = field(default_factory=dict)
     requests: dict[str, tuple[str, int]] = field(default_factory=dict)
 
-
-def _replayed(records: Iterable[Record], seal: Seal) -> _Chain:
-    chain = _Chain()
-    for record in records:
-        last = chain.head
+    def add(self, record: Record, seal: Seal) -> None:
+        """Takes in the next record. Errors: VerificationFailed if it is not."""
+        last = self.head
         mac = seal.mac(last.number + 1, record.body, last.mac)
         if record.number != last.number + 1 or not compare_digest(record.mac, mac):
             raise _tampered(f"record {record.number} does not follow record {last.number}")
@@ -148,13 +181,12 @@ def _replayed(records: Iterable[Record], seal: Seal) -> _Chain:
         if "account" in body:
             units = Units(body["bits"], body["rho"], body["queries"])
             account = body["account"]
-            chain.totals[account] = chain.totals.get(account, NOTHING).plus(units)
+            self.totals[account] = self.totals.get(account, NOTHING).plus(units)
         elif "request" in body:
-            chain.requests[body["request"]] = (body["content"], body["time"])
+            self.requests[body["request"]] = (body["content"], body["time"])
         policy = body.get("policy", last.policy)
-        chain.head = Head(record.number, record.mac, body["time"], policy)
-        chain.macs.add(record.mac)
-    return chain
+        self.head = Head(record.number, record.mac, body["time"], policy)
+        self.macs.add(record.mac)
 
 
 def _tampered(what: str) -> VerificationFailed:

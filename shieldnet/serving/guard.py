@@ -119,12 +119,15 @@ class Guard:
         """Charges answers of this shield to a client, without giving them.
 
         For servers that answer elsewhere or in batches of several clients: charge first, then ask
-        ``guard.shield``. key, content: as in ``Ledger.charge``; a shield that draws gives a new
+        ``guard.shield``. key, content: as in ``Ledger.charge``; a key buys no answer of another
+        model, whose weights are hashed once, at the first key. A shield that draws gives a new
         answer to a repeated request, which is charged anew.
         Errors: BudgetExceeded; LedgerUnavailable.
         """
-        if not self.shield.deterministic:
+        if key is None or not self.shield.deterministic:
             key = content = None
+        elif isinstance(content, bytes):
+            content = self._identity + content
         return self.ledger.charge(client, self.units, rows, key=key, content=content)
 
     def __call__(
@@ -153,7 +156,7 @@ class Guard:
         # What the watch's harder shield says of a row is no repeat of what this one said.
         is_own = shield is self.shield
         key = request_id if is_own else None
-        asked = None if key is None else self._identity + content(args, kwargs)
+        asked = None if key is None else content(args, kwargs)
         repeats = self._repeats if is_own else None
         new = None if repeats is None else repeats.new(name, args, kwargs, rows)
         charged = rows if new is None else len(new)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,23 @@ from shieldnet.serving.chain import EVERYBODY, Checked, Seal, account_id, verify
 from shieldnet.serving.policy import Policy, require_own, stated
 from shieldnet.serving.secret import key_of
 from shieldnet.serving.stores import open_store
-from shieldnet.serving.stores.base import Contents
+from shieldnet.serving.stores.base import State
+from shieldnet.serving.stores.pages import Pages
 from shieldnet.serving.units import NOTHING, Units
 
 
 @dataclass(frozen=True)
 class KeptLedger:
-    """All that an existing ledger holds, as of one moment.
+    """An existing ledger: its state as of one moment, and its records, which are read when asked.
 
     Errors of ``read``: ConfigError where there is no ledger, or another key belongs to it;
     LedgerUnavailable.
     """
 
     policy: Policy
-    contents: Contents
+    state: State
     seal: Seal
+    url: str
 
     @classmethod
     def read(cls, url: str, key: str | bytes | None = None) -> KeptLedger:
@@ -39,36 +43,53 @@ class KeptLedger:
         store = open_store(url)
         try:
             seal = Seal(key_of(key, url))
-            with store.session() as session:
-                contents = session.everything()
-            head = contents.head
+            state = Pages(store).state()
+            head = state.head
             if not head.number:
                 raise ConfigError("There is no ledger at this address: it is empty.")
             require_own(head, seal)
-            return cls(stated(head), contents, seal)
+            return cls(stated(head), state, seal, url)
         finally:
             store.close()
 
     def charged(self, client: str | None, budget: Budget) -> Units:
         """Returns what was charged in the last window that is recorded, with all leases."""
-        subject = None if client is None else self.seal.subject(client)
-        start = budget.start(self.contents.head.time)
-        return self.contents.totals.get(account_id(subject, budget.window, start), NOTHING)
+        return self._charged(None if client is None else self.seal.subject(client), budget)
 
-    @property
-    def clients(self) -> int:
-        """Counts the clients that were ever charged."""
-        names = {account.partition(":")[0] for account in self.contents.totals}
-        return len(names - {EVERYBODY})
+    def _charged(self, subject: str | None, budget: Budget) -> Units:
+        start = budget.start(self.state.head.time)
+        return self.state.totals.get(account_id(subject, budget.window, start), NOTHING)
+
+    @cached_property
+    def subjects(self) -> frozenset[str]:
+        """Returns the keyed hashes of all clients that were ever charged."""
+        names = {account.partition(":")[0] for account in self.state.totals}
+        return frozenset(names - {EVERYBODY})
+
+    def most_charged(self, count: int) -> list[tuple[str, tuple[Units, ...]]]:
+        """Returns so many clients by their hashes, with what each budget was charged.
+
+        Those with most answers in the current windows come first.
+        """
+        budgets = self.policy.per_client
+        found = [
+            (subject, tuple(self._charged(subject, budget) for budget in budgets))
+            for subject in self.subjects
+        ]
+        found.sort(key=lambda one: ([-units.queries for units in one[1]], one[0]))
+        return found[:count]
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Raises VerificationFailed if the ledger was changed without its key."""
-        return verify(self.contents, self.seal, heads)
+        with closing(open_store(self.url)) as store:
+            return verify(Pages(store), self.seal, heads)
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """Returns the records as lines of JSON, with their numbers and macs."""
-        lines: list[str] = []
-        for record in self.contents.records:
-            line: dict[str, Any] = {"number": record.number, "mac": record.mac}
-            lines.append(json.dumps({**line, **json.loads(record.body)}))
-        return lines
+        after = 0
+        with closing(open_store(self.url)) as store:
+            while records := Pages(store).page(after)[1]:
+                for record in records:
+                    line: dict[str, Any] = {"number": record.number, "mac": record.mac}
+                    yield json.dumps({**line, **json.loads(record.body)})
+                after = records[-1].number

@@ -26,7 +26,8 @@ from shieldnet.serving.policy import Policy
 from shieldnet.serving.secret import VARIABLE, key_of
 from shieldnet.serving.settling import Ask, Settler
 from shieldnet.serving.stores import open_store
-from shieldnet.serving.stores.base import Contents, OneAtATime
+from shieldnet.serving.stores.base import OneAtATime
+from shieldnet.serving.stores.pages import Pages
 from shieldnet.serving.units import INFINITE, NOTHING, Units, units_of
 from shieldnet.serving.writer import Writer, closed
 
@@ -78,10 +79,10 @@ class Ledger:
     Clients are stored as keyed hashes; inputs and answers never. All methods may be called by
     several threads. A forked or unpickled copy has leases of its own.
     Guarantee: in each window and for each client, answers <= charged <= budget. What is charged and
-    not answered is what leases held (``lease_rows`` answers a process and client at most, and about
-    as many as were charged before) when a process was killed, when a window ended, and when the
-    store's acknowledgement was lost. It holds while the store keeps what it committed and its
-    clock goes on.
+    not answered is what leases held (``lease_rows`` answers a process and client at most, ten times
+    as many for all clients together, and about as many as were charged before) when a process was
+    killed, when a window ended, and when the store's acknowledgement was lost. It holds while the
+    store keeps what it committed and its clock goes on.
     Errors: ConfigError; LedgerUnavailable if nothing can be written at the address.
     """
 
@@ -250,13 +251,11 @@ class Ledger:
         return Balance(account.budget, spent, left, account.budget.renews_at(account.start(now)))
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
-        """Reads the whole ledger and raises VerificationFailed if it was changed."""
-        # However long it takes to read all of it: no answer waits for that.
-        return verify(self._writer.run(self._everything), self._seal, heads)
+        """Reads the whole ledger and raises VerificationFailed if it was changed.
 
-    def _everything(self) -> Contents:
-        with self._store.session() as session:
-            return session.everything()
+        In pages: answers are charged meanwhile, here and by other servers.
+        """
+        return verify(Pages(self._store, self._writer.run), self._seal, heads)
 
     def _within(self, job: Callable[[], T]) -> T:
         try:
@@ -277,11 +276,16 @@ class Ledger:
         """
         with self._lock:
             was_closed, self._closed = self._closed, True
-        if not was_closed:
-            try:
-                self._writer.close(lambda: self._settler.give_all_back(self.clock()))
-            finally:
-                self._store.close()
+        if was_closed:
+            return
+        try:
+            self._writer.close(lambda: self._settler.give_all_back(self.clock()), self.timeout_s)
+        except NoResult as late:  # its thread still holds the connection
+            raise self._too_late() from late
+        except BaseException:
+            self._store.close()
+            raise
+        self._store.close()
 
     def __enter__(self) -> Ledger:
         return self

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
+from hashlib import blake2b
 from typing import Any
 
 from shieldnet.core.checks import whole
@@ -20,10 +21,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_MAX_ID = 200
+_READS = ("content-type", "content-encoding", "inference-header-content-length")
 _BODIES = {
     400: b'{"error":"bad request"}',
     401: b'{"error":"unauthorized"}',
     413: b'{"error":"too large"}',
+    422: b'{"error":"request id was used for another request"}',
     429: b'{"error":"budget exceeded"}',
     503: b'{"error":"unavailable"}',
 }
@@ -32,17 +36,22 @@ _BODIES = {
 class BudgetMiddleware:
     """Charges each request to its client, or refuses it, in front of any ASGI application.
 
-    charge: ``guard.charge``, or ``(client, rows) -> Charge`` of your own. client: names who sends a
+    charge: ``guard.charge``, or ``(client, rows) -> Charge`` of your own, which takes ``key=`` and
+        ``content=`` beside where request_id is given. client: names who sends a
         request, from its ASGI scope, by what the client cannot choose (an authenticated user, never
         an address); None is refused. rows: counts the answers that a request's body asks for;
         it must count what the application reads, and a ValueError is refused. ``rows_of_json``
         and, for the Open Inference Protocol, ``rows_of_protocol`` may do. free: paths that answer
         nothing of the model, such as ``("/health",)``, compared to the last character: every other
         is charged. max_bytes: of a body.
+    request_id: the header that names a request (``"Idempotency-Key"``), whose repeats within a day
+        are charged once; None for none. Repeats ask the same: method, path, query, body, and the
+        headers named in ``reads``, which must be all that the application reads.
 
-    Refusals have a constant body: 401 no client, 400 rows that cannot be counted, 413, 429 budget
-    exceeded (with Retry-After where it renews), 503 no ledger. A websocket is closed: what it will
-    ask cannot be counted. The application runs inside of ``client(name)``.
+    Refusals have a constant body: 401 no client, 400 rows that cannot be counted, 413, 422 a name
+    of another request, 429 budget exceeded (with Retry-After where it renews), 503 no ledger. A
+    websocket is closed: what it will ask cannot be counted. The application runs inside of
+    ``client(name)``.
     Not promised: that the application gives no more answers than were counted. A ``Guard`` around
     the model promises it, and charges by itself: use one of both.
     """
@@ -51,17 +60,24 @@ class BudgetMiddleware:
         self,
         app: App,
         *,
-        charge: Callable[[str, int], Charge],
+        charge: Callable[..., Charge],
         client: Callable[[Scope], str | None],
         rows: Callable[[bytes], int],
         free: Collection[str] = (),
         max_bytes: int = 16 * 2**20,
+        request_id: str | None = None,
+        reads: Collection[str] = _READS,
     ) -> None:
-        if isinstance(free, str):
-            raise ConfigError(f"Expected free as several paths, ({free!r},), got {free!r}.")
+        for setting, given in (("free", free), ("reads", reads)):
+            if isinstance(given, str):
+                raise ConfigError(
+                    f"Expected {setting} as several words, ({given!r},), got {given!r}."
+                )
         self.app, self.charge, self.client = app, charge, client
         self.rows, self.free = rows, frozenset(free)
         self.max_bytes = whole("max_bytes", max_bytes, low=1)
+        self.request_id = None if request_id is None else request_id.lower().encode()
+        self.reads = frozenset(name.lower().encode() for name in reads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, as ASGI has it."""
@@ -77,14 +93,16 @@ class BudgetMiddleware:
     async def _charged(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = self.client(scope)
         body = await _body(receive, self.max_bytes) if name else b""
-        status, renews_at = await self._status(name, body)
+        status, renews_at = await self._status(name, body, scope)
         if status == 200 and name and body is not None:
             with clients.client(name):
                 await self.app(scope, _again(body, receive), send)
         else:
             await _refuse(send, status, renews_at)
 
-    async def _status(self, name: str | None, body: bytes | None) -> tuple[int, int | None]:
+    async def _status(
+        self, name: str | None, body: bytes | None, scope: Scope
+    ) -> tuple[int, int | None]:
         """Charges a request, or says why not: its status, and when the budget renews."""
         if not name:
             return 401, None
@@ -92,15 +110,42 @@ class BudgetMiddleware:
             return 413, None
         try:
             rows = whole("rows", self.rows(body), low=1)
+            named = self._named(scope, body)
         except (ValueError, RecursionError):
             return 400, None
         try:
-            await asyncio.to_thread(self.charge, name, rows)
+            await asyncio.to_thread(self.charge, name, rows, **named)
         except BudgetExceeded as exceeded:
             return 429, exceeded.renews_at
+        except ConfigError:
+            return (422 if named else 503), None
         except ShieldnetError:  # no ledger, or a name or a setting that is wrong
             return 503, None
         return 200, None
+
+    def _named(self, scope: Scope, body: bytes) -> dict[str, Any]:
+        """Returns the name of a request and a hash of what it asks, if it has one.
+
+        Errors: ValueError for a name that is none, or several.
+        """
+        if self.request_id is None:
+            return {}
+        given = [value for name, value in scope["headers"] if name.lower() == self.request_id]
+        if not given:
+            return {}
+        key = given[0].decode("ascii", "replace")
+        if len(given) > 1 or not (0 < len(key) <= _MAX_ID and key.isascii() and key.isprintable()):
+            raise ValueError("Expected one name of a request, of printable characters.")
+        asked = blake2b(digest_size=32)
+        parts = [scope.get("method", "").encode(), scope["path"].encode()]
+        parts += [scope.get("raw_path") or b"", scope.get("query_string", b""), body]
+        for pair in scope["headers"]:
+            if pair[0].lower() in self.reads:
+                parts += pair
+        for part in parts:
+            asked.update(len(part).to_bytes(8, "big"))
+            asked.update(part)
+        return {"key": key, "content": asked.digest()}
 
 
 def rows_of_json(body: bytes) -> int:

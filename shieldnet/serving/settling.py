@@ -19,6 +19,8 @@ from shieldnet.serving.units import INFINITE, NOTHING, Units
 _ATTEMPTS = 100
 # A lease is at most this part of what is left: other servers want some, too.
 _SHARE = 4
+# All clients together use up a lease as fast as all of theirs.
+_OF_ALL = 10
 
 Outcome = bool | ShieldnetError
 """Whether a request was charged before (then nothing is charged now), or why it is refused."""
@@ -153,8 +155,9 @@ class Settler:
                 return _exceeded(account, need, part, group)
         for account, part, missing, possible in zip(ask.accounts, parts, rows, room, strict=True):
             if missing:
-                more = 0 if ask.request else min(self._plenty(account, group), possible // _SHARE)
-                lease = ask.each.times(max(missing, more)).where_short(part.short_of(need))
+                spare = min(self._most(account) - missing, (possible - missing) // _SHARE)
+                more = 0 if ask.request else max(0, min(self._plenty(account, group), spare))
+                lease = ask.each.times(missing + more).where_short(part.short_of(need))
                 group.draft.charge(account.id(group.now), lease)
                 part = part.plus(lease)
             rest = part.minus(need)
@@ -168,7 +171,7 @@ class Settler:
         """Leases what is missing to a full lease, as far as the budget has plenty."""
         for account in ask.accounts:
             held = self._leases.unused(account, group.now).plus(group.fresh.get(account, NOTHING))
-            short = held.short_of(ask.each.times(self._lease_rows))
+            short = held.short_of(ask.each.times(self._most(account)))
             room = _room(account, ask.each, group) // _SHARE
             rows = min(_rows(ask.each, short), room, self._plenty(account, group))
             lease = ask.each.times(rows).at_most(short)
@@ -178,7 +181,10 @@ class Settler:
 
     def _plenty(self, account: Account, group: _Group) -> int:
         """Counts the answers of a lease: who asked little before loses little in a crash."""
-        return min(self._lease_rows, group.draft.total(account.id(group.now)).queries)
+        return min(self._most(account), group.draft.total(account.id(group.now)).queries)
+
+    def _most(self, account: Account) -> int:
+        return self._lease_rows * (_OF_ALL if account.subject is None else 1)
 
     def _part(self, account: Account, need: Units, group: _Group, request: object) -> Units:
         """Takes what there is in memory, and of what this group leased.

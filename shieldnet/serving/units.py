@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from shieldnet.privacy.cost import PrivacyCost
@@ -77,6 +78,7 @@ class Units(NamedTuple):
 NOTHING = Units()
 
 
+@lru_cache(maxsize=1024)
 def units_of(cost: PrivacyCost) -> Units:
     """Returns what one answer of this cost is charged, each count rounded up."""
     return Units(_micro_bits(cost.bits, math.ceil), _nano_rho(cost.mu, math.ceil), 1)

@@ -48,9 +48,12 @@ class Writer:
             self._queue.put((work, future))
         return future
 
-    def close(self, last: Callable[[], None]) -> None:
-        """Settles what was handed in, does one last job and ends."""
-        self._put(last, is_last=True).result()
+    def close(self, last: Callable[[], None], timeout_s: float) -> None:
+        """Settles what was handed in, does one last job and ends.
+
+        Errors: TimeoutError of futures; the thread is left to the end of the process then.
+        """
+        self._put(last, is_last=True).result(timeout_s)
 
     def _work(self) -> None:
         while True:

@@ -34,10 +34,20 @@ class SeenExtent:
         self.sizes: Sizes | None = None
         self.fields: dict[str, Sizes] = {}
         self._answered_fields: set[str] = set()
+        self._absent: set[str] = set()
         if (declared := settings.extent) is not None:
             self.sizes = (declared.classes, declared.positions)
             parts = declared.fields.items()
             self.fields = {path: (part.classes, part.positions) for path, part in parts if part}
+
+    def recall(self, extent: Extent) -> None:
+        """Takes in the extent of answers that were given elsewhere, as a certificate says it."""
+        if self.sizes is not None:
+            return
+        self.sizes, self.any_number = (extent.classes, extent.positions), extent.any_number
+        parts = extent.fields.items()
+        self.fields = {path: (part.classes, part.positions) for path, part in parts if part}
+        self._absent = {path for path, part in parts if part is None}
 
     def see(self, sizes: Sizes) -> None:
         """Takes in the sizes of an answer, or refuses them."""
@@ -85,7 +95,7 @@ class SeenExtent:
             return self._settings.extent
         fields: dict[str, Extent | None] = {
             path: Extent(*sizes) for path, sizes in self.fields.items()
-        }
+        } | dict.fromkeys(self._absent - self.fields.keys())
         if self.answered:  # what the form of an answer does not have costs nothing
             others = self._settings.others
             there = {named_by(tuple(path.split(".")), others) for path in fields}

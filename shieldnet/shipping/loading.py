@@ -8,6 +8,8 @@ from shieldnet.defenses import Defense
 from shieldnet.shield.module import Shield
 from shieldnet.shipping.contents import Contents
 from shieldnet.shipping.envelope import Key
+from shieldnet.shipping.parts import CERTIFICATE
+from shieldnet.shipping.proof import extent_of, read_certificate
 from shieldnet.shipping.reading import read_folder
 from shieldnet.shipping.rebuilding import Source, given_model, made_model
 from shieldnet.shipping.verifying import require_loadable
@@ -32,7 +34,8 @@ def load_hardened(
     as ``verify`` does it; whether a report meets the policy, and whether graphs answer as the
     shield does, says ``verify`` alone. The network's weights, buffers, structure and attributes
     are held to the audited ones; its code is not compared: a class of the same name with another
-    ``forward`` is not noticed.
+    ``forward`` is not noticed. What an answer costs is known before the first one if the folder has
+    a certificate.
     Errors: DataError where there is no such folder; ConfigError for a model or a key that is none;
         VerificationFailed for a folder that is not as it was written, for weights that are missing,
         too many, of another shape or type, and for a network that is not the one that was audited;
@@ -56,6 +59,9 @@ def loaded(
         raise VerificationFailed(f"{folder} cannot be loaded: {broken}") from broken
     network = given_model(model, contents.description)
     try:
-        return contents, contents.shield_around(made_model(contents, network))
+        shield = contents.shield_around(made_model(contents, network))
     except DataError as unread:
         raise VerificationFailed(f"{folder} cannot be loaded: {unread}") from unread
+    if CERTIFICATE in contents.files:
+        shield.seen.recall(extent_of(read_certificate(contents.files[CERTIFICATE])))
+    return contents, shield

@@ -45,20 +45,20 @@ class Server:
             until_next_sync(start, self.step, clock=self.clock, sleep=self.sleep)
 
 
-def linear() -> nn.Module:
-    model = nn.Linear(CLASSES, CLASSES, bias=False)
+def linear(classes: int = CLASSES) -> nn.Module:
+    model = nn.Linear(classes, classes, bias=False)
     with torch.no_grad():
-        model.weight.copy_(torch.eye(CLASSES))
+        model.weight.copy_(torch.eye(classes))
     return model.eval()
 
 
-def game(seed: int = 0, rows: int = 240) -> Game:
+def game(seed: int = 0, rows: int = 240, classes: int = CLASSES) -> Game:
     generator = torch.Generator().manual_seed(seed)
     sets = [
-        Examples(name, torch.randn(rows, CLASSES, generator=generator))
+        Examples(name, torch.randn(rows, classes, generator=generator))
         for name in ("members", "nonmembers")
     ]
-    return Game(sn.harden(linear()), *sets, seed=seed)
+    return Game(sn.harden(linear(classes)), *sets, seed=seed)
 
 
 def found_by(server: Server, played: Game, **settings) -> dict[str, Finding]:
@@ -75,6 +75,30 @@ def test_times_that_depend_on_the_class_tell_it() -> None:
     assert "sees response times of 9 queries per input" in str(found["timing.class"].threat)
     assert "commonest guess is right 0.25" in found["timing.class"].note
     assert found["timing.membership"].low == 0
+
+
+@pytest.mark.parametrize("classes", [4, 10, 40])
+def test_one_class_of_many_that_shows_is_found_however_many_there_are(classes) -> None:
+    played = game(rows=20 * classes, classes=classes)
+    server = Server()
+    server.added = lambda row: 5e-4 * (row.index(max(row)) == 2)  # an early exit, say
+    found = found_by(server, played, rows=10 * classes)
+    assert found["timing.worst_class"].value > 0.9
+    assert found["timing.worst_class"].low > 0.3
+    assert found["timing.worst_class"].note == "class 2"
+    assert found["timing.class"].value < 1.5 / classes
+    assert found["timing.worst_class"].samples == 5
+
+
+def test_even_times_tell_no_class_of_ten() -> None:
+    found = [
+        found_by(Server(), game(seed, rows=1000, classes=10), rows=800, repeats=1)
+        for seed in range(4)
+    ]
+    worst = [one["timing.worst_class"] for one in found]
+    assert [finding.samples for finding in worst] == [40] * 4
+    assert [finding.low for finding in worst] == [0] * 4
+    assert sum(finding.high < 0.1 for finding in worst) >= 3
 
 
 def test_times_that_depend_on_membership_tell_it() -> None:

@@ -1,6 +1,7 @@
 """The commands that look at a ledger."""
 
 import json
+import re
 import sqlite3
 
 import pytest
@@ -27,6 +28,22 @@ def test_show_tells_what_was_charged_to_whom_it_names(tmp_path, address) -> None
     assert "22 bits, mu inf, 4 queries" in shown
     unknown = shieldnet(tmp_path, "ledger", "show", address, "--client", "carol").stdout
     assert "0 bits" in unknown
+
+
+def test_show_lists_clients_by_their_hashes_those_with_most_answers_first(
+    tmp_path, address
+) -> None:
+    shown = shieldnet(tmp_path, "ledger", "show", address).stdout
+    hashes = re.findall("^[0-9a-f]{32} ", shown, re.MULTILINE)
+    assert len(hashes) == 2
+    assert shown.index("16.5 bits, mu inf, 3 queries") < shown.index("5.5 bits, mu inf, 1 queries")
+    assert "alice" not in shown
+    assert "more" not in shown
+    one = shieldnet(tmp_path, "ledger", "show", address, "--most", "1").stdout
+    assert re.findall("^[0-9a-f]{32} ", one, re.MULTILINE) == hashes[:1]
+    assert "And 1 clients more" in one
+    none = shieldnet(tmp_path, "ledger", "show", address, "--most", "0").stdout
+    assert "And 2 clients more" in none
 
 
 def test_export_writes_every_record_and_no_name(tmp_path, address) -> None:

@@ -18,6 +18,8 @@ from shieldnet.serving.app.limits import Limits
 from shieldnet.serving.app.running import bound, server_of
 from shieldnet.serving.app.served import ServedModel
 from shieldnet.serving.app.web import make_app
+from shieldnet.serving.budget import Balance, Budget
+from shieldnet.serving.units import INFINITE, Units
 from shieldnet.shipping.description import TensorFacts
 
 X = (TensorFacts("x", (None, 6), "float32"),)
@@ -27,8 +29,8 @@ ROWS = [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]]
 class Fake:
     """Counts charges in memory, as a guard does in a ledger."""
 
-    def __init__(self, shield, rows: int = 10**9) -> None:
-        self.shield, self.rows = shield, rows
+    def __init__(self, shield, rows: int = 10**9, watch=None) -> None:
+        self.shield, self.rows, self.watch = shield, rows, watch
         self.charged: Counter[str] = Counter()
         self.keys: dict[tuple[str, str], bytes] = {}
         self.is_closed = self.is_down = False
@@ -54,7 +56,8 @@ class Fake:
         if self.is_down:
             raise LedgerUnavailable("down")
         left = self.rows - self.charged[client]
-        return (Balance(Limit(self.rows), queries=left),)
+        budget, units = Budget(queries=self.rows), Units(INFINITE, INFINITE, left)
+        return (Balance(budget, Units(queries=self.charged[client]), units, self.renews_at),)
 
     def close(self) -> None:
         self.is_closed = True
@@ -63,19 +66,6 @@ class Fake:
 @dataclass
 class Charge:
     repeated: bool = False
-
-
-@dataclass
-class Limit:
-    queries: int
-    bits: float | None = None
-    mu: float | None = None
-
-
-@dataclass
-class Balance:
-    budget: Limit
-    queries: int = 0
 
 
 class Counting(nn.Module):
@@ -99,10 +89,12 @@ class Counting(nn.Module):
 class Served:
     """Holds an app with its parts, a key of alice and one of bob, and a client."""
 
-    def __init__(self, folder: Path, model=None, inputs=X, shield=None, rows=10**9, **limits):
+    def __init__(
+        self, folder: Path, model=None, inputs=X, shield=None, rows=10**9, watch=None, **limits
+    ):
         self.network = Counting() if model is None else model
         self.shield = shield or sn.harden(self.network.eval(), extent=sn.Extent(3))
-        self.guard = Fake(self.shield, rows)
+        self.guard = Fake(self.shield, rows, watch)
         file = folder / "keys.toml"
         self.keys = {name: add_key(file, name) for name in ("alice", "bob")}
         self.model = ServedModel(self.shield, name="m", inputs=inputs, limits=Limits(**limits))

@@ -313,6 +313,11 @@ def test_a_request_id_buys_no_answer_of_another_model_or_shield(url, shield) -> 
         for other in others:
             with pytest.raises(ConfigError, match="a new key"):
                 Guard(other, ledger=ledger)(X, client="alice", request_id="r1")
+        Guard(shield, ledger=ledger).charge("alice", 2, key="r2", content=b"x")
+        assert Guard(shield, ledger=ledger).charge("alice", 2, key="r2", content=b"x").repeated
+        for other in others:
+            with pytest.raises(ConfigError, match="a new key"):
+                Guard(other, ledger=ledger).charge("alice", 2, key="r2", content=b"x")
 
 
 class Sidelong(nn.Module):

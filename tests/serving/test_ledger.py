@@ -9,7 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from servers import KEY, Clock
@@ -17,10 +17,11 @@ from servers import KEY, Clock
 from shieldnet.core.errors import BudgetExceeded, ConfigError, LedgerUnavailable, VerificationFailed
 from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.serving.budget import Budget
-from shieldnet.serving.chain import Draft
+from shieldnet.serving.chain import Draft, verify
 from shieldnet.serving.kept import KeptLedger
 from shieldnet.serving.ledger import Ledger
-from shieldnet.serving.stores.base import Entry, Head
+from shieldnet.serving.stores.base import Entry, Head, Record, State
+from shieldnet.serving.stores.pages import Pages
 from shieldnet.serving.units import INFINITE, NOTHING, Units, limits_of, units_of
 
 COST = PrivacyCost(bits=math.log2(40))
@@ -216,20 +217,52 @@ def test_what_was_changed_does_not_verify(opened, url) -> None:
     with pytest.raises(VerificationFailed, match="put back to an older state"):
         ledger.verify(["ab" * 32])
     kept = KeptLedger.read(url, KEY)
-    for forged in forgeries(kept.contents):
+    held = Held(kept.state, Pages(ledger._store).page(0)[1], kept.state.head)
+    for forged in forgeries(held):
         with pytest.raises(VerificationFailed, match="changed by somebody without its key"):
-            replace(kept, contents=forged).verify()
+            verify(forged, kept.seal)
+    assert verify(held, kept.seal, [checked.mac]) == checked
     assert kept.verify([checked.mac]) == checked
 
 
-def forgeries(kept):
-    records = list(kept.records)
+@dataclass(frozen=True)
+class Held:
+    """A ledger in memory: its state, its records, and the end that it has after the last."""
+
+    kept: State
+    chain: list[Record]
+    end: Head
+
+    def state(self) -> State:
+        return self.kept
+
+    def page(self, after: int) -> tuple[Head, list[Record]]:
+        return self.end, [record for record in self.chain if record.number > after][:2]
+
+
+def forgeries(held):
+    for chain in forged_chains(held.chain):
+        yield replace(held, chain=chain)
+    for kept in forged_states(held.kept):
+        yield replace(held, kept=kept, end=kept.head)
+    first = held.chain[0]
+    empty = State(held.kept.head._replace(number=1, mac=first.mac), {}, {})
+    # All but the records is put back; what comes after would be what others wrote meanwhile.
+    yield Held(empty, held.chain, empty.head)
+    yield replace(held, chain=[first._replace(number=-1), *held.chain])
+    yield replace(held, chain=[*held.chain, first._replace(number=held.end.number + 1)])
+
+
+def forged_chains(records):
     at = next(at for at, record in enumerate(records) if '"queries":10' in record.body)
     fewer = records[at]._replace(body=records[at].body.replace('"queries":10', '"queries":1'))
-    yield kept._replace(records=[*records[:at], fewer, *records[at + 1 :]])
-    yield kept._replace(records=[*records[:3], *records[4:]])
-    yield kept._replace(records=records[:-1])
-    yield kept._replace(records=[*records[:2], records[3], records[2], *records[4:]])
+    yield [*records[:at], fewer, *records[at + 1 :]]
+    yield [*records[:3], *records[4:]]
+    yield records[:-1]
+    yield [*records[:2], records[3], records[2], *records[4:]]
+
+
+def forged_states(kept):
     account = next(iter(kept.totals))
     yield kept._replace(totals={**kept.totals, account: NOTHING})
     yield kept._replace(totals={name: kept.totals[name] for name in list(kept.totals)[1:]})
@@ -275,12 +308,12 @@ def test_a_ledger_of_a_newer_version_is_refused(opened) -> None:
 def test_an_append_after_another_head_changes_nothing(opened) -> None:
     ledger = opened()
     with ledger._store.session() as session:
-        head, before = session.head(), session.everything()
+        head, before = session.head(), (session.state(), session.records(0, 9))
         draft = Draft(ledger._seal, head, {})
         draft.charge("account", Units(1, 1, 1))
         for wrong in (None, head._replace(mac="no"), head._replace(number=9)):
             assert not session.append(draft.entry, wrong)
-        assert session.everything() == before
+        assert (session.state(), session.records(0, 9)) == before
 
 
 def test_a_client_must_have_a_name(opened) -> None:
@@ -414,6 +447,9 @@ class Deaf:
         if self.is_deaf:
             self.is_deaf = False
             raise LedgerUnavailable("The acknowledgement was lost.")
+
+    def reading(self):
+        return self.store.reading()
 
     def close(self) -> None:
         self.store.close()
@@ -659,3 +695,90 @@ def test_a_budget_that_limits_nothing_sensible_is_refused(settings) -> None:
 def test_an_address_of_another_form_is_refused(url) -> None:
     with pytest.raises(ConfigError, match="got"):
         Ledger(url, key=KEY)
+
+
+def test_many_clients_wait_for_few_records(opened) -> None:
+    """All clients together use up a lease of theirs no sooner than each its own."""
+    ledger = opened(per_client=Budget(queries=10_000), in_all=Budget(queries=10**6))
+    clients = [f"client {number}" for number in range(20)]
+    for _ in range(5):
+        for client in clients:
+            ledger.charge(client, COST)
+    groups = counted_groups(ledger)
+    for _ in range(100):
+        for client in clients:
+            ledger.charge(client, COST)
+    assert sum(groups) < 200  # asks for 2,000 charges
+    left = ledger.left(clients[0])[0]
+    assert left.spent.queries == 105
+
+
+def counted_groups(ledger) -> list[int]:
+    """Counts the charges of each group that is settled from now on."""
+    groups, settle = [], ledger._settler.settle
+
+    def counted(asks):
+        groups.append(len(asks))
+        return settle(asks)
+
+    ledger._settler.settle = counted
+    return groups
+
+
+def test_with_leases_of_one_every_charge_is_a_record_of_its_own(opened) -> None:
+    ledger = opened(per_client=Budget(queries=1000), lease_rows=1)
+    groups = counted_groups(ledger)
+    for _ in range(20):
+        ledger.charge("alice", COST)
+    assert sum(groups) >= 20
+
+
+def test_what_is_written_while_a_ledger_is_verified_is_verified_too(opened, monkeypatch) -> None:
+    monkeypatch.setattr("shieldnet.serving.stores.pages._PAGE", 3)
+    ledger, other = (opened(per_client=Budget(queries=1000), lease_rows=1) for _ in range(2))
+    for _ in range(5):
+        ledger.charge("alice", COST)
+    page, looked = Pages.page, []
+
+    def slow(self, after):
+        looked.append(after)
+        if len(looked) < 4:
+            ledger.charge("alice", COST)  # by the thread that reads the pages
+            other.charge("bob", COST)  # and by another server
+        return page(self, after)
+
+    monkeypatch.setattr(Pages, "page", slow)
+    before = ledger._settler._last_number
+    checked = ledger.verify()
+    assert checked.records >= before + 6
+    assert len(looked) > 4
+    assert checked == other.verify([checked.mac])
+
+
+def test_no_writer_waits_for_one_who_reads(opened) -> None:
+    reader, writer = opened(), opened()
+    with reader._store.reading() as session:
+        before = session.state()
+        writer.charge("alice", COST)
+        if not reader.url.startswith("redis"):  # there a look is a moment of its own
+            assert session.state() == before
+    reader.verify()
+
+
+def test_a_ledger_whose_store_hangs_closes_and_keeps_its_charges(tmp_path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'l.db'}", per_client=Budget(queries=9), timeout_s=0.2)
+    for _ in range(4):
+        ledger.charge("alice", COST)
+    may_go, session = threading.Event(), ledger._store.session
+
+    def hangs():
+        assert may_go.wait(30)
+        return session()
+
+    ledger._store.session = hangs
+    with pytest.raises(LedgerUnavailable, match=r"did not answer within 0\.2 s"):
+        ledger.close()
+    ledger.close()
+    with pytest.raises(LedgerUnavailable):
+        ledger.charge("alice", COST)
+    may_go.set()

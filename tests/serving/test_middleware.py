@@ -41,7 +41,7 @@ def edge(tmp_path):
         )
 
 
-def asked(edge, body: bytes, *, user: str = "alice", path: str = "/predict", kind: str = "http"):
+def asked(edge, body, *, user="alice", path="/predict", kind="http", query=b"", more=()):
     """Sends one request in pieces of 100 bytes, and returns its status, headers and body."""
     sent = []
     parts = [body[at : at + 100] for at in range(0, len(body), 100)] or [b""]
@@ -56,11 +56,65 @@ def asked(edge, body: bytes, *, user: str = "alice", path: str = "/predict", kin
         sent.append(message)
 
     headers = [(b"x-user", user.encode())] if user else []
-    scope = {"type": kind, "path": path, "headers": headers}
+    scope = {"type": kind, "path": path, "query_string": query, "headers": [*headers, *more]}
     asyncio.run(edge(scope, receive, send))
     if kind != "http":
         return sent
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
+
+
+ONE = (b"Idempotency-Key", b"one")
+
+
+@pytest.fixture
+def named(tmp_path):
+    """An edge that charges repeats of a named request once."""
+    with Ledger(f"sqlite:///{tmp_path / 'l.db'}", per_client=Budget(queries=9)) as ledger:
+        yield BudgetMiddleware(
+            Server(),
+            charge=lambda name, rows, **more: ledger.charge(name, COST, rows, **more),
+            client=lambda scope: dict(scope["headers"])[b"x-user"].decode(),
+            rows=rows_of_json,
+            request_id="idempotency-key",
+            reads=("X-Scale",),
+        )
+        assert ledger.left("alice")[0].queries == 0
+
+
+def test_a_request_with_a_name_is_charged_once(named) -> None:
+    trace = (b"traceparent", b"7")
+    assert asked(named, rows(3), more=[ONE])[0] == 200
+    assert asked(named, rows(3), more=[ONE, trace])[0] == 200
+    assert asked(named, rows(3))[0] == 200  # of no name
+    assert asked(named, rows(3), more=[(b"idempotency-key", b"two")])[0] == 200
+    assert asked(named, rows(1), more=[(b"idempotency-key", b"three")])[0] == 429
+    assert asked(named, rows(3), more=[ONE])[0] == 200
+    assert asked(named, rows(3), user="bob", more=[ONE])[0] == 200
+    assert named.app.calls == 6
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"body": b" " + json.dumps({"inputs": [[0.0] * 4] * 3}).encode()},
+        {"path": "/other"},
+        {"query": b"a=1"},
+        {"more": [ONE, (b"x-scale", b"2")]},
+    ],
+)
+def test_the_name_of_a_request_buys_no_answer_to_another(named, other) -> None:
+    assert asked(named, rows(3), more=[ONE])[0] == 200
+    status, _, body = asked(named, **{"body": rows(3), "more": [ONE], **other})
+    assert (status, body) == (422, b'{"error":"request id was used for another request"}')
+    assert named.app.calls == 1
+    assert asked(named, rows(6))[0] == 200  # and nothing else was charged
+
+
+@pytest.mark.parametrize("names", [[b""], [b"x" * 201], [b"\xe9"], [b"a\n"], [b"a", b"a"]])
+def test_a_name_that_is_none_or_several_is_refused(named, names) -> None:
+    more = [(b"idempotency-key", name) for name in names]
+    assert asked(named, rows(3), more=more)[0] == 400
+    assert asked(named, rows(9))[0] == 200
 
 
 def rows(count: int) -> bytes:

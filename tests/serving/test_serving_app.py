@@ -94,6 +94,46 @@ def test_a_spent_budget_is_refused_before_the_model_is_asked(tmp_path) -> None:
     assert served.guard.charged == {"alice": 3}
 
 
+def test_a_client_sees_what_it_has_left_and_nothing_of_others(tmp_path) -> None:
+    served = Served(tmp_path, rows=9)
+    served.guard.renews_at = 2**40
+    nothing = {"bits": None, "mu": None}
+    with served.client() as client:
+        client.post(PREDICT, json={"inputs": ROWS})
+        bob = {"Authorization": f"Bearer {served.keys['bob']}"}
+        for headers, left in (({}, 7), (bob, 9)):
+            answer = client.get("/budget", headers=headers)
+            assert answer.status_code == 200
+            assert answer.json() == {
+                "budgets": [
+                    {
+                        "window": "total",
+                        "renews_at": 2**40,
+                        "limits": {**nothing, "queries": 9},
+                        "left": {**nothing, "queries": left},
+                    }
+                ]
+            }
+            assert client.get("/budget?client=bob", headers=headers).json() == answer.json()
+        assert client.get("/budget", headers={"Authorization": "Bearer no"}).status_code == 401
+        served.guard.is_down = True
+        assert client.get("/budget").status_code == 503
+    assert served.guard.charged == {"alice": 2}
+
+
+def test_what_is_left_takes_a_place_as_every_request_does(tmp_path) -> None:
+    served = Served(tmp_path, max_requests=2)
+    served.network.waits_for = threading.Event()
+    with served.client() as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, INFER, json=infer())
+        while not served.guard.charged:
+            assert not waiting.done()
+        assert client.get("/budget").status_code == 503
+        served.network.waits_for.set()
+        assert waiting.result().status_code == 200
+        assert client.get("/budget").status_code == 200
+
+
 def test_without_a_ledger_there_is_no_answer_and_no_readiness(tmp_path) -> None:
     served = Served(tmp_path)
     served.guard.is_down = True
@@ -314,9 +354,6 @@ def test_a_guard_whose_settings_would_be_ignored_is_refused(served) -> None:
     other = Fake(sn.harden(served.network.eval(), extent=sn.Extent(3)))
     with pytest.raises(ConfigError, match="guard of the shield that is served"):
         make_app(other, served.model, known)
-    served.guard.watch = object()
-    with pytest.raises(ConfigError, match="without watch="):
-        make_app(served.guard, served.model, known)
 
 
 class Pair(nn.Module):

@@ -8,36 +8,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from shell import Finished, shieldnet
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 import shieldnet as sn
 from shieldnet.core.errors import ConfigError, VerificationFailed
+from shieldnet.demo import digits, digits_network, divide, train
 from shieldnet.serving.app.folder import name_of, served_folder
 from shieldnet.serving.app.keys import add_key
 from shieldnet.serving.app.running import bound
 
 ROOT = Path(__file__).parents[2]
-MODULE = """
-import torch
-from torch import nn
-
-def model():
-    torch.manual_seed(0)
-    return nn.Linear(6, 3)
-"""
+MODEL = "shieldnet.demo:digits_network"
 BUDGET = ("--ledger", "sqlite:///budget.db", "--queries-per-client", "5")
+WATCHED = (*BUDGET, "--keys", "keys.toml", "--model", MODEL, "--watch")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
+    """The demo's model, trained by its own code, hardened in a folder."""
     folder = tmp_path_factory.mktemp("project")
-    (folder / "served.py").write_text(MODULE)
-    rows = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
-    np.savez(folder / "x.npz", x=rows)
-    for arguments in (("--example", "x.npz", "-o", "h"), ("--classes", "3", "-o", "bare")):
-        done = shieldnet(folder, "harden", "served:model", *arguments)
+    task = digits()
+    split = divide(task)
+    save_file(train(task, split, epochs=3).state_dict(), folder / "model.safetensors")
+    natural = split.auxiliary[0].numpy()
+    np.savez(folder / "x.npz", x=natural[:8])
+    np.savez(folder / "many.npz", x=natural[:400])
+    for arguments in (("--example", "x.npz", "-o", "h"), ("--classes", "10", "-o", "bare")):
+        done = shieldnet(folder, "harden", MODEL, "--weights", "model.safetensors", *arguments)
         assert done.returncode == 0, done.stderr
     (folder / "key").write_text(add_key(folder / "keys.toml", "alice"))
     return folder
@@ -47,10 +48,14 @@ def serve(folder: Path, *arguments: str) -> Finished:
     return shieldnet(folder, "serve", *arguments)
 
 
-def test_a_served_folder_answers_the_real_triton_client_until_its_budget_is_spent(project) -> None:
-    command = [sys.executable, "-m", "shieldnet", "serve", "h", "--model", "served:model", *BUDGET]
-    command += ["--keys", "keys.toml", "--name", "credit", "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{project}"}
+def test_the_demos_folder_answers_the_real_triton_client_until_its_budget_is_spent(
+    project,
+) -> None:
+    # 4 answers of log2(10 x 4) bits.
+    budget = ["--ledger", "sqlite:///bits.db", "--bits-per-client", "22", "--window", "day"]
+    command = [sys.executable, "-m", "shieldnet", "serve", "h", "--model", MODEL, *budget]
+    command += ["--keys", "keys.toml", "--name", "credit", "--port", "0", "--watch", "many.npz"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -60,7 +65,7 @@ def test_a_served_folder_answers_the_real_triton_client_until_its_budget_is_spen
         headers = {"X-API-Key": (project / "key").read_text()}
         with np.load(project / "x.npz") as arrays:
             rows = arrays["x"][:2]
-        given = InferInput("input", [2, 6], "FP32").set_data_from_numpy(rows)
+        given = InferInput("input", [2, 1, 8, 8], "FP32").set_data_from_numpy(rows)
         for _ in range(2):
             answer = client.infer("credit", [given], headers=dict(headers)).as_numpy("answer")
         with pytest.raises(InferenceServerException) as refused:
@@ -70,23 +75,11 @@ def test_a_served_folder_answers_the_real_triton_client_until_its_budget_is_spen
         lines = process.stderr.read()
         assert process.wait(60) == 0, lines
     assert refused.value.status() == "429"
-    shield = sn.load_hardened(project / "h", model=_model(project))
-    assert np.array_equal(answer, shield(_tensor(rows)).numpy())
+    shield = sn.load_hardened(project / "h", model=digits_network())
+    assert np.array_equal(answer, shield(torch.from_numpy(rows)).numpy())
     assert lines.count('"status": 200') == 2
     assert lines.count('"reason": "budget"') == 1
     assert "alice" not in lines
-
-
-def _tensor(rows: np.ndarray):
-    import torch
-
-    return torch.from_numpy(rows)
-
-
-def _model(project: Path):
-    space: dict = {}
-    exec(MODULE, space)  # noqa: S102 - the lines above
-    return space["model"]()
 
 
 @pytest.mark.parametrize(
@@ -98,13 +91,17 @@ def _model(project: Path):
         (("h", *BUDGET, "--keys", "keys.toml", "--max-rows", "0"), "Expected --max-rows >= 1"),
         (("h", *BUDGET, "--keys", "keys.toml", "--timeout-s", "0"), "Expected a finite --timeout"),
         (("h", *BUDGET, "--keys", "keys.toml", "--tls-key", "k.pem"), "both --tls-certificate"),
-        (("bare", *BUDGET, "--keys", "keys.toml", "--model", "served:model"), "--example"),
+        (("bare", *BUDGET, "--keys", "keys.toml", "--model", MODEL), "--example"),
         (
-            ("h", *BUDGET, "--keys", "keys.toml", "--model", "served:model", "--queries-in-all=0"),
+            ("h", *BUDGET, "--keys", "keys.toml", "--model", MODEL, "--queries-in-all=0"),
             "Expected queries >= 1",
         ),
+        (("h", *BUDGET, "--keys", "keys.toml", "--harder", "strict"), "Expected --watch"),
+        (("h", *WATCHED, "x.npz"), "at least 200 natural inputs"),
+        (("h", *WATCHED, "many.npz", "--max-rows", "300"), "Expected --max-rows <= 256"),
+        (("h", *WATCHED, "many.npz", "--harder", "weak"), "Expected --harder"),
         (
-            ("h", "--ledger", "sqlite:///b.db", "--keys", "keys.toml", "--model", "served:model"),
+            ("h", "--ledger", "sqlite:///b.db", "--keys", "keys.toml", "--model", MODEL),
             "--bits-per-client, --mu-per-client, --queries-per-client",
         ),
     ],
@@ -120,19 +117,20 @@ def test_a_changed_folder_is_not_served(project, tmp_path) -> None:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "shield.toml").write_bytes(b"version = 1\n")
     with pytest.raises(VerificationFailed, match="shield.toml was changed"):
-        served_folder(tmp_path, _model(project))
+        served_folder(tmp_path, digits_network())
 
 
 def test_a_served_shield_keeps_to_the_size_that_its_certificate_is_about(project) -> None:
-    shield, inputs = served_folder(project / "h", _model(project))
-    assert shield.extent == sn.Extent(3)
-    assert [(one.name, one.shape, one.dtype) for one in inputs] == [("input", (None, 6), "float32")]
+    shield, inputs = served_folder(project / "h", digits_network())
+    assert shield.extent == sn.Extent(10)
+    (only,) = inputs
+    assert (only.name, only.shape, only.dtype) == ("input", (None, 1, 8, 8), "float32")
 
 
 def test_a_folder_without_a_certificate_is_not_served(tmp_path) -> None:
-    sn.save_hardened(sn.harden(_model(tmp_path).eval()), tmp_path / "h", model="served:model")
+    sn.save_hardened(sn.harden(digits_network().eval()), tmp_path / "h", model=MODEL)
     with pytest.raises(ConfigError, match="has no certificate"):
-        served_folder(tmp_path / "h", _model(tmp_path))
+        served_folder(tmp_path / "h", digits_network())
 
 
 def test_a_version_in_a_triton_repository_has_its_models_name() -> None:

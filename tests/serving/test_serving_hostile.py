@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from serving_parts import Served, infer
@@ -12,8 +12,10 @@ from starlette.requests import Request
 
 from shieldnet.serving.app import bodies
 from shieldnet.serving.app.limits import Limits
+from shieldnet.serving.app.metrics import Metrics
 from shieldnet.serving.app.refusals import Refused
 from shieldnet.serving.app.running import server_of
+from shieldnet.serving.app.service import Service
 
 INFER, PREDICT = "/v2/models/m/infer", "/predict"
 
@@ -87,6 +89,39 @@ def test_a_client_shuts_out_no_other_and_repeats_nothing_that_is_open(tmp_path) 
         assert [one.result(10).status_code for one in waiting] == [200] * 3
         assert post(**named).status_code == 200
     assert served.guard.charged == {"alice": 4, "bob": 2}
+
+
+def test_twelve_greedy_clients_leave_places_for_others(served) -> None:
+    service = Service(served.guard, served.model, Metrics())
+    service.start()
+    with ExitStack() as held:
+        taken = {}
+        for client in map(str, range(12)):
+            taken[client] = 0
+            with suppress(Refused):
+                while True:
+                    held.enter_context(service.place(client, None))
+                    taken[client] += 1
+        assert list(taken.values())[:4] == [64, 48, 36, 27]
+        assert all(taken.values())
+        held.enter_context(service.place("another", None))
+    assert not service._served
+    service.close()
+
+
+def test_a_server_whose_ledger_hangs_ends(tmp_path) -> None:
+    served, may_go = Served(tmp_path, timeout_s=0.05), threading.Event()
+
+    def hangs(*args, **more):
+        assert may_go.wait(30)
+
+    served.guard.charge = served.guard.left = served.guard.close = hangs
+    with served.client() as client:
+        assert client.post(INFER, json=infer()).status_code == 503
+        assert client.get("/v2/health/ready").status_code == 503
+        assert client.get("/budget").status_code == 503
+    assert not may_go.is_set()  # the server ended before
+    may_go.set()
 
 
 def test_a_server_whose_model_hangs_is_not_ready_charges_nothing_and_ends(tmp_path) -> None:

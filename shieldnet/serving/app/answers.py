@@ -1,13 +1,16 @@
 """An answer as the protocol and the plain route send it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from shieldnet.serving.app.datatypes import OF_DTYPE
 from shieldnet.serving.app.requests import Asked
+from shieldnet.serving.budget import Balance
+
+_LIMITED = ("bits", "mu", "queries")
 
 
 def written_infer(
@@ -43,6 +46,24 @@ def written_predict(answers: Mapping[str, Tensor]) -> bytes:
     """Returns the body of a response of the plain route."""
     rows = {name: answer.tolist() for name, answer in answers.items()}
     return _json({"outputs": next(iter(rows.values())) if len(rows) == 1 else rows})
+
+
+def written_budgets(balances: Iterable[Balance]) -> dict[str, Any]:
+    """Returns what is left of a client's budgets, as JSON takes it."""
+    return {
+        "budgets": [
+            {
+                "window": one.budget.window,
+                "renews_at": one.renews_at,
+                "limits": {name: getattr(one.budget, name) for name in _LIMITED},
+                "left": {
+                    name: None if getattr(one.budget, name) is None else getattr(one, name)
+                    for name in _LIMITED
+                },
+            }
+            for one in balances
+        ]
+    }
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

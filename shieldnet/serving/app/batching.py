@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 Answers = dict[str, Tensor]
+Ask = Callable[[Mapping[str, Tensor]], Answers]
+"""Answers inputs by name with outputs by name, a row for each row."""
 
 
 @dataclass(frozen=True)
 class _Job:
+    ask: Ask
     inputs: Mapping[str, Tensor]
     rows: int
     alone: bool
@@ -25,28 +28,21 @@ class _Job:
         """Returns what requests share that fit into one batch; None for one that is alone."""
         if self.alone:
             return None
-        return tuple((name, one.dtype, one.shape[1:]) for name, one in self.inputs.items())
+        kinds = ((name, one.dtype, one.shape[1:]) for name, one in self.inputs.items())
+        return (self.ask, *kinds)
 
 
 class Batcher:
     """Answers requests in batches of those that wait, first come, first served.
 
-    ask: answers inputs by name with outputs by name, a row for each row. max_rows: of a batch; a
-    request with more is a batch of its own. wait_s: how long an idle model waits for more requests.
-    timeout_s: how long the model may take for a batch before it counts as one that hangs, and how
-    long the end waits for it. Where a batch fails, each of its requests is asked alone: none is
-    hurt by another.
+    max_rows: of a batch; a request with more is a batch of its own. wait_s: how long an idle model
+    waits for more requests. timeout_s: how long the model may take for a batch before it counts as
+    one that hangs, and how long the end waits for it. Where a batch fails, each of its requests is
+    asked alone: none is hurt by another.
     """
 
-    def __init__(
-        self,
-        ask: Callable[[Mapping[str, Tensor]], Answers],
-        *,
-        max_rows: int,
-        wait_s: float,
-        timeout_s: float,
-    ) -> None:
-        self._ask, self._max_rows, self._wait_s, self._timeout_s = ask, max_rows, wait_s, timeout_s
+    def __init__(self, *, max_rows: int, wait_s: float, timeout_s: float) -> None:
+        self._max_rows, self._wait_s, self._timeout_s = max_rows, wait_s, timeout_s
         self._asked_s = math.inf  # when the model was asked what it has not answered yet
         self._waiting: deque[_Job] = deque()
         self._changed = Condition()
@@ -64,14 +60,15 @@ class Batcher:
         return self._thread.is_alive() and not self._closed and not hangs
 
     def submit(
-        self, inputs: Mapping[str, Tensor], rows: int, *, alone: bool = False
+        self, ask: Ask, inputs: Mapping[str, Tensor], rows: int, *, alone: bool = False
     ) -> "Future[Answers]":
         """Returns a future of the answers; cancelled in time, the model is not asked.
 
-        alone: whether the request is a batch of its own, so that its answer is the same to the last
-        digit when it is repeated.
+        ask: what answers; requests to different ones are in different batches. alone: whether the
+        request is a batch of its own, so that its answer is the same to the last digit when it is
+        repeated.
         """
-        job = _Job(inputs, rows, alone)
+        job = _Job(ask, inputs, rows, alone)
         with self._changed:
             if self._closed:
                 raise RuntimeError("The server is shutting down.")
@@ -143,11 +140,12 @@ class Batcher:
             job.future.set_result(result)
 
     def _answers(self, batch: Sequence[_Job]) -> list[Answers]:
+        ask = batch[0].ask
         if len(batch) == 1:
-            return [self._ask(batch[0].inputs)]
+            return [ask(batch[0].inputs)]
         asked = {name: torch.cat([job.inputs[name] for job in batch]) for name in batch[0].inputs}
         sizes = [job.rows for job in batch]
-        parts = {name: answer.split(sizes) for name, answer in self._ask(asked).items()}
+        parts = {name: answer.split(sizes) for name, answer in ask(asked).items()}
         return [{name: part[place] for name, part in parts.items()} for place in range(len(batch))]
 
 

@@ -9,8 +9,6 @@ from shieldnet.shipping.contents import Contents
 from shieldnet.shipping.description import TensorFacts
 from shieldnet.shipping.envelope import Key
 from shieldnet.shipping.loading import loaded
-from shieldnet.shipping.parts import CERTIFICATE
-from shieldnet.shipping.proof import extent_of, read_certificate
 from shieldnet.shipping.rebuilding import Source
 from shieldnet.shipping.verification import Verification
 from shieldnet.shipping.verifying import checks_of
@@ -29,13 +27,12 @@ def served_folder(
     contents, shield = loaded(folder, model, public_key=public_key)
     Verification(str(folder), checks_of(contents.files, public_key=public_key)).require()
     if shield.extent is None:
-        if CERTIFICATE not in contents.files:
-            raise ConfigError(
-                f"{folder} has no certificate, so that an answer has no known cost: write it again "
-                "with shieldnet harden --example inputs.npz (or --classes)."
-            )
-        extent = extent_of(read_certificate(contents.files[CERTIFICATE]))
-        shield = Shield(shield.model, replace(shield.settings, extent=extent))
+        raise ConfigError(
+            f"{folder} has no certificate, so that an answer has no known cost: write it again "
+            "with shieldnet harden --example inputs.npz (or --classes)."
+        )
+    if shield.settings.extent is None:
+        shield = Shield(shield.model, replace(shield.settings, extent=shield.extent))
     return shield, _inputs(contents)
 
 

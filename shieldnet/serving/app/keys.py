@@ -77,8 +77,8 @@ class ApiKeys:
 def add_key(path: str | Path, name: str) -> str:
     """Makes a key of a client, writes its hash into a file, and returns it, this one time.
 
-    The file is made if there is none, readable by its owner alone. Others that add a key at the
-    same time wait; an empty file beside it, ``.NAME.lock``, is what they wait for.
+    The file is made if there is none, readable by its owner alone. Others that add or remove keys
+    at the same time wait; an empty file beside it, ``.NAME.lock``, is what they wait for.
     """
     _require_name(name)
     path = Path(path)
@@ -92,6 +92,40 @@ def add_key(path: str | Path, name: str) -> str:
         document["keys"][name] = [*hashes.get(name, ()), _hash_of(key)]
         _write(path, tomlkit.dumps(document))
     return key
+
+
+def remove_keys(path: str | Path, name: str, which: str | None = None) -> int:
+    """Takes a client's keys out of a file, or the one whose hash begins so; returns how many.
+
+    which: the first digits of a hash, as ``shieldnet keys list`` shows them.
+    Errors: DataError for a client, or a hash, that is not in the file, and for digits with which
+    several begin; the file is left as it is then.
+    """
+    path = Path(path)
+    require_file(path, "keys")
+    with _locked(path):
+        document, hashes = _read(path)
+        ApiKeys(hashes)
+        if not hashes.get(name):
+            raise DataError(f"There is no key of {name!r:.120} in {path}.")
+        gone = [one for one in hashes[name] if which is None or shown(one).startswith(which)]
+        if which is not None and len(gone) != 1:
+            raise DataError(
+                f"Expected the first digits of one hash of {name} in {path}, as shieldnet keys "
+                f"list shows them; {len(gone)} begin with them."
+            )
+        kept = [one for one in hashes[name] if one not in gone]
+        if kept:
+            document["keys"][name] = kept
+        else:
+            del document["keys"][name]
+        _write(path, tomlkit.dumps(document))
+    return len(gone)
+
+
+def shown(one: str) -> str:
+    """Returns the hexadecimal digits of a key's hash."""
+    return one.removeprefix(_PREFIX)
 
 
 @contextmanager

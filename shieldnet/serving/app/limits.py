@@ -10,8 +10,8 @@ from shieldnet.core.errors import ConfigError
 class Limits:
     """Holds the limits of a server; what exceeds one is refused before anything is charged.
 
-    max_rows: of one request. max_body_bytes: of its body. max_requests: served at the same time, a
-    quarter of them, and at least one, of one client.
+    max_rows: of one request. max_body_bytes: of its body. max_requests: served at the same time; a
+    client has at most a third as many as are free.
     timeout_s: for a body to arrive, for a charge, and for an answer. max_batch_rows: that the model
     gets at once, of several requests. batch_wait_s: how long the model waits for further requests;
     at 0 a batch is what came while it answered the last one. quantize_latency_s: answers and

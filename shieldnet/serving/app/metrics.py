@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 _LATENCIES_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 _SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+_SCORES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 _LEFT_EVERY_S = 1.0
 
 
@@ -52,12 +53,32 @@ class Metrics:
             buckets=_SHARES,
             registry=self.registry,
         )
+        self._watched = Counter(
+            "shieldnet_watched",
+            "Requests that a watch let through, by the shield that answers.",
+            ("shield",),
+            registry=self.registry,
+        )
+        self._suspicion = Histogram(
+            "shieldnet_suspicion",
+            "Score of a client's latest queries after each answer; 0 is ordinary.",
+            buckets=_SCORES,
+            registry=self.registry,
+        )
         self._lock, self._next_left_s = threading.Lock(), 0.0
 
     def charged(self, rows: int) -> None:
         """Counts a charge; a request that was charged before counts none."""
         self._charges.inc()
         self._rows.inc(rows)
+
+    def watched(self, *, is_harder: bool) -> None:
+        """Counts a request that a watch let through."""
+        self._watched.labels("harder" if is_harder else "own").inc()
+
+    def suspected(self, score: float) -> None:
+        """Observes the score of a client's latest queries."""
+        self._suspicion.observe(score)
 
     def refused(self, reason: str) -> None:
         """Counts a refusal."""

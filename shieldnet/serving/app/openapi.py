@@ -17,6 +17,7 @@ _SENT: dict[str, tuple[type[Message], type[Message]]] = {
 }
 _GIVEN: dict[str, type[Message]] = {
     "/v2": protocol.ServerMetadata,
+    "/budget": protocol.Budgets,
     "/v2/health/live": protocol.ServerLive,
     "/v2/health/ready": protocol.ServerReady,
 }
@@ -77,6 +78,7 @@ def _describe(path: str, operation: dict[str, Any]) -> None:
         answer = protocol.ModelReady
     else:
         answer = _GIVEN.get(path, protocol.ModelMetadata)
+        statuses += (503,) if path == "/budget" else ()
     content = _json(answer)
     if path.endswith("/infer"):
         operation["parameters"].append(_header(BINARY_HEADER))

@@ -149,6 +149,29 @@ class ModelReady(Message):
     ready: bool
 
 
+class Amounts(Message):
+    """Counts what a budget limits; null for what it does not."""
+
+    bits: float | None
+    mu: float | None
+    queries: int | None
+
+
+class BudgetLeft(Message):
+    """Says what is left of one budget, and when it renews, in seconds since the epoch."""
+
+    window: str
+    renews_at: int | None
+    limits: Amounts
+    left: Amounts
+
+
+class Budgets(Message):
+    """Says what a client has left of its own budgets."""
+
+    budgets: list[BudgetLeft]
+
+
 class Refusal(Message):
     """Says why there is no answer."""
 

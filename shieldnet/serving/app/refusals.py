@@ -1,5 +1,6 @@
 """What a request is refused with: a status, and a body that depends on no answer."""
 
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -72,6 +73,16 @@ def spent(retry_after_s: int | None) -> Refused:
     words = "The budget does not cover this request. Nothing was charged."
     headers = {} if retry_after_s is None else {"Retry-After": str(max(1, retry_after_s))}
     return Refused(429, "budget", words, headers)
+
+
+def watched(until: int) -> Refused:
+    """Returns the refusal of a client whose queries look like an extraction.
+
+    until: when that ends, in seconds since the epoch.
+    """
+    words = "The queries of this client are refused for a time. Nothing was charged."
+    wait_s = max(1, until - int(time.time()))
+    return Refused(429, "queries", words, {"Retry-After": str(wait_s)})
 
 
 def failed() -> Refused:

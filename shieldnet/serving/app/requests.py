@@ -54,9 +54,9 @@ class Asked:
     outputs: tuple[str, ...] = ()
     binary: frozenset[str] = frozenset()
 
-    def digest(self, model: str) -> bytes:
-        """Returns a hash of all inputs, whatever form they came in, to a model of this identity."""
-        hashed = hashlib.sha256(model.encode())
+    def digest(self) -> bytes:
+        """Returns a hash of all inputs, whatever form they came in."""
+        hashed = hashlib.sha256()
         for name, value in self.inputs.items():
             kind = OF_DTYPE[str(value.dtype).removeprefix("torch.")]
             hashed.update(f"{name!r}{kind.name}{list(value.shape)}".encode())

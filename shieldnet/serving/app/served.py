@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
-from shieldnet.data.hashing import weights_hash
 from shieldnet.outputs.nested import named_leaves, written
 from shieldnet.serving.app.datatypes import OF_DTYPE
 from shieldnet.serving.app.limits import Limits
 from shieldnet.serving.app.protocol import MAX_RANK, MAX_TENSORS
 from shieldnet.serving.app.requests import Form
+from shieldnet.shield.fields import place_of
 from shieldnet.shield.module import Shield
 from shieldnet.shipping.description import TensorFacts, inputs_of
 
@@ -52,14 +52,13 @@ class ServedModel:
                     f"Expected {what} as up to 100 letters, digits, dots, underscores and hyphens, "
                     f"got {what}={text!r}."
                 )
-        self.shield, self.name, self.version = shield, name, version
+        self.shield, self.name, self.version, self._example = shield, name, version, example
         given = None if example is None else inputs_of(example, shield.model)
         self.inputs = _servable(tuple(inputs) if given is None else given)
-        # A key of a request must not buy the answer of another model.
-        self.identity = f"{weights_hash(shield.model)} {shield.settings.digest()}"
         self._named = _by_name(shield, self.inputs)
         self._device = next((one.device for one in shield.parameters()), torch.device("cpu"))
         self.outputs: tuple[TensorFacts, ...] = ()
+        self.main = ""  # the output that the shield's defenses are about
         rows = max(2, limits.max_rows, limits.max_batch_rows)
         self.outputs = self._seen(_rows(self.inputs, example, rows), rows)
         names = tuple(one.name for one in self.outputs)
@@ -79,10 +78,38 @@ class ServedModel:
                 raise AnswerError("The model does not answer with a row for each row.")
         return answers
 
+    def behind(self, shield: Shield) -> "ServedModel":
+        """Returns the same model behind another shield, which is asked once, too.
+
+        Errors: as of the class; ConfigError for a shield that gives other outputs.
+        """
+        other = ServedModel(
+            shield,
+            name=self.name,
+            version=self.version,
+            inputs=self.inputs,
+            example=self._example,
+            limits=self.limits,
+        )
+        if other.outputs != self.outputs:
+            raise ConfigError(
+                f"Expected outputs as {self.shield.describe()} gives them, {self.outputs}; "
+                f"{shield.describe()} gives {other.outputs}."
+            )
+        return other
+
+    def by_name(self, example: Any) -> dict[str, Tensor]:
+        """Returns the rows of an example, in any of its forms, as the model is asked."""
+        return _rows(self.inputs, example)
+
     def _ask(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         held = {name: value.to(self._device) for name, value in inputs.items()}
         with torch.no_grad():
             released = self.shield(**held) if self._named else self.shield(*held.values())
+        if not self.outputs:
+            is_one = isinstance(released, Tensor | np.ndarray)
+            place = () if is_one else place_of(released, self.shield.settings)
+            self.main = _output_name(place, self.inputs)
         answers = {}
         for path, leaf in named_leaves(released).items():
             value = torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
@@ -157,10 +184,12 @@ def _by_name(shield: Shield, inputs: Sequence[TensorFacts]) -> bool:
     return True
 
 
-def _rows(inputs: Sequence[TensorFacts], example: Any, rows: int) -> dict[str, Tensor]:
+def _rows(
+    inputs: Sequence[TensorFacts], example: Any, rows: int | None = None
+) -> dict[str, Tensor]:
     """Returns inputs of so many rows: those of the example again and again, or generated ones."""
     if example is None:
-        return {one.name: _generated(one, rows) for one in inputs}
+        return {one.name: _generated(one, rows or 0) for one in inputs}
     if isinstance(example, Mapping):
         values: list[Any] = list(example.values())
     else:
@@ -169,6 +198,8 @@ def _rows(inputs: Sequence[TensorFacts], example: Any, rows: int) -> dict[str, T
     for name, value in given.items():
         if len(value) < 2:
             raise ConfigError(f"Expected an example of at least two rows, got 1 of {name}.")
+    if rows is None:
+        return given
     return {name: value[torch.arange(rows) % len(value)] for name, value in given.items()}
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -22,13 +23,16 @@ from shieldnet.serving.app.batching import Batcher
 from shieldnet.serving.app.metrics import Metrics
 from shieldnet.serving.app.requests import Asked
 from shieldnet.serving.app.served import ServedModel
+from shieldnet.serving.app.watching import Watching
+from shieldnet.serving.budget import Balance
+from shieldnet.serving.watch import Watch
 from shieldnet.shield.module import Shield
 
 T = TypeVar("T")
 _PROBE = "-"  # no client's name: its balance is looked up to see whether the ledger answers
 _PROBE_EVERY_S = 1.0
 _THREADS = 8
-_SHARE = 4  # a client has one of so many parts of all places
+_OTHERS = 3  # for each place that a client has, so many are free, or it takes no other
 
 
 class Charging(Protocol):
@@ -41,7 +45,7 @@ class Charging(Protocol):
     ) -> Any:
         """Charges ``rows`` answers, or raises BudgetExceeded or LedgerUnavailable."""
 
-    def left(self, client: str) -> Any:
+    def left(self, client: str) -> tuple[Balance, ...]:
         """Returns what the client has left."""
 
     def close(self) -> None:
@@ -55,12 +59,14 @@ class Service:
     durable. A request that fails after that stays charged.
     """
 
-    def __init__(self, guard: Charging, model: ServedModel, metrics: Metrics) -> None:
+    def __init__(
+        self, guard: Charging, model: ServedModel, metrics: Metrics, watch: Watch | None = None
+    ) -> None:
         self.model, self.metrics = model, metrics
+        self._watching = None if watch is None else Watching(watch, model, metrics)
         self._guard, self._limits = guard, model.limits
         limits = model.limits
         self._batcher = Batcher(
-            model.ask,
             max_rows=limits.max_batch_rows,
             wait_s=limits.batch_wait_s,
             timeout_s=limits.timeout_s,
@@ -68,7 +74,6 @@ class Service:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="shieldnet-charge")
         self._probe = ThreadPoolExecutor(1, thread_name_prefix="shieldnet-ready")
         self._served: Counter[str] = Counter()  # requests by client
-        self._most_each = max(1, limits.max_requests // _SHARE)
         self._open: set[tuple[str, str]] = set()  # clients and keys of requests that may repeat
         self._probed_s, self._was_ready = -_PROBE_EVERY_S, False
 
@@ -77,10 +82,18 @@ class Service:
         self._batcher.start()
 
     def close(self) -> None:
-        """Answers what waits, for ``timeout_s`` at most, then closes the ledger."""
+        """Answers what waits, then closes the ledger, each for ``timeout_s`` at most.
+
+        A call of the ledger that hangs is left to the end of the process.
+        """
         self._batcher.close()
-        self._pool.shutdown()
-        self._probe.shutdown()
+        for pool in (self._pool, self._probe):
+            pool.shutdown(wait=False, cancel_futures=True)
+        closing = Thread(target=self._close_guard, name="shieldnet-close", daemon=True)
+        closing.start()
+        closing.join(self._limits.timeout_s)
+
+    def _close_guard(self) -> None:
         with suppress(LedgerUnavailable):  # what leases hold stays charged then
             self._guard.close()
 
@@ -90,20 +103,35 @@ class Service:
         key: names a request that may be repeated without another charge.
         Errors: Refused, whatever happens.
         """
-        await self._charge(client, asked, key)
-        return await self._answer(asked, alone=key is not None)
+        watching = self._watching
+        if watching is None:
+            await self._charge(client, asked, key)
+            return await self._answer(self.model, asked, alone=key is not None)
+        watching.require_numbers(asked)
+        async with watching.turn(client):
+            model = watching.choose(client)
+            # What the watch's harder shield says is no repeat of what this one said.
+            own_key = key if model is self.model else None
+            await self._charge(client, asked, own_key)
+            answers = await self._answer(model, asked, alone=own_key is not None)
+            try:
+                await self._within(self._pool, lambda: watching.note(client, asked, answers, model))
+            except asyncio.TimeoutError:
+                raise refusals.late() from None
+        return answers
 
     @contextmanager
     def place(self, client: str, key: str | None) -> Iterator[None]:
         """Takes one of the places for requests, before its body is read.
 
-        A client has a quarter of them, and of its requests with one key a single one.
+        A client takes one while it has fewer than a third of those that are free: alone a quarter
+        of all, and four that take what they can two thirds. Of its requests with one key a single
+        one is open.
         Errors: Refused (503).
         """
         repeatable = {(client, key)} if key is not None else set()
         if (
-            self._served.total() >= self._limits.max_requests
-            or self._served[client] >= self._most_each
+            self._served[client] * _OTHERS >= self._limits.max_requests - self._served.total()
             or repeatable & self._open
             or not self._batcher.alive
         ):
@@ -119,7 +147,7 @@ class Service:
             self._open -= repeatable
 
     async def _charge(self, client: str, asked: Asked, key: str | None) -> None:
-        content = None if key is None else asked.digest(self.model.identity)
+        content = None if key is None else asked.digest()
         try:
             charge = await self._within(
                 self._pool, lambda: self._guard.charge(client, asked.rows, key=key, content=content)
@@ -143,14 +171,21 @@ class Service:
         with suppress(LedgerUnavailable):
             self.metrics.left(self._guard.left(client))
 
-    async def _answer(self, asked: Asked, *, alone: bool) -> dict[str, Tensor]:
-        future = self._batcher.submit(asked.inputs, asked.rows, alone=alone)
+    async def _answer(self, model: ServedModel, asked: Asked, *, alone: bool) -> dict[str, Tensor]:
+        future = self._batcher.submit(model.ask, asked.inputs, asked.rows, alone=alone)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._limits.timeout_s)
         except (AnswerError, DataError):
             raise refusals.unanswerable() from None
         except asyncio.TimeoutError:
             raise refusals.late() from None
+
+    async def left(self, client: str) -> tuple[Balance, ...]:
+        """Returns what a client has left of each of its budgets. Errors: Refused (503)."""
+        try:
+            return await self._within(self._pool, lambda: self._guard.left(client))
+        except (LedgerUnavailable, asyncio.TimeoutError):
+            raise refusals.no_ledger() from None
 
     async def _within(self, pool: ThreadPoolExecutor, job: Callable[[], T]) -> T:
         running = asyncio.get_running_loop().run_in_executor(pool, job)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.serving.app import refusals
-from shieldnet.serving.app.answers import written_infer, written_predict
+from shieldnet.serving.app.answers import written_budgets, written_infer, written_predict
 from shieldnet.serving.app.bodies import body_of, read_body, require_type
 from shieldnet.serving.app.datatypes import OF_DTYPE
 from shieldnet.serving.app.keys import ApiKeys
@@ -43,20 +43,16 @@ def make_app(guard: Charging, model: ServedModel, keys: ApiKeys) -> FastAPI:
     guard: charges every request before the model is asked; it is closed with the application.
     model: its shield, as it is served, with the limits. ``app.state.metrics`` has the numbers for
     Prometheus, which no address gives out.
-    Errors: ConfigError for a guard of another shield than the model's, and for one with a watch,
-        which sees calls of the guard alone.
+    A guard's watch looks at every request, as it does at calls of the guard.
+    Errors: ConfigError for a guard of another shield than the model's, and for a watch that cannot
+        look at what the model is asked.
     """
-    if getattr(guard, "watch", None) is not None:
-        raise ConfigError(
-            "Expected a guard without watch=: this server charges by the guard and asks the shield "
-            "in batches, which no watch sees. Call guard(x, client=...) in a server of your own."
-        )
     if guard.shield is not model.shield:
         raise ConfigError(
             "Expected a guard of the shield that is served: ServedModel(guard.shield, ...)."
         )
     limits, metrics = model.limits, Metrics()
-    service = Service(guard, model, metrics)
+    service = Service(guard, model, metrics, getattr(guard, "watch", None))
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -109,6 +105,7 @@ class _Routes:
         """Gives an application its addresses; health and readiness alone need no key."""
         gets: list[tuple[str, Callable[..., Any]]] = [
             ("/v2", self.server),
+            ("/budget", self.budget),
             ("/v2/health/live", self.live),
             ("/v2/health/ready", self.ready),
             *((f"{path}/ready", self.model_ready) for path in (_MODEL, _VERSION)),
@@ -143,6 +140,12 @@ class _Routes:
         return JSONResponse(
             {"name": PLATFORM, "version": _OWN_VERSION, "extensions": ["binary_tensor_data"]}
         )
+
+    async def budget(self, request: Request) -> Response:
+        """Says what the client whose key it is has left; asking costs nothing."""
+        client = self._client(request)
+        with self._service.place(client, None):
+            return JSONResponse(written_budgets(await self._service.left(client)))
 
     async def metadata(self, request: Request) -> Response:
         """Describes the model's inputs and outputs."""

@@ -51,14 +51,13 @@ class Entry:
     requests: list[Request] = field(default_factory=list)
 
 
-class Contents(NamedTuple):
-    """All of a ledger, as of one moment.
+class State(NamedTuple):
+    """What a ledger holds as of one moment, but for the chain that led to it.
 
-    records: the chain in order. totals: of each account. requests: content and time of each.
+    totals: of each account. requests: content and time of each.
     """
 
     head: Head
-    records: Sequence[Record]
     totals: Mapping[str, Units]
     requests: Mapping[str, tuple[str, int]]
 
@@ -75,8 +74,11 @@ class Session(Protocol):
     def requests(self, ids: Sequence[str], since: int) -> Mapping[str, str]:
         """Returns the content of each of these requests that was recorded since then."""
 
-    def everything(self) -> Contents:
-        """Returns all that is kept, as of one moment."""
+    def state(self) -> State:
+        """Returns all that is kept but the records."""
+
+    def records(self, after: int, most: int) -> list[Record]:
+        """Returns so many of the records with larger numbers, in their order."""
 
     def append(self, entry: Entry, after: Head | None) -> bool:
         """Appends all of the entry if ``after`` is still the end of the chain, or nothing.
@@ -93,6 +95,9 @@ class Store(Protocol):
     def session(self) -> AbstractContextManager[Session]:
         """Opens a session; other writers wait, or fail to append."""
 
+    def reading(self) -> AbstractContextManager[Session]:
+        """Opens a session that sees one moment, appends nothing, and lets others write."""
+
     def close(self) -> None:
         """Closes the connection; the next session opens another."""
 
@@ -108,6 +113,12 @@ class OneAtATime:
     def session(self) -> Iterator[Session]:
         """Opens a session; other threads wait for its end."""
         with self.turn, self._store.session() as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Opens a session that appends nothing; other threads wait for its end, no process does."""
+        with self.turn, self._store.reading() as session:
             yield session
 
     def close(self) -> None:

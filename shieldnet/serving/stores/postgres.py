@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import ConfigError
-from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record, unavailable
+from shieldnet.serving.stores.base import KEPT_S, Entry, Head, Record, State, unavailable
 from shieldnet.serving.units import Units
 
 _TABLES = """
@@ -65,10 +65,24 @@ class PostgresStore:
     @contextmanager
     def session(self) -> Iterator[PostgresSession]:
         """Opens a session. Other writers wait up to five seconds for its end."""
+        with self._within(self._lock) as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[PostgresSession]:
+        """Opens a session that appends nothing, for which no writer waits."""
+        with self._within(self._see_one_moment) as session:
+            yield session
+
+    def _see_one_moment(self) -> None:
+        self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+    @contextmanager
+    def _within(self, begin: Callable[[], None]) -> Iterator[PostgresSession]:
         try:
             connection = self._connected()
             with connection.transaction():
-                self._lock()
+                begin()
                 yield PostgresSession(connection)
         except self._psycopg.Error as failed:
             self.close()  # the next session connects again
@@ -82,7 +96,7 @@ class PostgresStore:
 
 
 class PostgresSession:
-    """A transaction that holds the ledger's lock from its beginning."""
+    """A transaction, which holds the ledger's lock from its beginning or never."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -109,20 +123,27 @@ class PostgresSession:
         )
         return dict(rows.fetchall())
 
-    def everything(self) -> Contents:
-        """Returns all that is kept, as of one moment."""
+    def state(self) -> State:
+        """Returns all that is kept but the records."""
         run = self._connection.execute
-        records = run("SELECT number, body, mac FROM shieldnet_records ORDER BY number")
         totals = run("SELECT id, bits, rho, queries FROM shieldnet_totals")
-        return Contents(
+        return State(
             self.head() or Head(),
-            [Record(*row) for row in records],
             {name: Units(*counts) for name, *counts in totals},
             {
                 name: (content, time)
                 for name, content, time in run("SELECT id, content, time FROM shieldnet_requests")
             },
         )
+
+    def records(self, after: int, most: int) -> list[Record]:
+        """Returns so many of the records with larger numbers, in their order."""
+        rows = self._connection.execute(
+            "SELECT number, body, mac FROM shieldnet_records WHERE number > %s "
+            "ORDER BY number LIMIT %s",
+            (after, most),
+        )
+        return [Record(*row) for row in rows]
 
     def append(self, entry: Entry, after: Head | None) -> bool:
         """Appends all of the entry if ``after`` is still the end of the chain, or nothing."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import ConfigError
-from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record, unavailable
+from shieldnet.serving.stores.base import KEPT_S, Entry, Head, Record, State, unavailable
 from shieldnet.serving.units import Units
 
 _WAIT_S = 5.0
@@ -129,6 +129,10 @@ class RedisStore:
             self.close()  # the next session connects, and looks at its settings, again
             raise unavailable(self.url, type(failed).__name__) from failed
 
+    def reading(self) -> AbstractContextManager[RedisSession]:
+        """Opens a session, for which no writer waits as for any other."""
+        return self.session()
+
     def close(self) -> None:
         """Closes the connection; the next session opens another."""
         if self._client is not None:
@@ -158,23 +162,27 @@ class RedisSession:
         found = zip(ids, contents, times, strict=True)
         return {name: content for name, content, time in found if time and time >= since}
 
-    def everything(self) -> Contents:
-        """Returns all that is kept, as of one moment."""
+    def state(self) -> State:
+        """Returns all that is kept but the records."""
         pipe = self._client.pipeline(transaction=True)
         pipe.hgetall(_HEAD)
-        pipe.lrange(_RECORDS, 0, -1)
         pipe.hgetall(_TOTALS)
         pipe.hgetall(_REQUESTS)
         pipe.zrange(_TIMES, 0, -1, withscores=True)
-        head, records, totals, requests, times = pipe.execute()
-        lines = (line.split(" ", 2) for line in records)
+        head, totals, requests, times = pipe.execute()
         ages = {name: int(time) for name, time in times}
-        return Contents(
+        return State(
             _head(head) or Head(),
-            [Record(int(number), body, mac) for number, mac, body in lines],
             {name: _units(counts) for name, counts in totals.items()},
             {name: (content, ages.get(name, 0)) for name, content in requests.items()},
         )
+
+    def records(self, after: int, most: int) -> list[Record]:
+        """Returns so many of the records with larger numbers, in their order."""
+        start = max(0, after)  # record 1 is the first of the list
+        found = self._client.lrange(_RECORDS, start, start + most - 1)
+        lines = (line.split(" ", 2) for line in found)
+        return [Record(int(number), body, mac) for number, mac, body in lines]
 
     def append(self, entry: Entry, after: Head | None) -> bool:
         """Appends all of the entry if ``after`` is still the end of the chain, or nothing."""

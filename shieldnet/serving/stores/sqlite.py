@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.serving.stores.base import KEPT_S, Contents, Entry, Head, Record, unavailable
+from shieldnet.serving.stores.base import KEPT_S, Entry, Head, Record, State, unavailable
 from shieldnet.serving.units import Units
 
 _TABLES = """
@@ -67,9 +67,20 @@ class SqliteStore:
     @contextmanager
     def session(self) -> Iterator[SqliteSession]:
         """Opens a session. Other writers wait up to five seconds for its end."""
+        with self._within("BEGIN IMMEDIATE") as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[SqliteSession]:
+        """Opens a session that appends nothing, for which no writer waits."""
+        with self._within("BEGIN DEFERRED") as session:
+            yield session
+
+    @contextmanager
+    def _within(self, begin: str) -> Iterator[SqliteSession]:
         try:
             connection = self._connected()
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(begin)
             try:
                 self._require_file()
                 yield SqliteSession(connection)
@@ -98,7 +109,7 @@ class SqliteStore:
 
 
 class SqliteSession:
-    """A transaction that holds the write lock from its beginning."""
+    """A transaction, which holds the write lock from its beginning or never."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -118,20 +129,26 @@ class SqliteSession:
         query = f"SELECT id, content FROM requests WHERE id IN ({_places(ids)}) AND time >= ?"  # noqa: S608
         return dict(self._connection.execute(query, (*ids, since)).fetchall())
 
-    def everything(self) -> Contents:
-        """Returns all that is kept, as of one moment."""
+    def state(self) -> State:
+        """Returns all that is kept but the records."""
         run = self._connection.execute
-        records = run("SELECT number, body, mac FROM records ORDER BY number")
         totals = run("SELECT id, bits, rho, queries FROM totals")
-        return Contents(
+        return State(
             self.head() or Head(),
-            [Record(*row) for row in records],
             {name: Units(*counts) for name, *counts in totals},
             {
                 name: (content, time)
                 for name, content, time in run("SELECT id, content, time FROM requests")
             },
         )
+
+    def records(self, after: int, most: int) -> list[Record]:
+        """Returns so many of the records with larger numbers, in their order."""
+        rows = self._connection.execute(
+            "SELECT number, body, mac FROM records WHERE number > ? ORDER BY number LIMIT ?",
+            (after, most),
+        )
+        return [Record(*row) for row in rows]
 
     def append(self, entry: Entry, after: Head | None) -> bool:
         """Appends all of the entry if ``after`` is still the end of the chain, or nothing."""
