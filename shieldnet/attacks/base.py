@@ -174,16 +174,31 @@ class Game:
         """Returns the rows that units and floors are measured on, whichever set a record is in."""
         return (self.members, self.nonmembers) if self.auxiliary is None else (self.auxiliary,)
 
+    @property
+    def gives_values(self) -> bool:
+        """Returns whether the model is a regression: labels are its targets."""
+        return self.shield.chain.layout.kind == "values"
+
     def require_classes(self) -> None:
         """Raises NotApplicable where answers are no scores of classes."""
         if self.is_vector:
             kind = self.shield.chain.layout.kind
             raise NotApplicable(f"it reads scores of classes, the model gives {kind}")
 
+    def require_answers_to_labels(self) -> None:
+        """Raises NotApplicable where answers state no label and no target, as embeddings."""
+        if not self.gives_values:
+            self.require_classes()
+
     def labels(self, examples: Examples) -> Tensor:
-        """Returns true labels, or raises NotApplicable where the examples have none."""
+        """Returns true labels, or raises NotApplicable where the examples have none.
+
+        Shapes: -> (rows,) int64; the targets of a regression are (rows, outputs) float64.
+        """
         if examples.labels is None:
             raise NotApplicable(f"it needs labels: pass {examples.name}=(inputs, labels)")
+        if self.gives_values:
+            return examples.require_targets(self.ask(self.nonmembers).distribution.shape[-1])
         return examples.require_labels(self.classes)
 
     def owned(self) -> Examples:

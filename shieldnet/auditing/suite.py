@@ -59,8 +59,8 @@ def audit(
 ) -> Report:
     """Attacks a shield, or several of one model by name, and the bare model beside it.
 
-    members: (inputs, labels) that trained the model; nonmembers: that it never saw, of the same
-    kind; auxiliary: what the adversary owns, without which nothing can be inverted. Any of them may
+    members: (inputs, labels) that trained the model, or (inputs, targets) of a regression, numbers
+    of shape (rows,) or (rows, outputs); nonmembers: that it never saw, of the same kind; auxiliary: what the adversary owns, without which nothing can be inverted. Any of them may
     be a torch Dataset or DataLoader. Several inputs are a dict by the model's arguments,
     ({"input_ids": ..., "attention_mask": ...}, labels), or a tuple, as for ``finetune``. A
     pipeline, or a function of tables, takes DataFrames, with words and missing values too: it is
@@ -115,7 +115,12 @@ def audit(
     )
     case = Case.of(
         given.shields,
-        Sets.of(**given.sets, duplicates=duplicates, unread=given.unread),
+        Sets.of(
+            **given.sets,
+            duplicates=duplicates,
+            unread=given.unread,
+            targets=given.gives_values,
+        ),
         columns=given.columns,
         sensitive=sensitive,
         beside=given.beside,

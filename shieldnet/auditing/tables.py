@@ -124,6 +124,11 @@ class Given:
     unread: tuple[str, ...] = ()
     beside: Beside | None = None
 
+    @property
+    def gives_values(self) -> bool:
+        """Returns whether the model is a regression, whose labels are targets."""
+        return next(iter(self.shields.values())).chain.layout.kind == "values"
+
     def as_codes(self, canaries: object) -> "Given":
         """Writes tables as codes where the model reads tables, and labels as numbers of classes.
 

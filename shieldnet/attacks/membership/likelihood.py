@@ -45,6 +45,52 @@ def lira_offline(
     return (target - center) / _variance(shadows, ~trained_on, center, shrink).sqrt()
 
 
+def lira_by_pull(
+    target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SHRINK
+) -> Tensor:
+    """Scores residuals as ``lira`` does, with one law for what training on a record leaves of them.
+
+    Training pulls an answer to the target: a residual that is c without the record is k c with it.
+    k is fitted to all records, and each record's own is drawn towards it as if that had been seen
+    in ``shrink`` more shadows. So few shadows tell what two free means would need many for.
+
+    For a linear regression the law is exact, and 1 - k is the record's leverage (Hoaglin, Welsch
+    1978).
+    """
+    _, without = _centers(shadows, trained_on)
+    squares = without.square()
+    told = (shadows.double() * trained_on).sum(0) * without
+    count = trained_on.sum(0)
+    kept = told.sum() / (count * squares).sum().clamp_min(1e-300)
+    weight = shrink * squares.mean()
+    own = (told + weight * kept) / (count * squares + weight).clamp_min(1e-300)
+    sides = ((trained_on, own * without), (~trained_on, without))
+    with_it, without_it = (
+        _log_normal(target, center, _variance(shadows, chosen, center, shrink))
+        for chosen, center in sides
+    )
+    return with_it - without_it
+
+
+def lira_toward(
+    target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SHRINK
+) -> Tensor:
+    """Scores residuals by how far the answer lies towards its target, in deviations.
+
+    Counted from the answers of shadows without the record, in the direction of the target.
+    Shapes: target (rows, outputs), shadows (shadows, rows, outputs) -> (rows,).
+    """
+    outputs = target.shape[1]
+    flat, each = shadows.flatten(1), trained_on.repeat_interleave(outputs, 1)
+    _, center = _centers(flat, each)
+    deviation = _variance(flat, ~each, center, shrink).sqrt()
+    toward, moved = (
+        (values / deviation).unflatten(0, (-1, outputs))
+        for values in (center, center - target.flatten())
+    )
+    return (moved * toward).sum(1) / toward.norm(dim=1).clamp_min(1e-300)
+
+
 def symbol_ratio(
     target: Tensor, shadows: Tensor, trained_on: Tensor, weight: float = 4.0
 ) -> Tensor:
