@@ -72,23 +72,17 @@ def lira_by_pull(
     return with_it - without_it
 
 
-def lira_toward(
+def lira_half_way(
     target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SHRINK
 ) -> Tensor:
-    """Scores residuals by how far the answer lies towards its target, in deviations.
+    """Scores residuals by the log ratio of two Gaussians, about one center and about half of it.
 
-    Counted from the answers of shadows without the record, in the direction of the target.
-    Shapes: target (rows, outputs), shadows (shadows, rows, outputs) -> (rows,).
+    The center is that of the shadows without the record, and training on a record is taken to
+    leave half of it: an adversary who does not train on the record knows no better.
     """
-    outputs = target.shape[1]
-    flat, each = shadows.flatten(1), trained_on.repeat_interleave(outputs, 1)
-    _, center = _centers(flat, each)
-    deviation = _variance(flat, ~each, center, shrink).sqrt()
-    toward, moved = (
-        (values / deviation).unflatten(0, (-1, outputs))
-        for values in (center, center - target.flatten())
-    )
-    return (moved * toward).sum(1) / toward.norm(dim=1).clamp_min(1e-300)
+    _, center = _centers(shadows, trained_on)
+    variance = _variance(shadows, ~trained_on, center, shrink)
+    return _log_normal(target, center / 2, variance) - _log_normal(target, center, variance)
 
 
 def symbol_ratio(

@@ -1,6 +1,6 @@
 """Membership in the training data of a regression: by what is missing to the target."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,10 +13,10 @@ from shieldnet.attacks.membership.likelihood import (
     info_rmia,
     lira,
     lira_by_pull,
-    lira_toward,
+    lira_half_way,
     symbol_ratio,
 )
-from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_rows, perturbed
+from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_rows, perturbed, widths
 from shieldnet.attacks.membership.quantile import MIN_ROWS as QUANTILE_ROWS
 from shieldnet.attacks.membership.quantile import quantile_scores
 from shieldnet.attacks.membership.scored import Population, Scored, Signals
@@ -121,7 +121,12 @@ def residual_scores(
     plain = [scores_of(examples) for examples in sets]
     scores = {name: Scored(plain[0][name], plain[1][name], rows, queries) for name in plain[0]}
     if queries == 1 and members.inputs.is_floating_point():
-        scores["moved copies"] = _on_copies(game, members, nonmembers, residuals)
+        few = (_places(game, members), _places(game, nonmembers))
+        losses = [
+            _on_copies(game, residuals, examples, places)["loss"]
+            for examples, places in zip(sets, few, strict=True)
+        ]
+        scores["moved copies"] = Scored(losses[0], losses[1], few, COPIES + 1)
     owned = game.auxiliary
     if (
         owned is not None
@@ -129,17 +134,22 @@ def residual_scores(
         and owned.inputs.is_floating_point()
         and len(owned) >= QUANTILE_ROWS
     ):
-        known = -scores_of(owned)["loss"].neg().sqrt()  # without the long tail of squares
         signals = {
-            examples.name: (examples, -own["loss"].neg().sqrt())
+            examples.name: (examples, _closeness(own["loss"]))
             for examples, own in zip(sets, plain, strict=True)
         }
+        known = _closeness(scores_of(owned)["loss"])
         values = quantile_scores(owned, known, len(residuals.unit), signals, game.seed)
         scores["quantile"] = Scored(*(values[examples.name] for examples in sets), rows, queries)
     if game.shadows is not None and members.name in game.shadows.scores:
         comparison = ResidualComparison(game, game.shadows, members, nonmembers, queries)
         scores |= comparison.scores(scores)
     return scores
+
+
+def _closeness(loss: Tensor) -> Tensor:
+    """Returns minus the root of minus a loss, which has no long tail. Shapes: (rows,) -> (rows,)."""
+    return -loss.neg().sqrt()
 
 
 def _moved(game: Game, inputs: Tensor) -> Tensor:
@@ -154,18 +164,22 @@ def _places(game: Game, examples: Examples) -> Tensor:
     return places[: max_perturbed_rows(examples.inputs)]
 
 
-def _on_copies(game: Game, members: Examples, nonmembers: Examples, residuals: Residuals) -> Scored:
-    """Scores records by the mean of the answers about them and about moved copies."""
-    sets = (members, nonmembers)
-    places = [_places(game, examples) for examples in sets]
-    losses = []
-    for examples, rows in zip(sets, places, strict=True):
-        copies = Examples(f"moved {examples.name}", _moved(game, examples.inputs[rows]))
-        moved = game.ask(copies).distribution.unflatten(0, (COPIES, -1))
-        own = game.ask(examples).distribution[rows]
-        answers = torch.cat([own.unsqueeze(0), moved]).mean(0)
-        losses.append(residuals.signals(answers, game.labels(examples)[rows])["loss"])
-    return Scored(losses[0], losses[1], (places[0], places[1]), COPIES + 1)
+def _over_copies(own: Tensor, moved: Tensor) -> Tensor:
+    """Returns mean answers about records and their moved copies, of which near ones count most.
+
+    Shapes: own (rows, outputs), moved (copies * rows, outputs) -> (rows, outputs) float64.
+    """
+    far = widths().double()
+    weights = torch.cat([1 / far[:1], 1 / far])
+    answers = torch.cat([own.unsqueeze(0), moved.unflatten(0, (len(far), -1))]).double()
+    return torch.einsum("c,cro->ro", weights / weights.sum(), answers)
+
+
+def _on_copies(game: Game, residuals: Residuals, examples: Examples, rows: Tensor) -> Signals:
+    """Reads the mean answers about some records and their moved copies."""
+    copies = Examples(f"moved {examples.name}", _moved(game, examples.inputs[rows]))
+    own, moved = game.ask(examples).distribution[rows], game.ask(copies).distribution
+    return residuals.signals(_over_copies(own, moved), game.labels(examples)[rows])
 
 
 @dataclass(frozen=True)
@@ -183,17 +197,11 @@ class ResidualComparison(ShadowComparison):
         self, target: Signals, shadows: Signals, trained_on: Tensor, population: Population
     ) -> Signals:
         """Scores a target's residuals against those of shadows. Shapes: -> each (rows,)."""
-        outputs = target["residuals"].shape[1]
-        own, others = target["residuals"].flatten(), shadows["residuals"].flatten(1)
-        each = trained_on.repeat_interleave(outputs, 1)
-
-        def summed(scores: Tensor) -> Tensor:
-            return scores.unflatten(0, (-1, outputs)).sum(1)
-
+        residuals = target["residuals"], shadows["residuals"], trained_on
         scores = {
-            "LiRA": summed(lira(own, others, each)),
-            "LiRA by pull": summed(lira_by_pull(own, others, each)),
-            "LiRA offline": lira_toward(target["residuals"], shadows["residuals"], trained_on),
+            "LiRA": _over_outputs(lira, *residuals),
+            "LiRA by pull": _over_outputs(lira_by_pull, *residuals),
+            "LiRA offline": _over_outputs(lira_half_way, *residuals),
             "RMIA": info_rmia(target["p"], shadows["p"], trained_on, population),
             "RMIA offline": info_rmia(
                 target["p"], shadows["p"], trained_on, population, offline=OFFLINE
@@ -206,7 +214,7 @@ class ResidualComparison(ShadowComparison):
     def columns(self, signals: Signals, compared: Signals) -> Tensor:
         """Lays scores side by side for the ensemble. Shapes: -> (rows, columns) float64."""
         kept = ("LiRA", "LiRA by pull", "LiRA offline", "RMIA", "RMIA offline")
-        columns = [signals["loss"].neg().sqrt(), *(compared[name] for name in kept)]
+        columns = [_closeness(signals["loss"]), *(compared[name] for name in kept)]
         return torch.stack([column.double() for column in columns], 1)
 
     def _label_only(self, plain: Mapping[str, Scored]) -> dict[str, Scored]:
@@ -214,38 +222,50 @@ class ResidualComparison(ShadowComparison):
         if "moved copies" not in plain or self.members.name not in self.shadows.perturbed:
             return {}
         places = plain["moved copies"].places
-        target, shadows, trained_on = [], [], []
-        for examples, rows in zip(self.sets, places, strict=True):
-            inputs, targets = examples.inputs[rows], self.game.labels(examples)[rows]
-            copies = _moved(self.game, inputs)
-            asked = Examples(f"moved {examples.name}", copies)
-            moved = self.game.ask(asked).distribution.unflatten(0, (COPIES, -1)).mean(0)
-            target.append(self.residuals.signals(moved, targets)["residuals"])
-            of_shadows = [
-                defended(self.game.shield, scores.flatten(0, 1), copies)
-                .distribution.unflatten(0, (COPIES, -1))
-                .mean(0)
-                for scores in self.shadows.perturbed[examples.name]
-            ]
-            shadows.append(
-                torch.stack(
-                    [
-                        self.residuals.signals(answers, targets)["residuals"]
-                        for answers in of_shadows
-                    ]
-                )
-            )
-            trained_on.append(self.shadows.trained_on[examples.name][:, : len(rows)])
-        own, others, each = torch.cat(target), torch.cat(shadows, 1), torch.cat(trained_on, 1)
-        outputs = own.shape[1]
-        values = lira_by_pull(own.flatten(), others.flatten(1), each.repeat_interleave(outputs, 1))
-        values = values.unflatten(0, (-1, outputs)).sum(1)
-        count = len(target[0])
+        pairs = list(zip(self.sets, places, strict=True))
+        target = torch.cat(
+            [_on_copies(self.game, self.residuals, *pair)["residuals"] for pair in pairs]
+        )
+        shadows = torch.cat([self._shadows_on_copies(*pair) for pair in pairs], 1)
+        trained_on = torch.cat(
+            [self.shadows.trained_on[examples.name][:, : len(rows)] for examples, rows in pairs], 1
+        )
+        values = _over_outputs(lira_by_pull, target, shadows, trained_on)
+        count = len(places[0])
         return {
             "moved copies against shadows": Scored(
-                values[:count], values[count:], places, COPIES, self.shadows.count
+                values[:count], values[count:], places, COPIES + 1, self.shadows.count
             )
         }
+
+    def _shadows_on_copies(self, examples: Examples, rows: Tensor) -> Tensor:
+        """Reads what the shadows answer likewise. Shapes: -> (shadows, rows, outputs)."""
+        inputs, targets = examples.inputs[rows], self.game.labels(examples)[rows]
+        questions = torch.cat([inputs, _moved(self.game, inputs)])
+        residuals = []
+        for scores, of_copies in zip(
+            self.shadows.scores[examples.name], self.shadows.perturbed[examples.name], strict=True
+        ):
+            both = torch.cat([scores[: len(rows)], of_copies.flatten(0, 1)])
+            answers = defended(self.game.shield, both, questions).distribution
+            mean = _over_copies(answers[: len(rows)], answers[len(rows) :])
+            residuals.append(self.residuals.signals(mean, targets)["residuals"])
+        return torch.stack(residuals)
+
+
+def _over_outputs(
+    likelihood: Callable[[Tensor, Tensor, Tensor], Tensor],
+    target: Tensor,
+    shadows: Tensor,
+    trained_on: Tensor,
+) -> Tensor:
+    """Adds up the log ratios of all outputs.
+
+    Shapes: target (rows, outputs), shadows (shadows, rows, outputs) -> (rows,).
+    """
+    outputs = target.shape[1]
+    each = trained_on.repeat_interleave(outputs, 1)
+    return likelihood(target.flatten(), shadows.flatten(1), each).unflatten(0, (-1, outputs)).sum(1)
 
 
 def quarters(game: Game) -> Iterator[Group]:
