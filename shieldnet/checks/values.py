@@ -46,7 +46,7 @@ def accuracy_of_values(game: Game, untested: list[str]) -> Iterator[Finding]:
 def _share_told(
     name: str, targets: Tensor, missed: Tensor, seed: int, untested: list[str]
 ) -> Iterator[Finding]:
-    """Measures R2 over the outputs whose targets vary. Shapes: targets and missed (rows, outputs)."""
+    """Measures R2 over the outputs whose targets vary. Shapes: both (rows, outputs)."""
     if len(targets) < _MIN_ROWS:
         untested.append(f"{name}: needs {_MIN_ROWS} nonmembers, there are {len(targets)}")
         return

@@ -29,8 +29,8 @@ def quantile_scores(
     from their inputs and labels; a second one learns how widely they miss. Nothing that is scored
     has been learned from.
 
-    known_signal: a number for each owned row, such as the log odds of its label. classes: numbers in
-    an answer. signals: by name, examples and the same number for them.
+    known_signal: a number for each owned row, such as the log odds of its label. classes: or
+    outputs of a regression. signals: by name, examples and the same number for them.
     Source: Bertran et al. 2023 (arXiv:2307.03694), the Gaussian form.
     """
     features = _Features.of(owned, classes)

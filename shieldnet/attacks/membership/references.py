@@ -117,11 +117,13 @@ def require_learned(shield: Shield, members: Examples, scores: Tensor, trained_o
     target = in_batches(Behind(shield), members.inputs).unsqueeze(0)
     if members.has_targets:
         truth = members.require_targets(target.shape[-1])
-        unit = (truth - truth.mean(0)).square().mean(0).clamp_min(1e-300)
+        unit = (truth - truth.mean(0)).square().mean(0)
+        unit = unit.where(unit > 0, 1.0)
         own, shadows = (1 - ((part - truth).square() / unit).mean(-1) for part in (target, scores))
         words = "reach an R2 of"
     else:
-        own, shadows = ((part.argmax(-1) == members.labels).double() for part in (target, scores))
+        labels = members.require_labels(scores.shape[-1])
+        own, shadows = (part.argmax(-1).eq(labels).double() for part in (target, scores))
         words = "are right on"
     known, reached = float(own.mean()), float(shadows[trained_on].mean())
     if reached < known - _MAX_ACCURACY_GAP:

@@ -140,7 +140,7 @@ def residual_scores(
         }
         known = _closeness(scores_of(owned)["loss"])
         values = quantile_scores(owned, known, len(residuals.unit), signals, game.seed)
-        scores["quantile"] = Scored(*(values[examples.name] for examples in sets), rows, queries)
+        scores["quantile"] = Scored(values[members.name], values[nonmembers.name], rows, queries)
     if game.shadows is not None and members.name in game.shadows.scores:
         comparison = ResidualComparison(game, game.shadows, members, nonmembers, queries)
         scores |= comparison.scores(scores)
@@ -148,7 +148,7 @@ def residual_scores(
 
 
 def _closeness(loss: Tensor) -> Tensor:
-    """Returns minus the root of minus a loss, which has no long tail. Shapes: (rows,) -> (rows,)."""
+    """Returns minus the root of minus a loss: less of a tail. Shapes: (rows,) -> (rows,)."""
     return -loss.neg().sqrt()
 
 
@@ -265,7 +265,8 @@ def _over_outputs(
     """
     outputs = target.shape[1]
     each = trained_on.repeat_interleave(outputs, 1)
-    return likelihood(target.flatten(), shadows.flatten(1), each).unflatten(0, (-1, outputs)).sum(1)
+    ratios = likelihood(target.flatten(), shadows.flatten(1), each)
+    return ratios.reshape(-1, outputs).sum(1)
 
 
 def quarters(game: Game) -> Iterator[Group]:
