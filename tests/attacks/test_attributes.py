@@ -39,6 +39,13 @@ def linear_model(weights: tuple[float, ...], classes: int = 2) -> nn.Module:
     return model.eval()
 
 
+class Turned(nn.Module):
+    """Answers income with the sign of the sex: no sum of columns tells the sex."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, 1] * (2 * x[:, 2] - 1), x[:, 0]], 1)
+
+
 def a_game(model: nn.Module, *defenses, sensitive=("sex",), rows: int = 300, **settings) -> Game:
     tables = [people(rows, seed) for seed in range(3)]
     sets = [
@@ -138,7 +145,7 @@ def test_numbers_of_a_regression_give_columns_away_too() -> None:
 
 @pytest.mark.parametrize("chain", [(), (sn.RoundTo(0.5),)], ids=str)
 def test_the_target_of_a_regression_gives_a_column_away_where_the_model_needs_it(chain) -> None:
-    game = a_game(linear_model(NEEDS_SEX), *chain, outputs="values")
+    game = a_game(Turned(), *chain, outputs="values")
     generator = torch.Generator().manual_seed(3)
     sets = {}
     for one in (game.members, game.nonmembers, game.auxiliary):
@@ -146,7 +153,7 @@ def test_the_target_of_a_regression_gives_a_column_away_where_the_model_needs_it
         targets = game.shield.bare()(one.inputs).detach() + noise
         sets[one.name] = replace(one, labels=targets, has_targets=True)
     found = found_by(AttributeInference(), replace(game, **sets))
-    assert found["attribute_inference.sex"].value > 0.99
+    assert found["attribute_inference.sex"].value > 0.85
     assert found["attribute_inference.sex.gain"].low > 0.1
     blurred = {
         name: replace(one, labels=torch.randn(len(one), 2, generator=generator))
@@ -288,7 +295,7 @@ def test_where_it_does_not_fit_it_says_why(make_game) -> None:
         (AttributeRecovery(), replace(game, auxiliary=None), "pass auxiliary"),
         (
             AttributeInference(),
-            a_game(linear_model(NEEDS_SEX), outputs="embeddings"),
+            a_game(Turned(), outputs="embeddings"),
             "gives embeddings",
         ),
         (

