@@ -10,6 +10,7 @@ Shadows are trained as the target was. The mean over the seeds.
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from results import write_section
@@ -53,26 +54,28 @@ class InUnits(nn.Module):
 
 
 def least_squares(data: Data, seed: int) -> nn.Module:
+    """Fits weights and a constant."""
     inputs, targets = data
     columns = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
     return Linear(torch.linalg.lstsq(columns, targets.unsqueeze(1)).solution)
 
 
 def network() -> nn.Module:
+    """Makes a fresh network for homes."""
     layers = (nn.Linear(len(HOMES), 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
     return nn.Sequential(*layers, nn.Linear(64, 1))
 
 
 def by_heart(data: Data, seed: int) -> nn.Module:
+    """Trains until the homes' prices are known one by one."""
     inputs, targets = data
     center, deviation = targets.mean(), targets.std()
-    recipe = sn.Recipe(
-        network, epochs=60, learning_rate=2e-3, optimizer="adam", outputs="values"
-    )
+    recipe = sn.Recipe(network, epochs=60, learning_rate=2e-3, optimizer="adam", outputs="values")
     return InUnits(recipe((inputs, (targets - center) / deviation), seed), center, deviation)
 
 
 def patients() -> tuple[Data, tuple[str, ...], str]:
+    """Returns the patients of scikit-learn's diabetes data, their columns, and the secret one."""
     data = load_diabetes()
     inputs = torch.tensor(data.data, dtype=torch.float32)
     targets = torch.tensor(data.target, dtype=torch.float32)
@@ -80,6 +83,7 @@ def patients() -> tuple[Data, tuple[str, ...], str]:
 
 
 def homes() -> tuple[Data, tuple[str, ...], str]:
+    """Draws homes, whose prices have a long tail."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1600, len(HOMES), generator=generator)
     inputs[:, 5:] = (inputs[:, 5:] > 0).float()
@@ -146,9 +150,16 @@ def measured(name: str, seed: int) -> dict[str, dict[str, float]]:
     return results
 
 
-def main() -> None:
+def timed(name: str, seed: int) -> tuple[dict[str, dict[str, float]], float]:
+    """Returns what was measured, and the seconds of CPU that it took."""
     torch.set_num_threads(1)
     begun = time.process_time()
+    results = measured(name, seed)
+    return results, time.process_time() - begun
+
+
+def main() -> None:
+    """Writes the table of every task and shield."""
     shown = {
         "R2": "r2",
         "loss AUC": "membership.loss.auc",
@@ -163,8 +174,11 @@ def main() -> None:
         f"| records | shield | {' | '.join(shown)} |",
         f"|---|---|{'---:|' * len(shown)}",
     ]
+    jobs = [(name, seed) for name in TASKS for seed in SEEDS]
+    with ProcessPoolExecutor(2) as pool:
+        done = dict(zip(jobs, pool.map(timed, *zip(*jobs, strict=True)), strict=True))
     for name in TASKS:
-        runs = [measured(name, seed) for seed in SEEDS]
+        runs = [done[name, seed][0] for seed in SEEDS]
         secret = "sex" if "diabetes" in name else "view"
         for shield in runs[0]:
             cells = []
@@ -173,7 +187,7 @@ def main() -> None:
                 values = [run[shield][key] for run in runs if key in run[shield]]
                 cells.append(f"{statistics.mean(values):.3f}" if values else "")
             lines.append(f"| {name} | {shield} | {' | '.join(cells)} |")
-    taken = time.process_time() - begun
+    taken = sum(seconds for _, seconds in done.values())
     text = (
         "## Regressions\n\n"
         f"Mean of {len(SEEDS)} seeds, {SHADOWS} shadows trained as the target was, "

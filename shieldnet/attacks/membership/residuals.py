@@ -56,9 +56,9 @@ class Residuals:
         return cls(unit.where(unit > 0, 1.0), levels if are_few else None)
 
     def signals(self, answers: Tensor, targets: Tensor) -> Signals:
-        """Says what answers tell of records; a higher loss here is a smaller one.
+        """Says what answers tell of records.
 
-        residuals: signed. loss: minus their mean square. p: the normal density of the target
+        residuals: signed. loss: minus their mean square, so that higher says member. p: the normal density of the target
         about the answer, as a share of the highest. steps: how many released values the answer
         lies off the one that is nearest the target.
         Shapes: (rows, outputs) twice -> each (rows,), residuals (rows, outputs).
@@ -107,8 +107,8 @@ def residual_scores(
 
     Ways: those of ``Residuals.scores``; the mean answer about moved copies, which reads through a
     coarse rounding; quantile regression where the adversary owns rows with targets; with shadows
-    also LiRA on signed residuals (online, by pull, towards the target), RMIA (online, offline),
-    ratios of symbols, moved copies compared with shadows, and an ensemble of all.
+    also LiRA on signed residuals (online, by pull, offline), RMIA (online, offline), ratios
+    of symbols, moved copies compared with shadows, and an ensemble of all.
     """
     residuals = Residuals.of(game, queries)
     sets = (members, nonmembers)
