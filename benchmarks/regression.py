@@ -1,7 +1,7 @@
 """What a regression gives away about its records, bare and behind shields, with its own targets.
 
 Diabetes: least squares on 40 patients, whose leverage is high, and on 140. Prices: 200 drawn
-homes, a network that learns them by heart; the null is the same attack on homes it never saw.
+homes, a network that memorizes them; the null is the same attack on homes it never saw.
 Shadows are trained as the target was. The mean over the seeds.
 
     python benchmarks/regression.py
@@ -66,7 +66,7 @@ def network() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(64, 1))
 
 
-def by_heart(data: Data, seed: int) -> nn.Module:
+def memorized(data: Data, seed: int) -> nn.Module:
     """Trains until the homes' prices are known one by one."""
     inputs, targets = data
     center, deviation = targets.mean(), targets.std()
@@ -96,8 +96,8 @@ def homes() -> tuple[Data, tuple[str, ...], str]:
 TASKS: dict[str, tuple[Callable[..., object], Callable[..., nn.Module], int, bool]] = {
     "diabetes, 40 patients": (patients, least_squares, 40, False),
     "diabetes, 140 patients": (patients, least_squares, 140, False),
-    "homes by heart, 200": (homes, by_heart, 200, False),
-    "homes, null": (homes, by_heart, 200, True),
+    "homes, memorized, 200": (homes, memorized, 200, False),
+    "homes, null": (homes, memorized, 200, True),
 }
 
 

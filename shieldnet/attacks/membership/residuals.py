@@ -80,7 +80,7 @@ class Residuals:
         """Scores records by one answer each; a higher score says member. Shapes: -> each (rows,).
 
         loss: minus the mean squared residual (Yeom 2018). Of several outputs also the largest
-        residual, and each of a few outputs by itself: a model may know one of them by heart.
+        residual, and each of a few outputs by itself: a model may memorize one of them.
         """
         residuals = (targets - answers.double()) / self.unit
         scores = {"loss": -residuals.square().mean(1)}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.attacks import Game, Membership, OneRun
+from shieldnet.attacks.membership.blind import blind_finding
 from shieldnet.attacks.membership.likelihood import lira, lira_by_pull
 from shieldnet.attacks.membership.references import value_recipe
 from shieldnet.attacks.membership.residuals import Residuals, quarters, residual_scores
@@ -190,6 +191,18 @@ def test_references_stand_for_the_target_and_are_named(bare) -> None:
     assert shadows.weaker
     assert shadows.scores["members"].shape == (8, 100, 1)
     assert aucs(replace(bare, shadows=shadows))["RMIA offline"] > 0.57
+
+
+def test_sets_whose_targets_differ_are_told_without_the_model() -> None:
+    fair = [drawn(name, seed, rows=300) for seed, name in enumerate(("members", "nonmembers"))]
+    assert blind_finding(*fair, seed=0).low <= 0.5
+    moved = replace(fair[1], labels=fair[1].labels + 30)
+    assert blind_finding(fair[0], moved, seed=0).low > 0.5
+    generator = torch.Generator().manual_seed(3)
+    noise = 40 * torch.randn(300, 1, generator=generator)
+    harder = blind_finding(fair[0], replace(fair[1], labels=fair[1].labels + noise), seed=0)
+    assert harder.low > 0.5
+    assert "how hard their targets are" in harder.source
 
 
 def test_what_cannot_be_scored_is_refused(bare) -> None:
