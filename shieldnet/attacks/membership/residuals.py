@@ -58,9 +58,9 @@ class Residuals:
     def signals(self, answers: Tensor, targets: Tensor) -> Signals:
         """Says what answers tell of records.
 
-        residuals: signed. loss: minus their mean square, so that higher says member. p: the normal density of the target
-        about the answer, as a share of the highest. steps: how many released values the answer
-        lies off the one that is nearest the target.
+        residuals: signed. loss: minus their mean square, so that higher says member. p: the normal
+        density of the target about the answer, as a share of the highest. steps: how many released
+        values the answer lies off the one that is nearest the target.
         Shapes: (rows, outputs) twice -> each (rows,), residuals (rows, outputs).
         """
         residuals = (targets - answers.double()) / self.unit
