@@ -284,10 +284,11 @@ def _check_trainer(
     A recipe heeds both: one epoch tells whether its models fit the records.
     """
     few = _some(len(inputs), _MAX_CHECKED_ROWS, plan.seed)
+    named = "outputs" if plan.members.has_targets else "classes"
 
     def scores(train: Train, rows: Tensor, seed: int) -> Tensor:
         model = _called(train, (inputs[rows], labels[rows]), seed)
-        return _checked_scores(lambda rows: reader(model)(rows), inputs[few], _classes(plan))
+        return _checked_scores(lambda rows: reader(model)(rows), inputs[few], _classes(plan), named)
 
     if isinstance(train, Recipe):
         scores(replace(train, epochs=1), few, 1)
@@ -308,7 +309,9 @@ def _check_trainer(
         )
 
 
-def _checked_scores(ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: int) -> Tensor:
+def _checked_scores(
+    ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: int, named: str
+) -> Tensor:
     """Asks a model that a user's train returned; raises ConfigError for one unlike the target."""
     try:
         scores = in_batches(ask, inputs)
@@ -323,7 +326,7 @@ def _checked_scores(ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: in
         ) from unlike
     if scores.shape[-1] != classes:
         raise ConfigError(
-            f"Expected train to return a model of {classes} numbers an answer like the target, "
+            f"Expected train to return a model of {classes} {named} like the target, "
             f"got {scores.shape[-1]}."
         )
     return scores
