@@ -83,6 +83,14 @@ def main() -> None:
         print(f"  {verdict}, chance of paying back {seen:.4f} (the model says {bare:.4f})")
     print(shield.certificate())
 
+    print("What an adversary makes of it, who has data of 200 other applicants:")
+    rows = {"members": train, "nonmembers": test[:-200], "auxiliary": test[-200:]}
+    sets = {name: (table[chosen], paid[chosen].long()) for name, chosen in rows.items()}
+    report = sn.audit({"hardened": shield}, **sets, tier="quick", shadows=8)
+    for name in ("bare", "hardened"):
+        for finding in ("accuracy", "inversion", "membership.auc"):
+            print(f"{name:>8}: {finding} {report[name][finding]}")
+
 
 if __name__ == "__main__":
     main()

@@ -9,6 +9,24 @@ import shieldnet as sn
 from shieldnet.privacy.cost import rounded_up
 
 
+def audited(shield: sn.Shield, sets: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Prints how well the shield answers, and what an adversary learns of the patients."""
+
+    def train(data: tuple[torch.Tensor, torch.Tensor], seed: int) -> nn.Module:
+        inputs, target = data
+        columns = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
+        fitted = torch.linalg.lstsq(columns, target.unsqueeze(1)).solution
+        copy = nn.Linear(inputs.shape[1], 1)
+        copy.load_state_dict({"weight": fitted[:-1].T, "bias": fitted[-1]})
+        return copy
+
+    names = {"columns": tuple(load_diabetes().feature_names), "sensitive": ("sex",)}
+    report = sn.audit(shield, **sets, **names, train=train, shadows=16, tier="quick")
+    for name in ("bare", "shield"):
+        for finding in ("r2", "mae", "membership.auc", "attribute.sex.gain"):
+            print(f"{name:>8}: {finding} {report[name][finding]}")
+
+
 def main() -> None:
     data = load_diabetes()  # 442 patients, 10 columns; how far diabetes went a year later
     inputs = torch.tensor(data.data, dtype=torch.float32)
@@ -39,6 +57,10 @@ def main() -> None:
             "answer"
         )
     print(shield.certificate())
+
+    print("\nWhat an adversary makes of it, who has data of 71 other patients:")
+    rows = {"members": train, "nonmembers": test[:71], "auxiliary": test[71:]}
+    audited(shield, {name: (inputs[chosen], target[chosen]) for name, chosen in rows.items()})
 
     print("\nOr noise with a proof, inside a narrower range. It is drawn afresh for every answer:")
     for noise in (sn.GaussianNoise(25.0), sn.LaplaceNoise(25.0), sn.LaplaceNoise(50.0)):

@@ -10,9 +10,10 @@ from torch.nn.functional import one_hot, pad
 
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import MAX_QUERIES, Attack, Game, ReadsFirst
+from shieldnet.attacks.base import MAX_QUERIES, Answers, Attack, Game, ReadsFirst
 from shieldnet.attacks.guesses import Guesses, Resampled, learned
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
+from shieldnet.attacks.membership.residuals import Residuals
 from shieldnet.attacks.secrets import MAX_ROWS, Secret
 from shieldnet.core.statistics import CONFIDENCE, Interval
 from shieldnet.data.examples import Examples
@@ -130,7 +131,7 @@ class AttributeInference(Attack):
 
     def __call__(self, game: Game) -> Outcome:
         _require_table(game)
-        game.require_classes()
+        game.require_answers_to_labels()
         game = game.with_beside()
         sets = (game.owned(), game.members, game.nonmembers)
         for examples in sets:
@@ -184,7 +185,9 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
     scores = [_likeness(game, secret, examples) for examples in sets]
     sides = []
     for examples in sets:
-        labels = one_hot(game.labels(examples), game.classes)
+        labels = game.labels(examples)
+        if not game.gives_values:
+            labels = one_hot(labels, game.classes)
         sides.append(torch.cat([secret.others(examples.inputs), labels], 1)[:MAX_ROWS])
     imputed, weighed = _combined(game, secret, sides, scores)
     by_bayes = weighed
@@ -245,11 +248,26 @@ def _likeness(game: Game, secret: Secret, examples: Examples) -> Tensor:
 
     Shapes: -> (rows, values, features).
     """
-    log_p = log_probabilities(game.own_answers(secret.tried(examples)))
-    labels = game.labels(examples)[:MAX_ROWS].repeat_interleave(len(secret.candidates))
+    answers = game.own_answers(secret.tried(examples))
+    labels = game.labels(examples)[:MAX_ROWS].repeat_interleave(len(secret.candidates), 0)
+    if game.gives_values:
+        return secret.by_value(_densities(game, answers, labels))
+    log_p = log_probabilities(answers)
     own = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
     scores = torch.stack([own, *membership_scores(log_p, labels).values()], 1)
     return secret.by_value(scores.clamp(_MIN_LOG_P, -_MIN_LOG_P))
+
+
+def _densities(game: Game, answers: Answers, targets: Tensor) -> Tensor:
+    """Says how close a regression's answers lie to the targets; the log density comes first.
+
+    Shapes: targets (rows, outputs) -> (rows, features).
+    """
+    queries = 1 if game.shield.deterministic else MAX_QUERIES
+    loss = Residuals.of(game, queries).signals(answers.distribution, targets)["loss"]
+    log_p = loss * targets.shape[1] / 2
+    readings = torch.stack([log_p, -loss.neg().sqrt(), -(_SAME - loss).log()], 1)
+    return readings.clamp(_MIN_LOG_P, -_MIN_LOG_P)
 
 
 def _combined(

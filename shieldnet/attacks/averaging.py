@@ -21,7 +21,7 @@ class Averaging(Attack):
             raise NotApplicable("the shield gives the same answer every time")
         is_labeled = game.members.labels is not None and game.nonmembers.labels is not None
         attacks: list[Attack] = []
-        if is_labeled and not game.is_vector:
+        if is_labeled and (game.gives_values or not game.is_vector):
             attacks.append(Membership(queries=self.queries[-1]))
         untested: tuple[str, ...] = ("averaging: inverting needs auxiliary data",)
         if game.auxiliary is not None:

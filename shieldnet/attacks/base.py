@@ -208,6 +208,11 @@ class Game:
                 f"{math.prod(self.extent.positions)} positions"
             )
 
+    @property
+    def gives_values(self) -> bool:
+        """Returns whether the model is a regression: labels are its targets."""
+        return self.shield.chain.layout.kind == "values"
+
     def require_classes(self) -> None:
         """Raises NotApplicable where answers are no scores of classes, one row each."""
         self.require_one_position()
@@ -215,11 +220,21 @@ class Game:
             kind = self.shield.chain.layout.kind
             raise NotApplicable(f"it reads scores of classes, the model gives {kind}")
 
+    def require_answers_to_labels(self) -> None:
+        """Raises NotApplicable where answers state no label and no target, as embeddings."""
+        if not self.gives_values:
+            self.require_classes()
+
     def labels(self, examples: Examples) -> Tensor:
-        """Returns true labels, or raises NotApplicable where the examples have none."""
+        """Returns true labels, or raises NotApplicable where the examples have none.
+
+        Shapes: -> (rows,) int64; the targets of a regression are (rows, outputs) float64.
+        """
         self.require_one_position()
         if examples.labels is None:
             raise NotApplicable(f"it needs labels: pass {examples.name}=(inputs, labels)")
+        if self.gives_values:
+            return examples.require_targets(self.ask(self.nonmembers).distribution.shape[-1])
         return examples.require_labels(self.classes)
 
     def owned(self) -> Examples:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
-from shieldnet.attacks.base import in_batches
+from shieldnet.attacks.base import Behind, in_batches
 from shieldnet.attacks.positions.truth import Truth
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.sets import Sets, as_the_model_reads, column_names
@@ -17,7 +17,7 @@ from shieldnet.core.checks import whole
 from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.beside import Beside
 from shieldnet.data.canaries import Planted
-from shieldnet.data.examples import Canaries, Examples, Group, require_disjoint
+from shieldnet.data.examples import Canaries, Examples, Group, as_examples, require_disjoint
 from shieldnet.data.hashing import state_hash, tensors_hash, weights_hash
 from shieldnet.findings.finding import Finding
 from shieldnet.outputs.estimators import Estimator, is_estimator
@@ -90,7 +90,7 @@ class Case:
         guarantee, findings = _claimed_by(finetuned, model)
         for examples in (*sets.examples.values(), *_both(planted)):
             if extent is None:
-                _require_classes(bare, examples)
+                _require_fit(bare, examples)
             else:
                 Truth.of(examples, extent, padding)
         hashes = {name: examples.fingerprint() for name, examples in sets.examples.items()}
@@ -250,10 +250,18 @@ def _extent_of(bare: Shield) -> Extent | None:
     return extent
 
 
-def _require_classes(bare: Shield, examples: Examples) -> None:
-    """Raises DataError for labels that are no classes of the model, which has answered once."""
-    has_classes = bare.chain.layout.kind not in ("values", "embeddings")
-    if has_classes and examples.labels is not None:
+def _require_fit(bare: Shield, examples: Examples) -> None:
+    """Raises DataError for labels that are no classes of the model, or no targets.
+
+    The model has answered once.
+    """
+    kind = bare.chain.layout.kind
+    if examples.labels is None or kind == "embeddings":
+        return
+    if kind == "values":
+        answers = in_batches(Behind(bare), examples.inputs[:1])
+        examples.require_targets(answers.shape[-1])
+    else:
         examples.require_labels(bare.classes or 0)
 
 
@@ -269,7 +277,11 @@ def _canaries(given: object, sets: Sets, model: nn.Module) -> Canaries | None:
     for part in _both(canaries):
         for name in ("members", "nonmembers"):
             require_disjoint(sets.examples[name], part)
-    parts = {"planted": canaries.planted, "held_out": canaries.held_out}
+    targets = sets.examples["members"].has_targets
+    parts = {
+        "planted": as_examples(canaries.planted, canaries.planted.name, targets=targets),
+        "held_out": as_examples(canaries.held_out, canaries.held_out.name, targets=targets),
+    }
     read = as_the_model_reads(parts, model)
     return replace(canaries, planted=read["planted"], held_out=read["held_out"])
 

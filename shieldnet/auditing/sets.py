@@ -46,10 +46,13 @@ class Sets:
         auxiliary: object,
         duplicates: str,
         unread: Sequence[str] = (),
+        *,
+        targets: bool = False,
     ) -> "Sets":
         """Checks the sets. duplicates: ``"drop"`` removes records that are in two sets from both.
 
         unread: names of columns that the model does not read, which are left out of the sets.
+        targets: whether labels are the targets of a regression.
         Errors: DataError where sets are missing, unlike, or overlap.
         """
         choice("duplicates", duplicates, ("refuse", "drop"))
@@ -58,7 +61,9 @@ class Sets:
             if given[name] is None:
                 raise DataError(f"Expected {name} as (inputs, labels), got None.")
         examples = {
-            name: as_examples(value, name) for name, value in given.items() if value is not None
+            name: as_examples(value, name, targets=targets)
+            for name, value in given.items()
+            if value is not None
         }
         counts = {name: len(rows) for name, rows in examples.items()}
         rows = {name: torch.arange(count) for name, count in counts.items()}

@@ -113,7 +113,8 @@ def as_rows(given: Given, canaries: Any) -> tuple[Given, Any]:
 
     Errors: DataError for sets of different inputs, and for an estimator, which reads one table.
     """
-    sets = {role: _read(value, role) for role, value in given.sets.items()}
+    targets = given.gives_values
+    sets = {role: _read(value, role, targets) for role, value in given.sets.items()}
     several = {role: part for role, part in sets.items() if isinstance(part, Examples)}
     if not any(part.packing for part in several.values()):
         return replace(given, sets=sets), canaries
@@ -125,7 +126,7 @@ def as_rows(given: Given, canaries: Any) -> tuple[Given, Any]:
         )
     for role, value in sets.items():
         if value is not None and not isinstance(value, Examples):
-            several[role] = as_examples(value, role)
+            several[role] = as_examples(value, role, targets=targets)
     own = canaries.canaries if isinstance(canaries, Planted) else canaries
     parts = dict(several)
     if isinstance(own, Canaries):
@@ -160,12 +161,14 @@ def model_itself(model: nn.Module) -> nn.Module:
     return model.asked if isinstance(model, TableModel | PackedModel) else model
 
 
-def _read(value: Any, role: str) -> Any:
+def _read(value: Any, role: str, targets: bool) -> Any:
     """Reads several inputs as rows; leaves everything else as it is."""
     if value is None or isinstance(value, Examples):
         return value
     value = of_loader(value, role)
-    return value if several_of(value, needs_labels=False) is None else as_examples(value, role)
+    if several_of(value, needs_labels=False) is None:
+        return value
+    return as_examples(value, role, targets=targets)
 
 
 def _of_one_form(parts: Mapping[str, Examples], own: torch.dtype | None) -> dict[str, Examples]:

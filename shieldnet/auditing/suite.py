@@ -62,9 +62,10 @@ def audit(
 ) -> Report:
     """Attacks a shield, or several of one model by name, and the bare model beside it.
 
-    members: (inputs, labels) that trained the model; nonmembers: that it never saw, of the same
-    kind; auxiliary: what the adversary owns, without which nothing can be inverted. Any of them may
-    be a torch Dataset or DataLoader. Several inputs are a dict by the model's arguments,
+    members: (inputs, labels) that trained the model, or (inputs, targets) of a regression, of shape
+    (rows,) or (rows, outputs); nonmembers: that it never saw, of the same kind; auxiliary: what the
+    adversary owns, without which nothing can be inverted. Any of them may be a torch Dataset or
+    DataLoader. Several inputs are a dict by the model's arguments,
     ({"input_ids": ..., "attention_mask": ...}, labels), or a tuple, as for ``finetune``. A
     pipeline, or a function of tables, takes DataFrames, with words and missing values too: it is
     asked by such tables, and attacks see codes (``TableCoding``); labels are the estimator's own,
@@ -120,7 +121,12 @@ def audit(
     )
     case = Case.of(
         given.shields,
-        Sets.of(**given.sets, duplicates=duplicates, unread=given.unread),
+        Sets.of(
+            **given.sets,
+            duplicates=duplicates,
+            unread=given.unread,
+            targets=given.gives_values,
+        ),
         columns=given.columns,
         sensitive=sensitive,
         beside=given.beside,

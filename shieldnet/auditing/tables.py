@@ -92,20 +92,45 @@ class TableModel(nn.Module):
 class TrainOnRecords:
     """Trains as the user's function does: on records and labels in their own form.
 
-    classes: names what labels number.
+    classes: names what labels number. gives_values: whether the model is a regression.
     """
 
     train: Train
     model: TableModel
+    gives_values: bool = False
 
     def __call__(self, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
         codes, labels = data
         classes = self.model.classes
         own = labels.numpy() if classes is None else classes[labels.numpy()]
         trained: Any = self.train((self.model.records(codes), own), seed)  # type: ignore[arg-type]  # the user's own form
+        if self.gives_values:
+            fitted = as_regression(trained)
+            is_model = isinstance(fitted, nn.Module)
+            return TableModel(fitted, self.model.coding) if is_model else fitted
         if isinstance(trained, nn.Module) or not hasattr(trained, "predict_proba"):
             return trained  # type: ignore[no-any-return]  # what is none is refused where it is called
         return TableModel(as_module(trained), self.model.coding, classes)
+
+
+@dataclass(frozen=True)
+class TrainRegression:
+    """Trains as the user's function does, which may return a fitted regression of arrays."""
+
+    train: Train
+
+    def __call__(self, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+        return as_regression(self.train(data, seed))  # type: ignore[no-any-return]  # what is none is refused
+
+
+def as_regression(trained: Any) -> Any:
+    """Returns a module that asks a fitted regression, such as scikit-learn's; others as they are.
+
+    What is no model is refused where it is called.
+    """
+    if isinstance(trained, nn.Module) or not callable(getattr(trained, "predict", None)):
+        return trained
+    return Around(trained.predict)
 
 
 @dataclass(frozen=True)
@@ -124,6 +149,11 @@ class Given:
     unread: tuple[str, ...] = ()
     beside: Beside | None = None
 
+    @property
+    def gives_values(self) -> bool:
+        """Returns whether the model is a regression, whose labels are targets."""
+        return next(iter(self.shields.values())).chain.layout.kind == "values"
+
     def as_codes(self, canaries: object) -> "Given":
         """Writes tables as codes where the model reads tables, and labels as numbers of classes.
 
@@ -136,7 +166,7 @@ class Given:
         parts = {role: _parted(value) for role, value in self.sets.items() if value is not None}
         is_coded = any(_needs_coding(model, inputs) for inputs, _ in parts.values())
         if not (is_coded or isinstance(model, Estimator)):
-            return self
+            return replace(self, train=_of_values(self.train)) if self.gives_values else self
         if canaries is not None and is_coded:
             raise ConfigError("Expected no canaries: those planted in a table are not read yet.")
         classes = model.classes if isinstance(model, Estimator) else None
@@ -157,7 +187,8 @@ class Given:
             role: rows if labels[role] is None else (rows, labels[role])
             for role, rows in inputs.items()
         }
-        given = replace(self, sets={**self.sets, **sets}, train=_trained(self.train, asked))
+        train = _trained(self.train, asked, self.gives_values)
+        given = replace(self, sets={**self.sets, **sets}, train=train)
         if coding is None:
             return given
         _require_names(self.columns, coding)
@@ -258,9 +289,14 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _trained(train: Train | None, asked: TableModel) -> Train | None:
+def _trained(train: Train | None, asked: TableModel, gives_values: bool) -> Train | None:
     is_own = train is None or isinstance(train, Recipe)
-    return train if is_own or not callable(train) else TrainOnRecords(train, asked)
+    return train if is_own or not callable(train) else TrainOnRecords(train, asked, gives_values)
+
+
+def _of_values(train: Train | None) -> Train | None:
+    is_own = train is None or isinstance(train, Recipe)
+    return train if is_own or not callable(train) else TrainRegression(train)
 
 
 def _require_names(columns: Sequence[str], coding: TableCoding) -> None:

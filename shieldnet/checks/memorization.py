@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from shieldnet.attacks.base import Behind, Game, in_batches
 from shieldnet.attacks.membership.attack import MIN_ROWS
+from shieldnet.attacks.membership.residuals import Residuals
 from shieldnet.checks.base import Check
 from shieldnet.core.statistics import CONFIDENCE, Interval, auc
 from shieldnet.data.examples import Examples
@@ -31,7 +32,8 @@ class Memorization(Check):
     """Measures how much a step on a record alone would lower the record's own loss.
 
     That is the record's self-influence: the squared gradient of its loss with respect to the
-    weights of the last linear layer (its bias left out), as Captum's TracInCPFast computes it.
+    weights of the last linear layer (its bias left out), as Captum's TracInCPFast computes it; the
+    loss of a regression is the squared error.
     TracIn adds this up over the checkpoints of a training; there is one here, the model at hand,
     so what a record did early on is not seen.
 
@@ -68,7 +70,7 @@ class Memorization(Check):
     resamples: int = 1000
 
     def __call__(self, game: Game) -> Outcome:
-        game.require_classes()
+        game.require_answers_to_labels()
         head = _Head.of(game)
         members, nonmembers = (
             head.of_rows(game, examples) for examples in (game.members, game.nonmembers)
@@ -138,7 +140,7 @@ class _Head:
         few members.
         """
         layout = game.shield.chain.layout
-        width = 1 if layout.kind in ROW_KINDS else game.classes
+        width = 1 if layout.kind in ROW_KINDS else game.ask(game.members).distribution.shape[-1]
         if not any(_fits(module, width) for module in game.shield.model.modules()):
             raise NotApplicable("the model has no final linear layer")
         try:
@@ -164,6 +166,9 @@ class _Head:
         labels = game.labels(examples)
         game.require_rows(MIN_ROWS, examples)
         features, _ = self.features(examples.inputs)
+        if game.gives_values:
+            unit = Residuals.of(game, 1).unit
+            return self_influence(in_units(self.layer, unit), features, labels / unit)
         return self_influence(alone(self.layer), features, labels)
 
     def features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,13 +193,15 @@ class _Head:
 def self_influence(head: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
     """Returns the squared gradient of every record's loss in the layer's weights, by Captum.
 
-    head: gives logits, or one binary logit.
-    Shapes: features (rows, features), labels (rows,) int64 -> (rows,).
+    head: gives logits, one binary logit, or the values of a regression.
+    Shapes: features (rows, features), labels (rows,) int64 or (rows, outputs) -> (rows,).
     """
     from captum.influence import TracInCPFast
 
     loss: nn.Module = nn.CrossEntropyLoss(reduction="sum")
-    if head.out_features == 1:
+    if labels.dim() == 2:
+        loss = nn.MSELoss(reduction="sum")
+    elif head.out_features == 1:
         loss, labels = nn.BCEWithLogitsLoss(reduction="sum"), labels.to(features).unsqueeze(1)
     # A loader without a generator of its own draws from the global one, and so would Captum's.
     rows = DataLoader(TensorDataset(features, labels), _BATCH, generator=torch.Generator())
@@ -209,6 +216,15 @@ def self_influence(head: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
         )
         influence: Tensor = tracin.self_influence(outer_loop_by_checkpoints=True)
     return influence.detach()
+
+
+def in_units(layer: nn.Linear, unit: Tensor) -> nn.Linear:
+    """Returns a double-precision copy whose outputs are in these units. Shapes: unit (outputs,)."""
+    head = alone(layer)
+    head.weight = nn.Parameter(head.weight.detach() / unit.unsqueeze(1))
+    if layer.bias is not None:
+        head.bias = nn.Parameter(head.bias.detach() / unit)
+    return head
 
 
 def alone(layer: nn.Linear) -> nn.Linear:
@@ -269,6 +285,8 @@ def _state_the_same(answers: Tensor, scores: Tensor, kind: str, dtype: torch.dty
         torch.cat([torch.zeros_like(answers), answers], -1) if answers.shape[-1] == 1 else answers
     )
     rounding = 64 * torch.finfo(dtype).eps
+    if kind == "values":
+        return torch.allclose(answers, scores.double(), rtol=rounding, atol=rounding)
     if kind == "probabilities":
         return bool((logits.softmax(-1) - scores).abs().max() <= rounding)
     missed = (logits.log_softmax(-1) - scores.double().log_softmax(-1)).abs().max()

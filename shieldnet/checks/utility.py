@@ -11,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Behind, in_batches
 from shieldnet.attacks.positions.readings import mean_over, read, readings_of
+from shieldnet.checks.values import accuracy_of_values
 from shieldnet.core.statistics import Interval, mean, proportion, rank_correlation, saved_share
 from shieldnet.findings.finding import Finding, NotApplicable, Threat
 from shieldnet.findings.metrics import Limit, Metric
@@ -24,6 +25,15 @@ _ACCURACY = Limit(
     "that releases more (--preset open); if not, improve the model.",
     needs="give nonmembers with labels",
 )
+_R2 = Limit(
+    "min_r2",
+    0.5,
+    "How much of what a regression's targets vary by the released values tell (1 is all, 0 is what "
+    "their mean tells).",
+    helps="Compare with R2 of the bare model: if that meets the limit, choose defenses that change "
+    "values less (a smaller step, less noise, a wider range); if not, improve the model.",
+    needs="give nonmembers with the targets of a regression",
+)
 _MORE = "Choose defenses that change answers less: less noise, finer steps, a wider range."
 METRICS = (
     Metric("accuracy", "accuracy", "less", _ACCURACY, headline=True),
@@ -33,6 +43,20 @@ METRICS = (
         "less",
         replace(_ACCURACY, suggested=0.85),
         of_groups=True,
+    ),
+    Metric("r2", "R2", "less", _R2, headline=True),
+    Metric(
+        "r2.group.*",
+        "R2 of a group",
+        "less",
+        replace(_R2, suggested=0.4),
+        of_groups=True,
+    ),
+    Metric(
+        "mae",
+        "mean absolute error",
+        "more",
+        ungated="its unit is the target's, in which no limit fits two models: R2 is judged",
     ),
     Metric(
         "cosine",
@@ -58,7 +82,12 @@ METRICS = (
 
 
 def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
-    """Counts how often the released winner is right, in each group too, and is the model's."""
+    """Counts how often the released winner is right, in each group too, and is the model's.
+
+    Of values it measures how far they lie from the targets, and from the model's own.
+    """
+    if game.gives_values and game.nonmembers.labels is not None:
+        yield from accuracy_of_values(game, untested)
     if game.is_vector:
         yield from _closeness(game)
         return

@@ -142,7 +142,13 @@ def audit(
     files = checked_targets(targets, limits)
     name, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
     names = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
-    sets = load_sets(names, shield.model, label=label, groups=groups or ())
+    sets = load_sets(
+        names,
+        shield.model,
+        label=label,
+        groups=groups or (),
+        targets=shield.chain.layout.kind == "values",
+    )
     report = run(
         {name: shield},
         **sets,

@@ -141,7 +141,11 @@ def finetune(
     countermeasures = [*private, *_decay(weight_decay)]
     with same_draws():  # the same command makes the same model, as a checkpoint requires
         untrained = require_gradients(load_model(model, weights))
-    sets = load_training({"data": data, "heldout": heldout, "validation": validation}, label=label)
+    sets = load_training(
+        {"data": data, "heldout": heldout, "validation": validation},
+        label=label,
+        targets=outputs == "values",
+    )
     result = run(
         untrained,
         sets["data"],

@@ -178,7 +178,7 @@ def example_rows(name: str, model: "nn.Module", *, most: int = _MAX_ROWS) -> Any
     from shieldnet.data.examples import Examples
     from shieldnet.files.sources import load_examples
 
-    found = load_examples(name, "example").examples
+    found = load_examples(name, "example", targets=None).examples
     if not isinstance(found, Examples):
         raise DataError(f"Expected the example as numbers, got {type(found).__name__}.")
     read = as_the_model_reads({"example": found}, model)["example"]

@@ -44,17 +44,19 @@ def plant_canaries(
     ``members=.members`` and ``canaries=.canaries``.
 
     data: (inputs, labels). count: number of canaries, 2 or more; at least one is planted and one is
-    held out. kind: ``mislabeled`` gives each canary another label at random;
+    held out. kind: ``mislabeled`` gives each canary another label at random, or of fractions, the
+    targets of a regression, that of a record far from it in their order;
     ``out_of_distribution`` also shuffles every feature among the canaries; ``duplicated`` leaves
     them unchanged and plants each ``copies`` times. seed: seed of all random draws.
-    Errors: DataError for fewer than 2 x ``count`` records, or for records of a single class.
+    Errors: DataError for fewer than 2 x ``count`` records, or for records of a single class or
+        target.
     Source: Aerni, Zhang, Tramer 2024 (arXiv:2404.17399) for mislabeled canaries as the worst case.
     """
     choice("kind", kind, KINDS)
     whole("count", count, low=2)
     whole("copies", copies, low=1)
     whole("seed", seed, low=0, high=2**63 - 1)
-    examples = as_examples(data, "records to plant canaries among")
+    examples = as_examples(data, "records to plant canaries among", targets=None)
     if examples.labels is None:
         raise DataError("Canaries need labels: pass (inputs, labels).")
     if len(examples) < 2 * count:
@@ -64,14 +66,15 @@ def plant_canaries(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(examples), generator=generator)
     chosen, others = order[:count], order[count:].sort().values
-    inputs, labels = _canaries(examples.inputs, examples.labels, chosen, kind, generator)
+    is_real = examples.has_targets
+    inputs, labels = _canaries(examples, examples.labels, chosen, kind, generator)
     is_planted = torch.rand(count, generator=generator) < 0.5
     is_planted[:2] = torch.tensor([True, False])  # at least one of each
     times, packing = (copies if kind == "duplicated" else 1), examples.packing
     canaries = Canaries(
         kind,
-        Examples("canaries", inputs[is_planted], labels[is_planted], packing),
-        Examples("held-out canaries", inputs[~is_planted], labels[~is_planted], packing),
+        Examples("canaries", inputs[is_planted], labels[is_planted], packing, is_real),
+        Examples("held-out canaries", inputs[~is_planted], labels[~is_planted], packing, is_real),
         times,
     )
     members = examples.inputs[others], examples.labels[others]
@@ -91,15 +94,17 @@ def plant_canaries(
 
 
 def _canaries(
-    inputs: Tensor, labels: Tensor, chosen: Tensor, kind: str, generator: torch.Generator
+    examples: Examples, every: Tensor, chosen: Tensor, kind: str, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Makes canaries of the chosen records. Errors: DataError for records of a single class."""
-    classes = labels.unique()
-    inputs, labels = inputs[chosen], labels[chosen]
+    classes = every.unique(dim=0)
+    inputs, labels = examples.inputs[chosen], every[chosen]
     if kind != "duplicated":
         if len(classes) < 2:
-            raise DataError(f"Canaries of kind {kind} need records of at least two classes.")
-        labels = _other_labels(labels, classes, generator)
+            what = "targets" if examples.has_targets else "classes"
+            raise DataError(f"Canaries of kind {kind} need records of at least two {what}.")
+        is_real = examples.has_targets
+        labels = (_far_targets if is_real else _other_labels)(labels, classes, generator)
     if kind == "out_of_distribution":
         inputs = _shuffled(inputs, generator)
     return inputs, labels
@@ -110,6 +115,20 @@ def _other_labels(labels: Tensor, classes: Tensor, generator: torch.Generator) -
     places = torch.searchsorted(classes, labels)
     step = torch.randint(1, len(classes), labels.shape, generator=generator)
     return classes[(places + step) % len(classes)]
+
+
+def _far_targets(targets: Tensor, distinct: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws, for each target, one a quarter to three quarters further on in the order of all.
+
+    Targets of several outputs are drawn whole, in the order of the first output.
+    Shapes: targets (rows, ...), distinct (values, ...) in order -> (rows, ...).
+    """
+    count = len(distinct)
+    first = distinct.reshape(count, -1)[:, 0].contiguous()
+    rank = torch.searchsorted(first, targets.reshape(len(targets), -1)[:, 0].contiguous())
+    quarter = max(1, count // 4)
+    step = torch.randint(quarter, count - quarter + 1, rank.shape, generator=generator)
+    return distinct[(rank + step) % count]
 
 
 def _shuffled(inputs: Tensor, generator: torch.Generator) -> Tensor:

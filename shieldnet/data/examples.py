@@ -37,15 +37,17 @@ def require_finite(what: str, values: Tensor) -> None:
 class Examples:
     """Holds inputs and, where they are known, their labels.
 
-    packing: where a model's several inputs are in a row, None for one input.
+    packing: where a model's several inputs are in a row, None for one input. has_targets: whether
+    labels are the numbers that a regression is to give, not classes.
     Shapes: inputs (rows, ...), labels (rows,) int64, or (rows, *positions) of a model that answers
-    at positions, or None.
+    at positions, or None; targets (rows,) or (rows, outputs).
     """
 
     name: str
     inputs: Tensor
     labels: Tensor | None = None
     packing: Packing | None = None
+    has_targets: bool = False
 
     def __post_init__(self) -> None:
         if self.inputs.dim() == 0 or len(self.inputs) == 0:
@@ -56,17 +58,33 @@ class Examples:
                 f"{tuple(self.inputs.shape)}."
             )
         require_finite(f"inputs, got NaN or Inf among the {self.name}", self.inputs)
-        if self.labels is None:
-            return
-        if self.labels.shape[:1] != self.inputs.shape[:1]:
+        if self.labels is not None and self.has_targets:
+            self._require_targets(self.labels)
+        elif self.labels is not None:
+            self._require_classes(self.labels)
+
+    def _require_targets(self, targets: Tensor) -> None:
+        if targets.dim() not in (1, 2) or len(targets) != len(self.inputs) or not targets.numel():
+            raise DataError(
+                f"Expected targets of the {self.name} of shape ({len(self.inputs)},) or "
+                f"({len(self.inputs)}, outputs), got {tuple(targets.shape)}."
+            )
+        if targets.is_complex():
+            raise DataError(f"Expected real targets for the {self.name}, got {targets.dtype}.")
+        require_finite(f"targets, got NaN or Inf among those of the {self.name}", targets)
+
+    def _require_classes(self, labels: Tensor) -> None:
+        if labels.shape[:1] != self.inputs.shape[:1]:
             raise DataError(
                 f"Expected one label for each of the {len(self.inputs)} {self.name}, "
-                f"got labels of shape {tuple(self.labels.shape)}."
+                f"got labels of shape {tuple(labels.shape)}."
             )
-        require_finite(f"labels, got NaN or Inf among those of the {self.name}", self.labels)
-        if self.labels.is_floating_point() or self.labels.is_complex():
+        require_finite(f"labels, got NaN or Inf among those of the {self.name}", labels)
+        if labels.is_floating_point() or labels.is_complex():
             raise DataError(
-                f"Expected whole-number labels for the {self.name}, got {self.labels.dtype}."
+                f"Expected whole-number labels for the {self.name}, got {labels.dtype}. Number "
+                "classes from 0 (labels.long()); the targets of a regression are read where the "
+                "shield has outputs='values'."
             )
 
     def __len__(self) -> int:
@@ -117,6 +135,22 @@ class Examples:
             )
         return self.labels
 
+    def require_targets(self, outputs: int) -> Tensor:
+        """Returns the targets of a regression, or raises DataError where they do not fit it.
+
+        outputs: numbers in an answer. Shapes: -> (rows, outputs) float64.
+        """
+        if self.labels is None:
+            raise DataError(f"Expected (inputs, targets) for the {self.name}, got inputs alone.")
+        targets = self.labels.double().reshape(len(self), -1)
+        if targets.shape[1] != outputs:
+            raise DataError(
+                f"Expected targets of the {self.name} as wide as the model's answers, {outputs} a "
+                f"row, got shape {tuple(self.labels.shape)}. Give what the model was trained to "
+                f"give, or leave targets out: {self.name}=inputs."
+            )
+        return targets
+
 
 @dataclass(frozen=True)
 class Group:
@@ -144,28 +178,35 @@ class Canaries:
     copies: int = 1
 
 
-def as_examples(value: object, name: str) -> Examples:
+def as_examples(value: object, name: str, *, targets: bool | None = False) -> Examples:
     """Reads examples from (inputs, labels), from inputs alone, or from a Dataset or DataLoader.
 
     Arrays and tensors are taken as they are; a Dataset is read once, row by row. Several inputs are
     a dict by the names of the model's arguments, with labels beside or in it, or a tuple; they are
     put into one row a record.
+
+    targets: whether labels are the targets of a regression; None takes fractions for targets.
     Errors: DataError for anything else, for no rows, NaN, or labels that do not fit.
     """
     if isinstance(value, Examples):
-        return replace(value, name=name)
+        has_targets = value.has_targets if targets is None else targets
+        return replace(value, name=name, has_targets=has_targets)
     value = of_loader(value, name)
+
+    def examples(inputs: Tensor, labels: object, packing: Packing | None = None) -> Examples:
+        own = None if labels is None else _labels(labels, name)
+        is_fraction = own is not None and own.is_floating_point()
+        return Examples(name, inputs, own, packing, is_fraction if targets is None else targets)
+
     if (several := several_of(value, needs_labels=False)) is not None:
         rows, packing = packed(several[0], name)
-        labels = None if several[1] is None else _labels(several[1], name)
-        return Examples(name, rows, labels, packing)
+        return examples(rows, several[1], packing)
     if isinstance(value, tuple | list) and len(value) == 2:
-        return Examples(name, as_tensor(value[0], name), _labels(value[1], name))
+        return examples(as_tensor(value[0], name), value[1])
     if isinstance(value, Tensor | np.ndarray) or hasattr(value, "iloc"):
-        return Examples(name, as_tensor(value, name))
+        return examples(as_tensor(value, name), None)
     if isinstance(value, Sized) and hasattr(value, "__getitem__"):
-        inputs, labels = pairs_of(value, name)
-        return Examples(name, inputs, _labels(labels, name))
+        return examples(*pairs_of(value, name))
     raise DataError(
         f"Expected {name} as (inputs, labels), as inputs or as a Dataset with a length; "
         f"got {type(value).__name__}."
@@ -246,6 +287,13 @@ def require_one_shape(first: Examples, second: Examples) -> None:
             f"Expected {first.name} and {second.name} of one shape, got "
             f"{tuple(first.inputs.shape[1:])} and {tuple(second.inputs.shape[1:])}."
         )
+    if first.labels is None or second.labels is None:
+        return
+    if first.labels.shape[1:] != second.labels.shape[1:]:  # of targets
+        raise DataError(
+            f"Expected targets of {first.name} and {second.name} of one shape, got "
+            f"{tuple(first.labels.shape)} and {tuple(second.labels.shape)}."
+        )
 
 
 def split(
@@ -261,7 +309,7 @@ def split(
     Shapes: -> (inputs, labels) for each share; labels None where there were none.
     Errors: ConfigError for shares, DataError for data and for a part that would be empty.
     """
-    examples = as_examples(data, "data")
+    examples = as_examples(data, "data", targets=None)
     parts = drawn_parts(row_bytes(examples), shares, seed)
     return tuple(examples.in_own_form(rows) for rows in parts)
 

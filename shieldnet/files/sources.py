@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -19,6 +18,7 @@ from shieldnet.files.arrays import read_npy
 from shieldnet.files.documents import read_json
 from shieldnet.files.frames import Records, read_records
 from shieldnet.files.images import read_images
+from shieldnet.files.labels import target_numbers, whole_labels
 from shieldnet.files.named_arrays import Arrays, narrow, read_named
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
@@ -146,6 +146,7 @@ def load_examples(
     label: str | None = None,
     groups: Sequence[str] = (),
     as_records: bool = False,
+    targets: bool | None = False,
 ) -> Loaded:
     """Reads examples from a file, a folder of images, or ``package.module:factory``.
 
@@ -154,7 +155,7 @@ def load_examples(
     arrays of an .npz file, whose values are subgroups. Labels may be missing if they are not
     needed. Words as labels are numbered in alphabetical order; apply ``common_classes`` to several
     sets of one task. as_records: whether to keep a table with its words, missing values and labels,
-    for a model that takes them.
+    for a model that takes them. targets: as in ``as_examples``.
     Errors: DataError for unreadable data, ConfigError for label or groups of a form without them.
     """
     reader = next((candidate for candidate in READERS if candidate.fits(name)), None)
@@ -167,7 +168,7 @@ def load_examples(
         raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
     if reader is None and ":" in name:
         made = _call(name, f"Expected the {role} as a function's result")
-        return Loaded(_as_records(made) if as_records else as_examples(made, role))
+        return Loaded(_as_records(made) if as_records else as_examples(made, role, targets=targets))
     if reader is None:
         expected = ", ".join(reader.expected for reader in READERS)
         raise DataError(
@@ -189,8 +190,12 @@ def load_examples(
                 f"{', '.join(inputs)} beside the labels."
             )
         return Loaded(Records(inputs, labels), columns, subgroups)
-    whole, classes = _whole(labels)
-    return Loaded(as_examples((narrowed, whole), role), columns, subgroups, classes)
+    if targets:
+        pair = narrowed, target_numbers(labels, name)
+        return Loaded(as_examples(pair, role, targets=True), columns, subgroups)
+    whole, classes = whole_labels(labels)
+    examples = as_examples((narrowed, whole), role, targets=targets)
+    return Loaded(examples, columns, subgroups, classes)
 
 
 def _as_records(made: Any) -> Records:
@@ -249,15 +254,19 @@ def load_sets(
     *,
     label: str | None = None,
     groups: Sequence[str] = (),
+    targets: bool = False,
 ) -> dict[str, Any]:
     """Reads the sets of an audit, as arguments of ``audit``.
 
     names: of members, nonmembers and auxiliary; None for a missing set. model: determines whether
-    tables are read with words and missing values, as for an estimator.
+    tables are read with words and missing values, as for an estimator. targets: whether labels are
+    the targets of a regression.
     """
     as_records = isinstance(model, Estimator)
     loaded = {
-        role: load_examples(name, role, label=label, groups=groups, as_records=as_records)
+        role: load_examples(
+            name, role, label=label, groups=groups, as_records=as_records, targets=targets
+        )
         for role, name in names.items()
         if name is not None
     }
@@ -269,14 +278,20 @@ def load_sets(
     }
 
 
-def load_training(names: Mapping[str, str | None], *, label: str | None = None) -> dict[str, Any]:
+def load_training(
+    names: Mapping[str, str | None], *, label: str | None = None, targets: bool = False
+) -> dict[str, Any]:
     """Reads training and held-out records from files or ``package.module:factory``.
 
-    Returns them by role, as ``finetune`` takes them; None for a missing set.
+    Returns them by role, as ``finetune`` takes them; None for a missing set. targets: as in
+    ``load_sets``.
     """
     given = {role: name for role, name in names.items() if name is not None}
     files = {role: source for role, source in given.items() if ":" not in source}
-    sets = {role: load_examples(source, role, label=label) for role, source in files.items()}
+    sets = {
+        role: load_examples(source, role, label=label, targets=targets)
+        for role, source in files.items()
+    }
     arguments: dict[str, Any] = dict.fromkeys(names)
     for role, loaded in common_classes(sets).items():
         if loaded.examples.labels is None:
@@ -381,15 +396,3 @@ READERS = (
     ),
 )
 """Readers of files and folders; the first that fits is used. A new form needs a line here."""
-
-
-def _whole(labels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Converts labels to integers, and numbers words; also returns the words."""
-    if labels.dtype.kind == "U":
-        names, places = np.unique(labels, return_inverse=True)
-        if all(name.isdecimal() and str(int(name)) == name for name in names.tolist()):
-            return labels.astype(np.int64), ()
-        return places.reshape(-1).astype(np.int64), tuple(names.tolist())
-    if labels.dtype.kind == "f" and ((np.abs(labels) < 2**53) & (labels == labels.round())).all():
-        return labels.astype(np.int64), ()
-    return labels, ()

@@ -25,7 +25,8 @@ class Recipe:
 
     make_model: function that returns a fresh model. epochs, learning_rate, batch_size, momentum,
     weight_decay: as in torch. optimizer: ``"sgd"`` or ``"adam"`` (decoupled weight decay).
-    outputs: what the model returns, ``"logits"`` or ``"probabilities"``. together: whether to train
+    outputs: what the model returns: ``"logits"``, ``"probabilities"``, or the ``"values"`` of a
+    regression, whose loss is the mean squared error. together: whether to train
     models as one by ``torch.func.vmap``; by default those without convolutions and with at most
     50,000 weights, since others are as fast one by one on a CPU.
 
@@ -57,7 +58,7 @@ class Recipe:
             if finite(name, getattr(self, name)) < 0:
                 raise ConfigError(f"Expected {name} >= 0, got {getattr(self, name)!r}.")
         choice("optimizer", self.optimizer, ("sgd", "adam"))
-        choice("outputs", self.outputs, ("logits", "probabilities"))
+        choice("outputs", self.outputs, ("logits", "probabilities", "values"))
 
     def __call__(self, data: tuple[Any, Tensor], seed: int) -> nn.Module:
         """Trains one model on (inputs, labels) and returns it in evaluation mode.
@@ -216,6 +217,14 @@ def _filled(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def _loss(recipe: Recipe, output: Tensor, labels: Tensor) -> Tensor:
     scores = output.reshape(len(labels), -1)
+    if recipe.outputs == "values":
+        targets = labels.reshape(len(labels), -1).to(scores.dtype)
+        if targets.shape != scores.shape:
+            raise ConfigError(
+                f"Expected a model of {targets.shape[1]} outputs for targets of as many, got "
+                f"{scores.shape[1]}."
+            )
+        return nn.functional.mse_loss(scores, targets)
     if recipe.outputs == "probabilities":
         return nn.functional.nll_loss(scores.clamp_min(1e-12).log(), labels)
     if scores.shape[-1] == 1:  # one binary logit

@@ -39,6 +39,13 @@ def linear_model(weights: tuple[float, ...], classes: int = 2) -> nn.Module:
     return model.eval()
 
 
+class Turned(nn.Module):
+    """Answers income with the sign of the sex: no sum of columns tells the sex."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, 1] * (2 * x[:, 2] - 1), x[:, 0]], 1)
+
+
 def a_game(model: nn.Module, *defenses, sensitive=("sex",), rows: int = 300, **settings) -> Game:
     tables = [people(rows, seed) for seed in range(3)]
     sets = [
@@ -134,6 +141,26 @@ def test_of_a_column_of_many_values_the_half_is_sought() -> None:
 def test_numbers_of_a_regression_give_columns_away_too() -> None:
     game = a_game(linear_model(NEEDS_SEX, classes=2), outputs="values")
     assert found_by(AttributeRecovery(), game)["attribute.sex"].value > 0.999
+
+
+@pytest.mark.parametrize("chain", [(), (sn.RoundTo(0.5),)], ids=str)
+def test_the_target_of_a_regression_gives_a_column_away_where_the_model_needs_it(chain) -> None:
+    game = a_game(Turned(), *chain, outputs="values")
+    generator = torch.Generator().manual_seed(3)
+    sets = {}
+    for one in (game.members, game.nonmembers, game.auxiliary):
+        noise = 0.1 * torch.randn(len(one), 2, generator=generator)
+        targets = game.shield.bare()(one.inputs).detach() + noise
+        sets[one.name] = replace(one, labels=targets, has_targets=True)
+    found = found_by(AttributeInference(), replace(game, **sets))
+    assert found["attribute_inference.sex"].value > 0.85
+    assert found["attribute_inference.sex.gain"].low > 0.1
+    blurred = {
+        name: replace(one, labels=torch.randn(len(one), 2, generator=generator))
+        for name, one in sets.items()
+    }
+    nothing = found_by(AttributeInference(), replace(game, **blurred))
+    assert nothing["attribute_inference.sex.gain"].low <= 0
 
 
 def test_a_table_of_one_column_is_imputed_by_its_commonest_value() -> None:
@@ -266,7 +293,11 @@ def test_where_it_does_not_fit_it_says_why(make_game) -> None:
         (AttributeRecovery(), make_game(), "a table"),
         (AttributeRecovery(), replace(game, sensitive=()), "name the columns: sensitive="),
         (AttributeRecovery(), replace(game, auxiliary=None), "pass auxiliary"),
-        (AttributeInference(), a_game(linear_model(NEEDS_SEX), outputs="values"), "gives values"),
+        (
+            AttributeInference(),
+            a_game(Turned(), outputs="embeddings"),
+            "gives embeddings",
+        ),
         (
             AttributeInference(),
             replace(game, auxiliary=Examples("auxiliary", game.auxiliary.inputs)),

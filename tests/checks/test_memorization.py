@@ -300,9 +300,9 @@ def test_examples_without_labels_do_not_apply(make_game) -> None:
         Memorization()(replace(game, members=Examples("members", game.members.inputs)))
 
 
-def test_values_do_not_apply(make_game) -> None:
-    with pytest.raises(NotApplicable, match="the model gives values"):
-        Memorization()(make_game(outputs="values"))
+def test_embeddings_do_not_apply(make_game) -> None:
+    with pytest.raises(NotApplicable, match="the model gives embeddings"):
+        Memorization()(make_game(outputs="embeddings"))
 
 
 def test_a_model_without_any_gradient_left_does_not_apply(make_game, digits_split) -> None:

@@ -49,6 +49,41 @@ def test_split_says_which_columns_there_are_where_none_is_called_a_label(project
     assert "No column" not in named.stdout
 
 
+VALUES = """version = 1
+outputs = "values"
+[[defense]]
+name = "ClipRange"
+low = -3.0
+high = 3.0
+[[defense]]
+name = "RoundTo"
+step = 0.5
+"""
+
+
+@pytest.mark.parametrize("form", ["csv", "npz"])
+def test_the_targets_of_a_regression_are_read_as_numbers(project, form) -> None:
+    (project / "values.toml").write_text(VALUES)
+    (project / "priced.py").write_text(MODULE.replace("3, 2", "3, 1"))
+    rng = np.random.default_rng(1)
+    for name in ("members", "nonmembers"):
+        inputs, targets = rng.normal(size=(40, 3)), rng.normal(size=40)
+        if form == "npz":
+            np.savez(project / f"{name}.npz", x=inputs, cost=targets)
+        else:
+            lines = [",".join(map(str, row)) for row in np.c_[inputs, targets].tolist()]
+            (project / f"{name}.csv").write_text("\n".join(["a,b,c,cost", *lines]))
+    given = [f"--{name}={name}.{form}" for name in ("members", "nonmembers")]
+    settings = ["--label=cost", "--shield=values.toml", "--tier=quick", "--shadows=0"]
+    done = shieldnet(project, "audit", "priced:model", *given, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "R2" in done.stdout
+    assert "membership" in done.stdout
+    plain = shieldnet(project, "audit", "priced:model", *given, "--label=cost", "--tier=quick")
+    assert plain.returncode == 2
+    assert "Expected whole-number labels for the members" in plain.stderr
+
+
 @pytest.mark.parametrize("command", ["split", "audit", "finetune"])
 def test_a_table_of_an_unknown_ending_is_refused_with_the_name_that_works(project, command) -> None:
     given = {

@@ -37,6 +37,24 @@ def test_mislabeled_canaries_are_real_records_with_another_label() -> None:
             assert known[row.numpy().tobytes()] != int(label)
 
 
+@pytest.mark.parametrize("shape", [(400,), (400, 2)])
+def test_canaries_of_a_regression_have_the_target_of_a_record_far_from_theirs(shape) -> None:
+    inputs, _ = records()
+    targets = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    known = {row.numpy().tobytes(): target for row, target in zip(inputs, targets, strict=True)}
+    order = targets.reshape(400, -1)[:, 0].sort().values
+    planted = sn.plant_canaries((inputs, targets), count=100)
+    for one in (planted.canaries.planted, planted.canaries.held_out):
+        assert one.has_targets
+        for row, target in zip(one.inputs, one.labels, strict=True):
+            ends = torch.stack([known[row.numpy().tobytes()], target]).reshape(2, -1)[:, 0]
+            first, second = torch.searchsorted(order, ends.contiguous()).tolist()
+            assert 100 <= abs(first - second) <= 300
+            assert any(bool((target == other).all()) for other in targets)
+    with pytest.raises(sn.errors.DataError, match="at least two targets"):
+        sn.plant_canaries((inputs, torch.ones(400)), count=100)
+
+
 def test_records_out_of_distribution_keep_each_columns_values() -> None:
     inputs, labels = records()
     canaries = sn.plant_canaries((inputs, labels), count=100, kind="out_of_distribution").canaries

@@ -109,3 +109,15 @@ def test_what_makes_no_model_and_what_has_no_rows_is_refused() -> None:
         sn.Recipe(lambda: 3)(data(), 0)
     with pytest.raises(sn.errors.DataError, match="at least one row"):
         sn.Recipe(small).models(*data(), [torch.arange(0)], [0])
+
+
+def test_a_recipe_of_values_learns_targets_of_one_output_or_of_several() -> None:
+    inputs, _ = data()
+    for outputs in (1, 2):
+        targets = inputs[:, :outputs] * 3
+        recipe = sn.Recipe(lambda k=outputs: nn.Linear(6, k), epochs=60, outputs="values")
+        for given in (targets, targets.squeeze(1)):
+            model = recipe((inputs, given), 0)
+            assert (model(inputs) - targets).abs().max() < 0.05
+        with pytest.raises(sn.errors.ConfigError, match="outputs for targets of as many, got"):
+            recipe((inputs, torch.zeros(100, 3)), 0)

@@ -7,8 +7,9 @@ import torch
 
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.membership.metrics import METRICS
+from shieldnet.attacks.membership.residuals import ResidualComparison, quarters, residual_scores
+from shieldnet.attacks.membership.scored import Scored
 from shieldnet.attacks.membership.scores import (
-    Scored,
     all_scores,
     log_probabilities,
     membership_scores,
@@ -71,7 +72,7 @@ class Membership(Attack):
         whole("queries", self.queries, low=1)
 
     def __call__(self, game: Game) -> Outcome:
-        game.require_classes()
+        game.require_answers_to_labels()
         sets = game.members, game.nonmembers
         for examples in sets:
             game.labels(examples)
@@ -82,16 +83,17 @@ class Membership(Attack):
                 "draw both at random from one pool"
             )
         distinct = _distinct(game)
-        scores = all_scores(game, game.members, game.nonmembers, self.queries)
+        scores_of = residual_scores if game.gives_values else all_scores
+        scores = scores_of(game, game.members, game.nonmembers, self.queries)
         scored = {name: _within(distinct, attack) for name, attack in scores.items()}
         if self.queries > 1:
             name = f"membership.averaged.{self.queries}"
             worst = _worst(_ranked("membership", scored), name)
             return Outcome(findings=(worst,))
-        parts = {"membership": scored, "membership.pooled": pooled_scores(game)}
+        parts = {"membership": scored, "membership.pooled": _pooled(game)}
         if game.canaries is not None:
             canaries = game.canaries
-            parts["membership.canaries"] = all_scores(game, canaries.planted, canaries.held_out, 1)
+            parts["membership.canaries"] = scores_of(game, canaries.planted, canaries.held_out, 1)
         findings: list[Finding] = []
         untested: list[str] = []
         if game.shadows is not None and game.shadows.weaker:
@@ -238,7 +240,14 @@ def _exposed(name: str, scored: Scored) -> Iterator[Exposed]:
         yield exposed
 
 
+def _pooled(game: Game) -> dict[str, Scored]:
+    return pooled_scores(game, ResidualComparison) if game.gives_values else pooled_scores(game)
+
+
 def _classes(game: Game) -> Iterator[Group]:
+    if game.gives_values:
+        yield from quarters(game)
+        return
     members, nonmembers = game.labels(game.members), game.labels(game.nonmembers)
     for label in torch.cat([members, nonmembers]).unique().tolist():
         name = game.class_names[label] if game.class_names else label

@@ -1,12 +1,13 @@
 """Can members be told from nonmembers without the model? Then their split is biased."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import secret_of
+from shieldnet.attacks.adversary.features import Scale, secret_of
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.statistics import Interval, auc
 from shieldnet.data.examples import Examples, row_bytes
@@ -30,7 +31,7 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
     hang together, and the interval would be too narrow.) Difficulty: a regression learns labels
     from inputs, of both sets alike, and is asked about records that it did not see, by how much it
     is right and by whether: where the labels of one set are harder to tell, a model that saw
-    neither seems to know the other.
+    neither seems to know the other. Targets of a regression are labels too.
 
     Where an AUC lies surely (99%, all together) above one half, the two sets differ in more than
     membership, and no membership attack on them means anything. Records that are in a set more
@@ -45,12 +46,13 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
     truth = torch.cat(
         [torch.full((len(examples),), float(examples is sets[0])) for examples in sets]
     )
-    labels = _hot(sets)
+    labels = _targets(sets) if members.has_targets else _hot(sets)
     ways = {"too few records": (Interval(0.5, 0.0, 1.0), len(truth))}
     if min(map(len, sets)) >= _MIN_ROWS:
         ways = {"records": _told_apart(features, labels, truth, generator, seed)}
         if labels is not None:
-            ways |= _harder(features, labels, truth, generator, seed)
+            harder = _missed if members.has_targets else _misnamed
+            ways |= _harder(features, labels, truth, generator, seed, harder)
     source, (interval, samples) = max(ways.items(), key=lambda item: item[1][0].low)
     return Finding.of(
         "membership.blind",
@@ -75,7 +77,12 @@ def _told_apart(
 
 
 def _harder(
-    features: Tensor, labels: Tensor, truth: Tensor, generator: torch.Generator, seed: int
+    features: Tensor,
+    labels: Tensor,
+    truth: Tensor,
+    generator: torch.Generator,
+    seed: int,
+    harder: Callable[[Tensor, Tensor], dict[str, Tensor]],
 ) -> dict[str, tuple[Interval, int]]:
     """Compares how well a regression predicts the labels of records that it did not see."""
     order = torch.randperm(len(truth), generator=generator)
@@ -88,13 +95,21 @@ def _harder(
         known = {"records": features[fold != held]}
         unseen = {"records": features[fold == held]}
         guess[fold == held] = chosen.predict(known, labels[fold != held], unseen)
+    scores = harder(guess, labels)
+    return {name: _judged(score, truth, either_way=True) for name, score in scores.items()}
+
+
+def _misnamed(guess: Tensor, labels: Tensor) -> dict[str, Tensor]:
     own = (guess * labels).sum(1)
     others = guess.masked_fill(labels.bool(), -torch.inf).amax(1)
-    scores = {
+    return {
         "how hard their labels are": own - others,
         "whether their labels are as expected": (own > others).float(),
     }
-    return {name: _judged(score, truth, either_way=True) for name, score in scores.items()}
+
+
+def _missed(guess: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    return {"how hard their targets are": -(guess - targets).square().sum(1)}
 
 
 def _judged(guess: Tensor, truth: Tensor, either_way: bool = False) -> tuple[Interval, int]:
@@ -112,6 +127,20 @@ def _some(examples: Examples, generator: torch.Generator) -> Examples:
     rows = torch.tensor(list(distinct.values())[:_MAX_ROWS])
     labels = None if examples.labels is None else examples.labels[rows]
     return replace(examples, inputs=examples.inputs[rows], labels=labels)
+
+
+def _targets(sets: list[Examples]) -> Tensor | None:
+    """Returns targets in units of both sets, where both have some. Shapes: -> (rows, outputs)."""
+    if any(examples.labels is None for examples in sets):
+        return None
+    targets = torch.cat(
+        [
+            examples.labels.reshape(len(examples), -1)
+            for examples in sets
+            if examples.labels is not None
+        ]
+    )
+    return Scale.of(targets).apply(targets)
 
 
 def _hot(sets: list[Examples]) -> Tensor | None:

@@ -45,6 +45,46 @@ def lira_offline(
     return (target - center) / _variance(shadows, ~trained_on, center, shrink).sqrt()
 
 
+def lira_by_pull(
+    target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SHRINK
+) -> Tensor:
+    """Scores residuals as ``lira`` does, with one law for what training on a record leaves of them.
+
+    Training pulls an answer to the target: a residual that is c without the record is k c with it.
+    k is fitted to all records, and each record's own is drawn towards it as if that had been seen
+    in ``shrink`` more shadows. So few shadows tell what two free means would need many for.
+
+    For a linear regression the law is exact, and 1 - k is the record's leverage (Hoaglin, Welsch
+    1978).
+    """
+    _, without = _centers(shadows, trained_on)
+    squares = without.square()
+    told = (shadows.double() * trained_on).sum(0) * without
+    count = trained_on.sum(0)
+    kept = told.sum() / (count * squares).sum().clamp_min(1e-300)
+    weight = shrink * squares.mean()
+    own = (told + weight * kept) / (count * squares + weight).clamp_min(1e-300)
+    sides = ((trained_on, own * without), (~trained_on, without))
+    with_it, without_it = (
+        _log_normal(target, center, _variance(shadows, chosen, center, shrink))
+        for chosen, center in sides
+    )
+    return with_it - without_it
+
+
+def lira_half_way(
+    target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SHRINK
+) -> Tensor:
+    """Scores residuals by the log ratio of two Gaussians, about one center and about half of it.
+
+    The center is that of the shadows without the record, and training on a record is taken to
+    leave half of it: an adversary who does not train on the record knows no better.
+    """
+    _, center = _centers(shadows, trained_on)
+    variance = _variance(shadows, ~trained_on, center, shrink)
+    return _log_normal(target, center / 2, variance) - _log_normal(target, center, variance)
+
+
 def symbol_ratio(
     target: Tensor, shadows: Tensor, trained_on: Tensor, weight: float = 4.0
 ) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.membership.residuals import residual_scores
 from shieldnet.attacks.membership.scores import all_scores
 from shieldnet.findings.finding import NotApplicable, Outcome, Threat
 from shieldnet.privacy.one_run_bounds import RECORDS_EPSILON, best_guesses, epsilon_finding, guessed
@@ -40,9 +41,10 @@ class OneRun(Attack):
             )
         if game.canaries.copies > 1:
             raise NotApplicable("a guarantee is for one record, not for copies of it")
-        game.require_classes()
+        game.require_answers_to_labels()
         planted, held_out = game.canaries.planted, game.canaries.held_out
-        scored = all_scores(game, planted, held_out, 1)
+        scores_of = residual_scores if game.gives_values else all_scores
+        scored = scores_of(game, planted, held_out, 1)
         attack = "LiRA offline" if "LiRA offline" in scored else "loss"
         chosen = scored[attack]
         scores = torch.cat([chosen.members, chosen.nonmembers])

@@ -18,6 +18,11 @@ def max_perturbed_rows(inputs: Tensor) -> int:
     return max(_MIN_ROWS, min(_MAX_ROWS, fit))
 
 
+def widths(copies: int = COPIES) -> Tensor:
+    """Returns how far each copy is moved, in deviations. Shapes: -> (copies,)."""
+    return torch.logspace(-1, 0, copies)
+
+
 def perturbed(inputs: Tensor, reference: Tensor, seed: int, copies: int = COPIES) -> Tensor:
     """Returns copies of inputs with normal noise of growing width, the same for every record.
 
@@ -28,9 +33,9 @@ def perturbed(inputs: Tensor, reference: Tensor, seed: int, copies: int = COPIES
     Shapes: inputs and reference (rows, ...) -> (copies, rows, ...).
     """
     generator = torch.Generator().manual_seed(seed)
-    widths = torch.logspace(-1, 0, copies).reshape(-1, *[1] * inputs.dim())
+    far = widths(copies).reshape(-1, *[1] * inputs.dim())
     steps = torch.randn(copies, 1, *inputs.shape[1:], generator=generator)
-    return (inputs + steps * widths * _deviations(reference)).to(inputs.dtype)
+    return (inputs + steps * far * _deviations(reference)).to(inputs.dtype)
 
 
 def _deviations(reference: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """How high would the answer be for a record like this that was not a member? No shadow needed."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -27,12 +29,12 @@ def quantile_scores(
     from their inputs and labels; a second one learns how widely they miss. Nothing that is scored
     has been learned from.
 
-    known_signal: a number for each owned row, such as the log odds of its label. signals: by name,
-    examples and the same number for them.
+    known_signal: a number for each owned row, such as the log odds of its label. classes: or
+    outputs of a regression. signals: by name, examples and the same number for them.
     Source: Bertran et al. 2023 (arXiv:2307.03694), the Gaussian form.
     """
-    scale = Scale.of(owned.inputs)
-    known = {"inputs": _features(owned, scale, classes)}
+    features = _Features.of(owned, classes)
+    known = {"inputs": features(owned)}
     decoders = (Ridge(), KernelRidge(), NearestNeighbors())
     target = known_signal.float().unsqueeze(1)
     center = choose(decoders, known, target, seed=seed)
@@ -45,11 +47,7 @@ def quantile_scores(
         missed[judge] = (target[judge] - guess).abs().squeeze(1)
     spread = choose(decoders, known, missed.unsqueeze(1), seed=seed)
     least = float(missed.mean()) / 10 + 1e-6
-    views = {
-        "inputs": torch.cat(
-            [_features(examples, scale, classes) for examples, _ in signals.values()]
-        )
-    }
+    views = {"inputs": torch.cat([features(examples) for examples, _ in signals.values()])}
     expected = center.predict(known, target, views).squeeze(1)
     width = spread.predict(known, missed.unsqueeze(1), views).squeeze(1).clamp_min(least)
     value = torch.cat([value for _, value in signals.values()])
@@ -57,8 +55,27 @@ def quantile_scores(
     return dict(zip(signals, ((value - expected) / width).double().split(sizes), strict=True))
 
 
-def _features(examples: Examples, scale: Scale, classes: int) -> Tensor:
-    """Returns inputs, or random sums of many, and labels as columns. Shapes: -> (rows, columns)."""
-    labels = examples.require_labels(classes)
-    inputs = random_sums(scale.apply(examples.inputs), _MAX_FEATURES)
-    return torch.cat([inputs, nn.functional.one_hot(labels, classes)], 1)
+@dataclass(frozen=True)
+class _Features:
+    """Lays inputs, or random sums of many, and labels side by side, in the owned rows' units.
+
+    targets: unit of a regression's targets; None for classes.
+    """
+
+    inputs: Scale
+    width: int
+    targets: Scale | None
+
+    @classmethod
+    def of(cls, owned: Examples, width: int) -> "_Features":
+        targets = Scale.of(owned.require_targets(width)) if owned.has_targets else None
+        return cls(Scale.of(owned.inputs), width, targets)
+
+    def __call__(self, examples: Examples) -> Tensor:
+        """Shapes: -> (rows, columns)."""
+        inputs = random_sums(self.inputs.apply(examples.inputs), _MAX_FEATURES)
+        if self.targets is None:
+            labels = nn.functional.one_hot(examples.require_labels(self.width), self.width)
+        else:
+            labels = self.targets.apply(examples.require_targets(self.width))
+        return torch.cat([inputs, labels], 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from shieldnet.attacks.membership.likelihood import (
 from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_rows, perturbed
 from shieldnet.attacks.membership.quantile import MIN_ROWS as QUANTILE_ROWS
 from shieldnet.attacks.membership.quantile import quantile_scores
+from shieldnet.attacks.membership.scored import Population, Scored, Signals
 from shieldnet.attacks.shadow_answers import Shadows
 from shieldnet.data.examples import Examples, reference_rows
 
@@ -27,27 +29,6 @@ comes again has no frequency to compare."""
 
 _MAX_LOG_ODDS = 3.0  # log odds of p = .95, which one decimal rounds to 1
 _STAND_INS = 4  # shadows that stand for the target while the ensemble learns
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Holds one attack's scores of members and nonmembers.
-
-    places: which rows of the two sets were scored. queries: answers about each; shadows: models
-    compared with.
-    Shapes: members (m,), nonmembers (n,) float64; places (m,) and (n,).
-    """
-
-    members: Tensor
-    nonmembers: Tensor
-    places: tuple[Tensor, Tensor]
-    queries: int
-    shadows: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Counts the rows of the smaller set."""
-        return min(len(self.members), len(self.nonmembers))
 
 
 def log_probabilities(answers: Answers, floor: float = 1e-300) -> Tensor:
@@ -126,12 +107,12 @@ def all_scores(
             quantile[members.name], quantile[nonmembers.name], rows, queries
         )
     if game.shadows is not None and members.name in game.shadows.scores:
-        comparison = _ShadowComparison(game, game.shadows, members, nonmembers, queries, floor)
+        comparison = ShadowComparison(game, game.shadows, members, nonmembers, queries)
         scores |= comparison.scores(scores)
     return scores
 
 
-def pooled_scores(game: Game) -> dict[str, Scored]:
+def pooled_scores(game: Game, of: "type[ShadowComparison] | None" = None) -> dict[str, Scored]:
     """Scores the records of shadows that are set aside as targets, by what the others say.
 
     Members of such a target are the records that trained it. A quarter of the shadows are targets
@@ -140,7 +121,7 @@ def pooled_scores(game: Game) -> dict[str, Scored]:
     shadows, sets = game.shadows, (game.members, game.nonmembers)
     if shadows is None or shadows.weaker or shadows.count < 2 * _STAND_INS:
         return {}
-    comparison = _ShadowComparison(game, shadows, *sets, 1, _floor(game, 1))
+    comparison = (of or ShadowComparison)(game, shadows, *sets, 1)
     signals = comparison.shadow_signals()
     trained_on = torch.cat([shadows.trained_on[examples.name] for examples in sets], 1)
     targets = shadows.count // 4
@@ -156,7 +137,7 @@ def pooled_scores(game: Game) -> dict[str, Scored]:
         else:
             none = shadows.trained_on["auxiliary"][targets:]
             beaten = population[target], population[targets:], none
-        compared = _compare(target_signals, shadow_signals, trained_on[targets:], beaten)
+        compared = comparison.compare(target_signals, shadow_signals, trained_on[targets:], beaten)
         for name, values in compared.items():
             scores.setdefault(name, []).append(values)
     truth = trained_on[:targets]
@@ -214,7 +195,7 @@ def _perturbed_places(game: Game, examples: Examples) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _ShadowComparison:
+class ShadowComparison:
     """Compares what the target says with what the shadows say, behind the same shield."""
 
     game: Game
@@ -222,7 +203,11 @@ class _ShadowComparison:
     members: Examples
     nonmembers: Examples
     queries: int
-    floor: float
+
+    @cached_property
+    def floor(self) -> float:
+        """Returns what a released zero reads as."""
+        return _floor(self.game, self.queries)
 
     def scores(self, plain: Mapping[str, Scored]) -> dict[str, Scored]:
         """Returns the scores that need shadows, given those that need none."""
@@ -233,13 +218,13 @@ class _ShadowComparison:
         shadow_signals = self.shadow_signals()
         target_signals = self._target_signals(places)
         population = self._population(target_signals, shadow_signals, trained_on)
-        compared = _compare(target_signals, shadow_signals, trained_on, population)
+        compared = self.compare(target_signals, shadow_signals, trained_on, population)
         label_only = self._label_only(plain)
         scores = {name: self._scored(values, places) for name, values in compared.items()}
         scores |= label_only
         stand_ins = self._stand_ins(shadow_signals, trained_on)
         if stand_ins is not None:
-            columns = _columns(target_signals, compared)
+            columns = self.columns(target_signals, compared)
             scores["ensemble"] = self._scored(ensemble(*stand_ins, columns), places)
         return scores
 
@@ -352,10 +337,20 @@ class _ShadowComparison:
             target_signals = {name: values[target] for name, values in shadow_signals.items()}
             others = {name: values[rest] for name, values in shadow_signals.items()}
             population = target_signals["p"], others["p"], trained_on[rest]
-            compared = _compare(target_signals, others, trained_on[rest], population)
-            columns.append(_columns(target_signals, compared))
+            compared = self.compare(target_signals, others, trained_on[rest], population)
+            columns.append(self.columns(target_signals, compared))
             truth.append(trained_on[target])
         return torch.cat(columns), torch.cat(truth)
+
+    def compare(
+        self, target: Signals, shadows: Signals, trained_on: Tensor, population: Population
+    ) -> Signals:
+        """Scores a target's signals against those of shadows. Shapes: -> each (rows,)."""
+        return _compare(target, shadows, trained_on, population)
+
+    def columns(self, signals: Signals, compared: Signals) -> Tensor:
+        """Lays scores side by side for the ensemble. Shapes: -> (rows, columns) float64."""
+        return _columns(signals, compared)
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, list[Tensor]]:

@@ -15,6 +15,8 @@ from shieldnet.attacks.membership.references import (
     MAX_ROWS,
     Narrowed,
     reference_recipe,
+    require_learned,
+    value_recipe,
 )
 from shieldnet.attacks.shadow_answers import Shadows, drawn, share_of_members
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
@@ -34,7 +36,6 @@ MIN_SHADOWS = 4
 _CHUNK = 8  # models trained as one: fixed, so that the engine cannot change a result
 _MAX_OWNED_ROWS = 2000
 _MAX_CHECKED_ROWS = 200
-_MAX_ACCURACY_GAP = 0.1  # to the target, of reference models on the records that trained them
 _PERTURBED = "perturbed "  # before the name of a set: the copies of its records
 
 
@@ -117,7 +118,7 @@ def train_shadows(
         for name in questions
     }
     if plan.train is None:
-        _require_learned(plan, pool.sets[0], scores["members"], pool.trained_on["members"])
+        require_learned(plan.shield, pool.sets[0], scores["members"], pool.trained_on["members"])
     return _shadows(plan, pool, scores)
 
 
@@ -144,7 +145,9 @@ class _Pool:
         for examples in _sets(plan):
             chosen = _some(len(examples), limit, plan.seed)
             places[examples.name] = chosen
-            pool.append(Examples(examples.name, examples.inputs[chosen], _labels(examples)[chosen]))
+            pool.append(
+                replace(examples, inputs=examples.inputs[chosen], labels=_labels(examples)[chosen])
+            )
         rate = share_of_members(len(plan.members), len(plan.nonmembers))
         draws = drawn(pool, plan.count, rate, plan.seed)
         inputs = torch.cat([examples.inputs for examples in pool])
@@ -257,26 +260,11 @@ def _trainer(
         return plan.train, TargetScores(_empty(plan.shield))
     if not inputs.is_floating_point():
         raise NotApplicable(f"reference models read no {inputs.dtype} inputs: pass train=...")
+    if plan.members.has_targets:
+        return value_recipe(inputs, labels, rows), reference_scores
     classes = max(_classes(plan), int(labels.max()) + 1)
     probabilities = plan.shield.chain.layout.row_kind == "probabilities"
     return reference_recipe(inputs, classes, probabilities, rows), reference_scores
-
-
-def _require_learned(
-    plan: ShadowPlan, members: Examples, scores: Tensor, trained_on: Tensor
-) -> None:
-    """Raises NotApplicable where reference models know their records less well than the target.
-
-    Shapes: scores (shadows, rows, classes), trained_on (shadows, rows).
-    """
-    labels = _labels(members)
-    target = in_batches(Behind(plan.shield), members.inputs).argmax(-1) == labels
-    right = (scores.argmax(-1) == labels)[trained_on].double().mean()
-    if float(right) < float(target.double().mean()) - _MAX_ACCURACY_GAP:
-        raise NotApplicable(
-            f"reference models are right on {right:.2f} of the records that trained them, the "
-            f"target on {target.double().mean():.2f}: they do not stand for it. Pass train=..."
-        )
 
 
 def _empty(shield: Shield) -> Shield:
@@ -296,10 +284,11 @@ def _check_trainer(
     A recipe heeds both: one epoch tells whether its models fit the records.
     """
     few = _some(len(inputs), _MAX_CHECKED_ROWS, plan.seed)
+    named = "outputs" if plan.members.has_targets else "classes"
 
     def scores(train: Train, rows: Tensor, seed: int) -> Tensor:
         model = _called(train, (inputs[rows], labels[rows]), seed)
-        return _checked_scores(lambda rows: reader(model)(rows), inputs[few], _classes(plan))
+        return _checked_scores(lambda rows: reader(model)(rows), inputs[few], _classes(plan), named)
 
     if isinstance(train, Recipe):
         scores(replace(train, epochs=1), few, 1)
@@ -320,7 +309,9 @@ def _check_trainer(
         )
 
 
-def _checked_scores(ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: int) -> Tensor:
+def _checked_scores(
+    ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: int, named: str
+) -> Tensor:
     """Asks a model that a user's train returned; raises ConfigError for one unlike the target."""
     try:
         scores = in_batches(ask, inputs)
@@ -335,7 +326,7 @@ def _checked_scores(ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: in
         ) from unlike
     if scores.shape[-1] != classes:
         raise ConfigError(
-            f"Expected train to return a model of {classes} classes like the target, "
+            f"Expected train to return a model of {classes} {named} like the target, "
             f"got {scores.shape[-1]}."
         )
     return scores
