@@ -131,6 +131,10 @@ class Game:
                 self._kept[key] = _ask(self.shield, examples.inputs, queries)
         return self._kept[key]
 
+    def ask_once_more(self, inputs: Tensor, queries: int = 1) -> Answers:
+        """Asks about inputs that nothing is kept of, such as the candidates of a search."""
+        return _ask(self.shield, as_asked(self.shield, inputs), queries)
+
     def own_answers(self, examples: Examples) -> Answers:
         """Returns what an adversary knows of rows that it owns: it averages fresh noise away."""
         return self.ask(examples, 1 if self.shield.deterministic else MAX_QUERIES)

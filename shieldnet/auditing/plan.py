@@ -19,6 +19,7 @@ from shieldnet.attacks import (
     Membership,
     OneRun,
     Reidentification,
+    Search,
     StraightThrough,
     TableLearning,
 )
@@ -77,6 +78,7 @@ def _require_all(measurements: object, kind: type, expected: str) -> None:
 _CHECKS = (Attribution(), Masking(), Calibration())
 _ALSO = (
     TableLearning(),
+    Search(),
     StraightThrough(),
     Reidentification(),
     Membership(),
