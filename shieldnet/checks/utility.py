@@ -10,6 +10,8 @@ from torch.nn.functional import cosine_similarity
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Behind, in_batches
+from shieldnet.checks.retrieval import METRICS as OF_RETRIEVAL
+from shieldnet.checks.retrieval import retrieval
 from shieldnet.core.statistics import Interval, mean, proportion, rank_correlation, saved_share
 from shieldnet.findings.finding import Finding, NotApplicable, Threat
 from shieldnet.findings.metrics import Limit, Metric
@@ -52,6 +54,7 @@ METRICS = (
         Limit("min_agreement", 0.95, "with the model without a shield", helps=_MORE),
         headline=True,
     ),
+    *OF_RETRIEVAL,
     Metric("attribution.rank_correlation", "leak map against what was read", "neither"),
 )
 
@@ -59,7 +62,7 @@ METRICS = (
 def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
     """Counts how often the released winner is right, in each group too, and is the model's."""
     if game.is_vector:
-        yield from _closeness(game)
+        yield from _closeness(game, untested)
         return
     answers = game.ask(game.nonmembers).distribution.argmax(-1)
     try:
@@ -86,7 +89,7 @@ def _share_of_right(name: str, answers: Tensor, truth: Tensor) -> Finding:
     )
 
 
-def _closeness(game: Game) -> Iterator[Finding]:
+def _closeness(game: Game, untested: list[str]) -> Iterator[Finding]:
     """Measures what share of the model's variance, and of its directions, is still released."""
     clean = in_batches(Behind(game.shield), game.nonmembers.inputs).double()
     answers = game.ask(game.nonmembers).distribution.double()
@@ -108,6 +111,11 @@ def _closeness(game: Game) -> Iterator[Finding]:
         threat=Threat(),
         source="share of the model's own variance that is released, on nonmembers",
     )
+    if game.shield.chain.layout.kind == "embeddings":
+        try:
+            yield from retrieval(clean, answers)
+        except NotApplicable as reason:
+            untested.append(f"retrieval: {reason}")
 
 
 def agreement(features: dict[str, Tensor], game: Game) -> Finding:

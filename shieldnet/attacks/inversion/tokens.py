@@ -197,7 +197,8 @@ def _of_text(own: Examples) -> Tensor:
     if own.packing is None:
         return torch.arange(own.inputs.shape[1])
     parts = torch.arange(own.inputs.shape[1]).split(own.packing.sizes)
-    return max(parts, key=lambda columns: len(own.inputs[:, columns].unique()))
+    longest: Tensor = max(parts, key=lambda columns: len(own.inputs[:, columns].unique()))
+    return longest
 
 
 def _vocabulary(tokens: Tensor) -> tuple[Tensor, Tensor]:
