@@ -43,6 +43,9 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
     """Trains the shadows that a plan asks for; says what is not tested where they do not fit."""
     if not plan.trains_shadows:
         return game, ()
+    if plan.train is None and game.shield.chain.layout.kind == "embeddings":
+        reason = "reference models are classifiers, the model gives embeddings: pass train=..."
+        return game, (f"membership with shadow models: {reason}",)
     wanted = ShadowPlan(
         plan.train,
         plan.shadows,

@@ -59,7 +59,8 @@ def _similarities(rows: Tensor) -> Tensor:
     unit = normalize(rows.double(), dim=1)
     count = len(unit)
     others = ~torch.eye(count, dtype=torch.bool)
-    return (unit @ unit.T)[others].reshape(count, count - 1).round(decimals=_DIGITS)
+    cosines: Tensor = (unit @ unit.T)[others].reshape(count, count - 1)
+    return cosines.round(decimals=_DIGITS)
 
 
 def _recalled(bare: Tensor, released: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def _recalled(bare: Tensor, released: Tensor) -> Tensor:
     edge = released.topk(NEIGHBORS, 1).values[:, -1:]
     above, tied = released > edge, released == edge
     left = (NEIGHBORS - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
-    chance = above.double() + tied * left
+    chance: Tensor = above.double() + tied * left
     return chance.gather(1, wanted).mean(1)
 
 
@@ -77,7 +78,8 @@ def _rank_correlations(bare: Tensor, released: Tensor) -> Tensor:
     ranks = [_midranks(rows) for rows in (bare, released)]
     centered = [rank - rank.mean(1, keepdim=True) for rank in ranks]
     lengths = centered[0].norm(dim=1) * centered[1].norm(dim=1)
-    return (centered[0] * centered[1]).sum(1) / lengths.clamp_min(1e-30)
+    correlations: Tensor = (centered[0] * centered[1]).sum(1) / lengths.clamp_min(1e-30)
+    return correlations
 
 
 def _midranks(rows: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.membership.embeddings import embedding_scores
 from shieldnet.attacks.membership.metrics import METRICS
 from shieldnet.attacks.membership.scores import (
     Scored,
@@ -49,12 +51,16 @@ class Membership(Attack):
     ``membership.pooled...``: on shadows set aside as further targets, where they were trained like
     the target: what the training does, beyond this one model.
 
+    Embeddings have no label: records are scored by how alike copies of them are embedded, and by
+    the shadows' embeddings (``embedding_scores``).
+
     Curves: of the attack with the greatest AUC, on records, pooled and canaries. Exposed: the
     members that it finds at the lowest false-positive rate.
 
     queries: answers about each record, averaged; more than one is reported as
     ``membership.averaged.N``.
-    Errors: NotApplicable without labels, or where members can be told without the model.
+    Errors: NotApplicable without labels, but of embeddings, or where members can be told without
+        the model.
     NOT promised: that no attack does better; these are lower bounds.
     """
 
@@ -71,10 +77,12 @@ class Membership(Attack):
         whole("queries", self.queries, low=1)
 
     def __call__(self, game: Game) -> Outcome:
-        game.require_classes()
+        is_embedding = game.shield.chain.layout.kind == "embeddings"
         sets = game.members, game.nonmembers
-        for examples in sets:
-            game.labels(examples)
+        if not is_embedding:
+            game.require_classes()
+            for examples in sets:
+                game.labels(examples)
         game.require_rows(MIN_ROWS, *sets)
         if game.blind is not None and game.blind.low > 0.5:
             raise NotApplicable(
@@ -82,16 +90,19 @@ class Membership(Attack):
                 "draw both at random from one pool"
             )
         distinct = _distinct(game)
-        scores = all_scores(game, game.members, game.nonmembers, self.queries)
+        score = embedding_scores if is_embedding else partial(all_scores, queries=self.queries)
+        scores = score(game, *sets)
         scored = {name: _within(distinct, attack) for name, attack in scores.items()}
         if self.queries > 1:
             name = f"membership.averaged.{self.queries}"
             worst = _worst(_ranked("membership", scored), name)
             return Outcome(findings=(worst,))
-        parts = {"membership": scored, "membership.pooled": pooled_scores(game)}
+        pooled = {} if is_embedding else pooled_scores(game)
+        parts = {"membership": scored, "membership.pooled": pooled}
         if game.canaries is not None:
-            canaries = game.canaries
-            parts["membership.canaries"] = all_scores(game, canaries.planted, canaries.held_out, 1)
+            parts["membership.canaries"] = score(
+                game, game.canaries.planted, game.canaries.held_out
+            )
         findings: list[Finding] = []
         untested: list[str] = []
         if game.shadows is not None and game.shadows.weaker:
@@ -239,6 +250,8 @@ def _exposed(name: str, scored: Scored) -> Iterator[Exposed]:
 
 
 def _classes(game: Game) -> Iterator[Group]:
+    if game.is_vector:
+        return
     members, nonmembers = game.labels(game.members), game.labels(game.nonmembers)
     for label in torch.cat([members, nonmembers]).unique().tolist():
         name = game.class_names[label] if game.class_names else label
