@@ -279,9 +279,13 @@ class Attack(Measurement):
     """What an adversary does. Called with a game, it returns what it found.
 
     metrics: what it may find; what it finds beside is refused. needs_shadows: whether it looks at
-    the game's shadows.
+    the game's shadows. learns, searches: whether it learns inputs from answers, or asks about
+    candidates until their answers fit; what is released has met one of each.
     Errors: NotApplicable, with the reason, where it does not fit the shield or the data.
     """
+
+    learns: ClassVar[bool] = False
+    searches: ClassVar[bool] = False
 
 
 def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ class Search(Attack):
             standards=(*INVERTS, "EDPB queries"),
         ),
     )
+    searches = True
     queries: int = 256
     decoders: tuple[Decoder, ...] = (Ridge(), KernelRidge())
 

@@ -58,6 +58,7 @@ class StraightThrough(Attack):
             standards=INVERTS,
         ),
     )
+    searches = True
     pulls: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
     steps: int = 60
     pace: float = 0.05
