@@ -163,6 +163,7 @@ def nulls() -> str:
 
 
 def main() -> None:
+    """Writes the section."""
     torch.set_num_threads(1)
     pictures = images()
     encoder = contrastive((pictures["members"].inputs, torch.empty(0)), 0)
