@@ -1,10 +1,11 @@
 """What embeddings give away behind each preset, beside what a search among them still finds.
 
 Two encoders: the mean of random word vectors on texts of eight words, and a small network that was
-trained contrastively on digits. Then the nulls: 100 runs each of a search on answers that tell
-nothing, and of membership on an encoder that saw neither set.
+trained contrastively on digits; and the presets of values around a regression. Then the nulls: 100
+runs each of a search on answers that tell nothing, and of membership on an encoder that saw neither
+set.
 
-    python benchmarks/embeddings.py         # three minutes
+    python benchmarks/embeddings.py         # a minute
 """
 
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from results import write_section
+from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -76,24 +78,23 @@ def texts() -> Sets:
     """Draws texts whose words are as frequent as words are (Zipf)."""
     weights = 1 / torch.arange(1.0, WORDS + 1)
     generator = torch.Generator().manual_seed(0)
-    rows = torch.multinomial(weights.expand(4 * 300, WORDS), LENGTH, generator=generator)
-    return {name: Examples(name, part) for name, part in zip(NAMES, rows.split(300), strict=True)}
+    rows = torch.multinomial(weights.expand(4 * 200, WORDS), LENGTH, generator=generator)
+    return {name: Examples(name, part) for name, part in zip(NAMES, rows.split(200), strict=True)}
 
 
 def images() -> Sets:
-    """Returns digits: 300 that train the encoder, 300 that do not, and those of the adversary."""
+    """Returns digits: 200 that train the encoder, 200 that do not, and those of the adversary."""
     task = digits()
-    order = torch.randperm(len(task.inputs), generator=torch.Generator().manual_seed(0))[:1200]
-    parts = zip(NAMES, order.split(300), strict=True)
+    order = torch.randperm(len(task.inputs), generator=torch.Generator().manual_seed(0))[:800]
+    parts = zip(NAMES, order.split(200), strict=True)
     return {name: Examples(name, task.inputs[rows], task.labels[rows]) for name, rows in parts}
 
 
-def shields(model: nn.Module, public: Tensor) -> dict[str, sn.Shield]:
-    """Returns the bare model, every preset, and unit vectors with the noise of one line."""
-    settings = {"outputs": "embeddings"}
-    some = {"bare": sn.Shield(model, **settings)}
+def shields(model: nn.Module, kind: str, public: Tensor) -> dict[str, sn.Shield]:
+    """Returns the bare model and every preset."""
+    some = {"bare": sn.Shield(model, outputs=kind)}
     for preset in PRESETS:
-        some[preset] = sn.harden(model, preset, **settings, calibrate=public)
+        some[preset] = sn.harden(model, preset, outputs=kind, calibrate=public)
     return some
 
 
@@ -108,7 +109,7 @@ def table(title: str, model: nn.Module, sets: Sets, train: Callable[..., nn.Modu
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     shadows = None
-    for name, shield in shields(model, public).items():
+    for name, shield in shields(model, "embeddings", public).items():
         if train is not None and shadows is None:
             plan = ShadowPlan(train, 8, shield, **sets)
             shadows = train_shadows(plan, engine="inline")
@@ -136,6 +137,42 @@ def table(title: str, model: nn.Module, sets: Sets, train: Callable[..., nn.Modu
         cells = ["" if one is None else str(one) for one in shown]
         lines.append(
             f"| {name} | {cost.bits:.0f} | {cost.mu:.1f} | {' | '.join(cells)} | {spent:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def regression() -> str:
+    """Attacks a linear regression on diabetes patients behind every preset."""
+    data = load_diabetes()
+    inputs = torch.tensor(data.data / data.data.std(0), dtype=torch.float32)
+    target = torch.tensor(data.target, dtype=torch.float32)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    model = nn.Linear(10, 1)
+    rows = torch.cat([inputs[order[:110]], torch.ones(110, 1)], 1)
+    weights = torch.linalg.lstsq(rows, target[order[:110], None]).solution[:, 0]
+    with torch.no_grad():
+        model.weight.copy_(weights[None, :10])
+        model.bias.copy_(weights[10:])
+    parts = zip(NAMES, order[:440].split(110), strict=True)
+    sets = {name: Examples(name, inputs[rows]) for name, rows in parts}
+    public = sets.pop("public").inputs
+    lines = [
+        "### Linear regression\n",
+        "| shield | bits | epsilon | R2 | variance released | learned | search |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    truth = target[order[110:220]]
+    for name, shield in shields(model, "values", public).items():
+        game = Game(shield, **sets)
+        answers = game.ask(game.nonmembers).distribution[:, 0]
+        missed = (answers - truth).square().sum() / (truth - truth.mean()).square().sum()
+        found = {one.name: one for one in (*utility(game, []), *LEARNED(game).findings)}
+        found |= {one.name: one for one in Search()(game).findings}
+        cells = [str(found[one]) for one in ("agreement", "inversion", "inversion.search")]
+        cost = shield.cost()
+        lines.append(
+            f"| {name} | {cost.bits:.1f} | {cost.pure:.1f} | {1 - missed:.2f} | "
+            f"{' | '.join(cells)} |"
         )
     return "\n".join(lines)
 
@@ -170,6 +207,7 @@ def main() -> None:
     parts = [
         table("Mean of words", MeanOfWords().eval(), texts(), None),
         table("Contrastive encoder of digits", encoder, pictures, contrastive),
+        regression(),
         nulls(),
         "learned: leakage that `Inversion` finds with ridge and kernel ridge; search: leakage that "
         "`Search` finds by asking; words found: the share of a text's words among eight guesses "

@@ -111,7 +111,7 @@ TIERS = MappingProxyType(
             (Inversion(), Averaging(), JitterAveraging(), *_ALSO),
             (Memorization(), *_CHECKS),
             shadows=16,
-            more_s=3.0,
+            more_s=5.0,
             asks=1100,
         ),
         "full": Tier(

@@ -79,3 +79,12 @@ def test_a_learned_and_a_searching_attacker_report_on(kind) -> None:
     assert found & learned - searched, report.untested
     assert found & searched - learned, report.untested
     assert "inversion.search" in found, report.untested  # by asking alone, without the weights
+
+
+def test_no_reference_classifiers_stand_for_shadows_of_an_encoder() -> None:
+    shield = sn.Shield(Answers("embeddings"), outputs="embeddings")
+    tier = sn.Tier("members", (sn.attacks.Membership(),), shadows=4)
+    report = sn.audit(shield, **SETS, tier=tier, engine="inline")
+    reason = "reference models are classifiers, the model gives embeddings: pass train=..."
+    assert f"membership with shadow models: {reason}" in report.untested
+    assert any(finding.name == "membership.auc" for finding in report.findings)

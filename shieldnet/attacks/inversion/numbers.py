@@ -51,7 +51,7 @@ class Numbers:
 
     @property
     def asked(self) -> int:
-        """Counts the answers for each target."""
+        """Counts the answers about candidates of one target, in one search."""
         return (1 + len(self._widths) * self._per_round) * self.candidates.repeats
 
     @property

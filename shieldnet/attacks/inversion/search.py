@@ -43,7 +43,8 @@ class Search(Attack):
     same limit. ``inversion.search.tokens`` is the share of a text's different words that are
     among as many guesses as the text has places; its baseline names the commonest words.
 
-    queries: answers about candidates of each record, about. Behind noise each is the mean of four.
+    queries: answers about candidates of each record, about, in one search; behind noise each is the
+        mean of four. A mean of several searches takes as many times more, which the threat counts.
     Errors: NotApplicable for a model that answers the same rows differently, for texts beside
         numbers, and without auxiliary data.
     NOT promised: that the search finds the nearest input; another start or budget may do better.
@@ -233,16 +234,16 @@ class _Score:
         return saved_share(there - found, there, seed=self.game.seed)
 
     def _finding(self, name: str, share: Interval, baseline: float, note: str) -> Finding:
-        asked = self.seeker.asked + 1
+        asked = self.seeker.asked * len(self.trial.settings)
         return Finding.of(
             name,
             share,
             samples=len(self.sought),
             baseline=baseline,
             threat=Threat(
-                asked,
+                1 + asked,
                 len(self.game.owned()),
-                sees=f"1 answer about each example, and asks about {asked - 1} candidates of each",
+                sees=f"1 answer about each example, and {asked} about candidates of each",
             ),
             source=f"{self.trial}, from {self.decoder}",
             note=note,

@@ -79,8 +79,8 @@ class Tokens:
 
     @property
     def asked(self) -> int:
-        """Counts the answers for each text: about its candidates, and of one-word questions."""
-        exchanges = self._sweeps * len(self.places) * (_TRIED + 1)
+        """Counts the answers about candidates of one text, in one search."""
+        exchanges = self._sweeps * len(self.places) * _TRIED
         return (exchanges + 3) * self.candidates.repeats
 
     @property

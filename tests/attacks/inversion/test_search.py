@@ -93,7 +93,7 @@ def test_every_answer_that_is_asked_for_is_counted(bare) -> None:
     threat = bare["inversion.search"].threat
     assert threat.queries > 100
     assert threat.auxiliary == 160
-    assert f"about {threat.queries - 1} candidates of each" in str(threat)
+    assert f"and {threat.queries - 1} about candidates of each" in str(threat)
 
 
 def test_words_are_found_behind_rounding_and_noise_better_than_by_the_decoder() -> None:
