@@ -28,13 +28,15 @@ class Tokens:
     answer. From the best of them on, word by word, the few exchanges that fit best by the answers
     about single words are asked about, and the best is kept.
 
-    places: columns that are searched. vocabulary: tokens that are tried, log_share: of the own
-    texts' tokens. alone: answers about one word; step: what one word of a text moves, as a share.
+    columns: of the text; places: those that are searched. vocabulary: tokens that are tried,
+    log_share: of the own texts' tokens. alone: answers about one word; step: what one word of a
+    text moves, as a share.
     Shapes: vocabulary and log_share (words,), alone (words, numbers).
     """
 
     candidates: Candidates
     own: Examples
+    columns: Tensor
     words: Words
     places: Tensor
     vocabulary: Tensor
@@ -51,21 +53,22 @@ class Tokens:
         """Asks the one-word questions. Errors: NotApplicable where all texts are the same."""
         columns = _of_text(own)
         text = own.inputs[:, columns]
-        places = columns[text.amin(0) < text.amax(0)]
-        if not len(places):
+        varying = columns[text.amin(0) < text.amax(0)]
+        if not len(varying):
             raise NotApplicable("no place of the auxiliary texts varies")
-        if len(places) > MAX_POSITIONS:
-            places = places[torch.linspace(0, len(places) - 1, MAX_POSITIONS).long()]
+        some = torch.linspace(0, len(varying) - 1, min(len(varying), MAX_POSITIONS))
+        places = varying[some.long()]
         vocabulary, counts = _vocabulary(own.inputs[:, places].long())
         log_share = ((counts + 0.5) / (counts + 0.5).sum()).log()
         questions = own.inputs.mode(0).values.repeat(len(vocabulary), 1)
-        questions[:, columns] = vocabulary.unsqueeze(1).to(questions.dtype)
+        questions[:, varying] = vocabulary.unsqueeze(1).to(questions.dtype)
         alone = candidates.ask(questions)
         alone = alone.where(alone.isfinite(), alone.nanmean(0).nan_to_num(0.0))
         marks = _counted(own.inputs[:, places], vocabulary)
         step = _slope(marks @ alone, candidates.about(own))
         words = Words.of(text.long())
-        return cls(candidates, own, words, places, vocabulary, log_share, alone, step, queries)
+        prior = vocabulary, log_share
+        return cls(candidates, own, columns, words, places, *prior, alone, step, queries)
 
     def without(self, rows: Tensor) -> "Tokens":
         """Returns a search that does not start from some of the own texts."""
@@ -89,7 +92,7 @@ class Tokens:
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Says which words occur in texts. Shapes: -> (texts, words)."""
-        return self.words.apply(inputs[:, _of_text(self.own)].long())
+        return self.words.apply(inputs[:, self.columns].long())
 
     def search(self, wanted: Tensor, expected: Tensor, setting: float) -> Tensor:
         """Returns which words occur in the texts that were found.
