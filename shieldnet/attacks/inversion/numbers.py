@@ -60,9 +60,8 @@ class Numbers:
 
     @property
     def _widths(self) -> tuple[float, ...]:
-        return _WIDTHS[
-            : max(_MIN_ROUNDS, self.queries // (self._per_round * self.candidates.repeats))
-        ]
+        rounds = self.queries // (self._per_round * self.candidates.repeats)
+        return _WIDTHS[: max(_MIN_ROUNDS, rounds)]
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Returns inputs in the units in which they are scored. Shapes: -> (rows, features)."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
@@ -90,8 +89,8 @@ class Membership(Attack):
                 "draw both at random from one pool"
             )
         distinct = _distinct(game)
-        score = embedding_scores if is_embedding else partial(all_scores, queries=self.queries)
-        scores = score(game, *sets)
+        score = embedding_scores if is_embedding else all_scores
+        scores = score(game, *sets, self.queries)
         scored = {name: _within(distinct, attack) for name, attack in scores.items()}
         if self.queries > 1:
             name = f"membership.averaged.{self.queries}"
@@ -100,9 +99,8 @@ class Membership(Attack):
         pooled = {} if is_embedding else pooled_scores(game)
         parts = {"membership": scored, "membership.pooled": pooled}
         if game.canaries is not None:
-            parts["membership.canaries"] = score(
-                game, game.canaries.planted, game.canaries.held_out
-            )
+            canaries = game.canaries
+            parts["membership.canaries"] = score(game, canaries.planted, canaries.held_out, 1)
         findings: list[Finding] = []
         untested: list[str] = []
         if game.shadows is not None and game.shadows.weaker:

@@ -21,7 +21,9 @@ _STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0), (2, 2), (-2, -2))  # pixels that an 
 _Copies = Callable[[Tensor], Tensor]
 
 
-def embedding_scores(game: Game, members: Examples, nonmembers: Examples) -> dict[str, Scored]:
+def embedding_scores(
+    game: Game, members: Examples, nonmembers: Examples, queries: int
+) -> dict[str, Scored]:
     """Scores members and nonmembers by the embeddings of copies of them; no label is needed.
 
     An encoder that was trained to give augmented copies of its records one embedding gives them
@@ -31,7 +33,7 @@ def embedding_scores(game: Game, members: Examples, nonmembers: Examples) -> dic
     compared with theirs by LiRA; and a record is a member where its cosines to other records are
     nearer to those of shadows that were trained on it. Both stay the same if an encoder is rotated.
 
-    Every copy changes all records in the same way.
+    Every copy changes all records in the same way. queries: answers about each, averaged.
     Source: Liu et al. 2021, EncoderMI (arXiv:2108.11023).
     """
     sets = members, nonmembers
@@ -40,12 +42,13 @@ def embedding_scores(game: Game, members: Examples, nonmembers: Examples) -> dic
     scores = {}
     for name, copies in _ways(reference, game.seed):
         of_members, of_nonmembers = (
-            _alignment(game, part, places, copies) for part, places in zip(sets, rows, strict=True)
+            _alignment(game, part, places, copies, queries)
+            for part, places in zip(sets, rows, strict=True)
         )
         count = len(copies(members.inputs[:1]))
-        scores[name] = Scored(of_members, of_nonmembers, (rows[0], rows[1]), 1 + count)
+        scores[name] = Scored(of_members, of_nonmembers, (rows[0], rows[1]), queries * (1 + count))
     if game.shadows is not None and members.name in game.shadows.scores:
-        scores |= _Compared(game, game.shadows, members, nonmembers).scores()
+        scores |= _Compared(game, game.shadows, members, nonmembers, queries).scores()
     return scores
 
 
@@ -87,12 +90,14 @@ def _shifted(images: Tensor) -> Tensor:
     return torch.stack([*moved, images.flip(-1)])
 
 
-def _alignment(game: Game, examples: Examples, rows: Tensor, copies: _Copies) -> Tensor:
+def _alignment(
+    game: Game, examples: Examples, rows: Tensor, copies: _Copies, queries: int
+) -> Tensor:
     """Returns the mean cosine between a record and its copies, and among these. -> (rows,)."""
     changed = copies(examples.inputs[rows])
     asked = Examples(f"copies of {examples.name}", changed.flatten(0, 1), packing=examples.packing)
-    about = game.ask(asked).distribution.unflatten(0, (len(changed), -1))
-    own = game.ask(examples).distribution[rows]
+    about = game.ask(asked, queries).distribution.unflatten(0, (len(changed), -1))
+    own = game.ask(examples, queries).distribution[rows]
     return _mean_cosine(torch.cat([own.unsqueeze(0), about]))
 
 
@@ -112,6 +117,7 @@ class _Compared:
     shadows: Shadows
     members: Examples
     nonmembers: Examples
+    queries: int
 
     def scores(self) -> dict[str, Scored]:
         """Returns the scores that need shadows, of the records that shadows were asked about."""
@@ -119,7 +125,8 @@ class _Compared:
         places = [shadows.places[part.name] for part in parts]
         trained_on = torch.cat([shadows.trained_on[part.name] for part in parts], 1)
         target = [
-            self.game.ask(part).distribution[rows] for part, rows in zip(parts, places, strict=True)
+            self.game.ask(part, self.queries).distribution[rows]
+            for part, rows in zip(parts, places, strict=True)
         ]
         anchors = self._anchors(sum(map(len, places)))
         sides = [anchors(torch.cat(target), None)]
@@ -144,7 +151,7 @@ class _Compared:
 
         def to_owned(about: Tensor, shadow: int | None) -> Tensor:
             if shadow is None:
-                return _cosines(about, self.game.ask(owned).distribution[places])
+                return _cosines(about, self.game.ask(owned, self.queries).distribution[places])
             scores = self.shadows.scores["auxiliary"][shadow][:_MAX_ANCHORS]
             return _cosines(about, self._behind(scores, owned.inputs[places]))
 
@@ -161,7 +168,7 @@ class _Compared:
         for part, own in zip(parts, places, strict=True):
             count = shadows.perturbed[part.name].shape[2]
             rows.append(own[:count])
-            target.append(_alignment(self.game, part, own[:count], noisy))
+            target.append(_alignment(self.game, part, own[:count], noisy, self.queries))
             theirs.append(self._alignments(part, own[:count], noisy))
             trained_on.append(shadows.trained_on[part.name][:, :count])
         signals = torch.cat(target), torch.cat(theirs, 1), torch.cat(trained_on, 1)
@@ -188,15 +195,15 @@ class _Compared:
         )
 
     def _behind(self, scores: Tensor, inputs: Tensor) -> Tensor:
-        return defended(self.game.shield, scores, inputs).distribution
+        return defended(self.game.shield, scores, inputs, self.queries).distribution
 
-    def _scored(self, values: Tensor, places: list[Tensor], queries: int) -> Scored:
+    def _scored(self, values: Tensor, places: list[Tensor], asked: int) -> Scored:
         count = len(places[0])
         return Scored(
             values[:count],
             values[count:],
             (places[0], places[1]),
-            queries,
+            self.queries * asked,
             self.shadows.count,
         )
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 import shieldnet as sn
-from shieldnet.attacks import Game, Membership
+from shieldnet.attacks import Averaging, Game, Membership
 from shieldnet.attacks.membership.embeddings import _masked, _mean_cosine, embedding_scores
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.data.examples import Examples
@@ -60,6 +60,17 @@ def test_records_of_a_contrastive_training_are_found_with_and_without_shadows(ga
     assert findings["membership.LiRA on alignment.auc"].threat.shadows == 4
 
 
+def test_behind_noise_many_answers_are_averaged(game) -> None:
+    noisy = sn.Shield(
+        game.shield.model, sn.ClipNorm(5.0), sn.GaussianNoise(0.5), outputs="embeddings"
+    )
+    behind = replace(game, shield=noisy).without_shadows()
+    outcome = Averaging(queries=(4,))(behind)
+    (finding,) = (one for one in outcome.findings if one.name == "membership.averaged.4")
+    assert finding.threat.queries == 4 * 17
+    assert finding.value > 0.5
+
+
 def test_no_label_is_needed(game) -> None:
     bare = replace(
         game,
@@ -79,7 +90,7 @@ def test_rotating_the_encoder_changes_no_score(game) -> None:
             return game.shield.model(rows) @ turn
 
     other = replace(game, shield=game.shield.with_model(Turned()))
-    pair = [embedding_scores(one, one.members, one.nonmembers) for one in (game, other)]
+    pair = [embedding_scores(one, one.members, one.nonmembers, 1) for one in (game, other)]
     for name, scored in pair[0].items():
         assert torch.allclose(scored.members, pair[1][name].members, atol=1e-3), name
 
