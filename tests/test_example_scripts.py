@@ -14,6 +14,7 @@ SAYS = {
     "segmentation.py": ("mean IoU", "positions"),
     "regression.py": ("R2", "bits"),
     "credit.py": ("bits",),
+    "embedding_service.py": ("retrieval.recall", "inversion.search", "balanced", "RoundTo"),
     "private.py": ("epsilon", "canaries", "after:"),
     "ray_train.py": ("epsilon 8.00", "weights: 1.weight"),
     "hugging_face.py": ("hidden_states", "generate"),

@@ -8,6 +8,7 @@ from shieldnet.attacks.inversion.classes import ClassInversion
 from shieldnet.attacks.inversion.decoding import Inversion
 from shieldnet.attacks.inversion.denoising import JitterAveraging, TableLearning
 from shieldnet.attacks.inversion.reidentification import Reidentification
+from shieldnet.attacks.inversion.search import Search
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
@@ -17,7 +18,7 @@ from shieldnet.attacks.timing import Timing
 from shieldnet.findings.finding import NotApplicable, Outcome
 
 ATTACKS: tuple[type[Attack], ...] = (
-    *(Inversion, StraightThrough, Reidentification),
+    *(Inversion, Search, StraightThrough, Reidentification),
     *(Membership, Averaging, OneRun),
     *(AttributeRecovery, AttributeInference),
     *(Extraction, ClassInversion),
@@ -46,6 +47,7 @@ __all__ = [
     "Outcome",
     "PromptInversion",
     "Reidentification",
+    "Search",
     "StraightThrough",
     "TableLearning",
     "Timing",

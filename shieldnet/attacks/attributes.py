@@ -1,7 +1,7 @@
 """Learning one column of a record from the others and the shield: a sex, an age, a diagnosis."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot, pad
 
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.selection import MIN_ROWS
+from shieldnet.attacks.answers_alone import told_alone
 from shieldnet.attacks.base import MAX_QUERIES, Answers, Attack, Game, ReadsFirst
 from shieldnet.attacks.guesses import Guesses, Resampled, learned
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
@@ -45,6 +46,9 @@ class AttributeRecovery(Attack):
     ``attribute.<column>`` is the AUC of a secret with two values, else the share of values named
     right; its baseline is the imputation's. ``attribute.<column>.gain`` is what the answer adds.
 
+    Of embeddings and values, ``attribute_alone.<column>`` is what an answer tells somebody who
+    knows no other column (``told_alone``), over how often each value occurs.
+
     A column with more than 20 values is asked about at ten of its quantiles, and the secret is
     whether it lies above the auxiliary median. Rows with a value that the auxiliary data do not
     have are left out.
@@ -73,6 +77,26 @@ class AttributeRecovery(Attack):
             ),
             standards=("AISVS 11.1.3", "AISVS 11.2.1", "NISTAML.032", "EDPB queries"),
             headline=True,
+        ),
+        Metric(
+            "attribute_alone.*",
+            "{}: attribute told by a vector alone",
+            "more",
+            ungated="how often each value occurs tells it too: the gain of the answer is judged",
+            standards=("AISVS 11.1.3",),
+        ),
+        Metric(
+            "attribute_alone.*.gain",
+            "{}: attribute gain, the vector alone",
+            "more",
+            Limit(
+                "max_attribute_alone_gain",
+                0.05,
+                "what embeddings or values tell of a sensitive column to who knows nothing else",
+                helps=RELEASE_LESS,
+                needs=f"{_NAMED}. It is of embeddings and values",
+            ),
+            standards=("AISVS 11.1.3", "AISVS 11.2.1", "NISTAML.032"),
         ),
     )
 
@@ -177,7 +201,17 @@ def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
     )
     source = f"the answer beside those about {len(secret.candidates)} candidates"
     unread = _is_unread(game, secret)
-    return _findings(game, f"attribute.{secret.name}", guesses, threat, source, unread=unread)
+    found = _findings(game, f"attribute.{secret.name}", guesses, threat, source, unread=unread)
+    return (*found, *_told_alone(game, secret)) if game.is_vector else found
+
+
+def _told_alone(game: Game, secret: Secret) -> tuple[Finding, ...]:
+    guesses = _guesses(secret, game.nonmembers, *told_alone(game, secret))
+    threat = Threat(1, len(game.owned()))
+    source = "a logistic regression on the answer alone"
+    value, gain = _findings(game, f"attribute_alone.{secret.name}", guesses, threat, source)
+    note = value.note.partition(";")[0]
+    return replace(value, note=f"{note}; the baseline guesses without the answer"), gain
 
 
 def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:

@@ -7,6 +7,8 @@ from shieldnet.attacks.inversion.decoding import Inversion
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.findings.finding import NotApplicable, Outcome
 
+_MAX_OF_COPIES = 16  # answers about each of many copies of a record
+
 
 @dataclass(frozen=True)
 class Averaging(Attack):
@@ -23,6 +25,8 @@ class Averaging(Attack):
         attacks: list[Attack] = []
         if is_labeled and (game.gives_values or not game.is_vector):
             attacks.append(Membership(queries=self.queries[-1]))
+        if game.shield.chain.layout.kind == "embeddings":  # whose copies are averaged as well
+            attacks.append(Membership(queries=min(_MAX_OF_COPIES, self.queries[-1])))
         untested: tuple[str, ...] = ("averaging: inverting needs auxiliary data",)
         if game.auxiliary is not None:
             attacks += [Inversion(queries=count) for count in self.queries]

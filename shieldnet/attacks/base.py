@@ -156,6 +156,10 @@ class Game:
                 self._kept[key] = _ask(self.shield, examples.inputs, queries)
         return self._kept[key]
 
+    def ask_once_more(self, inputs: Tensor, queries: int = 1) -> Answers:
+        """Asks about inputs that nothing is kept of, such as the candidates of a search."""
+        return _ask(self.shield, as_asked(self.shield, inputs), queries)
+
     def own_answers(self, examples: Examples) -> Answers:
         """Returns what an adversary knows of rows that it owns: it averages fresh noise away."""
         return self.ask(examples, 1 if self.shield.deterministic else MAX_QUERIES)
@@ -328,9 +332,13 @@ class Attack(Measurement):
     """What an adversary does. Called with a game, it returns what it found.
 
     metrics: what it may find; what it finds beside is refused. needs_shadows: whether it looks at
-    the game's shadows.
+    the game's shadows. learns, searches: whether it learns inputs from answers, or asks about
+    candidates until their answers fit; what is released has met one of each.
     Errors: NotApplicable, with the reason, where it does not fit the shield or the data.
     """
+
+    learns: ClassVar[bool] = False
+    searches: ClassVar[bool] = False
 
 
 def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

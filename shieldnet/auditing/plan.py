@@ -22,6 +22,7 @@ from shieldnet.attacks import (
     OneRun,
     PromptInversion,
     Reidentification,
+    Search,
     StraightThrough,
     TableLearning,
 )
@@ -81,6 +82,7 @@ _CHECKS = (Attribution(), Masking(), Calibration())
 _OF_TEXTS = (HiddenSize(), LogitBias())
 _ALSO = (
     TableLearning(),
+    Search(),
     StraightThrough(),
     Reidentification(),
     Membership(),
@@ -120,7 +122,7 @@ TIERS = MappingProxyType(
             (Inversion(), Averaging(), JitterAveraging(), *_ALSO),
             (Memorization(), *_CHECKS),
             shadows=16,
-            more_s=3.0,
+            more_s=5.0,
             asks=1100,
         ),
         "full": Tier(

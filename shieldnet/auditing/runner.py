@@ -45,6 +45,9 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
         return game, ()
     if game.extent is not None:
         return game, ("membership with shadow models: the model answers at positions",)
+    if plan.train is None and game.shield.chain.layout.kind == "embeddings":
+        reason = "reference models are classifiers, the model gives embeddings: pass train=..."
+        return game, (f"membership with shadow models: {reason}",)
     wanted = ShadowPlan(
         plan.train,
         plan.shadows,

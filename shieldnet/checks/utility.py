@@ -11,6 +11,8 @@ from torch.nn.functional import cosine_similarity
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Behind, in_batches
 from shieldnet.attacks.positions.readings import mean_over, read, readings_of
+from shieldnet.checks.retrieval import METRICS as OF_RETRIEVAL
+from shieldnet.checks.retrieval import retrieval
 from shieldnet.checks.values import accuracy_of_values
 from shieldnet.core.statistics import Interval, mean, proportion, rank_correlation, saved_share
 from shieldnet.findings.finding import Finding, NotApplicable, Threat
@@ -77,6 +79,7 @@ METRICS = (
         Limit("min_agreement", 0.95, "with the model without a shield", helps=_MORE),
         headline=True,
     ),
+    *OF_RETRIEVAL,
     Metric("attribution.rank_correlation", "leak map against what was read", "neither"),
 )
 
@@ -89,7 +92,7 @@ def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
     if game.gives_values and game.nonmembers.labels is not None:
         yield from accuracy_of_values(game, untested)
     if game.is_vector:
-        yield from _closeness(game)
+        yield from _closeness(game, untested)
         return
     if game.extent is not None:
         yield from _at_positions(game)
@@ -135,7 +138,7 @@ def _share_of_right(name: str, answers: Tensor, truth: Tensor) -> Finding:
     )
 
 
-def _closeness(game: Game) -> Iterator[Finding]:
+def _closeness(game: Game, untested: list[str]) -> Iterator[Finding]:
     """Measures what share of the model's variance, and of its directions, is still released."""
     clean = in_batches(Behind(game.shield), game.nonmembers.inputs).double()
     answers = game.ask(game.nonmembers).distribution.double()
@@ -157,6 +160,11 @@ def _closeness(game: Game) -> Iterator[Finding]:
         threat=Threat(),
         source="share of the model's own variance that is released, on nonmembers",
     )
+    if game.shield.chain.layout.kind == "embeddings":
+        try:
+            yield from retrieval(clean, answers)
+        except NotApplicable as reason:
+            untested.append(f"retrieval: {reason}")
 
 
 def agreement(features: dict[str, Tensor], game: Game) -> Finding:

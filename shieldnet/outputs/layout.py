@@ -145,7 +145,8 @@ class Layout:
                 "The model's answers seem to be embeddings: every row is a vector of length 1. "
                 "Treating them as class scores would ruin them; nothing was released. Use "
                 f"sn.Shield(model, sn.ClipNorm(1.0), {noise}, outputs='embeddings'{axis}), or pass "
-                "outputs='logits' if they are class scores."
+                "outputs='logits' if they are class scores. With public rows, sn.harden(model, "
+                f"outputs='embeddings'{axis}, calibrate=public_rows) measures what it needs."
             )
 
     def sizes(self, shape: torch.Size) -> tuple[int, tuple[int, ...]]:

@@ -115,6 +115,7 @@ class Inversion(Attack):
             ungated="the label is released on purpose: inversion counts what is beyond it",
         ),
     )
+    learns = True
     queries: int = 1
     decoders: tuple[Decoder, ...] = (Ridge(), KernelRidge(), NearestNeighbors(), Network())
     pictures: bool = True

@@ -58,6 +58,7 @@ class StraightThrough(Attack):
             standards=INVERTS,
         ),
     )
+    searches = True
     pulls: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
     steps: int = 60
     pace: float = 0.05
@@ -74,11 +75,11 @@ class StraightThrough(Attack):
         known, sought = scale.apply(auxiliary.inputs), scale.apply(targets.inputs)
         if not scale.weights.any():
             raise NotApplicable("no column of the auxiliary rows varies")
-        learned = _readings(game, game.ask(auxiliary))
+        learned = readings(game, game.ask(auxiliary))
         labels = game.model_labels(auxiliary)
         pull, by_label_alone, sure = self._best_pull(game, space, learned, known, labels)
         chosen = choose(self.decoders, learned, known, seed=game.seed)
-        unseen = _readings(game, game.ask(game.nonmembers).first(len(targets)))
+        unseen = readings(game, game.ask(game.nonmembers).first(len(targets)))
         guess = space.inside(chosen.predict(learned, known, unseen))
         if pull is not None:
             match = _Match(game, chosen.view, learned[chosen.view], unseen[chosen.view])
@@ -229,7 +230,7 @@ class _Match:
         true = scores.detach()
         if shield.chain.layout.row_kind == "probabilities":
             true = true.exp()
-        answers = _readings(self.game, defended(shield, true, inputs.detach()))[self.view]
+        answers = readings(self.game, defended(shield, true, inputs.detach()))[self.view]
         bare = scores if self.view in _OWN_NUMBERS else scores.log_softmax(-1)
         unit = self.learned.std(0)
         unit = unit.where(unit > 1e-6, 1.0)
@@ -241,7 +242,7 @@ _OWN_NUMBERS = ("logits", "numbers")
 """Readings that are the model's own numbers, not log p."""
 
 
-def _readings(game: Game, answers: Answers) -> dict[str, Tensor]:
+def readings(game: Game, answers: Answers) -> dict[str, Tensor]:
     """Keeps the readings that are near the model's own numbers or near log p."""
     return {
         name: view

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.membership.embeddings import embedding_scores
 from shieldnet.attacks.membership.metrics import METRICS
 from shieldnet.attacks.membership.residuals import ResidualComparison, quarters, residual_scores
 from shieldnet.attacks.membership.scored import Scored
@@ -50,12 +51,16 @@ class Membership(Attack):
     ``membership.pooled...``: on shadows set aside as further targets, where they were trained like
     the target: what the training does, beyond this one model.
 
+    Embeddings have no label: records are scored by how alike copies of them are embedded, and by
+    the shadows' embeddings (``embedding_scores``).
+
     Curves: of the attack with the greatest AUC, on records, pooled and canaries. Exposed: the
     members that it finds at the lowest false-positive rate.
 
     queries: answers about each record, averaged; more than one is reported as
     ``membership.averaged.N``.
-    Errors: NotApplicable without labels, or where members can be told without the model.
+    Errors: NotApplicable without labels, but of embeddings, or where members can be told without
+        the model.
     NOT promised: that no attack does better; these are lower bounds.
     """
 
@@ -72,10 +77,12 @@ class Membership(Attack):
         whole("queries", self.queries, low=1)
 
     def __call__(self, game: Game) -> Outcome:
-        game.require_answers_to_labels()
+        is_embedding = game.shield.chain.layout.kind == "embeddings"
         sets = game.members, game.nonmembers
-        for examples in sets:
-            game.labels(examples)
+        if not is_embedding:
+            game.require_answers_to_labels()
+            for examples in sets:
+                game.labels(examples)
         game.require_rows(MIN_ROWS, *sets)
         if game.blind is not None and game.blind.low > 0.5:
             raise NotApplicable(
@@ -83,17 +90,19 @@ class Membership(Attack):
                 "draw both at random from one pool"
             )
         distinct = _distinct(game)
-        scores_of = residual_scores if game.gives_values else all_scores
-        scores = scores_of(game, game.members, game.nonmembers, self.queries)
+        score = embedding_scores if is_embedding else all_scores
+        score = residual_scores if game.gives_values else score
+        scores = score(game, *sets, self.queries)
         scored = {name: _within(distinct, attack) for name, attack in scores.items()}
         if self.queries > 1:
             name = f"membership.averaged.{self.queries}"
             worst = _worst(_ranked("membership", scored), name)
             return Outcome(findings=(worst,))
-        parts = {"membership": scored, "membership.pooled": _pooled(game)}
+        pooled = {} if is_embedding else _pooled(game)
+        parts = {"membership": scored, "membership.pooled": pooled}
         if game.canaries is not None:
             canaries = game.canaries
-            parts["membership.canaries"] = scores_of(game, canaries.planted, canaries.held_out, 1)
+            parts["membership.canaries"] = score(game, canaries.planted, canaries.held_out, 1)
         findings: list[Finding] = []
         untested: list[str] = []
         if game.shadows is not None and game.shadows.weaker:
@@ -247,6 +256,7 @@ def _pooled(game: Game) -> dict[str, Scored]:
 def _classes(game: Game) -> Iterator[Group]:
     if game.gives_values:
         yield from quarters(game)
+    if game.is_vector:
         return
     members, nonmembers = game.labels(game.members), game.labels(game.nonmembers)
     for label in torch.cat([members, nonmembers]).unique().tolist():

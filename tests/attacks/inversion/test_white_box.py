@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import shieldnet as sn
 from shieldnet.attacks import Game, Inversion
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.inversion.white_box import Space, StraightThrough, _Match, _readings
+from shieldnet.attacks.inversion.white_box import Space, StraightThrough, _Match, readings
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable
@@ -104,8 +104,8 @@ def test_values_and_embeddings_are_inverted_too() -> None:
 def test_the_match_is_judged_through_the_shield_and_moved_by_the_bare_model(make_game) -> None:
     game = make_game(sn.Label())
     inputs = game.nonmembers.inputs[:30]
-    learned = _readings(game, game.ask(game.auxiliary))["log p above 1e-3"]
-    wanted = _readings(game, game.ask(game.nonmembers))["log p above 1e-3"]
+    learned = readings(game, game.ask(game.auxiliary))["log p above 1e-3"]
+    wanted = readings(game, game.ask(game.nonmembers))["log p above 1e-3"]
     match = _Match(game, "log p above 1e-3", learned, wanted[:30])
     assert torch.equal(match.missed(inputs), torch.zeros(30))
     other = replace(match, wanted=wanted[30:60])
