@@ -11,14 +11,16 @@ from shieldnet.attacks.inversion.reidentification import Reidentification
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
+from shieldnet.attacks.positions.completion import TextExtraction
+from shieldnet.attacks.positions.sequences import SequenceMembership
 from shieldnet.attacks.timing import Timing
 from shieldnet.findings.finding import NotApplicable, Outcome
 
 ATTACKS: tuple[type[Attack], ...] = (
     *(Inversion, StraightThrough, Reidentification),
-    *(Membership, Averaging, OneRun),
+    *(Membership, SequenceMembership, Averaging, OneRun),
     *(AttributeRecovery, AttributeInference),
-    *(Extraction, ClassInversion),
+    *(Extraction, TextExtraction, ClassInversion),
     *(JitterAveraging, TableLearning),
     Timing,
 )
@@ -40,7 +42,9 @@ __all__ = [
     "OneRun",
     "Outcome",
     "Reidentification",
+    "SequenceMembership",
     "StraightThrough",
     "TableLearning",
+    "TextExtraction",
     "Timing",
 ]

@@ -19,8 +19,10 @@ from shieldnet.attacks import (
     Membership,
     OneRun,
     Reidentification,
+    SequenceMembership,
     StraightThrough,
     TableLearning,
+    TextExtraction,
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
 from shieldnet.attacks.base import Measurement
@@ -80,10 +82,12 @@ _ALSO = (
     StraightThrough(),
     Reidentification(),
     Membership(),
+    SequenceMembership(),
     OneRun(),
     AttributeRecovery(),
     AttributeInference(),
     Extraction(),
+    TextExtraction(),
     ClassInversion(),
 )
 _MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))
@@ -97,6 +101,8 @@ TIERS = MappingProxyType(
                 Averaging(queries=(64,)),
                 Reidentification(),
                 Membership(),
+                SequenceMembership(),
+                TextExtraction(),
                 OneRun(),
                 AttributeRecovery(),
             ),
