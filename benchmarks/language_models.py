@@ -31,6 +31,7 @@ from shieldnet.core.statistics import auc, tpr_at_fpr
 from shieldnet.data.examples import Examples
 from shieldnet.shield.module import Shield
 from shieldnet.shield.settings import Extent
+from shieldnet.training.result import Finetuned
 
 WORDS, LENGTH, WIDTH = 1500, 32, 64
 PUBLIC_SHARE = 0.6
@@ -226,7 +227,7 @@ class Stopwatch:
         return ", ".join(f"{part} {seconds:.0f}" for part, seconds in self.seconds.items())
 
 
-def privately(base: nn.Module, members: Tensor, epsilon: float) -> sn.Finetuned:
+def privately(base: nn.Module, members: Tensor, epsilon: float) -> Finetuned:
     """Fine-tunes the base with DP-SGD."""
     labels = nn.functional.pad(members[:, 1:], (0, 1), value=-100)
     return sn.finetune(
