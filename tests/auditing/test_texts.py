@@ -132,3 +132,36 @@ def test_the_model_that_finetune_started_from_is_the_base(tale: Story) -> None:
     assert tuned.base is start
     assert start.training
     assert any("ratio to base" in one.name for one in report.subjects[0].findings)
+
+
+class Named(nn.Module):
+    """Takes a text and its mask by name, as Hugging Face's models do."""
+
+    def __init__(self, asked: nn.Module) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.asked(input_ids * attention_mask)
+
+
+def test_masked_models_are_held_to_their_labels_by_named_inputs(tale: Story) -> None:
+    def masked(tokens: Tensor, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+        hidden = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+        hidden[:, -1] = True
+        inputs = {"input_ids": tokens, "attention_mask": (~hidden).long()}
+        return inputs, tokens.where(hidden, -100)
+
+    report = sn.audit(
+        sn.harden(Named(tale.model), axis=-1),
+        members=masked(tale.members, 1),
+        nonmembers=masked(tale.nonmembers, 2),
+        base=Named(tale.base),
+        shadows=0,
+        **QUICK,
+    )
+
+    bare = report.subjects[0]
+    found = {finding.name: finding for finding in bare.findings}
+    assert found["membership.sequences.EZ.auc"].samples == 240
+    assert any("only next tokens complete a text" in line for line in bare.untested)
