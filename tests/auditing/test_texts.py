@@ -145,18 +145,19 @@ class Named(nn.Module):
         return self.asked(input_ids * attention_mask)
 
 
-def test_masked_models_are_held_to_their_labels_by_named_inputs(tale: Story) -> None:
+def test_masked_models_are_held_to_their_labels_by_named_inputs(tale: Story, writer) -> None:
     def masked(tokens: Tensor, seed: int) -> tuple[dict[str, Tensor], Tensor]:
         hidden = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
         hidden[:, -1] = True
-        inputs = {"input_ids": tokens, "attention_mask": (~hidden).long()}
+        shown = tokens.masked_fill(hidden, 0)
+        inputs = {"input_ids": shown, "attention_mask": torch.ones_like(shown)}
         return inputs, tokens.where(hidden, -100)
 
     report = sn.audit(
         sn.harden(Named(tale.model), axis=-1),
         members=masked(tale.members, 1),
         nonmembers=masked(tale.nonmembers, 2),
-        base=Named(tale.base),
+        base=Named(writer),
         shadows=0,
         **QUICK,
     )
