@@ -12,16 +12,18 @@ from shieldnet.attacks.inversion.search import Search
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
+from shieldnet.attacks.positions.completion import TextExtraction
 from shieldnet.attacks.positions.model_secrets import HiddenSize, LogitBias
 from shieldnet.attacks.positions.prompts import PromptInversion
+from shieldnet.attacks.positions.sequences import SequenceMembership
 from shieldnet.attacks.timing import Timing
 from shieldnet.findings.finding import NotApplicable, Outcome
 
 ATTACKS: tuple[type[Attack], ...] = (
     *(Inversion, Search, StraightThrough, Reidentification),
-    *(Membership, Averaging, OneRun),
+    *(Membership, SequenceMembership, Averaging, OneRun),
     *(AttributeRecovery, AttributeInference),
-    *(Extraction, ClassInversion),
+    *(Extraction, TextExtraction, ClassInversion),
     *(JitterAveraging, TableLearning),
     *(PromptInversion, HiddenSize, LogitBias),
     Timing,
@@ -48,7 +50,9 @@ __all__ = [
     "PromptInversion",
     "Reidentification",
     "Search",
+    "SequenceMembership",
     "StraightThrough",
     "TableLearning",
+    "TextExtraction",
     "Timing",
 ]

@@ -23,8 +23,10 @@ from shieldnet.attacks import (
     PromptInversion,
     Reidentification,
     Search,
+    SequenceMembership,
     StraightThrough,
     TableLearning,
+    TextExtraction,
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
 from shieldnet.attacks.base import Measurement
@@ -86,10 +88,12 @@ _ALSO = (
     StraightThrough(),
     Reidentification(),
     Membership(),
+    SequenceMembership(),
     OneRun(),
     AttributeRecovery(),
     AttributeInference(),
     Extraction(),
+    TextExtraction(),
     ClassInversion(),
     PromptInversion(),
     *_OF_TEXTS,
@@ -108,6 +112,8 @@ TIERS = MappingProxyType(
                 Averaging(queries=(64,)),
                 Reidentification(),
                 Membership(),
+                SequenceMembership(),
+                TextExtraction(),
                 OneRun(),
                 AttributeRecovery(),
                 PromptInversion(tokens=4, texts=24, rounds=1),

@@ -13,7 +13,7 @@ from torch import Tensor
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.loaders import of_loader
 from shieldnet.data.packing import Packing, packed, several_of
-from shieldnet.data.tensors import as_tensor, stacked
+from shieldnet.data.tensors import as_tensor, require_even, stacked
 
 
 def require_finite(what: str, values: Tensor) -> None:
@@ -206,6 +206,7 @@ def as_examples(value: object, name: str, *, targets: bool | None = False) -> Ex
     if isinstance(value, Tensor | np.ndarray) or hasattr(value, "iloc"):
         return examples(as_tensor(value, name), None)
     if isinstance(value, Sized) and hasattr(value, "__getitem__"):
+        require_even(value, name)
         return examples(*pairs_of(value, name))
     raise DataError(
         f"Expected {name} as (inputs, labels), as inputs or as a Dataset with a length; "

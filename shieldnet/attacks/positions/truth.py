@@ -1,6 +1,6 @@
 """What is true at every position of an answer: the next token, a pixel's class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,11 @@ class Truth:
         truth = cls(labels, labels != IGNORED)
         truth._require(examples, extent.classes)
         return truth
+
+    @staticmethod
+    def following(tokens: Tensor) -> Tensor:
+        """Returns the token after every token, ``IGNORED`` after the last. Shapes: (rows, n)."""
+        return torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=IGNORED)
 
     def _require(self, examples: Examples, classes: int) -> None:
         empty = ~self.counted.flatten(1).any(1)
@@ -102,6 +107,8 @@ def token_columns(examples: Examples, positions: tuple[int, ...]) -> dict[str, s
     Tokens are whole numbers, one a position: of several inputs ``input_ids`` or ``tokens``, or else
     the first that fits.
     """
+    if len(positions) != 1:
+        return None
     if examples.packing is None:
         is_text = not examples.inputs.is_floating_point() and examples.inputs.shape[1:] == positions
         return {"tokens": slice(0, positions[0])} if is_text else None
@@ -116,6 +123,15 @@ def token_columns(examples: Examples, positions: tuple[int, ...]) -> dict[str, s
         return None
     mask = {MASK: places[MASK]} if MASK in places else {}
     return {"tokens": places[texts[0]], **mask}
+
+
+def with_tokens(examples: Examples, positions: tuple[int, ...], tokens: Tensor) -> Examples:
+    """Returns the set with other tokens. Shapes: tokens as ``tokens_of`` returns them."""
+    columns = token_columns(examples, positions)
+    assert columns is not None  # noqa: S101  # the caller has its tokens
+    rows = examples.inputs.clone()
+    rows[:, columns["tokens"]] = tokens.to(rows)
+    return replace(examples, inputs=rows)
 
 
 def _next_tokens(examples: Examples, positions: tuple[int, ...], padding: int | None) -> Tensor:

@@ -9,11 +9,11 @@ import shieldnet as sn
 from shieldnet.attacks import Game, Membership
 from shieldnet.attacks.base import Answers
 from shieldnet.attacks.membership.attack import (
-    _written,
     log_probabilities,
     membership_scores,
 )
 from shieldnet.attacks.membership.blind import blind_finding
+from shieldnet.attacks.membership.reporting import written
 from shieldnet.attacks.membership.scores import _floor
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.attacks.shadow_answers import Shadows
@@ -340,7 +340,7 @@ def test_equal_rows_of_few_categories_are_different_persons() -> None:
 
 
 def test_a_rate_stands_in_the_name_as_it_is() -> None:
-    assert [_written(rate) for rate in (1e-2, 1e-3, 0.3, 0.0149, 1 / 3)] == [
+    assert [written(rate) for rate in (1e-2, 1e-3, 0.3, 0.0149, 1 / 3)] == [
         *("1e-2", "1e-3", "3e-1", "0.0149", "0.3333333333333333")
     ]
     for rates in ((0.014, 0.014), (0.0,), (1.0,), (math.nan,)):
@@ -355,3 +355,16 @@ def test_shadows_that_only_stand_for_the_models_own_are_said_to(own_shadows) -> 
     assert line in Membership()(Game(shield, **SETS, shadows=weak)).untested
     own = Membership()(Game(shield, **SETS, shadows=own_shadows)).untested
     assert not any("stand for them" in one for one in own)
+
+
+def test_texts_with_another_share_of_a_token_are_told_apart_without_the_model() -> None:
+    """All texts have every token: how often tells, which ones does not."""
+    generator = torch.Generator().manual_seed(0)
+    usual, odd = torch.ones(4), torch.tensor([1.0, 1.0, 1.0, 2.0])
+    sets = [
+        torch.multinomial(chances.expand(200, 4), 60, replacement=True, generator=generator)
+        for chances in (usual, odd, usual)
+    ]
+    texts = [Examples(name, tokens) for name, tokens in zip("abc", sets, strict=True)]
+    assert blind_finding(texts[0], texts[1], seed=0).low > 0.5
+    assert blind_finding(texts[0], texts[2], seed=0).low < 0.5
