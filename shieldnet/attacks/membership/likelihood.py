@@ -28,7 +28,7 @@ def lira(target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SH
     """
     sides = zip((trained_on, ~trained_on), _centers(shadows, trained_on), strict=True)
     with_it, without = (
-        _log_normal(target, center, _variance(shadows, chosen, center, shrink))
+        log_normal(target, center, _variance(shadows, chosen, center, shrink))
         for chosen, center in sides
     )
     return with_it - without
@@ -147,6 +147,6 @@ def _variance(values: Tensor, chosen: Tensor, center: Tensor, shrink: float) -> 
     return variance.clamp_min(least)
 
 
-def _log_normal(value: Tensor, center: Tensor, variance: Tensor) -> Tensor:
+def log_normal(value: Tensor, center: Tensor, variance: Tensor) -> Tensor:
     """Returns the logarithm of a normal density, but for a constant."""
     return -((value.double() - center).square() / variance + variance.log()) / 2
