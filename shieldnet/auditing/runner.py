@@ -12,10 +12,11 @@ from torch import Tensor
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Measurement
-from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
+from shieldnet.attacks.membership.cascade import train_cascade
+from shieldnet.attacks.membership.shadows import ShadowPlan
 from shieldnet.auditing.ceilings import with_ceilings
 from shieldnet.auditing.estimate import tell_when_first_is_done
-from shieldnet.auditing.plan import Plan, Tier
+from shieldnet.auditing.plan import Plan, Tier, protected
 from shieldnet.checks.utility import agreement, utility
 from shieldnet.core.randomness import noise_about, replayed_noise
 from shieldnet.core.statistics import Curve
@@ -36,17 +37,22 @@ ALWAYS_UNTESTED = (
 SIDE_CHANNELS = (
     "timing and other side channels: a served model is timed by the attack Timing (docs/attacks.md)"
 )
+NO_CASCADE = (
+    "membership by a cascade of shadows: it follows the answers of one shield, audit each by itself"
+)
 OTHER_CHANNELS = "side channels other than response times"
 
 
-def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str, ...]]:
+def with_shadows(
+    game: Game, shields: Mapping[str, Shield], plan: Plan, bar: Progress
+) -> tuple[Game, tuple[str, ...]]:
     """Trains the shadows that a plan asks for; says what is not tested where they do not fit."""
     if not plan.trains_shadows:
         return game, ()
     wanted = ShadowPlan(
         plan.train,
         plan.shadows,
-        game.shield,
+        protected(shields)[0] if len(plan.stages) > 1 else game.shield,
         game.members,
         game.nonmembers,
         game.auxiliary,
@@ -57,8 +63,9 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
     if plan.train is not None:
         done = tell_when_first_is_done(plan.shadow_jobs, plan.at_once, done)
     try:
-        shadows = train_shadows(
+        shadows = train_cascade(
             wanted,
+            plan.stages,
             engine=plan.engine or "inline",
             workers=plan.workers,
             cache=plan.cache,
@@ -66,7 +73,8 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
         )
     except NotApplicable as reason:
         return game, (f"membership with shadow models: {reason}",)
-    return replace(game, shadows=shadows), ()
+    left_out = plan.cascade_fits and len(plan.stages) == 1 < len(protected(shields))
+    return replace(game, shadows=shadows), (NO_CASCADE,) if left_out else ()
 
 
 def play(

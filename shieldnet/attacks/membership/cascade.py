@@ -13,6 +13,7 @@ from shieldnet.attacks.membership.shadows import MIN_SHADOWS, ShadowPlan, descri
 from shieldnet.attacks.membership.signals import floor_of
 from shieldnet.attacks.shadow_answers import Shadows, share_of_members
 from shieldnet.core.errors import ConfigError
+from shieldnet.core.randomness import noise_about, replayed_noise
 from shieldnet.running.store import Cache
 
 MIN_CASCADE = 4 * MIN_SHADOWS
@@ -65,14 +66,12 @@ def _chances(plan: ShadowPlan, shadows: Shadows) -> dict[str, Tensor]:
     """Returns the chance that each record trained the target, by what it and shadows answer."""
     sets = plan.members, plan.nonmembers
     game = Game(plan.shield, *sets, plan.auxiliary, plan.seed, shadows=shadows)
-    comparison = ShadowComparison(game, shadows, *sets, 1, floor_of(game, 1))
     latest = slice(-shadows.guided, None) if shadows.guided else slice(None)
     trained_on = torch.cat([shadows.trained_on[examples.name] for examples in sets], 1)
-    odds = lira_borrowing(
-        comparison.target_signals()["loss"],
-        comparison.shadow_signals()["loss"][latest],
-        trained_on[latest],
-    )
+    with replayed_noise(plan.seed), noise_about("cascade", shadows.count):
+        comparison = ShadowComparison(game, shadows, *sets, 1, floor_of(game, 1))
+        target, others = comparison.target_signals(), comparison.shadow_signals()
+    odds = lira_borrowing(target["loss"], others["loss"][latest], trained_on[latest])
     prior = torch.tensor(share_of_members(*map(len, sets)), dtype=odds.dtype).logit()
     chances = (odds + prior).sigmoid().clamp(LEAST_CHANCE, 1 - LEAST_CHANCE)
     sizes = [len(shadows.places[examples.name]) for examples in sets]
