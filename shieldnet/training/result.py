@@ -12,6 +12,7 @@ from shieldnet.files.weights import write_weights
 from shieldnet.findings.finding import Finding, decimals
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.training.private.preflight import Preflight
+from shieldnet.training.traces import Traces
 from shieldnet.training.validation import Validation
 
 WEIGHTS, GUARANTEE = "model.safetensors", "guarantee.json"
@@ -30,7 +31,9 @@ class Finetuned:
     records, tested on ``heldout`` without noise; "" without it. before, validation: loss and
     accuracy of the original and the trained model on the ``validation`` records. taken: number of
     steps that this run took; the others come from a checkpoint. checkpoint: its folder, if any.
-    clip: clip norm after the last step, if it adapts.
+    clip: clip norm after the last step, if it adapts. traces: losses of every record over epochs,
+    which tell the trainer what records are at risk; None with DPSGD, in several processes, and
+    after fewer than four epochs. ``save`` writes none of them.
     """
 
     model: nn.Module
@@ -45,6 +48,7 @@ class Finetuned:
     taken: int | None = None
     checkpoint: Path | None = None
     clip: float | None = None
+    traces: Traces | None = None
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Writes model.safetensors and, if a guarantee is stated, guarantee.json, into a folder.
@@ -80,6 +84,7 @@ class Finetuned:
                 for fixed in (self.preflight.fixes if self.preflight else ())
             ),
             *([f"Clip norm after the last step: {self.clip:.3g}"] if self.clip else []),
+            *([self._at_risk] if self._at_risk else []),
             *([self.start] if self.start else []),
             *([str(claimed)] if claimed else []),
         ]
@@ -95,6 +100,13 @@ class Finetuned:
             shares = (_with_interval(one.accuracy) for one in (before, after))
             found = "accuracy {} before, {} after; ".format(*shares) + found
         return [f"Validation: {found} ({after.samples} records)"]
+
+    @property
+    def _at_risk(self) -> str:
+        if self.traces is None or not (rows := self.traces.exposed.rows):
+            return ""
+        listed = ", ".join(map(str, rows))
+        return f"Records most at risk by their losses (the trainer's view): rows {listed}"
 
     @property
     def _measured(self) -> list[str]:
