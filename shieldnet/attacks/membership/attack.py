@@ -34,8 +34,8 @@ class Membership(Attack):
     """Scores every record by the answers about it and its true label; members score higher.
 
     ``scores`` chooses what runs: thresholds on loss and entropy, label-only answers to perturbed
-    copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols and
-    an ensemble. Shadows' scores pass through the same defenses with as many queries. All are
+    copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols, an
+    ensemble, and a cascade of those that were trained in stages. Shadows' scores pass through the same defenses with as many queries. All are
     reported, each with how many of its scores differ, and the worst as ``membership.auc`` and
     ``membership.tpr_at_fpr_...``: its intervals are widened to hold for all at once (Bonferroni),
     because it was chosen. Records that are in a set more than once count once: they are no
