@@ -19,7 +19,7 @@ from shieldnet.running.store import Cache
 MIN_CASCADE = 4 * MIN_SHADOWS
 """Fewer shadows than this are not worth three stages."""
 LEAST_CHANCE = 0.1
-"""With which the surest record still trains a shadow, or is left out of one."""
+"""Chance with which even the surest record trains a later shadow, or is left out of one."""
 
 
 def stages_of(count: int) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ def train_cascade(
 def _chances(plan: ShadowPlan, shadows: Shadows) -> dict[str, Tensor]:
     """Returns the chance that each record trained the target, by what it and shadows answer."""
     sets = plan.members, plan.nonmembers
-    game = Game(plan.shield, *sets, plan.auxiliary, plan.seed, shadows=shadows)
+    game = Game(plan.shield, *sets, plan.auxiliary, seed=plan.seed, shadows=shadows)
     latest = slice(-shadows.guided, None) if shadows.guided else slice(None)
     trained_on = torch.cat([shadows.trained_on[examples.name] for examples in sets], 1)
     with replayed_noise(plan.seed), noise_about("cascade", shadows.count):
