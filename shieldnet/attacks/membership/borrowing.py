@@ -34,6 +34,7 @@ def lira_borrowing(
 
     online: whether shadows that were trained on a record tell of it. Without them all that
     training does is borrowed: the adversary cannot train on the record, but on records like it.
+    (What is left of a record that trained every shadow is their mean, moved back.)
 
     Source: empirical Bayes for Carlini et al. 2022 (arXiv:2112.03570); offline, in the place of
     the proxies of arXiv:2511.04716.
@@ -51,9 +52,8 @@ def lira_borrowing(
     without = _Belief(outside.mean, count / width_outside)
     with_it = without.moved(*near_outside.moments(gaps, noise, both))
     if not online:
-        return with_it.log_density(target, borrowed_width) - without.log_density(
-            target, width_outside
-        )
+        likely = with_it.log_density(target, borrowed_width)
+        return likely - without.log_density(target, width_outside)
     own = _Belief(inside.mean, inside.count / width_inside)
     moved, spread = near_inside.moments(gaps, noise, both)
     with_it, without = own + with_it, without + own.moved(-moved, spread)
@@ -105,7 +105,8 @@ class _Side:
     def variances(self, neighbors: "_Neighbors", shrink: float) -> tuple[Tensor, Tensor]:
         """Returns each record's variance, shrunk to its neighbors', and that of its neighbors."""
         freedom = (self.count - 1).clamp_min(0)
-        pooled = self.squares.sum() / freedom.sum().clamp_min(1) + 1e-12
+        others = (self.squares.sum() - self.squares).clamp_min(0)
+        pooled = others / (freedom.sum() - freedom).clamp_min(1) + 1e-12
         near = neighbors.sums(self.squares) + shrink * pooled
         near = near / (neighbors.sums(freedom) + shrink)
         return (self.squares + shrink * near) / (freedom + shrink), near

@@ -39,7 +39,7 @@ def test_the_proxy_reads_no_shadow_that_was_trained_on_the_record() -> None:
     said, heard, inside, truth = answers(8)
     before = lira_borrowing(said, heard, inside, online=False)
     row = int((inside.sum(0) == 4).nonzero()[0])
-    heard[inside[:, row], row] += 50
+    heard[inside[:, row], row] *= torch.tensor([50.0, -20.0, 3.0, 1.0], dtype=heard.dtype)
     after = lira_borrowing(said, heard, inside, online=False)
     assert float(after[row]) == pytest.approx(float(before[row]), abs=1e-6)
     assert not torch.equal(before, after)  # those who borrow from it
