@@ -35,6 +35,7 @@ from shieldnet.attacks import (
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
 from shieldnet.attacks.membership.blind import blind_finding
+from shieldnet.attacks.membership.cascade import train_cascade
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.checks import Memorization
 from shieldnet.core.randomness import replayed_noise
@@ -121,6 +122,23 @@ def membership(seed: int) -> Iterator[Found]:
     for finding in Memorization()(game).findings:
         if finding.name == "memorization.members":
             yield _judged(finding, 0.5)
+
+
+def cascade(seed: int) -> Iterator[Found]:
+    """Follows a target that saw neither set with shadows in stages, behind three shields."""
+    base = 30_000 + 20 * seed
+    names = ("members", "nonmembers", "others")
+    sets = {name: records(name, base + place) for place, name in enumerate(names)}
+    others = sets.pop("others")
+    model = RECIPE((others.inputs, others.labels), base)
+    for chain in ((), (sn.Confidence(4),), (sn.Label(),)):
+        shield = sn.Shield(model, *chain)
+        plan = ShadowPlan(RECIPE, 8, shield, **sets, seed=base, copies=False)
+        shadows = train_cascade(plan, (4, 4), engine="inline")
+        for finding in Membership()(Game(shield, **sets, shadows=shadows, seed=base)).findings:
+            if finding.name in ("membership.auc", "membership.cascade.auc"):
+                shown = " -> ".join(map(str, chain)) or "bare"
+                yield _judged(finding, 0.5, f"{finding.name}, in stages, {shown}")
 
 
 def inputs(seed: int) -> Iterator[Found]:
@@ -270,6 +288,7 @@ def report_of(kind: str, seed: int) -> Iterator[Found]:
 
 STUDIES: dict[str, Callable[[int], Iterator[Found]]] = {
     "membership": membership,
+    "cascade": cascade,
     "inputs": inputs,
     "columns": columns,
     "classes": classes,

@@ -1,7 +1,7 @@
 """What shadow models answer: models that an adversary trains to learn what membership does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ class Shadows:
     names, (shadows, rows) bool. places: by the same names, (rows,): which rows of the set were
     asked about. perturbed: by the same names, (shadows, copies, rows, classes): scores of copies
     of the first rows with a little noise. how: how the shadows were trained, in words. weaker:
-    whether they are models of another kind than the target.
+    whether they are models of another kind than the target. guided: how many, the last ones, were
+    trained on records drawn by what the target answered; no other shadow is judged by these.
     """
 
     scores: Mapping[str, Tensor]
@@ -27,15 +28,49 @@ class Shadows:
     perturbed: Mapping[str, Tensor]
     how: str
     weaker: bool
+    guided: int = 0
 
     @property
     def count(self) -> int:
         """Counts the shadows."""
         return len(next(iter(self.scores.values())))
 
+    @property
+    def independent(self) -> "Shadows":
+        """Returns those whose records were drawn whatever the target answers."""
+        return self._part(slice(0, self.count - self.guided), guided=0)
 
-def drawn(sets: Sequence[Examples], shadows: int, rate: float, seed: int) -> list[Tensor]:
+    def _part(self, chosen: slice, guided: int) -> "Shadows":
+        return replace(
+            self,
+            scores={name: values[chosen] for name, values in self.scores.items()},
+            trained_on={name: drawn[chosen] for name, drawn in self.trained_on.items()},
+            perturbed={name: values[chosen] for name, values in self.perturbed.items()},
+            guided=guided,
+        )
+
+    def followed_by(self, others: "Shadows", how: str) -> "Shadows":
+        """Returns these and others that were guided by them."""
+        return replace(
+            self,
+            scores=_joined(self.scores, others.scores),
+            trained_on=_joined(self.trained_on, others.trained_on),
+            perturbed=_joined(self.perturbed, others.perturbed),
+            how=how,
+            guided=self.guided + others.count,
+        )
+
+
+def _joined(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.cat([values, second[name]]) for name, values in first.items()}
+
+
+def drawn(
+    sets: Sequence[Examples], shadows: int, rates: Sequence[Tensor | float], seed: Sequence[int]
+) -> list[Tensor]:
     """Draws for every record and shadow whether the record trains the shadow.
+
+    rates: for each set the chance of its records, or one for all of them.
 
     Independent Bernoulli draws, not exact halves: where every record is in exactly half of the
     shadows, leaving one out betrays the others, and discrete answers look safer than chance.
@@ -43,7 +78,10 @@ def drawn(sets: Sequence[Examples], shadows: int, rate: float, seed: int) -> lis
     Shapes: -> for each set (shadows, rows) bool.
     """
     rng = np.random.default_rng(seed)
-    return [torch.from_numpy(rng.random((shadows, len(examples))) < rate) for examples in sets]
+    return [
+        torch.from_numpy(rng.random((shadows, len(examples)))) < rate
+        for examples, rate in zip(sets, rates, strict=True)
+    ]
 
 
 def share_of_members(members: int, nonmembers: int) -> float:

@@ -30,6 +30,7 @@ from shieldnet.attacks import (
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
 from shieldnet.attacks.base import Measurement
+from shieldnet.attacks.membership.cascade import MIN_CASCADE, stages_of
 from shieldnet.attacks.membership.shadows import MIN_SHADOWS, Train, trained_at_once
 from shieldnet.checks import Attribution, Calibration, Check, Masking, Memorization
 from shieldnet.core.checks import choice, whole
@@ -47,7 +48,10 @@ class Tier:
 
     checks: what is measured beside the attacks, after them.
     more_s: seconds on two cores for one shield of a small model, beyond the quick tier's, measured;
-    asks: answers about every row, of a shield with noise.
+    asks: answers about every row, of a shield with noise. cascade: whether shadows by ``train``, if
+    there are at least 16, are trained in stages that follow the target's answers, which finds more
+    at the same cost. The answers are those of the one shield that is audited; with several, all
+    shadows are trained at once.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Tier:
     shadows: int = 0
     more_s: float = 0.0
     asks: int = 64
+    cascade: bool = False
 
     def __post_init__(self) -> None:
         whole("shadows", self.shadows, low=0)
@@ -130,6 +135,7 @@ TIERS = MappingProxyType(
             shadows=16,
             more_s=5.0,
             asks=1100,
+            cascade=True,
         ),
         "full": Tier(
             "full",
@@ -143,6 +149,7 @@ TIERS = MappingProxyType(
             shadows=64,
             more_s=30.0,
             asks=4000,
+            cascade=True,
         ),
     }
 )
@@ -164,7 +171,8 @@ def as_tier(tier: "str | Tier") -> Tier:
 class Plan:
     """Says how an audit runs, as its settings asked for it and as its shields allow.
 
-    shadows: how many are trained, by ``train`` or as reference models; 0 for none.
+    shadows: how many are trained, by ``train`` or as reference models; 0 for none. stages: how
+    many in each stage, the later ones guided by what the shield answers.
     """
 
     tier: Tier
@@ -173,6 +181,7 @@ class Plan:
     engine: str | None
     workers: int | None
     cache: Cache | None
+    stages: tuple[int, ...]
 
     @classmethod
     def of(
@@ -201,7 +210,7 @@ class Plan:
             )
         if engine is not None:
             choice("engine", engine, ENGINES)
-        return cls(chosen, count, train, engine, workers, cache_in(cache))
+        return cls(chosen, count, train, engine, workers, cache_in(cache), (count,))
 
     def for_answers(self, *, at_positions: bool) -> "Plan":
         """Leaves out what reads answers at positions, where there are none."""
@@ -212,7 +221,10 @@ class Plan:
         return replace(self, tier=replace(self.tier, attacks=attacks, checks=checks))
 
     def for_shields(self, shields: Mapping[str, Shield]) -> "Plan":
-        """Chooses the engine: processes, where they pay and where the work can be sent."""
+        """Chooses the stages of the shadows, and the engine: processes, where these pay."""
+        has_classes = shields[BARE].chain.layout.kind not in ("values", "embeddings")
+        if self.cascade_fits and has_classes and len(protected(shields)) == 1:
+            self = replace(self, stages=stages_of(self.shadows))
         if self.engine is not None:
             return self
         model = shields[BARE].model
@@ -220,6 +232,11 @@ class Plan:
         stays = self.tier.name == "quick" or any(tensor.device.type != "cpu" for tensor in tensors)
         stays = stays or bool(why_unsendable(dict(shields), self.train, self.tier.measurements))
         return replace(self, engine="inline" if stays else DEFAULT_ENGINE)
+
+    @property
+    def cascade_fits(self) -> bool:
+        """Returns whether shadows are wanted in stages, and are enough and like the target."""
+        return self.tier.cascade and self.train is not None and self.shadows >= MIN_CASCADE
 
     @property
     def is_inline(self) -> bool:
@@ -239,4 +256,9 @@ class Plan:
     @property
     def shadow_jobs(self) -> int:
         """Counts the pieces in which the shadows are trained."""
-        return math.ceil(self.shadows / trained_at_once(self.train))
+        return sum(math.ceil(size / trained_at_once(self.train)) for size in self.stages)
+
+
+def protected(shields: Mapping[str, Shield]) -> list[Shield]:
+    """Returns the shields that are judged: all but the bare model, unless it is alone."""
+    return [shield for name, shield in shields.items() if name != BARE] or list(shields.values())

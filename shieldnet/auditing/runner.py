@@ -12,12 +12,13 @@ from torch import Tensor
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Measurement
-from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
+from shieldnet.attacks.membership.cascade import train_cascade
+from shieldnet.attacks.membership.shadows import ShadowPlan
 from shieldnet.attacks.positions.position_shadows import train_position_shadows
 from shieldnet.attacks.shadow_answers import PositionShadows, Shadows
 from shieldnet.auditing.ceilings import with_ceilings
 from shieldnet.auditing.estimate import tell_when_first_is_done
-from shieldnet.auditing.plan import Plan, Tier
+from shieldnet.auditing.plan import Plan, Tier, protected
 from shieldnet.checks.utility import agreement, utility
 from shieldnet.core.randomness import noise_about, replayed_noise
 from shieldnet.core.statistics import Curve
@@ -38,6 +39,9 @@ ALWAYS_UNTESTED = (
 SIDE_CHANNELS = (
     "timing and other side channels: a served model is timed by the attack Timing (docs/attacks.md)"
 )
+NO_CASCADE = (
+    "membership by a cascade of shadows: it follows the answers of one shield, audit each by itself"
+)
 OTHER_CHANNELS = "side channels other than response times"
 
 
@@ -56,9 +60,11 @@ def with_shadows(
     try:
         if game.extent is not None:
             return replace(game, position_shadows=_at_positions(game, shields, plan, done)), ()
-        return replace(game, shadows=_of_rows(game, plan, done)), ()
+        shadows = _of_rows(game, shields, plan, done)
     except NotApplicable as reason:
         return game, (f"membership with shadow models: {reason}",)
+    left_out = plan.cascade_fits and len(plan.stages) == 1 < len(protected(shields))
+    return replace(game, shadows=shadows), (NO_CASCADE,) if left_out else ()
 
 
 def _at_positions(
@@ -76,19 +82,22 @@ def _at_positions(
     )
 
 
-def _of_rows(game: Game, plan: Plan, done: Callable[[], object]) -> Shadows:
+def _of_rows(
+    game: Game, shields: Mapping[str, Shield], plan: Plan, done: Callable[[], object]
+) -> Shadows:
     wanted = ShadowPlan(
         plan.train,
         plan.shadows,
-        game.shield,
+        protected(shields)[0] if len(plan.stages) > 1 else game.shield,
         game.members,
         game.nonmembers,
         game.auxiliary,
         game.canaries,
         game.seed,
     )
-    return train_shadows(
+    return train_cascade(
         wanted,
+        plan.stages,
         engine=plan.engine or "inline",
         workers=plan.workers,
         cache=plan.cache,

@@ -27,6 +27,7 @@ from shieldnet.training.result import Finetuned
 from shieldnet.training.settings import FinetuneSettings, Optimization
 from shieldnet.training.several_inputs import taking_several
 from shieldnet.training.trainable import BY_NAME, Full, LoRA, Trainable
+from shieldnet.training.updates import Sgd
 from shieldnet.training.validation import validated
 from shieldnet.training.watching import Watch
 
@@ -149,6 +150,7 @@ def finetune(
         checkpoint=checkpointer.folder,
         clip=state.clip if plan.private and plan.private.clipping.numbers else None,
         base=model,
+        traces=updates.tracing.traces if isinstance(updates, Sgd) and updates.tracing else None,
     )
 
 

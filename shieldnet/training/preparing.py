@@ -18,6 +18,7 @@ from shieldnet.training.private.hazards import Hazard, fixed, hazards_of
 from shieldnet.training.private.noisy_sums import DpSgd
 from shieldnet.training.private.preflight import Preflight, examine
 from shieldnet.training.records import Records
+from shieldnet.training.traces import Tracing
 from shieldnet.training.trainable import Trainable, choose_trainable
 from shieldnet.training.updates import Sgd, Updates
 
@@ -89,7 +90,9 @@ def prepared_updates(plan: Plan, copies: Copies, ranks: Ranks) -> tuple[Updates,
     """Returns the updates of the working copy's weights, and the result of preflight."""
     trained, learned = _what_is_learned(plan, copies.working)
     if plan.private is None:
-        return Sgd(trained, learned, plan.objective, plan.size, ranks), None
+        epochs = -(-plan.steps // -(-len(learned) // plan.size))
+        tracing = Tracing(epochs, len(learned)) if ranks.count == 1 else None
+        return Sgd(trained, learned, plan.objective, plan.size, ranks, tracing), None
     preflight, gradients = _gradients_examined(
         trained, learned, plan.objective, plan.private, fix=plan.settings.fix
     )

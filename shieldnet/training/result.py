@@ -12,6 +12,7 @@ from shieldnet.files.weights import write_weights
 from shieldnet.findings.finding import Finding, decimals
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.training.private.preflight import Preflight
+from shieldnet.training.traces import Traces
 from shieldnet.training.validation import Validation
 
 WEIGHTS, GUARANTEE = "model.safetensors", "guarantee.json"
@@ -31,7 +32,9 @@ class Finetuned:
     accuracy of the original and the trained model on the ``validation`` records. taken: number of
     steps that this run took; the others come from a checkpoint. checkpoint: its folder, if any.
     clip: clip norm after the last step, if it adapts. base: the model that training started from,
-    as it was given and not copied; an audit of texts compares with it.
+    as it was given and not copied; an audit of texts compares with it. traces: losses of every
+    record over epochs, which tell the trainer what records are at risk; None with DPSGD, in several
+    processes, and after fewer than four epochs. ``save`` writes none of them.
     """
 
     model: nn.Module
@@ -47,6 +50,7 @@ class Finetuned:
     checkpoint: Path | None = None
     clip: float | None = None
     base: nn.Module | None = field(default=None, repr=False)
+    traces: Traces | None = None
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Writes model.safetensors and, if a guarantee is stated, guarantee.json, into a folder.
@@ -82,6 +86,7 @@ class Finetuned:
                 for fixed in (self.preflight.fixes if self.preflight else ())
             ),
             *([f"Clip norm after the last step: {self.clip:.3g}"] if self.clip else []),
+            *([self._at_risk] if self._at_risk else []),
             *([self.start] if self.start else []),
             *([str(claimed)] if claimed else []),
         ]
@@ -97,6 +102,13 @@ class Finetuned:
             shares = (_with_interval(one.accuracy) for one in (before, after))
             found = "accuracy {} before, {} after; ".format(*shares) + found
         return [f"Validation: {found} ({after.samples} records)"]
+
+    @property
+    def _at_risk(self) -> str:
+        if self.traces is None or not (rows := self.traces.exposed.rows):
+            return ""
+        listed = ", ".join(map(str, rows))
+        return f"Records most at risk by their losses (the trainer's view): rows {listed}"
 
     @property
     def _measured(self) -> list[str]:

@@ -13,6 +13,7 @@ from shieldnet.training.checkpoint import State
 from shieldnet.training.distributed import Ranks
 from shieldnet.training.objective import Objective
 from shieldnet.training.records import Records
+from shieldnet.training.traces import Tracing
 
 
 class Updates(ABC):
@@ -44,13 +45,17 @@ class Updates(ABC):
 
 @dataclass
 class Sgd(Updates):
-    """Learns from shuffled batches, without privacy. size: records per batch."""
+    """Learns from shuffled batches, without privacy. size: records per batch.
+
+    tracing: keeps the losses of records; None where several processes share the records.
+    """
 
     model: nn.Module
     records: Records
     objective: Objective
     size: int
     ranks: Ranks
+    tracing: Tracing | None = None
     _order: tuple[int, Tensor] = field(default=(-1, torch.empty(0)))
 
     def start(self, state: State) -> None:
@@ -65,7 +70,10 @@ class Sgd(Updates):
             return self.ranks.summed([torch.zeros_like(weight) for weight in weights])
         inputs, labels = self.records.rows(shard, weights[0].device)
         inputs = self.objective.move(inputs, labels, self.model)
-        loss = self.objective.losses(self.model, inputs, labels).sum() / len(rows)
+        losses = self.objective.losses(self.model, inputs, labels)
+        if self.tracing is not None:
+            self.tracing.keep(self._order[0], shard, losses)
+        loss = losses.sum() / len(rows)
         gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
         return self.ranks.summed([gradient.contiguous() for gradient in gradients])
 

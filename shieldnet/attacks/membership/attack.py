@@ -44,13 +44,13 @@ class Membership(Attack):
     """Scores every record by the answers about it and its true label; members score higher.
 
     ``scores`` chooses what runs: thresholds on loss and entropy, label-only answers to perturbed
-    copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols and
-    an ensemble. Shadows' scores pass through the same defenses with as many queries. All are
-    reported, each with how many of its scores differ, and the worst as ``membership.auc`` and
-    ``membership.tpr_at_fpr_...``: its intervals are widened to hold for all at once (Bonferroni),
-    because it was chosen. Records that are in a set more than once count once: they are no
-    independent trials. Where fewer than a fifth of the rows are distinct, they are of few
-    categories; equal ones are different persons then, and all count.
+    copies, quantile regression, and where the game has shadows, LiRA, RMIA, ratios of symbols, an
+    ensemble, and a cascade of those that were trained in stages. Shadows' scores pass through the
+    same defenses with as many queries. All are reported, each with how many of its scores differ,
+    and the worst as ``membership.auc`` and ``membership.tpr_at_fpr_...``: its intervals are widened
+    to hold for all at once (Bonferroni), because it was chosen. Records that are in a set more than
+    once count once: they are no independent trials. Where fewer than a fifth of the rows are
+    distinct, they are of few categories; equal ones are different persons then, and all count.
 
     ``membership.worst_group.auc``: the class or given group with the highest lower bound, among
     all attacks and groups at once. ``membership.group.<name>...``: the worst attack on each given

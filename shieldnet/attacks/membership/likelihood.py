@@ -28,7 +28,7 @@ def lira(target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SH
     """
     sides = zip((trained_on, ~trained_on), _centers(shadows, trained_on), strict=True)
     with_it, without = (
-        _log_normal(target, center, _variance(shadows, chosen, center, shrink))
+        log_normal(target, center, _variance(shadows, chosen, center, shrink))
         for chosen, center in sides
     )
     return with_it - without
@@ -66,7 +66,7 @@ def lira_by_pull(
     own = (told + weight * kept) / (count * squares + weight).clamp_min(1e-300)
     sides = ((trained_on, own * without), (~trained_on, without))
     with_it, without_it = (
-        _log_normal(target, center, _variance(shadows, chosen, center, shrink))
+        log_normal(target, center, _variance(shadows, chosen, center, shrink))
         for chosen, center in sides
     )
     return with_it - without_it
@@ -82,7 +82,7 @@ def lira_half_way(
     """
     _, center = _centers(shadows, trained_on)
     variance = _variance(shadows, ~trained_on, center, shrink)
-    return _log_normal(target, center / 2, variance) - _log_normal(target, center, variance)
+    return log_normal(target, center / 2, variance) - log_normal(target, center, variance)
 
 
 def symbol_ratio(
@@ -187,6 +187,6 @@ def _variance(values: Tensor, chosen: Tensor, center: Tensor, shrink: float) -> 
     return variance.clamp_min(least)
 
 
-def _log_normal(value: Tensor, center: Tensor, variance: Tensor) -> Tensor:
+def log_normal(value: Tensor, center: Tensor, variance: Tensor) -> Tensor:
     """Returns the logarithm of a normal density, but for a constant."""
     return -((value.double() - center).square() / variance + variance.log()) / 2

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.base import Answers, Game, defended
+from shieldnet.attacks.membership.comparison import MAX_SYMBOLS, ShadowComparison
 from shieldnet.attacks.membership.likelihood import (
     OFFLINE,
     info_rmia,
@@ -20,7 +21,6 @@ from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_row
 from shieldnet.attacks.membership.quantile import MIN_ROWS as QUANTILE_ROWS
 from shieldnet.attacks.membership.quantile import quantile_scores
 from shieldnet.attacks.membership.scored import Population, Scored, Signals
-from shieldnet.attacks.membership.scores import MAX_SYMBOLS, ShadowComparison
 from shieldnet.data.examples import Examples, Group, reference_rows
 
 _MAX_OUTPUTS = 8  # of a model, each of which is also scored by itself

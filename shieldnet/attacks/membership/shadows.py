@@ -1,7 +1,7 @@
 """Training shadow models, wherever the work runs, and asking them what the target is asked."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from shieldnet.attacks.membership.references import (
     require_learned,
     value_recipe,
 )
+from shieldnet.attacks.membership.trainers import Reader, Train, called, check_trainer, some
 from shieldnet.attacks.shadow_answers import Shadows, drawn, share_of_members
-from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
+from shieldnet.core.errors import AnswerError, ConfigError
 from shieldnet.data.examples import Canaries, Examples, reference_rows
 from shieldnet.findings.finding import NotApplicable
 from shieldnet.running.engine import alone, run
@@ -28,14 +29,19 @@ from shieldnet.running.store import Cache
 from shieldnet.shield.module import Shield
 from shieldnet.training.recipe import Recipe
 
-Train = Callable[[tuple[Tensor, Tensor], int], nn.Module]
-"""Trains a model like the target: ``train((inputs, labels), seed) -> model``."""
-_Reader = Callable[[nn.Module], Callable[[Tensor], Tensor]]
+__all__ = [
+    "MIN_SHADOWS",
+    "ShadowPlan",
+    "TargetScores",
+    "Train",
+    "reference_scores",
+    "train_shadows",
+    "trained_at_once",
+]
 MIN_SHADOWS = 4
 """Fewer shadows than this say nothing of a single record."""
 _CHUNK = 8  # models trained as one: fixed, so that the engine cannot change a result
 _MAX_OWNED_ROWS = 2000
-_MAX_CHECKED_ROWS = 200
 _PERTURBED = "perturbed "  # before the name of a set: the copies of its records
 
 
@@ -44,6 +50,8 @@ class ShadowPlan:
     """Says which shadows are wanted: trained how, how many, on what, asked about what.
 
     copies: whether they are asked about perturbed copies too, for attacks that see labels alone.
+    stage: the first is 0; each has other draws and seeds. chances: by the name of a set, the chance
+    with which each of its records trains a shadow; by default the same for all.
     """
 
     train: Train | None
@@ -55,6 +63,8 @@ class ShadowPlan:
     canaries: Canaries | None = None
     seed: int = 0
     copies: bool = True
+    stage: int = 0
+    chances: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.count < MIN_SHADOWS:
@@ -64,6 +74,11 @@ class ShadowPlan:
                 "Expected train as a function train((inputs, labels), seed) -> model, or a Recipe; "
                 f"got {type(self.train).__name__}."
             )
+
+    @property
+    def entropy(self) -> list[int]:
+        """Returns what draws and seeds of this stage begin with."""
+        return [self.seed, self.stage] if self.stage else [self.seed]
 
 
 def trained_at_once(train: Train | None) -> int:
@@ -95,8 +110,9 @@ def train_shadows(
         inputs = narrowed(inputs)
         questions = {name: narrowed(rows) for name, rows in questions.items()}
     train, reader = _trainer(plan, inputs, labels, pool.rows)
-    if plan.train is not None:
-        alone(_check_trainer, train, reader, inputs, labels, plan)
+    if plan.train is not None and plan.stage == 0:
+        named = "outputs" if plan.members.has_targets else "classes"
+        alone(check_trainer, train, reader, (inputs, labels), _classes(plan), plan.seed, named)
     size = trained_at_once(plan.train)
     chunks = [slice(start, start + size) for start in range(0, plan.count, size)]
     seeds = _seeds(plan)
@@ -143,13 +159,14 @@ class _Pool:
         limit = MAX_ROWS if plan.train is None else None
         places, pool = {}, []
         for examples in _sets(plan):
-            chosen = _some(len(examples), limit, plan.seed)
+            chosen = some(len(examples), limit, plan.seed)
             places[examples.name] = chosen
             pool.append(
                 replace(examples, inputs=examples.inputs[chosen], labels=_labels(examples)[chosen])
             )
         rate = share_of_members(len(plan.members), len(plan.nonmembers))
-        draws = drawn(pool, plan.count, rate, plan.seed)
+        rates = [plan.chances.get(examples.name, rate) for examples in pool]
+        draws = drawn(pool, plan.count, rates, plan.entropy)
         inputs = torch.cat([examples.inputs for examples in pool])
         labels = torch.cat([_labels(examples) for examples in pool])
         trained_on = {examples.name: draw for examples, draw in zip(pool, draws, strict=True)}
@@ -157,7 +174,7 @@ class _Pool:
         if min(map(len, rows)) < 2:
             raise NotApplicable(f"{len(inputs)} records in all are too few to train shadows on")
         if plan.auxiliary is not None and plan.auxiliary.labels is not None:
-            chosen = _some(len(plan.auxiliary), _MAX_OWNED_ROWS, plan.seed)
+            chosen = some(len(plan.auxiliary), _MAX_OWNED_ROWS, plan.seed)
             places["auxiliary"] = chosen
             trained_on["auxiliary"] = torch.zeros(plan.count, len(chosen), dtype=torch.bool)
         return cls(pool, places, trained_on, inputs, labels, rows)
@@ -179,7 +196,7 @@ def _questions(plan: ShadowPlan, pool: _Pool) -> dict[str, Tensor]:
 
 def _seeds(plan: ShadowPlan) -> list[int]:
     """Returns a seed for every shadow, of 31 bits: numpy, torch and Python all take them."""
-    states = np.random.SeedSequence(plan.seed).generate_state(plan.count)
+    states = np.random.SeedSequence(plan.entropy).generate_state(plan.count)
     return [int(state) >> 1 for state in states]
 
 
@@ -193,14 +210,14 @@ def _shadows(plan: ShadowPlan, pool: _Pool, scores: Mapping[str, Tensor]) -> Sha
             for name, rows in scores.items()
             if name.startswith(_PERTURBED)
         },
-        how=_description(plan),
+        how=description(plan),
         weaker=plan.train is None,
     )
 
 
 def _chunk_scores(
     train: Train,
-    reader: _Reader,
+    reader: Reader,
     inputs: Tensor,
     labels: Tensor,
     rows: Sequence[Tensor],
@@ -218,7 +235,7 @@ def _chunk_scores(
         models = train.models(inputs, labels, rows, seeds)
     else:
         models = [
-            _called(train, (inputs[chosen], labels[chosen]), seed)
+            called(train, (inputs[chosen], labels[chosen]), seed)
             for chosen, seed in zip(rows, seeds, strict=True)
         ]
     try:
@@ -254,7 +271,7 @@ def reference_scores(model: nn.Module) -> nn.Module:
 
 def _trainer(
     plan: ShadowPlan, inputs: Tensor, labels: Tensor, rows: Sequence[Tensor]
-) -> tuple[Train, _Reader]:
+) -> tuple[Train, Reader]:
     """Returns what trains a shadow and what reads its scores: the user's, or reference models."""
     if plan.train is not None:
         return plan.train, TargetScores(_empty(plan.shield))
@@ -276,80 +293,6 @@ def _classes(plan: ShadowPlan) -> int:
     return in_batches(Behind(plan.shield), plan.members.inputs[:2]).shape[-1]
 
 
-def _check_trainer(
-    train: Train, reader: _Reader, inputs: Tensor, labels: Tensor, plan: ShadowPlan
-) -> None:
-    """Trains on a few rows: is it a model, like the target, and does it heed seed and data?
-
-    A recipe heeds both: one epoch tells whether its models fit the records.
-    """
-    few = _some(len(inputs), _MAX_CHECKED_ROWS, plan.seed)
-    named = "outputs" if plan.members.has_targets else "classes"
-
-    def scores(train: Train, rows: Tensor, seed: int) -> Tensor:
-        model = _called(train, (inputs[rows], labels[rows]), seed)
-        return _checked_scores(lambda rows: reader(model)(rows), inputs[few], _classes(plan), named)
-
-    if isinstance(train, Recipe):
-        scores(replace(train, epochs=1), few, 1)
-        return
-    first = scores(train, few, 1)
-    if not torch.allclose(first, scores(train, few, 1), rtol=1e-3, atol=1e-4):
-        raise ConfigError(
-            "train ignores its seed: the same data and seed gave two different models, and no "
-            "report could be repeated. Begin it with torch.manual_seed(seed), and seed the order "
-            "of the batches too."
-        )
-    if not torch.equal(first, scores(train, few, 2)):
-        return
-    if torch.equal(first, scores(train, few[: len(few) // 2], 2)):  # nothing random in it is fine
-        raise ConfigError(
-            "train ignores its data: two sets of records gave the same model. Train on the "
-            "(inputs, labels) that it is given."
-        )
-
-
-def _checked_scores(
-    ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: int, named: str
-) -> Tensor:
-    """Asks a model that a user's train returned; raises ConfigError for one unlike the target."""
-    try:
-        scores = in_batches(ask, inputs)
-    except AnswerError as refused:
-        raise ConfigError(
-            f"The model that train returned gives answers that cannot be used: {refused}"
-        ) from refused
-    except Exception as unlike:
-        raise ConfigError(
-            f"The model that train returned cannot read the members: "
-            f"{type(unlike).__name__}: {unlike}"
-        ) from unlike
-    if scores.shape[-1] != classes:
-        raise ConfigError(
-            f"Expected train to return a model of {classes} {named} like the target, "
-            f"got {scores.shape[-1]}."
-        )
-    return scores
-
-
-def _called(train: Train, data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-    try:  # the user's own code: whatever it raises is theirs to fix
-        model = train(data, seed)
-    except ShieldnetError:
-        raise
-    except Exception as failed:
-        raise ConfigError(
-            f"train((inputs, labels), seed) failed on {len(data[0])} rows: "
-            f"{type(failed).__name__}: {failed}"
-        ) from failed
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"Expected train((inputs, labels), seed) to return an nn.Module, "
-            f"got {type(model).__name__}."
-        )
-    return model
-
-
 def _sets(plan: ShadowPlan) -> list[Examples]:
     sets = [plan.members, plan.nonmembers]
     if plan.canaries is not None:
@@ -365,14 +308,6 @@ def _labels(examples: Examples) -> Tensor:
     return examples.labels
 
 
-def _some(rows: int, limit: int | None, seed: int) -> Tensor:
-    """Chooses rows at random, all of them below the limit. Shapes: -> (n,) in plan."""
-    if limit is None or rows <= limit:
-        return torch.arange(rows)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(rows, generator=generator)[:limit].sort().values
-
-
 def _rows(pool: Sequence[Examples], draws: Sequence[Tensor], plan: ShadowPlan) -> Tensor:
     """Numbers the records that train one shadow; planted duplicates come as often as planted."""
     own_sets = () if plan.canaries is None else (plan.canaries.planted, plan.canaries.held_out)
@@ -385,7 +320,7 @@ def _rows(pool: Sequence[Examples], draws: Sequence[Tensor], plan: ShadowPlan) -
     return torch.cat(chosen)
 
 
-def _description(plan: ShadowPlan) -> str:
+def description(plan: ShadowPlan) -> str:
     by = "a recipe" if isinstance(plan.train, Recipe) else "train"
     weaker = f"{plan.count} small networks stand for them, the weaker form: pass train=..."
     return weaker if plan.train is None else f"{plan.count} shadows trained by {by}"

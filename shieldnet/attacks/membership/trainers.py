@@ -17,18 +17,24 @@ _MAX_CHECKED_ROWS = 200
 
 
 def check_trainer(
-    train: Train, reader: Reader, data: tuple[Tensor, Tensor], classes: int, seed: int
+    train: Train,
+    reader: Reader,
+    data: tuple[Tensor, Tensor],
+    classes: int,
+    seed: int,
+    named: str = "classes",
 ) -> None:
     """Trains on a few rows: is it a model, like the target, and does it heed seed and data?
 
     A recipe heeds both: one epoch tells whether its models fit the records.
+    named: what the last axis of the answers counts.
     """
     inputs, labels = data
     few = some(len(inputs), _MAX_CHECKED_ROWS, seed)
 
     def scores(train: Train, rows: Tensor, seed: int) -> Tensor:
         model = called(train, (inputs[rows], labels[rows]), seed)
-        return _checked_scores(lambda rows: reader(model)(rows), inputs[few], classes)
+        return _checked_scores(lambda rows: reader(model)(rows), inputs[few], classes, named)
 
     if isinstance(train, Recipe):
         scores(replace(train, epochs=1), few, 1)
@@ -49,7 +55,9 @@ def check_trainer(
         )
 
 
-def _checked_scores(ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: int) -> Tensor:
+def _checked_scores(
+    ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: int, named: str
+) -> Tensor:
     """Asks a model that a user's train returned; raises ConfigError for one unlike the target."""
     try:
         scores = in_batches(ask, inputs)
@@ -64,7 +72,7 @@ def _checked_scores(ask: Callable[[Tensor], Tensor], inputs: Tensor, classes: in
         ) from unlike
     if scores.shape[-1] != classes:
         raise ConfigError(
-            f"Expected train to return a model of {classes} classes like the target, "
+            f"Expected train to return a model of {classes} {named} like the target, "
             f"got {scores.shape[-1]}."
         )
     return scores

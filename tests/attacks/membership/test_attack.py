@@ -14,8 +14,8 @@ from shieldnet.attacks.membership.attack import (
 )
 from shieldnet.attacks.membership.blind import blind_finding
 from shieldnet.attacks.membership.reporting import written
-from shieldnet.attacks.membership.scores import _floor
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
+from shieldnet.attacks.membership.signals import floor_of
 from shieldnet.attacks.shadow_answers import Shadows
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.core.randomness import replayed_noise
@@ -307,7 +307,7 @@ def test_a_released_zero_reads_as_half_the_least_that_is_released(own_shadows) -
     answers = game.ask(game.members)
     assert answers.logits is None
     assert (answers.distribution == 0).any()
-    floor = _floor(game, 1)
+    floor = floor_of(game, 1)
     least = float(answers.distribution[answers.distribution > 0].min())
     assert floor == pytest.approx(least / 2, rel=0.3)
     assert float(log_probabilities(answers, floor).min()) == pytest.approx(math.log(floor))
