@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.shadow_answers import Shadows
+from shieldnet.attacks.shadow_answers import PositionShadows, Shadows
 from shieldnet.core.randomness import noise_about
 from shieldnet.data.beside import Beside
 from shieldnet.data.examples import Canaries, Examples, Group
@@ -65,7 +65,7 @@ class Game:
     user calls the classes, by number; none where they are numbers.
     extent: of an answer that has several rows of numbers, one for each token or pixel; else None.
     padding: the token that fills up short texts. base: the public model that was fine-tuned, behind
-    the same defenses.
+    the same defenses. position_shadows: what the adversary's own models answer at positions.
     """
 
     shield: Shield
@@ -85,6 +85,7 @@ class Game:
     extent: Extent | None = None
     padding: int | None = None
     base: Shield | None = None
+    position_shadows: PositionShadows | None = None
     # Not copied by dataclasses.replace: another game may have another shield.
     _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
     _labels: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -92,7 +93,7 @@ class Game:
 
     def without_shadows(self) -> "Game":
         """Returns the game without shadows, which keeps answers together with this one."""
-        game = replace(self, shadows=None)
+        game = replace(self, shadows=None, position_shadows=None)
         object.__setattr__(game, "_kept", self._kept)
         object.__setattr__(game, "_labels", self._labels)
         object.__setattr__(game, "_once", self._once)

@@ -52,3 +52,22 @@ def share_of_members(members: int, nonmembers: int) -> float:
     Never below a quarter nor above three: both kinds of shadows are needed for every record.
     """
     return min(0.75, max(0.25, members / (members + nonmembers)))
+
+
+@dataclass(frozen=True)
+class PositionShadows:
+    """Holds what shadows of a model that answers at positions say, behind every shield.
+
+    sums: by the digest of a shield's settings, then by the name of a set, (shadows, rows, 2): the
+    sum of log p of a record's true classes over the positions where it was released, and at how
+    many positions it was not. trained_on, how: as in ``Shadows``.
+    """
+
+    sums: Mapping[str, Mapping[str, Tensor]]
+    trained_on: Mapping[str, Tensor]
+    how: str
+
+    @property
+    def count(self) -> int:
+        """Counts the shadows."""
+        return len(next(iter(self.trained_on.values())))

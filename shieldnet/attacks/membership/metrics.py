@@ -163,3 +163,40 @@ METRICS = (
     ),
     Metric("membership.pooled.*", "membership, pooled", "more", ungated=_OF_TRAINING),
 )
+
+_OF_TEXTS = "it needs texts: members and nonmembers of 20 sequences at least, drawn from one pool"
+_SEQUENCE_AUC = replace(
+    _AUC,
+    name="max_sequence_membership_auc",
+    about="the same of a language model's texts",
+    is_set=False,
+    helps="Train for fewer epochs, take duplicates out, and release fewer tokens per answer "
+    "(TopK, labels alone). Only private training (finetune with DPSGD) bounds it.",
+    needs=_OF_TEXTS,
+)
+OF_GROUPS = tuple(metric for metric in METRICS if metric.of_groups)
+OF_SEQUENCES = (
+    _auc_metric(
+        "membership.sequences.auc",
+        "sequence membership AUC",
+        _SEQUENCE_AUC,
+        standards=("AISVS 11.1.3", *_TOLD),
+        headline=True,
+    ),
+    *_tpr_metrics(
+        "membership.sequences",
+        "member sequences",
+        (
+            replace(_TPR_1, name="max_sequence_membership_tpr_at_fpr_1e-2"),
+            replace(_TPR_01, name="max_sequence_membership_tpr_at_fpr_1e-3"),
+        ),
+        standards=(*_TOLD, "EDPB extraction"),
+    ),
+    Metric(
+        "membership.sequences.*.auc",
+        "sequence membership AUC of one attack",
+        "more",
+        ungated="the worst attack is judged, as membership.sequences.auc",
+        training_bound="auc",
+    ),
+)

@@ -1,7 +1,8 @@
 """What the released answers at all positions say of their true classes."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Readings:
 
     def floored(self, floor: float) -> Tensor:
         """Returns log p with a released zero read as ``floor``."""
-        return self.log_p.clamp_min(float(torch.tensor(floor, dtype=torch.float64).log()))
+        return self.log_p.where(self.log_p > -torch.inf, math.log(floor))
 
 
 def mean_over(values: Tensor, counted: Tensor) -> Tensor:
@@ -67,6 +68,12 @@ def truth_of(game: Game, examples: Examples) -> Truth:
     return game.once(
         ("truth", examples.fingerprint()), lambda: Truth.of(examples, extent, game.padding)
     )
+
+
+def base_readings_of(game: Game, examples: Examples, base: Shield) -> Readings:
+    """Asks the base about every record of a set. base: the game's, or it behind no defense."""
+    key = ("base", base.settings.digest(), examples.fingerprint())
+    return game.once(key, lambda: read(replace(game, shield=base), examples))
 
 
 def extent_of(game: Game) -> Extent:
@@ -86,9 +93,13 @@ def readings_of(game: Game, examples: Examples) -> Readings:
 
 def read(game: Game, examples: Examples) -> Readings:
     """Asks the shield about every record and keeps what it says of the true classes."""
-    truth = truth_of(game, examples)
+    return read_by(game.shield, examples, truth_of(game, examples), extent_of(game).classes)
+
+
+def read_by(shield: Shield, examples: Examples, truth: Truth, classes: int) -> Readings:
+    """Asks any shield about every record and keeps what it says of the true classes."""
     with noise_about(examples.content, "positions"):
-        parts = list(_parts(game.shield, examples.inputs, truth, extent_of(game).classes))
+        parts = list(_parts(shield, examples.inputs, truth, classes))
     log_p, mean, deviation, winner, least = zip(*parts, strict=True)
     return Readings(
         torch.cat(log_p),

@@ -9,11 +9,11 @@ import shieldnet as sn
 from shieldnet.attacks import Game, Membership
 from shieldnet.attacks.base import Answers
 from shieldnet.attacks.membership.attack import (
-    _written,
     log_probabilities,
     membership_scores,
 )
 from shieldnet.attacks.membership.blind import blind_finding
+from shieldnet.attacks.membership.reporting import written
 from shieldnet.attacks.membership.scores import _floor
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.attacks.shadow_answers import Shadows
@@ -340,7 +340,7 @@ def test_equal_rows_of_few_categories_are_different_persons() -> None:
 
 
 def test_a_rate_stands_in_the_name_as_it_is() -> None:
-    assert [_written(rate) for rate in (1e-2, 1e-3, 0.3, 0.0149, 1 / 3)] == [
+    assert [written(rate) for rate in (1e-2, 1e-3, 0.3, 0.0149, 1 / 3)] == [
         *("1e-2", "1e-3", "3e-1", "0.0149", "0.3333333333333333")
     ]
     for rates in ((0.014, 0.014), (0.0,), (1.0,), (math.nan,)):
