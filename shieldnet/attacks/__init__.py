@@ -7,10 +7,12 @@ from shieldnet.attacks.extraction import Extraction
 from shieldnet.attacks.inversion.classes import ClassInversion
 from shieldnet.attacks.inversion.decoding import Inversion
 from shieldnet.attacks.inversion.denoising import JitterAveraging, TableLearning
+from shieldnet.attacks.inversion.maps import MapInversion
 from shieldnet.attacks.inversion.reidentification import Reidentification
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
+from shieldnet.attacks.positions.maps import MapMembership
 from shieldnet.attacks.timing import Timing
 from shieldnet.findings.finding import NotApplicable, Outcome
 
@@ -20,6 +22,7 @@ ATTACKS: tuple[type[Attack], ...] = (
     *(AttributeRecovery, AttributeInference),
     *(Extraction, ClassInversion),
     *(JitterAveraging, TableLearning),
+    *(MapInversion, MapMembership),
     Timing,
 )
 """All of them, in the order in which a report is read."""
@@ -35,6 +38,8 @@ __all__ = [
     "Game",
     "Inversion",
     "JitterAveraging",
+    "MapInversion",
+    "MapMembership",
     "Membership",
     "NotApplicable",
     "OneRun",

@@ -16,6 +16,8 @@ from shieldnet.attacks import (
     Extraction,
     Inversion,
     JitterAveraging,
+    MapInversion,
+    MapMembership,
     Membership,
     OneRun,
     Reidentification,
@@ -23,6 +25,7 @@ from shieldnet.attacks import (
     TableLearning,
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
+from shieldnet.attacks.adversary.map_decoders import Patches
 from shieldnet.attacks.base import Measurement
 from shieldnet.attacks.membership.shadows import MIN_SHADOWS, Train, trained_at_once
 from shieldnet.checks import Attribution, Calibration, Check, Masking, Memorization
@@ -85,6 +88,8 @@ _ALSO = (
     AttributeInference(),
     Extraction(),
     ClassInversion(),
+    MapInversion(),
+    MapMembership(),
 )
 _MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))
 
@@ -99,6 +104,8 @@ TIERS = MappingProxyType(
                 Membership(),
                 OneRun(),
                 AttributeRecovery(),
+                MapInversion(local=(Patches(),)),
+                MapMembership(),
             ),
             _CHECKS,
             shadows=8,

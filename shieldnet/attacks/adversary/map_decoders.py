@@ -44,7 +44,9 @@ class Patches(MapDecoder):
     def predict(self, learned: Tensor, known: Tensor, unseen: Tensor) -> Tensor:
         kernel, bias = self.fitted(learned, known)
         parts = unseen.split(max(1, _PIXELS_AT_ONCE // unseen[0, 0].numel()))
-        return torch.cat([conv2d(part, kernel, bias, padding="same") for part in parts])
+        return torch.cat(
+            [conv2d(part, kernel, bias, padding=kernel.shape[-1] // 2) for part in parts]
+        )
 
     def fitted(self, learned: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the weights. Shapes: -> (colors, channels, side, side), (colors,)."""
@@ -127,6 +129,9 @@ class MapNetwork(MapDecoder):
 class _Residual(nn.Module):
     """A convolution by given weights, and a network that begins at zero."""
 
+    kernel: Tensor
+    bias: Tensor
+
     def __init__(
         self, kernel: Tensor, bias: Tensor, width: int, generator: torch.Generator
     ) -> None:
@@ -147,7 +152,7 @@ class _Residual(nn.Module):
         """Shapes: (n, channels, h, w), (1, 2, h, w) -> (n, colors, h, w)."""
         known_places = torch.cat([maps, places.expand(len(maps), -1, -1, -1)], 1)
         guess: Tensor = self.net(known_places)
-        return guess + conv2d(maps, self.kernel, self.bias, padding="same")
+        return guess + conv2d(maps, self.kernel, self.bias, padding=self.kernel.shape[-1] // 2)
 
 
 def _places(size: torch.Size) -> Tensor:

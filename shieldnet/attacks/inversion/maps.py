@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -159,6 +160,9 @@ class Answered:
         """Returns the released winners. Shapes: -> (rows, *positions, classes), 0 or 1."""
         return one_hot(self.p.argmax(-1), self.p.shape[-1]).float()
 
+    def _log_p(self, floor: float) -> Tensor:
+        return self.p.clamp_min(floor).log()
+
     @property
     def views(self) -> dict[str, _View]:
         """Lists the readings that say more than the winners; none where nothing more is released.
@@ -170,7 +174,7 @@ class Answered:
         floors = {"1e-3": 1e-3, "half the least": max(self.least / 2, 1e-30)}
         views: dict[str, _View] = {"p": lambda: self.p}
         for words, floor in floors.items():
-            views[f"log p above {words}"] = lambda floor=floor: self.p.clamp_min(floor).log()
+            views[f"log p above {words}"] = partial(self._log_p, floor)
         logits = self.logits
         if logits is not None:
             views["logits"] = lambda: logits
@@ -237,9 +241,7 @@ class _Learner:
 
     @classmethod
     def of(cls, game: Game, auxiliary: Examples, secret: Scale | Words | Parts) -> "_Learner":
-        order = torch.randperm(
-            len(auxiliary), generator=torch.Generator().manual_seed(game.seed)
-        )
+        order = torch.randperm(len(auxiliary), generator=torch.Generator().manual_seed(game.seed))
         check, fit = order[: len(order) // 5], order[len(order) // 5 :]
         inputs = secret.apply(auxiliary.inputs)
         shape, image = auxiliary.inputs.shape[1:], None
@@ -264,7 +266,7 @@ class _Learner:
         return (missed * self.weights).sum(1)
 
     def local(self, decoder: MapDecoder, maps: Tensor) -> Tensor:
-        """Guesses images place by place. Shapes: maps of all rows -> (check + targets, features)."""
+        """Guesses images place by place. Shapes: maps, all rows -> (check + targets, features)."""
         assert self.image is not None  # noqa: S101  # the caller looked
         learned, unseen = standardized(*self._parted(maps.movedim(-1, 1)), self.image[1:])
         known = (self.known - self.center).reshape(-1, *self.image)
