@@ -164,13 +164,13 @@ def _places(size: torch.Size) -> Tensor:
 
 
 def standardized(learned: Tensor, unseen: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Scales channels by what the first maps hold, and brings both to the size of the images.
+    """Takes off the first maps' mean, scales channels, and brings both to the size of the images.
 
     Shapes: (n, channels, *map), (m, channels, *map) -> (n, kept, *size), (m, kept, *size), float32.
     """
     spread = learned.std((0, 2, 3))
     kept = spread.argsort(descending=True, stable=True)[:MAX_CHANNELS].sort().values
-    center = learned.mean((0, 2, 3))[kept].reshape(1, -1, 1, 1)
+    center = learned[:, kept].mean(0)
     unit = spread[kept].where(spread[kept] > 1e-6, 1.0).reshape(1, -1, 1, 1)
     both = []
     for maps in (learned, unseen):

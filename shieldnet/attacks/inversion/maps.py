@@ -77,9 +77,13 @@ class MapInversion(Attack):
         targets = _some(game, game.nonmembers, _MAX_TARGETS)
         game.require_rows(MIN_ROWS, auxiliary, targets)
         secret = units_of(auxiliary.inputs, auxiliary.packing)
-        if not secret.weights.any():
-            raise NotApplicable("nothing varies among the auxiliary rows")
         learner = _Learner.of(game, auxiliary, secret)
+        if (
+            not (learner.known.amax(0) > learner.known.amin(0))
+            .logical_and(secret.weights > 0)
+            .any()
+        ):
+            raise NotApplicable("nothing varies among the auxiliary rows")
         answers = Answered.of(game, auxiliary, targets)
         by_labels = self._guesses(learner, {"the labels": answers.labels})
         by_labels["the mean input"] = learner.mean(len(targets))
@@ -123,6 +127,8 @@ class MapInversion(Attack):
     def _guesses(self, learner: "_Learner", views: Mapping[str, _View]) -> dict[str, Tensor]:
         """Guesses the rows held back and the targets, by every kind of decoder's best reading."""
         guesses: dict[str, Tensor] = {}
+        if not views:
+            return guesses
         if learner.image is not None:
             first, *others = self.local
             by_view = {name: learner.local(first, view()) for name, view in views.items()}
@@ -132,7 +138,7 @@ class MapInversion(Attack):
                 guess = learner.local(decoder, views[best]())
                 guesses[f"{type(decoder).__name__} on {best}"] = guess
         flat = {name: learner.flattened(view()) for name, view in views.items()}
-        return guesses | (learner.flat(self.flat, flat) if flat else {})
+        return guesses | learner.flat(self.flat, flat)
 
 
 @dataclass(frozen=True)
@@ -271,7 +277,7 @@ class _Learner:
         learned, unseen = standardized(*self._parted(maps.movedim(-1, 1)), self.image[1:])
         known = (self.known - self.center).reshape(-1, *self.image)
         guess = decoder.predict(learned, known, unseen).flatten(1) + self.center
-        return self._inside(guess)
+        return guess.clamp(self.known.amin(), self.known.amax())
 
     def flattened(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Lays answers flat and keeps the numbers that vary. Shapes: -> (n, k), (others, k)."""
@@ -287,20 +293,16 @@ class _Learner:
         """Guesses by each decoder's best reading and setting, chosen on a part of the rows."""
         learned = {name: known for name, (known, _) in views.items()}
         unseen = {name: others for name, (_, others) in views.items()}
-        sums = random_sums(self.known, _SUMS)
+        sums, ends = random_sums(self.known, _SUMS), (self.known.amin(0), self.known.amax(0))
         chosen = [choose((decoder,), learned, sums, seed=self.seed) for decoder in decoders]
         return {
-            f"{choice} flat": self._inside(choice.predict(learned, self.known, unseen))
+            f"{choice} flat": choice.predict(learned, self.known, unseen).clamp(*ends)
             for choice in chosen
         }
 
     def _parted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         count = len(self.fit) + len(self.check)
         return rows[self.fit], torch.cat([rows[self.check], rows[count:]])
-
-    def _inside(self, guess: Tensor) -> Tensor:
-        """Cuts guesses to what the known rows hold."""
-        return guess.clamp(self.known.amin(0), self.known.amax(0))
 
 
 def _scored(guess: Tensor, targets: int) -> Tensor:
