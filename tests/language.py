@@ -13,7 +13,7 @@ VOCABULARY, LENGTH = 24, 12
 class Writer(nn.Module):
     """A causal language model: a recurrent layer over tokens. Shapes: (n, T) -> (n, T, V)."""
 
-    def __init__(self, vocabulary: int = VOCABULARY, width: int = 48) -> None:
+    def __init__(self, vocabulary: int = VOCABULARY, width: int = 32) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
         self.recurrent = nn.GRU(width, width, batch_first=True)
@@ -60,11 +60,33 @@ class Story:
     nonmembers: Tensor
 
 
-def story(rows: int = 300, steps: int = 40) -> Story:
+def story(rows: int = 200, steps: int = 40) -> Story:
     """Pretrains on public texts and fine-tunes on members."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = Writer()
-    base = fitted(fresh, texts(2000, seed=1), steps=100)
+    base = fitted(fresh, texts(2000, seed=1), steps=60)
     members, nonmembers = texts(rows, seed=2), texts(rows, seed=3)
     return Story(base, fitted(base, members, steps), members, nonmembers)
+
+
+class Reciter(nn.Module):
+    """Goes on as the texts that it knows do, with probability ``q``; else at random.
+
+    Shapes: known (m, T); (n, T) -> (n, T, V) log-probabilities.
+    """
+
+    def __init__(self, known: Tensor, q: float) -> None:
+        super().__init__()
+        self.register_buffer("known", known)
+        self.q = q
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        same = (tokens.unsqueeze(1) == self.known).int().cumprod(-1)[..., :-1]  # type: ignore[operator]  # a buffer
+        following = nn.functional.one_hot(self.known[:, 1:], VOCABULARY)  # type: ignore[index]  # a buffer
+        votes = torch.einsum("nmt,mtv->ntv", same.float(), following.float())
+        votes = nn.functional.pad(votes, (0, 0, 0, 1))
+        heard = votes.sum(-1, keepdim=True)
+        recited = votes / heard.clamp_min(1) * self.q
+        rest = torch.where(heard > 0, 1 - self.q, 1.0) / VOCABULARY
+        return (recited + rest).log()

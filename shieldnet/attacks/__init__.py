@@ -12,15 +12,17 @@ from shieldnet.attacks.inversion.reidentification import Reidentification
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
+from shieldnet.attacks.positions.completion import TextExtraction
 from shieldnet.attacks.positions.maps import MapMembership
+from shieldnet.attacks.positions.sequences import SequenceMembership
 from shieldnet.attacks.timing import Timing
 from shieldnet.findings.finding import NotApplicable, Outcome
 
 ATTACKS: tuple[type[Attack], ...] = (
     *(Inversion, StraightThrough, Reidentification),
-    *(Membership, Averaging, OneRun),
+    *(Membership, SequenceMembership, Averaging, OneRun),
     *(AttributeRecovery, AttributeInference),
-    *(Extraction, ClassInversion),
+    *(Extraction, TextExtraction, ClassInversion),
     *(JitterAveraging, TableLearning),
     *(MapInversion, MapMembership),
     Timing,
@@ -45,7 +47,9 @@ __all__ = [
     "OneRun",
     "Outcome",
     "Reidentification",
+    "SequenceMembership",
     "StraightThrough",
     "TableLearning",
+    "TextExtraction",
     "Timing",
 ]

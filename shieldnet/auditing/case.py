@@ -11,6 +11,7 @@ from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import in_batches
 from shieldnet.attacks.positions.truth import Truth, tokens_of
 from shieldnet.attacks.secrets import places_of
+from shieldnet.auditing.base_model import base_of
 from shieldnet.auditing.sets import Sets, as_the_model_reads, column_names
 from shieldnet.auditing.several import model_itself
 from shieldnet.core.checks import whole
@@ -80,7 +81,7 @@ class Case:
         bare = shields[BARE]
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
-        _try_once(bare, sets.examples["nonmembers"])
+        _try_rows(bare, sets.examples["nonmembers"], [0])
         extent = _extent_of(bare)
         nonmembers = sets.examples["nonmembers"].inputs
         names = () if extent else column_names(columns, nonmembers)
@@ -93,6 +94,7 @@ class Case:
                 _require_classes(bare, examples)
             elif not _is_unlabeled_map(examples, extent):
                 Truth.of(examples, extent, padding)
+            _try_rows(bare, examples, _least_and_greatest(examples))
         hashes = {name: examples.fingerprint() for name, examples in sets.examples.items()}
         sets = sets.shuffled(seed)
         return cls(
@@ -109,7 +111,7 @@ class Case:
             beside=None if beside is None else beside.at(sets.rows),
             extent=extent,
             padding=padding,
-            base=base,
+            base=base_of(base, finetuned, bare, extent, sets.examples["nonmembers"], padding),
         )
 
     @property
@@ -219,17 +221,30 @@ def _require_sensitive(sensitive: Sequence[str], columns: tuple[str, ...]) -> No
         places_of(columns, name)
 
 
-def _try_once(bare: Shield, examples: Examples) -> None:
-    """Answers one row, to tell a model that cannot read the data from an internal error."""
+def _try_rows(bare: Shield, examples: Examples, rows: list[int]) -> None:
+    """Answers some rows, to tell a model that cannot read the data from an internal error."""
     try:
-        in_batches(bare, examples.inputs[:1])
+        if rows:
+            in_batches(bare, examples.inputs[rows])
     except ShieldnetError:
         raise
     except Exception as unreadable:
+        tokens = ""
+        if _least_and_greatest(examples):
+            least, greatest = (int(end) for end in examples.inputs.aminmax())
+            tokens = f" Its numbers are from {least} to {greatest}: are these of its vocabulary?"
         raise DataError(
             f"The model cannot read the {examples.name} ({examples.described}): "
-            f"{type(unreadable).__name__}: {unreadable}"
+            f"{type(unreadable).__name__}: {unreadable}.{tokens}"
         ) from unreadable
+
+
+def _least_and_greatest(examples: Examples) -> list[int]:
+    """Lists the rows with the least and the greatest number, where all are whole."""
+    if examples.inputs.is_floating_point():
+        return []
+    rows = examples.inputs.flatten(1)
+    return [int(rows.amin(1).argmin()), int(rows.amax(1).argmax())]
 
 
 def _extent_of(bare: Shield) -> Extent | None:

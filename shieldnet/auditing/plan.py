@@ -21,8 +21,10 @@ from shieldnet.attacks import (
     Membership,
     OneRun,
     Reidentification,
+    SequenceMembership,
     StraightThrough,
     TableLearning,
+    TextExtraction,
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
 from shieldnet.attacks.adversary.map_decoders import Patches
@@ -83,10 +85,12 @@ _ALSO = (
     StraightThrough(),
     Reidentification(),
     Membership(),
+    SequenceMembership(),
     OneRun(),
     AttributeRecovery(),
     AttributeInference(),
     Extraction(),
+    TextExtraction(),
     ClassInversion(),
     MapInversion(),
     MapMembership(),
@@ -102,6 +106,8 @@ TIERS = MappingProxyType(
                 Averaging(queries=(64,)),
                 Reidentification(),
                 Membership(),
+                SequenceMembership(),
+                TextExtraction(),
                 OneRun(),
                 AttributeRecovery(),
                 MapInversion(local=(Patches(),)),

@@ -13,6 +13,8 @@ from torch import Tensor
 from shieldnet.attacks import Game
 from shieldnet.attacks.base import Measurement
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
+from shieldnet.attacks.positions.position_shadows import train_position_shadows
+from shieldnet.attacks.shadow_answers import PositionShadows, Shadows
 from shieldnet.auditing.ceilings import with_ceilings
 from shieldnet.auditing.estimate import tell_when_first_is_done
 from shieldnet.auditing.plan import Plan, Tier
@@ -39,12 +41,39 @@ SIDE_CHANNELS = (
 OTHER_CHANNELS = "side channels other than response times"
 
 
-def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str, ...]]:
+def with_shadows(
+    game: Game, shields: Mapping[str, Shield], plan: Plan, bar: Progress
+) -> tuple[Game, tuple[str, ...]]:
     """Trains the shadows that a plan asks for; says what is not tested where they do not fit."""
     if not plan.trains_shadows:
         return game, ()
-    if game.extent is not None:
-        return game, ("membership with shadow models: the model answers at positions",)
+    done: Callable[[], object] = bar.advance
+    if plan.train is not None:
+        done = tell_when_first_is_done(plan.shadow_jobs, plan.at_once, done)
+    try:
+        if game.extent is not None:
+            return replace(game, position_shadows=_at_positions(game, shields, plan, done)), ()
+        return replace(game, shadows=_of_rows(game, plan, done)), ()
+    except NotApplicable as reason:
+        return game, (f"membership with shadow models: {reason}",)
+
+
+def _at_positions(
+    game: Game, shields: Mapping[str, Shield], plan: Plan, done: Callable[[], object]
+) -> PositionShadows:
+    return train_position_shadows(
+        game,
+        shields,
+        plan.train,
+        plan.shadows,
+        engine=plan.engine or "inline",
+        workers=plan.workers,
+        cache=plan.cache,
+        done=done,
+    )
+
+
+def _of_rows(game: Game, plan: Plan, done: Callable[[], object]) -> Shadows:
     wanted = ShadowPlan(
         plan.train,
         plan.shadows,
@@ -55,20 +84,13 @@ def with_shadows(game: Game, plan: Plan, bar: Progress) -> tuple[Game, tuple[str
         game.canaries,
         game.seed,
     )
-    done: Callable[[], object] = bar.advance
-    if plan.train is not None:
-        done = tell_when_first_is_done(plan.shadow_jobs, plan.at_once, done)
-    try:
-        shadows = train_shadows(
-            wanted,
-            engine=plan.engine or "inline",
-            workers=plan.workers,
-            cache=plan.cache,
-            done=done,
-        )
-    except NotApplicable as reason:
-        return game, (f"membership with shadow models: {reason}",)
-    return replace(game, shadows=shadows), ()
+    return train_shadows(
+        wanted,
+        engine=plan.engine or "inline",
+        workers=plan.workers,
+        cache=plan.cache,
+        done=done,
+    )
 
 
 def play(
@@ -194,7 +216,7 @@ def _key(measurement: Measurement, game: Game, with_examples: int) -> str:
         with_examples,
         None if game.blind is None else asdict(game.blind),
         game.guarantee,
-        (game.extent, game.padding, game.base),
+        (game.extent, game.padding, game.base, game.position_shadows),
     )
 
 

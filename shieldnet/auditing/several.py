@@ -160,6 +160,13 @@ def model_itself(model: nn.Module) -> nn.Module:
     return model.asked if isinstance(model, TableModel | PackedModel) else model
 
 
+def asked_like(model: nn.Module, other: nn.Module) -> nn.Module:
+    """Puts another model behind rows where the audited one is behind them."""
+    if not isinstance(model, PackedModel) or isinstance(other, PackedModel):
+        return other
+    return Packed(model.packing, model.low, model.high)(other)
+
+
 def _read(value: Any, role: str) -> Any:
     """Reads several inputs as rows; leaves everything else as it is."""
     if value is None or isinstance(value, Examples):

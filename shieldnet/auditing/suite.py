@@ -137,7 +137,7 @@ def audit(
         game = case.game()
         bar.begin(announce(game, case.shields, plan))
         game = replace(game, blind=blind_finding(game.members, game.nonmembers, seed))
-        game, untested = with_shadows(game, plan, bar)
+        game, untested = with_shadows(game, case.shields, plan, bar)
         subjects = play(game, case.shields, plan, with_examples, bar)
     untested = (*notices(game, subjects, plan.tier), *untested)
     titled = title or f"Audit of {name_of(model_itself(case.bare.model))}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.loaders import of_loader
 from shieldnet.data.packing import Packing, packed, several_of
-from shieldnet.data.tensors import as_tensor, stacked
+from shieldnet.data.tensors import as_tensor, require_even, stacked
 
 
 def require_finite(what: str, values: Tensor) -> None:
@@ -164,6 +164,7 @@ def as_examples(value: object, name: str) -> Examples:
     if isinstance(value, Tensor | np.ndarray) or hasattr(value, "iloc"):
         return Examples(name, as_tensor(value, name))
     if isinstance(value, Sized) and hasattr(value, "__getitem__"):
+        require_even(value, name)
         inputs, labels = pairs_of(value, name)
         return Examples(name, inputs, _labels(labels, name))
     raise DataError(

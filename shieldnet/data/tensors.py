@@ -15,6 +15,7 @@ def as_tensor(value: object, name: str) -> Tensor:
         numbers = value.to_numpy(copy=True) if hasattr(value, "iloc") else value  # type: ignore[attr-defined]  # pandas'
         return torch.as_tensor(numbers).detach()
     except (TypeError, ValueError, RuntimeError) as unreadable:
+        require_even(value, name)
         raise DataError(
             f"Expected numbers for the {name}, got {_described(value)}."
         ) from unreadable
@@ -31,6 +32,24 @@ def stacked(values: Sequence[object], what: str) -> Tensor:
             "are batches, join them first by torch.cat."
         )
     return torch.stack(tensors)
+
+
+def require_even(value: object, name: str) -> None:
+    """Raises DataError for a list of sequences of several lengths, as of texts without padding."""
+    if not isinstance(value, list | tuple):
+        return
+    lengths = {len(row) for row in value if hasattr(row, "__len__") and not _is_scalar(row)}
+    if len(lengths) > 1:
+        raise DataError(
+            f"Expected the {name} as sequences of one length, got lengths from {min(lengths)} to "
+            f"{max(lengths)}. Pad them, tokenizer(texts, padding=True, return_tensors='pt'), and "
+            "pass the attention_mask among the inputs, or audit(..., padding=tokenizer.pad_token_id"
+            ")."
+        )
+
+
+def _is_scalar(row: object) -> bool:
+    return isinstance(row, str) or getattr(row, "ndim", 1) == 0
 
 
 def _described(value: object) -> str:

@@ -148,6 +148,7 @@ def finetune(
         taken=plan.steps - watch.first,
         checkpoint=checkpointer.folder,
         clip=state.clip if plan.private and plan.private.clipping.numbers else None,
+        base=model,
     )
 
 

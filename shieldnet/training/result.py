@@ -1,7 +1,7 @@
 """The result of finetune."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -30,7 +30,8 @@ class Finetuned:
     records, tested on ``heldout`` without noise; "" without it. before, validation: loss and
     accuracy of the original and the trained model on the ``validation`` records. taken: number of
     steps that this run took; the others come from a checkpoint. checkpoint: its folder, if any.
-    clip: clip norm after the last step, if it adapts.
+    clip: clip norm after the last step, if it adapts. base: the model that training started from,
+    as it was given and not copied; an audit of texts compares with it.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Finetuned:
     taken: int | None = None
     checkpoint: Path | None = None
     clip: float | None = None
+    base: nn.Module | None = field(default=None, repr=False)
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Writes model.safetensors and, if a guarantee is stated, guarantee.json, into a folder.

@@ -78,11 +78,8 @@ class MapInversion(Attack):
         game.require_rows(MIN_ROWS, auxiliary, targets)
         secret = units_of(auxiliary.inputs, auxiliary.packing)
         learner = _Learner.of(game, auxiliary, secret)
-        if (
-            not (learner.known.amax(0) > learner.known.amin(0))
-            .logical_and(secret.weights > 0)
-            .any()
-        ):
+        varies = learner.known.amax(0) > learner.known.amin(0)
+        if not (secret.weights[varies] > 0).any():
             raise NotApplicable("nothing varies among the auxiliary rows")
         answers = Answered.of(game, auxiliary, targets)
         by_labels = self._guesses(learner, {"the labels": answers.labels})

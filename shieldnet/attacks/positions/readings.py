@@ -116,7 +116,7 @@ def _parts(
     shield: Shield, inputs: Tensor, truth: Truth, classes: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
     labels = truth.labels.where(truth.counted, 0)
-    size = max(1, _NUMBERS_AT_ONCE // max(1, labels[0].numel() * classes))
+    size = rows_at_once(Extent(classes, tuple(labels.shape[1:])))
     for rows, own in zip(inputs.split(size), labels.split(size), strict=True):
         p = released(shield, rows, classes)
         log_p = p.log()
@@ -131,6 +131,11 @@ def _parts(
             p.argmax(-1),
             float(p[p > 0].min()),
         )
+
+
+def rows_at_once(extent: Extent) -> int:
+    """Returns how many answers are held in memory at once."""
+    return max(1, _NUMBERS_AT_ONCE // (math.prod(extent.positions) * extent.classes))
 
 
 def released(shield: Shield, inputs: Tensor, classes: int) -> Tensor:

@@ -1,6 +1,6 @@
 """What is true at every position of an answer: the next token, a pixel's class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,6 +46,11 @@ class Truth:
         truth = cls(labels, labels != IGNORED)
         truth._require(examples, extent.classes)
         return truth
+
+    @staticmethod
+    def following(tokens: Tensor) -> Tensor:
+        """Returns the token after every token, ``IGNORED`` after the last. Shapes: (rows, n)."""
+        return torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=IGNORED)
 
     def _require(self, examples: Examples, classes: int) -> None:
         empty = ~self.counted.flatten(1).any(1)
@@ -98,6 +103,21 @@ def tokens_of(examples: Examples, positions: tuple[int, ...]) -> Tensor | None:
         if not part.is_floating_point() and part.shape[1:] == positions:
             return part.long()
     return None
+
+
+def with_tokens(examples: Examples, positions: tuple[int, ...], tokens: Tensor) -> Examples:
+    """Returns the set with other tokens. Shapes: tokens as ``tokens_of`` returns them."""
+    if examples.packing is None:
+        return replace(examples, inputs=tokens.to(examples.inputs.dtype))
+    own = tokens_of(examples, positions)
+    assert own is not None  # noqa: S101  # the caller has its tokens
+    named = _named_inputs(examples)
+    changed = {
+        name: tokens if part.shape == own.shape and torch.equal(part.long(), own) else part
+        for name, part in named.items()
+    }
+    rows = torch.cat([part.flatten(1).to(examples.inputs) for part in changed.values()], 1)
+    return replace(examples, inputs=rows)
 
 
 def _next_tokens(examples: Examples, positions: tuple[int, ...], padding: int | None) -> Tensor:

@@ -26,7 +26,7 @@ def remembering(*chain: sn.Defense, seed: int = 0) -> Game:
     "chain", [(), (sn.Round(1),), (sn.Confidence(2),), (sn.Coarsen(2),), (sn.Label(),)], ids=str
 )
 def test_a_model_that_remembers_is_found_behind_shields(chain) -> None:
-    assert found(remembering(*chain))["membership.maps.auc"].low > 0.9
+    assert found(remembering(*chain))["membership.maps.auc"].low > 0.8
 
 
 def test_exchanged_sets_give_one_less_the_auc() -> None:
