@@ -53,6 +53,21 @@ class Remembers(nn.Module):
         return torch.where(known, own, torch.cat([0.5 - x, x - 0.5], 1))
 
 
+class Nudges(Remembers):
+    """Is as sure of an image as the image makes it, and a little more of those that it holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        distance, _ = exact_distances(x.flatten(1), self.images).min(1)
+        difficulty = 1 + (999 * x.abs().sum((1, 2, 3))).sin()
+        sure = (difficulty + 0.3 * (distance < 1e-3)).reshape(-1, 1, 1, 1).float()
+        return sure * torch.cat([0.5 - x, x - 0.5], 1)
+
+
+def nudged(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    """Trains nothing: holds the images."""
+    return Nudges(*data)
+
+
 def game_of(
     model: nn.Module, *chain: sn.Defense, release: str | None = None, seed: int = 0, rows: int = 60
 ) -> Game:

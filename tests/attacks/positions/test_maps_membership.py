@@ -8,10 +8,12 @@ import torch
 import shieldnet as sn
 from shieldnet.attacks import Game, MapMembership
 from shieldnet.attacks.positions.maps import boundaries, map_scores, scored_maps
+from shieldnet.attacks.positions.position_shadows import train_position_shadows
 from shieldnet.attacks.positions.readings import Readings, readings_of
+from shieldnet.core.statistics import auc
 from shieldnet.findings.finding import Finding, NotApplicable
 from shieldnet.shield.settings import Extent
-from tests.maps import Remembers, Shows, game_of, sets
+from tests.maps import Nudges, Remembers, Shows, game_of, nudged, sets, squares
 
 
 def found(game: Game) -> dict[str, Finding]:
@@ -27,6 +29,35 @@ def remembering(*chain: sn.Defense, seed: int = 0) -> Game:
 )
 def test_a_model_that_remembers_is_found_behind_shields(chain) -> None:
     assert found(remembering(*chain))["membership.maps.auc"].low > 0.8
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_shadows_find_what_no_single_answer_shows(labeled) -> None:
+    chain = sn.Round(2)
+    plain = game_of(Nudges(*sets()["members"]), chain)
+    assert plain.auxiliary is not None
+    if not labeled:
+        plain = replace(plain, auxiliary=replace(plain.auxiliary, labels=None))
+    shadows = train_position_shadows(plain, {"s": plain.shield}, nudged, 8, engine="inline")
+    assert all(
+        part.shape == (8, 60, 8) for part in shadows.sums[plain.shield.settings.digest()].values()
+    )
+    scored = scored_maps(replace(plain, position_shadows=shadows))
+    areas = {name: auc(one.members, one.nonmembers) for name, one in scored.items()}
+    assert areas["LiRA"].low > 0.9
+    assert areas["LiRA on loss at boundaries"].low > 0.9
+    assert areas["RMIA"].low > 0.8
+    assert areas["loss"].value < 0.8
+
+
+def test_shadows_of_a_target_that_saw_neither_set_raise_no_alarm() -> None:
+    alarms = 0
+    for seed in range(3):
+        game = game_of(Nudges(*squares(60, 100 + seed)), seed=seed)
+        shadows = train_position_shadows(game, {"s": game.shield}, nudged, 6, engine="inline")
+        game = replace(game, position_shadows=shadows)
+        alarms += found(game)["membership.maps.auc"].low > 0.5
+    assert alarms <= 1
 
 
 def test_exchanged_sets_give_one_less_the_auc() -> None:
