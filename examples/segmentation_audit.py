@@ -25,7 +25,7 @@ def shaded_digits() -> tuple[Tensor, Tensor]:
     return images, (ink > 0.4).squeeze(1).long()
 
 
-def trained(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+def trained(data: tuple[Tensor, Tensor], seed: int, steps: int = 60) -> nn.Module:
     """Trains on (images, masks); the same seed gives the same model."""
     images, masks = data
     with torch.random.fork_rng():
@@ -36,7 +36,7 @@ def trained(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
             nn.Conv2d(16, 2, 1),
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for _ in range(60):
+        for _ in range(steps):
             batch = torch.randint(len(images), (24,))
             optimizer.zero_grad()
             F.cross_entropy(model(images[batch]), masks[batch]).backward()

@@ -7,6 +7,7 @@ from shieldnet.attacks.extraction import Extraction
 from shieldnet.attacks.inversion.classes import ClassInversion
 from shieldnet.attacks.inversion.decoding import Inversion
 from shieldnet.attacks.inversion.denoising import JitterAveraging, TableLearning
+from shieldnet.attacks.inversion.map_search import MapSearch
 from shieldnet.attacks.inversion.maps import MapInversion
 from shieldnet.attacks.inversion.reidentification import Reidentification
 from shieldnet.attacks.inversion.white_box import StraightThrough
@@ -24,7 +25,7 @@ ATTACKS: tuple[type[Attack], ...] = (
     *(AttributeRecovery, AttributeInference),
     *(Extraction, TextExtraction, ClassInversion),
     *(JitterAveraging, TableLearning),
-    *(MapInversion, MapMembership),
+    *(MapInversion, MapSearch, MapMembership),
     Timing,
 )
 """All of them, in the order in which a report is read."""
@@ -42,6 +43,7 @@ __all__ = [
     "JitterAveraging",
     "MapInversion",
     "MapMembership",
+    "MapSearch",
     "Membership",
     "NotApplicable",
     "OneRun",

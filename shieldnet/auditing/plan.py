@@ -18,6 +18,7 @@ from shieldnet.attacks import (
     JitterAveraging,
     MapInversion,
     MapMembership,
+    MapSearch,
     Membership,
     OneRun,
     Reidentification,
@@ -93,6 +94,7 @@ _ALSO = (
     TextExtraction(),
     ClassInversion(),
     MapInversion(),
+    MapSearch(),
     MapMembership(),
 )
 _MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))

@@ -73,6 +73,35 @@ class MapInversion(Attack):
     local: tuple[MapDecoder, ...] = (Patches(), MapNetwork())
 
     def __call__(self, game: Game) -> Outcome:
+        trial = self.tried(game)
+        learner, secret, targets = trial.learner, trial.secret, trial.targets
+        name, tried, is_sure = trial.best(dict(trial.guesses))
+        each = trial.scored(tried, is_sure)
+        total = each.guess.sum(1)
+        finding = Finding.of(
+            "inversion.map",
+            each.share(game.seed),
+            samples=len(targets),
+            baseline=0.0,
+            threat=Threat(auxiliary=learner.rows),
+            source=f"{name}; baseline: {trial.source}",
+            note="" if is_sure else BY_LABEL,
+        )
+        over_mean = saved_share(total, each.mean.sum(1), seed=game.seed)
+        guess = (tried if is_sure else trial.by_label)[-len(targets) :]
+        return Outcome(
+            findings=(finding, _renamed(finding, "r2.inversion.map", over_mean)),
+            features={"recovered": secret.shaped(share_per_feature(each.guess, each.label))},
+            exposed=tuple(exposed_by("inversion.map", total, each.label.sum(1))),
+            reconstructions=(
+                secret.undo(guess).reshape(targets.inputs.shape)
+                if isinstance(secret, Scale)
+                else None
+            ),
+        )
+
+    def tried(self, game: Game) -> "Trial":
+        """Asks about the adversary's rows and the targets, and guesses by every decoder."""
         auxiliary = _some(game, game.owned(), _MAX_ROWS)
         targets = _some(game, game.nonmembers, _MAX_TARGETS)
         game.require_rows(MIN_ROWS, auxiliary, targets)
@@ -85,41 +114,8 @@ class MapInversion(Attack):
         by_labels = self._guesses(learner, {"the labels": answers.labels})
         by_labels["the mean input"] = learner.mean(len(targets))
         source = min(by_labels, key=lambda name: float(learner.errors(by_labels[name]).sum()))
-        guesses = [*self._guesses(learner, answers.views).items(), (source, by_labels[source])]
-        errors = torch.stack([learner.errors(guess) for _, guess in guesses])
-        places, certain = surely_best(errors.unsqueeze(-1))
-        name, tried = guesses[int(places)]
-        is_sure = bool(certain) and int(places) < len(guesses) - 1
-        sought = secret.apply(targets.inputs)
-        tried, by_label = (_scored(guess, len(targets)) for guess in (tried, by_labels[source]))
-        guess = tried if is_sure else by_label
-        each = Errors(
-            *(
-                (guessed - sought).square() * secret.weights
-                for guessed in (guess, tried, by_label, learner.center)
-            )
-        )
-        total = each.guess.sum(1)
-        finding = Finding.of(
-            "inversion.map",
-            each.share(game.seed),
-            samples=len(targets),
-            baseline=0.0,
-            threat=Threat(auxiliary=len(auxiliary)),
-            source=f"{name if is_sure else source}; baseline: {source}",
-            note="" if is_sure else BY_LABEL,
-        )
-        over_mean = saved_share(total, each.mean.sum(1), seed=game.seed)
-        return Outcome(
-            findings=(finding, _renamed(finding, "r2.inversion.map", over_mean)),
-            features={"recovered": secret.shaped(share_per_feature(each.guess, each.label))},
-            exposed=tuple(exposed_by("inversion.map", total, each.label.sum(1))),
-            reconstructions=(
-                secret.undo(guess).reshape(targets.inputs.shape)
-                if isinstance(secret, Scale)
-                else None
-            ),
-        )
+        guesses = self._guesses(learner, answers.views)
+        return Trial(learner, answers, secret, targets, guesses, source, by_labels[source])
 
     def _guesses(self, learner: "_Learner", views: Mapping[str, _View]) -> dict[str, Tensor]:
         """Guesses the rows held back and the targets, by every kind of decoder's best reading."""
@@ -255,6 +251,11 @@ class _Learner:
         return cls(fit, check, inputs[fit], inputs[check], secret.weights, image, game.seed)
 
     @property
+    def rows(self) -> int:
+        """Counts the adversary's rows."""
+        return len(self.fit) + len(self.check)
+
+    @property
     def center(self) -> Tensor:
         """Returns the mean input. Shapes: -> (features,)."""
         return self.known.mean(0)
@@ -298,12 +299,60 @@ class _Learner:
         }
 
     def _parted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        count = len(self.fit) + len(self.check)
-        return rows[self.fit], torch.cat([rows[self.check], rows[count:]])
+        return rows[self.fit], torch.cat([rows[self.check], rows[self.rows :]])
 
 
-def _scored(guess: Tensor, targets: int) -> Tensor:
-    return guess[len(guess) - targets :]
+@dataclass(frozen=True)
+class Trial:
+    """Holds what every decoder guesses of the rows held back and then of the targets.
+
+    source, by_label: of the guess that sees the released winners alone.
+    Shapes: guesses, by_label (check + targets, features).
+    """
+
+    learner: _Learner
+    answers: Answered
+    secret: Scale | Words | Parts
+    targets: Examples
+    guesses: Mapping[str, Tensor]
+    source: str
+    by_label: Tensor
+
+    def at(self, checked: int, targets: int) -> "Trial":
+        """Keeps the first rows held back and the first targets, with the answers about them."""
+        learner = self.learner
+        places = torch.cat(
+            [learner.check[:checked], torch.arange(learner.rows, learner.rows + targets)]
+        )
+        first = len(learner.check)
+        kept = torch.cat([torch.arange(checked), torch.arange(first, first + targets)])
+        return replace(
+            self,
+            learner=replace(
+                learner, check=learner.check[:checked], checked=learner.checked[:checked]
+            ),
+            answers=replace(self.answers, p=self.answers.p[places], logits=None),
+            targets=replace(self.targets, inputs=self.targets.inputs[:targets]),
+            guesses={name: guess[kept] for name, guess in self.guesses.items()},
+            by_label=self.by_label[kept],
+        )
+
+    def best(self, guesses: Mapping[str, Tensor]) -> tuple[str, Tensor, bool]:
+        """Chooses on the rows held back; says whether the guess is surely better than by labels."""
+        every = [*guesses.items(), (self.source, self.by_label)]
+        errors = torch.stack([self.learner.errors(guess) for _, guess in every])
+        places, certain = surely_best(errors.unsqueeze(-1))
+        name, guess = every[int(places)]
+        is_sure = bool(certain) and int(places) < len(guesses)
+        return (name if is_sure else self.source), guess, is_sure
+
+    def scored(self, tried: Tensor, is_sure: bool) -> Errors:
+        """Returns the squared errors on the targets, of the last rows of a guess."""
+        sought = self.secret.apply(self.targets.inputs)
+        count = len(sought)
+        tried, by_label = tried[-count:], self.by_label[-count:]
+        guesses = (tried if is_sure else by_label, tried, by_label, self.learner.center)
+        return Errors(*((guess - sought).square() * self.secret.weights for guess in guesses))
 
 
 def _renamed(finding: Finding, name: str, share: Interval) -> Finding:

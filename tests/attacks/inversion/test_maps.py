@@ -18,13 +18,16 @@ from tests.maps import SIDE, Shows, game_of, squares
 QUICK = MapInversion(local=(Patches(), MapNetwork(width=8, steps=30)))
 
 
-def found(game: Game, attack: MapInversion = QUICK) -> dict[str, Finding]:
+LOCAL = MapInversion(local=(Patches(),))
+
+
+def found(game: Game, attack: MapInversion = LOCAL) -> dict[str, Finding]:
     return {finding.name: finding for finding in attack(game).findings}
 
 
 def test_an_image_that_is_shown_is_found_and_less_of_it_behind_rounding() -> None:
     leakage = {
-        str(chain): found(game_of(Shows(), *chain))["inversion.map"]
+        str(chain): found(game_of(Shows(), *chain), QUICK)["inversion.map"]
         for chain in ((), (sn.Round(1),), (sn.Confidence(2),))
     }
     bare, rounded, binned = leakage.values()
@@ -104,26 +107,26 @@ def test_the_order_of_the_targets_and_of_the_members_changes_nothing() -> None:
 @pytest.mark.parametrize("rows", [1, 39])
 def test_too_few_images_are_refused(rows) -> None:
     with pytest.raises(NotApplicable, match="needs at least 40 rows"):
-        QUICK(game_of(Shows(), rows=rows))
+        LOCAL(game_of(Shows(), rows=rows))
 
 
 def test_answers_too_large_for_memory_are_refused_with_what_fits(monkeypatch) -> None:
     monkeypatch.setattr(maps, "_MAX_NUMBERS", 1000)
     with pytest.raises(NotApplicable, match="128 numbers about 64 is too large: 25 fit"):
-        QUICK(game_of(Shows()))
+        LOCAL(game_of(Shows()))
 
 
 def test_answers_of_one_row_are_refused() -> None:
     game = replace(game_of(Shows()), extent=None)
     with pytest.raises(NotApplicable, match="one row an answer"):
-        QUICK(game)
+        LOCAL(game)
 
 
 def test_constant_images_are_refused() -> None:
     game = game_of(Shows())
     same = Examples("auxiliary", torch.ones(60, 1, SIDE, SIDE))
     with pytest.raises(NotApplicable, match="nothing varies"):
-        QUICK(replace(game, auxiliary=same))
+        LOCAL(replace(game, auxiliary=same))
 
 
 def test_patches_find_a_convolution_and_the_global_seed_stays() -> None:
