@@ -96,7 +96,7 @@ class MapSearch(Attack):
 class _Match:
     """How far the answers about guesses are from those that were released.
 
-    floor: the smallest p that is told from zero.
+    floor: smaller numbers are read as this one.
     """
 
     game: Game

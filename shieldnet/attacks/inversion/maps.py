@@ -338,7 +338,7 @@ class Trial:
         )
 
     def best(self, guesses: Mapping[str, Tensor]) -> tuple[str, Tensor, bool]:
-        """Chooses on the rows held back; says whether the guess is surely better than by labels."""
+        """Chooses on the rows held back, and tests if the guess is surely better than by labels."""
         every = [*guesses.items(), (self.source, self.by_label)]
         errors = torch.stack([self.learner.errors(guess) for _, guess in every])
         places, certain = surely_best(errors.unsqueeze(-1))

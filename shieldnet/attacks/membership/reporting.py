@@ -23,7 +23,7 @@ Reported = tuple[list[Finding], list[str]]
 
 
 def require_untold(game: Game) -> None:
-    """Raises NotApplicable where members are told from nonmembers without the model."""
+    """Raises NotApplicable where the sets can be told apart without the model."""
     if game.blind is not None and game.blind.low > 0.5:
         raise NotApplicable(
             f"void, members can be told from nonmembers without the model (AUC {game.blind}): "
