@@ -17,6 +17,7 @@ SAYS = {
     "credit.py": ("bits",),
     "private.py": ("epsilon", "canaries", "after:"),
     "ray_train.py": ("epsilon 8.00", "weights: 1.weight"),
+    "language_model.py": ("members told with AUC", "verbatim", "policy says fail"),
     "hugging_face.py": ("hidden_states", "generate"),
     "keras_model.py": ("predict", "bits"),
     "sklearn_pipeline.py": ("bits",),

@@ -70,9 +70,11 @@ def _checked(
     try:
         readings = read_by(shield, few, truth, extent.classes)
     except Exception as unlike:
-        said = "" if isinstance(unlike, ShieldnetError) else f"{type(unlike).__name__}: "
+        said = str(unlike)
+        if not isinstance(unlike, ShieldnetError):
+            said = f"{type(unlike).__name__}: {said}."
         raise ConfigError(
-            f"The base does not answer about the {examples.name} as the model does: {said}{unlike} "
+            f"The base does not answer about the {examples.name} as the model does: {said} "
             "Expected the checkpoint that was fine-tuned, with the same tokenizer."
         ) from unlike
     if (seen := shield.extent) is None or (seen.classes, seen.positions) != (

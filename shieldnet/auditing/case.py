@@ -231,7 +231,7 @@ def _try_rows(bare: Shield, examples: Examples, rows: list[int]) -> None:
     except Exception as unreadable:
         tokens = ""
         if _least_and_greatest(examples):
-            least, greatest = (int(end) for end in examples.inputs.aminmax())
+            least, greatest = (int(end) for end in examples.inputs.long().aminmax())
             tokens = f" Its numbers are from {least} to {greatest}: are these of its vocabulary?"
         raise DataError(
             f"The model cannot read the {examples.name} ({examples.described}): "
@@ -243,7 +243,7 @@ def _least_and_greatest(examples: Examples) -> list[int]:
     """Lists the rows with the least and the greatest number, where all are whole."""
     if examples.inputs.is_floating_point():
         return []
-    rows = examples.inputs.flatten(1)
+    rows = examples.inputs.flatten(1).long()  # torch orders no bool, and few unsigned types
     return [int(rows.amin(1).argmin()), int(rows.amax(1).argmax())]
 
 

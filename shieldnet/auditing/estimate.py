@@ -87,7 +87,7 @@ class Load:
             rows=rows,
             owned=owned,
             features=probe[0].numel(),
-            classes=1 if game.is_vector else answers.shape[-1],
+            classes=1 if game.is_vector or game.extent else answers.shape[-1],  # of decoders
             ask_s=asking_s * rows / len(probe),
             pictures=probe.dim() == 4 and min(probe.shape[2:]) >= MIN_IMAGE_SIDE,
             reference_models=reference_models,

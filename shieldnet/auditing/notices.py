@@ -10,6 +10,7 @@ from shieldnet.reports.subject import Subject
 
 _MIN_SAMPLES = 20
 """A finding of fewer records says next to nothing."""
+_BY_LOSS = ("membership.loss.auc", "membership.sequences.loss.auc")
 NOTHING = "almost nothing was measured"
 
 
@@ -40,7 +41,7 @@ def measured_nothing(game: Game, subjects: Sequence[Subject], tier: Tier) -> boo
 def _exchanged(bare: Subject) -> Iterator[str]:
     """Says so where the model surely fits the nonmembers better than its own records."""
     for finding in bare.findings:
-        if finding.name == "membership.loss.auc" and finding.high < 0.5:
+        if finding.name in _BY_LOSS and finding.high < 0.5:
             yield (
                 "members and nonmembers may be exchanged: the model without a shield fits the "
                 f"nonmembers better than the members (membership AUC by loss {finding}, surely "

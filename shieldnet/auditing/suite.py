@@ -75,9 +75,10 @@ def audit(
 
     train: how the model was trained, ``train((inputs, labels), seed) -> model`` or a ``Recipe``:
     shadow models are trained so. For an estimator, inputs and labels come in their own form;
-    several inputs come as the dict or tuple that they are.
-    Without it small reference models stand for them, the weaker form. shadows: how many; by default
-    the tier's, 0 for none.
+    several inputs come as the dict or tuple that they are. Texts without labels come with their
+    next tokens, -100 where none counts; begin with a copy of ``base``.
+    Without it small reference models stand for them, the weaker form; none stand for models of
+    texts. shadows: how many; by default the tier's, 0 for none.
     tier: ``"quick"`` (about ten seconds), ``"standard"`` (about a minute), ``"full"`` (minutes to
     hours), or a ``Tier`` of your own attacks. How long it takes is logged before it starts.
     attacks: more than the tier's, such as ``Timing(ask=...)``, which times a served model.
@@ -88,8 +89,9 @@ def audit(
     goes on where it was stopped. finetuned: what ``finetune`` returned for this model, or its
     guarantee: where it is of the weights, its upper bounds then stand beside every finding of
     membership, and a measured bound above them fails every policy. base: the public model that was
-    fine-tuned, with which attacks compare. padding: the token that fills up short sequences, where
-    no attention_mask is among the inputs. duplicates: ``"drop"`` takes
+    fine-tuned, with which attacks compare; by default the one that ``finetuned`` started from.
+    padding: the token that fills up short sequences, where no attention_mask is among the inputs.
+    duplicates: ``"drop"`` takes
     records that are in two sets from both, with a count in the report. with_examples: how many
     nonmembers the report shows as images, beside their reconstructions; 0 keeps every record out
     (the report then has the row indices of the most exposed records alone).

@@ -1,6 +1,6 @@
 """Canaries: records planted in the training data to measure leakage in the worst case."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor
 from shieldnet.core.checks import choice, whole
 from shieldnet.core.errors import DataError
 from shieldnet.data.examples import Canaries, Examples, as_examples
+from shieldnet.data.packing import Packing
 
+IGNORED = -100  # the label of a position that does not count
 KINDS = ("mislabeled", "out_of_distribution", "duplicated")
 
 
@@ -17,15 +19,15 @@ KINDS = ("mislabeled", "out_of_distribution", "duplicated")
 class Planted:
     """Holds training data with planted canaries, and what ``audit`` needs to find them.
 
-    Several inputs of a model keep the form in which they were given.
+    Several inputs of a model keep the form in which they were given; texts without labels stay so.
 
     data: (inputs, labels) to train on, including the planted canaries. members: the same without
     canaries, for ``audit(members=...)``. canaries: the planted and the held-out canaries, for
     ``audit(canaries=...)``.
     """
 
-    data: tuple[Any, Tensor]
-    members: tuple[Any, Tensor]
+    data: Any
+    members: Any
     canaries: Canaries
 
 
@@ -43,10 +45,11 @@ def plant_canaries(
     more often than clean ones. Train the model on ``.data``, then audit it with
     ``members=.members`` and ``canaries=.canaries``.
 
-    data: (inputs, labels). count: number of canaries, 2 or more; at least one is planted and one is
-    held out. kind: ``mislabeled`` gives each canary another label at random;
-    ``out_of_distribution`` also shuffles every feature among the canaries; ``duplicated`` leaves
-    them unchanged and plants each ``copies`` times. seed: seed of all random draws.
+    data: (inputs, labels), or texts alone, whose labels are their next tokens. count: number of
+    canaries, 2 or more; at least one is planted and one is held out. kind: ``mislabeled`` gives
+    each canary another label at random; ``out_of_distribution`` also shuffles every feature (the
+    tokens at each place of a text) among the canaries; ``duplicated`` leaves them unchanged and
+    plants each ``copies`` times. seed: seed of all random draws.
     Errors: DataError for fewer than 2 x ``count`` records, or for records of a single class.
     Source: Aerni, Zhang, Tramer 2024 (arXiv:2404.17399) for mislabeled canaries as the worst case.
     """
@@ -55,8 +58,11 @@ def plant_canaries(
     whole("copies", copies, low=1)
     whole("seed", seed, low=0, high=2**63 - 1)
     examples = as_examples(data, "records to plant canaries among")
-    if examples.labels is None:
-        raise DataError("Canaries need labels: pass (inputs, labels).")
+    if examples.labels is None and kind == "mislabeled":
+        raise DataError(
+            "Canaries need labels: pass (inputs, labels). Of texts alone, make canaries with "
+            "kind='out_of_distribution'."
+        )
     if len(examples) < 2 * count:
         raise DataError(
             f"Expected at least {2 * count} records for {count} canaries, got {len(examples)}."
@@ -64,56 +70,70 @@ def plant_canaries(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(examples), generator=generator)
     chosen, others = order[:count], order[count:].sort().values
-    inputs, labels = _canaries(examples.inputs, examples.labels, chosen, kind, generator)
+    inputs, labels = _canaries(examples, chosen, kind, generator)
     is_planted = torch.rand(count, generator=generator) < 0.5
     is_planted[:2] = torch.tensor([True, False])  # at least one of each
     times, packing = (copies if kind == "duplicated" else 1), examples.packing
-    canaries = Canaries(
-        kind,
-        Examples("canaries", inputs[is_planted], labels[is_planted], packing),
-        Examples("held-out canaries", inputs[~is_planted], labels[~is_planted], packing),
-        times,
-    )
-    members = examples.inputs[others], examples.labels[others]
-    data = (
-        torch.cat([part, *[planted[is_planted]] * times])
-        for part, planted in zip(members, (inputs, labels), strict=True)
-    )
 
-    def in_own_form(rows: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
-        return (rows if packing is None else packing.inputs(rows)), labels
+    def some(name: str, rows: Tensor) -> Examples:
+        return Examples(name, inputs[rows], None if labels is None else labels[rows], packing)
 
+    planted = some("canaries", is_planted)
+    members = replace(examples.shuffled(others), name="members")
     return Planted(
-        data=in_own_form(*data),
-        members=in_own_form(*members),
-        canaries=canaries,
+        data=_in_own_form(_joined(members, planted, times)),
+        members=_in_own_form(members),
+        canaries=Canaries(kind, planted, some("held-out canaries", ~is_planted), times),
     )
+
+
+def _joined(members: Examples, planted: Examples, times: int) -> Examples:
+    """Adds planted records, so many times, after the others."""
+    labels = members.labels
+    if labels is not None and planted.labels is not None:
+        labels = torch.cat([labels, *[planted.labels] * times])
+    return replace(
+        members, inputs=torch.cat([members.inputs, *[planted.inputs] * times]), labels=labels
+    )
+
+
+def _in_own_form(examples: Examples) -> Any:
+    inputs, labels = examples.in_own_form()
+    return inputs if labels is None else (inputs, labels)
 
 
 def _canaries(
-    inputs: Tensor, labels: Tensor, chosen: Tensor, kind: str, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+    examples: Examples, chosen: Tensor, kind: str, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
     """Makes canaries of the chosen records. Errors: DataError for records of a single class."""
-    classes = labels.unique()
-    inputs, labels = inputs[chosen], labels[chosen]
-    if kind != "duplicated":
-        if len(classes) < 2:
-            raise DataError(f"Canaries of kind {kind} need records of at least two classes.")
-        labels = _other_labels(labels, classes, generator)
+    inputs, labels = examples.inputs[chosen], None
+    if examples.labels is not None:
+        labels, classes = examples.labels[chosen], examples.labels.unique()
+        classes = classes[classes != IGNORED]
+        if kind != "duplicated":
+            if len(classes) < 2:
+                raise DataError(f"Canaries of kind {kind} need records of at least two classes.")
+            labels = _other_labels(labels, classes, generator)
     if kind == "out_of_distribution":
-        inputs = _shuffled(inputs, generator)
+        inputs = _shuffled(inputs, examples.packing, generator)
     return inputs, labels
 
 
 def _other_labels(labels: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws, for each label, one of the other classes."""
+    """Draws, for each label, one of the other classes; positions that do not count stay so."""
     places = torch.searchsorted(classes, labels)
     step = torch.randint(1, len(classes), labels.shape, generator=generator)
-    return classes[(places + step) % len(classes)]
+    return classes[(places + step) % len(classes)].where(labels != IGNORED, labels)
 
 
-def _shuffled(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Shuffles every feature among the rows; only its joint distribution changes."""
+def _shuffled(inputs: Tensor, packing: Packing | None, generator: torch.Generator) -> Tensor:
+    """Shuffles every feature among the rows; only its joint distribution changes.
+
+    Inputs of one shape (tokens and their mask) are shuffled alike.
+    """
     flat = inputs.flatten(1)
     order = torch.rand(flat.shape, generator=generator).argsort(0)
+    if packing is not None:
+        parts = dict(zip(packing.shapes, order.split(packing.sizes, 1), strict=True))
+        order = torch.cat([parts[shape] for shape in packing.shapes], 1)
     return flat.gather(0, order).reshape(inputs.shape)

@@ -66,3 +66,28 @@ def test_canaries_that_cannot_be_planted_are_refused(settings, words) -> None:
     given = {"data": records(), "count": 100, **settings}
     with pytest.raises(sn.errors.ShieldnetError, match=words):
         sn.plant_canaries(given.pop("data"), **given)
+
+
+def test_texts_without_labels_are_planted_without_labels() -> None:
+    texts = torch.randint(30, (100, 8), generator=torch.Generator().manual_seed(0))
+    for kind in ("out_of_distribution", "duplicated"):
+        planted = sn.plant_canaries(texts, count=20, kind=kind)
+        assert planted.canaries.planted.labels is None
+        assert planted.members.shape == (80, 8)
+        assert row_set(planted.canaries.planted.inputs) <= row_set(planted.data)
+
+
+def test_tokens_and_their_mask_are_shuffled_alike() -> None:
+    mask = (torch.arange(8) < torch.arange(100).unsqueeze(1) % 8 + 1).long()
+    texts = {"input_ids": torch.randint(1, 30, (100, 8)) * mask, "attention_mask": mask}
+    planted = sn.plant_canaries(texts, count=40, kind="out_of_distribution").canaries.planted
+    inputs, _ = planted.in_own_form()
+    assert torch.equal(inputs["input_ids"] > 0, inputs["attention_mask"].bool())
+
+
+def test_positions_that_do_not_count_get_no_label() -> None:
+    labels = torch.where(torch.rand(100, 8) < 0.5, -100, torch.arange(8) % 3)
+    planted = sn.plant_canaries((torch.randn(100, 8), labels), count=40)
+    made = torch.cat([planted.canaries.planted.labels, planted.canaries.held_out.labels])
+    assert set(made.unique().tolist()) == {-100, 0, 1, 2}
+    assert float((made == -100).double().mean()) == pytest.approx(0.5, abs=0.1)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import secret_of
+from shieldnet.attacks.adversary.features import Parts, Words, secret_of
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.statistics import Interval, auc
 from shieldnet.data.examples import Examples, row_bytes
+from shieldnet.data.packing import Packing
 from shieldnet.findings.finding import Finding, Threat
 from shieldnet.findings.metrics import Metric
 
@@ -20,12 +21,14 @@ _MAX_DIFFICULTY_ROWS = 1000  # of each set, whose difficulty is learned
 _FOLDS = 4
 _MIN_ROWS = 8  # of each set
 _WAYS = 3
+_MAX_TOKENS = 500  # counted one by one; all others are one
 
 
 def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding:
     """Measures how well members are separated from nonmembers without the model, in two ways.
 
-    Records: a regression learns membership from inputs and labels on half of the records and
+    Records: a regression learns membership from inputs (of texts, which tokens are in them and how
+    often) and labels on half of the records and
     judges the other half. (Judging both halves, each by the other, would not do: the two errors
     hang together, and the interval would be too narrow.) Difficulty: a regression learns labels
     from inputs, of both sets alike, and is asked about records that it did not see, by how much it
@@ -41,7 +44,7 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
     generator = torch.Generator().manual_seed(seed)
     sets = [_some(examples, generator) for examples in (members, nonmembers)]
     inputs = torch.cat([examples.inputs for examples in sets])
-    features = secret_of(inputs, members.packing).apply(inputs)
+    features = _read(inputs, members.packing)
     truth = torch.cat(
         [torch.full((len(examples),), float(examples is sets[0])) for examples in sets]
     )
@@ -61,6 +64,29 @@ def blind_finding(members: Examples, nonmembers: Examples, seed: int) -> Finding
         source=f"{source} alone, without the model; 99% interval",
         note="the split is biased: membership findings are void" if interval.low > 0.5 else "",
     )
+
+
+def _read(inputs: Tensor, packing: Packing | None) -> Tensor:
+    """Reads records in units of their own; of texts also how often each token occurs in them.
+
+    Shapes: (rows, ...) -> (rows, features).
+    """
+    secret = secret_of(inputs, packing)
+    units = secret.secrets if isinstance(secret, Parts) else (secret,)
+    parts = (inputs,) if packing is None else packing.parts(inputs)
+    pairs = zip(units, parts, strict=True)
+    bags = [_bag(part.long().flatten(1)) for unit, part in pairs if isinstance(unit, Words)]
+    return torch.cat([secret.apply(inputs), *bags], 1)
+
+
+def _bag(tokens: Tensor) -> Tensor:
+    """Counts the most frequent tokens in each text. Shapes: (rows, length) -> (rows, tokens)."""
+    distinct, codes, counts = tokens.unique(return_inverse=True, return_counts=True)
+    kept = counts.argsort(descending=True, stable=True)[:_MAX_TOKENS]
+    column = torch.full((len(distinct),), len(kept)).scatter(0, kept, torch.arange(len(kept)))
+    bag = torch.zeros(len(tokens), len(kept) + 1)
+    bag.scatter_add_(1, column[codes], torch.ones_like(codes, dtype=bag.dtype))
+    return bag.log1p()
 
 
 def _told_apart(

@@ -11,7 +11,10 @@ _HELPS = (
     "bounds it."
 )
 _ROWS = "members and nonmembers together"
-_NEEDS = "it needs labels of at least 20 members and nonmembers drawn at random from one pool"
+_NEEDS = (
+    "it needs labels of at least 20 members and nonmembers drawn at random from one pool; texts "
+    "are judged by max_sequence_membership_auc"
+)
 _AUC = Limit(
     "max_membership_auc",
     0.60,

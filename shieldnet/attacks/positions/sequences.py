@@ -116,10 +116,13 @@ def sequence_scores(game: Game) -> dict[str, Scored]:
 
 
 def floor_of(game: Game) -> float:
-    """Returns half of the least that target or base released above zero, on the reference."""
+    """Returns half of the least that target or base released above zero, on the reference.
+
+    Of the base it is what the shield lets through: without one it says less of any token.
+    """
     least = [readings_of(game, examples).least for examples in game.reference]
-    for base in _bases(game):
-        least += [base_readings_of(game, examples, base).least for examples in game.reference]
+    if game.base is not None:
+        least += [base_readings_of(game, one, game.base).least for one in game.reference]
     return max(min(least) / 2, 1e-300)
 
 

@@ -355,3 +355,16 @@ def test_shadows_that_only_stand_for_the_models_own_are_said_to(own_shadows) -> 
     assert line in Membership()(Game(shield, **SETS, shadows=weak)).untested
     own = Membership()(Game(shield, **SETS, shadows=own_shadows)).untested
     assert not any("stand for them" in one for one in own)
+
+
+def test_texts_with_another_share_of_a_token_are_told_apart_without_the_model() -> None:
+    """All texts have every token: how often tells, which ones does not."""
+    generator = torch.Generator().manual_seed(0)
+    usual, odd = torch.ones(4), torch.tensor([1.0, 1.0, 1.0, 2.0])
+    sets = [
+        torch.multinomial(chances.expand(200, 4), 60, replacement=True, generator=generator)
+        for chances in (usual, odd, usual)
+    ]
+    texts = [Examples(name, tokens) for name, tokens in zip("abc", sets, strict=True)]
+    assert blind_finding(texts[0], texts[1], seed=0).low > 0.5
+    assert blind_finding(texts[0], texts[2], seed=0).low < 0.5
