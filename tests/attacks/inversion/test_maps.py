@@ -72,7 +72,7 @@ def test_maps_of_another_size_than_the_image_are_read() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(nn.functional.avg_pool2d(x, 2))
 
-    game = replace(game_of(Small()), extent=Extent(2, (SIDE // 2, SIDE // 2)))
+    game = replace(game_of(Small(), rows=200), extent=Extent(2, (SIDE // 2, SIDE // 2)))
     assert found(game)["inversion.map"].low > 0.1
 
 
