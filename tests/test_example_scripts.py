@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 SAYS = {
     "segmentation.py": ("mean IoU", "positions"),
+    "segmentation_audit.py": ("labels: inversion.map 0.000", "fail  rounded: inversion.map"),
     "regression.py": ("R2", "bits"),
     "credit.py": ("bits",),
     "embedding_service.py": ("retrieval.recall", "inversion.search", "balanced", "RoundTo"),

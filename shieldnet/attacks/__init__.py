@@ -7,12 +7,15 @@ from shieldnet.attacks.extraction import Extraction
 from shieldnet.attacks.inversion.classes import ClassInversion
 from shieldnet.attacks.inversion.decoding import Inversion
 from shieldnet.attacks.inversion.denoising import JitterAveraging, TableLearning
+from shieldnet.attacks.inversion.map_search import MapSearch
+from shieldnet.attacks.inversion.maps import MapInversion
 from shieldnet.attacks.inversion.reidentification import Reidentification
 from shieldnet.attacks.inversion.search import Search
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
 from shieldnet.attacks.positions.completion import TextExtraction
+from shieldnet.attacks.positions.maps import MapMembership
 from shieldnet.attacks.positions.model_secrets import HiddenSize, LogitBias
 from shieldnet.attacks.positions.prompts import PromptInversion
 from shieldnet.attacks.positions.sequences import SequenceMembership
@@ -25,6 +28,7 @@ ATTACKS: tuple[type[Attack], ...] = (
     *(AttributeRecovery, AttributeInference),
     *(Extraction, TextExtraction, ClassInversion),
     *(JitterAveraging, TableLearning),
+    *(MapInversion, MapSearch, MapMembership),
     *(PromptInversion, HiddenSize, LogitBias),
     Timing,
 )
@@ -43,6 +47,9 @@ __all__ = [
     "Inversion",
     "JitterAveraging",
     "LogitBias",
+    "MapInversion",
+    "MapMembership",
+    "MapSearch",
     "Membership",
     "NotApplicable",
     "OneRun",

@@ -96,9 +96,10 @@ def share_of_members(members: int, nonmembers: int) -> float:
 class PositionShadows:
     """Holds what shadows of a model that answers at positions say, behind every shield.
 
-    sums: by the digest of a shield's settings, then by the name of a set, (shadows, rows, 2): the
-    sum of log p of a record's true classes over the positions where it was released, and at how
-    many positions it was not. trained_on, how: as in ``Shadows``.
+    sums: by the digest of a shield's settings, then by the name of a set, (shadows, rows, 4):
+    over a record's positions, the sum of log p of the true classes where it was released, at how
+    many it was not, the sum of capped log p, and at how many the winner was right; of a map four
+    more, over its boundaries alone. trained_on, how: as in ``Shadows``.
     """
 
     sums: Mapping[str, Mapping[str, Tensor]]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from shieldnet.attacks import Game
 from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
 from shieldnet.attacks.base import Behind, in_batches
-from shieldnet.attacks.positions.truth import Truth
+from shieldnet.attacks.positions.truth import Truth, tokens_of
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.base_model import base_of
 from shieldnet.auditing.sets import Sets, as_the_model_reads, column_names
@@ -92,7 +92,7 @@ class Case:
         for examples in (*sets.examples.values(), *_both(planted)):
             if extent is None:
                 _require_fit(bare, examples)
-            else:
+            elif not _is_unlabeled_map(examples, extent):
                 Truth.of(examples, extent, padding)
             _try_rows(bare, examples, _least_and_greatest(examples))
         hashes = {name: examples.fingerprint() for name, examples in sets.examples.items()}
@@ -263,6 +263,12 @@ def _extent_of(bare: Shield) -> Extent | None:
             "their mean. The certificate is proven all the same: shield.certificate()."
         )
     return extent
+
+
+def _is_unlabeled_map(examples: Examples, extent: Extent) -> bool:
+    """Returns whether these are the adversary's own images, of which it need not know the maps."""
+    is_own = examples.name == "auxiliary" and examples.labels is None
+    return is_own and tokens_of(examples, extent.positions) is None
 
 
 def _require_fit(bare: Shield, examples: Examples) -> None:

@@ -18,6 +18,9 @@ from shieldnet.attacks import (
     Inversion,
     JitterAveraging,
     LogitBias,
+    MapInversion,
+    MapMembership,
+    MapSearch,
     Membership,
     OneRun,
     PromptInversion,
@@ -29,6 +32,7 @@ from shieldnet.attacks import (
     TextExtraction,
 )
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Network, Ridge
+from shieldnet.attacks.adversary.map_decoders import Patches
 from shieldnet.attacks.base import Measurement
 from shieldnet.attacks.membership.cascade import MIN_CASCADE, stages_of
 from shieldnet.attacks.membership.shadows import MIN_SHADOWS, Train, trained_at_once
@@ -102,6 +106,9 @@ _ALSO = (
     ClassInversion(),
     PromptInversion(),
     *_OF_TEXTS,
+    MapInversion(),
+    MapSearch(),
+    MapMembership(),
 )
 _MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))
 
@@ -123,6 +130,8 @@ TIERS = MappingProxyType(
                 AttributeRecovery(),
                 PromptInversion(tokens=4, texts=24, rounds=1),
                 *_OF_TEXTS,
+                MapInversion(local=(Patches(),)),
+                MapMembership(),
             ),
             _CHECKS,
             shadows=8,

@@ -161,7 +161,7 @@ class Network(Decoder):
         generator = torch.Generator().manual_seed(self.seed)
         sizes = (features.shape[1], hidden), (hidden, targets.shape[1])
         layers = [nn.utils.skip_init(nn.Linear, *size) for size in sizes]
-        _start(layers, generator)
+        start_layers(layers, generator)
         net = nn.Sequential(layers[0], nn.GELU(), layers[1])
         return _learned(net, features, targets, unseen, steps, 256, generator)
 
@@ -190,7 +190,7 @@ class Convolutional(Decoder):
             nn.utils.skip_init(nn.ConvTranspose2d, 2 * width, width, 4, stride=2, padding=1),
             nn.utils.skip_init(nn.ConvTranspose2d, width, colors, 4, stride=2, padding=1),
         ]
-        _start(layers, generator)
+        start_layers(layers, generator)
         net = nn.Sequential(
             layers[0],
             nn.GELU(),
@@ -215,7 +215,7 @@ class _Cut(nn.Module):
         return maps[..., : self.height, : self.width]
 
 
-def _start(layers: Sequence[nn.Module], generator: torch.Generator) -> None:
+def start_layers(layers: Sequence[nn.Module], generator: torch.Generator) -> None:
     """Starts layers from a generator of our own: their usual start would move the global seed."""
     with torch.no_grad():
         for layer in layers:

@@ -167,7 +167,7 @@ class Inversion(Attack):
             ),
             untested=_rare(columns, weights),
             features={"recovered": secret.shaped(share_per_feature(each.guess, each.label))},
-            exposed=tuple(_exposed(name, total, worst.label.sum(1))),
+            exposed=tuple(exposed_by(name, total, worst.label.sum(1))),
             reconstructions=(
                 secret.undo(guess).reshape(targets.inputs.shape)
                 if isinstance(secret, Scale)
@@ -265,7 +265,7 @@ def share_per_feature(errors: Tensor, baseline: Tensor) -> Tensor:
     return torch.where(total > 0, 1 - errors.sum(0) / total.clamp_min(1e-30), 0.0)
 
 
-def _exposed(name: str, errors: Tensor, baseline: Tensor) -> Iterator[Exposed]:
+def exposed_by(name: str, errors: Tensor, baseline: Tensor) -> Iterator[Exposed]:
     """Lists the targets of which an answer gives the most away, if any. Shapes: (n,), (n,)."""
     shares = 1 - errors / baseline.clamp_min(1e-30)
     meaning = "share of the record that its answer gives away beyond its label"

@@ -203,3 +203,38 @@ OF_SEQUENCES = (
         training_bound="auc",
     ),
 )
+
+_OF_IMAGES = "it needs maps of 20 members and nonmembers at least, drawn from one pool"
+OF_MAPS = (
+    _auc_metric(
+        "membership.maps.auc",
+        "map membership AUC",
+        replace(
+            _AUC,
+            name="max_map_membership_auc",
+            about="the same of a segmentation's images",
+            is_set=False,
+            helps="Train for fewer epochs, augment, and release less per pixel (--preset strict, "
+            "Coarsen). Only private training (finetune with DPSGD) bounds it.",
+            needs=_OF_IMAGES,
+        ),
+        standards=("AISVS 11.1.3", *_TOLD),
+        headline=True,
+    ),
+    *_tpr_metrics(
+        "membership.maps",
+        "members by their maps",
+        (
+            replace(_TPR_1, name="max_map_membership_tpr_at_fpr_1e-2"),
+            replace(_TPR_01, name="max_map_membership_tpr_at_fpr_1e-3"),
+        ),
+        standards=(*_TOLD, "EDPB extraction"),
+    ),
+    Metric(
+        "membership.maps.*.auc",
+        "map membership AUC of one attack",
+        "more",
+        ungated="the worst attack is judged, as membership.maps.auc",
+        training_bound="auc",
+    ),
+)

@@ -16,7 +16,7 @@ MIN_ROWS = 20
 MIN_GROUP_ROWS = 30
 """Groups with fewer members or nonmembers are not judged: their intervals would be too sure."""
 _MIN_DISTINCT_SHARE = 0.2
-_OF_DISTINCT = ("membership", "membership.sequences")
+_OF_DISTINCT = ("membership", "membership.sequences", "membership.maps")
 
 Reported = tuple[list[Finding], list[str]]
 """Findings, and lines on what was not tested."""

@@ -1,7 +1,7 @@
 """Training shadow models, wherever the work runs, and asking them what the target is asked."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np

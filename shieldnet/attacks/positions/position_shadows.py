@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.shadows import Train
 from shieldnet.attacks.membership.trainers import called, check_trainer
+from shieldnet.attacks.positions.maps import boundaries
 from shieldnet.attacks.positions.readings import (
     extent_of,
+    owned_with_truth,
     read_by,
     released,
     rows_at_once,
@@ -51,7 +53,7 @@ class _Work:
     def of(cls, game: Game, shields: Mapping[str, Shield], train: Train) -> "_Work":
         """Takes a game's sets; a text without labels comes with its next tokens."""
         sets = (game.members, game.nonmembers)
-        asked = sets if game.auxiliary is None else (*sets, game.auxiliary)
+        asked = (*sets, *owned_with_truth(game))
         return cls(
             train,
             {one.settings.digest(): one.with_model(nn.Identity()) for one in shields.values()},
@@ -98,16 +100,16 @@ def train_position_shadows(
     Each is asked behind every shield. A text without labels is given with its next tokens, -100
     where none counts. Canaries train no shadow.
     Errors: NotApplicable without ``train``: no small network stands for these models; ConfigError
-        as in ``train_shadows``, and for a recipe.
+        as in ``train_shadows``, and for a recipe of a model of sequences.
     """
     if train is None:
         raise NotApplicable(
             "no small network stands for a model that answers at positions: pass train=..."
         )
-    if isinstance(train, Recipe):
+    if isinstance(train, Recipe) and len(extent_of(game).positions) == 1:
         raise ConfigError(
-            "A Recipe trains models that give one row an answer; this one answers at positions. "
-            "Pass train as a function, train((inputs, labels), seed) -> model."
+            "A Recipe trains models that give one row an answer, or maps; this one answers "
+            "sequences. Pass train as a function, train((inputs, labels), seed) -> model."
         )
     work = _Work.of(game, shields, train)
     reader = _MeanScores(game.shield.bare().with_model(nn.Identity()), extent_of(game))
@@ -142,14 +144,16 @@ def _stacked(
 
 
 def _summed(shield: Shield, examples: Examples, truth: Truth, classes: int) -> Any:
-    """Sums what is kept of a shadow's answers. Shapes: -> (rows, 4) float64, as a numpy array."""
+    """Sums what is kept of a shadow's answers; of a map, at its boundaries as well.
+
+    Shapes: -> (rows, 4) float64, or (rows, 8) of a map, as a numpy array.
+    """
     try:
         readings = read_by(shield, examples, truth, classes)
     except AnswerError as refused:
         raise ConfigError(
             f"A shadow model gives answers that cannot be used; did its training diverge? {refused}"
         ) from refused
-    counted = readings.counted
     is_hidden = readings.log_p == -torch.inf
     columns = (
         readings.log_p.where(~is_hidden, 0.0),
@@ -157,7 +161,12 @@ def _summed(shield: Shield, examples: Examples, truth: Truth, classes: int) -> A
         readings.log_p.clamp_min(CAP),
         readings.right,
     )
-    sums = [column.double().where(counted, 0.0).flatten(1).sum(1) for column in columns]
+    parts = [readings.counted]
+    if readings.labels.dim() > 2:
+        parts.append(boundaries(readings.labels, readings.counted))
+    sums = [
+        column.double().where(part, 0.0).flatten(1).sum(1) for part in parts for column in columns
+    ]
     return torch.stack(sums, 1).numpy()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.base import Game
-from shieldnet.attacks.positions.truth import Truth
+from shieldnet.attacks.positions.truth import Truth, tokens_of
 from shieldnet.core.randomness import noise_about
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable
@@ -68,6 +68,16 @@ def truth_of(game: Game, examples: Examples) -> Truth:
     return game.once(
         ("truth", examples.fingerprint()), lambda: Truth.of(examples, extent, game.padding)
     )
+
+
+def owned_with_truth(game: Game) -> tuple[Examples, ...]:
+    """Returns the adversary's own records, where it knows what is true at their positions."""
+    owned = game.auxiliary
+    if owned is None or (
+        owned.labels is None and tokens_of(owned, extent_of(game).positions) is None
+    ):
+        return ()
+    return (owned,)
 
 
 def base_readings_of(game: Game, examples: Examples, base: Shield) -> Readings:

@@ -1,6 +1,5 @@
 """Was this text in the training data? Scores of its tokens, beside a base's and beside shadows'."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.base import Attack, Game
-from shieldnet.attacks.membership.likelihood import OFFLINE, info_rmia, lira, lira_offline
 from shieldnet.attacks.membership.metrics import OF_GROUPS, OF_SEQUENCES
 from shieldnet.attacks.membership.reporting import (
     MIN_ROWS,
@@ -20,6 +18,7 @@ from shieldnet.attacks.membership.reporting import (
     within,
 )
 from shieldnet.attacks.membership.scored import Scored
+from shieldnet.attacks.positions.beside_shadows import COLUMNS, beside_shadows, means_of_sums
 from shieldnet.attacks.positions.readings import (
     base_readings_of,
     extent_of,
@@ -176,20 +175,13 @@ def _beside_shadows(
     parts = [_said_by_shadows(game, shadows, examples, floor) for examples in sets]
     said = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
     target = {name: torch.cat([scores[name] for scores in own]) for name in said}
-    population = target["loss"].exp(), said["loss"].exp(), trained_on
+    owned = None
     if game.auxiliary is not None:
-        owned = means_of(readings_of(game, game.auxiliary), floor)["loss"]
-        of_owned = _said_by_shadows(game, shadows, game.auxiliary, floor)["loss"]
-        population = owned.exp(), of_owned.exp(), torch.zeros_like(of_owned, dtype=torch.bool)
-    records = target["loss"].exp(), said["loss"].exp(), trained_on, population
-    scores = {
-        "LiRA": lira(target["loss"], said["loss"], trained_on),
-        "LiRA offline": lira_offline(target["loss"], said["loss"], trained_on),
-        "LiRA on capped loss": lira(target["capped loss"], said["capped loss"], trained_on),
-        "LiRA on right tokens": lira(target["right tokens"], said["right tokens"], trained_on),
-        "RMIA": info_rmia(*records),
-        "RMIA offline": info_rmia(*records, offline=OFFLINE),
-    }
+        owned = (
+            means_of(readings_of(game, game.auxiliary), floor)["loss"],
+            _said_by_shadows(game, shadows, game.auxiliary, floor)["loss"],
+        )
+    scores = beside_shadows(target, said, trained_on, owned)
     sizes = [len(examples) for examples in sets]
     return {name: values.split(sizes) for name, values in scores.items()}
 
@@ -199,13 +191,9 @@ def _said_by_shadows(
 ) -> dict[str, Tensor]:
     """Returns means of what the shadows say of each text. Shapes: -> each (shadows, rows)."""
     sums = shadows.sums[game.shield.settings.digest()][examples.name]
-    released, hidden, capped, right = sums.unbind(-1)
     counted = readings_of(game, examples).counted.flatten(1).sum(1)
-    return {
-        "loss": (released + hidden * math.log(floor)) / counted,
-        "capped loss": capped / counted,
-        "right tokens": right / counted,
-    }
+    means = means_of_sums(sums[..., :COLUMNS], counted, floor)
+    return dict(zip(("loss", "capped loss", "right tokens"), means, strict=True))
 
 
 def _left_out(game: Game) -> list[str]:
