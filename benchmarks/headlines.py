@@ -31,7 +31,7 @@ from shieldnet.attacks import (
 )
 from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.adversary.selection import choose
-from shieldnet.attacks.base import in_batches
+from shieldnet.attacks.answers import in_batches
 from shieldnet.attacks.membership.scores import all_scores
 from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.core.randomness import replayed_noise

@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import one_hot
 
 from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.selection import MIN_ROWS
+from shieldnet.attacks.answers import Answers
 from shieldnet.attacks.answers_alone import told_alone
-from shieldnet.attacks.base import MAX_QUERIES, Answers, Attack, Game, ReadsFirst
-from shieldnet.attacks.guesses import Guesses, Resampled, learned
+from shieldnet.attacks.base import MAX_QUERIES, Attack, Game
+from shieldnet.attacks.imputing import combined, findings_of, guesses_of, is_unread, spread
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
 from shieldnet.attacks.membership.residuals import Residuals
 from shieldnet.attacks.secrets import MAX_ROWS, Secret
-from shieldnet.core.statistics import CONFIDENCE, Interval
+from shieldnet.core.statistics import CONFIDENCE
 from shieldnet.data.examples import Examples
-from shieldnet.findings.finding import NO_USE, UNREAD, Finding, NotApplicable, Outcome, Threat
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import MORE_ATTACKS, RELEASE_LESS, Limit, Metric
 
 PARTS_OF_ATTRIBUTES = (".gain", ".members_over_nonmembers")
@@ -30,7 +30,6 @@ _NAMED = (
     "sets that the model ignores is kept beside it"
 )
 _SAME = 1e-8  # squared distance, in deviations of an answer, up to which answers are the same
-_MIN_UNIT = 1e-9  # what varies less is the arithmetic, not evidence
 
 
 @dataclass(frozen=True)
@@ -194,22 +193,22 @@ def _recovered(game: Game, secret: Secret) -> tuple[Finding, ...]:
     scale = game.views(game.ask(game.owned()).first(MAX_ROWS))
     fits = [_fit(game, secret, examples, scale) for examples in sets]
     sides = [secret.others(examples.inputs)[:MAX_ROWS] for examples in sets]
-    imputed, combined = _combined(game, secret, sides, fits)
-    guesses = _guesses(secret, game.nonmembers, imputed[1], combined[1])
+    imputed, both = combined(game, secret, sides, fits)
+    guesses = guesses_of(secret, game.nonmembers, imputed[1], both[1])
     threat = Threat(
         1, len(game.owned()), sees="1 answer about each example and all its other columns"
     )
     source = f"the answer beside those about {len(secret.candidates)} candidates"
-    unread = _is_unread(game, secret)
-    found = _findings(game, f"attribute.{secret.name}", guesses, threat, source, unread=unread)
+    unread = is_unread(game, secret)
+    found = findings_of(game, f"attribute.{secret.name}", guesses, threat, source, unread=unread)
     return (*found, *_told_alone(game, secret)) if game.is_vector else found
 
 
 def _told_alone(game: Game, secret: Secret) -> tuple[Finding, ...]:
-    guesses = _guesses(secret, game.nonmembers, *told_alone(game, secret))
+    guesses = guesses_of(secret, game.nonmembers, *told_alone(game, secret))
     threat = Threat(1, len(game.owned()))
     source = "a logistic regression on the answer alone"
-    value, gain = _findings(game, f"attribute_alone.{secret.name}", guesses, threat, source)
+    value, gain = findings_of(game, f"attribute_alone.{secret.name}", guesses, threat, source)
     note = value.note.partition(";")[0]
     return replace(value, note=f"{note}; the baseline guesses without the answer"), gain
 
@@ -223,14 +222,14 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
         if not game.gives_values:
             labels = one_hot(labels, game.classes)
         sides.append(torch.cat([secret.others(examples.inputs), labels], 1)[:MAX_ROWS])
-    imputed, weighed = _combined(game, secret, sides, scores)
+    imputed, weighed = combined(game, secret, sides, scores)
     by_bayes = weighed
-    if not _is_unread(game, secret):  # a constant would break ties by its rounding alone
+    if not is_unread(game, secret):  # a constant would break ties by its rounding alone
         pairs = zip(imputed, scores, strict=True)
         by_bayes = [guess + likeness[:, :, 0] for guess, likeness in pairs]
     trials = {
-        rule: [_guesses(secret, sets[at], imputed[at], combined[at]) for at in (1, 2)]
-        for rule, combined in (("learned weights", weighed), ("Bayes' rule", by_bayes))
+        rule: [guesses_of(secret, sets[at], imputed[at], both[at]) for at in (1, 2)]
+        for rule, both in (("learned weights", weighed), ("Bayes' rule", by_bayes))
     }
     best = max(trials, key=lambda rule: trials[rule][0].measured(trials[rule][0].attacked).value)
     confidence = 1 - (1 - CONFIDENCE) / len(trials)
@@ -247,14 +246,17 @@ def _inferred(game: Game, secret: Secret) -> tuple[Finding, ...]:
     off, off_again = nonmembers.gains(game.seed + 1)
     difference = Finding.of(
         f"{name}.members_over_nonmembers",
-        _spread(on - off, on_again - off_again, confidence),
+        spread(on - off, on_again - off_again, confidence),
         samples=len(members.truth) + len(nonmembers.truth),
         baseline=0.0,
         threat=threat,
         source=source,
     )
-    unread = _is_unread(game, secret)
-    return (*_findings(game, name, members, threat, source, confidence, unread=unread), difference)
+    unread = is_unread(game, secret)
+    return (
+        *findings_of(game, name, members, threat, source, confidence, unread=unread),
+        difference,
+    )
 
 
 def _fit(game: Game, secret: Secret, examples: Examples, scale: dict[str, Tensor]) -> Tensor:
@@ -302,103 +304,3 @@ def _densities(game: Game, answers: Answers, targets: Tensor) -> Tensor:
     log_p = loss * targets.shape[1] / 2
     readings = torch.stack([log_p, -loss.neg().sqrt(), -(_SAME - loss).log()], 1)
     return readings.clamp(_MIN_LOG_P, -_MIN_LOG_P)
-
-
-def _combined(
-    game: Game, secret: Secret, sides: list[Tensor], evidence: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Imputes from the sides, then weighs the evidence in; both are learned on the first set.
-
-    Shapes: a list holds one part for each set; sides (rows, columns), evidence (rows, values,
-    features) -> (rows, values) log p of the imputation and of both together.
-    """
-    truth = secret.truth(game.owned().inputs[:MAX_ROWS])
-    sizes = [len(side) for side in sides]
-    padded = [pad(side, (1, 0)) for side in sides]
-    table = torch.cat([standardize(padded[0], side)[1] for side in padded]).double()
-    table[:, 0] = 1  # the constant
-    often = (truth.bincount(minlength=secret.count).double() + 0.5).log()
-    imputed = learned(
-        lambda weights, rows: often + table[rows] @ weights.reshape(-1, secret.count),
-        table.shape[1] * secret.count,
-        truth,
-        len(table),
-        seed=game.seed,
-    )
-    if _is_unread(game, secret):  # every value gets the same answer: there is no evidence
-        return list(imputed.split(sizes)), list(imputed.split(sizes))
-    told = torch.cat([values - values.mean(1, keepdim=True) for values in evidence])
-    unit = told[: len(truth)].square().mean((0, 1)).sqrt()
-    told = (told / unit.where(unit > _MIN_UNIT, 1.0)).clamp(-10, 10)
-    each = torch.eye(secret.count, dtype=told.dtype).expand(len(told), -1, -1)
-    told = torch.cat([told, imputed.unsqueeze(2), each], 2)
-    combined = learned(
-        lambda weights, rows: imputed[rows] + told[rows] @ weights,
-        told.shape[2],
-        truth,
-        len(told),
-        seed=game.seed + 1,
-        doubt=1.0,  # evidence from nothing but noise would make the imputation worse
-    )
-    return list(imputed.split(sizes)), list(combined.split(sizes))
-
-
-def _is_unread(game: Game, secret: Secret) -> bool:
-    """Returns whether the model does not read the column."""
-    model = game.shield.model
-    return isinstance(model, ReadsFirst) and min(secret.places) >= model.width
-
-
-def _guesses(secret: Secret, examples: Examples, imputed: Tensor, attacked: Tensor) -> Guesses:
-    truth = secret.truth(examples.inputs[:MAX_ROWS])
-    seen = truth >= 0
-    guesses = Guesses(truth[seen], imputed[seen], attacked[seen])
-    counts = guesses.truth.bincount(minlength=secret.count)
-    if len(guesses.truth) < MIN_ROWS or (secret.count == 2 and int(counts.min()) < 2):
-        raise NotApplicable(f"too few {examples.name} have values that can be told apart")
-    return guesses
-
-
-def _findings(
-    game: Game,
-    name: str,
-    guesses: Guesses,
-    threat: Threat,
-    source: str,
-    confidence: float = CONFIDENCE,
-    *,
-    unread: bool = False,
-) -> tuple[Finding, Finding]:
-    count = guesses.imputed.shape[1]
-    unit = "AUC" if count == 2 else f"accuracy over {count} values"
-    baseline = guesses.measured(guesses.imputed).value
-    less = f"{unit}, less {baseline:.3f} without the model"
-    if unread:
-        less = f"{less}; {UNREAD}"
-    elif torch.allclose(guesses.attacked, guesses.imputed):
-        less = f"{less}; {NO_USE}"
-    return (
-        Finding.of(
-            name,
-            guesses.measured(guesses.attacked, confidence),
-            samples=len(guesses.truth),
-            baseline=baseline,
-            threat=threat,
-            source=source,
-            note=f"{unit}; the baseline guesses from the other columns without the model",
-        ),
-        Finding.of(
-            f"{name}.gain",
-            _spread(*guesses.gains(game.seed), confidence),
-            samples=len(guesses.truth),
-            baseline=0.0,
-            threat=threat,
-            source=source,
-            note=less,
-        ),
-    )
-
-
-def _spread(value: float, resampled: Resampled, confidence: float) -> Interval:
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, min(value, float(low)), max(value, float(high)))

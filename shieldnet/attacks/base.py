@@ -9,11 +9,11 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from shieldnet.attacks.answers import Answers, Behind, asked, in_batches, vector_views
 from shieldnet.attacks.shadow_answers import PositionShadows, Shadows
 from shieldnet.core.randomness import noise_about
 from shieldnet.data.beside import Beside
 from shieldnet.data.examples import Canaries, Examples, Group
-from shieldnet.defenses.named import dense
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome
 from shieldnet.findings.metrics import Metric
 from shieldnet.privacy.guarantee import Guarantee
@@ -21,32 +21,8 @@ from shieldnet.shield.module import Shield
 from shieldnet.shield.settings import Extent
 
 _Made = TypeVar("_Made")
-_BATCH = 1024
 MAX_QUERIES = 256
 """Queries about the same row by an adversary in no hurry."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Holds what the shield released about some rows, averaged over the queries.
-
-    Shapes: distribution (rows, classes) that sums to 1, or the numbers themselves of values and
-    embeddings; logits (rows, classes) where the shield releases scores that say more than their
-    softmax, else None; mean_log, the mean of log p, where several answers were averaged.
-    """
-
-    distribution: Tensor
-    logits: Tensor | None = None
-    mean_log: Tensor | None = None
-
-    def first(self, rows: int) -> "Answers":
-        """Keeps the first rows."""
-        return self.at(torch.arange(min(rows, len(self.distribution))))
-
-    def at(self, rows: Tensor) -> "Answers":
-        """Keeps the rows of these numbers."""
-        parts = (self.distribution, self.logits, self.mean_log)
-        return Answers(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]  # the distribution is never None
 
 
 @dataclass(frozen=True)
@@ -154,12 +130,12 @@ class Game:
         if key not in self._kept:
             # Replayed noise depends on the question, not on who asked before.
             with noise_about(*key):
-                self._kept[key] = _ask(self.shield, examples.inputs, queries)
+                self._kept[key] = asked(self.shield, examples.inputs, queries)
         return self._kept[key]
 
     def ask_once_more(self, inputs: Tensor, queries: int = 1) -> Answers:
         """Asks about inputs that nothing is kept of, such as the candidates of a search."""
-        return _ask(self.shield, as_asked(self.shield, inputs), queries)
+        return asked(self.shield, as_asked(self.shield, inputs), queries)
 
     def own_answers(self, examples: Examples) -> Answers:
         """Returns what an adversary knows of rows that it owns: it averages fresh noise away."""
@@ -267,22 +243,6 @@ class ReadsFirst(nn.Module):
         return answers
 
 
-class Behind(nn.Module):
-    """The model behind a shield: its true scores as rows, with their graph.
-
-    The model gets a copy of the inputs, which it may write into.
-    """
-
-    def __init__(self, shield: Shield) -> None:
-        super().__init__()
-        self.shield = shield
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Shapes: inputs -> (rows, classes) logits, or probabilities where the model gives them."""
-        scores = self.shield.answer_in(self.shield.model(inputs.clone()))
-        return one_row_each(self.shield.chain.layout.opened(scores))
-
-
 def as_asked(shield: Shield, inputs: Tensor) -> Tensor:
     """Returns inputs as the model gets them: codes that stand for no table become the nearest.
 
@@ -301,14 +261,6 @@ def require_real_inputs(examples: Examples) -> None:
         raise NotApplicable(f"whole numbers among the inputs have no gradient: {whole}")
     if not examples.inputs.is_floating_point():
         raise NotApplicable(f"inputs of {examples.inputs.dtype} have no gradient")
-
-
-def one_row_each(rows: Tensor) -> Tensor:
-    """Drops positions of size one; a number a row becomes a column.
-
-    Shapes: (n, 1, ..., 1, classes) -> (n, classes), (n,) -> (n, 1).
-    """
-    return rows.reshape(len(rows), 1 if rows.dim() == 1 else rows.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -340,79 +292,3 @@ class Attack(Measurement):
 
     learns: ClassVar[bool] = False
     searches: ClassVar[bool] = False
-
-
-def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Runs a module over all rows, on its own device, without a graph.
-
-    The module gets copies of the rows, which it may write into.
-    Shapes: inputs (rows, ...) -> what the module gives, on the CPU.
-    """
-    parameters = getattr(module, "parameters", None)
-    first = next(parameters(), None) if parameters else None
-    device = inputs.device if first is None else first.device
-    with torch.no_grad():
-        answers = (module(part.to(device, copy=True)) for part in inputs.split(_BATCH))
-        pick = module.answer_in if isinstance(module, Shield) else _same
-        parts = [pick(answer).cpu() for answer in answers]
-    return torch.cat(parts)
-
-
-def _same(answers: Tensor) -> Tensor:
-    return answers
-
-
-def vector_views(numbers: Tensor) -> dict[str, Tensor]:
-    """Lists the readings of released values or embeddings. Shapes: (n, d) -> each (n, d)."""
-    length = numbers.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-    views = {"numbers": numbers}
-    return views if numbers.shape[-1] == 1 else {**views, "direction": numbers / length}
-
-
-def defended(shield: Shield, scores: Tensor, inputs: Tensor, queries: int = 1) -> Answers:
-    """Passes true scores, of this model or of another, through the shield's defenses.
-
-    inputs: what the scores are about, for noise that is keyed on them.
-    Shapes: scores (rows, classes).
-    """
-    chain = shield.chain
-    places = 1 if chain.layout.axis is None else max(1, abs(chain.layout.axis))
-    rows = scores.reshape(len(scores), *[1] * (places - 1), scores.shape[-1])
-
-    def ask() -> Tensor:
-        answers = dense(chain.defended(rows, (inputs,)))
-        return chain.layout.closed(answers, rows.shape, chain.release)
-
-    with torch.no_grad():
-        return _averaged(shield, ask, queries, scores.shape[-1])
-
-
-def _ask(shield: Shield, inputs: Tensor, queries: int) -> Answers:
-    return _averaged(shield, lambda: in_batches(shield, inputs), queries)
-
-
-def _averaged(
-    shield: Shield, ask: Callable[[], Tensor], queries: int, classes: int | None = None
-) -> Answers:
-    """Asks ``queries`` times and takes the mean of every part of the answers."""
-    chain = shield.chain
-    is_vector = chain.layout.kind in ("values", "embeddings")
-    sums: list[Tensor] = []
-    for _ in range(queries):
-        answers = ask()
-        if is_vector:
-            parts = [one_row_each(chain.rows(answers)).float()]
-        else:
-            stated = one_row_each(chain.distribution(answers, classes or shield.classes or 0))
-            parts = [stated]
-            if queries > 1:
-                parts.append(stated.clamp_min(1e-30).log())
-            if chain.releases_scores:
-                parts.append(one_row_each(chain.rows(answers)))
-        sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
-    means = [total / queries for total in sums]
-    return Answers(
-        means[0],
-        logits=means[-1] if chain.releases_scores else None,
-        mean_log=means[1] if queries > 1 and not is_vector else None,
-    )

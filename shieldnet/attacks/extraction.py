@@ -10,7 +10,8 @@ from torch.nn.functional import one_hot
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Network, Ridge
 from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import Answers, Attack, Game, as_asked
+from shieldnet.attacks.answers import Answers
+from shieldnet.attacks.base import Attack, Game, as_asked
 from shieldnet.core.checks import whole
 from shieldnet.core.statistics import proportion
 from shieldnet.data.examples import Examples

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from shieldnet.attacks import Game
+from shieldnet.attacks.answers import Behind, in_batches
 from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
-from shieldnet.attacks.base import Behind, in_batches
 from shieldnet.attacks.positions.truth import Truth, tokens_of
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.base_model import base_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from shieldnet.attacks import Game
-from shieldnet.attacks.base import in_batches
+from shieldnet.attacks.answers import in_batches
 from shieldnet.attacks.inversion.decoding import MIN_IMAGE_SIDE
 from shieldnet.attacks.membership.shadows import trained_at_once
 from shieldnet.auditing.plan import Plan, Tier

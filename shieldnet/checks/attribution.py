@@ -11,7 +11,8 @@ from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
 from shieldnet.attacks.adversary.features import Parts, Scale, Words, secret_of, standardize
 from shieldnet.attacks.adversary.label_baseline import label_means
 from shieldnet.attacks.adversary.selection import MIN_ROWS
-from shieldnet.attacks.base import Behind, Game, in_batches, require_real_inputs
+from shieldnet.attacks.answers import Behind, in_batches
+from shieldnet.attacks.base import Game, require_real_inputs
 from shieldnet.checks.base import Check
 from shieldnet.checks.embeddings import FromEmbeddings
 from shieldnet.core.statistics import CONFIDENCE, Interval

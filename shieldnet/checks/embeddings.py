@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.base import Behind
+from shieldnet.attacks.answers import Behind
 from shieldnet.data.packing import Packing
 from shieldnet.findings.finding import NotApplicable
 from shieldnet.shield.module import Shield

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.features import Scale
-from shieldnet.attacks.base import Behind, Game, in_batches, one_row_each
+from shieldnet.attacks.answers import Behind, in_batches, one_row_each
+from shieldnet.attacks.base import Game
 from shieldnet.checks.attribution import require_gradient
 from shieldnet.checks.base import Check
 from shieldnet.core.statistics import Interval, mean

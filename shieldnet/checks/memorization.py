@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from shieldnet.attacks.base import Behind, Game, in_batches
+from shieldnet.attacks.answers import Behind, in_batches
+from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.attack import MIN_ROWS
 from shieldnet.attacks.membership.residuals import Residuals
 from shieldnet.checks.base import Check

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from shieldnet.attacks import Game
-from shieldnet.attacks.base import Behind, in_batches
+from shieldnet.attacks.answers import Behind, in_batches
 from shieldnet.attacks.positions.readings import mean_over, read, readings_of
 from shieldnet.checks.retrieval import METRICS as OF_RETRIEVAL
 from shieldnet.checks.retrieval import retrieval

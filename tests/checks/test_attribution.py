@@ -6,7 +6,7 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.attacks import Game, Inversion
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.base import Answers
+from shieldnet.attacks.answers import Answers
 from shieldnet.checks import Attribution
 from shieldnet.checks.attribution import jacobian_rows
 from shieldnet.core.randomness import replayed_noise

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
 from shieldnet.attacks.adversary.selection import MIN_ROWS, Chosen, choose
-from shieldnet.attacks.base import Attack, Game, in_batches, one_row_each
+from shieldnet.attacks.answers import in_batches, one_row_each
+from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.inversion.white_box import Space, require_gradient, scores_with_graph
 from shieldnet.core.checks import positive, whole
 from shieldnet.core.statistics import CONFIDENCE, proportion

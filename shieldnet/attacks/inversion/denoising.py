@@ -8,7 +8,8 @@ from torch import Tensor
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Network, Ridge
 from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS, choose
-from shieldnet.attacks.base import Attack, Behind, Game, in_batches, one_row_each
+from shieldnet.attacks.answers import Behind, in_batches, one_row_each
+from shieldnet.attacks.base import Attack, Game
 from shieldnet.core.statistics import saved_share
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat

@@ -9,7 +9,8 @@ from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Ridge
 from shieldnet.attacks.adversary.features import Columns, Scale
 from shieldnet.attacks.adversary.label_baseline import label_baseline
 from shieldnet.attacks.adversary.selection import MIN_ROWS, choose, surely_best
-from shieldnet.attacks.base import Answers, Attack, Behind, Game, defended, require_real_inputs
+from shieldnet.attacks.answers import Answers, Behind, defended
+from shieldnet.attacks.base import Attack, Game, require_real_inputs
 from shieldnet.attacks.inversion.decoding import INVERTS
 from shieldnet.core.statistics import Interval, saved_share
 from shieldnet.data.examples import Examples

@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.base import Answers, Game, defended
+from shieldnet.attacks.answers import Answers, defended
+from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.borrowing import lira_borrowing
 from shieldnet.attacks.membership.ensemble import ensemble
 from shieldnet.attacks.membership.label_only import perturbed_rows, share

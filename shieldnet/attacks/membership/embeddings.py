@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from shieldnet.attacks.base import Game, defended
+from shieldnet.attacks.answers import defended
+from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.likelihood import lira, lira_offline
 from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_rows, perturbed
 from shieldnet.attacks.membership.scored import Scored

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.features import Scale
-from shieldnet.attacks.base import Behind, in_batches
+from shieldnet.attacks.answers import Behind, in_batches
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable
 from shieldnet.shield.module import Shield

@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.base import Answers, Game, defended
+from shieldnet.attacks.answers import Answers, defended
+from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.comparison import MAX_SYMBOLS, ShadowComparison
 from shieldnet.attacks.membership.likelihood import (
     OFFLINE,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.base import Behind, in_batches
+from shieldnet.attacks.answers import Behind, in_batches
 from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_rows, perturbed
 from shieldnet.attacks.membership.references import (
     MAX_FEATURES,

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.base import Answers, Game
+from shieldnet.attacks.answers import Answers
+from shieldnet.attacks.base import Game
 
 _MAX_LOG_ODDS = 3.0  # log odds of p = .95, which one decimal rounds to 1
 

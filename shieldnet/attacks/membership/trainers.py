@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.base import in_batches
+from shieldnet.attacks.answers import in_batches
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.training.recipe import Recipe
 

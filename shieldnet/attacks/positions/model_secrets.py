@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.base import Attack, Game, defended
+from shieldnet.attacks.answers import defended
+from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.positions.readings import extent_of, released
 from shieldnet.attacks.positions.truth import token_columns
 from shieldnet.core.randomness import noise_about

@@ -7,7 +7,7 @@ from torch import nn
 
 import shieldnet as sn
 from shieldnet.attacks import Game, Membership
-from shieldnet.attacks.base import Answers
+from shieldnet.attacks.answers import Answers
 from shieldnet.attacks.membership.attack import (
     log_probabilities,
     membership_scores,
