@@ -35,6 +35,7 @@ from shieldnet.training.result import Finetuned
 
 WORDS, LENGTH, WIDTH = 1500, 32, 64
 PUBLIC_SHARE = 0.6
+RUN = 6  # words that no two private texts share
 SHOWN = ("loss", "zlib", "Min-K%", "Min-K%++", "ratio to base", "EZ", "WBC", "loss beside base")
 AGAINST_SHADOWS = ("LiRA", "RMIA")
 PRESETS = ("open", "balanced", "strict")
@@ -122,9 +123,21 @@ class Corpus:
             for part in parts
         )
         private = private[torch.randperm(len(private), generator=generator)]
-        private = private[: 2 * texts]
+        private = private[unlike(private)][: 2 * texts]
         half = len(private) // 2
         return cls(public, private[:half], private[half:], len(number) + 1)
+
+
+def unlike(texts: Tensor) -> list[int]:
+    """Lists the texts that share no run of words with an earlier one: the sets are to be apart."""
+    seen: set[tuple[int, ...]] = set()
+    kept = []
+    for place, words in enumerate(texts.tolist()):
+        runs = {tuple(words[start : start + RUN]) for start in range(LENGTH - RUN + 1)}
+        if not runs & seen:
+            kept.append(place)
+        seen |= runs
+    return kept
 
 
 def fitted(start: nn.Module, tokens: Tensor, epochs: float, rate: float, seed: int) -> nn.Module:

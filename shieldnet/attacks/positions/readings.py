@@ -15,7 +15,8 @@ from shieldnet.findings.finding import NotApplicable
 from shieldnet.shield.module import Shield
 from shieldnet.shield.settings import Extent
 
-_NUMBERS_AT_ONCE = 2**23  # of answers in memory
+_NUMBERS_AT_ONCE = 2**20  # of answers in memory; more leave the cache, and take twice as long
+_LEAST_LOG = -800.0  # below that of any number above 0
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,16 @@ def _parts(
     for rows, own in zip(inputs.split(size), labels.split(size), strict=True):
         p = released(shield, rows, classes)
         log_p = p.log()
-        finite = log_p.where(p > 0, 0.0)
-        mean = (p * finite).sum(-1)
-        square = (p * finite.square()).sum(-1)
-        true = log_p.gather(-1, own.unsqueeze(-1)).squeeze(-1)
+        finite = log_p.clamp_min(_LEAST_LOG)  # which a zero's chance takes out again
+        weighted = p * finite
+        mean = weighted.sum(-1)
+        square = torch.linalg.vecdot(weighted, finite)
         yield (
-            true,
+            log_p.gather(-1, own.unsqueeze(-1)).squeeze(-1),
             mean,
             (square - mean.square()).clamp_min(0).sqrt(),
             p.argmax(-1),
-            float(p[p > 0].min()),
+            float(p.where(p > 0, 1.0).min()),
         )
 
 
