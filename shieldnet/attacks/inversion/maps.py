@@ -65,6 +65,7 @@ class MapInversion(Attack):
     Errors: NotApplicable without auxiliary data, and for answers of too many numbers.
     """
 
+    at_positions = True
     metrics = (
         Metric("inversion.map", "leakage of a map", "more", LEAKAGE, standards=INVERTS),
         next(metric for metric in Inversion.metrics if metric.name == "r2.*"),

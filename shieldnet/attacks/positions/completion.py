@@ -60,6 +60,7 @@ class TextExtraction(Attack):
     (arXiv:2410.19482) for (n, p)-discoverable extraction.
     """
 
+    at_positions = True
     metrics = (
         Metric(
             "extraction.verbatim",

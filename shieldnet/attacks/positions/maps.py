@@ -54,6 +54,7 @@ class MapMembership(Attack):
     NOT promised: that no attack does better. Noise is not averaged over repeated queries.
     """
 
+    at_positions = True
     metrics = (*OF_MAPS, *OF_GROUPS)
     needs_shadows = True
     fprs: tuple[float, ...] = (1e-2, 1e-3)

@@ -60,6 +60,7 @@ class SequenceMembership(Attack):
     NOT promised: that no attack does better. Noise is not averaged over repeated queries.
     """
 
+    at_positions = True
     metrics = (*OF_SEQUENCES, *OF_GROUPS)
     needs_shadows = True
     fprs: tuple[float, ...] = (1e-2, 1e-3)
