@@ -22,8 +22,11 @@ from shieldnet.cli.options import (
     Weights,
 )
 from shieldnet.cli.terminal import checked_targets, guarded, policy_of, publish, tell_progress
+from shieldnet.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from shieldnet.reports.report import Report
     from shieldnet.reports.subject import Subject
     from shieldnet.shield.module import Shield
@@ -91,6 +94,19 @@ GuaranteeFile = Annotated[
     Path | None,
     typer.Option("--guarantee", help="guarantee.json of the training, as finetune writes it."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="The public model that was fine-tuned, as MODEL: attacks on texts compare with it."
+    ),
+]
+BaseWeights = Annotated[
+    str | None, typer.Option(help="The weights of the base: .safetensors or .pt.")
+]
+Padding = Annotated[
+    int | None,
+    typer.Option(help="The token that fills up short texts, where there is no attention_mask."),
+]
 Duplicates = Annotated[
     str,
     typer.Option(
@@ -124,6 +140,9 @@ def audit(
     engine: Engine = None,
     cache: CacheFolder = None,
     guarantee: GuaranteeFile = None,
+    base: Base = None,
+    base_weights: BaseWeights = None,
+    padding: Padding = None,
     policy: PolicyFile = None,
     targets: Targets = None,
     duplicates: Duplicates = "refuse",
@@ -140,6 +159,7 @@ def audit(
     tell_progress()
     limits = policy_of(policy)
     files = checked_targets(targets, limits)
+    public = _base(base, base_weights)
     name, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
     names = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
     sets = load_sets(
@@ -160,6 +180,8 @@ def audit(
         engine=engine,
         cache=cache,
         finetuned=None if guarantee is None else load_guarantee(guarantee),
+        base=public,
+        padding=padding,
         title=f"Audit of {model}",
         duplicates=duplicates,
         seed=seed,
@@ -167,6 +189,16 @@ def audit(
     )
     report = _called(report_in_flags(report, flags_of(audit)), model, shield)
     publish([report], limits, files)
+
+
+def _base(name: str | None, weights: str | None) -> "nn.Module | None":
+    from shieldnet.files.sources import load_model
+
+    if name is None:
+        if weights is not None:
+            raise ConfigError("Expected --base beside --base-weights.")
+        return None
+    return load_model(name, weights)
 
 
 def _called(report: "Report", model: str, shield: "Shield") -> "Report":

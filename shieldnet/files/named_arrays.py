@@ -13,6 +13,8 @@ from shieldnet.files.arrays import array_names, read_npz
 
 LABELS = ("labels", "label", "y", "target")
 """How the array of labels may be called, but for ``--label``."""
+TEXTS = {"input_ids", "tokens"}
+"""How the array of texts may be called, whose labels are their next tokens."""
 _UNNAMED = re.compile(r"arr_\d+")  # as numpy.savez calls arrays without names
 
 Arrays = dict[str, NDArray[Any]]
@@ -44,7 +46,7 @@ def read_named(
     of_groups = {group: arrays[group] for group in groups}
     if "x" in inputs:
         return inputs["x"], labels, (), of_groups
-    is_told = labels is not None or len(inputs) > 1
+    is_told = labels is not None or len(inputs) > 1 or inputs.keys() <= TEXTS
     if not inputs or not is_told or any(map(_UNNAMED.fullmatch, inputs)):
         raise DataError(
             f"Expected arrays x and y in {name}, or the model's inputs by their names beside "
