@@ -105,7 +105,8 @@ def test_what_python_did_not_test_is_said_in_arguments() -> None:
             "heads:Embedder",
             "outputs='embeddings'), or pass --outputs logits if they are class scores. With public "
             "rows, sn.harden(model, outputs='embeddings', calibrate=public_rows) measures what it "
-            "needs. From the shell: let MODEL be package.module:function, which returns the Shield.",
+            "needs. From the shell: let MODEL be package.module:function, which returns the "
+            "Shield.",
         ),
         ((), "heads:TwoHeads", "which returns the Shield."),
         (("--outputs=embeddings",), "heads:Embedder", 'for --shield: version = 1, outputs = "emb'),
