@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from maps import Nudges, nudged, sets
 from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.attacks import MapInversion, MapMembership
 from shieldnet.attacks.adversary.map_decoders import Patches
 from shieldnet.reports.report import Report
-from tests.maps import Nudges, nudged, sets
 
 MAPS = sn.Tier("maps", (MapInversion(local=(Patches(),)), MapMembership()))
 

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from language import VOCABULARY, Writer
+from maps import Shows
+from maps import sets as maps
 from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.attacks import Attack
 from shieldnet.attacks.adversary.decoders import Ridge
+from shieldnet.attacks.adversary.map_decoders import Patches
 from shieldnet.auditing.plan import TIERS
 from shieldnet.outputs.layout import MODEL_KINDS
 
@@ -31,7 +35,7 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], dict[str, Any]]] = {
     "values": (lambda rows: rows[:, 0], {"outputs": "values"}),
     "embeddings": (lambda rows: rows[:, :3], {"outputs": "embeddings"}),
 }
-"""How a model answers, and the settings of its Shield. Answers with positions belong here too."""
+"""How a model answers, and the settings of its Shield."""
 
 
 class Answers(nn.Module):
@@ -62,7 +66,11 @@ def test_tiers_have_both(tier) -> None:
 
 @pytest.mark.parametrize("kind", CASES)
 def test_a_learned_and_a_searching_attacker_report_on(kind) -> None:
-    attacks = [one for one in TIERS["standard"].attacks if one.learns or one.searches]
+    attacks = [
+        one
+        for one in TIERS["standard"].attacks
+        if (one.learns or one.searches) and not one.at_positions
+    ]
     shield = sn.Shield(Answers(kind), **CASES[kind][1])
     tier = sn.Tier("both", tuple(map(made_short, attacks)))
     report = sn.audit(shield, **SETS, tier=tier, shadows=0, engine="inline")
@@ -79,6 +87,32 @@ def test_a_learned_and_a_searching_attacker_report_on(kind) -> None:
     assert found & learned - searched, report.untested
     assert found & searched - learned, report.untested
     assert "inversion.search" in found, report.untested  # by asking alone, without the weights
+
+
+def test_both_read_texts() -> None:
+    attacks = [one for one in TIERS["standard"].attacks if one.at_positions]
+    assert sn.attacks.PromptInversion.learns
+    assert sn.attacks.PromptInversion.searches
+    tokens = torch.randint(0, VOCABULARY, (200, 4), generator=torch.Generator().manual_seed(0))
+    sets = dict(zip(SETS, tokens.split((40, 60, 100)), strict=True))
+    short = tuple(
+        replace(one, tokens=2, texts=10)
+        for one in attacks
+        if isinstance(one, sn.attacks.PromptInversion)
+    )
+    shield = sn.harden(Writer().eval(), axis=-1)
+    report = sn.audit(shield, **sets, tier=sn.Tier("prompts", short), engine="inline")
+    assert "prompts.exact" in {finding.name for finding in report.findings}
+
+
+def test_both_read_maps() -> None:
+    assert sn.attacks.MapInversion.learns
+    assert sn.attacks.MapSearch.searches
+    few = sn.attacks.MapInversion(flat=(Ridge(),), local=(Patches(),)), sn.attacks.MapSearch()
+    shield = sn.Shield(Shows().eval(), axis=1)
+    report = sn.audit(shield, **maps(), tier=sn.Tier("maps", few), engine="inline")
+    found = {finding.name for finding in report.findings}
+    assert {"inversion.map", "white_box.inversion.map"} <= found, report.untested
 
 
 def test_no_reference_classifiers_stand_for_shadows_of_an_encoder() -> None:

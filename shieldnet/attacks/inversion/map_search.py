@@ -33,6 +33,7 @@ class MapSearch(Attack):
     Source: Athalye et al. 2018 (BPDA); He et al. 2019, white-box model inversion.
     """
 
+    searches = True
     at_positions = True
     metrics = (
         replace(

@@ -29,6 +29,7 @@ from shieldnet.attacks.inversion.decoding import (
 )
 from shieldnet.attacks.inversion.inputs import Errors
 from shieldnet.attacks.positions.readings import extent_of
+from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import noise_about
 from shieldnet.core.statistics import Interval, random_sums, saved_share
 from shieldnet.data.examples import Examples
@@ -65,6 +66,7 @@ class MapInversion(Attack):
     Errors: NotApplicable without auxiliary data, and for answers of too many numbers.
     """
 
+    learns = True
     at_positions = True
     metrics = (
         Metric("inversion.map", "leakage of a map", "more", LEAKAGE, standards=INVERTS),
@@ -72,6 +74,13 @@ class MapInversion(Attack):
     )
     flat: tuple[Decoder, ...] = (Ridge(), KernelRidge())
     local: tuple[MapDecoder, ...] = (Patches(), MapNetwork())
+
+    def __post_init__(self) -> None:
+        if not (self.flat and self.local):
+            raise ConfigError(
+                "Expected a decoder at least of the flattened answer and of places, such as "
+                f"MapInversion(flat=(Ridge(),), local=(Patches(),)); got {self}."
+            )
 
     def __call__(self, game: Game) -> Outcome:
         trial = self.tried(game)

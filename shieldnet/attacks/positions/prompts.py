@@ -43,6 +43,7 @@ class PromptInversion(Attack):
     Source: Morris et al. 2023 (arXiv:2311.13647) for the setting.
     """
 
+    learns = searches = True
     at_positions = True
     metrics = (
         Metric(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from maps import SIDE, game_of
 from torch import Tensor, nn
 
 import shieldnet as sn
@@ -12,7 +13,6 @@ from shieldnet.attacks.adversary.map_decoders import Patches
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable
 from shieldnet.shield.settings import Extent
-from tests.maps import SIDE, game_of
 
 
 class Mixes(nn.Module):

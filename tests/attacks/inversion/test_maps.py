@@ -4,16 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from maps import SIDE, Shows, game_of, squares
 from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.attacks import Game, MapInversion
 from shieldnet.attacks.adversary.map_decoders import MapNetwork, Patches, standardized
 from shieldnet.attacks.inversion import maps
+from shieldnet.core.errors import ConfigError
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable
 from shieldnet.shield.settings import Extent
-from tests.maps import SIDE, Shows, game_of, squares
 
 QUICK = MapInversion(local=(Patches(), MapNetwork(width=8, steps=30)))
 
@@ -140,3 +141,8 @@ def test_patches_find_a_convolution_and_the_global_seed_stays() -> None:
     assert torch.allclose(guess, blurred[30:], atol=5e-3)
     MapNetwork(width=4, steps=2).predict(learned, blurred[:30] - center, unseen)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_inversion_without_decoders_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a decoder at least"):
+        MapInversion(local=())

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from maps import Nudges, Remembers, Shows, game_of, nudged, sets, squares
 
 import shieldnet as sn
 from shieldnet.attacks import Game, MapMembership
@@ -13,7 +14,6 @@ from shieldnet.attacks.positions.readings import Readings, readings_of
 from shieldnet.core.statistics import auc
 from shieldnet.findings.finding import Finding, NotApplicable
 from shieldnet.shield.settings import Extent
-from tests.maps import Nudges, Remembers, Shows, game_of, nudged, sets, squares
 
 
 def found(game: Game) -> dict[str, Finding]:
