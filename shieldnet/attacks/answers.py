@@ -1,5 +1,6 @@
 """What a shield releases of many rows, averaged over queries, and what its model would say."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.defenses.named import dense
+from shieldnet.findings.finding import NotApplicable
 from shieldnet.shield.module import Shield
 
 _BATCH = 1024
@@ -54,8 +56,14 @@ class Behind(nn.Module):
 def one_row_each(rows: Tensor) -> Tensor:
     """Drops positions of size one; a number a row becomes a column.
 
+    Errors: NotApplicable for several positions, which are several rows of numbers.
+
     Shapes: (n, 1, ..., 1, classes) -> (n, classes), (n,) -> (n, 1).
     """
+    if (places := math.prod(rows.shape[1:-1])) > 1:
+        raise NotApplicable(
+            f"it reads one row of numbers an answer, the model answers at {places} positions"
+        )
     return rows.reshape(len(rows), 1 if rows.dim() == 1 else rows.shape[-1])
 
 

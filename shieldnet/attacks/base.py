@@ -42,6 +42,8 @@ class Game:
     extent: of an answer that has several rows of numbers, one for each token or pixel; else None.
     padding: the token that fills up short texts. base: the public model that was fine-tuned, behind
     the same defenses. position_shadows: what the adversary's own models answer at positions.
+    last_alone: whether one answer is about the last position alone, and every beginning of a text
+    is asked about.
     """
 
     shield: Shield
@@ -61,6 +63,7 @@ class Game:
     extent: Extent | None = None
     padding: int | None = None
     base: Shield | None = None
+    last_alone: bool = False
     position_shadows: PositionShadows | None = None
     # Not copied by dataclasses.replace: another game may have another shield.
     _kept: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False)
@@ -76,9 +79,23 @@ class Game:
         return game
 
     def behind(self, shield: Shield) -> "Game":
-        """Returns the game about another shield of the same model; the base gets its defenses."""
-        base = None if self.base is None else shield.with_model(self.base.model)
-        return replace(self, shield=shield, base=base)
+        """Returns the game about another shield of the same model; the base gets its defenses.
+
+        Of a shield that releases the last position alone, an adversary asks about every beginning
+        of a text, and has the answers of all positions.
+        """
+        is_last = self.extent is not None and shield.settings.release_positions == "last"
+        asked = at_every_position(shield) if is_last else shield
+        base = None if self.base is None else asked.with_model(self.base.model)
+        return replace(self, shield=asked, base=base, last_alone=is_last)
+
+    @property
+    def served(self) -> Shield:
+        """Returns the shield as it is served, where it releases the last position alone."""
+        if not self.last_alone:
+            return self.shield
+        settings = replace(self.shield.settings, release_positions="last")
+        return Shield(self.shield.model, settings)
 
     def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
         """Makes something about this shield and these sets once; attacks share it."""
@@ -223,6 +240,12 @@ class Game:
         if self.auxiliary is None:
             raise NotApplicable("it needs auxiliary data: pass auxiliary=...")
         return self.auxiliary
+
+
+def at_every_position(shield: Shield) -> Shield:
+    """Returns a shield whose one answer is what many about the beginnings of a text release."""
+    settings = replace(shield.settings, release_positions="all", extent=None)
+    return Shield(shield.model, settings)
 
 
 class ReadsFirst(nn.Module):

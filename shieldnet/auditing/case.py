@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from shieldnet.attacks import Game
 from shieldnet.attacks.answers import Behind, in_batches
 from shieldnet.attacks.attributes import PARTS_OF_ATTRIBUTES
+from shieldnet.attacks.base import at_every_position
 from shieldnet.attacks.positions.truth import Truth, tokens_of
 from shieldnet.attacks.secrets import places_of
 from shieldnet.auditing.base_model import base_of
@@ -78,7 +79,7 @@ class Case:
         Errors: ConfigError and DataError, as in ``audit``.
         """
         whole("seed", seed, low=0, high=2**63 - 1)
-        bare = shields[BARE]
+        bare = _asked(shields[BARE], sets.examples["nonmembers"])
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
         _try_rows(bare, sets.examples["nonmembers"], [0])
@@ -123,7 +124,7 @@ class Case:
         """Returns the game of the undefended model; the others' differ in their shield alone."""
         examples = self.sets.examples
         return Game(
-            self.bare,
+            _asked(self.bare, examples["nonmembers"]),
             examples["members"],
             examples["nonmembers"],
             examples.get("auxiliary"),
@@ -186,6 +187,16 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     # the gate sees it.
     alone = len(shields) == 1 and not first.chain.stages
     return bare if alone else bare | dict(shields)
+
+
+def _asked(bare: Shield, examples: Examples) -> Shield:
+    """Returns the bare model as it is measured: a text's beginnings are asked about, too.
+
+    Where every record has one label, of the last position, that alone is asked about.
+    """
+    is_last = bare.settings.release_positions == "last"
+    is_text = examples.labels is None or examples.labels.dim() > 1
+    return at_every_position(bare) if is_last and is_text else bare
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...]:

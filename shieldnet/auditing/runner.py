@@ -24,6 +24,7 @@ from shieldnet.core.randomness import noise_about, replayed_noise
 from shieldnet.core.statistics import Curve
 from shieldnet.findings.finding import CLASS_IMAGE, Exposed, Finding, NotApplicable, Outcome
 from shieldnet.findings.metrics import Metrics
+from shieldnet.privacy.certificate import Certificate
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
 from shieldnet.running.engine import run
@@ -59,6 +60,7 @@ def with_shadows(
         done = tell_when_first_is_done(plan.shadow_jobs, plan.at_once, done)
     try:
         if game.extent is not None:
+            shields = {name: game.behind(one).shield for name, one in shields.items()}
             return replace(game, position_shadows=_at_positions(game, shields, plan, done)), ()
         shadows = _of_rows(game, shields, plan, done)
     except NotApplicable as reason:
@@ -157,7 +159,7 @@ def _played(
     copies = 1 if game.canaries is None else game.canaries.copies
     return Subject(
         name=name,
-        certificate=game.shield.certificate(),
+        certificate=_certificate(game),
         findings=with_ceilings(outcome.findings, game.guarantee, copies),
         untested=(*outcome.untested, _side_channels(outcome), ALWAYS_UNTESTED),
         features=outcome.features,
@@ -165,8 +167,15 @@ def _played(
         curves=outcome.curves,
         exposed=outcome.exposed,
         durations_s=durations_s,
-        configuration=game.shield.settings.digest(),
+        configuration=game.served.settings.digest(),
     )
+
+
+def _certificate(game: Game) -> Certificate:
+    """States what the shield costs as it is served; the last position alone was not asked about."""
+    if game.last_alone and game.extent is not None:
+        return game.served.certificate(game.extent.classes, positions=())
+    return game.served.certificate()
 
 
 def _side_channels(outcome: Outcome) -> str:

@@ -109,6 +109,8 @@ def audit(
     """
     start = time.monotonic()
     whole("with_examples", with_examples, low=0)
+    if padding is not None:
+        whole("padding", padding, low=0)
     sets = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
     given, planted = as_rows(Given(with_bare(shield), sets, columns, train, sensitive), canaries)
     given = given.as_codes(planted)

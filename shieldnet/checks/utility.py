@@ -95,7 +95,10 @@ def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
         yield from _closeness(game, untested)
         return
     if game.extent is not None:
-        yield from _at_positions(game)
+        if len(game.nonmembers) < 2:
+            untested.append("accuracy: needs two nonmembers at least")
+        else:
+            yield from _at_positions(game)
         return
     answers = game.ask(game.nonmembers).distribution.argmax(-1)
     try:

@@ -288,9 +288,9 @@ def require_one_shape(first: Examples, second: Examples) -> None:
             f"Expected {first.name} and {second.name} of one shape, got "
             f"{tuple(first.inputs.shape[1:])} and {tuple(second.inputs.shape[1:])}."
         )
-    if first.labels is None or second.labels is None:
+    if first.labels is None or second.labels is None or not first.has_targets:
         return
-    if first.labels.shape[1:] != second.labels.shape[1:]:  # of targets
+    if first.labels.shape[1:] != second.labels.shape[1:]:
         raise DataError(
             f"Expected targets of {first.name} and {second.name} of one shape, got "
             f"{tuple(first.labels.shape)} and {tuple(second.labels.shape)}."

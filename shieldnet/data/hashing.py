@@ -20,6 +20,7 @@ from shieldnet.data.examples import raw_bytes
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PRINTED = frozenset({"extra_repr"})  # how a layer is printed, which torchao sets
 _MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS) | _PRINTED
+_OF_THE_PROCESS = frozenset({"_original_object_hash"})  # by transformers: Python's hash
 _MAX_DEPTH = 50
 _MAX_NAMED = 5
 
@@ -186,7 +187,8 @@ class _Digest:
         elif isinstance(value, torch.fx.Graph):
             yield str(value).encode()
         elif hasattr(value, "__dict__"):
-            yield from self._lines(dict(sorted(vars(value).items())), path, depth)
+            held = {key: vars(value)[key] for key in sorted(vars(value).keys() - _OF_THE_PROCESS)}
+            yield from self._lines(held, path, depth)
         elif self.compiled and (state := reduced(value)) is not None:
             yield from self._lines(state, path, depth)
         else:

@@ -158,7 +158,7 @@ class Layout:
         classes = -1 if self.axis is None else self.axis
         position = classes % len(shape)
         places = tuple(shape[1:position]) + tuple(shape[position + 1 :])
-        return shape[position], (1, *places[1:]) if self.positions == "last" else places
+        return shape[position], places[1:] if self.positions == "last" else places
 
     def closed(self, answers: Tensor, shape: torch.Size, released: Kind) -> Tensor:
         """Converts defended rows back to the form of the model's output.

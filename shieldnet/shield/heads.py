@@ -128,6 +128,8 @@ class _Line(NamedTuple):
         for name in ("release", "axis", "micro_batch"):
             if (value := getattr(settings, name)) is not None:
                 parts.append(f"{name}={value!r}")
+        if settings.release_positions != "all":
+            parts.append(f"release_positions={settings.release_positions!r}")
         if also:
             listed = ", ".join(f"{name!r}: {code}" for name, code in also.items())
             parts.append(f"also={{{listed}}}")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from maps import Nudges, nudged, sets
+from maps import Nudges, Shows, nudged, sets
 from torch import Tensor, nn
 
 import shieldnet as sn
@@ -85,3 +85,12 @@ def test_a_detector_is_refused_with_the_reason() -> None:
     images = {name: part[0] for name, part in sets().items()}
     with pytest.raises(sn.errors.ShieldnetError, match="A detector's boxes are no rows"):
         sn.audit(shield, **images, tier=MAPS, shadows=0)
+
+
+@pytest.mark.parametrize("defenses", [(), (sn.ClipNorm(3.0), sn.GaussianNoise(1.0))], ids=str)
+def test_attacks_on_one_row_of_numbers_say_that_maps_are_more(defenses) -> None:
+    attacks = sn.attacks.StraightThrough(), sn.attacks.JitterAveraging(), sn.attacks.TableLearning()
+    shield = sn.Shield(Shows().eval(), *defenses, axis=1)
+    report = sn.audit(shield, **sets(), tier=sn.Tier("rows", attacks), engine="inline")
+    said = [line for line in report.untested if "answers at 64 positions" in line]
+    assert len(said) >= 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from language import VOCABULARY, Story, Writer, fitted, story, texts
+from language import LENGTH, VOCABULARY, Story, Writer, fitted, story, texts
 from torch import Tensor, nn
 
 import shieldnet as sn
@@ -166,3 +166,22 @@ def test_masked_models_are_held_to_their_labels_by_named_inputs(tale: Story, wri
     found = {finding.name: finding for finding in bare.findings}
     assert found["membership.sequences.EZ.auc"].samples == 240
     assert any("only next tokens complete a text" in line for line in bare.untested)
+
+
+def test_a_server_of_next_tokens_is_asked_about_every_beginning(tale) -> None:
+    shields = {
+        positions: sn.harden(tale.model, "open", axis=-1, release_positions=positions)
+        for positions in ("all", "last")
+    }
+    found = {}
+    for positions, shield in shields.items():
+        report = sn.audit(
+            shield, members=tale.members, nonmembers=tale.nonmembers, base=tale.base, **QUICK
+        )
+        served = report.subjects[-1]
+        found[positions] = {one.name: one.value for one in served.findings}
+        one_place = sn.harden(nn.Linear(1, VOCABULARY), "open").cost(VOCABULARY).bits
+        places = LENGTH if positions == "all" else 1
+        assert served.certificate.bits == pytest.approx(places * one_place)
+    assert found["last"] == found["all"]
+    assert found["last"]["membership.sequences.ratio to base.auc"] > 0.6

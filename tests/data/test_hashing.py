@@ -1,5 +1,6 @@
 import copy
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,3 +91,13 @@ def test_forests_are_told_apart_by_their_trees() -> None:
     ]
     hashes = [weights_hash(sn.harden(forest).model, compiled=True) for forest in forests]
     assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_a_hash_that_python_makes_anew_in_every_process_does_not_count() -> None:
+    hashes = set()
+    for own in (1, 2):
+        model = nn.Linear(2, 3)
+        nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+        model.generation = SimpleNamespace(temperature=1.0, _original_object_hash=own)
+        hashes.add(weights_hash(model))
+    assert len(hashes) == 1

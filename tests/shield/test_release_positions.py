@@ -42,7 +42,7 @@ def test_it_costs_what_one_position_costs_whatever_the_length() -> None:
 
     assert shield.cost() == short
     assert short.bits == sn.harden(nn.Linear(2, 9)).cost(9).bits
-    assert shield.extent == sn.Extent(9, (1,))
+    assert shield.extent == sn.Extent(9)
 
 
 def test_a_graph_releases_the_last_position_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]

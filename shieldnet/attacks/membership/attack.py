@@ -9,6 +9,7 @@ from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.membership.embeddings import embedding_scores
 from shieldnet.attacks.membership.metrics import METRICS
 from shieldnet.attacks.membership.reporting import (
+    MIN_DISTINCT_SHARE,
     MIN_GROUP_ROWS,
     MIN_ROWS,
     distinct_records,
@@ -93,7 +94,7 @@ class Membership(Attack):
                 game.labels(examples)
         game.require_rows(MIN_ROWS, *sets)
         require_untold(game)
-        distinct = distinct_records(game)
+        distinct = distinct_records(game, MIN_DISTINCT_SHARE)
         score = embedding_scores if is_embedding else all_scores
         score = residual_scores if game.gives_values else score
         scores = score(game, *sets, self.queries)

@@ -15,7 +15,7 @@ MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
 MIN_GROUP_ROWS = 30
 """Groups with fewer members or nonmembers are not judged: their intervals would be too sure."""
-_MIN_DISTINCT_SHARE = 0.2
+MIN_DISTINCT_SHARE = 0.2
 _OF_DISTINCT = ("membership", "membership.sequences", "membership.maps")
 
 Reported = tuple[list[Finding], list[str]]
@@ -101,14 +101,17 @@ def worst(each: Mapping[str, Finding], name: str) -> Finding:
     return replace(max(each.values(), key=lambda finding: finding.value), name=name)
 
 
-def distinct_records(game: Game) -> Group:
-    """Returns the records of both sets, each the first time that it stands there, or all."""
+def distinct_records(game: Game, least_share: float = 0.0) -> Group:
+    """Returns the records of both sets, each the first time that it stands there, or all.
+
+    least_share: where fewer of a set are distinct, equal ones are different persons, and all count.
+    """
     firsts = []
     for examples in (game.members, game.nonmembers):
         seen: dict[bytes, int] = {}
         places = [seen.setdefault(row, index) for index, row in enumerate(row_bytes(examples))]
         firsts.append(torch.tensor(places) == torch.arange(len(examples)))
-    if any(float(first.double().mean()) < _MIN_DISTINCT_SHARE for first in firsts):
+    if any(float(first.double().mean()) < least_share for first in firsts):
         firsts = [torch.ones_like(first) for first in firsts]
     return Group("distinct records", *firsts)
 

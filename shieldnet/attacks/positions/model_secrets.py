@@ -8,19 +8,18 @@ from torch import Tensor
 
 from shieldnet.attacks.answers import defended
 from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.positions.asking import Asking
 from shieldnet.attacks.positions.readings import extent_of, released
 from shieldnet.attacks.positions.truth import token_columns
 from shieldnet.core.randomness import noise_about
 from shieldnet.core.statistics import proportion, random_sums
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import RELEASE_LESS, Limit, Metric
-from shieldnet.shield.module import Shield
 
 _MAX_ANSWERS = 1024  # of one trial: more would take a hidden size above it to pay
 _MAX_TRIALS = 10
 _MAX_FEATURES = 2 * _MAX_ANSWERS  # of an answer: random sums keep the rank
-_MIN_GAP = 2.0  # between neighboring singular values, of a rank that an adversary believes
-_EXACT = 1e-6  # of the greatest singular value: the arithmetic of float32
+_MIN_GAP = 3.0  # between neighboring singular values, of a rank that an adversary believes
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,12 @@ class HiddenSize(Attack):
 
     Logits are a matrix of weights times a hidden vector, so those of many answers, each less its
     own mean, have the rank of the hidden layer, whatever the softmax took away. The adversary takes
-    the singular values of as many answers as the vocabulary has words (at most 1,024) and looks for
+    the singular values of twice as many answers as there are classes (at most 1,024) and looks for
     the widest gap between neighbors.
 
-    ``model.hidden_size``: the share of trials, each on other answers, that name the true rank, that
-    of the bare model's logits. A bias of the last layer adds one to the hidden size.
-    Errors: NotApplicable where the hidden layer is as wide as the vocabulary or as a trial.
+    ``model.hidden_size``: the share of trials, each on other answers, that agree on one rank behind
+    a gap. A bias of the last layer adds one to the hidden size. A layer as wide as the vocabulary,
+    or wider than a trial, leaves no gap. Texts are asked about that are made of random tokens.
     Source: Carlini et al. 2024 (arXiv:2403.06634); Finlayson, Ren, Swayamdipta 2024
     (arXiv:2403.09539).
     """
@@ -57,56 +56,62 @@ class HiddenSize(Attack):
     )
 
     def __call__(self, game: Game) -> Outcome:
-        classes = extent_of(game).classes
-        size = min(classes, _MAX_ANSWERS)
-        true = _scores(game, game.shield.bare(), size * _MAX_TRIALS)
-        size = min(size, len(true))
-        trials = [part for part in true.split(size) if len(part) == size]
-        actual = [_rank(part, _EXACT) for part in trials]
-        hidden = max(actual)
-        if hidden >= min(size, classes) - 1:
-            raise NotApplicable(
-                f"the logits of {size} answers have full rank: the hidden layer is not narrower "
-                "than the vocabulary, or than a trial"
-            )
-        answers = _scores(game, game.shield, size * _MAX_TRIALS)
-        found = [_widest_gap(part) == hidden for part in answers.split(size)[: len(trials)]]
+        size = min(2 * extent_of(game).classes, _MAX_ANSWERS)
+        trials = _scores(game, size * _MAX_TRIALS).split(size)
+        parts = [part for part in trials if len(part) == size]
+        if not parts:
+            raise NotApplicable(f"needs {size} answers, twice as many as there are classes")
+        ranks = [_widest_gap(part) for part in parts]
+        known = [rank for rank in ranks if rank]
+        hidden = max(set(known), key=known.count, default=0)
+        found = known.count(hidden) if len(known) > 1 or len(parts) == 1 else 0
+        note = f"rank {hidden}, of which 1 may be a bias" if found else "no gap stands out"
         return Outcome(
             findings=(
                 Finding.of(
                     "model.hidden_size",
-                    proportion(sum(found), len(found)),
-                    samples=len(found),
+                    proportion(found, len(parts)),
+                    samples=len(parts),
                     baseline=0.0,
                     threat=Threat(queries=size),
                     source=f"widest gap between the singular values of {size} answers",
-                    note=f"rank {hidden}, of which 1 may be a bias" if sum(found) else "",
+                    note=note,
                 ),
             )
         )
 
 
-def _scores(game: Game, shield: Shield, count: int) -> Tensor:
-    """Returns log p at random positions, each row less its mean. Shapes: -> (rows, features)."""
+def _scores(game: Game, count: int) -> Tensor:
+    """Returns log p at random positions, each row less its mean. Shapes: -> (rows, features).
+
+    Classes that are never released are left out: that there are few others is no hidden size.
+    """
     rows: list[Tensor] = []
     classes, taken = extent_of(game).classes, 0
     generator = torch.Generator().manual_seed(game.seed)
+    is_seen = torch.zeros(classes, dtype=torch.bool)
     with noise_about("hidden size"):
-        for part in game.nonmembers.inputs.split(16):
-            p = released(shield, part, classes).flatten(0, -2)
-            least = float(p[p > 0].min()) / 2
-            log_p = p.clamp_min(least).log()
+        for part in _questions(game, count, generator).split(16):
+            p = released(game.shield, part, classes).flatten(0, -2)
+            is_seen |= (p > 0).any(0)
+            log_p = p.clamp_min(float(p[p > 0].min()) / 2).log()
             rows.append(random_sums(log_p - log_p.mean(1, keepdim=True), _MAX_FEATURES))
             taken += len(p)
             if taken >= count:
                 break
     scores = torch.cat(rows)
+    scores = scores if scores.shape[1] < classes else scores[:, is_seen]
     return scores[torch.randperm(len(scores), generator=generator)][:count]
 
 
-def _rank(scores: Tensor, smallest: float) -> int:
-    values = torch.linalg.svdvals(scores)
-    return int((values > smallest * values[0]).sum())
+def _questions(game: Game, count: int, generator: torch.Generator) -> Tensor:
+    """Returns what is asked: texts of random tokens, or else the nonmembers."""
+    extent = extent_of(game)
+    if token_columns(game.nonmembers, extent.positions) is None:
+        return game.nonmembers.inputs
+    asking = Asking.of(game, game.nonmembers)
+    texts = -(-count // asking.length)
+    return asking.rows(torch.randint(extent.classes, (texts, asking.length), generator=generator))
 
 
 def _widest_gap(scores: Tensor) -> int:
@@ -117,7 +122,7 @@ def _widest_gap(scores: Tensor) -> int:
     values = torch.linalg.svdvals(scores)[: min(scores.shape) - 1].clamp_min(1e-12)
     gaps = (values[:-1] / values[1:]).log()
     place = int(gaps.argmax())
-    return place + 1 if float(gaps[place]) > math.log(_MIN_GAP) else 0
+    return place + 1 if place and float(gaps[place]) > math.log(_MIN_GAP) else 0
 
 
 @dataclass(frozen=True)

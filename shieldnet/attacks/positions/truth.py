@@ -115,7 +115,7 @@ def token_columns(examples: Examples, positions: tuple[int, ...]) -> dict[str, s
     packing, places, start = examples.packing, dict[str, slice](), 0
     parts = zip(packing.shown_names, packing.shapes, packing.dtypes, packing.sizes, strict=True)
     for name, shape, dtype, size in parts:
-        if shape == positions and not dtype.is_floating_point:
+        if shape == positions and (name == MASK or not dtype.is_floating_point):
             places[name] = slice(start, start + size)
         start += size
     texts = [name for name in (*_TOKENS, *places) if name in places and name != MASK]

@@ -126,8 +126,28 @@ def test_the_hidden_size_is_found_bare_and_as_log_probabilities_and_not_behind_b
 def test_a_hidden_layer_as_wide_as_the_vocabulary_has_no_rank_to_find(game: Game) -> None:
     wide = game.behind(sn.Shield(Reader(hidden=64).eval(), axis=-1))
 
-    with pytest.raises(NotApplicable, match="full rank"):
-        HiddenSize()(wide)
+    assert found(HiddenSize()(wide))["model.hidden_size"].value == 0.0
+
+
+def test_the_hidden_size_is_found_in_half_precision_and_where_logits_are_small(game: Game) -> None:
+    class Small(Reader):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return super().forward(tokens) / 1000
+
+    torch.manual_seed(0)
+    for model in (Reader().bfloat16(), Small()):
+        outcome = HiddenSize()(game.behind(sn.Shield(model.eval(), axis=-1)))
+        assert found(outcome)["model.hidden_size"].value == 1.0
+
+
+def test_a_model_that_says_the_same_of_everything_has_no_size_to_find(game: Game) -> None:
+    class Deaf(Reader):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return super().forward(torch.zeros_like(tokens[:, :1])).expand(-1, tokens.shape[1], -1)
+
+    outcome = HiddenSize()(game.behind(sn.Shield(Deaf().eval(), axis=-1)))
+
+    assert found(outcome)["model.hidden_size"].value == 0.0
 
 
 @pytest.mark.parametrize("preset", ["strict", "balanced", "open"])
