@@ -82,26 +82,27 @@ class HiddenSize(Attack):
 
 
 def _scores(game: Game, count: int) -> Tensor:
-    """Returns log p at random positions, each row less its mean. Shapes: -> (rows, features).
+    """Returns log p at random positions, -inf where nothing was released.
 
-    Classes that are never released are left out: that there are few others is no hidden size.
+    Shapes: -> (rows, classes), or random sums of many classes, of rows less their mean.
     """
     rows: list[Tensor] = []
     classes, taken = extent_of(game).classes, 0
     generator = torch.Generator().manual_seed(game.seed)
-    is_seen = torch.zeros(classes, dtype=torch.bool)
     with noise_about("hidden size"):
         for part in _questions(game, count, generator).split(16):
             p = released(game.shield, part, classes).flatten(0, -2)
-            is_seen |= (p > 0).any(0)
-            log_p = p.clamp_min(float(p[p > 0].min()) / 2).log()
-            rows.append(random_sums(log_p - log_p.mean(1, keepdim=True), _MAX_FEATURES))
+            rows.append(p.log() if classes <= _MAX_FEATURES else _few(p))
             taken += len(p)
             if taken >= count:
                 break
     scores = torch.cat(rows)
-    scores = scores if scores.shape[1] < classes else scores[:, is_seen]
     return scores[torch.randperm(len(scores), generator=generator)][:count]
+
+
+def _few(p: Tensor) -> Tensor:
+    log_p = p.clamp_min(float(p[p > 0].min()) / 2).log()
+    return random_sums(log_p - log_p.mean(1, keepdim=True), _MAX_FEATURES)
 
 
 def _questions(game: Game, count: int, generator: torch.Generator) -> Tensor:
@@ -117,9 +118,16 @@ def _questions(game: Game, count: int, generator: torch.Generator) -> Tensor:
 def _widest_gap(scores: Tensor) -> int:
     """Returns where singular values fall off most; 0 where no gap stands out.
 
-    The last value is that of the mean, which was taken away.
+    Classes that are not released once are left out: that there are few others is no hidden size.
+    The last value is that of the mean, which is taken away.
     """
+    scores = scores[:, scores.isfinite().any(0)]
+    floor = float(scores[scores.isfinite()].min()) - math.log(2)
+    scores = scores.clamp_min(floor)
+    scores = scores - scores.mean(1, keepdim=True)
     values = torch.linalg.svdvals(scores)[: min(scores.shape) - 1].clamp_min(1e-12)
+    if len(values) < 3:
+        return 0
     gaps = (values[:-1] / values[1:]).log()
     place = int(gaps.argmax())
     return place + 1 if place and float(gaps[place]) > math.log(_MIN_GAP) else 0
