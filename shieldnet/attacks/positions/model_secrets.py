@@ -118,13 +118,15 @@ def _questions(game: Game, count: int, generator: torch.Generator) -> Tensor:
 def _widest_gap(scores: Tensor) -> int:
     """Returns where singular values fall off most; 0 where no gap stands out.
 
-    Classes that are not released once are left out: that there are few others is no hidden size.
-    The last value is that of the mean, which is taken away.
+    Classes that are always as probable as one another, such as all that a cut leaves out, count
+    once: that there are few others is no hidden size. The last value is that of the mean, which is
+    taken away.
     """
-    scores = scores[:, scores.isfinite().any(0)]
-    floor = float(scores[scores.isfinite()].min()) - math.log(2)
-    scores = scores.clamp_min(floor)
+    released = scores.isfinite()
+    floor = float(scores[released].min()) - math.log(2)
+    scores = scores.clamp_min(floor).unique(dim=1)
     scores = scores - scores.mean(1, keepdim=True)
+    scores = scores / scores.square().mean(0).sqrt().clamp_min(1e-30)  # rare classes count as much
     values = torch.linalg.svdvals(scores)[: min(scores.shape) - 1].clamp_min(1e-12)
     if len(values) < 3:
         return 0
