@@ -55,6 +55,7 @@ def test_an_example_runs_and_prints_what_it_is_about(name: str, tmp_path) -> Non
             *arguments,
         ],
         cwd=ROOT,
+        timeout=300,
         env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
