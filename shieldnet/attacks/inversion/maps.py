@@ -29,6 +29,7 @@ from shieldnet.attacks.inversion.decoding import (
 )
 from shieldnet.attacks.inversion.inputs import Errors
 from shieldnet.attacks.positions.readings import extent_of
+from shieldnet.attacks.positions.truth import token_columns
 from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import noise_about
 from shieldnet.core.statistics import Interval, random_sums, saved_share
@@ -112,6 +113,8 @@ class MapInversion(Attack):
 
     def tried(self, game: Game) -> "Trial":
         """Asks about the adversary's rows and the targets, and guesses by every decoder."""
+        if token_columns(game.nonmembers, extent_of(game).positions) is not None:
+            raise NotApplicable("texts are read token by token (PromptInversion)")
         auxiliary = _some(game, game.owned(), _MAX_ROWS)
         targets = _some(game, game.nonmembers, _MAX_TARGETS)
         game.require_rows(MIN_ROWS, auxiliary, targets)

@@ -11,12 +11,12 @@ from shieldnet.attacks.positions.truth import MASK, token_columns
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable
 
-_ROWS_AT_ONCE = 512
+_NUMBERS_AT_ONCE = 2**23  # of answers in memory
 
 
 @dataclass(frozen=True)
 class Asking:
-    """Asks about the first tokens of a text, and reads the answer at the last of them.
+    """Asks about the first tokens of a text.
 
     What follows them is filled up, with the padding token where there is one; a mask among the
     inputs leaves it out. Other inputs are those of the first record.
@@ -56,14 +56,16 @@ class Asking:
         return rows
 
     def about(self, tokens: Tensor, floor: float) -> Tensor:
-        """Returns the log of what is released after the last token.
+        """Returns the log of what is released of short texts: at every position, or at the last.
 
         floor: what a released zero reads as.
-        Shapes: (rows, length) -> (rows, classes) float32.
+        Shapes: (rows, length) -> (rows, length or 1, classes) float32.
         """
-        last = tokens.shape[1] - 1
+        length = tokens.shape[1]
+        seen = slice(length - 1 if self.game.last_alone else 0, length)
+        size = max(1, _NUMBERS_AT_ONCE // (self.length * self.classes))
         parts = [
-            released(self.game.shield, self.rows(part), self.classes)[:, last]
-            for part in tokens.split(_ROWS_AT_ONCE)
+            released(self.game.shield, self.rows(part), self.classes)[:, seen].clamp_min(floor)
+            for part in tokens.split(size)
         ]
-        return torch.cat(parts).clamp_min(floor).log().float()
+        return torch.cat(parts).log().float()

@@ -26,10 +26,11 @@ _READ = ("max_exact_prompts", 0.05, "short texts read back word for word from ne
 
 @dataclass(frozen=True)
 class PromptInversion(Attack):
-    """Reads the first tokens of a text from what the model says comes next.
+    """Reads the first tokens of a text from what the model says of them.
 
     The adversary owns auxiliary texts, asks about the beginnings of these, and learns a regression
-    from the released scores to every token. Then it searches: in every place in turn it tries the
+    from the released scores to every token: from those at its own position, or where the last
+    position alone is released, from those. Then it searches: in every place in turn it tries the
     tokens that the regression finds likeliest, asks the shield about each text, and keeps the one
     whose answer is nearest to the one that it saw. Which of the two guesses it uses, and whether it
     uses any, is decided on auxiliary texts that the regression has not seen.
@@ -133,7 +134,7 @@ class _Reader:
 
     frequent: the most frequent token of every place. way: what did best on validation: the most
     frequent tokens, the regression, or the search.
-    Shapes: weights (places, features, vocabulary), frequent (places,).
+    Shapes: weights (places or 1, features, vocabulary), frequent (places,).
     """
 
     asking: Asking
@@ -154,8 +155,12 @@ class _Reader:
         held, known = owned[::_SHARE_OF_VALIDATION], _without_every(owned, _SHARE_OF_VALIDATION)
         vocabulary, codes = known.unique(return_inverse=True)
         answers = _narrow(asking.about(known, floor))
-        center = answers.mean(0)
-        target = one_hot(codes, len(vocabulary)).float().transpose(0, 1)
+        center = answers.mean((0, 1))
+        target = one_hot(codes, len(vocabulary)).float()
+        if asking.game.last_alone:  # one regression a place, from the last answer
+            answers, target = answers[:, 0], target.transpose(0, 1)
+        else:
+            answers, target = answers.flatten(0, 1), target.flatten(0, 1).unsqueeze(0)
         best: tuple[float, _Reader] | None = None
         for ridge in _RIDGES:
             weights = _ridge(answers - center, target, ridge)
@@ -182,7 +187,8 @@ class _Reader:
         if self.way == 0:
             return self.frequent.expand(len(secret), -1)
         seen = self._seen(secret)
-        votes = (_narrow(seen) - self.center) @ self.weights  # (places, rows, vocabulary)
+        read = (_narrow(seen) - self.center).transpose(0, 1)
+        votes = read @ self.weights  # (places, rows, vocabulary)
         likely = self.vocabulary[votes.topk(min(self.attack.candidates, votes.shape[-1])).indices]
         guess = likely[..., 0].T.contiguous()
         return guess if self.way == 1 else self._searched(guess, likely, seen)
@@ -197,19 +203,28 @@ class _Reader:
     def _searched(self, guess: Tensor, likely: Tensor, seen: Tensor) -> Tensor:
         """Exchanges one token after another for the one whose answer is nearest.
 
-        Shapes: guess (rows, length), likely (length, rows, candidates), seen (rows, classes).
+        In the first round a token is held to the answers up to its own, where these are released.
+        Shapes: guess (rows, length), likely (length, rows, candidates), seen (rows, length or 1,
+        classes).
         """
         rows, places = guess.shape
         with noise_about("prompts tried", rows, places):
-            for _ in range(self.attack.rounds):
-                for place in reversed(range(places)):
+            for number in range(self.attack.rounds):
+                for place in self._order(places):
                     tried = torch.cat([guess[:, place : place + 1], likely[place]], 1)
                     texts = guess.unsqueeze(1).repeat(1, tried.shape[1], 1)
                     texts[:, :, place] = tried
                     answers = self.asking.about(texts.flatten(0, 1), self.floor)
-                    far = (answers.unflatten(0, (rows, -1)) - seen.unsqueeze(1)).square().sum(-1)
+                    missed = answers.unflatten(0, (rows, -1)) - seen.unsqueeze(1)
+                    upto = seen.shape[1] if number else place + 1
+                    far = missed[:, :, :upto].square().sum((-1, -2))
                     guess[:, place] = tried.gather(1, far.argmin(1, keepdim=True)).squeeze(1)
         return guess
+
+    def _order(self, places: int) -> list[int]:
+        """Lists places from the end where the last answer alone is seen, else from the start."""
+        order = list(range(places))
+        return order[::-1] if self.asking.game.last_alone else order
 
 
 def _without_every(rows: Tensor, step: int) -> Tensor:
@@ -218,7 +233,10 @@ def _without_every(rows: Tensor, step: int) -> Tensor:
 
 def _narrow(answers: Tensor) -> Tensor:
     """Makes few random sums of the scores of a large vocabulary."""
-    return random_sums(answers, _MAX_FEATURES) if answers.shape[1] > _MAX_FEATURES else answers
+    if answers.shape[-1] <= _MAX_FEATURES:
+        return answers
+    few = random_sums(answers.flatten(0, -2), _MAX_FEATURES)
+    return few.reshape(*answers.shape[:-1], _MAX_FEATURES)
 
 
 def _ridge(answers: Tensor, target: Tensor, ridge: float) -> Tensor:

@@ -59,6 +59,27 @@ def test_short_prompts_are_read_from_bare_scores_and_not_from_labels(game: Game)
     assert labels.high < bare.low
 
 
+def test_scores_at_every_position_read_whole_prompts(game: Game) -> None:
+    last = game.behind(sn.Shield(game.shield.model, axis=-1, release_positions="last"))
+    attack = PromptInversion(tokens=LENGTH, texts=24, candidates=8, rounds=1)
+
+    everywhere = found(attack(game))["prompts.exact"]
+    alone = found(attack(last))["prompts.exact"]
+
+    assert everywhere.value > 0.9
+    assert everywhere.low > alone.value
+
+
+def test_an_echo_is_read_though_its_winners_say_it_all(game: Game) -> None:
+    class Echo(Reader):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return 5.0 * nn.functional.one_hot((tokens * 5 + 3) % WORDS, WORDS)
+
+    echo = game.behind(sn.Shield(Echo().eval(), axis=-1, release="labels"))
+
+    assert found(PromptInversion(tokens=4, texts=24)(echo))["prompts.exact"].value == 1.0
+
+
 def test_the_search_reads_more_than_the_regression(game: Game) -> None:
     searched = found(PromptInversion(tokens=3, texts=30)(game))["prompts.tokens"]
     alone = found(PromptInversion(tokens=3, texts=30, candidates=1, rounds=1)(game))
