@@ -5,7 +5,6 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from shieldnet.core.checks import choice
@@ -21,6 +20,7 @@ from shieldnet.defenses import (
 )
 from shieldnet.outputs.layout import Kind
 from shieldnet.shield.module import Shield
+from shieldnet.shield.public_rows import answers_about
 
 CALIBRATED: tuple[Kind, ...] = ("embeddings", "values")
 """Kinds whose presets need public rows."""
@@ -46,8 +46,9 @@ def calibrated(model: Any, preset: str, public_rows: Any, **layout: Any) -> tupl
     balanced, open: 4, 16, 64 steps of it. certified: noise for (6, 0)-differential privacy.
     public_rows: inputs as the model takes them, 100 at least: a tensor, an array, a tuple of
     arguments or a dict of named ones. They must not be private: the settings tell of them.
-    Errors: ConfigError for another kind; DataError for rows that are too few or answers that do not
-        vary; AnswerError for answers that are random or not finite.
+    Errors: ConfigError for another kind, or for what has no rows; DataError for rows that are too
+        few or that the model cannot answer, or answers that do not vary; AnswerError for answers
+        that are random or not finite.
     """
     kind = layout.get("outputs")
     if not isinstance(kind, str) or kind not in CALIBRATED:
@@ -57,12 +58,7 @@ def calibrated(model: Any, preset: str, public_rows: Any, **layout: Any) -> tupl
         )
     choice("preset", preset, PRESETS_OF_VECTORS)
     bare = Shield(model, micro_batch=_AT_ONCE, **layout)
-    if isinstance(public_rows, tuple):
-        answers = bare(*public_rows)
-    else:
-        is_named = isinstance(public_rows, Mapping)
-        answers = bare(**public_rows) if is_named else bare(public_rows)
-    released = torch.as_tensor(bare.answer_in(answers))
+    released = answers_about(public_rows, bare)
     rows = bare.chain.layout.opened(released).double().flatten(0, -2)
     if len(released) < _MIN_ROWS:
         raise DataError(
