@@ -149,7 +149,7 @@ def test_the_interval_of_an_exposure_holds_where_few_canaries_vary(shift) -> Non
 
     ranks = [
         1 + (held.unsqueeze(1) > own).double().sum(0)
-        for own, held in map(lambda _: drawn(), range(2000))
+        for own, held in (drawn() for _ in range(2000))
     ]
     expected = math.log2(41) - float(torch.stack(ranks).log2().mean())
     intervals = [exposure(*drawn(), 0.95, generator) for _ in range(60)]
