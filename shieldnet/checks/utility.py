@@ -30,8 +30,8 @@ _ACCURACY = Limit(
 _R2 = Limit(
     "min_r2",
     0.5,
-    "How much of what a regression's targets vary by the released values tell (1 is all, 0 is what "
-    "their mean tells).",
+    "Share of the targets' variance that the released values explain (1 is all, 0 is no more than "
+    "their mean).",
     helps="Compare with R2 of the bare model: if that meets the limit, choose defenses that change "
     "values less (a smaller step, less noise, a wider range); if not, improve the model.",
     needs="give nonmembers with the targets of a regression",

@@ -16,6 +16,7 @@ from shieldnet.cli.options import (
     Outputs,
     PolicyFile,
     Preset,
+    ReleasePositions,
     Seed,
     ShieldFile,
     Targets,
@@ -132,6 +133,7 @@ def audit(
     shield_file: ShieldFile = None,
     outputs: Outputs = None,
     axis: Axis = None,
+    release_positions: ReleasePositions = None,
     train: Train = None,
     sensitive: Sensitive = None,
     canaries: CanaryFactory = None,
@@ -160,7 +162,9 @@ def audit(
     limits = policy_of(policy)
     files = checked_targets(targets, limits)
     public = _base(base, base_weights)
-    name, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
+    name, shield = loaded_shield(
+        model, weights, preset, shield_file, outputs, axis, release_positions
+    )
     names = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
     sets = load_sets(
         names,

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shieldnet.cli.models import loaded_shield
-from shieldnet.cli.options import DATA, Axis, Model, Outputs, Preset, ShieldFile, Weights
+from shieldnet.cli.options import (
+    DATA,
+    Axis,
+    Model,
+    Outputs,
+    Preset,
+    ReleasePositions,
+    ShieldFile,
+    Weights,
+)
 from shieldnet.cli.terminal import guarded
 
 if TYPE_CHECKING:
@@ -85,6 +94,7 @@ def harden(
     shield_file: ShieldFile = None,
     outputs: Outputs = None,
     axis: Axis = None,
+    release_positions: ReleasePositions = None,
     positions: Positions = None,
     example: Example = None,
     report: ReportFile = None,
@@ -124,7 +134,7 @@ def harden(
     from shieldnet.shipping.saving import save_hardened
     from shieldnet.shipping.triton import require_servable, write_config
 
-    _, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis)
+    _, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis, release_positions)
     asked = None if example is None else example_rows(example, shield.model)
     graphs = graphs_of(shield, asked, graph or ())
     if is_triton:

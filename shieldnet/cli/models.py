@@ -1,7 +1,7 @@
 """The shield that a command line names: a served one, a file's, or a preset's."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 if TYPE_CHECKING:
     from shieldnet.shield.module import Shield
@@ -19,27 +19,32 @@ def loaded_shield(
     shield_file: Path | None,
     outputs: str | None,
     axis: int | None,
+    release_positions: str | None,
 ) -> "tuple[str, Shield]":
     """Returns the shield with its name in the report."""
     from shieldnet.core.checks import choice
     from shieldnet.core.errors import ConfigError
     from shieldnet.files.sources import load_model
-    from shieldnet.outputs.layout import MODEL_KINDS
+    from shieldnet.outputs.layout import MODEL_KINDS, Positions
     from shieldnet.shield.module import Shield
     from shieldnet.shield.presets import harden
     from shieldnet.shield.toml import load_shield
 
-    if shield_file is not None and (preset or outputs or axis is not None):
+    is_described = bool(preset or outputs or axis is not None or release_positions)
+    if shield_file is not None and is_described:
         raise ConfigError(
-            "The file of --shield says it all: leave --preset, --outputs and --axis out."
+            "The file of --shield says it all: leave --preset, --outputs, --axis and "
+            "--release-positions out."
         )
+    positions = choice("release_positions", release_positions or "all", get_args(Positions))
     kind = None if outputs is None else choice("outputs", outputs, MODEL_KINDS)
     loaded = load_model(model, weights)
     if isinstance(loaded, Shield):
-        if shield_file is not None or preset or outputs or axis is not None:
+        if shield_file is not None or is_described:
             raise ConfigError(
                 f"{model} is a Shield already, which is judged as it is served: leave --preset, "
-                "--shield, --outputs and --axis out, or name a function that returns the model."
+                "--shield, --outputs, --axis and --release-positions out, or name a function that "
+                "returns the model."
             )
         return "served", loaded
     if shield_file is not None:
@@ -51,4 +56,11 @@ def loaded_shield(
             f'--shield: version = 1, outputs = "{kind}", and a [[defense]] for each, such as '
             f"{_EXAMPLES[kind]}."
         )
-    return preset, harden(loaded, preset, outputs=kind, axis=axis)  # type: ignore[arg-type]  # checked
+    shield = harden(
+        loaded,
+        preset,
+        outputs=kind,  # type: ignore[arg-type]  # checked
+        axis=axis,
+        release_positions=positions,  # type: ignore[arg-type]  # checked
+    )
+    return preset, shield

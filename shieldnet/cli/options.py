@@ -44,6 +44,15 @@ Axis = Annotated[
         help="The axis of the classes, if it is not the last: 1 for a segmentation, -1 for text."
     ),
 ]
+ReleasePositions = Annotated[
+    str | None,
+    typer.Option(
+        help="Which positions of a language model's answer are released: all, or last, the next "
+        "token's scores alone, which is then all that counts and costs. last needs --axis -1.",
+        metavar="all|last",
+        show_default="all",
+    ),
+]
 Label = Annotated[
     str | None,
     typer.Option(

@@ -66,8 +66,11 @@ def plant_canaries(
             "kind='out_of_distribution'."
         )
     if len(examples) < 2 * count:
+        most = len(examples) // 2
+        fix = f"Plant fewer: count={most}." if most >= 2 else "Add records."
         raise DataError(
-            f"Expected at least {2 * count} records for {count} canaries, got {len(examples)}."
+            f"Expected at least {2 * count} records for count={count} canaries, got "
+            f"{len(examples)}. {fix}"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(examples), generator=generator)

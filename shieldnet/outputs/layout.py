@@ -180,7 +180,7 @@ class Layout:
             _require_examples(tensor, self.kind)
         else:
             _require_class_axis(tensor, self.kind, self.axis)
-            if self.positions == "last" and tensor.dim() < 3:
+            if self.positions == "last" and tensor.dim() != 3:
                 raise AnswerError(
                     "Expected answers of shape (rows, positions, classes) for "
                     f"release_positions='last', got shape {tuple(tensor.shape)}: leave it out."

@@ -175,6 +175,8 @@ class SeenExtent:
                 f"The number of {unit} is not known before the first answer. "
                 f"Answer a batch first, or give it: shield.certificate(classes={example})."
             )
+        if positions is None and self._settings.release_positions == "last":
+            return classes, (1,)
         if positions is None and self._settings.chain.layout.has_positions:
             raise ConfigError(
                 "How many positions an answer has is not known before the first answer. "

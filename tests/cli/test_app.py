@@ -120,7 +120,7 @@ def test_a_measurement_too_small_to_tell_exits_with_3(project) -> None:
         (["--html=nowhere/report.html"], "there is no folder nowhere"),
         (
             ["--shield=shield.toml", "--outputs=probabilities"],
-            "leave --preset, --outputs and --axis out",
+            "leave --preset, --outputs, --axis and --release-positions out",
         ),
         (["--seed=18446744073709551616"], "Expected --seed from 0"),
         (["--members=served:raises"], "cannot load 'served:raises'"),

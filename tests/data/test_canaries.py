@@ -73,7 +73,8 @@ def test_the_same_seed_plants_the_same_canaries() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"count": 300}, "at least 600 records for 300 canaries, got 400"),
+        ({"count": 300}, "at least 600 records for count=300 canaries, got 400. .*: count=200"),
+        ({"data": torch.ones(3, 2), "kind": "duplicated"}, "for count=100 canaries, got 3. Add"),
         ({"kind": "odd"}, "Expected kind to be one of mislabeled"),
         ({"count": 1}, "Expected count >= 2"),
         ({"data": records()[0]}, "Canaries need labels"),

@@ -42,6 +42,27 @@ def test_a_preset_of_values_keeps_to_the_public_range(model, preset) -> None:
     assert math.isfinite(min(shield.cost().bits, shield.cost().mu)) or preset == "certified"
 
 
+@pytest.mark.parametrize("rows", [100, 400])
+@pytest.mark.parametrize("width", [1e-3, 1.0, 400.0])
+@pytest.mark.parametrize("center", [0.0, 1000.0, -12345.0])
+def test_the_range_holds_nearly_all_public_values_wherever_they_lie(center, width, rows) -> None:
+    values = center + width * PUBLIC[:rows, :1].double()
+    for preset in ("open", "certified"):
+        shield = sn.harden(nn.Identity(), preset, outputs="values", calibrate=values)
+        clip = shield.settings.defenses[0]
+        inside = (values >= clip.low) & (values <= clip.high)
+        assert float(inside.double().mean()) >= 0.99
+        assert clip.high - clip.low < 1.02 * float(values.max() - values.min())
+
+
+def test_the_bound_holds_nearly_all_public_embeddings() -> None:
+    for rows in (PUBLIC, 1.2341 * Unit()(PUBLIC), PUBLIC * PUBLIC.relu()):
+        clip = sn.harden(nn.Identity(), "open", outputs="embeddings", calibrate=rows).defenses[0]
+        lengths = rows.norm(dim=1)
+        assert float((lengths <= clip.bound * (1 + 1e-6)).double().mean()) >= 0.99
+        assert clip.bound < 1.02 * float(lengths.max())
+
+
 def test_what_is_measured_is_written_and_read_back(tmp_path) -> None:
     shield = sn.harden(Line(), outputs="values", calibrate=PUBLIC)
     (tmp_path / "shield.toml").write_text(sn.dump_shield(shield))
@@ -95,6 +116,14 @@ def test_rows_that_measure_nothing_are_refused() -> None:
         harden(PUBLIC, nn.Dropout(0.5))
     with pytest.raises(DataError, match="differ in range"):
         sn.harden(nn.Identity(), outputs="values", calibrate=PUBLIC * torch.logspace(0, 3, 8))
+    far = PUBLIC[:, :2] + torch.tensor([0.0, 1000.0])
+    with pytest.raises(DataError, match="differ in range"):
+        sn.harden(nn.Identity(), outputs="values", calibrate=far)
+    rare = (torch.arange(400) == 7).float().unsqueeze(1)
+    with pytest.raises(DataError, match="same values for nearly all 400 public rows"):
+        sn.harden(nn.Identity(), outputs="values", calibrate=rare)
+    with pytest.raises(DataError, match="of 99% of the 400 public rows are zeros"):
+        harden(rare.expand(400, 3))
 
 
 @pytest.mark.parametrize("kind", [None, "logits", {"vectors": "embeddings"}])

@@ -45,6 +45,16 @@ def test_it_costs_what_one_position_costs_whatever_the_length() -> None:
     assert shield.extent == sn.Extent(9)
 
 
+def test_its_cost_is_known_before_the_first_answer() -> None:
+    shield = sn.harden(Texts().eval(), axis=-1, release_positions="last")
+
+    before = shield.cost(9)
+    shield(TOKENS)
+
+    assert before == shield.cost()
+    assert shield.certificate(9).cost == before
+
+
 def test_a_graph_releases_the_last_position_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
     shield = sn.Shield(Texts().eval(), sn.TopK(2), sn.Round(1), axis=-1, release_positions="last")
 
@@ -71,3 +81,6 @@ def test_it_makes_no_sense_without_positions() -> None:
         sn.harden(Texts(), axis=-1, release_positions="first")  # type: ignore[arg-type]
     with pytest.raises(sn.errors.AnswerError, match="leave it out"):
         sn.harden(nn.Linear(2, 3), axis=-1, release_positions="last")(torch.rand(4, 2))
+    with pytest.raises(sn.errors.AnswerError, match="leave it out"):
+        several = sn.Shield(nn.Identity(), axis=-1, release_positions="last", outputs="logits")
+        several(torch.randn(4, 2, 3, 5))

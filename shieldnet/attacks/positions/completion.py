@@ -19,7 +19,8 @@ from shieldnet.attacks.positions.readings import (
 from shieldnet.attacks.positions.sequence_scores import base_scores, means_of
 from shieldnet.attacks.positions.sequences import floor_of, require_sequences
 from shieldnet.attacks.positions.truth import Truth, tokens_of, with_tokens
-from shieldnet.core.checks import fraction, positive, whole
+from shieldnet.core.checks import finite, fraction, positive, whole
+from shieldnet.core.errors import ConfigError
 from shieldnet.core.randomness import noise_about
 from shieldnet.core.statistics import Interval, proportion
 from shieldnet.data.examples import Canaries, Examples
@@ -31,6 +32,10 @@ _MAX_ROWS = 2000
 _ROWS_TRIED = 8  # to see whether an answer depends on later tokens
 _MAX_MOVED = 1e-3  # in probability: what other kernels round differently
 _RESAMPLES = 1000
+_MIN_DIFFERING = 10  # canaries of other ranks than the commonest: fewer hardly vary when resampled
+_SUGGESTED_BITS = 3.0
+_MORE_BITS = 2.0  # that there must be above the suggested limit, for a finding to break it
+_MIN_HELD_OUT = round(2 ** (_SUGGESTED_BITS + _MORE_BITS)) - 1
 _HELPS = (
     "Take duplicates out of the training data, train for fewer epochs, or release less of a text: "
     "fewer tokens a client (a budget), a filter of training text. DPSGD bounds it."
@@ -51,7 +56,8 @@ class TextExtraction(Attack):
 
     ``extraction.exposure``: the mean over planted canaries of log2 of the number of canaries to
     choose from, less log2 of their rank among those held out, in bits; by loss or by the ratio to
-    the base, whichever is more. Chance gives about 1.44.
+    the base, whichever is more. Chance gives about 1.44. Fewer than 31 canaries held out leave less
+    than 5 bits to show, and are not tested.
 
     Errors: NotApplicable for labels that are no next tokens, and for models whose answers depend on
         later tokens: they complete nothing.
@@ -83,7 +89,7 @@ class TextExtraction(Attack):
             "more",
             Limit(
                 "max_exposure",
-                3.0,
+                _SUGGESTED_BITS,
                 "how far planted texts stand out, in bits (1.44 is chance)",
                 most=math.inf,
                 helps=_HELPS,
@@ -103,8 +109,14 @@ class TextExtraction(Attack):
         for name in ("tries", "tokens", "least"):
             whole(name, getattr(self, name), low=1)
         fraction("chance", self.chance)
+        positive("chance", self.chance)  # at 0 every text would count as completed
+        if not (isinstance(self.temperatures, tuple | list) and self.temperatures):
+            raise ConfigError(
+                "Expected temperatures as a tuple of one or more numbers, such as (0.0, 1.0), got "
+                f"temperatures={self.temperatures!r}."
+            )
         for temperature in self.temperatures:
-            if temperature != 0:
+            if finite("temperatures", temperature) != 0:
                 positive("temperatures", temperature)
 
     def __call__(self, game: Game) -> Outcome:
@@ -118,6 +130,12 @@ class TextExtraction(Attack):
             untested.append(f"extraction.verbatim: {reason}")
         if game.canaries is None:
             untested.append("extraction.exposure: needs texts planted in the training (canaries=)")
+        elif (held_out := len(game.canaries.held_out)) < _MIN_HELD_OUT:
+            untested.append(
+                f"extraction.exposure: needs {_MIN_HELD_OUT} canaries held out, there are "
+                f"{held_out}, among which no text can stand out by more than "
+                f"{math.log2(held_out + 1):.2f} bits: plant_canaries(count=200) holds out about 100"
+            )
         else:
             findings.append(_exposure(game, game.canaries))
         return Outcome(findings=tuple(findings), untested=tuple(untested))
@@ -260,7 +278,8 @@ def exposure(
 ) -> Interval:
     """Estimates the mean exposure in bits; both sets are resampled for its interval.
 
-    Shapes: planted (n,), held_out (m,) scores. A tie counts half.
+    Where nearly all planted texts have one rank, resampling shows no variation, and the interval is
+    extended to an exact one. Shapes: planted (n,), held_out (m,) scores. A tie counts half.
     """
     above = (held_out.unsqueeze(1) > planted).double() + (held_out.unsqueeze(1) == planted) / 2
     count = len(held_out)
@@ -279,5 +298,26 @@ def exposure(
     ]
     value = float(mean(torch.ones(1, count).double(), torch.ones(1, len(planted))))
     tail = (1 - confidence) / 2
-    ends = mean(*draws).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
-    return Interval(value, min(value, float(ends[0])), max(value, float(ends[1])))
+    ends = mean(*draws).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    before = above.sum(0)
+    commonest = before.mode().values
+    alike = int((before == commonest).sum())
+    if len(planted) - alike < _MIN_DIFFERING:
+        ends += _exact_ends(alike, len(planted), float(commonest), count, confidence)
+    return Interval(value, min(value, *ends), max(value, *ends))
+
+
+def _exact_ends(
+    alike: int, planted: int, before: float, held_out: int, confidence: float
+) -> tuple[float, float]:
+    """Bounds the mean exposure where ``alike`` of the planted texts have one rank, exactly.
+
+    Two Clopper-Pearson intervals share the error: of the share of canaries with that rank, all
+    others having no bit or every bit; and of the share of texts, never planted, before that rank.
+    """
+    each = (1 + confidence) / 2
+    most = math.log2(held_out + 1)
+    share = proportion(alike, planted, each).low
+    ranks = proportion(before, held_out, each)
+    low, high = (most - math.log2(1 + held_out * end) for end in (ranks.high, ranks.low))
+    return share * low, share * high + (1 - share) * most

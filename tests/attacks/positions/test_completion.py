@@ -108,8 +108,52 @@ def test_planted_canaries_stand_out_by_all_the_bits_that_there_are() -> None:
         one for one in TextExtraction()(game).findings if one.name == "extraction.exposure"
     )
 
-    assert found.value == found.low == math.log2(64)
+    assert found.value == found.high == math.log2(64)
+    assert 2.5 < found.low < 4
     assert found.baseline == pytest.approx(1.38, abs=0.05)
+
+
+@pytest.mark.parametrize(("held_out", "is_tested"), [(30, False), (31, True)])
+def test_exposure_is_not_tested_where_it_could_not_break_its_limit(held_out, is_tested) -> None:
+    few = replace(CANARIES, held_out=CANARIES.held_out.shuffled(torch.arange(held_out)))
+    outcome = TextExtraction()(stage(Reciter(CANARIES.planted.inputs, 0.9), canaries=few))
+
+    assert ("extraction.exposure" in [one.name for one in outcome.findings]) == is_tested
+    told = [line for line in outcome.untested if line.startswith("extraction.exposure")]
+    assert is_tested or "31 canaries held out, there are 30" in told[0]
+    assert is_tested or "plant_canaries(count=200)" in told[0]
+
+
+def test_an_exposure_without_variation_has_an_exact_interval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    planted, held_out = 10 + torch.arange(100.0), torch.linspace(-1, 1, 100)
+
+    found = exposure(planted, held_out, 0.95, generator)
+    assert found.value == found.high == math.log2(101)
+    unseen = 1 - 0.0125 ** (1 / 100)  # of the canaries, and of texts before them
+    assert found.low == pytest.approx((1 - unseen) * (math.log2(101) - math.log2(1 + 100 * unseen)))
+
+    tied = exposure(torch.zeros(50), torch.zeros(50), 0.95, generator)
+    assert tied.low < tied.value - 0.2 < tied.value + 0.2 < tied.high
+    one = exposure(planted[:1], held_out, 0.95, generator)
+    assert (one.low, one.high) == (pytest.approx(0, abs=0.1), math.log2(101))
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0, 4.0])
+def test_the_interval_of_an_exposure_holds_where_few_canaries_vary(shift) -> None:
+    """Against the mean of many experiments of the same size."""
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn() -> tuple[Tensor, Tensor]:
+        return shift + torch.randn(12, generator=generator), torch.randn(40, generator=generator)
+
+    ranks = [
+        1 + (held.unsqueeze(1) > own).double().sum(0)
+        for own, held in (drawn() for _ in range(2000))
+    ]
+    expected = math.log2(41) - float(torch.stack(ranks).log2().mean())
+    intervals = [exposure(*drawn(), 0.95, generator) for _ in range(60)]
+    assert sum(one.low <= expected <= one.high for one in intervals) >= 54
 
 
 def test_exposure_is_at_chance_where_nothing_was_planted() -> None:
@@ -132,6 +176,10 @@ def test_exposure_by_hand() -> None:
 
 
 def test_settings_are_checked() -> None:
-    for wrong in ({"tries": 0}, {"chance": 1.5}, {"temperatures": (-1.0,)}):
-        with pytest.raises(ConfigError):
-            TextExtraction(**wrong)
+    for name, wrong in (
+        *(("tries", 0), ("chance", 1.5), ("chance", 0), ("temperatures", (-1.0,))),
+        *(("temperatures", ()), ("temperatures", 1.0), ("temperatures", "12")),
+        *(("temperatures", (False,)), ("temperatures", (math.nan,))),
+    ):
+        with pytest.raises(ConfigError, match=f"Expected .*{name}"):
+            TextExtraction(**{name: wrong})
