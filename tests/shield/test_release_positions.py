@@ -81,6 +81,6 @@ def test_it_makes_no_sense_without_positions() -> None:
         sn.harden(Texts(), axis=-1, release_positions="first")  # type: ignore[arg-type]
     with pytest.raises(sn.errors.AnswerError, match="leave it out"):
         sn.harden(nn.Linear(2, 3), axis=-1, release_positions="last")(torch.rand(4, 2))
+    several = sn.Shield(nn.Identity(), axis=-1, release_positions="last", outputs="logits")
     with pytest.raises(sn.errors.AnswerError, match="leave it out"):
-        several = sn.Shield(nn.Identity(), axis=-1, release_positions="last", outputs="logits")
         several(torch.randn(4, 2, 3, 5))
