@@ -73,7 +73,7 @@ def calibrated(model: Any, preset: str, public_rows: Any, **layout: Any) -> tupl
 
 
 def _of_embeddings(preset: str, rows: Tensor) -> tuple[Defense, ...]:
-    longest = float(rows.norm(dim=1).quantile(_LONG, interpolation="higher"))
+    longest = float(_ends(rows.norm(dim=1), 1 - _LONG)[1])
     if longest == 0:
         raise DataError(
             f"The model's embeddings of {_LONG:.0%} of the {len(rows)} public rows are zeros: no "
@@ -92,8 +92,7 @@ def _of_embeddings(preset: str, rows: Tensor) -> tuple[Defense, ...]:
 
 
 def _of_values(preset: str, rows: Tensor) -> tuple[Defense, ...]:
-    low = rows.quantile(_CUT, 0, interpolation="lower")
-    high = rows.quantile(1 - _CUT, 0, interpolation="higher")
+    low, high = _ends(rows, _CUT)
     width, narrowest = float(high.max() - low.min()), float((high - low).min())
     if width == 0:
         raise DataError(
@@ -112,6 +111,12 @@ def _of_values(preset: str, rows: Tensor) -> tuple[Defense, ...]:
     if preset == "certified":
         return (clip, LaplaceNoise((most - least) * rows.shape[1] / _EPSILON))
     return (clip, RoundTo(_short((most - least) / _STEPS[preset], digits=2)))
+
+
+def _ends(rows: Tensor, cut: float) -> tuple[Tensor, Tensor]:
+    """Returns what at most a share of ``cut`` is below, and above. Shapes: (rows, ...) -> (...)."""
+    beyond = int(cut * len(rows))
+    return rows.kthvalue(beyond + 1, 0).values, rows.kthvalue(len(rows) - beyond, 0).values
 
 
 def _rounded(number: float, width: float, *, up: bool) -> float:

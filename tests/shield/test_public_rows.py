@@ -45,6 +45,13 @@ def test_a_module_takes_arrays_in_its_own_float_type(dtype) -> None:
     assert harden(model, (rows,), "embeddings").defenses == wanted.defenses
 
 
+@pytest.mark.parametrize("rows", [0, 1, 99])
+def test_too_few_rows_are_counted(rows) -> None:
+    for model in (line, LINE):
+        with pytest.raises(DataError, match=f"at least 100 public rows.*got {rows}"):
+            harden(model, PUBLIC[:rows])
+
+
 def test_whole_numbers_stay_whole() -> None:
     model = nn.Sequential(nn.EmbeddingBag(9, 5), nn.Linear(5, 3))
     assert harden(model, np.arange(600).reshape(150, 4) % 9, "embeddings").defenses

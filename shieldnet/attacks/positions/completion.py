@@ -93,7 +93,8 @@ class TextExtraction(Attack):
                 "how far planted texts stand out, in bits (1.44 is chance)",
                 most=math.inf,
                 helps=_HELPS,
-                needs="plant canaries among the texts before training, and give them (canaries=)",
+                needs="plant canaries among the texts before training, hold 31 of them out, and "
+                "give them (canaries=)",
             ),
             standards=("EDPB extraction",),
             rows="planted canaries",
