@@ -66,12 +66,17 @@ CHAINS = [
 ]
 
 
-class EveryType(nn.Module):
-    """Gives the same scores in every type, as a head each: one graph for all of them."""
+EVERY_TYPE = (torch.float32, torch.float64, torch.float16)
+WIDE = (sn.TopK, sn.ClipNorm, sn.ClipRange, sn.Sign)
+"""Defenses of which one is in a chain that is drawn in every type; elsewhere half precision does,
+which is the hardest: a graph of three heads takes three times as long."""
 
-    def __init__(self, kind: str) -> None:
+
+class EveryType(nn.Module):
+    """Gives the same scores in several types, as a head each: one graph for all of them."""
+
+    def __init__(self, kind: str, types: tuple[torch.dtype, ...]) -> None:
         super().__init__()
-        types = (torch.float32, torch.float64, torch.float16)
         self.heads = nn.ModuleDict({str(dtype)[6:]: Net(kind, dtype) for dtype in types})
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
@@ -80,8 +85,9 @@ class EveryType(nn.Module):
 
 @pytest.mark.parametrize(("chain", "kind"), CHAINS, ids=str)
 def test_deterministic_chains_answer_alike_in_every_runtime(chain, kind, tmp_path) -> None:
-    net = EveryType(kind).eval()
-    others = dict.fromkeys(("float64", "float16"), chain)
+    is_wide = len(chain) > 1 or isinstance((*chain, None)[0], WIDE)
+    net = EveryType(kind, EVERY_TYPE if is_wide else (torch.float32, torch.float16)).eval()
+    others = dict.fromkeys(list(net.heads)[1:], chain)
     heads = sn.Shield(net, *chain, outputs=dict.fromkeys(net.heads, kind), also=others)
     heads(rows(8))
     sn.export(heads, rows(8), tmp_path / "model.pt2")
@@ -89,7 +95,7 @@ def test_deterministic_chains_answer_alike_in_every_runtime(chain, kind, tmp_pat
     read = load_model(str(tmp_path / "model.pt2"))  # our own reader takes what we write
     for count in BATCHES:
         wanted, answers = heads(rows(count)), program(rows(count))
-        assert wanted.keys() == answers.keys() == {"float32", "float64", "float16"}
+        assert wanted.keys() == answers.keys() == {*net.heads}
         for name, found in answers.items():
             assert torch.equal(found, wanted[name])
             assert torch.equal(found, sn.Shield(net.heads[name], *chain, outputs=kind)(rows(count)))
@@ -161,9 +167,16 @@ def test_a_graph_takes_its_noise_as_an_input_and_draws_none(name, tmp_path) -> N
         assert np.allclose(answer, wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("release", ["logits", "labels"])
 @pytest.mark.parametrize("ending", [".pt2", ".onnx"])
-@pytest.mark.parametrize("chain", [(), (sn.Confidence(4),), (sn.TopK(3), sn.Round(1))], ids=str)
+@pytest.mark.parametrize(
+    ("chain", "release"),
+    [
+        ((), "logits"),
+        ((sn.Confidence(4),), "labels"),
+        ((sn.TopK(3), sn.Round(1)), "logits"),
+    ],
+    ids=str,
+)
 def test_a_row_that_the_shield_refuses_is_no_ordinary_answer(
     chain, ending, release, tmp_path
 ) -> None:
