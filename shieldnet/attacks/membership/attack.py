@@ -18,6 +18,7 @@ from shieldnet.attacks.membership.reporting import (
     of_group,
     ranked,
     reported,
+    require_rates,
     require_untold,
     shared,
     within,
@@ -31,8 +32,7 @@ from shieldnet.attacks.membership.scores import (
     membership_scores,
     pooled_scores,
 )
-from shieldnet.core.checks import fraction, whole
-from shieldnet.core.errors import ConfigError
+from shieldnet.core.checks import whole
 from shieldnet.core.statistics import Curve, auc, roc
 from shieldnet.data.examples import Group
 from shieldnet.findings.finding import Finding, Outcome
@@ -79,10 +79,7 @@ class Membership(Attack):
     queries: int = 1
 
     def __post_init__(self) -> None:
-        if len(set(self.fprs)) < len(self.fprs) or not all(
-            0 < fraction("fprs", fpr) < 1 for fpr in self.fprs
-        ):
-            raise ConfigError(f"Expected fprs above 0 and below 1, each once, got {self.fprs}.")
+        require_rates(self.fprs)
         whole("queries", self.queries, low=1)
 
     def __call__(self, game: Game) -> Outcome:

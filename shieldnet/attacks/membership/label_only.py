@@ -11,7 +11,7 @@ from shieldnet.data.examples import Examples, reference_rows
 
 def label_only(game: Game, members: Examples, nonmembers: Examples) -> Scored:
     """Counts on how many perturbed copies of a record the released winner is its label."""
-    places = tuple(_perturbed_places(game, examples) for examples in (members, nonmembers))
+    places = tuple(perturbed_places(game, examples) for examples in (members, nonmembers))
     shares = []
     for examples, rows in zip((members, nonmembers), places, strict=True):
         inputs, labels = examples.inputs[rows], game.labels(examples)[rows]
@@ -33,7 +33,8 @@ def perturbed_rows(game: Game, inputs: Tensor) -> Tensor:
     return perturbed(inputs, reference, game.seed).flatten(0, 1)
 
 
-def _perturbed_places(game: Game, examples: Examples) -> Tensor:
+def perturbed_places(game: Game, examples: Examples) -> Tensor:
+    """Returns which records are moved: those that shadows answer about, as many as are worth it."""
     rows = torch.arange(len(examples))
     places = rows if game.shadows is None else game.shadows.places.get(examples.name, rows)
     return places[: max_perturbed_rows(examples.inputs)]

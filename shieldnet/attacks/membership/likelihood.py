@@ -26,10 +26,20 @@ def lira(target: Tensor, shadows: Tensor, trained_on: Tensor, shrink: float = SH
 
     Source: Carlini et al. 2022 (arXiv:2112.03570), Algorithm 1, online.
     """
-    sides = zip((trained_on, ~trained_on), _centers(shadows, trained_on), strict=True)
+    return _gaussian_ratio(target, shadows, trained_on, _centers(shadows, trained_on), shrink)
+
+
+def _gaussian_ratio(
+    target: Tensor,
+    shadows: Tensor,
+    trained_on: Tensor,
+    centers: tuple[Tensor, Tensor],
+    shrink: float,
+) -> Tensor:
+    """Returns the log ratio of two Gaussians about these centers: with the record, and without."""
     with_it, without = (
         log_normal(target, center, _variance(shadows, chosen, center, shrink))
-        for chosen, center in sides
+        for chosen, center in zip((trained_on, ~trained_on), centers, strict=True)
     )
     return with_it - without
 
@@ -64,12 +74,7 @@ def lira_by_pull(
     kept = told.sum() / (count * squares).sum().clamp_min(1e-300)
     weight = shrink * squares.mean()
     own = (told + weight * kept) / (count * squares + weight).clamp_min(1e-300)
-    sides = ((trained_on, own * without), (~trained_on, without))
-    with_it, without_it = (
-        log_normal(target, center, _variance(shadows, chosen, center, shrink))
-        for chosen, center in sides
-    )
-    return with_it - without_it
+    return _gaussian_ratio(target, shadows, trained_on, (own * without, without), shrink)
 
 
 def lira_half_way(

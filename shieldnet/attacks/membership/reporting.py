@@ -7,9 +7,11 @@ import torch
 
 from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.scored import Scored
-from shieldnet.core.statistics import CONFIDENCE, Interval, auc, rows_needed, tpr_at_fpr
+from shieldnet.core.checks import fraction
+from shieldnet.core.errors import ConfigError
+from shieldnet.core.statistics import CONFIDENCE, Interval, auc, roc, rows_needed, tpr_at_fpr
 from shieldnet.data.examples import Group, row_bytes
-from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Threat
+from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 
 MIN_ROWS = 20
 """Fewer members or nonmembers than this are refused."""
@@ -20,6 +22,12 @@ _OF_DISTINCT = ("membership", "membership.sequences", "membership.maps")
 
 Reported = tuple[list[Finding], list[str]]
 """Findings, and lines on what was not tested."""
+
+
+def require_rates(fprs: Sequence[float]) -> None:
+    """Raises ConfigError for what are no false-positive rates, or the same one twice."""
+    if len(set(fprs)) < len(fprs) or not all(0 < fraction("fprs", fpr) < 1 for fpr in fprs):
+        raise ConfigError(f"Expected fprs above 0 and below 1, each once, got {fprs}.")
 
 
 def require_untold(game: Game) -> None:
@@ -36,6 +44,25 @@ def reported(prefix: str, scored: Mapping[str, Scored], fprs: Sequence[float]) -
     each = ranked(prefix, scored)
     at_rates, untested = rates(prefix, scored, fprs)
     return [worst(each, f"{prefix}.auc"), *each.values(), *at_rates], untested
+
+
+def outcome_of(
+    game: Game, prefix: str, scored: Mapping[str, Scored], fprs: Sequence[float]
+) -> Outcome:
+    """Reports scores of distinct records, and of groups, with the curve of the worst attack."""
+    kept = distinct_records(game)
+    scored = {name: within(kept, scores) for name, scores in scored.items()}
+    findings, untested = reported(prefix, scored, fprs)
+    for group in game.groups:
+        more, missing = of_group(group, 1 + len(game.groups), scored, fprs)
+        findings, untested = findings + more, untested + missing
+    strongest = scored[findings[0].source]
+    return Outcome(
+        findings=tuple(findings),
+        untested=tuple(untested),
+        curves={prefix: roc(strongest.members, strongest.nonmembers)},
+        exposed=tuple(exposed_members(findings[0].name, strongest)),
+    )
 
 
 def of_group(

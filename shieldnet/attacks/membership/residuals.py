@@ -10,6 +10,7 @@ from torch import Tensor
 from shieldnet.attacks.answers import Answers, defended
 from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.comparison import MAX_SYMBOLS, ShadowComparison
+from shieldnet.attacks.membership.label_only import perturbed_places, perturbed_rows
 from shieldnet.attacks.membership.likelihood import (
     OFFLINE,
     info_rmia,
@@ -18,11 +19,11 @@ from shieldnet.attacks.membership.likelihood import (
     lira_half_way,
     symbol_ratio,
 )
-from shieldnet.attacks.membership.perturbations import COPIES, max_perturbed_rows, perturbed, widths
+from shieldnet.attacks.membership.perturbations import COPIES, widths
 from shieldnet.attacks.membership.quantile import MIN_ROWS as QUANTILE_ROWS
 from shieldnet.attacks.membership.quantile import quantile_scores
 from shieldnet.attacks.membership.scored import Population, Scored, Signals
-from shieldnet.data.examples import Examples, Group, reference_rows
+from shieldnet.data.examples import Examples, Group
 
 _MAX_OUTPUTS = 8  # of a model, each of which is also scored by itself
 _MEAN_TO_DEVIATION = (torch.pi / 2) ** 0.5  # of a normal residual's absolute value
@@ -122,7 +123,7 @@ def residual_scores(
     plain = [scores_of(examples) for examples in sets]
     scores = {name: Scored(plain[0][name], plain[1][name], rows, queries) for name in plain[0]}
     if queries == 1 and members.inputs.is_floating_point():
-        few = (_places(game, members), _places(game, nonmembers))
+        few = (perturbed_places(game, members), perturbed_places(game, nonmembers))
         losses = [
             _on_copies(game, residuals, examples, places)["loss"]
             for examples, places in zip(sets, few, strict=True)
@@ -153,18 +154,6 @@ def _closeness(loss: Tensor) -> Tensor:
     return -loss.neg().sqrt()
 
 
-def _moved(game: Game, inputs: Tensor) -> Tensor:
-    """Shapes: (rows, ...) -> (copies * rows, ...)."""
-    reference = reference_rows(game.members, game.nonmembers, game.auxiliary)
-    return perturbed(inputs, reference, game.seed).flatten(0, 1)
-
-
-def _places(game: Game, examples: Examples) -> Tensor:
-    rows = torch.arange(len(examples))
-    places = rows if game.shadows is None else game.shadows.places.get(examples.name, rows)
-    return places[: max_perturbed_rows(examples.inputs)]
-
-
 def _over_copies(own: Tensor, moved: Tensor) -> Tensor:
     """Returns mean answers about records and their moved copies, of which near ones count most.
 
@@ -178,7 +167,7 @@ def _over_copies(own: Tensor, moved: Tensor) -> Tensor:
 
 def _on_copies(game: Game, residuals: Residuals, examples: Examples, rows: Tensor) -> Signals:
     """Reads the mean answers about some records and their moved copies."""
-    copies = Examples(f"moved {examples.name}", _moved(game, examples.inputs[rows]))
+    copies = Examples(f"moved {examples.name}", perturbed_rows(game, examples.inputs[rows]))
     own, moved = game.ask(examples).distribution[rows], game.ask(copies).distribution
     return residuals.signals(_over_copies(own, moved), game.labels(examples)[rows])
 
@@ -242,7 +231,7 @@ class ResidualComparison(ShadowComparison):
     def _shadows_on_copies(self, examples: Examples, rows: Tensor) -> Tensor:
         """Reads what the shadows answer likewise. Shapes: -> (shadows, rows, outputs)."""
         inputs, targets = examples.inputs[rows], self.game.labels(examples)[rows]
-        questions = torch.cat([inputs, _moved(self.game, inputs)])
+        questions = torch.cat([inputs, perturbed_rows(self.game, inputs)])
         residuals = []
         for scores, of_copies in zip(
             self.shadows.scores[examples.name], self.shadows.perturbed[examples.name], strict=True

@@ -10,12 +10,9 @@ from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.membership.metrics import OF_GROUPS, OF_MAPS
 from shieldnet.attacks.membership.reporting import (
     MIN_ROWS,
-    distinct_records,
-    exposed_members,
-    of_group,
-    reported,
+    outcome_of,
+    require_rates,
     require_untold,
-    within,
 )
 from shieldnet.attacks.membership.scored import Scored
 from shieldnet.attacks.positions.beside_shadows import COLUMNS, beside_shadows, means_of_sums
@@ -29,9 +26,6 @@ from shieldnet.attacks.positions.readings import (
 )
 from shieldnet.attacks.positions.sequence_scores import CAP, lowest_mean, means_of
 from shieldnet.attacks.shadow_answers import PositionShadows
-from shieldnet.core.checks import fraction
-from shieldnet.core.errors import ConfigError
-from shieldnet.core.statistics import roc
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable, Outcome
 
@@ -60,10 +54,7 @@ class MapMembership(Attack):
     fprs: tuple[float, ...] = (1e-2, 1e-3)
 
     def __post_init__(self) -> None:
-        if len(set(self.fprs)) < len(self.fprs) or not all(
-            0 < fraction("fprs", fpr) < 1 for fpr in self.fprs
-        ):
-            raise ConfigError(f"Expected fprs above 0 and below 1, each once, got {self.fprs}.")
+        require_rates(self.fprs)
 
     def __call__(self, game: Game) -> Outcome:
         positions = extent_of(game).positions
@@ -71,19 +62,7 @@ class MapMembership(Attack):
             raise NotApplicable(f"it reads maps, the model answers at positions {positions}")
         game.require_rows(MIN_ROWS, game.members, game.nonmembers)
         require_untold(game)
-        kept = distinct_records(game)
-        scored = {name: within(kept, scores) for name, scores in scored_maps(game).items()}
-        findings, untested = reported(_PREFIX, scored, self.fprs)
-        for group in game.groups:
-            more, missing = of_group(group, 1 + len(game.groups), scored, self.fprs)
-            findings, untested = findings + more, untested + missing
-        strongest = scored[findings[0].source]
-        return Outcome(
-            findings=tuple(findings),
-            untested=tuple(untested),
-            curves={_PREFIX: roc(strongest.members, strongest.nonmembers)},
-            exposed=tuple(exposed_members(findings[0].name, strongest)),
-        )
+        return outcome_of(game, _PREFIX, scored_maps(game), self.fprs)
 
 
 def scored_maps(game: Game) -> dict[str, Scored]:

@@ -1,7 +1,7 @@
 """Was this text in the training data? Scores of its tokens, beside a base's and beside shadows'."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,12 +10,9 @@ from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.membership.metrics import OF_GROUPS, OF_SEQUENCES
 from shieldnet.attacks.membership.reporting import (
     MIN_ROWS,
-    distinct_records,
-    exposed_members,
-    of_group,
-    reported,
+    outcome_of,
+    require_rates,
     require_untold,
-    within,
 )
 from shieldnet.attacks.membership.scored import Scored
 from shieldnet.attacks.positions.beside_shadows import COLUMNS, beside_shadows, means_of_sums
@@ -31,9 +28,6 @@ from shieldnet.attacks.positions.sequence_scores import (
     unexplained,
 )
 from shieldnet.attacks.shadow_answers import PositionShadows
-from shieldnet.core.checks import fraction
-from shieldnet.core.errors import ConfigError
-from shieldnet.core.statistics import roc
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable, Outcome
 from shieldnet.shield.module import Shield
@@ -66,28 +60,14 @@ class SequenceMembership(Attack):
     fprs: tuple[float, ...] = (1e-2, 1e-3)
 
     def __post_init__(self) -> None:
-        if len(set(self.fprs)) < len(self.fprs) or not all(
-            0 < fraction("fprs", fpr) < 1 for fpr in self.fprs
-        ):
-            raise ConfigError(f"Expected fprs above 0 and below 1, each once, got {self.fprs}.")
+        require_rates(self.fprs)
 
     def __call__(self, game: Game) -> Outcome:
         require_sequences(game)
         game.require_rows(MIN_ROWS, game.members, game.nonmembers)
         require_untold(game)
-        kept = distinct_records(game)
-        scored = {name: within(kept, scores) for name, scores in sequence_scores(game).items()}
-        findings, untested = reported(_PREFIX, scored, self.fprs)
-        for group in game.groups:
-            more, missing = of_group(group, 1 + len(game.groups), scored, self.fprs)
-            findings, untested = findings + more, untested + missing
-        strongest = scored[findings[0].source]
-        return Outcome(
-            findings=tuple(findings),
-            untested=(*_left_out(game), *untested),
-            curves={_PREFIX: roc(strongest.members, strongest.nonmembers)},
-            exposed=tuple(exposed_members(findings[0].name, strongest)),
-        )
+        found = outcome_of(game, _PREFIX, sequence_scores(game), self.fprs)
+        return replace(found, untested=(*_left_out(game), *found.untested))
 
 
 def require_sequences(game: Game) -> None:
