@@ -3,9 +3,14 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from shieldnet.core.checks import positive
+
+_FINE_S = 0.003
+_THREADS = 32
 
 
 def left_s(elapsed_s: float, step_s: float) -> float:
@@ -23,10 +28,19 @@ async def until_next(
     step_s: float,
     *,
     clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Waits until the response time is a multiple of a step. start: when the request came."""
-    await sleep(left_s(clock() - start, step_s))
+    """Waits until the response time is a multiple of a step. start: when the request came.
+
+    asyncio's timers end whole milliseconds after they begin, so on their own they would tell the
+    fraction of a millisecond that the answer took: the last three are slept in a thread.
+    """
+    now = clock()
+    due = now + left_s(now - start, step_s)
+    if due - now > _FINE_S:
+        await asyncio.sleep(due - now - _FINE_S)
+    wait = asyncio.get_running_loop().run_in_executor
+    await wait(_threads(), lambda: sleep(max(0.0, due - clock())))
 
 
 def until_next_sync(
@@ -38,3 +52,9 @@ def until_next_sync(
 ) -> None:
     """Does the same in a thread, which waits."""
     sleep(left_s(clock() - start, step_s))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Returns the threads that sleep for no longer than three milliseconds each."""
+    return ThreadPoolExecutor(_THREADS, "shieldnet-steps")

@@ -1,6 +1,7 @@
 """A response time is a multiple of the step, whatever the answer took."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -15,15 +16,41 @@ def test_a_response_time_is_the_next_multiple_of_the_step(took) -> None:
     assert took <= total < took + 0.05
 
 
-def test_both_forms_wait_as_long() -> None:
+class Clock:
+    """Time as an event loop has it: its timers end whole milliseconds after they begin."""
+
+    def __init__(self) -> None:
+        self.now = 7.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def sleep_in_loop(self, seconds: float) -> None:
+        self.now += math.ceil(seconds * 1e3) / 1e3
+
+
+@pytest.mark.parametrize("took", [0.0001, 0.0103, 0.0109, 0.2471, 0.2499, 0.2501])
+def test_an_answer_that_is_awaited_leaves_at_the_step_and_no_fraction_later(
+    monkeypatch, took
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("shieldnet.serving.latency.asyncio.sleep", clock.sleep_in_loop)
+
+    async def answer() -> None:
+        clock.sleep(took)
+        await until_next(7.0, 0.25, clock=clock, sleep=clock.sleep)
+
+    asyncio.run(answer())
+    assert clock.now == pytest.approx(7.0 + math.ceil(took / 0.25) * 0.25, abs=1e-9)
+
+
+def test_a_thread_waits_as_long() -> None:
     slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    asyncio.run(until_next(7.0, 0.25, clock=lambda: 7.1, sleep=sleep))
     until_next_sync(7.0, 0.25, clock=lambda: 7.1, sleep=slept.append)
-    assert slept == pytest.approx([0.15, 0.15])
+    assert slept == pytest.approx([0.15])
 
 
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), "1"])

@@ -20,6 +20,7 @@ from shieldnet.serving.app.limits import Limits
 from shieldnet.serving.app.protocol import BINARY_HEADER
 from shieldnet.serving.app.served import ServedModel
 from shieldnet.serving.app.web import make_app
+from shieldnet.serving.latency import left_s
 from shieldnet.shipping.description import TensorFacts
 
 INFER, PREDICT = "/v2/models/m/infer", "/predict"
@@ -329,14 +330,14 @@ def test_answers_leave_at_multiples_of_a_time_after_the_body(
     slept: list[float] = []
     clock = iter([90.1, 100.0 + passed, 101.0])  # the body came much later than its headers
 
-    async def sleep(seconds):
-        slept.append(seconds)
+    async def wait(start, step_s, *, clock):
+        slept.append(left_s(clock() - start, step_s))
 
     served = Served(tmp_path, quantize_latency_s=0.25)
     with served.client() as client:
         monkeypatch.setattr("shieldnet.serving.app.bodies.monotonic", lambda: 100.0)
         monkeypatch.setattr("shieldnet.serving.app.telling.monotonic", lambda: next(clock))
-        monkeypatch.setattr("shieldnet.serving.app.telling.asyncio.sleep", sleep)
+        monkeypatch.setattr("shieldnet.serving.app.telling.until_next", wait)
         status = client.post(PREDICT, json={"inputs": [[]]}).status_code
         monkeypatch.undo()
     assert status == 400

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,12 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = listening.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port={port}"):
             bound("127.0.0.1", port)
+
+
+def test_an_answer_in_two_writes_waits_for_no_acknowledgement() -> None:
+    with (
+        bound("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as taken,
+    ):
+        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

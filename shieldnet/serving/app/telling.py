@@ -1,6 +1,5 @@
 """What logs and numbers say of a request, and when its answer is sent."""
 
-import asyncio
 import json
 import logging
 import secrets
@@ -61,7 +60,7 @@ class Telling:
             return
         # A client that delays its body would choose the tick, and so read the time of the service.
         start = scope.get(READ, arrived)
-        await until_next(start, self._quantize_s, clock=monotonic, sleep=asyncio.sleep)
+        await until_next(start, self._quantize_s, clock=monotonic)
 
     def _tell(self, scope: Scope, status: int, seconds: float, error: str) -> None:
         route = getattr(scope.get("route"), "path", "other")
