@@ -25,7 +25,7 @@ Address = Annotated[
 def show(
     address: Address,
     client: Annotated[
-        str | None, typer.Option(help="Show this client's charges too, found by its keyed hash.")
+        str | None, typer.Option(help="Mark this client, which is found by its keyed hash.")
     ] = None,
     most: Annotated[
         int, typer.Option(help="How many clients to list, those with most answers first.", min=0)
@@ -41,28 +41,24 @@ def show(
     from shieldnet.serving.kept import KeptLedger
 
     kept = KeptLedger.read(address)
-    rows = [
-        (whose, str(budget), said(kept.charged(name, budget), budget, every=True))
-        for whose, name, budgets in (
-            ("all clients together", None, kept.policy.in_all),
-            (f"client {client}", client, kept.policy.per_client if client else ()),
-        )
-        for budget in budgets
-    ]
+    subjects = [None, *kept.most_charged(most)]
+    own = kept.seal.subject(client) if client else None
+    if own and own not in subjects:
+        subjects.insert(1, own)
+    rows = []
+    for subject in subjects:
+        whose = subject or "all clients together"
+        whose += f" ({client})" if subject and subject == own else ""
+        for budget in kept.policy.per_client if subject else kept.policy.in_all:
+            charged = kept.charged(subject, budget)
+            left = budget.limits.minus(charged.at_most(budget.limits))
+            rows.append((whose, str(budget), said(charged, budget, every=True), said(left, budget)))
+            whose = ""
     each = ", ".join(map(str, kept.policy.per_client))
-    typer.echo(
-        f"{len(kept.subjects)} clients, {kept.state.head.number} records. Each client: {each}."
-    )
-    typer.echo(tabulate(rows, ("whose", "budget", "charged, leases included")))
-    listed = [
-        (subject if number == 0 else "", str(budget), said(units, budget, every=True))
-        for subject, charged in kept.most_charged(most)
-        for number, (budget, units) in enumerate(zip(kept.policy.per_client, charged, strict=True))
-    ]
-    if listed:
-        typer.echo(tabulate(listed, ("client", "budget", "charged, leases included")))
+    typer.echo(f"Clients: {len(kept.subjects)}. Records: {kept.state.head.number}. Each: {each}.")
+    typer.echo(tabulate(rows, ("whose", "budget", "charged, leases included", "left")))
     if (more := len(kept.subjects) - most) > 0:
-        typer.echo(f"And {more} clients more, which --most lists.")
+        typer.echo(f"Clients that --most leaves out: {more}.")
 
 
 @ledger_app.command("export")

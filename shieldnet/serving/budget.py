@@ -118,7 +118,7 @@ def said(units: Units, budget: Budget, *, every: bool = False) -> str:
     words = (
         f"{bits_of(units.bits):.6g} bits",
         f"mu {mu_of(units.rho):.4g}",
-        f"{units.queries} queries",
+        f"{units.queries} {'query' if units.queries == 1 else 'queries'}",
     )
     limited = (
         word for word, limit in zip(words, budget.limits, strict=True) if every or limit != INFINITE

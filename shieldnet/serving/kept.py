@@ -52,11 +52,11 @@ class KeptLedger:
         finally:
             store.close()
 
-    def charged(self, client: str | None, budget: Budget) -> Units:
-        """Returns what was charged in the last window that is recorded, with all leases."""
-        return self._charged(None if client is None else self.seal.subject(client), budget)
+    def charged(self, subject: str | None, budget: Budget) -> Units:
+        """Returns what was charged in the last window that is recorded, with all leases.
 
-    def _charged(self, subject: str | None, budget: Budget) -> Units:
+        subject: the keyed hash of a client; None for all clients together.
+        """
         start = budget.start(self.state.head.time)
         return self.state.totals.get(account_id(subject, budget.window, start), NOTHING)
 
@@ -66,18 +66,13 @@ class KeptLedger:
         names = {account.partition(":")[0] for account in self.state.totals}
         return frozenset(names - {EVERYBODY})
 
-    def most_charged(self, count: int) -> list[tuple[str, tuple[Units, ...]]]:
-        """Returns so many clients by their hashes, with what each budget was charged.
+    def most_charged(self, count: int) -> list[str]:
+        """Returns so many clients by their hashes: most answers in the current windows first."""
 
-        Those with most answers in the current windows come first.
-        """
-        budgets = self.policy.per_client
-        found = [
-            (subject, tuple(self._charged(subject, budget) for budget in budgets))
-            for subject in self.subjects
-        ]
-        found.sort(key=lambda one: ([-units.queries for units in one[1]], one[0]))
-        return found[:count]
+        def answers(subject: str) -> list[int]:
+            return [-self.charged(subject, budget).queries for budget in self.policy.per_client]
+
+        return sorted(self.subjects, key=lambda subject: (answers(subject), subject))[:count]
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Raises VerificationFailed if the ledger was changed without its key."""

@@ -21,7 +21,7 @@ class Policy:
 
     def __str__(self) -> str:
         each, all_ = (" and ".join(map(str, part)) for part in (self.per_client, self.in_all))
-        return f"per_client {each}; in_all {all_}"
+        return f"{each} for each client, {all_} for all of them together"
 
     def written(self, seal: Seal) -> str:
         """Writes the budgets as JSON, with a hash that tells whether a key is the ledger's."""

@@ -279,7 +279,7 @@ def forged_states(kept):
 
 def test_other_budgets_another_key_and_a_newer_version_are_refused(opened, url) -> None:
     opened(per_client=Budget(queries=100))
-    with pytest.raises(ConfigError, match="it has per_client 100 queries in total"):
+    with pytest.raises(ConfigError, match="it has 100 queries in total for each client"):
         opened(per_client=Budget(queries=200))
     with pytest.raises(ConfigError, match="the key with which this ledger was made"):
         Ledger(url, key=bytes(32), per_client=Budget(queries=100))
