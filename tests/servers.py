@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 KEY = bytes(range(32))
@@ -31,6 +31,17 @@ def started(command: list[str], port: int) -> subprocess.Popen[bytes]:
     raise AssertionError(f"{command[0]} did not answer")
 
 
+def stopped(server: subprocess.Popen[bytes]) -> None:
+    """Ends a server. Redis refuses to end while it writes a new append log."""
+    for _ in range(30):
+        server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(1)
+            return
+    server.kill()
+    raise AssertionError(f"{server.args} did not end")
+
+
 @contextmanager
 def redis_running(folder: Path, port: int) -> Iterator[str]:
     """Runs Redis with an append log in a folder, which keeps it; yields its address."""
@@ -39,8 +50,7 @@ def redis_running(folder: Path, port: int) -> Iterator[str]:
     try:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
-        server.terminate()
-        server.wait()
+        stopped(server)
 
 
 def postgres_programs() -> Path | None:
@@ -69,8 +79,7 @@ def postgres_running(port: int) -> Iterator[str]:
         try:
             yield f"postgresql://shieldnet@127.0.0.1:{port}/postgres"
         finally:
-            server.terminate()
-            server.wait()
+            stopped(server)
     finally:
         shutil.rmtree(folder)
 
