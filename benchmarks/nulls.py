@@ -91,7 +91,8 @@ class Found:
     alarm: bool
 
 
-def _judged(finding: Finding, chance: float, name: str = "") -> Found:
+def judged(finding: Finding, chance: float, name: str = "") -> Found:
+    """Compares a finding with chance."""
     return Found(name or finding.name, finding.low <= chance <= finding.high, finding.low > chance)
 
 
@@ -116,12 +117,12 @@ def membership(seed: int) -> Iterator[Found]:
                 continue  # shadows are targets that did see the records
             chance = 0.01 if "tpr" in finding.name else 0.5
             shown = " -> ".join(map(str, chain)) or "bare"
-            yield _judged(finding, chance, f"{finding.name}, {shown}")
-    yield _judged(blind_finding(sets["members"], sets["nonmembers"], base), 0.5)
+            yield judged(finding, chance, f"{finding.name}, {shown}")
+    yield judged(blind_finding(sets["members"], sets["nonmembers"], base), 0.5)
     game = Game(sn.Shield(model), **sets, seed=base)
     for finding in Memorization()(game).findings:
         if finding.name == "memorization.members":
-            yield _judged(finding, 0.5)
+            yield judged(finding, 0.5)
 
 
 def cascade(seed: int) -> Iterator[Found]:
@@ -138,7 +139,7 @@ def cascade(seed: int) -> Iterator[Found]:
         for finding in Membership()(Game(shield, **sets, shadows=shadows, seed=base)).findings:
             if finding.name in ("membership.auc", "membership.cascade.auc"):
                 shown = " -> ".join(map(str, chain)) or "bare"
-                yield _judged(finding, 0.5, f"{finding.name}, in stages, {shown}")
+                yield judged(finding, 0.5, f"{finding.name}, in stages, {shown}")
 
 
 def inputs(seed: int) -> Iterator[Found]:
@@ -154,15 +155,15 @@ def inputs(seed: int) -> Iterator[Found]:
             game = Game(sn.Shield(model, *chain), **sets, seed=base)
             shown = str(chain[0]) if chain else "the same answer"
             (leak, *_) = Inversion(decoders=(Ridge(), KernelRidge()))(game).findings
-            yield _judged(leak, 0.0, f"inversion, {shown}")
+            yield judged(leak, 0.0, f"inversion, {shown}")
             (named,) = Reidentification()(game).findings
-            yield _judged(named, 1 / ROWS, f"reidentification, {shown}")
+            yield judged(named, 1 / ROWS, f"reidentification, {shown}")
         (leak,) = StraightThrough()(Game(sn.Shield(Ignores(base), sn.Label()), **sets)).findings
-        yield _judged(leak, 0.0, "white_box.inversion, Label()")
+        yield judged(leak, 0.0, "white_box.inversion, Label()")
         game = Game(sn.Shield(Ignores(base), coin), **sets, seed=base)
         for finding in Extraction()(game).findings:
             if finding.name == "extraction.accuracy":
-                yield _judged(finding, 1 / CLASSES)
+                yield judged(finding, 1 / CLASSES)
 
 
 def columns(seed: int) -> Iterator[Found]:
@@ -179,7 +180,7 @@ def columns(seed: int) -> Iterator[Found]:
     for attack in (AttributeRecovery(), AttributeInference()):
         for finding in attack(game).findings:
             chance = 0.5 if finding.name.endswith("column 0") else 0.0
-            yield _judged(finding, chance)
+            yield judged(finding, chance)
 
 
 def classes(seed: int) -> Iterator[Found]:
@@ -196,7 +197,7 @@ def classes(seed: int) -> Iterator[Found]:
     }
     game = Game(sn.Shield(Ignores(base)), **sets, seed=base)
     for finding in ClassInversion()(game).findings:
-        yield _judged(finding, 1 / CLASSES)
+        yield judged(finding, 1 / CLASSES)
 
 
 def untame(kind: str, name: str, seed: int, rows: int = ROWS) -> Examples:
@@ -288,7 +289,6 @@ def report_of(kind: str, seed: int) -> Iterator[Found]:
 
 STUDIES: dict[str, Callable[[int], Iterator[Found]]] = {
     "membership": membership,
-    "cascade": cascade,
     "inputs": inputs,
     "columns": columns,
     "classes": classes,

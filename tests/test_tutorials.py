@@ -90,3 +90,22 @@ def test_a_private_training_is_stopped_and_goes_on(tmp_path) -> None:
     assert "epsilon 8.00 at delta 0.0001" in again.stdout
     assert re.search(r"Validation: accuracy .* before, .* after; loss", again.stdout)
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_language_model_that_recites_is_held_back_and_one_trained_with_care_passes(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    parts = [text for kind, text in blocks("tutorial_language_model.md") if kind == "python"]
+    program = "\n".join(text for text in parts if not write_named(tmp_path, text))
+    names = {"__name__": "tutorial"}
+    try:
+        exec(compile(program, "tutorial", "exec"), names)  # noqa: S102 - our page
+    finally:
+        sys.modules.pop("notes", None)
+    recites, careful = (names[name]["bare"]["extraction.verbatim"] for name in ("report", "again"))
+    assert recites.low > 0.3 > 0.1 > careful.high
+    told = capsys.readouterr().out
+    assert "fail: balanced: membership.sequences.auc" in told
+    assert "texts completed verbatim" in told
