@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,3 +59,7 @@ def until_next_sync(
 def _threads() -> ThreadPoolExecutor:
     """Returns the threads that sleep for no longer than three milliseconds each."""
     return ThreadPoolExecutor(_THREADS, "shieldnet-steps")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_threads.cache_clear)

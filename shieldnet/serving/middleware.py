@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MAX_ID = 200
+_MOST_LISTS, _MOST_NAMES, _MOST_AXES = 2**17, 2**14, 32
 _READS = ("content-type", "content-encoding", "inference-header-content-length")
 _BODIES = {
     400: b'{"error":"bad request"}',
@@ -109,7 +110,7 @@ class BudgetMiddleware:
         if body is None:
             return 413, None
         try:
-            rows = whole("rows", self.rows(body), low=1)
+            rows = whole("rows", await asyncio.to_thread(self.rows, body), low=1)
             named = self._named(scope, body)
         except (ValueError, RecursionError):
             return 400, None
@@ -153,7 +154,7 @@ def rows_of_json(body: bytes) -> int:
 
     Errors: ValueError for another form, and for a name that comes twice.
     """
-    document = json.loads(body, object_pairs_hook=_once)
+    document = _parsed(body)
     if not isinstance(document, dict):
         raise ValueError("Expected a JSON object.")
     found = [document[name] for name in ("inputs", "instances", "rows") if name in document]
@@ -167,7 +168,7 @@ def rows_of_protocol(body: bytes) -> int:
 
     Errors: ValueError for another form, and for a shape that does not fit its numbers.
     """
-    document = json.loads(body, object_pairs_hook=_once)
+    document = _parsed(body)
     tensors = document.get("inputs") if isinstance(document, dict) else None
     if not isinstance(tensors, list) or not tensors:
         raise ValueError("Expected a list of tensors.")
@@ -177,7 +178,7 @@ def rows_of_protocol(body: bytes) -> int:
         if not isinstance(shape, list) or not shape or not isinstance(tensor.get("data"), list):
             raise ValueError("Expected every tensor with a shape and data.")
         sizes = [whole("shape", size, low=0) for size in shape]
-        if math.prod(sizes) != sum(1 for _ in _numbers(tensor["data"])):
+        if math.prod(sizes) != _numbers(tensor["data"]):
             raise ValueError("Expected as many numbers as the shape says.")
         rows = max(rows, sizes[0])
     return rows
@@ -190,12 +191,23 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _numbers(data: list[Any]) -> Iterator[Any]:
-    for part in data:
-        if isinstance(part, list):
-            yield from _numbers(part)
-        else:
-            yield part
+def _parsed(body: bytes) -> Any:
+    """Parses JSON that makes no more objects than rows need: a parser stops everybody meanwhile."""
+    if body.count(b"[") > _MOST_LISTS or body.count(b"{") > _MOST_NAMES:
+        raise ValueError("Expected fewer lists and objects.")
+    return json.loads(body, object_pairs_hook=_once)
+
+
+def _numbers(data: list[Any]) -> int:
+    """Counts what is in nested lists and is no list."""
+    count, level = 0, data
+    for _ in range(_MOST_AXES):
+        lists = [part for part in level if isinstance(part, list)]
+        count += len(level) - len(lists)
+        if not lists:
+            return count
+        level = [part for one in lists for part in one]
+    raise ValueError(f"Expected at most {_MOST_AXES} axes.")
 
 
 async def _body(receive: Receive, max_bytes: int) -> bytes | None:

@@ -2,11 +2,16 @@
 
 import asyncio
 import math
+import multiprocessing
+import os
+import time
 
 import pytest
 
 from shieldnet.core.errors import ConfigError
 from shieldnet.serving.latency import left_s, until_next, until_next_sync
+
+FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 
 @pytest.mark.parametrize("took", [0.0, 0.001, 0.0499, 0.05, 0.0501, 0.12])
@@ -51,6 +56,17 @@ def test_a_thread_waits_as_long() -> None:
     slept: list[float] = []
     until_next_sync(7.0, 0.25, clock=lambda: 7.1, sleep=slept.append)
     assert slept == pytest.approx([0.15])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_process_waits_with_threads_of_its_own() -> None:
+    asyncio.run(until_next(time.monotonic(), 0.001))
+    child = FORK.Process(target=lambda: asyncio.run(until_next(time.monotonic(), 0.001)))
+    child.start()
+    child.join(20)
+    hangs = child.is_alive()
+    child.kill()
+    assert not hangs
 
 
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), "1"])

@@ -91,6 +91,49 @@ def test_a_client_shuts_out_no_other_and_repeats_nothing_that_is_open(tmp_path) 
     assert served.guard.charged == {"alice": 4, "bob": 2}
 
 
+def test_a_request_holds_its_place_and_key_until_its_answer_leaves(tmp_path, monkeypatch) -> None:
+    served = Served(tmp_path, max_requests=1, quantize_latency_s=0.01)
+    answered, may_leave = threading.Event(), threading.Event()
+
+    async def wait(start, step_s, *, clock):
+        answered.set()
+        while not may_leave.is_set():
+            await asyncio.sleep(0.001)
+
+    bob = {"Authorization": f"Bearer {served.keys['bob']}"}
+    with served.client() as client, ThreadPoolExecutor(2) as pool, ExitStack() as at_the_end:
+        at_the_end.callback(may_leave.set)
+        monkeypatch.setattr("shieldnet.serving.app.telling.until_next", wait)
+        named = {"Idempotency-Key": "one"}
+        first = pool.submit(client.post, INFER, json=infer(), headers=named)
+        assert answered.wait(10)
+        assert served.network.asked  # the model is done, which no place shows
+        answered.clear()
+        probe = pool.submit(client.get, "/budget", headers=bob)
+        assert answered.wait(10)
+        may_leave.set()
+        assert probe.result(10).status_code == 503
+        assert first.result(10).status_code == 200
+        assert client.get("/budget", headers=bob).status_code == 200
+
+
+def test_a_charge_that_comes_too_late_is_said_to_be_possible(tmp_path) -> None:
+    served, may_go = Served(tmp_path, timeout_s=0.05), threading.Event()
+    charge = served.guard.charge
+
+    def late(*args, **more):
+        assert may_go.wait(30)
+        return charge(*args, **more)
+
+    served.guard.charge = late
+    with served.client() as client:
+        answer = client.post(INFER, json=infer())
+        may_go.set()
+    assert answer.status_code == 503
+    assert "may have been charged" in answer.json()["error"]
+    assert not served.network.asked
+
+
 def test_twelve_greedy_clients_leave_places_for_others(served) -> None:
     service = Service(served.guard, served.model, Metrics())
     service.start()

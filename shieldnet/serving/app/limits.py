@@ -15,7 +15,8 @@ class Limits:
     timeout_s: for a body to arrive, for a charge, and for an answer. max_batch_rows: that the model
     gets at once, of several requests. batch_wait_s: how long the model waits for further requests;
     at 0 a batch is what came while it answered the last one. quantize_latency_s: answers and
-    refusals are sent only at multiples of this after the body was read; None for at once.
+    refusals are sent only at multiples of this after the body was read; None for at once. Longer
+    than the slowest queue, or the number of steps tells.
     """
 
     max_rows: int = 64

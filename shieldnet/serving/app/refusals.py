@@ -95,6 +95,12 @@ def no_ledger() -> Refused:
     return Refused(503, "ledger", "The request could not be charged, so there is no answer.")
 
 
+def unsure() -> Refused:
+    """Returns the refusal of a request whose charge the ledger did not confirm in time."""
+    words = "The charge was not confirmed in time, so there is no answer. It may have been charged."
+    return Refused(503, "ledger", words)
+
+
 def busy() -> Refused:
     """Returns the refusal of a request that came while too many others were served.
 

@@ -24,6 +24,11 @@ from shieldnet.shipping.description import TensorFacts
 _OTHER_QUESTIONS = ("classification", "shared_memory_", "sequence_")
 """Parameters, by how they begin, that ask for what this server does not do."""
 
+_MOST_NAMES = 10_000
+"""Lists, names and separators of a request beside its numbers."""
+_MOST_LISTS = 2**17
+"""Lists of inputs that have an axis of any size."""
+
 _FIELDS = {*InferRequest.model_fields, *InputTensor.model_fields, *PredictRequest.model_fields}
 
 M = TypeVar("M", bound=Message)
@@ -72,7 +77,7 @@ def read_infer(body: bytes, header_length: str | None, form: Form) -> Asked:
     """
     view = memoryview(body)
     cut = len(body) if header_length is None else _length(header_length, len(body))
-    request = _message(InferRequest, view[:cut])
+    request = _message(InferRequest, view[:cut], form)
     _refuse_other_questions(request.parameters)
     for given, own in ((request.model_name, form.name), (request.model_version, form.version)):
         if given not in (None, own):
@@ -90,7 +95,7 @@ def read_infer(body: bytes, header_length: str | None, form: Form) -> Asked:
 
 def read_predict(body: bytes, form: Form) -> Asked:
     """Reads a request of the plain route. Errors: as ``read_infer``."""
-    given = _message(PredictRequest, memoryview(body)).inputs
+    given = _message(PredictRequest, memoryview(body), form).inputs
     if isinstance(given, list):
         if len(form.inputs) > 1:
             names = ", ".join(one.name for one in form.inputs)
@@ -107,10 +112,35 @@ def read_predict(body: bytes, form: Form) -> Asked:
     return Asked(inputs, first, None, form.outputs)
 
 
-def _message(kind: type[M], text: memoryview) -> M:
+def _require_few(text: bytes, form: Form) -> None:
+    """Refuses what has more lists, names or numbers than a request can need.
+
+    A parser makes an object of each, and stops everybody meanwhile.
+    """
+    rows = [(form.max_rows, *one.shape[1:]) for one in form.inputs]
+    lists = sum(_product(one[:axis]) for one in rows for axis in range(len(one)))
+    most = {
+        b"[": _MOST_NAMES + (_MOST_LISTS if math.isinf(lists) else lists),
+        b",": _MOST_NAMES + sum(map(_product, rows)),
+        b'"': _MOST_NAMES,
+        b"{": _MOST_NAMES,
+    }
+    for sign, count in most.items():
+        if text.count(sign) > count:
+            words = f"Expected at most {form.max_rows} rows, and no lists and names beside theirs."
+            raise Refused(413, "size", words)
+
+
+def _product(sizes: Sequence[int | None]) -> float:
+    return math.prod(math.inf if size is None else size for size in sizes)
+
+
+def _message(kind: type[M], text: memoryview, form: Form) -> M:
     """Parses a message; what is wrong with it is said by its place, never by its content."""
+    content = bytes(text)
+    _require_few(content, form)
     try:
-        document = from_json(bytes(text))
+        document = from_json(content)
     except ValueError:
         raise malformed(f"Expected {kind.__name__} as JSON; it is not.") from None
     try:

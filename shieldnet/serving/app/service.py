@@ -72,6 +72,8 @@ class Service:
             timeout_s=limits.timeout_s,
         )
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="shieldnet-charge")
+        # Who looks at budgets waits for nobody who is charged, and nobody for him.
+        self._looks = ThreadPoolExecutor(1, thread_name_prefix="shieldnet-left")
         self._probe = ThreadPoolExecutor(1, thread_name_prefix="shieldnet-ready")
         self._served: Counter[str] = Counter()  # requests by client
         self._open: set[tuple[str, str]] = set()  # clients and keys of requests that may repeat
@@ -87,7 +89,7 @@ class Service:
         A call of the ledger that hangs is left to the end of the process.
         """
         self._batcher.close()
-        for pool in (self._pool, self._probe):
+        for pool in (self._pool, self._looks, self._probe):
             pool.shutdown(wait=False, cancel_futures=True)
         closing = Thread(target=self._close_guard, name="shieldnet-close", daemon=True)
         closing.start()
@@ -155,8 +157,10 @@ class Service:
         except BudgetExceeded as spent:
             wait_s = None if spent.renews_at is None else int(spent.renews_at - time.time()) + 1
             raise refusals.spent(wait_s) from None
-        except (LedgerUnavailable, asyncio.TimeoutError):
+        except LedgerUnavailable:
             raise refusals.no_ledger() from None
+        except asyncio.TimeoutError:  # its thread goes on, and may charge yet
+            raise refusals.unsure() from None
         except ConfigError:
             if key is None:
                 raise
@@ -164,7 +168,7 @@ class Service:
         if not getattr(charge, "repeated", False):
             self.metrics.charged(asked.rows)
         if self.metrics.wants_left():
-            self._pool.submit(self._observe, client)
+            self._looks.submit(self._observe, client)
 
     def _observe(self, client: str) -> None:
         """Counts what a client has left; a ledger that does not answer shows at the next charge."""
@@ -183,7 +187,7 @@ class Service:
     async def left(self, client: str) -> tuple[Balance, ...]:
         """Returns what a client has left of each of its budgets. Errors: Refused (503)."""
         try:
-            return await self._within(self._pool, lambda: self._guard.left(client))
+            return await self._within(self._looks, lambda: self._guard.left(client))
         except (LedgerUnavailable, asyncio.TimeoutError):
             raise refusals.no_ledger() from None
 

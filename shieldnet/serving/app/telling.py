@@ -5,6 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from time import monotonic
 from typing import Any
 
@@ -17,6 +18,8 @@ from shieldnet.serving.latency import until_next
 
 REFUSAL = "shieldnet.refusal"
 """Where the scope of a request holds its Refused."""
+HELD = "shieldnet.held"
+"""Where the scope of a request holds an ExitStack: what it holds until its answer leaves."""
 _log = logging.getLogger("shieldnet.serving")
 
 
@@ -25,8 +28,9 @@ class Telling:
 
     A line has the route, status, reason of a refusal, and seconds; never an address with its
     values, a header, a client, an input or an answer. What is raised below becomes one body.
-    quantize_s: the first byte of an answer to a POST leaves at a multiple of this after the last
-    byte of its body was read, or after the request arrived if it was not; None for at once.
+    quantize_s: the first byte of an answer leaves at a multiple of this after the last byte of its
+    body was read, or after the request arrived if it was not; None for at once. What the request
+    holds is let go at the same moment, as whether it is free tells others how long it was needed.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, quantize_s: float | None) -> None:
@@ -44,19 +48,22 @@ class Telling:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 await self._in_time(scope, arrived)
+                held.close()
             await send(message)
 
-        try:
-            await self._app(scope, receive, told)
-        except Exception as bug:
-            # Its message may hold inputs: its name is all that is told.
-            error, scope[REFUSAL] = type(bug.__cause__ or bug).__name__, failed()
-            if status == 0:
-                await body_of(scope[REFUSAL])(scope, receive, told)
+        with ExitStack() as held:
+            scope[HELD] = held
+            try:
+                await self._app(scope, receive, told)
+            except Exception as bug:
+                # Its message may hold inputs: its name is all that is told.
+                error, scope[REFUSAL] = type(bug.__cause__ or bug).__name__, failed()
+                if status == 0:
+                    await body_of(scope[REFUSAL])(scope, receive, told)
         self._tell(scope, status, monotonic() - arrived, error)
 
     async def _in_time(self, scope: Scope, arrived: float) -> None:
-        if self._quantize_s is None or scope["method"] != "POST":
+        if self._quantize_s is None:
             return
         # A client that delays its body would choose the tick, and so read the time of the service.
         start = scope.get(READ, arrived)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import version as version_of
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from shieldnet.serving.app.refusals import Refused
 from shieldnet.serving.app.requests import Asked, read_infer, read_predict
 from shieldnet.serving.app.served import ServedModel
 from shieldnet.serving.app.service import Charging, Service
-from shieldnet.serving.app.telling import REFUSAL, Telling
+from shieldnet.serving.app.telling import HELD, REFUSAL, Telling
 from shieldnet.shipping.description import TensorFacts
 
 T = TypeVar("T")
@@ -144,8 +144,8 @@ class _Routes:
     async def budget(self, request: Request) -> Response:
         """Says what the client whose key it is has left; asking costs nothing."""
         client = self._client(request)
-        with self._service.place(client, None):
-            return JSONResponse(written_budgets(await self._service.left(client)))
+        self._take_place(request, client, None)
+        return JSONResponse(written_budgets(await self._service.left(client)))
 
     async def metadata(self, request: Request) -> Response:
         """Describes the model's inputs and outputs."""
@@ -168,10 +168,10 @@ class _Routes:
         require_type(request, JSON, BYTES)
         key = _idempotency_key(request)
         header, form = request.headers.get(BINARY_HEADER), self._model.form
-        with self._service.place(client, key):
-            body = await read_body(request, self._limits)
-            asked: Asked = await _soon(len(body), lambda: read_infer(body, header, form))
-            answers = await self._service.answer(client, asked, key)
+        self._take_place(request, client, key)
+        body = await read_body(request, self._limits)
+        asked: Asked = await _soon(len(body), lambda: read_infer(body, header, form))
+        answers = await self._service.answer(client, asked, key)
         name, version = self._model.name, self._model.version
         content, length = await _soon(
             _bytes_of(answers), lambda: written_infer(asked, answers, name, version)
@@ -185,12 +185,17 @@ class _Routes:
         client = self._client(request)
         require_type(request, JSON)
         key = _idempotency_key(request)
-        with self._service.place(client, key):
-            body = await read_body(request, self._limits)
-            asked: Asked = await _soon(len(body), lambda: read_predict(body, self._model.form))
-            answers = await self._service.answer(client, asked, key)
+        self._take_place(request, client, key)
+        body = await read_body(request, self._limits)
+        asked: Asked = await _soon(len(body), lambda: read_predict(body, self._model.form))
+        answers = await self._service.answer(client, asked, key)
         content = await _soon(_bytes_of(answers), lambda: written_predict(answers))
         return Response(content, media_type=JSON)
+
+    def _take_place(self, request: Request, client: str, key: str | None) -> None:
+        """Takes a place until the answer leaves. Errors: Refused (503)."""
+        held: ExitStack = request.scope[HELD]
+        held.enter_context(self._service.place(client, key))
 
     def _client(self, request: Request) -> str:
         """Returns whose key came with a request. Errors: Refused (401)."""
