@@ -85,6 +85,12 @@ def _checked(
             f"Expected a base that answers as the model does, {extent}; got {seen}: it has another "
             "vocabulary. Pass the checkpoint that was fine-tuned."
         )
+    own = read_by(bare, few, truth, extent.classes)
+    if torch.equal(own.floored(1e-30), readings.floored(1e-30)):
+        raise ConfigError(
+            "The base answers exactly as the audited model does, so it would hide what fine-tuning "
+            "left behind. Pass the checkpoint from before the fine-tuning."
+        )
     loss = -float(mean_over(readings.floored(1e-30), readings.counted).mean())
     guess = math.log(extent.classes)
     if loss > guess + _WORSE_THAN_GUESSING:

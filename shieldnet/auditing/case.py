@@ -82,7 +82,9 @@ class Case:
         bare = _asked(shields[BARE], sets.examples["nonmembers"])
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
-        _try_rows(bare, sets.examples["nonmembers"], [0])
+        # First as it is served: what is refused then is said of the user's own shield.
+        for shield in sorted(shields.values(), key=lambda one: one is bare):
+            _try_rows(shield, sets.examples["nonmembers"], [0])
         extent = _extent_of(bare)
         nonmembers = sets.examples["nonmembers"].inputs
         names = () if extent else column_names(columns, nonmembers)

@@ -282,8 +282,10 @@ def _compared(value: Any) -> float | None:
 def _number_or_word(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
-    if not isinstance(value, str):
+    if value is None or isinstance(value, float | int):
         return value
+    if not isinstance(value, str):
+        return str(value)  # a date or a time, which pandas leaves as text
     try:
         return float(value)
     except ValueError:

@@ -9,7 +9,7 @@ from language import LENGTH, VOCABULARY, Story, Writer, fitted, story, texts
 from torch import Tensor, nn
 
 import shieldnet as sn
-from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.core.errors import AnswerError, ConfigError, DataError
 from shieldnet.reports.report import BARE
 
 QUICK = {"tier": "quick", "progress": False}
@@ -73,13 +73,24 @@ def test_a_text_of_one_token_before_padding_is_refused(writer) -> None:
         (lambda writer: Writer(12), "does not answer about the nonmembers"),
         (lambda writer: OtherTokens(), "worse than a guess"),
         (lambda writer: writer, "the audited model itself"),
+        (copy.deepcopy, "answers exactly as the audited model does"),
         (lambda writer: "gpt2", "got str"),
     ],
-    ids=["larger", "smaller", "another tokenizer", "itself", "a name"],
+    ids=["larger", "smaller", "another tokenizer", "itself", "a copy of itself", "a name"],
 )
 def test_a_base_that_is_none_is_refused(writer, base, words) -> None:
     with pytest.raises(ConfigError, match=words):
         sn.audit(sn.harden(writer, axis=-1), members=A, nonmembers=B, base=base(writer), **QUICK)
+
+
+def test_what_a_model_returns_beside_its_scores_is_left_out_of_the_users_own_call() -> None:
+    class WithCache(Writer):
+        def forward(self, tokens):
+            return {"logits": super().forward(tokens), "cache": tokens.float()}
+
+    with pytest.raises(AnswerError, match=r"sn\.harden\(model, .*drop=\('cache',\)") as refused:
+        sn.audit(sn.harden(WithCache(), axis=-1), members=A, nonmembers=B, **QUICK)
+    assert "sn.Shield(" not in str(refused.value)  # one without defenses
 
 
 def test_a_base_of_a_model_of_one_row_is_refused(linear, writer) -> None:

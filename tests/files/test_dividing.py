@@ -129,6 +129,17 @@ def test_records_are_one_where_an_audit_reads_them_as_one(tmp_path) -> None:
     assert not len(near_duplicates(members.inputs, nonmembers.inputs))
 
 
+def test_dates_are_texts_as_an_audit_reads_them(tmp_path) -> None:
+    path = tmp_path / "dates.csv"
+    days = [f"{number % 28 + 1:02}" for number in range(60)]
+    rows = [f"{number},2020-11-{day},12:{day}\n" for number, day in enumerate(days)]
+    path.write_text("age,joined,at\n" + "".join(rows))
+    done = shieldnet(tmp_path, "split", "dates.csv", "-o", "sets")
+    assert done.returncode == 0, done.stderr
+    kept = "".join(part.read_text() for part in (tmp_path / "sets").glob("*.csv"))
+    assert all(row in kept for row in rows)
+
+
 def test_two_columns_that_may_be_the_label_are_refused(tmp_path) -> None:
     path = tmp_path / "data.csv"
     path.write_text("a,y,target\n" + "\n".join(f"{n},0,1" for n in range(9)))

@@ -182,6 +182,14 @@ def test_examples_of_several_arguments_are_described_by_name(tmp_path) -> None:
         assert [one["name"] for one in inputs] == ["x", "y"]
 
 
+def test_gradients_of_a_training_are_dropped_before_and_not_in_silence(tmp_path) -> None:
+    shield = shield_of()
+    next(shield.model.parameters()).grad = torch.zeros_like(next(shield.model.parameters()))
+    with pytest.raises(sn.errors.ConfigError, match=r"model\.zero_grad\(\)"):
+        sn.save_hardened(shield, tmp_path / "h")
+    assert not (tmp_path / "h").exists()
+
+
 def test_an_example_that_the_model_cannot_read_is_bad_input(tmp_path) -> None:
     with pytest.raises(sn.errors.DataError, match="cannot read the example"):
         sn.save_hardened(sn.harden(Two()), tmp_path / "hardened", example=torch.ones(4, 7))
