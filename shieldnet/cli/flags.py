@@ -15,6 +15,7 @@ _OTHER_NAMES = {
     "finetuned": ("guarantee", "{}"),
     "columns": ("label", "a table, whose columns have names"),
     "start": ("guarantee", "finetune --start"),
+    "in_all": ("bits_in_all", "{} or --queries-in-all"),
 }
 """Arguments of Python that a command has by another name: which of its own, and what to say."""
 

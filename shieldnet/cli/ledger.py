@@ -43,7 +43,7 @@ def show(
     kept = KeptLedger.read(address)
     subjects = [None, *kept.most_charged(most)]
     own = kept.seal.subject(client) if client else None
-    if own and own not in subjects:
+    if own and own not in subjects and own in kept.subjects:
         subjects.insert(1, own)
     rows = []
     for subject in subjects:
@@ -57,6 +57,8 @@ def show(
     each = ", ".join(map(str, kept.policy.per_client))
     typer.echo(f"Clients: {len(kept.subjects)}. Records: {kept.state.head.number}. Each: {each}.")
     typer.echo(tabulate(rows, ("whose", "budget", "charged, leases included", "left")))
+    if own and own not in kept.subjects:
+        typer.echo(f"{client} was never charged.")
     if (more := len(kept.subjects) - most) > 0:
         typer.echo(f"Clients that --most leaves out: {more}.")
 

@@ -29,7 +29,8 @@ def test_show_tells_what_was_charged_to_whom_it_names(tmp_path, address) -> None
     assert re.search("  16.5 bits, mu inf, 3 queries  +33.5 bits", alice)
     assert re.search("^[0-9a-f]{32}   .* 5.5 bits, mu inf, 1 query  +44.5 bits", bob)
     unknown = shieldnet(tmp_path, "ledger", "show", address, "--client", "carol").stdout
-    assert re.search(r" \(carol\) .* 0 bits, mu 0, 0 queries  +50 bits$", unknown, re.MULTILINE)
+    assert "carol was never charged." in unknown
+    assert "(carol)" not in unknown
 
 
 def test_show_lists_clients_by_their_hashes_those_with_most_answers_first(
