@@ -13,7 +13,7 @@ _HELPS = (
 _ROWS = "members and nonmembers together"
 _NEEDS = (
     "it needs labels of at least 20 members and nonmembers drawn at random from one pool; texts "
-    "are judged by max_sequence_membership_auc"
+    "are judged by max_sequence_membership_auc, maps by max_map_membership_auc"
 )
 _AUC = Limit(
     "max_membership_auc",
