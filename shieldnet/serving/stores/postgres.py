@@ -90,9 +90,9 @@ class PostgresStore:
 
     def close(self) -> None:
         """Closes the connection; the next session opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None  # also where closing it fails
+        if connection is not None:
+            connection.close()
 
 
 class PostgresSession:

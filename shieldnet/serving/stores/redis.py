@@ -135,9 +135,9 @@ class RedisStore:
 
     def close(self) -> None:
         """Closes the connection; the next session opens another."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        client, self._client = self._client, None  # also where closing it fails
+        if client is not None:
+            client.close()
 
 
 class RedisSession:

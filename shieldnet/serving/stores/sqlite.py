@@ -103,9 +103,9 @@ class SqliteStore:
 
     def close(self) -> None:
         """Closes the connection; the next session opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None  # also where closing it fails
+        if connection is not None:
+            connection.close()
 
 
 class SqliteSession:
