@@ -88,7 +88,7 @@ def test_a_store_that_cannot_be_closed_stops_no_other_at_a_fork(tmp_path, monkey
     monkeypatch.setattr(sys, "unraisablehook", lambda error: told.append(error.exc_value))
     in_children = [answered_in_child(ledger) for ledger in ledgers]
     monkeypatch.undo()
-    assert ["It cannot be closed."] * 2 == [str(error) for error in told]
+    assert [str(error) for error in told] == ["It cannot be closed."] * 2
     assert len(asked) == 2 * len(ledgers)  # all of them at each of the forks
     for one, more, ledger in zip(given, in_children, ledgers, strict=True):
         assert one + more + answered(ledger) <= 200
