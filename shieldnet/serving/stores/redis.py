@@ -51,10 +51,10 @@ class RedisStore:
     """Keeps charges in five keys of one database: ``redis://host:6379/0``.
 
     The server must evict nothing and write every change to its append log before it answers:
-    ``maxmemory-policy noeviction``, ``appendonly yes`` and ``appendfsync always``. With
-    ``?appendfsync=everysec`` at the end of the address a power failure may forget the charges of a
-    second; a crash of the server alone forgets none. A server that fails over to a replica may
-    forget what was not replicated.
+    ``maxmemory-policy noeviction``, ``appendonly yes``, ``appendfsync always`` and
+    ``no-appendfsync-on-rewrite no``. With ``?appendfsync=everysec`` at the end of the address a
+    power failure may forget the charges of a second; a crash of the server alone forgets none. A
+    server that fails over to a replica may forget what was not replicated.
     """
 
     def __init__(self, url: str) -> None:
@@ -90,7 +90,7 @@ class RedisStore:
         """Looks at the server's settings at every connection: it may have restarted with others."""
         connection.on_connect()
         found: dict[str, str] = {}
-        for name in ("maxmemory-policy", "append*"):
+        for name in ("maxmemory-policy", "*append*"):
             connection.send_command("CONFIG", "GET", name)
             try:
                 answer = connection.read_response()
@@ -111,6 +111,7 @@ class RedisStore:
             "maxmemory-policy": ("noeviction",),
             "appendonly": ("yes",),
             "appendfsync": fsync,
+            "no-appendfsync-on-rewrite": ("no",),
         }
         for name, values in wanted.items():
             if found.get(name) not in values:
