@@ -57,7 +57,8 @@ class RedisStore:
     server that fails over to a replica may forget what was not replicated.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        """Takes ``read_only`` as every store does: here no look makes anything."""
         self.url = url
         self._redis: Any = optional("redis", extra="redis")
         parts = urlsplit(url)
