@@ -37,20 +37,19 @@ class KeptLedger:
     @classmethod
     def read(cls, url: str, key: str | bytes | None = None) -> KeptLedger:
         """Reads a ledger. url, key: as in ``Ledger``."""
-        path = Path(url.removeprefix("sqlite:///"))
-        if url.startswith("sqlite:///") and not path.is_file():
+        path, is_file = Path(url.removeprefix("sqlite:///")), url.startswith("sqlite:///")
+        if is_file and not path.is_file():
             raise ConfigError(f"There is no ledger {path}.")
-        store = open_store(url)
-        try:
-            seal = Seal(key_of(key, url))
+        with closing(open_store(url, read_only=True)) as store:
+            if not is_file:  # a file's key is looked for, or made, beside a ledger alone
+                key = key_of(key, url)
             state = Pages(store).state()
-            head = state.head
-            if not head.number:
-                raise ConfigError("There is no ledger at this address: it is empty.")
-            require_own(head, seal)
-            return cls(stated(head), state, seal, url)
-        finally:
-            store.close()
+        head = state.head
+        if not head.number:
+            raise ConfigError("There is no ledger at this address: nothing was recorded there.")
+        seal = Seal(key_of(key, url))
+        require_own(head, seal)
+        return cls(stated(head), state, seal, url)
 
     def charged(self, subject: str | None, budget: Budget) -> Units:
         """Returns what was charged in the last window that is recorded, with all leases.
@@ -76,13 +75,13 @@ class KeptLedger:
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Raises VerificationFailed if the ledger was changed without its key."""
-        with closing(open_store(self.url)) as store:
+        with closing(open_store(self.url, read_only=True)) as store:
             return verify(Pages(store), self.seal, heads)
 
     def lines(self) -> Iterator[str]:
         """Returns the records as lines of JSON, with their numbers and macs."""
         after = 0
-        with closing(open_store(self.url)) as store:
+        with closing(open_store(self.url, read_only=True)) as store:
             while records := Pages(store).page(after)[1]:
                 for record in records:
                     line: dict[str, Any] = {"number": record.number, "mac": record.mac}

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from shieldnet.core.checks import flag, positive, whole
 from shieldnet.core.errors import ConfigError, LedgerUnavailable
 from shieldnet.privacy.cost import PrivacyCost
+from shieldnet.serving import forks
 from shieldnet.serving.budget import Balance, Budget, as_budgets
 from shieldnet.serving.chain import Checked, Seal, verify
 from shieldnet.serving.leases import Account, Leases, Taken
@@ -32,7 +32,6 @@ from shieldnet.serving.units import INFINITE, NOTHING, Units, units_of
 from shieldnet.serving.writer import Writer, closed
 
 T = TypeVar("T")
-_open: weakref.WeakSet[Ledger] = weakref.WeakSet()
 _MAX_NAME = 1024
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
@@ -105,7 +104,7 @@ class Ledger:
         self.lease_rows = whole("lease_rows", lease_rows, low=1, high=10**6)
         self.max_clients = whole("max_clients", max_clients, low=1)
         self._key_was_given = key is not None
-        self._store = OneAtATime(open_store(url))
+        self._connect()
         self._seal = Seal(key_of(key, url))
         self._start()
         try:
@@ -114,6 +113,17 @@ class Ledger:
         except BaseException:
             self._store.close()
             raise
+
+    def _connect(self) -> None:
+        """Makes the store; its first session connects."""
+        self._store = OneAtATime(open_store(self.url))
+
+    def _stores(self) -> tuple[OneAtATime, ...]:
+        return (self._store,)
+
+    def _restart(self) -> None:
+        self._connect()
+        self._start()
 
     def _start(self) -> None:
         """Starts with nothing in memory: when made, when unpickled, and in a forked child."""
@@ -127,7 +137,12 @@ class Ledger:
         self._filling: set[str | None] = set()
         self._lock = threading.Lock()
         self._closed = False
-        _open.add(self)
+        self._pid = os.getpid()  # last: then other threads of a child may go on
+        forks.remember(self)
+
+    def _require_own_process(self) -> None:
+        if self._pid != os.getpid():
+            forks.restart_in_child(self)
 
     def charge(
         self,
@@ -149,6 +164,8 @@ class Ledger:
         without content, and for a key that was used for something else. By LedgerUnavailable it may
         have been: then a retry under the same key is not charged again.
         """
+        if self._pid != os.getpid():  # not a call more: every charge comes by here
+            forks.restart_in_child(self)
         accounts = self._accounts_of(client)
         each = cost if isinstance(cost, Units) else units_of(cost)
         if min(each) < 0:
@@ -223,6 +240,7 @@ class Ledger:
         What other servers hold as leases counts as spent.
         Errors: LedgerUnavailable.
         """
+        self._require_own_process()
         if client is None:
             accounts = tuple(Account(None, budget) for budget in self.in_all)
         else:
@@ -255,6 +273,7 @@ class Ledger:
 
         In pages: answers are charged meanwhile, here and by other servers.
         """
+        self._require_own_process()
         return verify(Pages(self._store, self._writer.run), self._seal, heads)
 
     def _within(self, job: Callable[[], T]) -> T:
@@ -274,6 +293,7 @@ class Ledger:
 
         Errors: LedgerUnavailable if they cannot be returned; they stay charged then.
         """
+        self._require_own_process()
         with self._lock:
             was_closed, self._closed = self._closed, True
         if was_closed:
@@ -318,44 +338,11 @@ def _named(what: str, name: object) -> str:
     )
 
 
-def _before_fork() -> None:
-    """Waits for running sessions and closes connections: none may live in two processes.
-
-    SQLite's locks belong to a process, and a connection that a child inherits would hold none.
-    """
-    _forking[:] = [ledger for ledger in _open if not ledger._closed]
-    for ledger in _forking:
-        ledger._store.turn.acquire()
-        ledger._store.close()
-
-
-def _after_fork() -> None:
-    """Goes on in the parent; the next session connects again."""
-    for ledger in _forking:
-        ledger._store.turn.release()
-    _forking.clear()
-
-
-def _after_fork_in_child() -> None:
-    """Forgets leases in a forked child: its parent gives the same out."""
-    for ledger in _forking:
-        ledger._store.turn = threading.Lock()
-        ledger._start()
-    _forking.clear()
-
-
 def _at_exit() -> None:
     """Returns what leases hold where a program ends without closing its ledgers."""
-    for ledger in list(_open):
+    for ledger in forks.all_open():
         with suppress(LedgerUnavailable, ConfigError):
             ledger.close()
 
 
 atexit.register(_at_exit)
-_forking: list[Ledger] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork,
-        after_in_child=_after_fork_in_child,
-    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from typing import NamedTuple
 
 from shieldnet.core.errors import BudgetExceeded, ConfigError, LedgerUnavailable, ShieldnetError
@@ -22,6 +23,8 @@ _SHARE = 4
 # All clients together use up a lease as fast as all of theirs.
 _OF_ALL = 10
 
+Dropped = Callable[[int], list[tuple[Account, Units]]]
+"""Drops leases as of a moment, and lists those that may be returned."""
 Outcome = bool | ShieldnetError
 """Whether a request was charged before (then nothing is charged now), or why it is refused."""
 
@@ -39,6 +42,27 @@ class Ask(NamedTuple):
     request: tuple[str, str] | None = None
 
 
+class _Part(NamedTuple):
+    """What leases gave, in the window of a moment. request: whether it was for one with a key."""
+
+    account: Account
+    units: Units
+    now: int
+    request: bool = False
+
+
+@dataclass
+class _Attempt:
+    """What one attempt took out of memory.
+
+    dropped: what it returns to the store. may_be_written: the store was asked to append.
+    """
+
+    taken: list[_Part] = field(default_factory=list)
+    dropped: list[_Part] = field(default_factory=list)
+    may_be_written: bool = False
+
+
 @dataclass
 class _Group:
     """What a group of charges changes; in memory only once the store has it."""
@@ -47,8 +71,7 @@ class _Group:
     now: int
     draft: Draft
     known: dict[str, str]
-    taken: list[tuple[Account, Units, int]]
-    dropped: Sequence[tuple[Account, Units]]
+    attempt: _Attempt
     fresh: dict[Account, Units] = field(default_factory=dict)
 
 
@@ -68,34 +91,36 @@ class Settler:
 
         Errors: LedgerUnavailable; none of the charges counts then.
         """
+        return self._settled(asks, partial(self._leases.dropped, self._policy.per_client))
+
+    def give_all_back(self, clock: float) -> None:
+        """Returns what leases did not use.
+
+        Errors: LedgerUnavailable; what could not be returned stays charged.
+        """
+        self._leases.now(clock)
+        policy = self._policy
+        self._settled((), partial(self._leases.drained, policy.per_client, policy.in_all))
+
+    def _settled(self, asks: Sequence[Ask], dropped: Dropped) -> list[Outcome]:
         for _ in range(_ATTEMPTS):
-            taken: list[tuple[Account, Units, int]] = []
+            attempt = _Attempt()
             try:
                 with self._store.session() as session:
-                    group = self._begun(session, asks, taken)
+                    group = self._begun(session, asks, attempt, dropped)
                     outcomes = [self._decided(ask, group) for ask in asks]
-                    _give_back(group.dropped, group)
+                    _give_back(group)
                     done = _appended(session, group)
             except BaseException:
-                self._undo(taken)
+                self._undo(attempt)
                 raise
             if done:
                 for account, units in group.fresh.items():
                     self._leases.put(account, units, group.now)
                 return outcomes
-            self._undo(taken)
+            attempt.may_be_written = False  # surely nothing was
+            self._undo(attempt)
         raise LedgerUnavailable("Too many servers write to this ledger at once.")
-
-    def give_all_back(self, clock: float) -> None:
-        """Returns what leases did not use. What cannot be returned stays charged."""
-        now = self._leases.now(clock)
-        unused = self._leases.drained(self._policy.per_client, self._policy.in_all, now)
-        for _ in range(_ATTEMPTS):
-            with self._store.session() as session:
-                group = self._begun(session, (), [], unused)
-                _give_back(group.dropped, group)
-                if _appended(session, group):
-                    return
 
     def checked(self, head: Head | None) -> Head:
         """Returns the end of the chain if it is that of the ledger that was opened, or later."""
@@ -114,19 +139,19 @@ class Settler:
         self,
         session: Session,
         asks: Sequence[Ask],
-        taken: list[tuple[Account, Units, int]],
-        dropped: Sequence[tuple[Account, Units]] | None = None,
+        attempt: _Attempt,
+        dropped: Dropped,
     ) -> _Group:
         head = self.checked(session.head())
         now = self._leases.now(max([head.time, *(ask.now for ask in asks)]))
-        if dropped is None:
-            dropped = self._leases.dropped(self._policy.per_client, now)
+        attempt.dropped = [_Part(account, units, now) for account, units in dropped(now)]
         accounts = [account for ask in asks for account in ask.accounts]
-        ids = {account.id(now) for account in (*accounts, *(account for account, _ in dropped))}
+        accounts += [part.account for part in attempt.dropped]
+        ids = {account.id(now) for account in accounts}
         names = [ask.request[0] for ask in asks if ask.request]
         known = dict(session.requests(names, now - KEPT_S)) if names else {}
         draft = Draft(self._seal, head._replace(time=now), session.totals(sorted(ids)))
-        return _Group(head, now, draft, known, taken, dropped)
+        return _Group(head, now, draft, known, attempt)
 
     def _decided(self, ask: Ask, group: _Group) -> Outcome:
         if ask.request:
@@ -187,30 +212,41 @@ class Settler:
         return self._lease_rows * (_OF_ALL if account.subject is None else 1)
 
     def _part(self, account: Account, need: Units, group: _Group, request: object) -> Units:
-        """Takes what there is in memory, and of what this group leased.
-
-        What a request takes never goes back: it may have been charged although that failed.
-        """
+        """Takes what there is in memory, and of what this group leased."""
         fresh = group.fresh.pop(account, NOTHING)
         part = self._leases.take_up_to(account, fresh.short_of(need), group.now)
-        if part != NOTHING and request is None:
-            group.taken.append((account, part, group.now))
+        group.attempt.taken.append(_Part(account, part, group.now, request is not None))
         return fresh.plus(part)
 
-    def _undo(self, taken: Sequence[tuple[Account, Units, int]]) -> None:
-        for account, units, now in taken:
-            self._leases.put(account, units, now)
+    def _undo(self, attempt: _Attempt) -> None:
+        """Puts back what a failed attempt took, but for what the store may hold as gone.
+
+        A request with a key may have been charged although that failed, with what leases held for
+        it or for others of its group: its retry is free then. What was dropped may be returned.
+        """
+        back = attempt.taken
+        if attempt.may_be_written:
+            gone = {part.account for part in back if part.request}
+            back = [part for part in back if part.account not in gone]
+        else:
+            back = back + attempt.dropped
+        for part in back:
+            if part.units != NOTHING:
+                self._leases.put(part.account, part.units, part.now)
 
 
-def _give_back(unused: Sequence[tuple[Account, Units]], group: _Group) -> None:
-    for account, units in unused:
+def _give_back(group: _Group) -> None:
+    for account, units, *_ in group.attempt.dropped:
         name = account.id(group.now)
         if group.draft.total(name).covers(units):
             group.draft.charge(name, units.negative())
 
 
 def _appended(session: Session, group: _Group) -> bool:
-    return group.draft.is_empty or session.append(group.draft.entry, group.head)
+    if group.draft.is_empty:
+        return True
+    group.attempt.may_be_written = True
+    return session.append(group.draft.entry, group.head)
 
 
 def _rows(each: Units, short: Units) -> int:

@@ -86,6 +86,7 @@ def test_redis_may_restart_between_two_charges(tmp_path) -> None:
         ("maxmemory-policy", "allkeys-lru", "noeviction"),
         ("appendonly", "no", "yes"),
         ("appendfsync", "everysec", "always"),
+        ("no-appendfsync-on-rewrite", "yes", "no"),
     ],
 )
 def test_redis_must_not_be_set_up_to_forget(redis_server, name, value, good) -> None:

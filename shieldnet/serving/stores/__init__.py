@@ -13,8 +13,10 @@ _STORES = {
 }
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, read_only: bool = False) -> Store:
     """Opens the store of an address, such as ``sqlite:///ledger.db``.
+
+    read_only: only ``reading`` is used, and makes nothing where there is no ledger.
 
     Errors: ConfigError for an address of another form; LedgerUnavailable if nothing answers there;
     MissingDependency if its driver is not installed.
@@ -26,5 +28,6 @@ def open_store(url: str) -> Store:
             f"redis://host:6379/0, got {without_secrets(url)!r}."
         )
     file, name = _STORES[scheme]
-    store: Store = getattr(import_module(f"shieldnet.serving.stores.{file}"), name)(url)
+    kind = getattr(import_module(f"shieldnet.serving.stores.{file}"), name)
+    store: Store = kind(url, read_only=read_only)
     return store

@@ -102,6 +102,34 @@ class Store(Protocol):
         """Closes the connection; the next session opens another."""
 
 
+class NoLedger:
+    """A look at a place where there is no ledger."""
+
+    def head(self) -> Head | None:
+        """Returns None."""
+        return None
+
+    def totals(self, ids: Sequence[str]) -> Mapping[str, Units]:
+        """Returns no account."""
+        return {}
+
+    def requests(self, ids: Sequence[str], since: int) -> Mapping[str, str]:
+        """Returns no request."""
+        return {}
+
+    def state(self) -> State:
+        """Returns what an empty ledger holds."""
+        return State(Head(), {}, {})
+
+    def records(self, after: int, most: int) -> list[Record]:
+        """Returns no record."""
+        return []
+
+    def append(self, entry: Entry, after: Head | None) -> bool:
+        """Appends nothing."""
+        return False
+
+
 class OneAtATime:
     """A store whose sessions take turns within a process, and stop while it forks."""
 

@@ -8,7 +8,15 @@ from typing import Any
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import ConfigError
-from shieldnet.serving.stores.base import KEPT_S, Entry, Head, Record, State, unavailable
+from shieldnet.serving.stores.base import (
+    KEPT_S,
+    Entry,
+    Head,
+    NoLedger,
+    Record,
+    State,
+    unavailable,
+)
 from shieldnet.serving.units import Units
 
 _TABLES = """
@@ -22,6 +30,11 @@ CREATE TABLE IF NOT EXISTS shieldnet_requests (id TEXT PRIMARY KEY, content TEXT
     time BIGINT NOT NULL);
 CREATE INDEX IF NOT EXISTS shieldnet_requests_time ON shieldnet_requests (time);
 """
+_FOUND = """
+SELECT to_regclass('shieldnet_head') IS NOT NULL AND to_regclass('shieldnet_records') IS NOT NULL
+    AND to_regclass('shieldnet_totals') IS NOT NULL
+    AND to_regclass('shieldnet_requests') IS NOT NULL
+"""
 _WAIT_S = 5
 # Names the lock that writers of a ledger hold; a number that no other program uses.
 _LOCK = 7_135_044_627_511_220_117
@@ -34,8 +47,8 @@ class PostgresStore:
     server that fails over to a replica must replicate synchronously, or it forgets charges.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.url, self._read_only = url, read_only
         self._psycopg: Any = optional("psycopg", extra="postgres")
         self._connection: Any = None
 
@@ -52,9 +65,12 @@ class PostgresStore:
             # A server that hangs in a session must not stop all others.
             wait = f"SET idle_in_transaction_session_timeout = '{_WAIT_S}s'"
             self._connection.execute(wait)
-            with self._connection.transaction():
-                self._lock()
-                self._connection.execute(_TABLES)
+            if self._read_only:
+                self._connection.execute("SET default_transaction_read_only = on")
+            else:
+                with self._connection.transaction():
+                    self._lock()
+                    self._connection.execute(_TABLES)
         return self._connection
 
     def _lock(self) -> None:
@@ -65,34 +81,35 @@ class PostgresStore:
     @contextmanager
     def session(self) -> Iterator[PostgresSession]:
         """Opens a session. Other writers wait up to five seconds for its end."""
-        with self._within(self._lock) as session:
-            yield session
+        with self._within(self._lock) as connection:
+            yield PostgresSession(connection)
 
     @contextmanager
-    def reading(self) -> Iterator[PostgresSession]:
+    def reading(self) -> Iterator[PostgresSession | NoLedger]:
         """Opens a session that appends nothing, for which no writer waits."""
-        with self._within(self._see_one_moment) as session:
-            yield session
+        with self._within(self._see_one_moment) as connection:
+            found = connection.execute(_FOUND).fetchone()[0]
+            yield PostgresSession(connection) if found else NoLedger()
 
     def _see_one_moment(self) -> None:
         self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
     @contextmanager
-    def _within(self, begin: Callable[[], None]) -> Iterator[PostgresSession]:
+    def _within(self, begin: Callable[[], None]) -> Iterator[Any]:
         try:
             connection = self._connected()
             with connection.transaction():
                 begin()
-                yield PostgresSession(connection)
+                yield connection
         except self._psycopg.Error as failed:
             self.close()  # the next session connects again
             raise unavailable(self.url, type(failed).__name__) from failed
 
     def close(self) -> None:
         """Closes the connection; the next session opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None  # also where closing it fails
+        if connection is not None:
+            connection.close()
 
 
 class PostgresSession:

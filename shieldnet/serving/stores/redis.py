@@ -51,13 +51,14 @@ class RedisStore:
     """Keeps charges in five keys of one database: ``redis://host:6379/0``.
 
     The server must evict nothing and write every change to its append log before it answers:
-    ``maxmemory-policy noeviction``, ``appendonly yes`` and ``appendfsync always``. With
-    ``?appendfsync=everysec`` at the end of the address a power failure may forget the charges of a
-    second; a crash of the server alone forgets none. A server that fails over to a replica may
-    forget what was not replicated.
+    ``maxmemory-policy noeviction``, ``appendonly yes``, ``appendfsync always`` and
+    ``no-appendfsync-on-rewrite no``. With ``?appendfsync=everysec`` at the end of the address a
+    power failure may forget the charges of a second; a crash of the server alone forgets none. A
+    server that fails over to a replica may forget what was not replicated.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        """Takes ``read_only`` as every store does: here no look makes anything."""
         self.url = url
         self._redis: Any = optional("redis", extra="redis")
         parts = urlsplit(url)
@@ -90,7 +91,7 @@ class RedisStore:
         """Looks at the server's settings at every connection: it may have restarted with others."""
         connection.on_connect()
         found: dict[str, str] = {}
-        for name in ("maxmemory-policy", "append*"):
+        for name in ("maxmemory-policy", "*append*"):
             connection.send_command("CONFIG", "GET", name)
             try:
                 answer = connection.read_response()
@@ -111,6 +112,7 @@ class RedisStore:
             "maxmemory-policy": ("noeviction",),
             "appendonly": ("yes",),
             "appendfsync": fsync,
+            "no-appendfsync-on-rewrite": ("no",),
         }
         for name, values in wanted.items():
             if found.get(name) not in values:
@@ -135,9 +137,9 @@ class RedisStore:
 
     def close(self) -> None:
         """Closes the connection; the next session opens another."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        client, self._client = self._client, None  # also where closing it fails
+        if client is not None:
+            client.close()
 
 
 class RedisSession:

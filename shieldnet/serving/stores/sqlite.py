@@ -6,9 +6,18 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.serving.stores.base import KEPT_S, Entry, Head, Record, State, unavailable
+from shieldnet.serving.stores.base import (
+    KEPT_S,
+    Entry,
+    Head,
+    NoLedger,
+    Record,
+    State,
+    unavailable,
+)
 from shieldnet.serving.units import Units
 
 _TABLES = """
@@ -22,6 +31,11 @@ CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, content TEXT NOT NULL,
     time INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS requests_time ON requests (time);
 """
+_FOUND = """
+SELECT count(*) FROM sqlite_master WHERE type = 'table'
+    AND name IN ('head', 'records', 'totals', 'requests')
+"""
+_COUNT = 4
 _WAIT_S = 5.0
 # The oldest version with both UPSERT and WITHOUT ROWID as they are used here.
 _OLDEST = (3, 24)
@@ -34,8 +48,8 @@ class SqliteStore:
     must be on a local disk: the log needs memory that processes share.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.url, self._read_only = url, read_only
         self.path = url.removeprefix("sqlite:///")
         if not self.path or self.path == url or self.path.startswith(":"):
             raise ConfigError(
@@ -49,41 +63,42 @@ class SqliteStore:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
+            address = (
+                f"{Path(self.path).absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
+            )
             connection = sqlite3.connect(
-                self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
+                address, timeout=_WAIT_S, isolation_level=None, check_same_thread=False, uri=True
             )
             try:
-                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-                if mode != "wal":
-                    raise sqlite3.OperationalError("its file system has no write-ahead log")
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.executescript(_TABLES)
-            except sqlite3.Error:
+                if not self._read_only:
+                    _prepare(connection)
+                self._connection, self._file = connection, os.stat(self.path).st_ino
+            except (sqlite3.Error, OSError):
                 connection.close()
                 raise
-            self._connection, self._file = connection, os.stat(self.path).st_ino
         return self._connection
 
     @contextmanager
     def session(self) -> Iterator[SqliteSession]:
         """Opens a session. Other writers wait up to five seconds for its end."""
-        with self._within("BEGIN IMMEDIATE") as session:
-            yield session
+        with self._within("BEGIN IMMEDIATE") as connection:
+            yield SqliteSession(connection)
 
     @contextmanager
-    def reading(self) -> Iterator[SqliteSession]:
+    def reading(self) -> Iterator[SqliteSession | NoLedger]:
         """Opens a session that appends nothing, for which no writer waits."""
-        with self._within("BEGIN DEFERRED") as session:
-            yield session
+        with self._within("BEGIN DEFERRED") as connection:
+            found = connection.execute(_FOUND).fetchone()[0] == _COUNT
+            yield SqliteSession(connection) if found else NoLedger()
 
     @contextmanager
-    def _within(self, begin: str) -> Iterator[SqliteSession]:
+    def _within(self, begin: str) -> Iterator[sqlite3.Connection]:
         try:
             connection = self._connected()
             connection.execute(begin)
             try:
                 self._require_file()
-                yield SqliteSession(connection)
+                yield connection
                 connection.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -103,9 +118,9 @@ class SqliteStore:
 
     def close(self) -> None:
         """Closes the connection; the next session opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None  # also where closing it fails
+        if connection is not None:
+            connection.close()
 
 
 class SqliteSession:
@@ -173,6 +188,14 @@ class SqliteSession:
             run("DELETE FROM requests WHERE time < ?", (entry.head.time - KEPT_S,))
             run_each("INSERT OR REPLACE INTO requests VALUES (?, ?, ?)", entry.requests)
         return True
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Makes a file that keeps what it acknowledged, with the tables of a ledger."""
+    if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+        raise sqlite3.OperationalError("its file system has no write-ahead log")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.executescript(_TABLES)
 
 
 def _places(ids: Sequence[str]) -> str:
