@@ -3,6 +3,7 @@
 import math
 import secrets
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -10,16 +11,20 @@ from torch import Tensor
 from shieldnet.attacks.adversary.features import Scale
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import DataError
+from shieldnet.data.examples import raw_bytes
 
 DIMENSIONS = 32
 """Numbers that are kept of an input: a random projection of it."""
 MIN_NATURAL = 200
 """Natural inputs from which thresholds can be read."""
-_MAX_NATURAL = 1000
+_MAX_NATURAL = 1000  # different natural inputs, drawn from all, whose distances are looked at
+_MAX_READ = 10_000  # natural inputs, of which these are drawn
 _RARE, _LOW = 0.01, 0.10  # shares of natural queries beyond the thresholds
 _DEVIATIONS = 3.0  # of a share's lower bound, which is looked at after every query
 _WINDOWS = 40  # of natural traffic, drawn to learn thresholds
-_MIN_OF_CLASS = 20  # natural inputs of a class from which its own distances are learned
+_MIN_OF_CLASS = 50  # natural inputs of a class from which its own distances are learned
+_MIN_SCALED = 5  # natural inputs of a class from which its usual distance is learned
+_TIED = 1e-3  # part of a distance that rounding changes at most: on a grid, many are the same
 _MIN_SHAPED = 50  # distances from which their shape is looked at
 
 
@@ -63,7 +68,8 @@ class Profile:
 
     novel_above: distance to the nearest natural input that 1% of natural inputs exceed.
     close_below: of each class, the distance to the nearest input of the same class that 1% of
-    natural ones undercut: classes differ in it, and a subject may ask about one alone.
+    natural ones undercut: classes differ in it, and a subject may ask about one alone. Of a class
+    with fewer than 50 natural inputs it is learned from all classes together.
     unsure_below: the largest margin of a released answer that at most 10% of natural ones have or
     undercut; -1 where there is none, as of labels. expected: the shares of natural queries beyond
     these three. least_normality: the Shapiro-Wilk statistic that hardly any natural traffic, of all
@@ -90,11 +96,13 @@ class Profile:
     ) -> "Profile":
         """Learns thresholds from natural inputs and what the shield answered about them.
 
-        inputs: of the kind that clients ask about, best none that trained the model. memory: how
-        many queries of a subject are looked back at. seed: of the projection; by default from the
-        operating system's randomness.
+        inputs: of the kind that clients ask about, best none that trained the model, in any order:
+        up to 1,000 different ones are drawn from them, the same each time. memory: how many queries
+        of a subject are looked back at. seed: of the projection; by default from the operating
+        system's randomness.
         Shapes: inputs (n >= 200, ...), distribution (n, classes).
-        Errors: DataError for fewer inputs, tokens, and numbers that are not finite.
+        Errors: DataError for fewer inputs, tokens, numbers that are not finite, and inputs that are
+        all the same.
         """
         if len(inputs) < MIN_NATURAL:
             raise DataError(
@@ -106,17 +114,18 @@ class Profile:
                 f"Expected an answer for each of {len(inputs)} natural inputs, got "
                 f"{len(distribution)}."
             )
-        inputs, distribution = inputs[:_MAX_NATURAL], distribution[:_MAX_NATURAL]
+        places = _drawn(require_numbers(inputs))
+        inputs, distribution = inputs[places], distribution[places]
         secret = secrets.randbits(63) if seed is None else whole("seed", seed, low=0)
         generator = torch.Generator().manual_seed(secret)
-        scale = Scale.of(require_numbers(inputs))
+        scale = Scale.of(inputs)
         features = inputs[0].numel()
         weights = torch.randn(features, DIMENSIONS, generator=generator)
         projection = weights / math.sqrt(DIMENSIONS)
         known = queries_of(inputs, distribution, scale, projection)
-        apart = torch.cdist(known.rows, known.rows).fill_diagonal_(math.inf)
+        apart = _apart(known.rows, known.rows).fill_diagonal_(math.inf)
         novel_above = float(apart.amin(1).quantile(1 - _RARE))
-        close_below = _close(apart, known.labels, distribution.shape[-1])
+        close_below = _close(apart, known.labels, distribution.shape[-1], memory)
         span = min(memory, len(known) // 2)
         windows = [
             earlier_distances(known.at(torch.randperm(len(known), generator=generator)[:span]))
@@ -146,7 +155,7 @@ class Profile:
 
     def is_novel(self, queries: Queries) -> Tensor:
         """Returns which queries are far from all natural inputs. Shapes: -> (n,) bool."""
-        return torch.cdist(queries.rows, self.natural).amin(1) > self.novel_above
+        return _apart(queries.rows, self.natural).amin(1) > self.novel_above
 
     def is_close(self, queries: Queries, distances: Tensor) -> Tensor:
         """Returns which queries are near an earlier one. Shapes: distances (n,) -> (n,) bool."""
@@ -196,7 +205,8 @@ class Suspicion:
             excess(hits, samples, usual)
             for (hits, samples), usual in zip(counts, profile.expected, strict=True)
         )
-        uneven = max(0.0, 1 - normality / profile.least_normality)
+        least = profile.least_normality  # zero where natural distances are all the same
+        uneven = max(0.0, 1 - normality / least) if least > 0 else 0.0
         return cls(novel_share, close_share, unsure_share, uneven, len(novel))
 
     @property
@@ -211,20 +221,79 @@ class Suspicion:
         return f"score {self.score:.2f} after {self.queries} queries ({parts})"
 
 
-def _close(apart: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Returns the distance that few inputs of a class keep below, of a rare class the least.
+def _drawn(inputs: Tensor) -> Tensor:
+    """Draws different inputs of all, so that the order of a file says nothing; the same each time.
 
-    Shapes: apart (n, n), labels (n,) -> (classes,).
+    A watch passes over repeats, so they teach nothing either. Shapes: (n, ...) -> (<= 1000,).
+    Errors: DataError where all are the same.
     """
-    other = (labels.unsqueeze(1) != labels) | (apart == 0)  # the same input twice is no neighbor
-    nearest = apart.masked_fill(other, math.inf).amin(1)
-    below = torch.full((classes,), math.inf)
-    for label in range(classes):
+    generator = torch.Generator().manual_seed(0)
+    different: dict[bytes, int] = {}
+    for place in torch.randperm(len(inputs), generator=generator)[:_MAX_READ].tolist():
+        different.setdefault(blake2b(raw_bytes(inputs[place])).digest(), place)
+        if len(different) == _MAX_NATURAL:
+            break
+    if len(different) == 1:
+        raise DataError(
+            f"Expected natural inputs that differ, got the same one {len(inputs)} times: nothing "
+            "can be learned of what is ordinary."
+        )
+    return torch.tensor(list(different.values()))
+
+
+def _apart(rows: Tensor, others: Tensor) -> Tensor:
+    """Returns distances, by differences: of a matrix product, a tiny one is rounding alone."""
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _close(apart: Tensor, labels: Tensor, classes: int, memory: int) -> Tensor:
+    """Returns the distance that few inputs of a class keep below.
+
+    Shapes: apart (n, n), infinite from an input to itself; labels (n,) -> (classes,).
+    """
+    apart = apart.masked_fill(apart == 0, math.inf)  # the same input twice is no neighbor
+    same = apart.masked_fill(labels.unsqueeze(1) != labels, math.inf)
+    nearest = same.amin(1)
+    counts = labels.bincount(minlength=classes)
+    if int(nearest.isfinite().sum()) >= _MIN_OF_CLASS:
+        below = _close_of_few(same, labels, counts, memory)
+    else:  # hardly any class has two: of all inputs together, as if each class had one
+        below = _close_of_few(apart, torch.zeros_like(labels), torch.ones_like(counts), memory)
+    for label in (counts >= _MIN_OF_CLASS).nonzero().flatten():
         own = nearest[(labels == label) & nearest.isfinite()]
         if len(own) >= _MIN_OF_CLASS:
             below[label] = own.quantile(_RARE)
-    least = float(below.amin())
-    return below.nan_to_num(posinf=least if math.isfinite(least) else 0.0)
+    return below * (1 - _TIED)
+
+
+def _close_of_few(same: Tensor, labels: Tensor, counts: Tensor, memory: int) -> Tensor:
+    """Returns the same of classes with few inputs, from all classes together.
+
+    How much nearer than usual of its class the nearest input is, is learned of all classes; what is
+    usual, of each that has some inputs. Of others little is known, so the least of the usual ones
+    counts, and what hardly any pair undercuts. Queries that are looked back at may be more inputs
+    of a class than it was learned from, and the nearest of more is nearer: as many times more make
+    as many times more of them undercut a distance, so the threshold goes on from the distances that
+    10% and 1% undercut. Zero where all inputs are the same.
+    Shapes: same (n, n), infinite between classes; labels (n,), counts (classes,) -> (classes,).
+    """
+    pairs = same[same.isfinite()]
+    if not len(pairs):
+        return torch.zeros(len(counts))
+    usual = torch.full((len(counts),), math.inf)
+    for label, count in zip(*labels.unique(return_counts=True), strict=True):
+        own = same[labels == label]
+        if count >= _MIN_SCALED and bool(own.isfinite().any()):
+            usual[label] = own[own.isfinite()].median()
+    has_own = bool(usual.isfinite().any())
+    apart = (usual if has_own else torch.full_like(usual, float(pairs.median())))[labels]
+    known = same.amin(1).isfinite() & apart.isfinite()
+    nearer = same.amin(1)[known] / apart[known]
+    rare, low = nearer.quantile(torch.tensor([_RARE, _LOW]))
+    tenfold = math.log10(max(1.0, memory / float(counts[labels[known]].float().mean())))
+    least = torch.minimum(usual.amin(), pairs.quantile(_RARE))
+    below: Tensor = usual.where(usual.isfinite(), least) * rare * (rare / low) ** tenfold
+    return below
 
 
 def _low_margin(margins: Tensor) -> tuple[float, float]:
@@ -267,8 +336,7 @@ def earlier_distances(queries: Queries, first: int = 0) -> Tensor:
     first: from which on. Infinite where there is none. Shapes: (n, d) -> (n - first,).
     """
     asked, count = queries.rows[first:], len(queries)
-    # By differences: of a matrix product, a tiny distance would be rounding alone.
-    apart = torch.cdist(asked, queries.rows, compute_mode="donot_use_mm_for_euclid_dist")
+    apart = _apart(asked, queries.rows)
     is_later = torch.arange(count) >= torch.arange(first, count).unsqueeze(1)
     is_other = queries.labels[first:].unsqueeze(1) != queries.labels
     return apart.masked_fill(is_later | is_other, math.inf).amin(1)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import secrets
 import time
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from threading import Lock
 from typing import Any, ClassVar, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from numpy.typing import NDArray
@@ -137,6 +138,14 @@ class _Subject:
         self.normality, self.unshaped = 1.0, 0
         self.suspicion, self.action = Suspicion(), "answer"
 
+    def after_fork(self) -> None:
+        """Makes a new lock in a forked child; forgets queries that were being taken in."""
+        if self.lock.locked():
+            action = self.action
+            self.start_anew()
+            self.action = action  # no fork lifts a refusal
+        self.lock = Lock()
+
 
 class Watch:
     """Keeps statistics of each subject's latest queries, and acts on them by a policy.
@@ -151,7 +160,8 @@ class Watch:
     a projection to 32 numbers, a keyed hash, the released winner and its margin. Keys and the
     projection's seed are secret and leave with the process. Reading the memory
     gives inputs of up to 32 numbers, and 32 sums of larger ones; raw inputs are not kept.
-    Exact repeats are passed over: a ledger answers for them. Safe with several threads.
+    Exact repeats are passed over: a ledger answers for them. Safe with several threads, and in a
+    forked child, which goes on with subjects of its own.
     NOT promised: that an extraction is seen. Many subjects with few queries each (Sybils), queries
     that look ordinary, and pairs of near inputs more than ``memory`` queries apart are not seen;
     nor do replicas know of each other's subjects.
@@ -178,6 +188,7 @@ class Watch:
         self._subjects: OrderedDict[bytes, _Subject] = OrderedDict()
         self._harder: WeakKeyDictionary[Shield, Shield] = WeakKeyDictionary()
         self._lock = Lock()
+        _all.add(self)
 
     @classmethod
     def of(
@@ -321,3 +332,16 @@ def _harder(shield: Shield, harder: str | tuple[Defense, ...]) -> Shield:
             "WatchPolicy(harder=...) of the same kind, coarser or with more noise."
         )
     return Shield(shield.model, settings)
+
+
+def _after_fork_in_child() -> None:
+    """Makes new locks in a forked child: a thread of the parent may have held the old ones."""
+    for watch in _all:
+        watch._lock = Lock()
+        for known in watch._subjects.values():
+            known.after_fork()
+
+
+_all: WeakSet[Watch] = WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,5 +1,7 @@
 """The watch is silent on ordinary traffic, sees crafted queries, and acts as its policy says."""
 
+import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -286,6 +288,35 @@ def test_several_threads_lose_no_query(shield, profile) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda pair: watch.note("a", *pair), zip(parts, answers, strict=True)))
     assert watch.note("a", parts[0], answers[0]).queries == 200
+
+
+def use_in_child(watch: Watch, shield: sn.Shield, results) -> None:
+    known = watch._known("a")
+    results.put((watch.choose("b", shield) is shield, len(known.queries), len(known.distances)))
+    try:
+        watch.choose("a", shield)
+    except QueriesRefused:
+        results.put("refused")
+    watch.forget("a")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_process_that_is_forked_while_a_watch_is_at_work_does_not_hang(shield, profile) -> None:
+    watch, fork = Watch(profile, clock=lambda: 0.0), multiprocessing.get_context("fork")
+    asked(watch, shield, 9 * torch.rand(60, *profile.scale.shape), rows=60)
+    results, known = fork.Queue(), watch._known("a")
+    watch.choose("b", shield)
+    child = fork.Process(target=use_in_child, args=(watch, shield, results), daemon=True)
+    with watch._lock, known.lock:
+        known.queries = known.queries.at(torch.arange(30))  # as in the midst of taking queries in
+        child.start()
+    child.join(20)
+    is_over = child.exitcode is not None
+    child.kill()
+    assert is_over
+    assert results.get(timeout=5) == (True, 0, 0)
+    assert results.get(timeout=5) == "refused"
+    assert len(known.distances) == 60  # the parent goes on
 
 
 def test_arrays_are_watched_as_tensors(shield, profile) -> None:
