@@ -83,7 +83,8 @@ class Case:
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
         # First as it is served: what is refused then is said of the user's own shield.
-        for shield in sorted(shields.values(), key=lambda one: one is bare):
+        given = (shield for name, shield in shields.items() if name != BARE)
+        for shield in (*(_asked(one, sets.examples["nonmembers"]) for one in given), bare):
             _try_rows(shield, sets.examples["nonmembers"], [0])
         extent = _extent_of(bare)
         nonmembers = sets.examples["nonmembers"].inputs

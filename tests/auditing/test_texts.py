@@ -88,7 +88,7 @@ def test_what_a_model_returns_beside_its_scores_is_left_out_of_the_users_own_cal
         def forward(self, tokens):
             return {"logits": super().forward(tokens), "cache": tokens.float()}
 
-    with pytest.raises(AnswerError, match=r"sn\.harden\(model, .*drop=\('cache',\)") as refused:
+    with pytest.raises(AnswerError, match=r"drop=\('cache',\), .*sn\.harden\(model") as refused:
         sn.audit(sn.harden(WithCache(), axis=-1), members=A, nonmembers=B, **QUICK)
     assert "sn.Shield(" not in str(refused.value)  # one without defenses
 
