@@ -218,6 +218,10 @@ class Guard:
         """Returns what is left of each of a client's budgets."""
         return self.ledger.left(client)
 
+    def require_writable(self) -> None:
+        """Refuses a ledger that could not record a charge now. Errors: LedgerUnavailable."""
+        self.ledger.require_writable()
+
     def close(self) -> None:
         """Closes the ledger, if the guard opened it."""
         if self._is_own:

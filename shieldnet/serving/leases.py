@@ -45,13 +45,15 @@ class Leases:
     """Holds what this process may still give out, for each subject and window.
 
     A lease dies with its window. Time never goes back: the latest that was seen counts. Only so
-    many clients are kept; those unseen for longest are dropped first, and returned.
+    many clients are kept; those unseen for longest are dropped first, and returned. ``drops``
+    counts how often some were.
     """
 
     def __init__(self, max_clients: int) -> None:
         self._max_clients = max_clients
         self._lock = threading.Lock()
         self._latest = 0
+        self.drops = 0
         self._held: OrderedDict[str | None, dict[str, _Lease]] = OrderedDict()
 
     def now(self, clock: float) -> int:
@@ -99,6 +101,7 @@ class Leases:
         """Drops the leases of clients beyond the limit, and lists those that may be returned."""
         gone: list[tuple[Account, Units]] = []
         with self._lock:
+            self.drops += len(self._held) > self._max_clients + 1
             while len(self._held) > self._max_clients + 1:  # one for all clients together
                 subject = next(name for name in self._held if name is not None)
                 self._list(subject, self._held.pop(subject), budgets, now, gone)
@@ -110,6 +113,7 @@ class Leases:
         """Drops all leases, and lists those that may be returned."""
         gone: list[tuple[Account, Units]] = []
         with self._lock:
+            self.drops += 1
             for subject, leases in self._held.items():
                 self._list(subject, leases, in_all if subject is None else per_client, now, gone)
             self._held.clear()

@@ -22,13 +22,14 @@ from shieldnet.serving import forks
 from shieldnet.serving.budget import Balance, Budget, as_budgets
 from shieldnet.serving.chain import Checked, Seal, verify
 from shieldnet.serving.leases import Account, Leases, Taken
+from shieldnet.serving.looking import WAITS_S, Look
 from shieldnet.serving.policy import Policy
 from shieldnet.serving.secret import VARIABLE, key_of
 from shieldnet.serving.settling import Ask, Settler
 from shieldnet.serving.stores import open_store
 from shieldnet.serving.stores.base import OneAtATime
 from shieldnet.serving.stores.pages import Pages
-from shieldnet.serving.units import INFINITE, NOTHING, Units, units_of
+from shieldnet.serving.units import NOTHING, Units, units_of
 from shieldnet.serving.writer import Writer, closed
 
 T = TypeVar("T")
@@ -115,11 +116,12 @@ class Ledger:
             raise
 
     def _connect(self) -> None:
-        """Makes the store; its first session connects."""
+        """Makes the store, and one to look at beside it; their first sessions connect."""
         self._store = OneAtATime(open_store(self.url))
+        self._reads = OneAtATime(open_store(self.url, read_only=True))
 
     def _stores(self) -> tuple[OneAtATime, ...]:
-        return (self._store,)
+        return self._store, self._reads
 
     def _restart(self) -> None:
         self._connect()
@@ -133,6 +135,7 @@ class Ledger:
             self._store, self._seal, self._leases, self._policy, self.lease_rows
         )
         self._writer = Writer(self._settler)
+        self._reader = Writer(self._settler)  # is handed in looks alone, so that no charge waits
         self._accounts: OrderedDict[str, tuple[Account, ...]] = OrderedDict()
         self._filling: set[str | None] = set()
         self._lock = threading.Lock()
@@ -237,7 +240,8 @@ class Ledger:
     def left(self, client: str | None = None) -> tuple[Balance, ...]:
         """Returns what is left of each budget in its current window; of all clients for None.
 
-        What other servers hold as leases counts as spent.
+        What other servers hold as leases counts as spent, and for a moment what is being leased.
+        No charge waits for it.
         Errors: LedgerUnavailable.
         """
         self._require_own_process()
@@ -245,28 +249,24 @@ class Ledger:
             accounts = tuple(Account(None, budget) for budget in self.in_all)
         else:
             accounts = tuple(part for part in self._accounts_of(client) if part.subject)
-        return self._within(lambda: self._balances(accounts))
+        if self._closed:
+            raise closed()
+        look = Look(self._reads, self._settler, self._leases, self.clock)
+        for wait_s in WAITS_S:
+            found = self._within(self._reader, lambda: look(accounts))
+            if found.is_exact:
+                break
+            time.sleep(wait_s)
+        return found.balances
 
-    def _balances(self, accounts: Sequence[Account]) -> tuple[Balance, ...]:
+    def require_writable(self) -> None:
+        """Refuses a ledger that could not record a charge now. Errors: LedgerUnavailable."""
+        self._require_own_process()
+        self._within(self._writer, self._begin)
+
+    def _begin(self) -> None:
         with self._store.session() as session:
-            head = self._settler.checked(session.head())
-            now = self._leases.now(max(self.clock(), head.time))
-            totals = session.totals([account.id(now) for account in accounts])
-        return tuple(
-            self._balance(account, totals.get(account.id(now), NOTHING), now)
-            for account in accounts
-        )
-
-    def _balance(self, account: Account, leased: Units, now: int) -> Balance:
-        spent = leased.minus(self._leases.unused(account, now))
-        limits = account.budget.limits
-        left = Units(
-            *(
-                INFINITE if limit == INFINITE else max(0, limit - count)
-                for limit, count in zip(limits, spent, strict=True)
-            )
-        )
-        return Balance(account.budget, spent, left, account.budget.renews_at(account.start(now)))
+            self._settler.checked(session.head(), self._settler.last_number)
 
     def verify(self, heads: Sequence[str] = ()) -> Checked:
         """Reads the whole ledger and raises VerificationFailed if it was changed.
@@ -276,9 +276,9 @@ class Ledger:
         self._require_own_process()
         return verify(Pages(self._store, self._writer.run), self._seal, heads)
 
-    def _within(self, job: Callable[[], T]) -> T:
+    def _within(self, thread: Writer, job: Callable[[], T]) -> T:
         try:
-            return self._writer.run(job, self.timeout_s)
+            return thread.run(job, self.timeout_s)
         except NoResult as late:
             raise self._too_late() from late
 
@@ -298,6 +298,8 @@ class Ledger:
             was_closed, self._closed = self._closed, True
         if was_closed:
             return
+        with suppress(NoResult):  # it has nothing to return
+            self._reader.close(self._reads.close, self.timeout_s)
         try:
             self._writer.close(lambda: self._settler.give_all_back(self.clock()), self.timeout_s)
         except NoResult as late:  # its thread still holds the connection

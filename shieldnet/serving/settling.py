@@ -84,14 +84,19 @@ class Settler:
         self._store, self._seal, self._leases = store, seal, leases
         self._policy, self._lease_rows = policy, lease_rows
         self._written = policy.written(seal)
-        self._last_number = 0
+        self.last_number = 0  # of the records that this process knows
+        self.changing: frozenset[str | None] = frozenset()  # subjects of the group in work
 
     def settle(self, asks: Sequence[Ask]) -> list[Outcome]:
         """Decides all charges in their order, and records at once what must be recorded.
 
         Errors: LedgerUnavailable; none of the charges counts then.
         """
-        return self._settled(asks, partial(self._leases.dropped, self._policy.per_client))
+        self.changing = frozenset(account.subject for ask in asks for account in ask.accounts)
+        try:
+            return self._settled(asks, partial(self._leases.dropped, self._policy.per_client))
+        finally:
+            self.changing = frozenset()
 
     def give_all_back(self, clock: float) -> None:
         """Returns what leases did not use.
@@ -122,17 +127,19 @@ class Settler:
             self._undo(attempt)
         raise LedgerUnavailable("Too many servers write to this ledger at once.")
 
-    def checked(self, head: Head | None) -> Head:
-        """Returns the end of the chain if it is that of the ledger that was opened, or later."""
+    def checked(self, head: Head | None, known: int) -> Head:
+        """Returns the end of the chain if it is that of the ledger that was opened, or later.
+
+        known: the last record that was known when the session began.
+        """
         if head is None or head.policy != self._written:
             raise LedgerUnavailable(
                 "The ledger is gone or has other budgets than when it was opened. Open it again."
             )
-        if head.number < self._last_number:
+        if head.number < known:
             raise LedgerUnavailable(
                 "The ledger was put back to an older state. Stop, and verify it."
             )
-        self._last_number = head.number
         return head
 
     def _begun(
@@ -142,7 +149,8 @@ class Settler:
         attempt: _Attempt,
         dropped: Dropped,
     ) -> _Group:
-        head = self.checked(session.head())
+        head = self.checked(session.head(), self.last_number)
+        self.last_number = head.number
         now = self._leases.now(max([head.time, *(ask.now for ask in asks)]))
         attempt.dropped = [_Part(account, units, now) for account, units in dropped(now)]
         accounts = [account for ask in asks for account in ask.accounts]

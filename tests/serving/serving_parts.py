@@ -52,6 +52,9 @@ class Fake:
                 self.keys[client, key] = content
             return Charge()
 
+    def require_writable(self):
+        self.left("-")
+
     def left(self, client):
         if self.is_down:
             raise LedgerUnavailable("down")

@@ -11,8 +11,8 @@ from shieldnet.serving.kept import KeptLedger
 from shieldnet.serving.ledger import Ledger
 
 
-@pytest.mark.parametrize("tables", ["", "CREATE TABLE head (a); CREATE TABLE t (b)"])
-@pytest.mark.parametrize("key", [KEY, None])
+@pytest.mark.parametrize("tables", ["", "CREATE TABLE head (a)"], ids=["empty", "head"])
+@pytest.mark.parametrize("key", [KEY, None], ids=["key", "no-key"])
 def test_a_file_of_another_program_stays_as_it_was(tmp_path, monkeypatch, tables, key) -> None:
     monkeypatch.delenv("SHIELDNET_LEDGER_KEY", raising=False)
     path = tmp_path / "a file?of=others#1.db"

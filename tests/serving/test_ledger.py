@@ -748,7 +748,7 @@ def test_what_is_written_while_a_ledger_is_verified_is_verified_too(opened, monk
         return page(self, after)
 
     monkeypatch.setattr(Pages, "page", slow)
-    before = ledger._settler._last_number
+    before = ledger._settler.last_number
     checked = ledger.verify()
     assert checked.records >= before + 6
     assert len(looked) > 4

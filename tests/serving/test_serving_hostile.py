@@ -159,6 +159,7 @@ def test_a_server_whose_ledger_hangs_ends(tmp_path) -> None:
         assert may_go.wait(30)
 
     served.guard.charge = served.guard.left = served.guard.close = hangs
+    served.guard.require_writable = hangs
     with served.client() as client:
         assert client.post(INFER, json=infer()).status_code == 503
         assert client.get("/v2/health/ready").status_code == 503

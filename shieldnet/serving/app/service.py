@@ -29,7 +29,6 @@ from shieldnet.serving.watch import Watch
 from shieldnet.shield.module import Shield
 
 T = TypeVar("T")
-_PROBE = "-"  # no client's name: its balance is looked up to see whether the ledger answers
 _PROBE_EVERY_S = 1.0
 _THREADS = 8
 _OTHERS = 3  # for each place that a client has, so many are free, or it takes no other
@@ -47,6 +46,9 @@ class Charging(Protocol):
 
     def left(self, client: str) -> tuple[Balance, ...]:
         """Returns what the client has left."""
+
+    def require_writable(self) -> None:
+        """Raises LedgerUnavailable where no charge could be recorded now."""
 
     def close(self) -> None:
         """Closes the ledger."""
@@ -200,7 +202,7 @@ class Service:
         if time.monotonic() - self._probed_s >= _PROBE_EVERY_S:
             self._probed_s = time.monotonic()
             try:
-                await self._within(self._probe, lambda: self._guard.left(_PROBE))
+                await self._within(self._probe, self._guard.require_writable)
             except (LedgerUnavailable, asyncio.TimeoutError):
                 self._was_ready = False
             else:
