@@ -11,7 +11,7 @@ Then the same on data that is not tame, where a report counts as a whole: does i
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -329,17 +329,24 @@ def table(found: list[Found], runs: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Plays all runs and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def asked_for(
+    studies: Iterable[str], play: Callable[[str, int], list[Found]], about: str
+) -> tuple[list[Found], argparse.Namespace]:
+    """Plays what the command line asks for; returns what was found, and its settings."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--only", choices=STUDIES, help="print one study, write nothing")
+    parser.add_argument("--only", choices=studies, help="print one study, write nothing")
     given = parser.parse_args()
-    studies = [given.only] if given.only else list(STUDIES)
-    jobs = [(played, (study, seed)) for study in studies for seed in range(given.runs)]
+    chosen = [given.only] if given.only else list(studies)
+    jobs = [(play, (study, seed)) for study in chosen for seed in range(given.runs)]
     with tqdm(total=len(jobs)) as bar:
         parts = run(jobs, engine="processes", done=bar.update)
-    found = [one for part in parts for one in part]
+    return [one for part in parts for one in part], given
+
+
+def main() -> None:
+    """Plays all runs and writes the table."""
+    found, given = asked_for(STUDIES, played, __doc__)
     text = table(found, given.runs)
     if given.only:
         print(text)

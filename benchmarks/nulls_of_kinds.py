@@ -6,7 +6,6 @@ were trained on those that are. Inversion: the answers do not depend on the inpu
     python benchmarks/nulls_of_kinds.py      # half an hour on two cores
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from nulls import Found, cascade, judged
+from embeddings import contrastive
+from nulls import Found, asked_for, cascade, judged
 from results import write_section
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
-from tqdm import tqdm
 
 import shieldnet as sn
 from shieldnet.attacks import (
@@ -34,12 +32,12 @@ from shieldnet.attacks.membership.shadows import ShadowPlan, train_shadows
 from shieldnet.attacks.positions.position_shadows import train_position_shadows
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding
-from shieldnet.running.engine import run
 from shieldnet.shield.settings import Extent
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from language import LENGTH, VOCABULARY, fitted, story, texts
 from maps import SIDE, game_of, nudged, squares
+from regressions import least_squares
 
 ROWS, COLUMNS, WIDTH = 100, 12, 8
 HEADLINES = (
@@ -80,15 +78,8 @@ def of_texts(seed: int) -> Iterator[Found]:
     game = Game(shields["bare"], **own, extent=extent, base=sn.Shield(base, axis=-1), seed=first)
     shadows = train_position_shadows(game, shields, train, 4, engine="inline")
     for shown, shield in shields.items():
-        played = Game(
-            shield,
-            **own,
-            extent=extent,
-            base=shield.with_model(base),
-            seed=first,
-            position_shadows=shadows,
-        )
-        yield from of_membership(SequenceMembership()(played).findings, f"texts, {shown}")
+        behind = replace(game.behind(shield), position_shadows=shadows)
+        yield from of_membership(SequenceMembership()(behind).findings, f"texts, {shown}")
 
 
 class Deaf(nn.Module):
@@ -116,23 +107,6 @@ def of_maps(seed: int) -> Iterator[Found]:
         yield from of_inversion(MapInversion()(deaf).findings, shown)
 
 
-class Linear(nn.Module):
-    """Predicts a value of each row. Shapes: (n, COLUMNS) -> (n, 1)."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight
-
-
-def least_squares(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-    """Fits so few rows that each pulls its own answer."""
-    inputs, targets = data
-    return Linear(torch.linalg.lstsq(inputs, targets.reshape(len(inputs), -1)).solution)
-
-
 def of_values(seed: int) -> Iterator[Found]:
     """Attacks a regression of other records, whose targets have heavy tails."""
     first = 30_000 + 20 * seed
@@ -150,23 +124,6 @@ def of_values(seed: int) -> Iterator[Found]:
         game = Game(shield, **own, shadows=shadows, seed=first)
         shown = f"values, {' -> '.join(map(str, chain)) or 'bare'}"
         yield from of_membership(Membership()(game).findings, shown)
-
-
-def contrastive(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-    """Trains an encoder to give two noisy copies of a record one embedding, as SimCLR does."""
-    inputs, _ = data
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = nn.Sequential(nn.Linear(COLUMNS, 48), nn.ReLU(), nn.Linear(48, WIDTH))
-        optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
-        for _ in range(60):
-            one, two = (
-                normalize(net(inputs + 0.5 * torch.randn_like(inputs)), dim=1) for _ in range(2)
-            )
-            optimizer.zero_grad()
-            cross_entropy(one @ two.T / 0.1, torch.arange(len(inputs))).backward()
-            optimizer.step()
-    return net.eval()
 
 
 class Same(nn.Module):
@@ -242,16 +199,9 @@ def summary(found: list[Found]) -> str:
 
 def main() -> None:
     """Plays all runs and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--only", choices=STUDIES, help="print one study, write nothing")
-    given = parser.parse_args()
-    studies = [given.only] if given.only else list(STUDIES)
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # workers import nulls, too
-    jobs = [(played, (study, seed)) for study in studies for seed in range(given.runs)]
-    with tqdm(total=len(jobs)) as bar:
-        parts = run(jobs, engine="processes", done=bar.update)
-    text = summary([one for part in parts for one in part])
+    found, given = asked_for(STUDIES, played, __doc__)
+    text = summary(found)
     if given.only:
         print(text)
         return

@@ -82,7 +82,7 @@ class Case:
         bare = _asked(shields[BARE], sets.examples["nonmembers"])
         planted = _canaries(canaries, sets, bare.model)
         sets = sets.as_read_by(bare.model)
-        # First as it is served: what is refused then is said of the user's own shield.
+        # First behind the user's own shields, so that a refusal speaks of them.
         given = (shield for name, shield in shields.items() if name != BARE)
         for shield in (*(_asked(one, sets.examples["nonmembers"]) for one in given), bare):
             _try_rows(shield, sets.examples["nonmembers"], [0])
@@ -192,14 +192,14 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     return bare if alone else bare | dict(shields)
 
 
-def _asked(bare: Shield, examples: Examples) -> Shield:
-    """Returns the bare model as it is measured: a text's beginnings are asked about, too.
+def _asked(shield: Shield, examples: Examples) -> Shield:
+    """Returns a shield as it is measured: a text's beginnings are asked about, too.
 
     Where every record has one label, of the last position, that alone is asked about.
     """
-    is_last = bare.settings.release_positions == "last"
+    is_last = shield.settings.release_positions == "last"
     is_text = examples.labels is None or examples.labels.dim() > 1
-    return at_every_position(bare) if is_last and is_text else bare
+    return at_every_position(shield) if is_last and is_text else shield
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from regressions import Linear, least_squares
+from torch import Tensor
 
 import shieldnet as sn
 from shieldnet.attacks import Game, Membership, OneRun
@@ -22,21 +23,6 @@ COLUMNS = 40
 COARSE = (sn.ClipRange(-12.0, 12.0), sn.RoundTo(6.0))
 
 
-class Linear(nn.Module):
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight
-
-
-def fitted(data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-    """Least squares on few records: each pulls its own answer by its leverage."""
-    inputs, targets = data
-    return Linear(torch.linalg.lstsq(inputs, targets.reshape(len(inputs), -1)).solution)
-
-
 def drawn(name: str, seed: int, rows: int = 100, outputs: int = 1) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(rows, COLUMNS, generator=generator)
@@ -49,8 +35,8 @@ def played(*chain: sn.Defense, outputs: int = 1, null: bool = False) -> Game:
     names = ("members", "nonmembers", "auxiliary")
     sets = {name: drawn(name, seed, outputs=outputs) for seed, name in enumerate(names)}
     learned = drawn("others", 7, outputs=outputs) if null else sets["members"]
-    shield = sn.Shield(fitted((learned.inputs, learned.labels), 0), outputs="values")
-    shadows = train_shadows(ShadowPlan(fitted, 8, shield, **sets), engine="inline")
+    shield = sn.Shield(least_squares((learned.inputs, learned.labels), 0), outputs="values")
+    shadows = train_shadows(ShadowPlan(least_squares, 8, shield, **sets), engine="inline")
     return Game(sn.Shield(shield.model, *chain, outputs="values"), **sets, shadows=shadows)
 
 
@@ -217,7 +203,7 @@ def test_canaries_of_a_regression_are_found_and_guessed(bare) -> None:
     far = drawn("far", 11, rows=120)
     planted = sn.plant_canaries((far.inputs, far.labels), count=60)
     members = Examples("members", *planted.members, has_targets=True)
-    shield = sn.Shield(fitted(planted.data, 0), outputs="values")
+    shield = sn.Shield(least_squares(planted.data, 0), outputs="values")
     game = Game(shield, members, bare.nonmembers, bare.auxiliary, canaries=planted.canaries)
     found = {one.name: one.value for one in Membership()(game).findings}
     assert found["membership.canaries.auc"] > 0.6
