@@ -24,6 +24,7 @@ from shieldnet.attacks import (
     Game,
     MapInversion,
     MapMembership,
+    MapProbing,
     Membership,
     Search,
     SequenceMembership,
@@ -104,7 +105,8 @@ def of_maps(seed: int) -> Iterator[Found]:
         game = replace(game, position_shadows=shadows)
         yield from of_membership(MapMembership()(game).findings, shown)
         deaf = game_of(Deaf(first), *chain, seed=first)
-        yield from of_inversion(MapInversion()(deaf).findings, shown)
+        for attack in (MapInversion(), MapProbing()):
+            yield from of_inversion(attack(deaf).findings, shown)
 
 
 def of_values(seed: int) -> Iterator[Found]:

@@ -7,6 +7,7 @@ from shieldnet.attacks.extraction import Extraction
 from shieldnet.attacks.inversion.classes import ClassInversion
 from shieldnet.attacks.inversion.decoding import Inversion
 from shieldnet.attacks.inversion.denoising import JitterAveraging, TableLearning
+from shieldnet.attacks.inversion.map_probes import MapProbing
 from shieldnet.attacks.inversion.map_search import MapSearch
 from shieldnet.attacks.inversion.maps import MapInversion
 from shieldnet.attacks.inversion.reidentification import Reidentification
@@ -28,7 +29,7 @@ ATTACKS: tuple[type[Attack], ...] = (
     *(AttributeRecovery, AttributeInference),
     *(Extraction, TextExtraction, ClassInversion),
     *(JitterAveraging, TableLearning),
-    *(MapInversion, MapSearch, MapMembership),
+    *(MapInversion, MapProbing, MapSearch, MapMembership),
     *(PromptInversion, HiddenSize, LogitBias),
     Timing,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "LogitBias",
     "MapInversion",
     "MapMembership",
+    "MapProbing",
     "MapSearch",
     "Membership",
     "NotApplicable",

@@ -188,7 +188,7 @@ def with_bare(shield: Shield | Mapping[str, Shield]) -> dict[str, Shield]:
     bare = {BARE: first.bare()}
     # The bare model audited alone is not measured twice; among others it keeps its name, so that
     # the gate sees it.
-    alone = len(shields) == 1 and not first.chain.stages
+    alone = len(shields) == 1 and not first.chain.stages and not first.others
     return bare if alone else bare | dict(shields)
 
 

@@ -20,6 +20,7 @@ from shieldnet.attacks import (
     LogitBias,
     MapInversion,
     MapMembership,
+    MapProbing,
     MapSearch,
     Membership,
     OneRun,
@@ -107,6 +108,7 @@ _ALSO = (
     PromptInversion(),
     *_OF_TEXTS,
     MapInversion(),
+    MapProbing(),
     MapSearch(),
     MapMembership(),
 )

@@ -14,6 +14,7 @@ from shieldnet.attacks.base import Attack
 from shieldnet.attacks.membership.blind import blind_finding
 from shieldnet.attacks.membership.shadows import Train
 from shieldnet.auditing.case import Case, with_bare
+from shieldnet.auditing.detectors import as_maps
 from shieldnet.auditing.estimate import announce
 from shieldnet.auditing.notices import NOTHING, measured_nothing, notices
 from shieldnet.auditing.plan import Plan, Tier
@@ -112,7 +113,8 @@ def audit(
     if padding is not None:
         whole("padding", padding, low=0)
     sets = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
-    given, planted = as_rows(Given(with_bare(shield), sets, columns, train, sensitive), canaries)
+    given = as_maps(Given(with_bare(shield), sets, columns, train, sensitive), canaries)
+    given, planted = as_rows(given, canaries)
     given = given.as_codes(planted)
     plan = Plan.of(
         tier,

@@ -76,7 +76,10 @@ def answer_of(released: Any, settings: ShieldSettings) -> Tensor:
     if isinstance(released, Tensor):
         return released
     if is_list_of_dicts(released):
-        raise AnswerError("A detector's boxes are no rows of answers: they cannot be audited.")
+        raise AnswerError(
+            "A detector's boxes are no rows of answers. An audit reads them beside the true boxes: "
+            "members=(images, targets), a dict of boxes and labels for each image."
+        )
     answer: Tensor = named_leaves(released)[place_of(released, settings)]
     return answer
 

@@ -12,7 +12,7 @@ from shieldnet.core.statistics import random_sums
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable
 
-_REPEATS = 4  # answers about each candidate, averaged, where the shield draws noise
+REPEATS = 4  # answers about each candidate, averaged, where the shield draws noise
 _MAX_NUMBERS = 512  # of a reading; more of them are summed at random
 _SUMS = 256
 _CHECKED = 64  # rows that are asked about again
@@ -41,7 +41,7 @@ class Candidates:
             unit = unit.square().mean().sqrt().expand_as(unit)
         unit = unit.where(unit > 1e-6, 1.0)
         is_fixed = game.shield.deterministic
-        candidates = cls(game, view, unit, 1 if is_fixed else _REPEATS)
+        candidates = cls(game, view, unit, 1 if is_fixed else REPEATS)
         if is_fixed:
             candidates._require_repeatable(game.owned())
         return candidates

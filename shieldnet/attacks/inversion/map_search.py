@@ -1,5 +1,6 @@
 """Searching for the image whose released map is the one that was seen, with the model in hand."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.reading import BY_LABEL
 
 _MAX_PRACTICE, _MAX_TARGETS = 40, 100
+_SHARES = (0.25, 0.5, 1.0)
 _DECODER = MapInversion(local=(Patches(),))
 
 
@@ -49,36 +51,15 @@ class MapSearch(Attack):
 
     def __call__(self, game: Game) -> Outcome:
         require_real_inputs(game.nonmembers)
-        whole = self.decoder.tried(game)
-        trial = whole.at(
-            min(_MAX_PRACTICE, len(whole.learner.check)), min(_MAX_TARGETS, len(whole.targets))
-        )
-        if not isinstance(trial.secret, Scale):
-            raise NotApplicable("it moves the numbers of one input")
+        trial = trial_of(game, self.decoder)
         match = _Match(game, trial, max(trial.answers.least / 2, 1e-6))
         match.require_gradient()
-        name, start, _ = trial.best(trial.guesses)
-        practice = len(trial.learner.check)
-        tried = {name: start, trial.source: trial.by_label}
-        for pull in self.pulls:
-            moved = self._moved(match, start[:practice], slice(0, practice), pull)
-            tried[f"moved with pull {pull:g}"] = torch.cat([moved, start[practice:]])
-        best, guess, is_sure = trial.best(tried)
-        if best.startswith("moved"):
-            pull = float(best.split()[-1])
-            rest = slice(practice, len(start))
-            guess = torch.cat([guess[:practice], self._moved(match, start[rest], rest, pull)])
-        errors = trial.scored(guess, is_sure)
-        finding = Finding.of(
-            "white_box.inversion.map",
-            errors.share(game.seed),
-            samples=len(errors.guess),
-            baseline=0.0,
-            threat=Threat(auxiliary=whole.learner.rows, white_box=True),
-            source=f"{name}, {best}; baseline: {trial.source}",
-            note="" if is_sure else BY_LABEL,
-        )
-        return Outcome(findings=(finding,))
+
+        def moved(start: Tensor, rows: slice, pull: float) -> Tensor:
+            return self._moved(match, start, rows, pull)
+
+        threat = Threat(auxiliary=trial.learner.rows, white_box=True)
+        return searched(game, trial, moved, self.pulls, "white_box.inversion.map", threat)
 
     def _moved(self, match: "_Match", start: Tensor, rows: slice, pull: float) -> Tensor:
         """Moves guesses towards inputs with the right answer. Shapes: (n, d) -> (n, d), scaled."""
@@ -92,6 +73,61 @@ class MapSearch(Attack):
                 (offset.grad,) = torch.autograd.grad(loss, step)
             optimizer.step()
         return match.inside(start + offset)
+
+
+def trial_of(game: Game, decoder: MapInversion) -> Trial:
+    """Asks about all rows, and keeps as many targets as a search has time for.
+
+    Errors: NotApplicable where what is searched is not one input's numbers.
+    """
+    whole = decoder.tried(game)
+    if not isinstance(whole.secret, Scale):
+        raise NotApplicable("it moves the numbers of one input")
+    return whole.at(
+        min(_MAX_PRACTICE, len(whole.learner.check)), min(_MAX_TARGETS, len(whole.targets))
+    )
+
+
+def searched(
+    game: Game,
+    trial: Trial,
+    moved: Callable[[Tensor, slice, float], Tensor],
+    pulls: Sequence[float],
+    name: str,
+    threat: Threat,
+) -> Outcome:
+    """Searches with every pull on the rows held back, and with the best one for the targets.
+
+    What is found is mixed with where it began, as far as that helps on the rows held back.
+    moved: moves the guesses of some rows, (n, features) -> the same. name: of the finding.
+    """
+    source, start, _ = trial.best(trial.guesses)
+    practice = len(trial.learner.check)
+    tried = {source: start, trial.source: trial.by_label}
+    ways: dict[str, tuple[float, float]] = {}
+    for pull in pulls:
+        way = moved(start[:practice], slice(0, practice), pull) - start[:practice]
+        for share in _SHARES:
+            said = f"moved {share:.0%} of the way that pull {pull:g} finds"
+            ways[said] = pull, share
+            tried[said] = torch.cat([start[:practice] + share * way, start[practice:]])
+    best, guess, is_sure = trial.best(tried)
+    if best in ways:
+        pull, share = ways[best]
+        rest = slice(practice, len(start))
+        found = start[rest] + share * (moved(start[rest], rest, pull) - start[rest])
+        guess = torch.cat([guess[:practice], found])
+    errors = trial.scored(guess, is_sure)
+    finding = Finding.of(
+        name,
+        errors.share(game.seed),
+        samples=len(errors.guess),
+        baseline=0.0,
+        threat=threat,
+        source=f"{source}, {best}; baseline: {trial.source}",
+        note="" if is_sure else BY_LABEL,
+    )
+    return Outcome(findings=(finding,))
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,11 @@ class MapInversion(Attack):
             source=f"{name}; baseline: {trial.source}",
             note="" if is_sure else BY_LABEL,
         )
+        used = tried if is_sure else trial.by_label
         over_mean = saved_share(total, each.mean.sum(1), seed=game.seed)
-        guess = (tried if is_sure else trial.by_label)[-len(targets) :]
+        if not trial.surely_over_mean(used):  # one constant guess beats another by a hair
+            over_mean = Interval(0.0, 0.0, max(0.0, over_mean.high))
+        guess = used[-len(targets) :]
         return Outcome(
             findings=(finding, _renamed(finding, "r2.inversion.map", over_mean)),
             features={"recovered": secret.shaped(share_per_feature(each.guess, each.label))},
@@ -115,7 +118,7 @@ class MapInversion(Attack):
         """Asks about the adversary's rows and the targets, and guesses by every decoder."""
         if token_columns(game.nonmembers, extent_of(game).positions) is not None:
             raise NotApplicable("texts are read token by token (PromptInversion)")
-        auxiliary = _some(game, game.owned(), _MAX_ROWS)
+        auxiliary = own_images(game)
         targets = _some(game, game.nonmembers, _MAX_TARGETS)
         game.require_rows(MIN_ROWS, auxiliary, targets)
         secret = units_of(auxiliary.inputs, auxiliary.packing)
@@ -215,6 +218,14 @@ def released_answers(shield: Shield, inputs: Tensor) -> Tensor:
     device = inputs.device if first is None else first.device
     with torch.no_grad():
         return shield.answer_in(shield(inputs.to(device, copy=True))).cpu()
+
+
+def own_images(game: Game) -> Examples:
+    """Returns the rows that the adversary learns from. Errors: NotApplicable where there are none.
+
+    Its maps are not among them.
+    """
+    return _some(game, game.owned(), _MAX_ROWS)
 
 
 def _some(game: Game, examples: Examples, most: int) -> Examples:
@@ -358,6 +369,13 @@ class Trial:
         name, guess = every[int(places)]
         is_sure = bool(certain) and int(places) < len(guesses)
         return (name if is_sure else self.source), guess, is_sure
+
+    def surely_over_mean(self, guess: Tensor) -> bool:
+        """Tests on the rows held back if a guess is better than the mean input."""
+        both = (guess, self.learner.mean(len(self.targets)))
+        errors = torch.stack([self.learner.errors(one) for one in both])
+        places, certain = surely_best(errors.unsqueeze(-1))
+        return bool(certain) and int(places) == 0
 
     def scored(self, tried: Tensor, is_sure: bool) -> Errors:
         """Returns the squared errors on the targets, of the last rows of a guess."""

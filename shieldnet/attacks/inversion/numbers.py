@@ -1,11 +1,12 @@
 """Which image or table row gives this answer? Steps that are learned from answers alone."""
 
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.inversion.candidates import Candidates, missed
+from shieldnet.attacks.inversion.candidates import missed
 from shieldnet.attacks.inversion.white_box import Space
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable
@@ -18,8 +19,22 @@ _MIN_ROUNDS = 2
 _DAMPED = (0.0, 0.1, 1.0)
 
 
+class Asks(Protocol):
+    """Says what a search asks: answers about candidates, as numbers."""
+
+    @property
+    def repeats(self) -> int:
+        """Counts the answers that are averaged about each."""
+
+    def ask(self, inputs: Tensor) -> Tensor:
+        """Shapes: (rows, ...) -> (rows, numbers), NaN for those that are not answered."""
+
+
+_Asked = TypeVar("_Asked", bound=Asks)
+
+
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(Generic[_Asked]):
     """Searches images and tables along the principal directions of the adversary's own rows.
 
     In every round it asks about one probe in each direction, solves for the step that these say
@@ -29,7 +44,7 @@ class Numbers:
     Source: Ralston and Jennrich 1978, least squares without derivatives.
     """
 
-    candidates: Candidates
+    candidates: _Asked
     space: Space
     own: Examples
     queries: int
@@ -38,14 +53,14 @@ class Numbers:
     """Pulls that are tried."""
 
     @classmethod
-    def of(cls, candidates: Candidates, own: Examples, queries: int) -> "Numbers":
+    def of(cls, candidates: _Asked, own: Examples, queries: int) -> "Numbers[_Asked]":
         """Spans the directions. Errors: NotApplicable where no column varies."""
         space = Space.of(own.inputs, min(_DIMENSIONS, max(1, queries // 2)))
         if not space.scale.weights.any():
             raise NotApplicable("no column of the auxiliary rows varies")
         return cls(candidates, space, own, queries)
 
-    def without(self, rows: Tensor) -> "Numbers":
+    def without(self, rows: Tensor) -> "Numbers[_Asked]":
         """Returns the search as it is: it starts from no row, whichever are left out."""
         return self
 

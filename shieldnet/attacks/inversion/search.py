@@ -110,7 +110,7 @@ class Search(Attack):
     def _practiced(
         self,
         game: Game,
-        seeker: Tokens | Numbers,
+        seeker: Tokens | Numbers[Candidates],
         views: dict[str, Tensor],
         known: Tensor,
         labels: Tensor,
@@ -155,7 +155,9 @@ class _Trial:
     by_label: Tensor | None = None
     sure: bool = False
 
-    def guess(self, seeker: Tokens | Numbers, wanted: Tensor, expected: Tensor) -> Tensor:
+    def guess(
+        self, seeker: Tokens | Numbers[Candidates], wanted: Tensor, expected: Tensor
+    ) -> Tensor:
         """Searches, and mixes what is found with what the decoder expects."""
         if not self.settings:
             return expected
@@ -169,7 +171,7 @@ class _Trial:
         return f"{self.share:.0%} of searches in which the prior weighs {weights}"
 
 
-def _seeker(game: Game, views: dict[str, Tensor], queries: int) -> Tokens | Numbers:
+def _seeker(game: Game, views: dict[str, Tensor], queries: int) -> Tokens | Numbers[Candidates]:
     """Chooses what is searched, texts or numbers, and the reading that is compared."""
     own = game.owned()
     secret = units_of(own.inputs, own.packing)
@@ -193,7 +195,7 @@ class _Score:
     """Scores guesses about targets. Shapes: sought (targets, features)."""
 
     game: Game
-    seeker: Tokens | Numbers
+    seeker: Tokens | Numbers[Candidates]
     sought: Tensor
     trial: _Trial
     decoder: str
@@ -250,7 +252,7 @@ class _Score:
         )
 
 
-def _weights(seeker: Tokens | Numbers, features: Tensor) -> Tensor:
+def _weights(seeker: Tokens | Numbers[Candidates], features: Tensor) -> Tensor:
     if isinstance(seeker, Numbers):
         return seeker.space.scale.weights
     return torch.ones(features.shape[1])

@@ -9,6 +9,7 @@ from torch import Tensor
 from shieldnet.attacks.answers import defended
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.positions.asking import Asking
+from shieldnet.attacks.positions.painted_shield import PaintedShield
 from shieldnet.attacks.positions.readings import extent_of, released
 from shieldnet.attacks.positions.truth import token_columns
 from shieldnet.core.randomness import noise_about
@@ -57,6 +58,8 @@ class HiddenSize(Attack):
 
     def __call__(self, game: Game) -> Outcome:
         size = min(2 * extent_of(game).classes, _MAX_ANSWERS)
+        if isinstance(game.shield, PaintedShield):
+            raise NotApplicable("it reads scores of a last linear layer, the model gives boxes")
         trials = _scores(game, size * _MAX_TRIALS).split(size)
         parts = [part for part in trials if len(part) == size]
         if not parts:
