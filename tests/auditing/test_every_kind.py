@@ -108,11 +108,17 @@ def test_both_read_texts() -> None:
 def test_both_read_maps() -> None:
     assert sn.attacks.MapInversion.learns
     assert sn.attacks.MapSearch.searches
-    few = sn.attacks.MapInversion(flat=(Ridge(),), local=(Patches(),)), sn.attacks.MapSearch()
+    assert sn.attacks.MapProbing.searches
+    few = (
+        sn.attacks.MapInversion(flat=(Ridge(),), local=(Patches(),)),
+        sn.attacks.MapSearch(),
+        sn.attacks.MapProbing(queries=8, pulls=(0.1,)),
+    )
     shield = sn.Shield(Shows().eval(), axis=1)
     report = sn.audit(shield, **maps(), tier=sn.Tier("maps", few), engine="inline")
     found = {finding.name for finding in report.findings}
-    assert {"inversion.map", "white_box.inversion.map"} <= found, report.untested
+    wanted = {"inversion.map", "white_box.inversion.map", "inversion.search.map"}
+    assert wanted <= found, report.untested
 
 
 def test_no_reference_classifiers_stand_for_shadows_of_an_encoder() -> None:

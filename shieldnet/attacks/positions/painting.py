@@ -1,7 +1,7 @@
 """A detector's answer as a map: what its boxes say of every place, as a segmentation would.
 
-Whoever reads boxes may paint them. How a true box is painted is known too, so that what attacks and
-checks read of segmentations they read of detections.
+Anyone who has boxes can paint them. True boxes are painted alike, so that what attacks and checks
+read of segmentations they read of detections.
 """
 
 from abc import ABC, abstractmethod

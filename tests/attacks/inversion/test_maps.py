@@ -68,6 +68,17 @@ def test_confidence_that_says_nothing_is_not_read(seed) -> None:
     assert abs(finding.value) < 0.03
 
 
+def test_one_constant_guess_that_beats_another_by_a_hair_is_no_leak() -> None:
+    class Deaf(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(20280)
+            return torch.randn(2, SIDE, SIDE, generator=generator).expand(len(x), -1, -1, -1)
+
+    finding = MapInversion()(game_of(Deaf(), seed=20280)).findings[1]
+    assert finding.name == "r2.inversion.map"
+    assert finding.low == 0 <= finding.high
+
+
 def test_maps_of_another_size_than_the_image_are_read() -> None:
     class Small(Shows):
         def forward(self, x: Tensor) -> Tensor:
