@@ -105,7 +105,7 @@ def of_maps(seed: int) -> Iterator[Found]:
         game = replace(game, position_shadows=shadows)
         yield from of_membership(MapMembership()(game).findings, shown)
         deaf = game_of(Deaf(first), *chain, seed=first)
-        for attack in (MapInversion(), MapProbing()):
+        for attack in (MapInversion(), MapProbing(queries=32)):
             yield from of_inversion(attack(deaf).findings, shown)
 
 
