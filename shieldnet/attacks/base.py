@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from shieldnet.shield.module import Shield
 from shieldnet.shield.settings import Extent
 
 _Made = TypeVar("_Made")
+Form = Literal["rows", "texts", "maps"]
+"""What an audit is about: records with one row an answer, texts, or records with a map."""
 MAX_QUERIES = 256
 """Queries about the same row by an adversary in no hurry."""
 
@@ -315,3 +317,8 @@ class Attack(Measurement):
 
     learns: ClassVar[bool] = False
     searches: ClassVar[bool] = False
+
+    @property
+    def candidates_asked(self) -> dict[Form, int]:
+        """Counts the candidates that it asks about, at most, by what the records are."""
+        return {}

@@ -10,8 +10,10 @@ import torch
 
 from shieldnet.attacks import Game
 from shieldnet.attacks.answers import in_batches
+from shieldnet.attacks.base import Form
 from shieldnet.attacks.inversion.decoding import MIN_IMAGE_SIDE
 from shieldnet.attacks.membership.shadows import trained_at_once
+from shieldnet.attacks.positions.truth import token_columns
 from shieldnet.auditing.plan import Plan, Tier
 from shieldnet.checks.masking import ROWS_ASKED, Masking
 from shieldnet.running.engine import one_thread
@@ -61,6 +63,7 @@ class Load:
     """Says what an audit works on. rows: of all sets; owned: of the auxiliary ones.
 
     ask_s: seconds for one answer about every row, measured. pictures: whether images are drawn.
+    form: what records are, by which attacks ask about candidates.
     reference_models: how many are trained; shadows by ``train`` are not foreseen.
     """
 
@@ -70,6 +73,7 @@ class Load:
     classes: int
     ask_s: float
     pictures: bool = False
+    form: Form = "rows"
     reference_models: int = 0
 
     @classmethod
@@ -89,9 +93,17 @@ class Load:
             features=probe[0].numel(),
             classes=1 if game.is_vector or game.extent else answers.shape[-1],  # of decoders
             ask_s=asking_s * rows / len(probe),
+            form=_form_of(game),
             pictures=probe.dim() == 4 and min(probe.shape[2:]) >= MIN_IMAGE_SIDE,
             reference_models=reference_models,
         )
+
+
+def _form_of(game: Game) -> Form:
+    if game.extent is None:
+        return "rows"
+    is_text = token_columns(game.nonmembers, game.extent.positions) is not None
+    return "texts" if is_text else "maps"
 
 
 def waiting() -> float:
@@ -148,4 +160,6 @@ def estimate_s(
     asking = sum(load.ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
     if any(isinstance(check, Masking) for check in tier.checks):
         asking += load.ask_s / load.rows * ROWS_ASKED * (len(shields) - 1)
+    candidates = sum(attack.candidates_asked.get(load.form, 0) for attack in tier.attacks)
+    asking += load.ask_s / load.rows * candidates * len(shields)
     return waiting * (waves * reference_s + work * len(shields)) + asking

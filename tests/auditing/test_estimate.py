@@ -1,7 +1,12 @@
 """How long an audit takes is told before it starts, and of shadows after the first."""
 
+from dataclasses import replace
+
+import pytest
+
+from shieldnet.attacks import MapProbing, PromptInversion
 from shieldnet.auditing.estimate import Load, estimate_s, tell_when_first_is_done, waiting
-from shieldnet.auditing.plan import TIERS
+from shieldnet.auditing.plan import TIERS, Tier
 
 
 def test_busy_cores_take_as_many_times_longer() -> None:
@@ -23,3 +28,14 @@ def test_the_time_of_the_other_shadows_is_told_once_after_the_first(caplog) -> N
     assert [record.message for record in caplog.records] == [
         "shadows by train: about 1 s for the other 7"
     ]
+
+
+def test_candidates_of_a_search_are_counted_where_the_search_runs() -> None:
+    searching = Tier("searching", (PromptInversion(tokens=2, texts=4), MapProbing(queries=8)))
+    load = Load(rows=1000, owned=250, features=10, classes=2, ask_s=100.0)
+    rows, texts, maps = (
+        estimate_s(searching, replace(load, form=form), shields=[False])
+        for form in ("rows", "texts", "maps")
+    )
+    assert texts - rows == pytest.approx(0.1 * (20 + 2) * 3 * 24 * 2)
+    assert maps - rows == pytest.approx(0.1 * (40 * 3 + 100) * 8)

@@ -8,10 +8,10 @@ from torch import Tensor
 from shieldnet.attacks.adversary.decoders import Ridge
 from shieldnet.attacks.adversary.map_decoders import Patches
 from shieldnet.attacks.adversary.selection import choose
-from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.base import Attack, Form, Game
 from shieldnet.attacks.inversion.candidates import REPEATS
 from shieldnet.attacks.inversion.decoding import INVERTS, LEAKAGE
-from shieldnet.attacks.inversion.map_search import searched, trial_of
+from shieldnet.attacks.inversion.map_search import MAX_PRACTICE, MAX_TARGETS, searched, trial_of
 from shieldnet.attacks.inversion.maps import MapInversion, Trial, own_images, released_answers
 from shieldnet.attacks.inversion.numbers import Numbers
 from shieldnet.core.checks import whole
@@ -59,6 +59,10 @@ class MapProbing(Attack):
 
     def __post_init__(self) -> None:
         whole("queries", self.queries, low=1)
+
+    @property
+    def candidates_asked(self) -> dict[Form, int]:
+        return {"maps": (MAX_PRACTICE * len(self.pulls) + MAX_TARGETS) * self.queries}
 
     def __call__(self, game: Game) -> Outcome:
         trial = trial_of(game, self.decoder)

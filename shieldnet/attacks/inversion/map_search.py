@@ -15,7 +15,7 @@ from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.reading import BY_LABEL
 
-_MAX_PRACTICE, _MAX_TARGETS = 40, 100
+MAX_PRACTICE, MAX_TARGETS = 40, 100
 _SHARES = (0.25, 0.5, 1.0)
 _DECODER = MapInversion(local=(Patches(),))
 
@@ -84,7 +84,7 @@ def trial_of(game: Game, decoder: MapInversion) -> Trial:
     if not isinstance(whole.secret, Scale):
         raise NotApplicable("it moves the numbers of one input")
     return whole.at(
-        min(_MAX_PRACTICE, len(whole.learner.check)), min(_MAX_TARGETS, len(whole.targets))
+        min(MAX_PRACTICE, len(whole.learner.check)), min(MAX_TARGETS, len(whole.targets))
     )
 
 

@@ -10,7 +10,7 @@ from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Ridge
 from shieldnet.attacks.adversary.features import Parts, Scale, units_of
 from shieldnet.attacks.adversary.label_baseline import label_baseline
 from shieldnet.attacks.adversary.selection import MIN_ROWS, Chosen, choose, surely_best
-from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.base import Attack, Form, Game
 from shieldnet.attacks.inversion.candidates import Candidates
 from shieldnet.attacks.inversion.decoding import INVERTS, LEAKAGE
 from shieldnet.attacks.inversion.numbers import Numbers
@@ -79,6 +79,11 @@ class Search(Attack):
 
     def __post_init__(self) -> None:
         whole("queries", self.queries, low=1)
+
+    @property
+    def candidates_asked(self) -> dict[Form, int]:
+        tried = _MAX_PRACTICE_ROWS * len(Numbers.settings) + _MAX_TARGETS
+        return {"rows": tried * self.queries}
 
     def __call__(self, game: Game) -> Outcome:
         auxiliary = game.owned()

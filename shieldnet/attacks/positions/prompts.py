@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from shieldnet.attacks.base import MAX_QUERIES, Attack, Game
+from shieldnet.attacks.base import MAX_QUERIES, Attack, Form, Game
 from shieldnet.attacks.positions.asking import Asking
 from shieldnet.attacks.positions.readings import readings_of
 from shieldnet.attacks.positions.truth import tokens_of
@@ -21,6 +21,7 @@ _MAX_FEATURES = 1024  # of an answer, from which tokens are guessed
 _RIDGES = (1e-3, 1e-1, 1e1)
 _SHARE_OF_VALIDATION = 4
 _MIN_TEXTS = 20
+_VALIDATED = 20  # texts of each length on which the guesses are compared
 _READ = ("max_exact_prompts", 0.05, "short texts read back word for word from next-token scores")
 
 
@@ -73,6 +74,12 @@ class PromptInversion(Attack):
     def __post_init__(self) -> None:
         for name in ("tokens", "texts", "candidates", "rounds"):
             whole(name, getattr(self, name), low=1)
+
+    @property
+    def candidates_asked(self) -> dict[Form, int]:
+        read = _VALIDATED + self.texts // self.tokens  # of each length
+        places = self.tokens * (self.tokens + 1) // 2
+        return {"texts": read * places * self.candidates * self.rounds}
 
     def __call__(self, game: Game) -> Outcome:
         asking = Asking.of(game, game.nonmembers)
@@ -171,7 +178,7 @@ class _Reader:
             if best is None or share > best[0]:
                 best = share, made
         assert best is not None  # noqa: S101  # there are ridges
-        few = held[: attack.texts]
+        few = held[:_VALIDATED]
         ways = [cls(**{**vars(best[1]), "way": way}) for way in range(3)]
         shares = [float((way.read(few) == few).double().mean()) for way in ways]
         return ways[max(range(3), key=lambda way: shares[way])]
