@@ -81,7 +81,7 @@ Kind = Annotated[
     typer.Option(help="The model's output type: logits, probabilities, binary_logits or values."),
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="Folder that keeps the training, to go on after a stop.")
+    Path | None, typer.Option(help="Folder that keeps the training, to resume after a stop.")
 ]
 CheckpointEvery = Annotated[
     float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints.")
