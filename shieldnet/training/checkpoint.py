@@ -241,7 +241,7 @@ def _secret(folder: Path, *, make: bool) -> bytes:
         return key
     path = folder / KEY
     if make and not path.exists():
-        _replace(path, secrets.token_bytes(_SIZE), mode=0o600)
+        _replace(path, secrets.token_bytes(_SIZE))
     try:
         return path.read_bytes()
     except OSError as missing:
@@ -251,9 +251,10 @@ def _secret(folder: Path, *, make: bool) -> bytes:
         ) from missing
 
 
-def _replace(path: Path, content: bytes, mode: int = 0o666) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all, by way of a file that ends in the process's number."""
     beside = path.with_name(f"{path.name}.{os.getpid()}")
+    mode = 0o600 if path.name == KEY else 0o666
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, mode)
         with os.fdopen(handle, "wb") as file:
