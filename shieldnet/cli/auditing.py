@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shieldnet.cli.flags import flags_of, report_in_flags
+from shieldnet.cli.gate import tell_unjudged
 from shieldnet.cli.models import loaded_shield
 from shieldnet.cli.options import (
     DATA,
@@ -192,6 +193,7 @@ def audit(
         with_examples=with_examples,
     )
     report = _called(report_in_flags(report, flags_of(audit)), model, shield)
+    tell_unjudged([report], limits)
     publish([report], limits, files)
 
 

@@ -81,7 +81,7 @@ Kind = Annotated[
     typer.Option(help="The model's output type: logits, probabilities, binary_logits or values."),
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="Folder that keeps the training, to go on after a stop.")
+    Path | None, typer.Option(help="Folder that keeps the training, to resume after a stop.")
 ]
 CheckpointEvery = Annotated[
     float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints.")
@@ -166,9 +166,10 @@ def finetune(
         checkpoint_every_s=checkpoint_every_s,
     )
     _publish(result, output)
-    sets_of_audit = ["--members", data, "--nonmembers", validation or heldout or "OTHER_DATA"]
+    sets_of_audit = _sets_of_audit(data, validation, heldout)
     audit = [model, *_written(result, output), *sets_of_audit, *_as_trained(label, outputs, axis)]
     typer.echo(f"Next: shieldnet audit {shlex.join([*audit, '-o', str(output / 'report.html')])}")
+    typer.echo("Add --policy default, or a file of shieldnet policy init, to judge the audit.")
     _require_proven(result)
 
 
@@ -209,6 +210,13 @@ def _written(result: "Finetuned", output: Path) -> list[str]:
     if result.guarantee is not None:
         files["--guarantee"] = GUARANTEE
     return [word for option, name in files.items() for word in (option, str(output / name))]
+
+
+def _sets_of_audit(data: str, validation: str | None, heldout: str | None) -> list[str]:
+    """Returns the options that name an audit's data, which may have no row twice."""
+    given = dict.fromkeys(one for one in (validation, heldout) if one)
+    nonmembers, auxiliary, *_ = (*given, "OTHER_DATA", "MORE_DATA")
+    return ["--members", data, "--nonmembers", nonmembers, "--auxiliary", auxiliary]
 
 
 def _as_trained(label: str | None, outputs: str, axis: int | None) -> list[str]:

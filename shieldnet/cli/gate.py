@@ -1,12 +1,18 @@
 """Commands of the release gate: write a policy, judge a saved report, compare two."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shieldnet.cli.options import PolicyFile, Targets
 from shieldnet.cli.terminal import checked_targets, guarded, policy_of, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shieldnet.gate.policy import Policy
+    from shieldnet.reports.report import Report
 
 policy_app = typer.Typer(help="Writes a policy, or checks one.", no_args_is_help=True)
 
@@ -49,6 +55,13 @@ def check(paths: Annotated[list[Path], typer.Argument(help="Policies as TOML fil
         typer.echo(f"{path} is a policy of {count} limits.")
 
 
+def tell_unjudged(reports: "Iterable[Report]", policy: "Policy") -> None:
+    """Prints what reports state and the policy has no limit for."""
+    notes = dict.fromkeys(note for report in reports for note in report.passes(policy).notes)
+    for note in notes:
+        typer.echo(f"Note: {note}.")
+
+
 @guarded
 def report(
     saved: Annotated[Path, typer.Argument(help="report.json of an audit.")],
@@ -63,7 +76,9 @@ def report(
 
     limits = policy_of(policy)
     files = checked_targets(targets, limits)
-    publish(load_all(saved), limits, files)
+    reports = load_all(saved)
+    tell_unjudged(reports, limits)
+    publish(reports, limits, files)
 
 
 @guarded

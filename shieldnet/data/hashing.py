@@ -21,6 +21,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _PRINTED = frozenset({"extra_repr"})  # how a layer is printed, which torchao sets
 _MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS) | _PRINTED
 _OF_THE_PROCESS = frozenset({"_original_object_hash"})  # by transformers: Python's hash
+_GRADIENTS = frozenset({"grad_sample", "summed_grad"})  # of a training with opacus
 _MAX_DEPTH = 50
 _MAX_NAMED = 5
 
@@ -31,8 +32,8 @@ def weights_hash(model: nn.Module, *, compiled: bool = False) -> str:
     It covers weights, all buffers, the rest of the state_dict, the classes of all modules, hooks
     and every plain attribute: tensors with their attributes, arrays, containers, values, and
     objects with their content. It does not cover code and its data (class attributes, globals,
-    constants), modes (training, requires_grad) or devices, so that the model that finetune returned
-    and one that a factory makes with its weights have the same hash.
+    constants), modes (training, requires_grad), gradients or devices, so that the model that
+    finetune returned and one that a factory makes with its weights have the same hash.
 
     compiled: whether to cover objects of compiled classes, such as the trees of a forest, by their
     pickled content. Guarantees use False, as their hashes always did.
@@ -122,11 +123,10 @@ class _Digest:
             if (made_of := _made_of(value)) is not None:
                 yield from self._lines((type(value), made_of[1]), path, depth + 1)
             for key, held in sorted(vars(value).items()):
-                if not isinstance(held, bool | int | float | None):  # marks are lost in copies
-                    yield f"attached {key}".encode()
-                    yield from self._lines(held, f"{path}.{key}", depth + 1)
-            if value.is_leaf and value.grad is not None:
-                yield from content_of(value.grad)
+                if key in _GRADIENTS or isinstance(held, bool | int | float | None):
+                    continue  # marks are lost in copies
+                yield f"attached {key}".encode()
+                yield from self._lines(held, f"{path}.{key}", depth + 1)
         elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
             yield f"array {value.dtype} {value.shape}".encode()
             yield value.tobytes()

@@ -41,9 +41,11 @@ class Verdict:
     """Holds all judgments; its outcome is the worst of them, and it is truthy only if all pass.
 
     Without judgments the outcome is "not judged", which is falsy.
+    notes: what the policy has no limit for, though the report states it.
     """
 
     judgments: tuple[Judgment, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def broken(self) -> tuple[Judgment, ...]:
@@ -63,7 +65,8 @@ class Verdict:
         return self.outcome == "pass"
 
     def __str__(self) -> str:
-        return "\n".join(f"{judgment.outcome:>12}  {judgment.words}" for judgment in self.judgments)
+        lines = [f"{judgment.outcome:>12}  {judgment.words}" for judgment in self.judgments]
+        return "\n".join([*lines, *(f"{'note':>12}  {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
         lines = [

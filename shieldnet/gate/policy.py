@@ -34,6 +34,7 @@ DEFAULT = "default"
 """The name of the default policy."""
 
 EVERY_GROUP = "*"
+_UNJUDGED = "a guarantee of training is given, but the policy has no max_epsilon"
 _KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*=""")
 _GROUP = re.compile(r"""\s*\[\s*groups\s*\.\s*["']?(.*?)["']?\s*\]""")
 _INIT = """\
@@ -175,7 +176,8 @@ class Policy:
         judgments += [strange(finding) for finding in measured if known.find(finding.name) is None]
         judgments += [required(name, measured) for name in self.required]
         judgments += self._of_groups(measured, groups)
-        return Verdict(tuple(judgments))
+        is_unjudged = guarantee is not None and "max_epsilon" not in self.limits
+        return Verdict(tuple(judgments), (_UNJUDGED,) if is_unjudged else ())
 
     def _of_groups(self, measured: Sequence[Finding], groups: Sequence[str]) -> Iterator[Judgment]:
         # A fixed order, so that JUnit test names do not depend on the order of the file.

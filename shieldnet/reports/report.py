@@ -97,12 +97,14 @@ class Report:
         For a test of your own: ``assert report.passes("policy.toml")`` says what broke it.
         """
         limits = as_policy(policy)
+        verdicts = {part.name: self.verdict(limits, part.name) for part in self.released}
         return Verdict(
             tuple(
-                replace(judgment, words=f"{subject.name}: {judgment.words}")
-                for subject in self.released
-                for judgment in self.verdict(limits, subject.name).judgments
-            )
+                replace(judgment, words=f"{name}: {judgment.words}")
+                for name, verdict in verdicts.items()
+                for judgment in verdict.judgments
+            ),
+            tuple(dict.fromkeys(note for one in verdicts.values() for note in one.notes)),
         )
 
     def require(self, policy: Limits = None) -> None:

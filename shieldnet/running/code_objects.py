@@ -7,8 +7,6 @@ from itertools import pairwise
 from modulefinder import ModuleFinder
 from typing import NamedTuple
 
-from shieldnet.core.errors import ConfigError
-
 UNSEEN = (eval, exec, globals, __import__)
 """Functions that read names which do not appear in the code."""
 _UNSEEN_NAMES = tuple(function.__name__ for function in UNSEEN)
@@ -62,8 +60,8 @@ def imports(code: types.CodeType) -> Iterator[Import]:
         yield from imports(part)
 
 
-def require_seen(code: types.CodeType, known: Collection[str] = ()) -> None:
-    """Raises ConfigError for code that reads something which no name in it shows.
+def unseen(code: types.CodeType, known: Collection[str] = ()) -> list[str]:
+    """Lists what code uses to read something which no name in it shows.
 
     known: names that the user defined in the code's module, so that they are no built-ins.
     """
@@ -74,22 +72,12 @@ def require_seen(code: types.CodeType, known: Collection[str] = ()) -> None:
     is_searching = _reads(code, "sys", "path") or any(
         part.name == "sys" and "path" in part.parts for part in imports(code)
     )
-    unseen = [
+    return [
         *(name for name in _globals_read(code) if name in _UNSEEN_NAMES and name not in own),
         *(name for name in named if name in _UNSEEN_ATTRIBUTES),
         *(["import_module"] if is_importing else []),
         *(["sys.path"] if is_searching else []),
     ]
-    if unseen:
-        raise ConfigError(unseen_text(code.co_name, unseen[0]))
-
-
-def unseen_text(user: str, used: str) -> str:
-    """Returns why a result is not cached that depends on names computed at run time."""
-    return (
-        f"{user} uses {used}, so what it reads is unknown before it runs, and results that depend "
-        "on it cannot be cached. Omit cache, or name what it reads."
-    )
 
 
 def _parts(code: types.CodeType) -> list[types.CodeType]:

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shieldnet.core.errors import ConfigError
 from shieldnet.data.hashing import content_of, is_filled
 from shieldnet.running import code_objects
 from shieldnet.running.origins import file_content, is_installed, is_installed_path, is_ours
+from shieldnet.running.seen import Seen, Setting
 
 _VERSION = 4
 # Attributes that torch keeps in every module, except the mode and hooks, which affect answers.
@@ -42,7 +42,7 @@ _HOLDS_DATA = (*_PLAIN, tuple, list, dict, set, frozenset, Tensor, np.ndarray, n
 _UNSEEN = (*code_objects.UNSEEN, importlib.import_module)
 
 
-def fingerprint(*parts: object, whole_files: bool = True) -> str:
+def fingerprint(*parts: object, whole_files: bool = True, setting: Setting = "cache") -> str:
     """Hashes values, data, models and code, and the versions of packages.
 
     A function counts with the source of its file, its closure, defaults and attributes, and, at any
@@ -50,12 +50,12 @@ def fingerprint(*parts: object, whole_files: bool = True) -> str:
     attributes, and module constants. A model counts with its parameters, all buffers, modes and
     plain attributes. Of installed packages only the versions of torch, numpy and shieldnet count.
     whole_files: whether the text of a whole file counts, or only the code in it that is used.
+    setting: what the fingerprint is for, which errors name.
     Errors: ConfigError for an object whose content is unknown, since its result could be reused for
         another object.
     """
     digest = sha256()
-    seen = Seen()
-    seen.whole_files = whole_files
+    seen = Seen(whole_files=whole_files, setting=setting)
     for line in _lines((_VERSION, tuple(versions().values()), parts), seen):
         digest.update(len(line).to_bytes(8, "little"))
         digest.update(line)
@@ -70,22 +70,6 @@ def versions() -> dict[str, str]:
         "Python": sys.version,
         "shieldnet": f"sha256:{_own_source().hex()}",
     }
-
-
-class Seen(dict[int | str, tuple[int, object]]):
-    """Holds objects listed so far, by id (files by path): position, and the object, kept alive.
-
-    whole_files: whether the text of a whole file counts.
-    """
-
-    whole_files = True
-
-    def text(self, path: str | None, *, any_name: bool) -> bytes:
-        """Returns the text of a file of which code is used, if it counts.
-
-        any_name: whether the code may read names of the file that it does not show.
-        """
-        return file_content(path) if self.whole_files or any_name else b""
 
 
 _END = b"\0end"  # no other line starts like this: it separates nested values from those after
@@ -144,7 +128,7 @@ def _inside(value: object, seen: Seen) -> Iterator[bytes]:
         yield from _lines((value.fget, value.fset, value.fdel), seen)
     elif isinstance(value, types.CellType):
         yield from _lines(value.cell_contents, seen) if is_filled(value) else (b"empty",)
-    elif isinstance(value, _SHOWN) or type(value).__module__ == "typing":
+    elif isinstance(value, _SHOWN) or type(value).__module__ in _TYPING:
         yield repr(value).encode()
     elif isinstance(value, _BUILT_IN):
         yield from _built_in(value, seen)
@@ -157,7 +141,8 @@ def _container(value: object, seen: Seen) -> Iterator[bytes]:
     if isinstance(value, Mapping):
         for key in value:
             yield from _lines(key, seen)
-            yield from _lines(value[key], seen)
+            with seen.inside(key if isinstance(key, str) else ""):
+                yield from _lines(value[key], seen)
         yield from _lines(getattr(value, "default_factory", None), seen)
     elif isinstance(value, Sequence):
         for item in value:
@@ -182,11 +167,13 @@ def _instance(value: object, seen: Seen) -> Iterator[bytes]:
         for name in _slots(base)
         if hasattr(value, name)
     }
-    if isinstance(value, types.CodeType) or not (slots or hasattr(value, "__dict__")):
-        slots = {"made of": _made_of(value)}
+    is_plain = all("__slots__" in vars(base) for base in kind.__mro__[:-1])
+    if isinstance(value, types.CodeType) or not (slots or is_plain or hasattr(value, "__dict__")):
+        slots = {"made of": _made_of(value, seen)}
     elif is_installed(kind) and kind.__reduce__ is not object.__reduce__:
-        slots["made of"] = _made_of(value)  # such as random.Random, whose state is no attribute
-    yield from _lines((kind, getattr(value, "__dict__", {}), slots), seen)
+        slots["made of"] = _made_of(value, seen)  # as random.Random, whose state is no attribute
+    with seen.inside("" if seen.place else kind.__qualname__):
+        yield from _lines((kind, getattr(value, "__dict__", {}), slots), seen)
 
 
 def _slots(kind: type) -> tuple[str, ...]:
@@ -194,7 +181,7 @@ def _slots(kind: type) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
-def _made_of(value: object) -> object:
+def _made_of(value: object, seen: Seen) -> object:
     """Returns the pickled content of an object of an installed package."""
     try:
         if not is_installed(type(value)) or isinstance(value, types.CodeType):
@@ -207,17 +194,16 @@ def _made_of(value: object) -> object:
             else [list(part) if isinstance(part, Iterator) else part for part in parts]
         )
     except Exception as untold:
-        raise ConfigError(
-            f"The content of a {type(value).__name__} is unknown, so results that depend on it "
-            "cannot be cached. Omit cache, or give train plain data, functions and modules."
-        ) from untold
+        raise seen.unknown(type(value).__name__) from untold
 
 
 _SHOWN = (
     *(torch.dtype, torch.device, np.dtype, logging.Logger),
-    *(types.GenericAlias, types.UnionType),
+    *(types.GenericAlias, types.UnionType, types.EllipsisType, types.NotImplementedType),
 )
 """Types whose repr is their whole content."""
+_TYPING = ("typing", "typing_extensions")
+"""Modules whose objects, such as NoDefault, are constants that their repr names."""
 _BUILT_IN = (
     types.BuiltinFunctionType,
     types.MethodDescriptorType,
@@ -231,7 +217,7 @@ _BUILT_IN = (
 
 def _built_in(value: Any, seen: Seen) -> Iterator[bytes]:
     if value in _UNSEEN:
-        raise ConfigError(code_objects.unseen_text("train", value.__name__))
+        raise seen.unseen(seen.where or "The code", value.__name__)
     yield f"{getattr(value, '__module__', '')} {value.__qualname__}".encode()
     owner = getattr(value, "__self__", None)  # the module of a module's function
     yield from _lines(None if isinstance(owner, types.ModuleType) else owner, seen)
@@ -241,7 +227,8 @@ def _module(model: nn.Module, seen: Seen) -> Iterator[bytes]:
     """Lists a model's modules with their code and modes, its weights and every buffer."""
     for name, part in model.named_modules():
         own = {key: entry for key, entry in vars(part).items() if key not in _MODULE}
-        yield from _lines((name, type(part), own), seen)
+        with seen.inside(type(model).__qualname__), seen.inside(name):
+            yield from _lines((name, type(part), own), seen)
     first: dict[int, str] = {}
     for kind in (model.named_parameters, model.named_buffers):
         for name, tensor in kind(remove_duplicate=False):
@@ -255,17 +242,23 @@ def _function(function: types.FunctionType, seen: Seen) -> Iterator[bytes]:
     decorator belong to the user.
     """
     if function in _UNSEEN:
-        raise ConfigError(code_objects.unseen_text("train", function.__name__))
+        raise seen.unseen(seen.where or "The code", function.__name__)
     yield function.__qualname__.encode()
     if is_ours(function.__module__ or ""):
         return
-    yield from _lines(list(function.__closure__ or ()), seen)
-    yield from _lines((function.__defaults__, function.__kwdefaults__), seen)
-    if is_installed(function):
-        yield from _lines(getattr(function, "__wrapped__", None), seen)
-        return
+    with seen.inside(function.__name__):
+        yield from _lines(list(function.__closure__ or ()), seen)
+        yield from _lines((function.__defaults__, function.__kwdefaults__), seen)
+        if is_installed(function):
+            yield from _lines(getattr(function, "__wrapped__", None), seen)
+        else:
+            yield from _used(function, seen)
+
+
+def _used(function: types.FunctionType, seen: Seen) -> Iterator[bytes]:
+    """Lists a user's code, and all of the user's that it names or imports."""
     code, named = function.__code__, function.__globals__
-    code_objects.require_seen(code, set(named))
+    seen.require_seen(code, set(named))
     yield seen.text(code.co_filename, any_name=code_objects.reads_any_name(code))
     yield from code_objects.content(code)
     yield from _lines(vars(function), seen)
@@ -274,12 +267,18 @@ def _function(function: types.FunctionType, seen: Seen) -> Iterator[bytes]:
         if name not in named:
             continue
         yield name.encode()
-        value = named[name]
-        if isinstance(value, types.ModuleType):
-            yield from _file(value, names, seen)
-        else:
-            yield from _lines(value, seen)
+        yield from _named(name, named[name], names, seen)
     yield from _imported(code, named.get("__package__") or "", seen)
+
+
+def _named(name: str, value: object, names: Sequence[str] | None, seen: Seen) -> Iterator[bytes]:
+    """Lists what a name stands for. names: those used of a module, or None for all."""
+    if isinstance(value, types.ModuleType):
+        yield from _file(value, names, seen)
+        return
+    own = value.__name__ if isinstance(value, types.FunctionType | type) else ""
+    with seen.inside("" if own == name else name):  # a function and a class name themselves
+        yield from _lines(value, seen)
 
 
 def _class(value: type, seen: Seen) -> Iterator[bytes]:
@@ -293,7 +292,8 @@ def _class(value: type, seen: Seen) -> Iterator[bytes]:
         for name, attribute in vars(base).items():
             if name not in _OF_CLASSES and not isinstance(attribute, types.MemberDescriptorType):
                 yield name.encode()
-                yield from _lines(attribute, seen)
+                with seen.inside(value.__qualname__):
+                    yield from _named(name, attribute, None, seen)
 
 
 def _file(module: types.ModuleType, names: Sequence[str] | None, seen: Seen) -> Iterator[bytes]:
@@ -308,10 +308,8 @@ def _file(module: types.ModuleType, names: Sequence[str] | None, seen: Seen) -> 
         if name not in names if names is not None else not _is_held(name, value, module):
             continue
         yield name.encode()
-        if isinstance(value, types.ModuleType):
-            yield from _file(value, names, seen)
-        else:
-            yield from _lines(value, seen)
+        with seen.inside(module.__name__):
+            yield from _named(name, value, names, seen)
 
 
 def _is_held(name: str, value: object, module: types.ModuleType) -> bool:
@@ -361,10 +359,10 @@ def _module_as_imported(name: str, names: Sequence[str] | None, seen: Seen) -> I
     try:
         code = compile(source, origin, "exec")
     except (SyntaxError, ValueError) as broken:
-        raise ConfigError(f"Cannot read {origin}, which train imports: {broken}.") from broken
+        raise seen.unread(origin, f": {broken}") from broken
     if not source and not Path(origin).exists():  # inside of a zip file
-        raise ConfigError(f"Cannot read {origin}, which train imports. Omit cache.")
-    code_objects.require_seen(code)
+        raise seen.unread(origin)
+    seen.require_seen(code)
     yield from _imported(code, package or "", seen)
 
 

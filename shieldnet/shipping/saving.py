@@ -101,8 +101,8 @@ def _shield(shield: object) -> Shield:
     if trained:
         raise ConfigError(
             f"The model still holds gradients of its training ({trained[0]}, {len(trained)} in "
-            "all), which no file keeps: a report names it with them, and the loaded model is "
-            "another one. Drop them with model.zero_grad(), before the audit."
+            "all), which no file keeps. Drop them with model.zero_grad(); reports of the model "
+            "stay valid."
         )
     return shield
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from shieldnet.training.identity import Identity, differences
 _VERSION = 3
 _SIZE = 32  # bytes of a keyed hash
 STATE, RUN, KEY, LOCK = "finetune.pt", "finetune.run", "finetune.key", "finetune.lock"
+_UNFINISHED = re.compile(rf"(?:{'|'.join(map(re.escape, (STATE, RUN, KEY)))})\.\d+")
+_BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
 
 @dataclass
@@ -177,6 +180,8 @@ def only_here(folder: Path | None) -> Iterator[None]:
                 f"Another process is training in {folder}: two continuations of one training would "
                 "each state the epsilon of one. Wait for it, or choose another folder."
             )
+        if os.name == "posix":  # elsewhere another process may hold the folder, too
+            _drop_unfinished(folder)
         yield
 
 
@@ -236,9 +241,7 @@ def _secret(folder: Path, *, make: bool) -> bytes:
         return key
     path = folder / KEY
     if make and not path.exists():
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(_SIZE))
+        _replace(path, secrets.token_bytes(_SIZE))
     try:
         return path.read_bytes()
     except OSError as missing:
@@ -249,9 +252,23 @@ def _secret(folder: Path, *, make: bool) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, by way of a file that ends in the process's number."""
     beside = path.with_name(f"{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    mode = 0o600 if path.name == KEY else 0o666
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:  # such as Ctrl+C
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Removes what a process that was killed left half written; call it with the lock held."""
+    for path in folder.iterdir():
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ _VERSION, _CODE = "the version of ", "the code of "
 _WEIGHTS, _ALL = "the starting weights", "all"
 _DERIVED = "number of "
 _PLAIN = (type(None), bool, int, float, str)
-_of_used_code = partial(fingerprint, whole_files=False)
+_of_used_code = partial(fingerprint, whole_files=False, setting="checkpoint")
 
 
 def identity_of(

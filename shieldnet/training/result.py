@@ -1,6 +1,7 @@
 """The result of finetune."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from shieldnet.training.validation import Validation
 
 WEIGHTS, GUARANTEE = "model.safetensors", "guarantee.json"
 """Files that ``Finetuned.save`` writes."""
+_GUESSES = re.compile(r"\d+ of \d+ guesses right")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Finetuned:
         state_dict with anything but tensors.
         """
         target = Path(folder)
-        require_free(target, force=force)
+        require_free(target, force=force, is_trained=True)
         target.mkdir(parents=True, exist_ok=True)
         write_weights(self.model, target / WEIGHTS)
         (target / GUARANTEE).unlink(missing_ok=True)  # of the model that was there before
@@ -119,20 +121,30 @@ class Finetuned:
         if not low:
             return []
         canaries = self.findings[0].samples
-        any_canaries = ", ".join(f"{name} {low[name]}" for name in ("epsilon", "mu"))
+        right = {finding.name: _GUESSES.search(finding.note) for finding in self.findings}
+        any_canaries = ", ".join(
+            f"{name} {low[name]}" + (f" ({hits[0]})" if (hits := right[f"one_run.{name}"]) else "")
+            for name in ("epsilon", "mu")
+        )
+        hits = right["one_run.independent.mu"]
+        every = f", {hits[0]}" if hits else ""
         return [
             f"Measured in the run itself: {any_canaries} (95%, {canaries} canaries)",
             f"If its canaries are independent: mu {low['independent.mu']}; if the noise is "
-            f"Gaussian too: epsilon {low['gaussian.epsilon']} (99.9%)",
+            f"Gaussian too: epsilon {low['gaussian.epsilon']} (99.9%{every})",
         ]
 
 
-def require_free(folder: Path, *, force: bool) -> None:
-    """Raises ConfigError for a folder that has a model, unless it may be written over."""
+def require_free(folder: Path, *, force: bool, is_trained: bool = False) -> None:
+    """Raises ConfigError for a folder that has a model, unless it may be written over.
+
+    is_trained: whether the model to write there is trained already.
+    """
     if (path := folder / WEIGHTS).exists() and not force:
+        still = "Nothing is lost: the trained model is still in memory. " if is_trained else ""
         raise ConfigError(
-            f"{path} already exists, perhaps with the guarantee of a model that is published; "
-            "force=True writes over both."
+            f"{path} already exists, perhaps with the guarantee of a model that is published. "
+            f"{still}Choose another folder; force=True writes over both."
         )
 
 

@@ -91,4 +91,4 @@ class Watch:
             return "; without a checkpoint folder, nothing was kept."
         if self.saved is None:
             return ", before the first checkpoint; the same command starts over."
-        return f"; the same command goes on from step {self.saved}, saved in {self.folder}."
+        return f"; the same command resumes from step {self.saved}, saved in {self.folder}."

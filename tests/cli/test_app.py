@@ -250,6 +250,7 @@ def test_finetune_writes_weights_and_a_guarantee_that_audit_reads(project: Path)
         "--shadows", "0", "--guarantee", "private/guarantee.json", "--policy", "private.toml",
     )  # fmt: skip
     assert "training: epsilon 4.00 at delta 0.001, proven." in audited.stdout
+    assert "no max_epsilon" not in audited.stdout
     assert "the guarantee is unsigned" in audited.stdout
     assert audited.returncode == 0, audited.stdout + audited.stderr
     again = shieldnet(
@@ -272,8 +273,11 @@ def test_finetune_prints_the_audit_that_comes_next_and_it_runs(project: Path) ->
     assert command == [
         "shieldnet", "audit", "served:model", "--weights", "next model/model.safetensors",
         "--guarantee", "next model/guarantee.json", "--members", "members.npz",
-        "--nonmembers", "nonmembers.npz", "-o", "next model/report.html",
+        "--nonmembers", "nonmembers.npz", "--auxiliary", "OTHER_DATA",
+        "-o", "next model/report.html",
     ]  # fmt: skip
+    assert "Add --policy default, or a file of shieldnet policy init" in trained.stdout
+    command[command.index("OTHER_DATA")] = "auxiliary.npz"
     assert "The model took 2 steps in all. Private training usually needs 100" in trained.stdout
     done = shieldnet(project, *command[1:], "--tier=quick", "--shadows=0")
     assert done.returncode == 0, done.stderr
@@ -281,7 +285,10 @@ def test_finetune_prints_the_audit_that_comes_next_and_it_runs(project: Path) ->
         project, "finetune", "served:model", "--data", "members.npz", "-o", "yes-or-no",
         "--epochs", "1", "--axis", "1",
     )  # fmt: skip
-    assert "--members members.npz --nonmembers OTHER_DATA --axis 1 -o" in plain.stdout
+    assert (
+        "--members members.npz --nonmembers OTHER_DATA --auxiliary MORE_DATA --axis 1 -o"
+        in plain.stdout
+    )
     assert "--guarantee" not in plain.stdout
 
 
@@ -304,7 +311,7 @@ def test_a_stop_is_said_and_gives_the_exit_code_of_one(project: Path, monkeypatc
         patch.setattr(DpSgd, "__call__", stopped)
         first = shieldnet(project, *given)
     assert first.returncode == 130
-    assert "Stopped at step 3 of 6; the same command goes on from step 3" in first.stderr
+    assert "Stopped at step 3 of 6; the same command resumes from step 3" in first.stderr
     again = shieldnet(project, *given)
     assert "continuing from step 3 of 6" in again.stderr
     assert "6 steps, 3 of them in this run, in" in again.stdout

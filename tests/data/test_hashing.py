@@ -101,3 +101,20 @@ def test_a_hash_that_python_makes_anew_in_every_process_does_not_count() -> None
         model.generation = SimpleNamespace(temperature=1.0, _original_object_hash=own)
         hashes.add(weights_hash(model))
     assert len(hashes) == 1
+
+
+def test_gradients_that_a_training_left_do_not_count() -> None:
+    model = Net().eval()  # no statistics of batches
+    before = weights_hash(model), state_hash(model)
+    model(torch.randn(3, 4)).sum().backward()
+    model.mask.grad = torch.ones(3)
+    assert model.body[0].weight.grad is not None
+    assert (weights_hash(model), state_hash(model)) == before
+    model.body[0].weight.grad_sample = torch.ones(3, 3, 4)  # as opacus leaves them
+    model.body[0].weight.summed_grad = torch.ones(3, 4)
+    with_samples = weights_hash(model)
+    del model.body[0].weight.grad_sample, model.body[0].weight.summed_grad
+    model.zero_grad()
+    assert with_samples == weights_hash(model) == before[0]
+    model.body[0].weight.kept = torch.ones(3)
+    assert weights_hash(model) != before[0]

@@ -104,3 +104,16 @@ def test_a_dict_of_limits_is_a_policy_and_a_wrong_one_is_refused_in_words() -> N
         made().require({"max_leakage": "0.1"})
     with pytest.raises(sn.errors.ConfigError, match="a dict of limits .* got int"):
         made().require(3)
+
+
+def test_a_guarantee_that_no_limit_judges_is_noted() -> None:
+    claimed = sn.Guarantee(4.0, 1.0, 40, 100, 1e-5)
+    note = "a guarantee of training is given, but the policy has no max_epsilon"
+    auc, cost = [by_hand("membership.auc", 0.4, 0.5)], sn.PrivacyCost()
+    verdict = sn.Policy({"max_membership_auc": 0.6}).judge(auc, cost, claimed)
+    assert verdict.notes == (note,)
+    assert f"note  {note}" in str(verdict)
+    assert verdict
+    assert not sn.Policy({"max_membership_auc": 0.6}).judge(auc, cost).notes
+    assert not sn.Policy({"max_epsilon": 8.0}).judge(auc, cost, claimed).notes
+    assert not sn.Policy.unjudged().judge(auc, cost, claimed).notes

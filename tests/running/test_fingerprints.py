@@ -464,8 +464,26 @@ def test_a_module_that_is_not_loaded_yet_is_held_to_the_same(tmp_path, monkeypat
         "import numpy\nK = numpy.random.default_rng(0)",
         "import torch\nK = torch.Generator().manual_seed(1)",
         "def eval(x): return x\nK = eval",
+        "K = (..., NotImplemented)",
+        "from typing_extensions import NoDefault as K",
+        "class K: __slots__ = ()\nK = K()",
     ],
 )
 def test_what_is_common_is_told(text) -> None:
     one, two = (code(f"{text}\ndef train(): return K") for _ in range(2))
     assert fingerprint(one) == fingerprint(two)
+
+
+def test_what_cannot_be_read_is_named_with_the_setting_that_needs_it() -> None:
+    reads = code("def part(): return next(K)\ndef train(): return part()", K=(x for x in range(3)))
+    with pytest.raises(sn.errors.ConfigError, match=r"\(train\.part\.K\), .*Omit cache="):
+        fingerprint(reads)
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
+    model[0].rows = (x for x in range(3))
+    with pytest.raises(
+        sn.errors.ConfigError,
+        match=r"of a generator is unknown \(Sequential\.0\.rows\), so a checkpoint .*checkpoint=",
+    ):
+        fingerprint(model, setting="checkpoint")
+    with pytest.raises(sn.errors.ConfigError, match=r"train uses eval, .*Omit checkpoint="):
+        fingerprint(code("def train(): return eval('K')"), setting="checkpoint")

@@ -538,7 +538,7 @@ def test_a_run_that_is_killed_in_its_first_save_begins_anew(
     settings = {"epochs": 3, "seed": 0, "checkpoint": tmp_path, "checkpoint_every_s": 1e-9}
     plain = sn.finetune(mlp, table, sn.DPSGD(8.0, 1e-3), epochs=3, seed=0)
     replace = kept._replace
-    for fatal in (1, 2, 3):
+    for fatal in (1, 2, 3, 4):
         calls = []
 
         def dies(path, content, calls=calls, fatal=fatal) -> None:

@@ -38,7 +38,7 @@ def unlogged():
     log.setLevel(level)
 
 
-def test_a_stop_is_said_with_the_step_that_the_same_command_goes_on_from(
+def test_a_stop_is_said_with_the_step_that_the_same_command_resumes_from(
     table, mlp, tmp_path, capsys, monkeypatch, unlogged
 ) -> None:
     settings = {"epochs": 40, "checkpoint": tmp_path / "kept", "checkpoint_every_s": 1e-9}
@@ -47,7 +47,7 @@ def test_a_stop_is_said_with_the_step_that_the_same_command_goes_on_from(
         with pytest.raises(KeyboardInterrupt):
             sn.finetune(mlp, table, PRIVATE, **settings)
     told = capsys.readouterr().err
-    assert "Stopped at step 31 of 40; the same command goes on from step 31, saved in" in told
+    assert "Stopped at step 31 of 40; the same command resumes from step 31, saved in" in told
     found = sn.finetune(mlp, table, PRIVATE, **settings)
     told = capsys.readouterr().err
     assert f"continuing from step 31 of 40, saved in {tmp_path / 'kept'}" in told
@@ -81,7 +81,7 @@ def test_lines_go_to_the_log_where_one_is_set_up(table, mlp, caplog, capsys, mon
     monkeypatch.setattr(logging, "raiseExceptions", False)
     with caplog.at_level(logging.INFO, logger="shieldnet"):
         sn.finetune(mlp, table, sn.DPSGD(7.77, 1e-3), epochs=3)
-    assert "building noise tables (once per setting)" in caplog.messages
+    assert "building noise tables (once per process and setting)" in caplog.messages
     assert "noise tables" not in capsys.readouterr().err
 
 
@@ -123,12 +123,13 @@ def test_first_come_epsilon_accuracy_and_what_was_measured(table, mlp) -> None:
         validated,
     )
     assert re.fullmatch(
-        r"Measured in the run itself: epsilon at least \S+, mu at least \S+ \(95%, 30 canaries\)",
+        r"Measured in the run itself: epsilon at least \S+ \(\d+ of \d+ guesses right\), "
+        r"mu at least \S+ \(\d+ of \d+ guesses right\) \(95%, 30 canaries\)",
         measured,
     )
     assert re.fullmatch(
         r"If its canaries are independent: mu at least \S+; if the noise is Gaussian too: "
-        r"epsilon at least \S+ \(99.9%\)",
+        r"epsilon at least \S+ \(99.9%, \d+ of 30 guesses right\)",
         assuming,
     )
     assert empty == ""
@@ -141,7 +142,9 @@ def test_a_result_is_saved_as_the_shell_saves_it(table, mlp, tmp_path) -> None:
     found = sn.finetune(mlp, table, PRIVATE, epochs=1, start="public")
     folder = found.save(tmp_path / "private")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "guarantee.json"}
-    with pytest.raises(sn.errors.ConfigError, match="already exists.*force=True writes over"):
+    with pytest.raises(
+        sn.errors.ConfigError, match="already exists.*Nothing is lost.*force=True writes over"
+    ):
         found.save(folder)
     plain = sn.finetune(mlp, table, epochs=1)
     plain.save(folder, force=True)

@@ -73,7 +73,7 @@ class Lattice:
     def prepare(self, tell: Callable[[str], None]) -> None:
         """Builds the tables of the noise; ``tell`` gets a line before the first time."""
         if _tell_of(self.deviation):
-            tell("building noise tables (once per setting)")
+            tell("building noise tables (once per process and setting)")
         build_lattice_tables(self.deviation)
 
     def released(self, sums: Sequence[Tensor]) -> list[Tensor]:
