@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from shell import shieldnet
 
 import shieldnet as sn
@@ -45,7 +46,10 @@ def test_a_hugging_face_classifier_is_hardened_and_served(tmp_path, monkeypatch,
     told = capsys.readouterr().out
     assert "Certificate for BertForSequenceClassification" in told
     assert "shield.base_model is blocked" in told
+    assert "pass  shield: inversion" in told
+    assert "re-identified" in told
     assert told.strip().endswith("}]")
+    assert sn.load_shield(torch.nn.Linear(2, 2), "shield.toml").extent == sn.Extent(classes=2)
 
 
 def test_a_pipeline_is_checked_from_the_shell_to_the_page(tmp_path, monkeypatch) -> None:
