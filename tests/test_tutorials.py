@@ -73,26 +73,41 @@ def test_a_pipeline_is_checked_from_the_shell_to_the_page(tmp_path, monkeypatch)
     sys.modules.pop("people", None)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_a_private_training_is_stopped_and_goes_on(tmp_path) -> None:
-    for _, text in blocks("tutorial_private.md"):
-        write_named(tmp_path, text)
-    start = [sys.executable, "train.py"]
-    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(start, cwd=tmp_path, env=environment)
-    saved = tmp_path / "checkpoint" / "finetune.pt"
+def killed_once_saved(start: list[str], folder: Path, environment: dict[str, str]) -> None:
+    first = subprocess.Popen(start, cwd=folder, env=environment)
+    saved = folder / "checkpoint" / "finetune.pt"
     deadline = time.monotonic() + 120
     while not saved.exists() and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert saved.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_private_training_is_stopped_and_resumed_and_repeated_from_the_shell(tmp_path) -> None:
+    page = blocks("tutorial_private.md")
+    named = [write_named(tmp_path, text) for _, text in page]
+    assert sum(named) == 3
+    steps = [command for kind, text in page if kind == "bash" for command in commands(text)]
+    train, *rest = [[sys.executable, *step[1:]] if step[0] == "python" else step for step in steps]
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "OMP_NUM_THREADS": "1"}
+    killed_once_saved(train, tmp_path, environment)
     again = subprocess.run(
-        start, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        train, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stderr
     assert "epsilon 8.00 at delta 0.0001" in again.stdout
     assert re.search(r"Validation: accuracy .* before, .* after; loss", again.stdout)
+    assert re.search(r"Verdict:\n +pass .*max_epsilon = 8", again.stdout)
+    (tmp_path / "report.html").unlink()
+    subprocess.run(rest[0], cwd=tmp_path, env=environment, check=True)
+    for step in rest[1:]:
+        assert step[0] == "shieldnet"
+        done = shieldnet(tmp_path, *step[1:])
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "checkpoint_sh" / "finetune.pt").exists()
+    assert "max_epsilon = 8" in done.stdout
     assert (tmp_path / "report.html").exists()
 
 
