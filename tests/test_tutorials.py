@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from shell import shieldnet
 
 import shieldnet as sn
@@ -45,11 +46,16 @@ def test_a_hugging_face_classifier_is_hardened_and_served(tmp_path, monkeypatch,
     told = capsys.readouterr().out
     assert "Certificate for BertForSequenceClassification" in told
     assert "shield.base_model is blocked" in told
+    assert "pass  shield: inversion" in told
+    assert "re-identified" in told
     assert told.strip().endswith("}]")
+    assert sn.load_shield(torch.nn.Linear(2, 2), "shield.toml").extent == sn.Extent(classes=2)
 
 
-def test_a_pipeline_is_checked_from_the_shell_to_the_page(tmp_path, monkeypatch) -> None:
+def test_a_pipeline_is_checked_from_the_shell_to_the_page(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    typed = []
     for kind, text in blocks("tutorial_pipeline.md"):
         if write_named(tmp_path, text):
             continue
@@ -57,38 +63,61 @@ def test_a_pipeline_is_checked_from_the_shell_to_the_page(tmp_path, monkeypatch)
             exec(compile(text, "tutorial", "exec"), {"__name__": "tutorial"})  # noqa: S102 - our page
         for command in commands(text) if kind == "bash" else ():
             assert command[0] == "shieldnet"
+            typed.append(command)
             done = shieldnet(tmp_path, *command[1:])
             fails = command[1] == "report"  # the page says so, and fixes it
             assert done.returncode == (1 if fails else 0), done.stderr
-            assert not fails or "attribute.sex.gain" in done.stderr
+            assert not fails or re.findall(r"fail: balanced: (\S+)", done.stderr) == [
+                "attribute.sex.gain"
+            ]
+            assert not fails or "inconclusive" not in done.stderr
+        if kind == "yaml":  # CI types the same
+            steps = " ".join(text.split())
+            assert all(" ".join(step) in steps for step in (typed[0], typed[-1]))
     report = sn.Report.load("report.json")
     assert [subject.name for subject in report.subjects] == ["bare", "balanced"]
     assert report["balanced"]["attribute.sex.gain"].high == 0
     assert "membership.tpr_at_fpr_1e-2" in {finding.name for finding in report.findings}
     assert (tmp_path / "audit.xml").exists()
+    assert capsys.readouterr().out.startswith("['low'] [[")
     sys.modules.pop("people", None)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_a_private_training_is_stopped_and_goes_on(tmp_path) -> None:
-    for _, text in blocks("tutorial_private.md"):
-        write_named(tmp_path, text)
-    start = [sys.executable, "train.py"]
-    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(start, cwd=tmp_path, env=environment)
-    saved = tmp_path / "checkpoint" / "finetune.pt"
+def killed_once_saved(start: list[str], folder: Path, environment: dict[str, str]) -> None:
+    first = subprocess.Popen(start, cwd=folder, env=environment)
+    saved = folder / "checkpoint" / "finetune.pt"
     deadline = time.monotonic() + 120
     while not saved.exists() and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert saved.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_private_training_is_stopped_and_resumed_and_repeated_from_the_shell(tmp_path) -> None:
+    page = blocks("tutorial_private.md")
+    named = [write_named(tmp_path, text) for _, text in page]
+    assert sum(named) == 3
+    steps = [command for kind, text in page if kind == "bash" for command in commands(text)]
+    train, *rest = [[sys.executable, *step[1:]] if step[0] == "python" else step for step in steps]
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "OMP_NUM_THREADS": "1"}
+    killed_once_saved(train, tmp_path, environment)
     again = subprocess.run(
-        start, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        train, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stderr
     assert "epsilon 8.00 at delta 0.0001" in again.stdout
     assert re.search(r"Validation: accuracy .* before, .* after; loss", again.stdout)
+    assert re.search(r"Verdict:\n +pass .*max_epsilon = 8", again.stdout)
+    (tmp_path / "report.html").unlink()
+    subprocess.run(rest[0], cwd=tmp_path, env=environment, check=True)
+    for step in rest[1:]:
+        assert step[0] == "shieldnet"
+        done = shieldnet(tmp_path, *step[1:])
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "checkpoint_sh" / "finetune.pt").exists()
+    assert "max_epsilon = 8" in done.stdout
     assert (tmp_path / "report.html").exists()
 
 

@@ -81,8 +81,9 @@ def audit(
     next tokens, -100 where none counts; begin with a copy of ``base``.
     Without it small reference models stand for them, the weaker form; none stand for models of
     texts. shadows: how many; by default the tier's, 0 for none.
-    tier: ``"quick"`` (about ten seconds), ``"standard"`` (about a minute), ``"full"`` (minutes to
-    hours), or a ``Tier`` of your own attacks. How long it takes is logged before it starts.
+    tier: ``"quick"`` (about ten seconds), ``"standard"`` (about a minute), both plus the training
+    of 8 or 16 shadow models where ``train`` is given, ``"full"`` (minutes to hours), or a ``Tier``
+    of your own attacks. How long it takes is logged before it starts.
     attacks: more than the tier's, such as ``Timing(ask=...)``, which times a served model.
 
     engine: ``"inline"``, ``"processes"``, ``"ray"`` or ``"dask"``; by default processes, but inline

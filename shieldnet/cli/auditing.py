@@ -73,8 +73,9 @@ TierName = Annotated[
     str,
     typer.Option(
         "--tier",
-        help="How hard it tries: quick (about 10 s), standard (about 1 min), full (minutes to "
-        "hours), or package.module:NAME of a Tier of your own.",
+        help="How hard it tries: quick (about 10 s), standard (about 1 min), both plus training "
+        "8 or 16 shadow models where --train is given, full (minutes to hours), or "
+        "package.module:NAME of a Tier of your own.",
     ),
 ]
 Shadows = Annotated[
