@@ -91,7 +91,8 @@ class AttributeRecovery(Attack):
             Limit(
                 "max_attribute_alone_gain",
                 0.05,
-                "what embeddings or values tell of a sensitive column to who knows nothing else",
+                "what embeddings or values tell of a sensitive column to someone "
+                "who knows nothing else",
                 helps=RELEASE_LESS,
                 needs=f"{_NAMED}. It is of embeddings and values",
             ),

@@ -44,6 +44,7 @@ def _exchanged(bare: Subject) -> Iterator[str]:
         if finding.name in _BY_LOSS and finding.high < 0.5:
             yield (
                 "members and nonmembers may be exchanged: the model without a shield fits the "
-                f"nonmembers better than the members (membership AUC by loss {finding}, surely "
-                "below 0.5). Check which set trained it: membership is not measured if they are"
+                f"nonmembers better than the members (membership AUC by loss {finding}, "
+                "significantly below 0.5). Check which set trained it: membership is not measured "
+                "if they are"
             )

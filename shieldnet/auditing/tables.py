@@ -253,10 +253,10 @@ def _unread(
             places_of(tuple(in_every_table), name)
     unread = tuple(sorted(there - read))
     if unread:
-        _log.info("columns that the model does not read: %s", ", ".join(unread))
+        shown = (f"{name} (kept, as it is sensitive)" if name in kept else name for name in unread)
+        _log.info("The model ignores: %s", ", ".join(shown))
     if not kept:
         return unread, None
-    _log.info("of these the audit keeps, to attack them: %s", ", ".join(kept))
     own = TableCoding.of(tables, kept)
     codes = {role: own.encode(table) for role, table in tables.items()}
     return unread, Beside(own.names, codes)

@@ -78,8 +78,8 @@ class Attribution(Check):
         model = _Linearized.of(game, secret, rows)
         if not model.fit >= _MIN_FIT:
             raise NotApplicable(
-                f"the model is curved: one that is linear around each class explains "
-                f"{model.fit:.0%} of what its scores vary by, and it needs {_MIN_FIT:.0%}"
+                f"the model is curved: a linear approximation within each class explains "
+                f"{model.fit:.0%} of the variance of its scores, and {_MIN_FIT:.0%} is required"
             )
         explained, total, lost = model.estimate(torch.ones(rows, dtype=torch.bool))
         places = _read_best(secret, explained, total, lost)

@@ -26,6 +26,7 @@ METRICS = (
             "still among as many behind it",
             helps="Choose defenses that change answers less: less noise, or finer steps.",
         ),
+        headline=True,
     ),
     Metric(
         "retrieval.rank_correlation",

@@ -40,7 +40,7 @@ def demo(
     from shieldnet.demo import POLICY, run
 
     for report in run(output, seed):
-        print_report(report, POLICY)
+        print_report(report, POLICY, "the page lists")
     typer.echo(f"Open {output / 'report.html'} in a browser; {output / 'report.json'} has it all.")
 
 

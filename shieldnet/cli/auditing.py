@@ -1,8 +1,9 @@
 """The command that attacks a hardened model and the bare one."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -175,6 +176,8 @@ def audit(
         groups=groups or (),
         targets=shield.chain.layout.kind == "values",
     )
+    if shield.chain.layout.kind != "embeddings":
+        _say_unlabeled(sets, {"members": members, "nonmembers": nonmembers})
     report = run(
         {name: shield},
         **sets,
@@ -196,6 +199,19 @@ def audit(
     report = _called(report_in_flags(report, flags_of(audit)), model, shield)
     tell_unjudged([report], limits)
     publish([report], limits, files)
+
+
+def _say_unlabeled(sets: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Says up front of which tables no column is known to be the label."""
+    from shieldnet.files.tables import LABELS, is_table
+
+    files = [
+        name for role, name in names.items() if sets[role].labels is None and is_table(Path(name))
+    ]
+    if files:
+        usual = ", ".join(LABELS)
+        where = " and ".join(files)
+        typer.echo(f"No label column found in {where} ({usual}): name it with --label.", err=True)
 
 
 def _base(name: str | None, weights: str | None) -> "nn.Module | None":

@@ -99,4 +99,4 @@ def compare(
     if comparison.outcome == "fail":
         raise PolicyFailed("This release is worse than the last, as listed above.")
     if comparison.outcome == "inconclusive":
-        raise PolicyInconclusive("Something cannot be compared, as listed above.")
+        raise PolicyInconclusive(f"{comparison.missing}.")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 4
 _MAX_WIDTH = 10_000
 _COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+_NO_PAGE = "-o report.html lists"
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -104,9 +105,11 @@ def publish(reports: Sequence["Report"], policy: "Policy", targets: Iterable[Pat
     """
     from shieldnet.reports.report import require, save, summary
 
+    files = list(targets)
+    listed = "the page lists" if any(file.suffix == ".html" for file in files) else _NO_PAGE
     for report in reports:
-        print_report(report, policy)
-    for target in targets:
+        print_report(report, policy, listed)
+    for target in files:
         save(reports, target, policy)
         typer.echo(f"Wrote {target}.")
     if step := os.environ.get(_SUMMARY):
@@ -115,8 +118,11 @@ def publish(reports: Sequence["Report"], policy: "Policy", targets: Iterable[Pat
     require(reports, policy)
 
 
-def print_report(report: "Report", policy: "Policy") -> None:
-    """Prints the headline table with every shield's verdict, and the notes under it."""
+def print_report(report: "Report", policy: "Policy", listed: str = _NO_PAGE) -> None:
+    """Prints the headline table with every shield's verdict, and the notes under it.
+
+    listed: what lists the rest of what was not tested, with its verb.
+    """
     console = Console()
     headers, rows = report.rows()
     cells = [[*map(_cell, row)] for row in rows]
@@ -133,7 +139,7 @@ def print_report(report: "Report", policy: "Policy") -> None:
         table = _table(report.title, [list(row) for row in zip(*columns, strict=True)])
     console.print(table)
     console.print(_judged_by(policy), markup=False, highlight=False, soft_wrap=True)
-    for note in report.notes():
+    for note in report.notes(listed):
         console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -164,9 +170,10 @@ def _judged_by(policy: "Policy") -> str:
 
 
 def _cell(text: str) -> Text:
-    """Puts a value above its interval, so that the table fits 80 columns."""
+    """Puts a value, its interval and its kind below each other: the table fits 80 columns."""
     value, bracket, interval = text.partition(" [")
     if not bracket:
         return Text(text)
-    short = interval.rstrip("]").replace(", ", "–")
-    return Text(f"{value}\n{short}")
+    ends, _, kind = interval.partition("]")
+    lines = [value, ends.replace(", ", "–"), kind.removeprefix(", ")]
+    return Text("\n".join(line for line in lines if line))

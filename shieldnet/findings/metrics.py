@@ -48,7 +48,8 @@ class Metric:
     title: its heading in tables. worse: which direction is worse. limit: the limit that judges it.
     ungated: why no limit judges it. of_groups: whether the limit is set per subgroup, in a policy's
     ``[groups]``. standards: items of standards that it is evidence for, numbered as in
-    ``reports.evidence``. headline: whether it appears in the first tables. training_bound: which
+    ``reports.evidence``. headline: whether it appears in the first tables; stands_in:
+    only where no other measure of use does. training_bound: which
     bound a training guarantee gives: ``auc``, or ``tpr`` at the false-positive rate in the name.
     rows: what its sample size counts. needs_confidence: whether labels alone do not have it.
     Errors: ConfigError unless a metric that can be worse has either a limit or a reason for none.
@@ -62,6 +63,7 @@ class Metric:
     of_groups: bool = False
     standards: tuple[str, ...] = ()
     headline: bool = False
+    stands_in: bool = False
     training_bound: Bound = ""
     rows: str = "nonmembers"
     needs_confidence: bool = False
@@ -151,12 +153,13 @@ class Metrics:
     def headlines(self, measured: Iterable[str]) -> tuple[Metric, ...]:
         """Returns the metrics in the first tables, of the findings that were measured.
 
-        Of the metrics of utility only the first: the accuracy, or what takes its place.
+        A metric of use that only stands in for others is left out beside them.
         """
         found = {metric for name in measured if (metric := self.find(name)) is not None}
         shown = [metric for metric in self.every if metric.headline and metric in found]
         useful = [metric for metric in shown if metric.worse == "less"]
-        return tuple(metric for metric in shown if metric not in useful[1:])
+        is_used = any(not metric.stands_in for metric in useful)
+        return tuple(metric for metric in shown if not (metric.stands_in and is_used))
 
     def limit_named(self, name: str) -> Limit | None:
         """Returns a limit on all records, else one on subgroups, by its name; None if unknown."""

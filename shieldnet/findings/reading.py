@@ -1,23 +1,77 @@
-"""What a reader must be told beside a number: that it says nothing, or why it does not vary."""
+"""What a reader must be told beside a number: what it hides, or why it does not vary."""
 
-from shieldnet.findings.finding import NO_USE, UNREAD
+import re
 
-BY_LABEL = "no decoder was surely better than the label alone, so the adversary uses the label"
+from shieldnet.findings.finding import NO_USE, UNREAD, Finding, decimals
+
+_BETTER = "better than the label alone, so the adversary uses the label"
+BY_LABEL = f"no decoder was significantly {_BETTER}"
 """The note of an inversion whose adversary does not use the answers."""
 FEW_CLASSES = "too few classes for a narrow interval"
 """Ends the note of a measurement whose samples are the classes."""
 _SAYS_NOTHING = "the interval spans the whole range, so it says nothing"
 _NO_VARIATION = "it is the same in every resample"
+_NARROW = "the interval is narrower than 0.001"
+_GROUP = re.compile(r" on (?P<group>.+), of \d+ groups$")
+_WORST_GROUP = "membership.worst_group.auc"
+_GUESSES = {
+    "accuracy": "always naming the most frequent class",
+    "r2": "always giving the mean target",
+}
 
 
-def caveat(low: float, high: float, note: str) -> str:
-    """Returns what must stand beside a number, or nothing.
-
-    low, high: the ends of its interval. note: the note of the finding.
-    """
+def caveat(finding: Finding) -> str:
+    """Returns what must stand beside a number, or nothing."""
+    low, high, note = finding.low, finding.high, finding.note
     if low <= 0.0005 and high >= 0.9995:
         return f"{FEW_CLASSES}: it says nothing" if FEW_CLASSES in note else _SAYS_NOTHING
     for known in (NO_USE, UNREAD, BY_LABEL, FEW_CLASSES):
         if known in note:
             return known
-    return _NO_VARIATION if low == high else ""
+    if _BETTER in note:  # as older reports say it
+        return BY_LABEL
+    if low == high:
+        return _unvarying(finding)
+    return _NARROW if decimals(low) == decimals(high) else ""
+
+
+def _unvarying(finding: Finding) -> str:
+    """Says what an interval of width zero comes from."""
+    family = re.split(r"[._]", finding.name)[0]
+    if finding.value == 0 and family == "attribute":
+        return f"the answers add nothing to the guess without them in any of the {_rows(finding)}"
+    if finding.value == 0 and family in ("inversion", "averaging"):
+        return f"the answers add nothing in any of the {_rows(finding)}"
+    return _NO_VARIATION
+
+
+def _rows(finding: Finding) -> str:
+    return f"{finding.samples:,} rows"
+
+
+def group_of(finding: Finding) -> str:
+    """Returns the class or subgroup that a finding on the worst one is about, or nothing."""
+    found = _GROUP.search(finding.source) if finding.name == _WORST_GROUP else None
+    return "" if found is None else found["group"]
+
+
+def worst_group(findings: tuple[Finding, ...]) -> str:
+    """Says which class or subgroup is attacked significantly, and more than all records together.
+
+    Returns "" where none is.
+    """
+    by_name = {finding.name: finding for finding in findings}
+    worst, whole = by_name.get(_WORST_GROUP), by_name.get("membership.auc")
+    if worst is None or worst.low <= worst.baseline:
+        return ""
+    if whole is not None and worst.value <= whole.value:
+        return ""
+    return f"worst group: {group_of(worst) or 'unnamed'}, membership AUC {worst}"
+
+
+def guess(finding: Finding) -> str:
+    """Says what a measure of use reaches without the model, or nothing where that is unknown."""
+    name, _, group = finding.name.partition(".group.")
+    words = _GUESSES.get(name)
+    beside = f" of {group}" if group else ""
+    return "" if words is None else f"{words}{beside}: {decimals(finding.baseline)}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shieldnet.findings.finding import Finding, goes_by
-from shieldnet.findings.reading import caveat
+from shieldnet.findings.metrics import Metric
+from shieldnet.findings.reading import caveat, group_of, guess
 from shieldnet.gate.declared import PROVEN, declared
 from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.privacy.guarantee import Guarantee
@@ -102,11 +103,8 @@ def each(
     """Judges findings by a limit; fails where there are none. expected: what is then missing."""
     if not concerned:
         found = declared().limit_named(limit)
-        needs = f"; usually: {found.needs}" if found is not None and found.needs else ""
-        message = (
-            f"{expected} was not measured; {limit} = {value:g} requires it. The report says why, "
-            f"under not tested{needs}"
-        )
+        needs = f". To measure it: {found.needs}" if found is not None and found.needs else ""
+        message = f"{expected} was not measured; {limit} = {value:g} requires it{needs}"
         yield Judgment(limit, "fail", message, expected)
     for finding in concerned:
         yield _judge(limit, value, finding)
@@ -125,7 +123,7 @@ def required(name: str, findings: Sequence[Finding]) -> Judgment:
     """Judges whether a finding was measured. name: its name, or a prefix that ends in a dot."""
     if any(goes_by(finding.name, name) for finding in findings):
         return Judgment("required", "pass", f"{name} was measured, as required", name)
-    message = f"{name} was not measured; it is required (the report says what was not tested)"
+    message = f"{name} was not measured; it is required"
     return Judgment("required", "fail", message, name)
 
 
@@ -172,8 +170,8 @@ def _judge(name: str, limit: float, finding: Finding) -> Judgment:
     kept = finding.low >= limit if least else finding.high <= limit
     margin = limit - finding.high if least else finding.low - limit
     outcome: Outcome = "pass" if kept else "fail" if margin > 0 else "inconclusive"
-    beside = caveat(finding.low, finding.high, finding.note)
-    message = f"{finding.name} {finding}{f' ({beside})' if beside else ''}, {name} = {limit:g}"
+    message = f"{finding.name}{_of(group_of(finding))} {finding}{_beside(finding)}"
+    message += f", {name} = {limit:g}"
     if outcome == "fail":
         message += f", broken by at least {margin:.3g}"
     elif outcome == "inconclusive":
@@ -181,6 +179,27 @@ def _judge(name: str, limit: float, finding: Finding) -> Judgment:
         message += f"; {_more_rows(limit, finding, is_met=is_met)}"
     found = None if kept else declared().limit_named(name)
     return Judgment(name, outcome, message, finding.name, "" if found is None else found.helps)
+
+
+def _of(group: str) -> str:
+    return f" of {group}" if group else ""
+
+
+def _beside(finding: Finding) -> str:
+    """Returns, in brackets, what must stand beside a number: what it hides, and what guessing is.
+
+    Guessing is said of a measure of use that is not significantly better.
+    """
+    words = guess(finding) if finding.low <= finding.baseline else ""
+    return "".join(f" ({said})" for said in (caveat(finding), words) if said)
+
+
+def _rows_of(metric: Metric, finding: Finding) -> str:
+    """Says what the samples of a finding are, and of which class or subgroup."""
+    group = metric.part(finding.name) if metric.of_groups else group_of(finding)
+    rows = metric.rows
+    together = rows.removesuffix(" together")
+    return f"{together}{_of(group)}{rows[len(together) :]}"
 
 
 def _more_rows(limit: float, finding: Finding, *, is_met: bool) -> str:
@@ -192,9 +211,9 @@ def _more_rows(limit: float, finding: Finding, *, is_met: bool) -> str:
     reach = finding.high - finding.value if limit > finding.value else finding.value - finding.low
     wanted = finding.samples * (reach / gap) ** 2 if gap > 0 else math.inf
     metric = declared().find(finding.name)
-    rows = "rows" if metric is None else metric.rows
+    rows = "rows" if metric is None else _rows_of(metric, finding)
     if wanted > _MOST_ROWS:
-        return "the estimate is too near the limit for any number of rows to decide surely"
+        return "the estimate is too near the limit for any number of rows to decide"
     digits = 2 - len(str(int(wanted)))
     size = 10 ** max(0, -digits)
     count = f"about {math.ceil(wanted / size) * size:,} {rows} would decide"

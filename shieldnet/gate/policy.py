@@ -41,7 +41,7 @@ _INIT = """\
 # Requirements for a release. Written by: shieldnet policy init
 # A limit passes if the whole 95% interval meets it, fails if the whole interval breaks it, and is
 # inconclusive otherwise (exit codes 0, 1 and 3). A limit on something not measured fails.
-# Of the limits that are set here, the default policy (--policy default) has {defaults}.
+# Without a file, --policy default sets only {defaults}.
 # A measured lower bound above its own proven upper bound always fails the release.
 version = {version}
 {limits}
@@ -224,12 +224,13 @@ def init_text() -> str:
 def _init_lines(limit: Limit) -> Iterator[str]:
     """Writes an active limit below its comment, or an inactive one with the comment beside it."""
     line = _line(limit)
+    about = f"{limit.about} (--tier standard)" if "--tier" in limit.needs else limit.about
     if limit.is_set:
         yield ""
-        yield from wrap(limit.about, 100, initial_indent="# ", subsequent_indent="# ")
+        yield from wrap(about, 100, initial_indent="# ", subsequent_indent="# ")
         yield line
     else:
-        yield f"# {line:<36} # {limit.about}" if limit.about else f"# {line}"
+        yield f"# {line:<36} # {about}" if about else f"# {line}"
 
 
 def _line(limit: Limit) -> str:

@@ -15,6 +15,7 @@ from shieldnet.reports.report import Report, published_twice
 from shieldnet.reports.subject import Subject
 
 _ROUNDING = 1e-9
+NO_LONGER = "no longer measured"
 Direction = Literal["worse", "better", "no significant difference", "not comparable"]
 
 
@@ -61,7 +62,7 @@ class Comparison:
         if self.outcome == "fail":
             raise PolicyFailed(f"This release is worse than the last:\n{self}")
         if self.outcome == "inconclusive":
-            raise PolicyInconclusive(f"Something cannot be compared:\n{self}")
+            raise PolicyInconclusive(f"{self.missing}:\n{self}")
 
     def __str__(self) -> str:
         ranked: tuple[Direction, ...] = ("worse", "not comparable", "better")
@@ -73,7 +74,27 @@ class Comparison:
         ]
         none: Direction = "no significant difference"
         same = sum(difference.direction == none for difference in self.differences)
-        return "\n".join([*lines, f"{same:>14}  without a significant difference", *self.caveats])
+        others = f"Findings without a significant difference: {same}."
+        return "\n".join([*lines, others, *self.caveats])
+
+    @property
+    def missing(self) -> str:
+        """Says why nothing passes though nothing is worse, or nothing."""
+        absent = [one for one in self.differences if one.direction == "not comparable"]
+        gone = sum(one.after == NO_LONGER for one in absent)
+        new = len(absent) - gone
+        parts = [
+            f"{gone} {'finding is' if gone == 1 else 'findings are'} no longer measured"
+            if gone
+            else "",
+            f"{new} {'shield is' if new == 1 else 'shields are'} new" if new else "",
+        ]
+        why = " and ".join(part for part in parts if part)
+        return (
+            f"Nothing is significantly worse, but {why}, so that this cannot be ruled out (exit "
+            "code 3). If a stricter shield leaves nothing to measure, or the shield is meant to be "
+            "new, take the new report as the last one"
+        )
 
 
 def compare(before: Report | str | Path, after: Report | str | Path) -> Comparison:
@@ -167,8 +188,9 @@ def _sign(name: str) -> int:
 def _difference(shield: str, old: Finding, new: Finding | None, widening: float) -> Difference:
     if new is None:
         absent: Direction = "not comparable"
-        nothing = "no longer measured"
-        return Difference(shield, old.name, str(old), nothing, math.nan, math.nan, math.nan, absent)
+        return Difference(
+            shield, old.name, str(old), NO_LONGER, math.nan, math.nan, math.nan, absent
+        )
     change = new.value - old.value
     reach_down = math.hypot(new.value - new.low, old.high - old.value)
     reach_up = math.hypot(new.high - new.value, old.value - old.low)
@@ -224,7 +246,10 @@ def _caveats(old: Report, new: Report) -> Iterator[str]:
     for name in ("nonmembers", "members", "auxiliary"):
         one, other = (report.hashes.get(name, "") for report in (old, new))
         if one != other:
-            yield f"The {name} differ, so a difference may come from the data, not from the model."
+            records = f"{name} records" if name == "auxiliary" else name
+            yield (
+                f"The {records} differ, so a difference may come from the data, not from the model."
+            )
     known = declared()
     measured = {finding.name for report in (old, new) for finding in report.findings}
     if strange := sorted(name for name in measured if known.find(name) is None):

@@ -172,6 +172,7 @@ def _spoken_to(
         for finding in findings
         if (metric := metrics.find(finding.name)) and item.called in metric.standards
     ]
+    measured.sort(key=lambda finding: _rank(finding, finding.name in broken))
     claims = []
     if item.item == "11.2.4":
         if guarantee is None:
@@ -203,6 +204,13 @@ def _against(item: _Item, finding: Finding, is_broken: bool) -> bool:
     # A lower bound on the training's epsilon says nothing against it below the proven one.
     is_bound = finding.ceiling is not None and finding.name.startswith("one_run.")
     return is_broken or (finding.low > finding.baseline and not is_bound)
+
+
+def _rank(finding: Finding, is_broken: bool) -> int:
+    """Ranks findings by how far they decide: what speaks against an item comes first."""
+    signs = (finding.crosses_proof, is_broken, finding.low > finding.baseline)
+    first = next((place for place, sign in enumerate(signs) if sign), len(signs))
+    return first + (first == len(signs) and _is_near(finding))
 
 
 def _is_near(finding: Finding) -> bool:

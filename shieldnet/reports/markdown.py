@@ -7,11 +7,11 @@ from typing import Any
 
 from shieldnet.core.checks import optional
 from shieldnet.core.errors import DataError
-from shieldnet.findings.finding import decimals
+from shieldnet.findings.finding import Finding, decimals
 from shieldnet.findings.reading import caveat
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.reports.judged import advice_of, judged_subjects
-from shieldnet.reports.table import ARROWS, Heading, headings
+from shieldnet.reports.table import ARROWS, Heading, headings, remarks
 from shieldnet.reports.untested import parted
 
 Document = Mapping[str, Any]
@@ -111,6 +111,8 @@ def _summary(report: Document, heading: str) -> Iterator[str]:
     rows = [_headline(subject, heads, judged) for subject in report["subjects"]]
     kept = [n for n in range(len(headers)) if any(row[n] != "-" for row in rows)]
     yield from _table([headers[n] for n in kept], [[row[n] for n in kept] for row in rows])
+    for remark in remarks(tuple(_measured(subject) for subject in report["subjects"])):
+        yield f"\n{_plain(remark)}."
     if report["guarantee"] is not None:
         yield f"\nTraining: {report['guarantee']['words']}, proven."
         for premise in report["guarantee"]["premises"]:
@@ -124,20 +126,24 @@ def _summary(report: Document, heading: str) -> Iterator[str]:
 def _headline(subject: Document, heads: Sequence[Heading], judged: Container[str]) -> list[str]:
     bits = subject["certificate"]["bits"]
     shown = "infinite" if isinstance(bits, str) else rounded_up(bits)
-    cells = [_worst(subject["findings"], head) for head in heads]
+    _, findings = _measured(subject)
+    cells = [_cell(head, head.worst(findings)) for head in heads]
     outcome = subject["verdict"]["outcome"]
     is_judged = outcome == "not judged" or subject["name"] in judged
     return [subject["name"], _MARKS[outcome] if is_judged else "not released", shown, *cells]
 
 
-def _worst(findings: Sequence[Document], head: Heading) -> str:
-    measured = [finding for finding in findings if head.heads(finding["name"])]
-    if not measured:
+def _measured(subject: Document) -> tuple[str, tuple[Finding, ...]]:
+    return subject["name"], tuple(map(Finding.read, subject["findings"]))
+
+
+def _cell(head: Heading, worst: Finding | None) -> str:
+    if worst is None:
         return "-"
-    worst = max(measured, key=lambda finding: finding["value"])
-    low, high = decimals(worst["low"]), decimals(worst["high"])
-    beside = caveat(worst["low"], worst["high"], worst["note"])
-    return f"{decimals(worst['value'])} ({low} to {high}){f'; {beside}' if beside else ''}"
+    interval = f"{decimals(worst.value)} ({decimals(worst.low)} to {decimals(worst.high)})"
+    beside = head.beside(worst.name)
+    more = caveat(worst)
+    return f"{interval}{f', {beside}' if beside else ''}{f'; {more}' if more else ''}"
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

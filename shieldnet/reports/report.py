@@ -211,9 +211,12 @@ class Report:
         """
         return rows_of(self.subjects)
 
-    def notes(self) -> list[str]:
-        """Returns what the table needs said under it: how to read it, and what was not tested."""
-        return notes_of(self.subjects, self.kind, self.guarantee)
+    def notes(self, listed: str = 'report.save("report.html") lists') -> list[str]:
+        """Returns what the table needs said under it: how to read it, and what was not tested.
+
+        listed: what lists the rest of what was not tested, with its verb.
+        """
+        return notes_of(self.subjects, self.kind, self.guarantee, listed)
 
     def __str__(self) -> str:
         from tabulate import tabulate

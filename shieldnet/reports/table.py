@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shieldnet.findings.finding import Finding
 from shieldnet.findings.metrics import Metric
-from shieldnet.findings.reading import caveat
+from shieldnet.findings.reading import caveat, guess, worst_group
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
@@ -17,9 +17,10 @@ ARROWS = "↓ lower is better, ↑ higher is better"
 
 @dataclass(frozen=True)
 class Heading:
-    """Heads the column of one metric, or of one column that was asked for.
+    """Heads the column of what one limit judges, or of one column that was asked for.
 
-    name: of the finding; "" for the highest of all findings of the metric.
+    metric: the first one that was measured. name: of the finding; "" for the worst of all findings
+    that the metric's limit judges.
     """
 
     title: str
@@ -30,7 +31,21 @@ class Heading:
         """Returns whether a finding of this name stands under it."""
         if self.name:
             return finding == self.name
-        return self.metric.matches(finding) and declared().find(finding) == self.metric
+        found = declared().find(finding)
+        return found == self.metric or (found is not None and _of_one_limit(found, self.metric))
+
+    def worst(self, findings: Iterable[Finding]) -> Finding | None:
+        """Returns the worst finding under it, or None."""
+        measured = [finding for finding in findings if self.heads(finding.name)]
+        sign = -1 if self.metric.worse == "less" else 1
+        return max(measured, key=lambda finding: sign * finding.value, default=None)
+
+    def beside(self, finding: str) -> str:
+        """Returns what tells a finding from the first kind under it, such as "by search"."""
+        found = declared().find(finding)
+        if self.name or found is None or found == self.metric:
+            return ""
+        return found.title.removeprefix(self.metric.title).lstrip(", ")
 
     @property
     def directed(self) -> str:
@@ -38,14 +53,22 @@ class Heading:
         return f"{self.title} {self.metric.arrow}".rstrip()
 
 
+def _of_one_limit(one: Metric, other: Metric) -> bool:
+    """Returns whether one limit on all records judges both."""
+    if one.limit is None or other.limit is None or one.of_groups or other.of_groups:
+        return False
+    return one.limit.name == other.limit.name
+
+
 def headings(names: Iterable[str]) -> tuple[Heading, ...]:
-    """Returns the headings for findings of these names, in reading order."""
+    """Returns the headings for findings of these names, in reading order: one for each limit."""
     found = list(dict.fromkeys(names))
     metrics = declared()
     heads: list[Heading] = []
     for metric in metrics.headlines(found):
         if "{}" not in metric.title:
-            heads.append(Heading(metric.title, metric))
+            if not any(_of_one_limit(metric, head.metric) for head in heads):
+                heads.append(Heading(metric.title, metric))
             continue
         own = (name for name in found if metrics.find(name) == metric)
         heads += [Heading(metric.titled(name), metric, name) for name in own]
@@ -68,18 +91,42 @@ def rows_of(subjects: Sequence[Subject]) -> tuple[list[str], list[list[str]]]:
     return [headers[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
 
-def notes_of(subjects: Sequence[Subject], kind: str, guarantee: Guarantee | None) -> list[str]:
-    """Returns what the table needs said under it: how to read it, and what was not tested."""
+def notes_of(
+    subjects: Sequence[Subject],
+    kind: str,
+    guarantee: Guarantee | None,
+    listed: str = 'report.save("report.html") lists',
+) -> list[str]:
+    """Returns what the table needs said under it: how to read it, and what was not tested.
+
+    listed: what lists the rest, with its verb.
+    """
     could, other = parted(untested_lines(subjects))
-    more = "thing does" if len(other) == 1 else "things do"
-    rest = f"{len(other)} more {more} not apply here or cannot be seen from answers: the page lists"
+    more, them = ("thing does", "it") if len(other) == 1 else ("things do", "them")
+    rest = f"{len(other)} more {more} not apply here or cannot be seen from answers"
     return [
+        *remarks(tuple((subject.name, subject.findings) for subject in subjects)),
         *_reading(kind),
         *_caveats(subjects),
         *([] if guarantee is None else _claims(guarantee)),
         *(f"not tested: {line}" for line in could),
-        *([f"not tested: {rest} {'it' if len(other) == 1 else 'them'}"] if other else []),
+        *([f"not tested: {rest} ({listed} {them})"] if other else []),
     ]
+
+
+def remarks(measured: Sequence[tuple[str, tuple[Finding, ...]]]) -> list[str]:
+    """Returns what the headline table would hide: the worst group, and what guessing reaches.
+
+    measured: the findings of each shield, by its name.
+    """
+    groups = [(name, worst_group(findings)) for name, findings in measured]
+    guesses = [
+        f"{finding.name} of {words}"
+        for _, findings in measured
+        for finding in findings
+        if ".group." not in finding.name and (words := guess(finding))
+    ]
+    return [*(f"{name}: {line}" for name, line in groups if line), *dict.fromkeys(guesses)]
 
 
 def _reading(kind: str) -> tuple[str, ...]:
@@ -98,8 +145,8 @@ def _caveats(subjects: Sequence[Subject]) -> Iterator[str]:
     heads = headings(finding.name for subject in subjects for finding in subject.findings)
     for subject in subjects:
         for head in heads:
-            worst = _worst(subject, head)
-            beside = "" if worst is None else caveat(worst.low, worst.high, worst.note)
+            worst = head.worst(subject.findings)
+            beside = "" if worst is None else caveat(worst)
             if worst is not None and beside:
                 yield f"{subject.name}: {head.title} {worst}: {beside}"
 
@@ -107,7 +154,7 @@ def _caveats(subjects: Sequence[Subject]) -> Iterator[str]:
 def _claims(guarantee: Guarantee) -> Iterator[str]:
     """Says what is proven of the training, of what, and whether anyone could have changed it."""
     yield f"training: {guarantee.words}, proven."
-    yield from (f"taken for granted: {premise}" for premise in guarantee.premises)
+    yield from (f"assumed: {premise}" for premise in guarantee.premises)
     if guarantee.seal == "unsigned":
         yield (
             "the guarantee is unsigned: whoever held its file could have changed it (set "
@@ -117,11 +164,12 @@ def _claims(guarantee: Guarantee) -> Iterator[str]:
 
 def _row(subject: Subject, heads: Sequence[Heading]) -> list[str]:
     cost = subject.certificate.cost
-    found = (_worst(subject, head) for head in heads)
-    cells = ("-" if worst is None else str(worst) for worst in found)
+    cells = (_cell(head, head.worst(subject.findings)) for head in heads)
     return [subject.name, rounded_up(cost.bits), rounded_up(cost.mu), *cells]
 
 
-def _worst(subject: Subject, head: Heading) -> Finding | None:
-    measured = [finding for finding in subject.findings if head.heads(finding.name)]
-    return max(measured, key=lambda finding: finding.value, default=None)
+def _cell(head: Heading, worst: Finding | None) -> str:
+    if worst is None:
+        return "-"
+    beside = head.beside(worst.name)
+    return f"{worst}, {beside}" if beside else str(worst)

@@ -112,13 +112,23 @@ class Balance:
     def __str__(self) -> str:
         return f"{said(self.left, self.budget)} {per(self.budget)}"
 
+    def __repr__(self) -> str:
+        return f"<{self} left of {self.budget}>"
+
 
 def said(units: Units, budget: Budget, *, every: bool = False) -> str:
-    """Says the counts of those things that a budget limits, or every count."""
+    """Says the counts of those things that a budget limits, or every count.
+
+    every: also the others, with a dash for what is infinite and has no limit.
+    """
+    bits, mu, queries = (
+        "-" if count == limit == INFINITE else None
+        for count, limit in zip(units, budget.limits, strict=True)
+    )
     words = (
-        f"{bits_of(units.bits):.6g} bits",
-        f"mu {mu_of(units.rho):.4g}",
-        f"{units.queries} {'query' if units.queries == 1 else 'queries'}",
+        f"{bits or f'{bits_of(units.bits):.6g}'} bits",
+        f"mu {mu or f'{mu_of(units.rho):.4g}'}",
+        f"{queries or units.queries} {'query' if units.queries == 1 else 'queries'}",
     )
     limited = (
         word for word, limit in zip(words, budget.limits, strict=True) if every or limit != INFINITE

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -232,6 +232,17 @@ class Guard:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+    if not TYPE_CHECKING:  # which would then allow every name
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"A Guard has no {name}: it answers calls, guard(x, client=name), and charges "
+                f"them. The shielded model, with what it has beside answers, is guard.shield, "
+                "whose answers are not charged."
+            )
 
     def __repr__(self) -> str:
         budgets = ", ".join(str(budget) for budget in self.ledger.per_client)

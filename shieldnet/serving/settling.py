@@ -287,8 +287,8 @@ def _exceeded(account: Account, need: Units, part: Units, group: _Group) -> Budg
     when = "never renews" if renews_at is None else f"renews at {_date(renews_at)}"
     whose = "all clients together" if account.subject is None else "this client"
     return BudgetExceeded(
-        f"The budget of {whose} does not hold it: {counted(need.queries, 'answers')} for "
-        f"{said(need, budget)}; what is left {per(budget)} is {said(left, budget)}. It {when}. "
+        f"The budget of {whose} does not cover {counted(need.queries, 'answers')} "
+        f"({said(need, budget)}); what is left {per(budget)} is {said(left, budget)}. It {when}. "
         "Nothing was charged.",
         said(left, budget),
         renews_at,

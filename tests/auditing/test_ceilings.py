@@ -98,7 +98,7 @@ def test_a_guarantee_of_steps_bounds_nothing_that_the_model_says(audited) -> Non
 
 def test_a_report_says_what_is_taken_for_granted_and_that_a_file_was_unsigned(audited) -> None:
     _, report = audited
-    assert "taken for granted: the starting weights" in str(report)
+    assert "assumed: the starting weights" in str(report)
     assert "unsigned" not in str(report)
     read = replace(report.guarantee, seal="unsigned")
     assert "the guarantee is unsigned" in str(replace(report, guarantee=read))

@@ -127,7 +127,7 @@ def test_columns_in_another_order_and_columns_beside_change_nothing(sets, pipeli
     with caplog.at_level("INFO", "shieldnet"):
         moved = sn.audit(shield, **{**sets, "nonmembers": (other, list(labels))}, tier=tier)
     assert moved["shield"].findings == plain["shield"].findings
-    assert "columns that the model does not read: id" in caplog.text
+    assert "The model ignores: id" in caplog.text
 
 
 def test_shadows_are_trained_on_tables_by_the_users_own_function(sets) -> None:

@@ -87,7 +87,7 @@ def test_a_pipeline_is_audited_on_tables_of_words_and_missing_values(project, mo
         auxiliary="auxiliary.parquet",
     )
     assert result.returncode == 0, result.stderr
-    assert "columns that the model does not read: note" in result.stderr
+    assert "The model ignores: note" in result.stderr
     report = sn.Report.load(project / "report.json")
     assert report.columns == (
         *("age", "age=missing", "education=Bachelors", "education=Dr. é", "education=HS-grad"),

@@ -68,9 +68,7 @@ def test_a_number_that_cannot_vary_says_why_beside_it() -> None:
 
 def test_what_was_not_measured_says_how_it_can_be() -> None:
     (found,) = sn.Policy({"max_attribute_gain": 0.1}).judge([], sn.PrivacyCost()).judgments
-    assert (
-        "max_attribute_gain = 0.1 requires it. The report says why, under not tested" in found.words
-    )
+    assert "max_attribute_gain = 0.1 requires it. To measure it: " in found.words
     assert "a column of the sets that the model ignores is kept beside it" in found.words
 
 
@@ -117,3 +115,17 @@ def test_a_guarantee_that_no_limit_judges_is_noted() -> None:
     assert not sn.Policy({"max_membership_auc": 0.6}).judge(auc, cost).notes
     assert not sn.Policy({"max_epsilon": 8.0}).judge(auc, cost, claimed).notes
     assert not sn.Policy.unjudged().judge(auc, cost, claimed).notes
+
+
+def test_the_worst_group_is_named_where_it_is_judged() -> None:
+    name, source = "membership.worst_group.auc", "LiRA on class yes, of 2 groups"
+    found = judged("max_worst_group_auc", 0.7, of(name, 0.69, 0.6, 0.78, source=source))
+    assert found.words.startswith(f"{name} of class yes 0.690")
+    assert "members and nonmembers of class yes together would decide" in found.words
+
+
+def test_an_accuracy_no_better_than_a_constant_says_so() -> None:
+    found = judged("min_accuracy", 0.7, of("accuracy", 0.865, 0.83, 0.9, baseline=0.85))
+    assert "(always naming the most frequent class: 0.850)" in found.words
+    better = judged("min_accuracy", 0.7, of("accuracy", 0.9, 0.87, 0.93, baseline=0.85))
+    assert "always" not in better.words

@@ -92,3 +92,18 @@ def test_what_cannot_apply_says_why() -> None:
     assert "not class scores" in by_item(has_classes=False)["11.2.5"].words
     (found,) = [one for one in made(kind="values").evidence() if one.item == "11.2.5"]
     assert found.status.startswith("evidence")
+
+
+def test_the_deciding_finding_comes_first() -> None:
+    near = finding("inversion", 0.0, 0.02)
+    wide = finding("averaging.64", -0.1, 0.2)
+    leak = finding("inversion.search", 0.2, 0.3)
+    found = by_item(near, wide, leak, broken={"averaging.64": "max_leakage"})["NISTAML.032"]
+    assert found.findings == ("averaging.64", "inversion.search", "inversion")
+    assert by_item(near, wide)["NISTAML.032"].findings == ("averaging.64", "inversion")
+
+
+def test_prompts_that_are_read_say_nothing_of_a_detector() -> None:
+    found = by_item(finding("prompts.exact", 0.5, 0.6))
+    assert found["11.3.1"].status == "not evidenced"
+    assert found["NISTAML.032"].status == "evidence against"

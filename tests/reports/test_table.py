@@ -51,3 +51,46 @@ def test_what_could_have_been_tested_stands_before_what_does_not_apply() -> None
     assert notes[:5] == [f"not tested: {line}" for line in could]
     assert len(notes) == 6
     assert notes[5].startswith("not tested: 4 more things do not apply here")
+    assert notes[5].endswith(' (report.save("report.html") lists them)')
+
+
+WORST = "LiRA on class yes, of 2 groups"
+
+
+def exposed_group(low: float, high: float) -> tuple:
+    return (
+        finding("accuracy", 0.8, 0.9, baseline=0.85),
+        finding("membership.auc", 0.58, 0.676, baseline=0.5),
+        finding("membership.worst_group.auc", low, high, baseline=0.5, source=WORST),
+    )
+
+
+def test_the_worst_group_is_named_under_the_table() -> None:
+    report = made(subject("balanced", 0.0, 1.0, findings=exposed_group(0.716, 0.978)))
+    line = "balanced: worst group: class yes, membership AUC 0.847 [0.716, 0.978]"
+    assert report.notes()[0] == line
+    hidden = made(subject("balanced", 0.0, 1.0, findings=exposed_group(0.49, 0.9)))
+    assert "worst group" not in str(hidden)
+
+
+def test_what_guessing_reaches_is_said_once_under_the_table() -> None:
+    found = exposed_group(0.4, 0.6)
+    text = str(
+        made(subject("bare", 0.0, 9.0, findings=found), subject("b", 0.0, 1, findings=found))
+    )
+    assert text.count("accuracy of always naming the most frequent class: 0.850") == 1
+
+
+def test_a_column_holds_the_worst_of_what_its_limit_judges() -> None:
+    leaks = (
+        finding("inversion", 0.0, 0.1),
+        finding("inversion.search", 0.3, 0.36),
+        finding("averaging.64", 0.1, 0.2),
+    )
+    headers, rows = made(subject("strict", 0.0, 1.0, findings=leaks)).rows()
+    assert headers == ["shield", "bits ↓", "leakage ↓"]
+    assert rows[0][-1] == "0.330 [0.300, 0.360], by search"
+    headers, rows = made(subject("strict", 0.0, 1.0, findings=leaks[1:2])).rows()
+    assert (headers[-1], rows[0][-1]) == ("leakage, by search ↓", "0.330 [0.300, 0.360]")
+    only_first = made(subject("strict", 0.0, 1.0, findings=leaks[:1])).rows()[1]
+    assert only_first[0][-1] == "0.050 [0.000, 0.100]"

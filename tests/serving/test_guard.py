@@ -61,7 +61,7 @@ def test_a_guard_answers_as_its_shield_until_the_budget_is_spent(url, shield) ->
         asked = shield.model.asked
         with pytest.raises(
             BudgetExceeded,
-            match=r"this client does not hold it: 6 answers.*14\.3408 bits.*never ren",
+            match=r"this client does not cover 6 answers .*14\.3408 bits.*never ren",
         ):
             guard(X, client="alice")
         assert shield.model.asked == asked  # no answer was computed

@@ -66,7 +66,7 @@ def test_all_clients_together_have_a_budget_too(opened) -> None:
     counts = [answered(ledger, client) for client in ("alice", "bob", "carol")]
     assert counts == [60, 40, 0]
     assert ledger.left()[0].queries == 0
-    with pytest.raises(BudgetExceeded, match="budget of all clients together does not hold it"):
+    with pytest.raises(BudgetExceeded, match="budget of all clients together does not cover"):
         ledger.charge("carol", COST)
     assert ledger.left("carol")[0].queries == 60
 

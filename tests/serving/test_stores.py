@@ -75,7 +75,7 @@ def test_redis_may_restart_between_two_charges(tmp_path) -> None:
     with pytest.raises(LedgerUnavailable):
         ledger.charge("alice", COST)
     with redis_running(tmp_path, port):
-        assert given_until("The budget of this client does not hold it", ledger) == 30
+        assert given_until("The budget of this client does not cover", ledger) == 30
         ledger.verify()
         ledger.close()
 

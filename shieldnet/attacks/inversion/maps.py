@@ -70,7 +70,14 @@ class MapInversion(Attack):
     learns = True
     at_positions = True
     metrics = (
-        Metric("inversion.map", "leakage of a map", "more", LEAKAGE, standards=INVERTS),
+        Metric(
+            "inversion.map",
+            "leakage of a map",
+            "more",
+            LEAKAGE,
+            standards=INVERTS,
+            headline=True,
+        ),
         next(metric for metric in Inversion.metrics if metric.name == "r2.*"),
     )
     flat: tuple[Decoder, ...] = (Ridge(), KernelRidge())

@@ -57,6 +57,7 @@ class Search(Attack):
             "more",
             LEAKAGE,
             standards=(*INVERTS, "EDPB queries"),
+            headline=True,
         ),
         Metric(
             "inversion.search.tokens",

@@ -104,7 +104,7 @@ class StraightThrough(Attack):
                     baseline=0.0,
                     threat=Threat(auxiliary=len(auxiliary), white_box=True),
                     source=f"{chosen}, {refinement}" if sure else "the label alone",
-                    note="" if sure else "no guess was surely better than the label's",
+                    note="" if sure else "no guess was significantly better than the label's",
                 ),
             )
         )

@@ -171,7 +171,7 @@ _OF_TEXTS = "it needs texts: members and nonmembers of 20 sequences at least, dr
 _SEQUENCE_AUC = replace(
     _AUC,
     name="max_sequence_membership_auc",
-    about="the same of a language model's texts",
+    about="membership of a language model's training texts",
     is_set=False,
     helps="Train for fewer epochs, take duplicates out, and release fewer tokens per answer "
     "(TopK, labels alone). Only private training (finetune with DPSGD) bounds it.",
@@ -212,7 +212,7 @@ OF_MAPS = (
         replace(
             _AUC,
             name="max_map_membership_auc",
-            about="the same of a segmentation's images",
+            about="membership of a segmentation's training images",
             is_set=False,
             helps="Train for fewer epochs, augment, and release less per pixel (--preset strict, "
             "Coarsen). Only private training (finetune with DPSGD) bounds it.",

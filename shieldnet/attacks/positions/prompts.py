@@ -53,7 +53,7 @@ class PromptInversion(Attack):
             "prompts read exactly",
             "more",
             Limit(*_READ, helps=RELEASE_LESS, needs="audit a language model, with auxiliary texts"),
-            standards=("AISVS 11.3.1",),
+            standards=("AISVS 11.1.3", "AISVS 11.3.2", "NISTAML.032", "EDPB queries"),
             headline=True,
             rows="texts",
         ),

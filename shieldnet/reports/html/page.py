@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from shieldnet.core.checks import optional
-from shieldnet.findings.finding import Threat, decimals
+from shieldnet.findings.finding import Finding, Threat, decimals
 from shieldnet.findings.reading import caveat
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
-from shieldnet.reports.html.charts.drawing import COLORS, EVERY, OF_COLUMNS, charts, leakage
+from shieldnet.reports.html.charts.drawing import (
+    COLORS,
+    EVERY,
+    OF_COLUMNS,
+    charts,
+    draws_use,
+    leakage,
+)
 from shieldnet.reports.html.images import (
     class_images,
     inputs_drawn,
@@ -22,7 +29,7 @@ from shieldnet.reports.html.images import (
     read_from,
 )
 from shieldnet.reports.judged import advice_of
-from shieldnet.reports.table import headings
+from shieldnet.reports.table import headings, remarks
 from shieldnet.reports.untested import parted
 
 _ROOM = Path(__file__).parent
@@ -57,7 +64,7 @@ def page(document: Mapping[str, Any]) -> str:
         "interval": _interval,
         "decimals": decimals,
         "threat": lambda threat: str(Threat(**threat)),
-        "caveat": lambda one: caveat(one["low"], one["high"], one["note"]),
+        "caveat": lambda one: caveat(Finding.read(one)),
         "better": _better,
     }
     scripts = [_library(), (_ROOM / _SCRIPT).read_text(encoding="utf-8")]
@@ -93,6 +100,13 @@ def _section(report: Mapping[str, Any]) -> dict[str, Any]:
         **report,
         "subjects": subjects,
         "headline": _headline(subjects, report.get("kind", "")),
+        "remarks": remarks(
+            tuple(
+                (subject["name"], tuple(map(Finding.read, subject["findings"])))
+                for subject in report["subjects"]
+            )
+        ),
+        "draws_use": draws_use(report),
         "verdict": _verdict(report),
         "advice": advice_of(report),
         "limits": _limits(report),
@@ -122,13 +136,15 @@ def _panel(report: Mapping[str, Any], number: int) -> dict[str, Any]:
     ]
     leaks = [] if leak is None else [leak["name"]]
     heads = headings(by_name)
-    shown = [*leaks, *(head.name or head.metric.name for head in heads), *decided]
+    findings = [Finding.read(one) for one in subject["findings"]]
+    worst = [found.name for head in heads if (found := head.worst(findings)) is not None]
+    shown = [*leaks, *worst, *decided]
     return {
         "curves": {},
         "durations_s": {},
         "configuration": "",
         **subject,
-        "exposed": [_exposed(one) for one in subject.get("exposed", ())],
+        "exposed": [one for one in map(_exposed, subject.get("exposed", ())) if one["groups"]],
         "columns": [one for one in subject["findings"] if one["name"].startswith(OF_COLUMNS)],
         "others": [one for one in subject["findings"] if not one["name"].startswith(OF_COLUMNS)],
         "color": COLORS[number % len(COLORS)],
@@ -145,12 +161,16 @@ def _panel(report: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _exposed(one: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts the rows of the same value together, each group with its value in words."""
+    """Puts the rows of the same value together, each group with its value in words.
+
+    Rows of which nothing is given away, a value of 0.000, are no exposed records.
+    """
     is_count = one["words"].startswith("of ")
     groups: dict[str, list[int]] = {}
     for row, value in zip(one["rows"], one["values"], strict=True):
         shown = f"{value:.0f} {one['words']}" if is_count else decimals(value)
-        groups.setdefault(shown, []).append(row)
+        if is_count or float(shown) > 0:
+            groups.setdefault(shown, []).append(row)
     return {**one, "groups": groups, "meaning": "" if is_count else one["words"]}
 
 
@@ -176,13 +196,15 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     if not judgments:
         return {"outcome": outcome, "words": _UNJUDGED, "reasons": []}
     decisive = [pair for pair in judgments if pair[1]["outcome"] == outcome]
-    single = len(decisive) == 1
+    decided, limits = map(len, (_limits_of(decisive), _limits_of(judgments)))
+    single = decided == 1
     first = f"{decisive[0][0]}: {decisive[0][1]['words']}"
     verb = {"fail": "fail", "inconclusive": "remain undecided"}.get(outcome, "")
     verb = verb.replace("fail", "fails").replace("remain ", "remains ") if single else verb
-    more = f"; {len(decisive)} of {len(judgments)} limits {verb}"
+    more = f"; {decided} of {limits} {'limit' if limits == 1 else 'limits'} {verb}"
+    every = f"all {limits} limits" if limits > 1 else "its one limit"
     sentences = {
-        "pass": f"The policy is met: all {len(judgments)} limits, by whole intervals.",
+        "pass": f"The policy is met: {every}, by whole intervals.",
         "fail": f"The policy is broken. {first}{more}.",
         "inconclusive": f"Inconclusive: too few rows to decide. {first}{more}.",
     }
@@ -198,6 +220,21 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         if judgment["outcome"] != "pass"
     ]
     return {"outcome": outcome, "words": sentences[outcome], "reasons": reasons}
+
+
+def _limits_of(judgments: Sequence[tuple[str, Mapping[str, Any]]]) -> set[tuple[str, ...]]:
+    """Returns the different limits that were judged: one may judge several findings and shields."""
+    metrics = declared()
+    limits: set[tuple[str, ...]] = set()
+    for _, judgment in judgments:
+        limit, finding = judgment["limit"], judgment["finding"]
+        metric = metrics.find(finding)
+        if limit in ("required", "proof", "declared"):
+            limits.add((limit, finding))
+        else:
+            of_groups = metric is not None and metric.of_groups
+            limits.add((limit, "of groups" if of_groups else ""))
+    return limits
 
 
 def _limits(report: Mapping[str, Any]) -> list[str]:
@@ -218,21 +255,55 @@ def _headline(subjects: Sequence[Mapping[str, Any]], kind: str) -> str:
     if len(leaks) < 2:
         return ""
     (bare, most), *rest = leaks
-    left = ", ".join(f"{name} {_left(most, leak)}" for name, leak in rest[:_MAX_NAMED])
-    left += f", and {len(rest) - _MAX_NAMED} more" if len(rest) > _MAX_NAMED else ""
+    if most["low"] <= most["baseline"] and (found := _recognized(subjects)):
+        return found
     known = "the mean input" if kind in ("values", "embeddings") else "the label"
     return (
         f"Beyond {known}, the best attack recovers {max(0.0, most['value']):.1%} of the input from "
-        f"the {bare} model's answers. Behind the shields it still recovers: {left}."
+        f"the {bare} model's answers. {_behind(most, rest)}"
+    )
+
+
+def _behind(bare: Mapping[str, Any], rest: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Says what shields leave, and where that does not differ from the bare model's."""
+    if len(rest) == 1:
+        (name, leak), more = rest[0], ""
+        if not _differs(bare, leak):
+            more = "; the difference from the bare model is not significant"
+        return f"Behind {name} it recovers {max(0.0, leak['value']):.1%}{more}."
+    left = ", ".join(f"{name} {_left(bare, leak)}" for name, leak in rest[:_MAX_NAMED])
+    left += f", and {len(rest) - _MAX_NAMED} more" if len(rest) > _MAX_NAMED else ""
+    return f"Behind the shields it recovers: {left}."
+
+
+def _recognized(subjects: Sequence[Mapping[str, Any]]) -> str:
+    """Says how often answers tell which record it was, where the bare model's do; else ""."""
+    told = [
+        (subject["name"], subject["by_name"]["reidentification"])
+        for subject in subjects
+        if "reidentification" in subject["by_name"]
+    ]
+    if not told or told[0][0] != subjects[0]["name"]:
+        return ""
+    bare = told[0][1]
+    if bare["low"] <= bare["baseline"]:
+        return ""
+    shares = ", ".join(f"{name} {one['value']:.0%}" for name, one in told[: _MAX_NAMED + 1])
+    return (
+        "The answers do not reconstruct the input, but tell which of "
+        f"{bare['samples']} records it was: {shares}."
     )
 
 
 def _left(bare: Mapping[str, Any], leak: Mapping[str, Any]) -> str:
     """Writes what a shield leaves, and whether that differs from the bare model's at all."""
-    differs = leak["high"] < bare["low"] or leak["low"] > bare["high"]
     return f"{max(0.0, leak['value']):.1%}" + (
-        "" if differs else " (no significant difference from the bare model)"
+        "" if _differs(bare, leak) else " (no significant difference from the bare model)"
     )
+
+
+def _differs(bare: Mapping[str, Any], leak: Mapping[str, Any]) -> bool:
+    return bool(leak["high"] < bare["low"] or leak["low"] > bare["high"])
 
 
 def _number(value: float | str) -> str:

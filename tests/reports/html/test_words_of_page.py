@@ -86,3 +86,52 @@ def test_the_page_explains_every_word_of_the_curves(tmp_path) -> None:
     for word in ("records", "pooled", "canaries"):
         assert f"<em>{word}</em>: " in text
     assert '<th scope="col">so</th>' not in text
+
+
+def test_one_shield_has_a_sentence_of_its_own(tmp_path) -> None:
+    pair = made(subject("bare", 0.6, float("inf")), subject("balanced", 0.61, 5))
+    text = text_of(pair, tmp_path)
+    words = "Behind balanced it recovers 61.0%; the difference from the bare model is not signific"
+    assert words in text
+    assert "Behind balanced it recovers 3.0%." in text_of(made(), tmp_path)
+
+
+def test_answers_that_name_a_record_are_in_the_headline(tmp_path) -> None:
+    found = [
+        (finding("inversion", -0.1, 0.1), finding("reidentification", high - 0.02, high))
+        for high in (1.0, 0.03)
+    ]
+    pair = made(
+        subject("bare", 0, float("inf"), findings=found[0]),
+        subject("balanced", 0, 5, findings=found[1]),
+    )
+    words = (
+        "do not reconstruct the input, but tell which of 400 records it was: bare 99%, balanced 2%."
+    )
+    assert words in text_of(pair, tmp_path)
+
+
+def test_records_of_which_nothing_is_given_away_are_left_out(tmp_path) -> None:
+    some = Exposed("inversion", "nonmembers", (4, 5), (0.3, 0.0), "a share")
+    none = Exposed("averaging.64", "nonmembers", (6,), (0.0,), "a share")
+    text = text_of(made(subject("strict", 0.1, 3.3, exposed=(some, none))), tmp_path)
+    assert "row 4: 0.300" in text
+    assert "row 5" not in text
+    assert "rows 4, 5" not in text
+    assert '<th scope="row">averaging.64</th>' not in text
+
+
+def test_a_limit_that_judges_two_findings_is_one_limit(tmp_path) -> None:
+    two = (finding("inversion", 0.0, 0.05), finding("averaging.64", 0.0, 0.05))
+    report = made(subject("strict", 0.1, 3.3, findings=(*two, finding("accuracy", 0.95, 0.97))))
+    save([report], tmp_path / "page.html", Policy({"max_leakage": 0.1, "min_accuracy": 0.9}))
+    assert "all 2 limits, by whole intervals" in (tmp_path / "page.html").read_text()
+
+
+def test_the_key_of_the_bounds_explains_no_row_that_is_not_drawn(tmp_path) -> None:
+    text = text_of(made(), tmp_path)
+    assert "baseline: without the answer</li>" in text
+    bounds = json.dumps(charts(made().document(Policy({"max_leakage": 0.1})))["bounds"])
+    assert "\\u2191" not in bounds
+    broken = made().document(Policy({"min_accuracy": 0.99}))
+    assert "\\u2191 higher is better" in json.dumps(charts(broken)["bounds"])

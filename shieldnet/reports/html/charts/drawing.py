@@ -85,7 +85,15 @@ def _bounds(report: Document) -> Spec | None:
     """Puts what was measured, what is proven and what the policy allows on one axis from 0 to 1."""
     rows = [row for subject in report["subjects"] for row in _bound_rows(report, subject)]
     findings = list(dict.fromkeys(row["finding"] for row in rows))
-    return {"rows": rows, "findings": findings} if rows else None
+    up = ", ↑ higher is better" if any(row["finding"].endswith("↑") for row in rows) else ""
+    directions = f"↓ lower is better{up}"
+    return {"rows": rows, "findings": findings, "directions": directions} if rows else None
+
+
+def draws_use(report: Document) -> bool:
+    """Returns whether the chart of bounds has a row of which more is better, as of an accuracy."""
+    rows = (row for subject in report["subjects"] for row in _bound_rows(report, subject))
+    return any(row["finding"].endswith("↑") for row in rows)
 
 
 def _bound_rows(report: Document, subject: Document) -> Iterator[Row]:
