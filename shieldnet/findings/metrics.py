@@ -153,7 +153,7 @@ class Metrics:
     def headlines(self, measured: Iterable[str]) -> tuple[Metric, ...]:
         """Returns the metrics in the first tables, of the findings that were measured.
 
-        A metric of use that only stands in for others is left out beside them.
+        A metric of use that only replaces others is left out beside them.
         """
         found = {metric for name in measured if (metric := self.find(name)) is not None}
         shown = [metric for metric in self.every if metric.headline and metric in found]
