@@ -28,7 +28,8 @@ Done = Callable[[], object]
 def announce(game: Game, shields: Mapping[str, Shield], plan: Plan) -> str:
     """Logs how long an audit will take, and returns it in words: quick, about 10 s."""
     tier = plan.tier
-    load = Load.of(game, reference_models=plan.shadows if plan.train is None else 0)
+    references = plan.shadows if plan.train is None and _has_shadows(game, plan) else 0
+    load = Load.of(game, reference_models=references)
     noisy = [not shield.deterministic for shield in shields.values()]
     duration = in_words(
         estimate_s(tier, load, shields=noisy, workers=plan.at_once, waiting=waiting())
@@ -40,10 +41,16 @@ def announce(game: Game, shields: Mapping[str, Shield], plan: Plan) -> str:
         _count(tier.attacks, "attack"),
         _count(tier.checks, "check"),
         _count(shields, "shield"),
-        f", {plan.shadows} shadows{by_train}" if plan.shadows else "",
+        f", {plan.shadows} shadows{by_train}" if _has_shadows(game, plan) else "",
         duration,
     )
     return f"{tier.name}, {duration}"
+
+
+def _has_shadows(game: Game, plan: Plan) -> bool:
+    """Returns whether shadows are trained: reference models are classifiers of one row."""
+    is_of_classes = game.extent is None and game.shield.chain.layout.kind != "embeddings"
+    return plan.trains_shadows and (plan.train is not None or is_of_classes)
 
 
 def _count(things: Sized, name: str) -> str:

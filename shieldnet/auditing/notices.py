@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from shieldnet.attacks import Game
+from shieldnet.attacks.positions.truth import MASK, token_columns
 from shieldnet.auditing.plan import Tier
 from shieldnet.findings.metrics import Metrics
 from shieldnet.reports.report import BARE
@@ -10,6 +11,8 @@ from shieldnet.reports.subject import Subject
 
 _MIN_SAMPLES = 20
 """A finding of fewer records says next to nothing."""
+_MANY = 0.2
+"""Of texts that end alike: more of them than by chance in a language."""
 _BY_LOSS = ("membership.loss.auc", "membership.sequences.loss.auc")
 NOTHING = "almost nothing was measured"
 
@@ -23,7 +26,26 @@ def notices(game: Game, subjects: Sequence[Subject], tier: Tier) -> Iterator[str
             f"{NOTHING}: no attack had enough to go on ({sets}, {owned} auxiliary records); what "
             "follows says what each of them takes"
         )
+    yield from _unnamed_padding(game)
     yield from _exchanged(next(subject for subject in subjects if subject.name == BARE))
+
+
+def _unnamed_padding(game: Game) -> Iterator[str]:
+    """Says so where many texts end in repeats of one token, which may fill them up."""
+    examples = game.nonmembers
+    if game.extent is None or game.padding is not None or examples.labels is not None:
+        return
+    columns = token_columns(examples, game.extent.positions)
+    if columns is None or MASK in columns or columns["tokens"].stop - columns["tokens"].start < 2:
+        return
+    tokens = examples.inputs.flatten(1)[:, columns["tokens"]].long()
+    last = int(tokens[:, -1].mode().values)
+    filled = ((tokens[:, -1] == last) & (tokens[:, -2] == last)).double().mean()
+    if filled >= _MANY:
+        yield (
+            f"token {last} may be padding: {float(filled):.0%} of the nonmembers end in repeats of "
+            f"it, and every repeat counts as text. If so, name it: padding={last}"
+        )
 
 
 def measured_nothing(game: Game, subjects: Sequence[Subject], tier: Tier) -> bool:

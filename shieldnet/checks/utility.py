@@ -160,6 +160,8 @@ def _closeness(game: Game, untested: list[str]) -> Iterator[Finding]:
             threat=Threat(),
             source="mean cosine of what is released with the model's own, on nonmembers",
         )
+        # The directions of embeddings alone have a meaning: lengths are matched first.
+        answers = answers * ((clean * answers).sum() / answers.square().sum().clamp_min(1e-30))
     missed = (answers - clean).square().sum(1)
     yield Finding.of(
         "agreement",

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from language import VOCABULARY, Writer
 from torch import nn
 
 import shieldnet as sn
@@ -80,3 +81,26 @@ def test_one_set_that_is_large_enough_for_an_attack_is_a_report(overfitted) -> N
     )
     assert report.title == "Audit of Sequential"
     assert not told(report, NOTHING)
+
+
+@pytest.mark.parametrize(("filled", "is_told"), [(0.5, True), (0.05, False)])
+def test_tokens_that_may_be_padding_are_named(filled, is_told) -> None:
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randint(1, VOCABULARY, (120, 6), generator=generator)
+    texts[torch.rand(120, generator=generator) < filled, 3:] = 0
+    sets = dict(zip(("members", "nonmembers"), texts.split(60), strict=True))
+    shield = sn.harden(Writer().eval(), axis=-1)
+    nothing = sn.Tier("nothing", ())
+    report = sn.audit(shield, **sets, tier=nothing, engine="inline")
+    assert bool(told(report, "name it: padding=0")) == is_told
+    named = sn.audit(shield, **sets, tier=nothing, engine="inline", padding=0)
+    assert not told(named, "name it: padding")
+
+
+def test_shadows_are_announced_where_they_are_trained_alone(caplog) -> None:
+    texts = torch.randint(1, VOCABULARY, (80, 6), generator=torch.Generator().manual_seed(0))
+    sets = dict(zip(("members", "nonmembers"), texts.split(40), strict=True))
+    tier = sn.Tier("members", (sn.attacks.SequenceMembership(),), shadows=4)
+    with caplog.at_level("INFO", "shieldnet"):
+        sn.audit(sn.harden(Writer().eval(), axis=-1), **sets, tier=tier, engine="inline")
+    assert "shadows" not in caplog.text

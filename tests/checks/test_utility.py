@@ -51,6 +51,13 @@ def test_an_embedders_report_has_the_cosine_in_every_form(tmp_path) -> None:
     assert report.verdict(sn.Policy({"min_cosine": 0.85}))
 
 
+def test_signs_agree_as_far_as_their_directions_do() -> None:
+    signs = audit(sn.Shield(Embedder(), sn.Sign(), outputs="embeddings"))["shield"]
+    assert 0.3 < signs["agreement"].low <= signs["agreement"].high < 1
+    nothing = audit(shielded(100.0))["shield"]
+    assert nothing["agreement"].value == pytest.approx(0.0, abs=0.2)
+
+
 def test_a_regression_has_its_agreement_and_a_classifier_its_accuracy_alone() -> None:
     values = sn.Shield(nn.Linear(12, 2), sn.ClipRange(-2, 2), sn.RoundTo(0.5), outputs="values")
     assert "agreement ↑" in audit(values).rows()[0]
