@@ -28,6 +28,7 @@ _FROM_THE_SHELL = (
     "the shield into a file, with the kinds and defenses of every head: --shield FILE."
 )
 _QUOTES = "'\""
+_NAMES = re.compile(r"\((\w+(?:, \w+)+)\)")  # such as (height, width)
 _VALUE = r"'[^']*'|\"[^\"]*\"|[\w-]+(?:\.\d+)?|\.\.\.|\([^()]*\)|(?=[\s).,;:]|$)"
 _ARGUMENT = re.compile(rf"(?<![\w.\-])(?<!\w\()([a-z]\w*)\b(?:=({_VALUE}))?")
 _TWICE = re.compile(r"(--[\w-]+(?: \w+)?)(?: \(\1\)| or \1)")
@@ -108,6 +109,8 @@ def _said(text: str, flags: Mapping[str, str]) -> str:
 def _with_value(flag: str, value: str | None) -> str:
     if value == "(inputs, labels)":
         return _LABELED.format(flag)
+    if value is not None and (names := _NAMES.fullmatch(value)):
+        return f"{flag} {names[1].upper().replace(' ', '')}"
     if not value or value in ("...", "True") or value.startswith("("):
         return flag
     return f"{flag} {value.strip(_QUOTES)}"

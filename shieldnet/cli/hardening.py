@@ -171,13 +171,16 @@ def _certificate(path: Path) -> str:
 def _next(output: Path, model: str, *, is_signed: bool) -> str:
     from shieldnet.shipping.parts import WEIGHTS
 
-    given = f", model={model!r}" if (output / WEIGHTS).exists() else ""
+    has_weights = (output / WEIGHTS).exists()
+    given = f", model={model!r}" if has_weights else ""
+    flags = f" --model {model}" if has_weights else ""
     key = " --public-key public.pem" if is_signed else ""
     given += ", public_key='public.pem'" if is_signed else ""
     return (
         f"Verify it with: shieldnet verify {output}{key}\n"
-        f"Serve it with: shieldnet serve {output} ..., or in Python: "
-        f"shield = shieldnet.load_hardened({str(output)!r}{given})"
+        f"Serve it with: shieldnet serve {output}{flags}{key} --ledger sqlite:///budget.db "
+        "--keys keys.toml --queries-per-client 1000\n"
+        f"Load it with: shieldnet.load_hardened({str(output)!r}{given})"
     )
 
 
