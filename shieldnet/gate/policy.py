@@ -248,8 +248,10 @@ def _check_limits(limits: Mapping[str, float], known: Mapping[str, Limit], whose
     for name, limit in limits.items():
         if name not in known:
             close = get_close_matches(name, known, n=1)
-            meant = f" Do you mean {close[0]}?" if close else ""
-            raise ConfigError(f"{whose} has no limit {name}.{meant} It has: {', '.join(known)}.")
+            meant = f"Do you mean {close[0]}?" if close else f"It has: {', '.join(known)}."
+            raise ConfigError(
+                f"{whose} has no limit {name}. {meant} shieldnet policy init writes all of them."
+            )
         is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
         if not (is_number and 0 <= limit <= sys.float_info.max):
             raise ConfigError(f"Expected {name} to be a finite number >= 0, got {limit!r}.")

@@ -357,7 +357,8 @@ def _require_class_axis(tensor: Tensor, kind: str, axis: int | None) -> None:
     if rank < 2 or not -rank < position < rank:
         wanted = "" if axis is None else f" with axis={axis}"
         raise AnswerError(
-            f"Expected scores of shape (rows, classes){wanted}, got shape {shape}. "
+            f"Expected scores of shape (rows, classes){wanted}, got shape {shape}. If one record "
+            "was asked about, ask about a batch of one (x.unsqueeze(0)). "
             "For one number per row use outputs='binary_logits' or 'values'."
         )
     if tensor.shape[position] < (1 if kind == "embeddings" else 2) or 0 in shape[1:]:
