@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from shieldnet.attacks import Game
+from shieldnet.attacks.positions.completion import reads_later_tokens
 from shieldnet.attacks.positions.truth import MASK, token_columns
 from shieldnet.auditing.plan import Tier
 from shieldnet.findings.metrics import Metrics
@@ -27,6 +28,7 @@ def notices(game: Game, subjects: Sequence[Subject], tier: Tier) -> Iterator[str
             "follows says what each of them takes"
         )
     yield from _unnamed_padding(game)
+    yield from _read_both_ways(game)
     yield from _exchanged(next(subject for subject in subjects if subject.name == BARE))
 
 
@@ -45,6 +47,19 @@ def _unnamed_padding(game: Game) -> Iterator[str]:
         yield (
             f"token {last} may be padding: {float(filled):.0%} of the nonmembers end in repeats of "
             f"it, and every repeat counts as text. If so, name it: padding={last}"
+        )
+
+
+def _read_both_ways(game: Game) -> Iterator[str]:
+    """Says so where texts without labels are held to next tokens that the model reads."""
+    examples = game.nonmembers
+    if game.extent is None or examples.labels is not None:
+        return
+    if token_columns(examples, game.extent.positions) and reads_later_tokens(game):
+        yield (
+            "the model reads the tokens that it was held to: its answer about a token depends on "
+            "later ones, as a masked language model's does, and next tokens say little of it. "
+            "Pass labels of the tokens that are masked in the inputs, -100 elsewhere"
         )
 
 

@@ -7,7 +7,7 @@ from shieldnet.reports.subject import Subject
 
 # What can be given, asked for or changed; every other line is about the model or out of reach.
 _COULD = re.compile(
-    r"--\w|\b\w+=|\bpass \w|\bit takes (?!four features)|\bneeds (?!a table)|\bname the\b"
+    r"--\w|\b\w+=|\b[pP]ass \w|\bit takes (?!four features)|\bneeds (?!a table)|\bname the\b"
     r"|\btoo few\b|\bdropped\b|\bexchanged\b|\balmost nothing\b|\bdraw both\b|\bare right on\b"
     r"|\bwere searched\b|\bhardly any\b"
 )

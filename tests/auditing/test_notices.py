@@ -104,3 +104,17 @@ def test_shadows_are_announced_where_they_are_trained_alone(caplog) -> None:
     with caplog.at_level("INFO", "shieldnet"):
         sn.audit(sn.harden(Writer().eval(), axis=-1), **sets, tier=tier, engine="inline")
     assert "shadows" not in caplog.text
+
+
+def test_a_model_that_reads_the_tokens_it_is_held_to_is_told() -> None:
+    class BothWays(Writer):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return super().forward(tokens) + super().forward(tokens.flip(1)).flip(1)
+
+    texts = torch.randint(1, VOCABULARY, (80, 6), generator=torch.Generator().manual_seed(0))
+    sets = dict(zip(("members", "nonmembers"), texts.split(40), strict=True))
+    words = "Pass labels of the tokens that are masked"
+    for model, count in ((BothWays(), 1), (Writer(), 0)):
+        shield = sn.harden(model.eval(), axis=-1)
+        report = sn.audit(shield, **sets, tier=sn.Tier("nothing", ()), engine="inline")
+        assert len(told(report, words)) == count

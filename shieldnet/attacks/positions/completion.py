@@ -230,9 +230,19 @@ def require_completing(game: Game) -> None:
         follows = Truth.following(tokens) if tokens is not None else None
         if follows is None or not torch.equal(follows[truth.counted], truth.labels[truth.counted]):
             raise NotApplicable("only next tokens complete a text, the labels are others")
+    if reads_later_tokens(game):
+        raise NotApplicable("answers about a token depend on later ones: it completes no text")
+
+
+def reads_later_tokens(game: Game) -> bool:
+    """Returns whether the model's answers about a token change with the last token of the text.
+
+    The game is about texts.
+    """
+    positions = extent_of(game).positions
     examples = game.nonmembers.shuffled(torch.arange(min(_ROWS_TRIED, len(game.nonmembers))))
     tokens, counted = tokens_of(examples, positions), truth_of(game, examples).counted
-    assert tokens is not None  # noqa: S101  # or else refused
+    assert tokens is not None  # noqa: S101  # the caller looked
     last = torch.arange(positions[0]).where(counted, -1).amax(1, keepdim=True) + 1
     changed = tokens.scatter(1, last, (tokens.gather(1, last) + 1) % extent_of(game).classes)
     bare, classes = game.shield.bare(), extent_of(game).classes
@@ -240,8 +250,7 @@ def require_completing(game: Game) -> None:
         released(bare, one.inputs, classes)
         for one in (examples, with_tokens(examples, positions, changed))
     )
-    if float((before - after).abs().amax(-1)[counted].max()) > _MAX_MOVED:
-        raise NotApplicable("answers about a token depend on later ones: it completes no text")
+    return float((before - after).abs().amax(-1)[counted].max()) > _MAX_MOVED
 
 
 def _exposure(game: Game, canaries: Canaries) -> Finding:
