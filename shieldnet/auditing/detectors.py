@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from shieldnet.attacks.membership.shadows import Train
 from shieldnet.attacks.positions.painted_shield import PaintedShield, without_defenses
@@ -13,7 +15,7 @@ from shieldnet.attacks.positions.painting import BoxMap, Fields, Painting, RankM
 from shieldnet.auditing.plan import protected
 from shieldnet.auditing.sets import as_the_model_reads
 from shieldnet.auditing.tables import Given
-from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.examples import Examples, as_examples, row_bytes_of
 from shieldnet.outputs.nested import is_list_of_dicts
 from shieldnet.reports.report import BARE
@@ -54,9 +56,8 @@ def as_maps(given: Given, canaries: object) -> Given:
     model = first.model
     examples = {role: as_examples(images, role) for role, (images, _) in parts.items()}
     examples = as_the_model_reads(examples, model)
-    targets = {role: own for role, (_, own) in parts.items() if own is not None}
-    for role, own in targets.items():
-        _require_targets(own, examples[role])
+    given_targets = {role: own for role, (_, own) in parts.items() if own is not None}
+    targets = {role: _checked_targets(own, examples[role]) for role, own in given_targets.items()}
     if canaries is not None:
         raise ConfigError("Expected no canaries: those planted among boxes are not read yet.")
     if isinstance(given.train, Recipe):
@@ -76,7 +77,7 @@ def as_maps(given: Given, canaries: object) -> Given:
             row: target
             for role in ("members", "nonmembers")
             for row, target in zip(
-                row_bytes_of(examples[role].inputs), targets.get(role, ()), strict=True
+                row_bytes_of(examples[role].inputs), given_targets.get(role, ()), strict=True
             )
         }
         train = TrainOnTargets(train, by_image)
@@ -87,13 +88,13 @@ def _parted(value: Any, role: str) -> tuple[Any, list[Target] | None]:
     """Parts images and targets; of what is no detection there are none."""
     if isinstance(value, tuple | list) and len(value) == 2 and is_list_of_dicts(value[1]):
         return _stacked(value[0], role), list(value[1])
-    is_rows = hasattr(value, "__getitem__") and hasattr(value, "__len__")
-    if is_rows and not isinstance(value, tuple | list | Mapping | Tensor) and len(value):
-        first = value[0] if not hasattr(value, "iloc") else None
-        if isinstance(first, tuple | list) and len(first) == 2 and isinstance(first[1], Mapping):
-            rows = [value[row] for row in range(len(value))]
-            if "boxes" in first[1]:
-                return _stacked([image for image, _ in rows], role), [own for _, own in rows]
+    rows: Any = value.dataset if isinstance(value, DataLoader) else value
+    is_rows = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
+    if is_rows and not isinstance(rows, Mapping | Tensor | np.ndarray) and len(rows):
+        first = None if hasattr(rows, "iloc") else rows[0]
+        if isinstance(first, tuple | list) and len(first) == 2 and is_list_of_dicts([first[1]]):
+            pairs = [rows[row] for row in range(len(rows))]
+            return _stacked([image for image, _ in pairs], role), [own for _, own in pairs]
     return value, None
 
 
@@ -109,35 +110,64 @@ def _stacked(images: Any, role: str) -> Any:
     return torch.stack([torch.as_tensor(image) for image in images])
 
 
-def _require_targets(targets: Sequence[Target], examples: Examples) -> None:
-    """Raises DataError for targets that are no boxes, or not one for each image."""
+def _checked_targets(given: Sequence[Target], examples: Examples) -> list[Target]:
+    """Returns targets as tensors; raises DataError for what is no box for each image."""
     role = examples.name
-    if len(targets) != len(examples):
+    if len(given) != len(examples):
         raise DataError(
             f"Expected a dict of boxes for each of the {len(examples)} images of the {role}, got "
-            f"{len(targets)}."
+            f"{len(given)}."
         )
-    for row, target in enumerate(targets):
-        boxes = target.get("boxes")
-        if not (isinstance(boxes, Tensor) and boxes.shape[1:] == (4,) and _is_finite(boxes)):
-            raise DataError(
-                f"Expected finite boxes of shape (boxes, 4) in every target of the {role}, x and "
-                f"y of two corners in pixels; row {row} has {_described(boxes)}."
-            )
-        labels = target.get("labels")
-        if labels is not None and labels.shape != boxes.shape[:1]:
-            raise DataError(
-                f"Expected a label for each box in the targets of the {role}; row {row} has "
-                f"{tuple(labels.shape)} labels and {len(boxes)} boxes."
-            )
+    return [_checked(target, f"row {row} of the {role}") for row, target in enumerate(given)]
 
 
-def _is_finite(boxes: Tensor) -> bool:
-    return bool(torch.isfinite(boxes).all())
+def _checked(target: Mapping[str, Any], where: str) -> Target:
+    boxes, labels = _tensor(target.get("boxes")), _tensor(target.get("labels"))
+    if boxes is None or boxes.shape[1:] != (4,) or not _are_boxes(boxes):
+        raise DataError(
+            "Expected boxes of shape (boxes, 4) in every target: x and y of the upper left corner, "
+            f"and of the lower right one, in pixels, finite; {where} has {_described(boxes)}."
+        )
+    if labels is None:
+        return {"boxes": boxes}
+    if labels.shape != boxes.shape[:1] or labels.is_floating_point():
+        raise DataError(
+            f"Expected a whole-number label for each box; {where} has {len(boxes)} boxes and "
+            f"labels of {labels.dtype}, shape {tuple(labels.shape)}."
+        )
+    return {"boxes": boxes, "labels": labels.long()}
 
 
-def _described(value: Any) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+def _tensor(value: Any) -> Tensor | None:
+    is_array = isinstance(value, Tensor | np.ndarray)
+    return torch.as_tensor(value).detach().cpu() if is_array else None
+
+
+def _are_boxes(boxes: Tensor) -> bool:
+    return bool(torch.isfinite(boxes).all() and (boxes[:, :2] <= boxes[:, 2:]).all())
+
+
+def _described(boxes: Tensor | None) -> str:
+    if boxes is None:
+        return "none"
+    if boxes.shape[1:] != (4,):
+        return f"shape {tuple(boxes.shape)}"
+    wrong = ~(torch.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1))
+    return str(boxes[wrong][0].tolist())
+
+
+def _answer_of(shield: Shield, image: Tensor) -> Any:
+    """Asks about one image. Errors: DataError where the model cannot read it."""
+    first = next(shield.parameters(), image)
+    try:
+        return shield(image.to(first.device, copy=True))
+    except ShieldnetError:
+        raise
+    except Exception as unreadable:  # the user's own model: whatever it raises
+        raise DataError(
+            f"The model cannot read the images ({image.dtype}, shape {tuple(image.shape)}): "
+            f"{type(unreadable).__name__}: {unreadable}"
+        ) from unreadable
 
 
 def _painting_of(
@@ -146,7 +176,7 @@ def _painting_of(
     """Looks at one answer of every shield. Errors: ConfigError where their fields differ."""
     fields = {}
     for name, shield in shields.items():
-        answer = shield(examples.inputs[:1])
+        answer = _answer_of(shield, examples.inputs[:1])
         if not is_list_of_dicts(answer) or len(answer) != 1:
             raise DataError(
                 "Expected a detector, which answers with a list of dicts, for targets that are "
@@ -174,10 +204,9 @@ def _truth(painting: Painting, targets: Sequence[Target]) -> Tensor:
     """Paints true boxes. Shapes: -> (rows, *positions) int64."""
 
     def painted(target: Target) -> Tensor:
-        boxes = target["boxes"].detach().cpu()
-        labels = target.get("labels")
-        if painting.fields.labels is None or labels is None:
+        boxes = target["boxes"]
+        if painting.fields.labels is None:
             return painting.truth(boxes, torch.zeros(len(boxes)).long())
-        return painting.truth(boxes, painting.numbered(labels.detach().cpu()))
+        return painting.truth(boxes, painting.numbered(target["labels"]))
 
     return torch.stack([painted(target) for target in targets])

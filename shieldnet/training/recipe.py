@@ -12,6 +12,7 @@ from shieldnet.core.checks import choice, finite, positive, renamed, whole
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.packing import packed, several_of
 from shieldnet.data.tensors import as_tensor
+from shieldnet.training.losses import scores_of
 from shieldnet.training.several_inputs import taking_one, taking_several
 
 _MAX_TOGETHER = 50_000
@@ -28,7 +29,7 @@ class Recipe:
     outputs: what the model returns: ``"logits"``, ``"probabilities"``, or the ``"values"`` of a
     regression, whose loss is the mean squared error. together: whether to train
     models as one by ``torch.func.vmap``; by default those without convolutions and with at most
-    50,000 weights, since others are as fast one by one on a CPU.
+    50,000 weights, since others are as fast one by one on a CPU, and only if vmap takes them.
 
     A recipe is also a ``train`` function: ``recipe((inputs, labels), seed)`` trains one model. All
     batches are full; the last one of an epoch is filled with rows of the next order. The same seed
@@ -85,7 +86,7 @@ class Recipe:
         if any(len(own_rows) == 0 for own_rows in rows):
             raise DataError("Expected at least one row to train each model on, got none.")
         fresh = [self._fresh(seed) for seed in seeds]
-        if self._as_one(fresh[0]):
+        if self._as_one(fresh[0]) and self._can_stack(fresh, inputs[:1], labels[:1]):
             _train(self, fresh, inputs, labels, rows, seeds)
         else:
             for model, chosen, seed in zip(fresh, rows, seeds, strict=True):
@@ -108,6 +109,24 @@ class Recipe:
         convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
         is_small = sum(weight.numel() for weight in model.parameters()) <= _MAX_TOGETHER
         return is_small and not any(isinstance(layer, convolutions) for layer in model.modules())
+
+    def _can_stack(self, models: list[nn.Module], inputs: Tensor, labels: Tensor) -> bool:
+        """Returns whether vmap takes the models, which may branch on what they read.
+
+        With ``together=True`` it has to: its error is the user's.
+        """
+        if self.together or len(models) == 1:
+            return True
+        count = len(models)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                stack = _Stack(models)
+                stack.loss(
+                    self, inputs.expand(count, *inputs.shape), labels.expand(count, *labels.shape)
+                )
+        except Exception:  # torch's or the model's own, which training one by one would show
+            return False
+        return True
 
 
 def _train(
@@ -215,8 +234,8 @@ def _filled(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.cat(orders)[:count]
 
 
-def _loss(recipe: Recipe, output: Tensor, labels: Tensor) -> Tensor:
-    scores = output.reshape(len(labels), -1)
+def _loss(recipe: Recipe, output: Any, labels: Tensor) -> Tensor:
+    scores = scores_of(output).reshape(len(labels), -1)
     if recipe.outputs == "values":
         targets = labels.reshape(len(labels), -1).to(scores.dtype)
         if targets.shape != scores.shape:

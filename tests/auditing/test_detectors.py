@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectors import SIDE, Finds, Nowhere, Remembers, hardened, sets, trained
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import shieldnet as sn
 from shieldnet.attacks import MapInversion, MapMembership, MapProbing
@@ -97,6 +98,10 @@ def test_a_dataset_of_images_and_targets_is_read() -> None:
             return self.rows[row]
 
     given = {name: Pairs(rows) for name, rows in data.items()}
+    given["nonmembers"] = data["nonmembers"]  # a list of pairs
+    given["auxiliary"] = DataLoader(
+        given["auxiliary"], batch_size=8, collate_fn=lambda batch: tuple(zip(*batch, strict=True))
+    )
     report = sn.audit(hardened(Finds()), **given, tier=INVERTS, engine="inline")
     plain = sn.audit(hardened(Finds()), **sets(), tier=INVERTS, engine="inline")
     assert report.hashes == plain.hashes
@@ -132,14 +137,14 @@ def test_one_shield_of_boxes_alone_is_judged_beside_the_bare_model() -> None:
         (lambda images, targets: (images, targets[1:]), "a dict of boxes for each of the 60"),
         (
             lambda images, targets: (images, [{"boxes": torch.rand(4)}, *targets[1:]]),
-            r"finite boxes of shape \(boxes, 4\).*row 0 has shape \(4,\)",
+            r"boxes of shape \(boxes, 4\).*row 0 of the members has shape \(4,\)",
         ),
         (
             lambda images, targets: (
                 images,
                 [{"boxes": torch.full((1, 4), torch.nan)}, *targets[1:]],
             ),
-            "finite boxes",
+            r"finite; row 0 of the members has \[nan, nan",
         ),
         (
             lambda images, targets: (images, [*targets[:-1], {"boxes": torch.zeros(0, 4)}]),
@@ -150,7 +155,7 @@ def test_one_shield_of_boxes_alone_is_judged_beside_the_bare_model() -> None:
                 images,
                 [{**targets[0], "labels": torch.ones(5).long()}, *targets[1:]],
             ),
-            "a label for each box",
+            "a whole-number label for each box",
         ),
         (
             lambda images, targets: ([images[0][:, 1:], *images[1:]], targets),
@@ -162,6 +167,41 @@ def test_targets_that_do_not_fit_are_refused(change, words) -> None:
     data = sets()
     with pytest.raises(sn.errors.DataError, match=words):
         sn.audit(hardened(Finds()), **{**data, "members": change(*data["members"])}, tier=INVERTS)
+
+
+def test_a_label_that_no_true_box_has_is_wrong() -> None:
+    data = {
+        name: (images, [{**target, "labels": target["labels"] * 0 + 7} for target in targets])
+        for name, (images, targets) in sets().items()
+    }
+    right, plain = (
+        values(sn.audit(hardened(Finds()), **one, tier=sn.Tier("use", ())), "accuracy")["bare"]
+        for one in (data, sets())
+    )
+    assert right.high < plain.low
+
+
+def test_boxes_upside_down_and_images_of_another_type_are_refused() -> None:
+    data = sets()
+    images, targets = data["members"]
+    turned = [{**target, "boxes": target["boxes"].flip(1)} for target in targets]
+    with pytest.raises(sn.errors.DataError, match="upper left corner.*row 0 of the members has"):
+        sn.audit(hardened(Finds()), **{**data, "members": (images, turned)}, tier=INVERTS)
+    whole = {name: ((40 * x).clamp(0, 255).byte(), own) for name, (x, own) in data.items()}
+    with pytest.raises(sn.errors.DataError, match="cannot read the images .torch.uint8"):
+        sn.audit(hardened(Finds()), **whole, tier=INVERTS)
+
+
+def test_arrays_of_numpy_are_read_like_tensors() -> None:
+    arrays = {
+        name: (images.numpy(), [{key: own.numpy() for key, own in t.items()} for t in targets])
+        for name, (images, targets) in sets().items()
+    }
+    reports = [
+        sn.audit(hardened(Finds()), **one, tier=INVERTS, engine="inline")
+        for one in (arrays, sets())
+    ]
+    assert reports[0].hashes == reports[1].hashes
 
 
 def test_what_is_not_measured_of_detectors_is_refused_by_name() -> None:
@@ -199,10 +239,10 @@ def test_boxes_are_painted_as_far_as_they_cover_a_cell() -> None:
     }
     shield = hardened(Finds())
     (map_,) = painting.answers([image], shield)
-    assert map_.shape == (4, 4, 3)
+    assert map_.shape == (4, 4, 4)
     assert torch.allclose(map_.sum(-1), torch.ones(4, 4))
-    assert map_[3, 3].tolist() == pytest.approx([0.5, 0.5, 0.0])
-    assert map_[0, 0].tolist() == pytest.approx([0.1, 0.9 * 0.5 / 1.3, 0.9 * 0.8 / 1.3])
+    assert map_[3, 3].tolist() == pytest.approx([0.5, 0.5, 0.0, 0.0])
+    assert map_[0, 0].tolist() == pytest.approx([0.1, 0.9 * 0.5 / 1.3, 0.9 * 0.8 / 1.3, 0.0])
     assert map_[0, 1, 0] == pytest.approx(0.5 * 0.6)
     truth = painting.truth(image["boxes"], painting.numbered(image["labels"]))
     assert truth[0].tolist() == [2, 1, 1, 1]
@@ -217,4 +257,4 @@ def test_without_boxes_the_surest_of_each_class_are_painted_first() -> None:
     assert map_[1, :3, 1].tolist() == pytest.approx([0.7, 0.3, 0.0])
     assert map_[0, :2, 1].tolist() == pytest.approx([0.6, 0.0])
     truth = painting.truth(torch.zeros(3, 4), painting.numbered(image["labels"]))
-    assert truth.sum(1).tolist() == [1, 2]
+    assert truth.sum(1).tolist() == [1, 2, 0]

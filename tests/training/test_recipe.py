@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -121,3 +123,28 @@ def test_a_recipe_of_values_learns_targets_of_one_output_or_of_several() -> None
             assert (model(inputs) - targets).abs().max() < 0.05
         with pytest.raises(sn.errors.ConfigError, match="outputs for targets of as many, got"):
             recipe((inputs, torch.zeros(100, 3)), 0)
+
+
+class Named(nn.Module):
+    """Answers with a dict, and branches on what it reads, which vmap refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if bool((x > 1e6).any()):
+            x = x * 0
+        return {"logits": self.layer(x), "hidden": x}
+
+
+def test_models_that_name_their_scores_and_that_vmap_refuses_are_trained() -> None:
+    x, y = torch.randn(40, 4), torch.randint(3, (40,))
+    rows, seeds = [torch.arange(20), torch.arange(20, 40)], [0, 1]
+    recipe = sn.Recipe(Named, epochs=3)
+    several = recipe.models(x, y, rows, seeds)
+    alone = [recipe((x[own], y[own]), seed) for own, seed in zip(rows, seeds, strict=True)]
+    for one, other in zip(several, alone, strict=True):
+        assert torch.allclose(one.layer.weight, other.layer.weight)
+    with pytest.raises(RuntimeError, match="vmap"):
+        replace(recipe, together=True).models(x, y, rows, seeds)

@@ -121,10 +121,15 @@ class Painting(ABC):
         return self._painted(boxes, classes, chances).float()
 
     def numbered(self, labels: Tensor) -> Tensor:
-        """Numbers labels from 0; all that are not known are the last class. Shapes: (n,)."""
+        """Numbers labels from 0; those that no true box has are one more class. Shapes: (n,)."""
         known = labels.unsqueeze(1) == torch.tensor(self.ids)
-        last = torch.ones(len(labels), 1, dtype=torch.bool)
-        return torch.cat([known, last], 1).int().argmax(1).clamp_max(len(self.ids) - 1)
+        other = torch.ones(len(labels), 1, dtype=torch.bool)
+        return torch.cat([known, other], 1).int().argmax(1)
+
+    @property
+    def kinds(self) -> int:
+        """Counts what boxes may be of: known classes, and one for all others."""
+        return len(self.ids) + 1
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class BoxMap(Painting):
 
     @property
     def classes(self) -> int:
-        return 1 + len(self.ids)
+        return 1 + self.kinds
 
     def truth(self, boxes: Tensor, classes: Tensor) -> Tensor:
         map_ = torch.full(self.positions, BACKGROUND)
@@ -155,7 +160,7 @@ class BoxMap(Painting):
     def _painted(self, boxes: Tensor | None, classes: Tensor, chances: Tensor) -> Tensor:
         assert boxes is not None  # noqa: S101  # or else it is a RankMap
         wrong = torch.log1p(-self._covered(boxes) * chances.reshape(-1, 1, 1))
-        by_class = torch.zeros(len(self.ids), *self.positions, dtype=wrong.dtype)
+        by_class = torch.zeros(self.kinds, *self.positions, dtype=wrong.dtype)
         by_class.index_add_(0, classes, wrong)
         nothing = by_class.sum(0).exp()
         each = -torch.expm1(by_class)
@@ -190,18 +195,18 @@ class RankMap(Painting):
 
     @property
     def positions(self) -> tuple[int, int]:
-        return len(self.ids), _RANKS
+        return self.kinds, _RANKS
 
     @property
     def classes(self) -> int:
         return 2
 
     def truth(self, boxes: Tensor, classes: Tensor) -> Tensor:
-        counts = classes.bincount(minlength=len(self.ids)).unsqueeze(1)
+        counts = classes.bincount(minlength=self.kinds).unsqueeze(1)
         return (torch.arange(_RANKS) < counts).long()
 
     def _painted(self, boxes: Tensor | None, classes: Tensor, chances: Tensor) -> Tensor:
-        of_class = one_hot(classes, len(self.ids)).T * chances
+        of_class = one_hot(classes, self.kinds).T * chances
         padded = torch.nn.functional.pad(of_class, (0, _RANKS))
         ranked = padded.sort(1, descending=True).values[:, :_RANKS]
         return torch.stack([1 - ranked, ranked], -1)
