@@ -107,7 +107,8 @@ def audit(
     The same seed gives the same report, whatever the engine. Nothing is released and the model is
     not touched.
     Errors: DataError for sets that are empty, too small, of different shape or overlapping;
-    ConfigError for settings, and for a ``train`` that returns no model or ignores its seed.
+    ConfigError for settings, and for a ``train`` that returns no model, or other
+    models for the same data and seed.
     """
     start = time.monotonic()
     whole("with_examples", with_examples, low=0)

@@ -281,7 +281,7 @@ def require_one_shape(first: Examples, second: Examples) -> None:
         ]
         raise DataError(
             f"Expected {first.name} and {second.name} with the same inputs, got {kinds[0]} and "
-            f"{kinds[1]}."
+            f"{kinds[1]}. Texts of all sets are padded to one length."
         )
     if first.inputs.shape[1:] != second.inputs.shape[1:]:
         raise DataError(

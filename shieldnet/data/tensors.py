@@ -42,9 +42,9 @@ def require_even(value: object, name: str) -> None:
     if len(lengths) > 1:
         raise DataError(
             f"Expected the {name} as sequences of one length, got lengths from {min(lengths)} to "
-            f"{max(lengths)}. Pad them, tokenizer(texts, padding=True, return_tensors='pt'), and "
-            "pass the attention_mask among the inputs, or audit(..., padding=tokenizer.pad_token_id"
-            ")."
+            f"{max(lengths)}. Pad all sets to one length, tokenizer(texts, padding='max_length', "
+            "max_length=..., truncation=True, return_tensors='pt'), and pass the attention_mask "
+            "among the inputs, or audit(..., padding=tokenizer.pad_token_id)."
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from shieldnet.findings.finding import Finding
+from shieldnet.findings.finding import Finding, decimals
 from shieldnet.findings.metrics import Metric
 from shieldnet.findings.reading import caveat, guess, worst_group
 from shieldnet.gate.declared import declared
@@ -106,7 +106,7 @@ def notes_of(
     rest = f"{len(other)} more {more} not apply here or cannot be seen from answers"
     return [
         *remarks(tuple((subject.name, subject.findings) for subject in subjects)),
-        *_reading(kind),
+        *_reading(kind, subjects),
         *_caveats(subjects),
         *([] if guarantee is None else _claims(guarantee)),
         *(f"not tested: {line}" for line in could),
@@ -129,14 +129,17 @@ def remarks(measured: Sequence[tuple[str, tuple[Finding, ...]]]) -> list[str]:
     return [*(f"{name}: {line}" for name, line in groups if line), *dict.fromkeys(guesses)]
 
 
-def _reading(kind: str) -> tuple[str, ...]:
+def _reading(kind: str, subjects: Sequence[Subject]) -> tuple[str, ...]:
     """Says how the table of a model's kind is read."""
+    found = (finding for subject in subjects for finding in subject.findings)
+    gallery = next((finding for finding in found if finding.name == "reidentification"), None)
+    by_chance = "" if gallery is None else f" (by guessing: {decimals(gallery.baseline)})"
     nothing = "the mean input" if kind in ("values", "embeddings") else "the label"
     return (
         "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, with 95% "
         f"intervals. {ARROWS}.",
         f"leakage: 0 = no more than {nothing}, 1 = the whole input. re-identified: the right "
-        "record is found in a gallery. membership AUC: 0.5 is guessing.",
+        f"record is found in a gallery{by_chance}. membership AUC: 0.5 is guessing.",
     )
 
 

@@ -276,7 +276,9 @@ def _trainer(
     if plan.train is not None:
         return plan.train, TargetScores(_empty(plan.shield))
     if not inputs.is_floating_point():
-        raise NotApplicable(f"reference models read no {inputs.dtype} inputs: pass train=...")
+        raise NotApplicable(
+            f"reference models read no {inputs.dtype} inputs, such as tokens: pass train=..."
+        )
     if plan.members.has_targets:
         return value_recipe(inputs, labels, rows), reference_scores
     classes = max(_classes(plan), int(labels.max()) + 1)
