@@ -161,6 +161,24 @@ class Metrics:
         is_used = any(not metric.stands_in for metric in useful)
         return tuple(metric for metric in shown if not (metric.stands_in and is_used))
 
+    def substitutes(self, measured: Iterable[str]) -> tuple[Metric, ...]:
+        """Returns what appears in the first tables in place of what was not measured.
+
+        The first metric of each limit that judges a headline of which there is no finding.
+        """
+        found = {metric for name in measured if (metric := self.find(name)) is not None}
+        shown: dict[str, bool] = {}
+        for metric in self.every:
+            if metric.headline and metric.limit:
+                name = metric.limit.name
+                shown[name] = shown.get(name, False) or metric in found
+        first: dict[str, Metric] = {}
+        for metric in self.every:
+            if metric in found and metric.limit and not metric.of_groups:
+                if not shown.get(metric.limit.name, True):
+                    first.setdefault(metric.limit.name, metric)
+        return tuple(first.values())
+
     def limit_named(self, name: str) -> Limit | None:
         """Returns a limit on all records, else one on subgroups, by its name; None if unknown."""
         limits = {**self.limits(of_groups=True), **self.limits()}

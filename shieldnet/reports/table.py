@@ -19,20 +19,23 @@ ARROWS = "↓ lower is better, ↑ higher is better"
 class Heading:
     """Heads the column of what one limit judges, or of one column that was asked for.
 
-    metric: the first one that was measured. name: of the finding; "" for the worst of all findings
-    that the metric's limit judges.
+    metric: of the column. name: of the finding; "" for the worst of them. stands_for_limit: whether
+    what else the metric's limit judges is under it too.
     """
 
     title: str
     metric: Metric
     name: str = ""
+    stands_for_limit: bool = False
 
     def heads(self, finding: str) -> bool:
         """Returns whether a finding of this name stands under it."""
         if self.name:
             return finding == self.name
         found = declared().find(finding)
-        return found == self.metric or (found is not None and _of_one_limit(found, self.metric))
+        if found is None or not self.stands_for_limit:
+            return found == self.metric
+        return found == self.metric or _of_one_limit(found, self.metric)
 
     def worst(self, findings: Iterable[Finding]) -> Finding | None:
         """Returns the worst finding under it, or None."""
@@ -61,14 +64,17 @@ def _of_one_limit(one: Metric, other: Metric) -> bool:
 
 
 def headings(names: Iterable[str]) -> tuple[Heading, ...]:
-    """Returns the headings for findings of these names, in reading order: one for each limit."""
+    """Returns the headings for findings of these names, in reading order.
+
+    The first column of a limit stands for it.
+    """
     found = list(dict.fromkeys(names))
     metrics = declared()
     heads: list[Heading] = []
-    for metric in metrics.headlines(found):
+    for metric in (*metrics.headlines(found), *metrics.substitutes(found)):
         if "{}" not in metric.title:
-            if not any(_of_one_limit(metric, head.metric) for head in heads):
-                heads.append(Heading(metric.title, metric))
+            is_first = not any(_of_one_limit(metric, head.metric) for head in heads)
+            heads.append(Heading(metric.title, metric, stands_for_limit=is_first))
             continue
         own = (name for name in found if metrics.find(name) == metric)
         heads += [Heading(metric.titled(name), metric, name) for name in own]

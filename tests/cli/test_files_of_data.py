@@ -49,6 +49,19 @@ def test_split_says_which_columns_there_are_where_none_is_called_a_label(project
     assert "No column" not in named.stdout
 
 
+def test_an_audit_says_first_that_a_table_has_no_label(project) -> None:
+    (project / "served.py").write_text(MODULE.replace("Linear(3,", "Linear(4,"))
+    for name, rows in (("one", slice(1, 21)), ("two", slice(21, 41))):
+        lines = (project / "plain.csv").read_text().splitlines()
+        (project / f"{name}.csv").write_text("\n".join([lines[0], *lines[rows]]))
+    sets = ("--members=one.csv", "--nonmembers=two.csv", "--tier=quick", "--shadows=0")
+    audited = shieldnet(project, "audit", "served:model", *sets)
+    first = audited.stderr.splitlines()[0]
+    assert first.startswith(
+        "No label column found in one.csv and two.csv (label, y, target, class)"
+    )
+
+
 VALUES = """version = 1
 outputs = "values"
 [[defense]]

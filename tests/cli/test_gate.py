@@ -114,7 +114,7 @@ def test_a_written_policy_judges_at_once(project) -> None:
 def test_a_policy_is_written_where_o_says_and_names_the_default_limits(project) -> None:
     assert shieldnet(project, "policy", "init", "-o", "full.toml").returncode == 0
     text = (project / "full.toml").read_text()
-    assert "the default policy (--policy default) has max_leakage = 0.10 and max_member" in text
+    assert "--policy default sets only max_leakage = 0.10 and max_member" in text
     assert shieldnet(project, "policy", "init", "a.toml", "-o", "b.toml").returncode == 2
 
 

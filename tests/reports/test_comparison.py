@@ -82,6 +82,22 @@ def test_other_data_tiers_and_shields_are_said() -> None:
     assert "tier quick, then full" in said
 
 
+def test_the_adversarys_records_are_named_as_such() -> None:
+    hashes = {"members": "a", "nonmembers": "b"}
+    others = made(hashes={**hashes, "auxiliary": "other"})
+    said = " ".join(sn.compare(made(hashes={**hashes, "auxiliary": "c"}), others).caveats)
+    assert "The auxiliary records differ" in said
+
+
+def test_why_nothing_passes_is_said_where_nothing_is_worse() -> None:
+    leak, use = finding("inversion", 0, 0.1), finding("accuracy", 0.9, 1)
+    found = sn.compare(of(leak, use), of(use))
+    assert found.missing.startswith(
+        "Nothing is significantly worse, but 1 finding is no longer measured, so that"
+    )
+    assert str(found).splitlines()[-1] == "Findings without a significant difference: 1."
+
+
 def test_a_new_shield_is_compared_with_nothing_and_never_passes() -> None:
     old, new = subject("balanced", 0.0, 5.3), subject("open", 0.9, 15.0)
     found = sn.compare(made(old), made(old, new))

@@ -88,8 +88,8 @@ def test_a_column_holds_the_worst_of_what_its_limit_judges() -> None:
         finding("averaging.64", 0.1, 0.2),
     )
     headers, rows = made(subject("strict", 0.0, 1.0, findings=leaks)).rows()
-    assert headers == ["shield", "bits ↓", "leakage ↓"]
-    assert rows[0][-1] == "0.330 [0.300, 0.360], by search"
+    assert headers == ["shield", "bits ↓", "leakage ↓", "leakage, averaged ↓"]
+    assert rows[0][-2:] == ["0.330 [0.300, 0.360], by search", "0.150 [0.100, 0.200]"]
     headers, rows = made(subject("strict", 0.0, 1.0, findings=leaks[1:2])).rows()
     assert (headers[-1], rows[0][-1]) == ("leakage, by search ↓", "0.330 [0.300, 0.360]")
     only_first = made(subject("strict", 0.0, 1.0, findings=leaks[:1])).rows()[1]

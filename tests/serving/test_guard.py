@@ -404,3 +404,17 @@ def test_an_answer_of_the_harder_shield_is_no_repeat_of_another(url) -> None:
         for count in (1, 2):  # the harder shield draws: each of its answers is a new one
             guard(rows, client="alice", request_id="r1")
             assert guard.left("alice")[0].queries == before - 5 * count
+
+
+def test_what_is_left_prints_in_words(url, shield) -> None:
+    with Guard(shield, ledger=url, bits_per_client=10) as guard:
+        guard(X[:1], client="alice")
+        assert str(guard.left("alice")) == "(<6.41504 bits in total left of 10 bits in total>,)"
+
+
+def test_what_a_guard_lacks_is_at_its_shield(url, shield) -> None:
+    with Guard(shield, ledger=url, bits_per_client=10) as guard:
+        with pytest.raises(AttributeError, match="A Guard has no device: .* is guard.shield"):
+            _ = guard.device
+        assert not hasattr(guard, "device")
+        assert not hasattr(guard, "_device")

@@ -57,7 +57,6 @@ class Search(Attack):
             "more",
             LEAKAGE,
             standards=(*INVERTS, "EDPB queries"),
-            headline=True,
         ),
         Metric(
             "inversion.search.tokens",
