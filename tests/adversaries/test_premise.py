@@ -96,7 +96,7 @@ def test_without_a_claim_it_is_told_what_the_start_knows(learned) -> None:
 def test_a_lie_is_caught_by_the_audit(learned) -> None:
     _, model, members, others = learned
     private = tuned(model, members, start="public")
-    assert "(start='public')" in str(private)  # it is printed as what it is: taken for granted
+    assert "(start='public')" in str(private)  # it is printed as what it is: assumed
     report = audited(private.model, members, others, private)
     with pytest.raises(
         sn.errors.PolicyFailed, match="the defense, the accountant or the attack is wrong"
@@ -112,7 +112,7 @@ def test_a_fresh_start_passes_and_is_bounded(learned) -> None:
     assert membership(private.model, members, others) < private.guarantee.auc() + 0.1
     report = audited(private.model, members, others, private)
     assert report["bare"]["membership.auc"].ceiling == private.guarantee.auc()
-    assert "taken for granted" in str(report)
+    assert "assumed" in str(report)
 
 
 def test_two_trainings_in_a_row_cost_both(learned) -> None:

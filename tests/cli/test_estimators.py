@@ -110,7 +110,7 @@ def test_a_sensitive_column_beside_the_model_and_a_tier_of_ones_own_are_taken(pr
         assert result.returncode == 0, result.stderr
         report = sn.Report.load(project / "report.json")
         assert report["balanced"]["attribute.note.gain"].value == 0
-    assert "of these the audit keeps, to attack them: note" in result.stderr
+    assert "The model ignores: note (kept, as it is sensitive)" in result.stderr
     assert report.environment["tier"] == "few"
 
 
