@@ -174,9 +174,10 @@ class Metrics:
                 shown[name] = shown.get(name, False) or metric in found
         first: dict[str, Metric] = {}
         for metric in self.every:
-            if metric in found and metric.limit and not metric.of_groups:
-                if not shown.get(metric.limit.name, True):
-                    first.setdefault(metric.limit.name, metric)
+            if metric not in found or metric.limit is None or metric.of_groups:
+                continue
+            if not shown.get(metric.limit.name, True):
+                first.setdefault(metric.limit.name, metric)
         return tuple(first.values())
 
     def limit_named(self, name: str) -> Limit | None:
