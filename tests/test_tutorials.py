@@ -110,7 +110,6 @@ def test_a_private_training_is_stopped_and_resumed_and_repeated_from_the_shell(t
     assert "epsilon 8.00 at delta 0.0001" in again.stdout
     assert re.search(r"Validation: accuracy .* before, .* after; loss", again.stdout)
     assert re.search(r"Verdict:\n +pass .*max_epsilon = 8", again.stdout)
-    (tmp_path / "report.html").unlink()
     subprocess.run(rest[0], cwd=tmp_path, env=environment, check=True)
     for step in rest[1:]:
         assert step[0] == "shieldnet"
@@ -118,7 +117,7 @@ def test_a_private_training_is_stopped_and_resumed_and_repeated_from_the_shell(t
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "checkpoint_sh" / "finetune.pt").exists()
     assert "max_epsilon = 8" in done.stdout
-    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "report_sh.html").exists()
 
 
 def test_a_language_model_that_recites_is_held_back_and_one_trained_with_care_passes(
