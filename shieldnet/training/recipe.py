@@ -86,7 +86,7 @@ class Recipe:
         if any(len(own_rows) == 0 for own_rows in rows):
             raise DataError("Expected at least one row to train each model on, got none.")
         fresh = [self._fresh(seed) for seed in seeds]
-        if self._as_one(fresh[0]) and self._can_stack(fresh, inputs[:1], labels[:1]):
+        if self._as_one(fresh[0]) and self._can_stack(fresh, inputs, labels):
             _train(self, fresh, inputs, labels, rows, seeds)
         else:
             for model, chosen, seed in zip(fresh, rows, seeds, strict=True):
@@ -117,13 +117,11 @@ class Recipe:
         """
         if self.together or len(models) == 1:
             return True
-        count = len(models)
+        # A whole batch: one row alone has no batch statistics.
+        batch = torch.arange(min(self.batch_size, len(inputs))).expand(len(models), -1)
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                stack = _Stack(models)
-                stack.loss(
-                    self, inputs.expand(count, *inputs.shape), labels.expand(count, *labels.shape)
-                )
+                _Stack(models).loss(self, inputs[batch], labels[batch])
         except Exception:  # torch's or the model's own, which training one by one would show
             return False
         return True

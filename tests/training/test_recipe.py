@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import shieldnet as sn
+from shieldnet.training import recipe as recipe_module
 
 ROWS = [torch.arange(0, 60), torch.arange(40, 100), torch.arange(20, 80)]
 
@@ -148,3 +149,16 @@ def test_models_that_name_their_scores_and_that_vmap_refuses_are_trained() -> No
         assert torch.allclose(one.layer.weight, other.layer.weight)
     with pytest.raises(RuntimeError, match="vmap"):
         replace(recipe, together=True).models(x, y, rows, seeds)
+
+
+def test_models_with_batch_statistics_are_still_trained_as_one(monkeypatch) -> None:
+    def one_by_one(model: nn.Module) -> None:
+        pytest.fail("trained one by one")
+
+    monkeypatch.setattr(recipe_module, "_Single", one_by_one)
+
+    def normalized() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False))
+
+    models = sn.Recipe(normalized, epochs=1).models(*data(), ROWS, [0, 1, 2])
+    assert len(models) == 3
