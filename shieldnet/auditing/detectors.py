@@ -75,10 +75,8 @@ def as_maps(given: Given, canaries: object) -> Given:
     if callable(train):
         by_image = {
             row: target
-            for role in ("members", "nonmembers")
-            for row, target in zip(
-                row_bytes_of(examples[role].inputs), given_targets.get(role, ()), strict=True
-            )
+            for role, own in given_targets.items()
+            for row, target in zip(row_bytes_of(examples[role].inputs), own, strict=True)
         }
         train = TrainOnTargets(train, by_image)
     return replace(given, shields=shields, sets={**given.sets, **maps}, train=train)
@@ -86,7 +84,8 @@ def as_maps(given: Given, canaries: object) -> Given:
 
 def _parted(value: Any, role: str) -> tuple[Any, list[Target] | None]:
     """Parts images and targets; of what is no detection there are none."""
-    if isinstance(value, tuple | list) and len(value) == 2 and is_list_of_dicts(value[1]):
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    if is_pair and is_list_of_dicts(value[1]) and value[1]:
         return _stacked(value[0], role), list(value[1])
     rows: Any = value.dataset if isinstance(value, DataLoader) else value
     is_rows = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")

@@ -204,6 +204,25 @@ def test_arrays_of_numpy_are_read_like_tensors() -> None:
     assert reports[0].hashes == reports[1].hashes
 
 
+def test_the_bare_model_is_asked_as_the_shield_asks_it() -> None:
+    class OneByOne(Finds):
+        def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+            assert len(images) == 1
+            return super().forward(images)
+
+    report = sn.audit(hardened(OneByOne(), micro_batch=1), **sets(), tier=sn.Tier("use", ()))
+    assert values(report, "agreement")["bare"].value == 1
+
+
+def test_sets_without_images_or_targets_are_refused() -> None:
+    data = sets()
+    with pytest.raises(sn.errors.DataError, match="at least one row of members"):
+        sn.audit(hardened(Finds()), **{**data, "members": ([], [])}, tier=INVERTS)
+    alone = {**data, "nonmembers": data["nonmembers"][0]}
+    with pytest.raises(sn.errors.DataError, match="labels at every position of the nonmembers"):
+        sn.audit(hardened(Finds()), **alone, tier=MEMBERS, train=trained)
+
+
 def test_what_is_not_measured_of_detectors_is_refused_by_name() -> None:
     data = sets()
     shield = hardened(Finds())

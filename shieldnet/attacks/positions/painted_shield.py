@@ -1,6 +1,7 @@
 """A detector's shield whose answers are painted, so that attacks on maps read them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -66,9 +67,6 @@ class PaintedShield(Shield):
 
 def without_defenses(shield: Shield) -> Shield:
     """Returns a shield that releases the same fields as they are."""
-    settings = shield.settings
-    also: dict[str, Sequence[Defense]] = dict.fromkeys(settings.others, ())
-    outputs = settings.outputs
-    if settings.main is not None:
-        outputs = {settings.main: shield.chain.layout.kind}
-    return Shield(shield.model, outputs=outputs, also=also, drop=settings.drop)
+    also: dict[str, Sequence[Defense]] = dict.fromkeys(shield.others, ())
+    open_ = replace(shield.settings, defenses=(), release=None, also=also, extent=None)
+    return Shield(shield.model, open_)
