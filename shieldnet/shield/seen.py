@@ -180,9 +180,9 @@ class SeenExtent:
         if positions is None and self._settings.chain.layout.has_positions:
             raise ConfigError(
                 "How many positions an answer has is not known before the first answer. "
-                "Answer a batch first, or give them: positions=(height, width). One number or row "
-                "an answer has none, (). A detector answers as many boxes as it finds: its cost "
-                "is infinite, whatever the positions."
+                "Answer a batch first, or give them: positions=(height, width). Of one "
+                "number or row an answer they are (). A detector answers as many boxes as it "
+                "finds: its cost is infinite, whatever the positions."
             )
         return classes, positions or ()
 

@@ -290,7 +290,7 @@ def _recognized(subjects: Sequence[Mapping[str, Any]]) -> str:
         return ""
     shares = ", ".join(f"{name} {one['value']:.0%}" for name, one in told[: _MAX_NAMED + 1])
     return (
-        "The answers do not reconstruct the input, but tell which of "
+        "No attack reconstructed the input, but the answers tell which of "
         f"{bare['samples']} records it was: {shares}."
     )
 

@@ -106,7 +106,8 @@ def test_answers_that_name_a_record_are_in_the_headline(tmp_path) -> None:
         subject("balanced", 0, 5, findings=found[1]),
     )
     words = (
-        "do not reconstruct the input, but tell which of 400 records it was: bare 99%, balanced 2%."
+        "No attack reconstructed the input, but the answers tell which of 400 records it was: "
+        "bare 99%, balanced 2%."
     )
     assert words in text_of(pair, tmp_path)
 
