@@ -28,7 +28,8 @@ Done = Callable[[], object]
 def announce(game: Game, shields: Mapping[str, Shield], plan: Plan) -> str:
     """Logs how long an audit will take, and returns it in words: quick, about 10 s."""
     tier = plan.tier
-    references = plan.shadows if plan.train is None and _has_shadows(game, plan) else 0
+    shadows = plan.shadows if _has_shadows(game, plan) else 0
+    references = shadows if plan.train is None else 0
     load = Load.of(game, reference_models=references)
     noisy = [not shield.deterministic for shield in shields.values()]
     duration = in_words(
@@ -41,7 +42,7 @@ def announce(game: Game, shields: Mapping[str, Shield], plan: Plan) -> str:
         _count(tier.attacks, "attack"),
         _count(tier.checks, "check"),
         _count(shields, "shield"),
-        f", {plan.shadows} shadows{by_train}" if _has_shadows(game, plan) else "",
+        f", {shadows} shadows{by_train}" if shadows else "",
         duration,
     )
     return f"{tier.name}, {duration}"

@@ -34,13 +34,10 @@ def notices(game: Game, subjects: Sequence[Subject], tier: Tier) -> Iterator[str
 
 def _unnamed_padding(game: Game) -> Iterator[str]:
     """Says so where many texts end in repeats of one token, which may fill them up."""
-    examples = game.nonmembers
-    if game.extent is None or game.padding is not None or examples.labels is not None:
+    columns = _columns_of_texts(game)
+    if game.padding is not None or "tokens" not in columns or MASK in columns:
         return
-    columns = token_columns(examples, game.extent.positions)
-    if columns is None or MASK in columns or columns["tokens"].stop - columns["tokens"].start < 2:
-        return
-    tokens = examples.inputs.flatten(1)[:, columns["tokens"]].long()
+    tokens = game.nonmembers.inputs.flatten(1)[:, columns["tokens"]].long()
     last = int(tokens[:, -1].mode().values)
     filled = ((tokens[:, -1] == last) & (tokens[:, -2] == last)).double().mean()
     if filled >= _MANY:
@@ -52,15 +49,19 @@ def _unnamed_padding(game: Game) -> Iterator[str]:
 
 def _read_both_ways(game: Game) -> Iterator[str]:
     """Says so where texts without labels are held to next tokens that the model reads."""
-    examples = game.nonmembers
-    if game.extent is None or examples.labels is not None:
-        return
-    if token_columns(examples, game.extent.positions) and reads_later_tokens(game):
+    if _columns_of_texts(game) and reads_later_tokens(game):
         yield (
             "the model reads the tokens that it was held to: its answer about a token depends on "
             "later ones, as a masked language model's does, and next tokens say little of it. "
             "Pass labels of the tokens that are masked in the inputs, -100 elsewhere"
         )
+
+
+def _columns_of_texts(game: Game) -> dict[str, slice]:
+    """Finds the tokens of texts that are held to their next tokens; nothing of other records."""
+    if game.extent is None or game.nonmembers.labels is not None:
+        return {}
+    return token_columns(game.nonmembers, game.extent.positions) or {}
 
 
 def measured_nothing(game: Game, subjects: Sequence[Subject], tier: Tier) -> bool:

@@ -167,18 +167,15 @@ class Metrics:
         The first metric of each limit that judges a headline of which there is no finding.
         """
         found = {metric for name in measured if (metric := self.find(name)) is not None}
-        shown: dict[str, bool] = {}
-        for metric in self.every:
-            if metric.headline and metric.limit:
-                name = metric.limit.name
-                shown[name] = shown.get(name, False) or metric in found
+        heads = [
+            (metric, metric.limit.name) for metric in self.every if metric.headline and metric.limit
+        ]
+        missing = {name for _, name in heads} - {name for metric, name in heads if metric in found}
         first: dict[str, Metric] = {}
         for metric in self.every:
-            if metric not in found or metric.limit is None or metric.of_groups:
-                continue
-            if not shown.get(metric.limit.name, True):
+            if metric in found and metric.limit and not metric.of_groups:
                 first.setdefault(metric.limit.name, metric)
-        return tuple(first.values())
+        return tuple(metric for name, metric in first.items() if name in missing)
 
     def limit_named(self, name: str) -> Limit | None:
         """Returns a limit on all records, else one on subgroups, by its name; None if unknown."""

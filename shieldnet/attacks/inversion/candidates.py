@@ -1,5 +1,6 @@
 """Candidates of a search: what the shield answers about them, and how far that is off."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,13 +56,10 @@ class Candidates:
 
         Shapes: inputs (rows, ...) -> (rows, numbers).
         """
-        try:
-            answers = self.game.ask_once_more(inputs, self.repeats)
-        except AnswerError:  # such as about a text of padding alone
-            if len(inputs) == 1:
-                return torch.full((1, min(len(self.unit), self._width)), torch.nan)
-            half = len(inputs) // 2
-            return torch.cat([self.ask(inputs[:half]), self.ask(inputs[half:])])
+        return answered(self._ask, inputs, self._width)
+
+    def _ask(self, inputs: Tensor) -> Tensor:
+        answers = self.game.ask_once_more(inputs, self.repeats)
         return self._scaled(readings(self.game, answers)[self.view])
 
     @property
@@ -82,6 +80,21 @@ class Candidates:
                 "compares repeated answers: turn dropout off (model.eval()), or add noise with a "
                 "defense of the shield"
             )
+
+
+def answered(ask: Callable[[Tensor], Tensor], inputs: Tensor, width: int) -> Tensor:
+    """Asks about candidates, and about those beside one that is refused by themselves.
+
+    width: numbers that are read of an answer. Shapes: -> (rows, width), NaN where refused.
+    """
+    try:
+        return ask(inputs)
+    except AnswerError:  # such as about a text of padding alone
+        if len(inputs) == 1:
+            return torch.full((1, width), torch.nan)
+        half = len(inputs) // 2
+        parts = (inputs[:half], inputs[half:])
+        return torch.cat([answered(ask, part, width) for part in parts])
 
 
 def missed(answers: Tensor, wanted: Tensor) -> Tensor:

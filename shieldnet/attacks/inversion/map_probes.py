@@ -6,23 +6,26 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.decoders import Ridge
-from shieldnet.attacks.adversary.map_decoders import Patches
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.attacks.base import Attack, Form, Game
-from shieldnet.attacks.inversion.candidates import REPEATS
+from shieldnet.attacks.inversion.candidates import REPEATS, answered
 from shieldnet.attacks.inversion.decoding import INVERTS, LEAKAGE
-from shieldnet.attacks.inversion.map_search import MAX_PRACTICE, MAX_TARGETS, searched, trial_of
+from shieldnet.attacks.inversion.map_search import (
+    DECODER,
+    MAX_PRACTICE,
+    MAX_TARGETS,
+    searched,
+    trial_of,
+)
 from shieldnet.attacks.inversion.maps import MapInversion, Trial, own_images, released_answers
 from shieldnet.attacks.inversion.numbers import Numbers
 from shieldnet.core.checks import whole
-from shieldnet.core.errors import AnswerError
 from shieldnet.core.statistics import random_sums
 from shieldnet.findings.finding import Outcome, Threat
 from shieldnet.findings.metrics import Metric
 
 _SUMS = 256  # random sums of a map, by which two maps are compared
 _ROWS_AT_ONCE = 1024
-_DECODER = MapInversion(local=(Patches(),))
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class MapProbing(Attack):
     )
     queries: int = 256
     pulls: tuple[float, ...] = Numbers.settings
-    decoder: MapInversion = _DECODER
+    decoder: MapInversion = DECODER
 
     def __post_init__(self) -> None:
         whole("queries", self.queries, low=1)
@@ -116,20 +119,15 @@ class MapCandidates:
 
         Shapes: (rows, ...) -> (rows, sums).
         """
-        return torch.cat([self._ask(part) for part in inputs.split(_ROWS_AT_ONCE)])
+        parts = inputs.split(_ROWS_AT_ONCE)
+        return torch.cat([answered(self._ask, part, len(self.unit)) for part in parts])
 
     def _ask(self, inputs: Tensor) -> Tensor:
-        chain = self.game.shield.chain
-        try:
-            answers = [
-                chain.distribution(released_answers(self.game.shield, inputs), self.classes)
-                for _ in range(self.repeats)
-            ]
-        except AnswerError:
-            if len(inputs) == 1:
-                return torch.full((1, len(self.unit)), torch.nan)
-            half = len(inputs) // 2
-            return torch.cat([self._ask(inputs[:half]), self._ask(inputs[half:])])
+        shield = self.game.shield
+        answers = [
+            shield.chain.distribution(released_answers(shield, inputs), self.classes)
+            for _ in range(self.repeats)
+        ]
         return _summed(torch.stack(answers).float().mean(0), self.floor) / self.unit
 
 

@@ -17,7 +17,8 @@ from shieldnet.findings.reading import BY_LABEL
 
 MAX_PRACTICE, MAX_TARGETS = 40, 100
 _SHARES = (0.25, 0.5, 1.0)
-_DECODER = MapInversion(local=(Patches(),))
+DECODER = MapInversion(local=(Patches(),))
+"""Where a search begins: a quick decoder of maps."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class MapSearch(Attack):
     pulls: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     steps: int = 40
     pace: float = 0.05
-    decoder: MapInversion = _DECODER
+    decoder: MapInversion = DECODER
 
     def __call__(self, game: Game) -> Outcome:
         require_real_inputs(game.nonmembers)
