@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shieldnet.attacks.adversary.ranks import Ranks
 from shieldnet.data.packing import Packing
 
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
+_HEAVY = 6.0  # kurtosis, as of a Laplace distribution: 3 of a normal one, 9 of an exponential one
+_LIGHTER = 0.8  # of its kurtosis, at most, is left to a column that is read by its ranks
 _MAX_WORDS = 500
 
 
@@ -52,34 +55,68 @@ class Columns(Scale):
     """Maps the columns of a table to units in which no outlier and no rare value counts for all.
 
     Each column is cut at the least and greatest values but ``_CUT`` of the rows on each side (one
-    at least), and measured in the deviation that is left. weights: of each column in a sum of
-    squared errors: 3 / kurtosis, at most 1, so that a column whose variance lies in few rows counts
-    as far as these are many; 0 where nothing varies after the cut. Multiplying a column, or adding
-    to it, changes nothing.
-    Shapes: low, high and weights (columns,).
+    at least), and measured in the deviation that is left. A heavy-tailed one is read by its ranks
+    instead, uncut. weights: of each column in a sum of squared errors: 3 / kurtosis, at most 1, so
+    that a column whose variance lies in few rows counts as far as these are many; 0 where nothing
+    varies after the cut. Multiplying a column, or adding to it, changes nothing.
+    Shapes: low, high and weights (columns,). ranks: of columns, by their places.
     """
 
     low: Tensor
     high: Tensor
+    ranks: dict[int, Ranks]
 
     @classmethod
     def of(cls, inputs: Tensor) -> "Columns":
         """Measures a table. Shapes: (rows, columns)."""
         rows = inputs.double()
         low, high = _usual(rows)
+        varies = high > low
         kept = rows.clamp(low, high)
-        center, varies = kept.mean(0), high > low
+        ranks = _heavy(rows, kept, varies)
+        kept = _ranked(rows, kept, ranks)
         deviation = kept.std(0).where(varies, 1.0)
-        kurtosis = ((kept - center) / deviation).pow(4).mean(0)
-        weights = (3 / kurtosis.clamp_min(3.0)).where(varies, 0.0)
-        return cls(inputs.shape[1:], center, deviation, weights.float(), low, high)
+        weights = (3 / _kurtosis(kept).clamp_min(3.0)).where(varies, 0.0)
+        return cls(inputs.shape[1:], kept.mean(0), deviation, weights.float(), low, high, ranks)
 
     def apply(self, inputs: Tensor) -> Tensor:
-        kept = inputs.double().clamp(self.low, self.high)
+        rows = inputs.double()
+        kept = _ranked(rows, rows.clamp(self.low, self.high), self.ranks)
         return ((kept - self.center) / self.deviation).float()
 
     def undo(self, features: Tensor) -> Tensor:
-        return (features * self.deviation + self.center).float()
+        rows = features * self.deviation + self.center
+        if self.ranks:
+            columns = list(rows.unbind(1))
+            for place, ranks in self.ranks.items():  # a loop over columns, not over rows
+                columns[place] = ranks.undo(columns[place])
+            rows = torch.stack(columns, 1)
+        return rows.float()
+
+
+def _heavy(rows: Tensor, kept: Tensor, varies: Tensor) -> dict[int, Ranks]:
+    """Ranks the heavy-tailed columns, but those that ranks make no lighter, as of two values."""
+    kurtosis, found = _kurtosis(kept), dict[int, Ranks]()
+    for place in (varies & (kurtosis > _HEAVY)).nonzero().flatten().tolist():
+        ranks = Ranks.of(rows[:, place])
+        lighter = _kurtosis(ranks.apply(rows[:, place]).unsqueeze(1))
+        if lighter < _LIGHTER * kurtosis[place]:
+            found[place] = ranks
+    return found
+
+
+def _ranked(rows: Tensor, kept: Tensor, ranks: dict[int, Ranks]) -> Tensor:
+    """Puts scores into the place of the columns that are ranked."""
+    for place, column in ranks.items():  # a loop over columns, not over rows
+        kept[:, place] = column.apply(rows[:, place])
+    return kept
+
+
+def _kurtosis(rows: Tensor) -> Tensor:
+    """Returns the fourth moment of each column in its own deviations; 0 where it is constant."""
+    deviation = rows.std(0)
+    deviation = deviation.where(deviation > 0, 1.0)
+    return ((rows - rows.mean(0)) / deviation).pow(4).mean(0)
 
 
 def _usual(rows: Tensor) -> tuple[Tensor, Tensor]:

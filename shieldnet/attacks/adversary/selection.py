@@ -120,14 +120,16 @@ def choose_each(
     labels: Tensor,
     classes: int,
     *,
+    weights: Tensor,
     seed: int,
 ) -> Each:
     """Chooses every decoder's reading and setting on a fifth of the rows, and one for each feature.
 
     They are used only where, chosen on half of the rows held back and judged on the other half,
-    they err less than the label: in all features together by ``_DOUBT`` standard errors, or in one
-    by as many as make chance as seldom among all. What is gained by chance is lost on other rows.
-    Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's.
+    they err less than the label: in all features together by ``_DOUBT`` standard errors (then in
+    those in which they err less at all), or in one by as many as make chance as seldom among all. What is gained by chance is lost on other rows.
+    Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's;
+    weights (features,), of each in the sum of all.
     """
     fit, check = _parts(len(known), seed)
     best = _best(decoders, views, known, fit, check)
@@ -138,7 +140,8 @@ def choose_each(
     ends = known[fit].amin(0), known[fit].amax(0)
     guesses = [trial.predict(learned, known[fit], unseen).clamp(*ends) for trial in best]
     guesses.append(by_label)
-    return Each(tuple(best), *surely_best(torch.stack(guesses).sub_(known[check]).square_()))
+    errors = torch.stack(guesses).sub_(known[check]).square_().mul_(weights)
+    return Each(tuple(best), *surely_best(errors))
 
 
 def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +159,7 @@ def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
     alone = normal_quantile(1 - 2 * (1 - normal_share(_DOUBT)) / features)
     sure = _gained(saved, errors[-1], alone)
     if _gained(saved.sum(1, keepdim=True), errors[-1].sum(1, keepdim=True), _DOUBT).all():
-        sure = torch.ones_like(sure)
+        sure = sure | (saved.mean(0) > 0)
     return _least(errors), sure
 
 
@@ -170,8 +173,9 @@ def _gained(saved: Tensor, errors: Tensor, doubt: float) -> Tensor:
 def _least(errors: Tensor) -> Tensor:
     """Says which guess errs least in each feature, by shares of the last one's errors.
 
-    A feature's own are drawn towards those of all features together as if ``_DRAWN`` more rows had
-    judged: few rows say little of one feature. Together, a feature counts as far as it varies: of
+    A feature's own are drawn towards those of all features together as if more rows had judged,
+    one for each feature, at most ``_DRAWN``: few rows say little of one of many pixels, and columns
+    of a table have little in common. Together, a feature counts as far as it varies: of
     pixels that hardly do, a good decoder may miss many times what the label does.
     Shapes: (guesses, rows, features) -> (features,).
     """
@@ -180,7 +184,8 @@ def _least(errors: Tensor) -> Tensor:
     shares = means / means[-1].where(varies, 1.0)
     total = means.sum(1, keepdim=True)
     everywhere = total / total[-1].clamp_min(1e-30)
-    weight = errors.shape[1] / (errors.shape[1] + _DRAWN)
+    rows, features = errors.shape[1:]
+    weight = rows / (rows + min(_DRAWN, features))
     places = (weight * shares + (1 - weight) * everywhere).argmin(0)
     places = places.where(shares.amin(0) > _MUCH, shares.argmin(0))  # much is no luck of few rows
     return places.where(varies, len(errors) - 1)

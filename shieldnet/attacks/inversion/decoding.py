@@ -133,7 +133,9 @@ class Inversion(Attack):
         learned = game.views(game.ask(auxiliary, self.queries))
         decoders = (*self.decoders, *self._drawing(auxiliary.inputs.shape[1:]))
         labels = game.model_labels(auxiliary)
-        chosen = choose_each(decoders, learned, known, labels, game.classes, seed=game.seed)
+        chosen = choose_each(
+            decoders, learned, known, labels, game.classes, weights=weights, seed=game.seed
+        )
         unseen = game.views(game.ask(targets, self.queries))
         by_label = label_baseline(labels, known, game.classes)[game.model_labels(targets)]
         tried = chosen.predict(learned, known, unseen, by_label)

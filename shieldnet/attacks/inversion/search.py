@@ -189,10 +189,11 @@ def _seeker(game: Game, views: dict[str, Tensor], queries: int) -> Tokens | Numb
 
 def _best(game: Game, views: dict[str, Tensor]) -> str:
     """Returns the reading of scores that tells the most of the adversary's own inputs."""
-    own = game.owned().inputs.flatten(1).float()
     if len(views) == 1:
         return next(iter(views))
-    return choose((Ridge(),), views, random_sums(own, _SUMS), seed=game.seed).view
+    own = game.owned()
+    known = units_of(own.inputs, own.packing).apply(own.inputs)
+    return choose((Ridge(),), views, random_sums(known, _SUMS), seed=game.seed).view
 
 
 @dataclass(frozen=True)

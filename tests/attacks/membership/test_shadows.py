@@ -227,7 +227,9 @@ def test_tokens_need_a_train_function() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return embed(x.clamp(0, 99))
 
-    with pytest.raises(NotApplicable, match="read no torch.int64 inputs, such as tokens: pass train="):
+    with pytest.raises(
+        NotApplicable, match="read no torch.int64 inputs, such as tokens: pass train="
+    ):
         train_shadows(ShadowPlan(None, 4, sn.Shield(Reads()), **sets), engine="inline")
 
 
