@@ -138,7 +138,7 @@ class AttributeInference(Attack):
                 0.05,
                 "what the model adds to guesses of a member's column, no answer about it seen",
                 helps="Train the model without the column, or regularize it (fewer epochs, weight "
-                "decay, larger leaves).",
+                "decay, a smaller model).",
                 needs=f"{_NAMED}; {MORE_ATTACKS}",
             ),
             standards=("AISVS 11.2.1", "NISTAML.032"),

@@ -130,7 +130,7 @@ class Sets:
         parts = [
             f"{count} of the {self.counts[name]} {name}" for name, count in lost.items() if count
         ]
-        why = "they stand in another set too, exactly or nearly, and were dropped"
+        why = "they occur in another set too, exactly or nearly, and were dropped"
         return (f"{', '.join(parts)}: {why}",) if parts else ()
 
 

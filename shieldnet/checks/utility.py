@@ -25,6 +25,8 @@ _ACCURACY = Limit(
     is_set=True,
     helps="Compare with the accuracy of the bare model: if that meets the limit, choose a shield "
     "that releases more (--preset open); if not, improve the model.",
+    helps_model="improve the model",
+    helps_shield="choose a shield that releases more (--preset open)",
     needs="give nonmembers with labels",
 )
 _R2 = Limit(
@@ -34,6 +36,9 @@ _R2 = Limit(
     "their mean).",
     helps="Compare with R2 of the bare model: if that meets the limit, choose defenses that change "
     "values less (a smaller step, less noise, a wider range); if not, improve the model.",
+    helps_model="improve the model",
+    helps_shield="choose defenses that change values less (a smaller step, less noise, a wider "
+    "range)",
     needs="give nonmembers with the targets of a regression",
 )
 _MORE = "Choose defenses that change answers less: less noise, finer steps, a wider range."

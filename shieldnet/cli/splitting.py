@@ -52,7 +52,8 @@ def split(
     parts = divide(data, chosen, label=label, groups=group or (), seed=seed)
     targets = {name: folder / f"{name}{parts.ending}" for name in NAMES[: len(chosen)]}
     if there := [str(path) for path in targets.values() if path.exists() and not force]:
-        raise ConfigError(f"{', '.join(there)} already exists; use --force to overwrite it.")
+        exists, them = ("already exists", "it") if len(there) == 1 else ("already exist", "them")
+        raise ConfigError(f"{', '.join(there)} {exists}; use --force to overwrite {them}.")
     folder.mkdir(parents=True, exist_ok=True)
     for path, rows, count in zip(targets.values(), parts.rows, parts.distinct, strict=True):
         parts.write(rows, path)

@@ -23,7 +23,8 @@ class Limit:
     name: ``max_...`` or ``min_...``. suggested: a value to start with. about: a description, the
     comment in ``shieldnet policy init``. is_set: whether ``policy init`` sets the limit or writes
     it as a comment. most: the largest value that the judged quantity can have; inf if unbounded.
-    helps: what can be done if the limit is not met, a sentence. needs: what the audit must be
+    helps: what can be done if the limit is not met, a sentence. helps_model, helps_shield: what can
+    be done where the bare model reaches no more, and where it does. needs: what the audit must be
     given, or how it must run, for the limit to be measured.
     """
 
@@ -33,6 +34,8 @@ class Limit:
     is_set: bool = False
     most: float = 1.0
     helps: str = ""
+    helps_model: str = ""
+    helps_shield: str = ""
     needs: str = ""
 
     def __post_init__(self) -> None:

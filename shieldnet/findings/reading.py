@@ -70,8 +70,13 @@ def worst_group(findings: tuple[Finding, ...]) -> str:
 
 
 def guess(finding: Finding) -> str:
-    """Says what a measure of use reaches without the model, or nothing where that is unknown."""
+    """Says what a measure of use reaches without the model, or nothing where that is unknown.
+
+    Of a group that is one class, always naming that class says nothing: it is left out.
+    """
     name, _, group = finding.name.partition(".group.")
+    if group and finding.baseline >= 1:
+        return ""
     words = _GUESSES.get(name)
     beside = f" of {group}" if group else ""
     return "" if words is None else f"{words}{beside}: {decimals(finding.baseline)}"

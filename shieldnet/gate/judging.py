@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from shieldnet.findings.finding import Finding, goes_by
@@ -15,6 +15,7 @@ from shieldnet.privacy.guarantee import Guarantee
 Outcome = Literal["pass", "fail", "inconclusive"]
 Whole = Literal["pass", "fail", "inconclusive", "not judged"]
 _MOST_ROWS = 10_000_000
+_MANY_TIMES = 10  # more rows than there are: the estimate is close to the limit
 _OF_STEPS = (
     "the guarantee covers the training steps only, not what the starting weights already knew "
     "about the records. Train with start='public' (--start public) from a fresh or public model, "
@@ -87,6 +88,24 @@ def helps(judgments: Iterable[Judgment]) -> list[str]:
             named = limits.setdefault(judgment.helps, [])
             named += [] if judgment.limit in named else [judgment.limit]
     return [f"{', '.join(named)}: {advice}" for advice, named in limits.items()]
+
+
+def beside_bare(judgment: Judgment, own: Sequence[Finding], bare: Sequence[Finding]) -> Judgment:
+    """Says what helps a limit on use, given what the bare model reaches."""
+    limit = declared().limit_named(judgment.limit)
+    pair = [_named(judgment.finding, findings) for findings in (own, bare)]
+    shielded, best = pair
+    if not judgment.helps or limit is None or not limit.helps_model or not (shielded and best):
+        return judgment
+    if best.value > shielded.high:
+        advice = f"Without a shield the model reaches {best}: {limit.helps_shield}."
+    else:
+        advice = f"Without a shield the model reaches no more: {limit.helps_model}."
+    return replace(judgment, helps=advice)
+
+
+def _named(name: str, findings: Sequence[Finding]) -> Finding | None:
+    return next((finding for finding in findings if finding.name == name), None)
 
 
 def measured_by(limit: str, value: float, findings: Sequence[Finding]) -> Iterator[Judgment]:
@@ -217,9 +236,6 @@ def _more_rows(limit: float, finding: Finding, *, is_met: bool) -> str:
     digits = 2 - len(str(int(wanted)))
     size = 10 ** max(0, -digits)
     count = f"about {math.ceil(wanted / size) * size:,} {rows} would decide"
-    if is_met:
-        return f"{count}, in place of {finding.samples:,}"
-    return (
-        f"{count}, in place of {finding.samples:,}, and most likely fail it, because the estimate "
-        "itself breaks the limit"
-    )
+    side = "meets" if is_met else "breaks"
+    near = ", but is close to it" if wanted > _MANY_TIMES * finding.samples else ""
+    return f"{count}, in place of {finding.samples:,}; the estimate {side} the limit{near}"

@@ -80,6 +80,12 @@ class Estimator(Around):
         return f"Estimator({self.name})"
 
 
+def stated_classes(model: object) -> int | None:
+    """Returns how many classes a fitted estimator knows, or None for other models."""
+    classes = model.classes if isinstance(model, Estimator) else None
+    return None if classes is None else len(classes)
+
+
 def is_estimator(model: object) -> bool:
     """Returns whether an object is an estimator with class probabilities."""
     return not isinstance(model, type) and callable(getattr(model, "predict_proba", None))

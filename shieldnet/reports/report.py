@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.findings.finding import Finding
-from shieldnet.gate.judging import Judgment, Verdict, helps
+from shieldnet.gate.judging import Judgment, Verdict, beside_bare, helps
 from shieldnet.gate.policy import Policy
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.guarantee import Guarantee
@@ -89,7 +89,14 @@ class Report:
         """Judges one shield, by default the one to be released, by a policy or the default one."""
         subject = self.subjects[-1] if name is None else self[name]
         cost = subject.certificate.cost
-        return as_policy(policy).judge(subject.findings, cost, self.guarantee, self.groups)
+        verdict = as_policy(policy).judge(subject.findings, cost, self.guarantee, self.groups)
+        bare = next((part for part in self.subjects if part.name == BARE), subject)
+        if bare is subject:
+            return verdict
+        judgments = (
+            beside_bare(judgment, subject.findings, bare.findings) for judgment in verdict.judgments
+        )
+        return replace(verdict, judgments=tuple(judgments))
 
     def passes(self, policy: Limits = None) -> Verdict:
         """Judges every shield but the bare model; true only where all of them pass.

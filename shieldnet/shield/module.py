@@ -10,7 +10,7 @@ from shieldnet.core.opaque_ops import is_captured, refuse_recording
 from shieldnet.defenses import Defense
 from shieldnet.outputs.adapters import as_module, default_kind
 from shieldnet.outputs.calls import explain_call
-from shieldnet.outputs.estimators import Estimator
+from shieldnet.outputs.estimators import Estimator, stated_classes
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
 from shieldnet.outputs.layers import Layers
 from shieldnet.outputs.layout import Kind, Positions
@@ -128,7 +128,7 @@ class Shield(nn.Module):
         self.micro_batch, self.reads_inputs = self.settings.micro_batch, self.settings.reads_inputs
         self.is_one_tensor = self.settings.main is None
         self.is_routine = self.is_one_tensor and not self.reads_inputs
-        self.seen = SeenExtent(self.settings)
+        self.seen = SeenExtent(self.settings, stated_classes(model))
         self.forms, self.facts = AnswerForms(), Facts(model)
         self.layers, self.routine = Layers(), Routine()
         self.vectors = UnitVectors(done=not self.settings.is_guess)

@@ -23,12 +23,14 @@ class SeenExtent:
     """Keeps the greatest extent of a shield's answers, or holds them to the declared one.
 
     sizes: of the answer; fields: of the other fields, by path. Both are declared from the start
-    where the settings have an extent, and never change then.
+    where the settings have an extent, and never change then. stated: classes that the model states
+    before it answers, as a fitted estimator does.
     Errors: AnswerError for an answer of another extent; ConfigError where none is known.
     """
 
-    def __init__(self, settings: ShieldSettings) -> None:
+    def __init__(self, settings: ShieldSettings, stated: int | None = None) -> None:
         self._settings = settings
+        self._stated = stated
         self.answered = False
         self.any_number = False
         self.sizes: Sizes | None = None
@@ -169,6 +171,8 @@ class SeenExtent:
         unit, heads = unit_of(self._settings.chain), [name for name, part in self._heads() if part]
         if self._settings.chain.layout.kind in ROW_KINDS and classes is None:
             classes = 2  # yes and no
+        if classes is None:
+            classes = self._stated
         if classes is None:
             example = repr(dict.fromkeys(heads, 10)) if len(heads) > 1 else "10"
             raise ConfigError(

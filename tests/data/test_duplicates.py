@@ -73,7 +73,7 @@ def test_an_audit_refuses_them_or_drops_them_with_a_count() -> None:
     ):
         sn.audit(shield, **sets, tier="quick", shadows=0)
     report = sn.audit(shield, **sets, tier="quick", shadows=0, duplicates="drop")
-    line = "30 of the 120 members, 30 of the 120 nonmembers: they stand in another set too, exactly"
+    line = "30 of the 120 members, 30 of the 120 nonmembers: they occur in another set too, exactly"
     assert any(one.startswith(line) for one in report.untested)
 
 

@@ -34,7 +34,7 @@ def test_a_broken_limit_says_by_how_much_and_what_helps() -> None:
         (of("inversion", 0.08, 0.04, 0.12), 0.1, "about 1,600 nonmembers would decide, in place"),
         (of("inversion", 0.08, 0.0, 0.11), 0.1, "about 900 nonmembers would decide, in place"),
         (of("inversion", 0.1, 0.0, 0.2), 0.1, "too near the limit for any number of rows"),
-        (of("inversion", 0.12, 0.08, 0.16), 0.1, "because the estimate itself breaks the limit"),
+        (of("inversion", 0.12, 0.08, 0.16), 0.1, "in place of 400; the estimate breaks the limit"),
     ],
 )
 def test_an_inconclusive_limit_says_how_many_rows_would_decide(one, limit, words) -> None:

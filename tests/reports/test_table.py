@@ -37,7 +37,7 @@ def test_what_could_have_been_tested_stands_before_what_does_not_apply() -> None
         "attribute recovery: name the columns: sensitive=(...)",
         "inversion: it needs auxiliary data: pass auxiliary=...",
         "one run: the model comes without a guarantee of its training (--guarantee)",
-        "6 of the 325 members: they stand in another set too, and were dropped",
+        "6 of the 325 members: they occur in another set too, and were dropped",
     ]
     other = [
         "timing and other side channels",

@@ -259,3 +259,11 @@ def test_a_shield_around_a_function_has_no_face() -> None:
     shield = sn.Shield(lambda inputs: np.full((len(inputs), 2), 0.5), sn.Round(1))
     assert shield(np.eye(3)).shape == (3, 2)
     assert not hasattr(shield, "predict_proba")
+
+
+def test_the_classes_of_an_estimator_are_known_before_it_answers(pipeline, table) -> None:
+    shield = sn.harden(pipeline)
+    stated = shield.certificate().cost
+    assert stated.bits < float("inf")
+    shield(table[0])
+    assert shield.certificate().cost == stated

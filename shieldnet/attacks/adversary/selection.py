@@ -127,7 +127,8 @@ def choose_each(
 
     They are used only where, chosen on half of the rows held back and judged on the other half,
     they err less than the label: in all features together by ``_DOUBT`` standard errors (then in
-    those in which they err less at all), or in one by as many as make chance as seldom among all. What is gained by chance is lost on other rows.
+    those in which they err less at all), or in one by as many as make chance as seldom among all.
+    What is gained by chance is lost on other rows.
     Shapes: views, each (rows, readings); known (rows, features); labels (rows,), the model's;
     weights (features,), of each in the sum of all.
     """

@@ -131,7 +131,7 @@ def _worst_group(game: Game, scored: Mapping[str, Scored]) -> Iterator[Finding]:
     """Reports the subgroup with the highest lower bound; all groups and attacks share the error."""
     tried = [
         (group.name, name, part)
-        for group in (*_classes(game), *game.groups)
+        for group in (*game.groups, *_classes(game))
         for name, scores in scored.items()
         if (part := within(group, scores)).rows >= MIN_GROUP_ROWS
     ]
@@ -152,6 +152,17 @@ def _pooled(game: Game) -> dict[str, Scored]:
 
 
 def _classes(game: Game) -> Iterator[Group]:
+    """Yields the classes as groups, without those that are given as a group under another name."""
+    for group in _every_class(game):
+        if not any(_same(group, given) for given in game.groups):
+            yield group
+
+
+def _same(one: Group, other: Group) -> bool:
+    return torch.equal(one.members, other.members) and torch.equal(one.nonmembers, other.nonmembers)
+
+
+def _every_class(game: Game) -> Iterator[Group]:
     if game.gives_values:
         yield from quarters(game)
     if game.is_vector:

@@ -6,7 +6,7 @@ from shieldnet.findings.metrics import Limit, Metric
 
 _TOLD = ("AISVS 11.2.5", "AML.T0024.000", "NISTAML.033")
 _HELPS = (
-    "Regularize the model (fewer epochs, weight decay, larger leaves), or release labels alone "
+    "Regularize the model (fewer epochs, weight decay, a smaller model), or release labels alone "
     "(--preset strict): both lower what is measured. Only private training (finetune with DPSGD) "
     "bounds it."
 )

@@ -198,15 +198,14 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     decisive = [pair for pair in judgments if pair[1]["outcome"] == outcome]
     decided, limits = map(len, (_limits_of(decisive), _limits_of(judgments)))
     single = decided == 1
-    first = f"{decisive[0][0]}: {decisive[0][1]['words']}"
     verb = {"fail": "fail", "inconclusive": "remain undecided"}.get(outcome, "")
     verb = verb.replace("fail", "fails").replace("remain ", "remains ") if single else verb
-    more = f"; {decided} of {limits} {'limit' if limits == 1 else 'limits'} {verb}"
+    share = f"{decided} of {limits} {'limit' if limits == 1 else 'limits'} {verb}"
     every = f"all {limits} limits" if limits > 1 else "its one limit"
     sentences = {
         "pass": f"The policy is met: {every}, by whole intervals.",
-        "fail": f"The policy is broken. {first}{more}.",
-        "inconclusive": f"Inconclusive: too few rows to decide. {first}{more}.",
+        "fail": f"The policy is broken: {share}.",
+        "inconclusive": f"Inconclusive: there are too few rows, and {share}.",
     }
     if any(judgment["limit"] == "proof" for _, judgment in decisive):
         sentences["fail"] = (

@@ -214,6 +214,15 @@ def test_the_worst_group_is_named_with_an_interval_for_all_groups(own_shadows) -
     assert worst.low > 0.6
 
 
+def test_a_class_that_is_given_as_a_group_counts_once_by_the_given_name(own_shadows) -> None:
+    labels = [SETS[name].labels for name in ("members", "nonmembers")]
+    named = [Group(f"outcome = {label}", *(one == label for one in labels)) for label in range(5)]
+    found = by_shadows(RECIPE(MEMBERS, 99), own_shadows, groups=tuple(named))
+    worst = found["membership.worst_group.auc"]
+    assert "on outcome = " in worst.source
+    assert "of 5 groups" in worst.source
+
+
 def test_noise_is_averaged_for_the_target_and_its_shadows_alike(own_shadows) -> None:
     game = Game(Shield(RECIPE(MEMBERS, 99), sn.GaussianNoise(8.0)), **SETS, shadows=own_shadows)
     with replayed_noise(0):

@@ -51,8 +51,9 @@ def test_the_page_says_what_helps_and_what_is_judged(tmp_path) -> None:
     policy = Policy({"max_leakage": 0.1, "min_accuracy": 0.9}, ("accuracy",))
     save([report], tmp_path / "page.html", policy)
     text = (tmp_path / "page.html").read_text()
-    assert "The policy is broken. balanced: inversion 0.300 [0.280, 0.320], max_leakage" in text
-    assert "broken by at least 0.18; 1 of 3 limits fails." in text
+    assert "The policy is broken: 1 of 3 limits fails." in text
+    assert "balanced: inversion 0.300 [0.280, 0.320], max_leakage" in text
+    assert text.count("broken by at least 0.18") == 2  # above, and under what decided
     assert "<li>max_leakage: Release less per answer" in text
     assert "<code>min_accuracy = 0.9</code>, <code>required accuracy</code>." in text
     assert '<span class="soft">not released</span>' in text

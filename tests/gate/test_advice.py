@@ -1,0 +1,62 @@
+"""What helps, given what the model reaches without a shield."""
+
+import pytest
+
+from shieldnet.findings.finding import Finding, Threat
+from shieldnet.findings.reading import guess
+from shieldnet.gate.judging import Judgment, beside_bare, each
+
+
+def accuracy(value: float, low: float, high: float) -> Finding:
+    return found("accuracy", value, low, high, baseline=0.5)
+
+
+def found(name: str, value: float, low: float, high: float, baseline: float) -> Finding:
+    return Finding(name, value, low, high, 400, baseline, Threat(), "by hand")
+
+
+def advice(own: Finding, bare: Finding, limit: float = 0.9) -> str:
+    (judgment,) = each("min_accuracy", limit, [own], "accuracy")
+    return beside_bare(judgment, [own], [bare]).helps
+
+
+def test_a_model_that_is_no_better_without_a_shield_is_to_be_improved() -> None:
+    said = advice(accuracy(0.8, 0.75, 0.85), accuracy(0.82, 0.77, 0.87))
+    assert said == "Without a shield the model reaches no more: improve the model."
+
+
+def test_a_model_that_is_better_without_a_shield_needs_another_shield() -> None:
+    said = advice(accuracy(0.8, 0.75, 0.85), accuracy(0.95, 0.92, 0.97))
+    assert said.startswith("Without a shield the model reaches 0.950 [0.920, 0.970]: choose a sh")
+
+
+def test_a_limit_that_is_met_needs_no_advice() -> None:
+    assert not advice(accuracy(0.95, 0.93, 0.97), accuracy(0.99, 0.98, 1.0))
+
+
+def test_other_limits_keep_their_advice() -> None:
+    leak = found("inversion", 0.3, 0.2, 0.4, baseline=0.0)
+    (judgment,) = each("max_leakage", 0.1, [leak], "inversion")
+    assert beside_bare(judgment, [leak], [leak]) == judgment
+    unknown = Judgment("proof", "fail", "a proof is crossed", "inversion", "check it")
+    assert beside_bare(unknown, [leak], [leak]) == unknown
+
+
+def test_a_group_of_one_class_has_no_guess_beside_it() -> None:
+    of_one = found("accuracy.group.default = yes", 0.5, 0.4, 0.6, baseline=1.0)
+    assert guess(accuracy(0.4, 0.3, 0.6)) == "always naming the most frequent class: 0.500"
+    assert not guess(of_one)
+
+
+@pytest.mark.parametrize(
+    ("finding", "words"),
+    [
+        (accuracy(0.95, 0.88, 0.99), "in place of 400; the estimate meets the limit"),
+        (accuracy(0.85, 0.80, 0.91), "in place of 400; the estimate breaks the limit"),
+        (accuracy(0.905, 0.86, 0.94), "the estimate meets the limit, but is close to it"),
+        (accuracy(0.9, 0.85, 0.94), "too near the limit for any number of rows to decide"),
+    ],
+)
+def test_the_rows_that_would_decide_are_said_with_the_side_of_the_estimate(finding, words) -> None:
+    (judgment,) = each("min_accuracy", 0.9, [finding], "accuracy")
+    assert judgment.words.endswith(words)
