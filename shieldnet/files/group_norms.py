@@ -122,7 +122,7 @@ def put_norms(model: nn.Module, norms: Norms) -> tuple[str, ...]:
         layer = _layer(model, name)
         if isinstance(layer, _BatchNorm) and layer.num_features == norm.channels and name:
             norm.put(model, name)
-            replaced.append(f"{norm} in place of {name} ({type(layer).__name__})")
+            replaced.append(f"{norm} in place of layer {name} ({type(layer).__name__})")
     return tuple(replaced)
 
 

@@ -34,8 +34,10 @@ PROVEN = (
         8.0,
         "",
         most=math.inf,
-        helps="Train with DPSGD (shieldnet finetune) at a smaller epsilon, and give its "
-        "guarantee with --guarantee (finetuned=).",
+        helps="Train again with DPSGD (shieldnet finetune), from a fresh or public model, at an "
+        "epsilon within the limit.",
+        needs="train with DPSGD (shieldnet finetune), and pass the guarantee.json that it writes: "
+        "--guarantee (finetuned=)",
     ),
 )
 """Limits on the certificate and on the guarantee of the training."""

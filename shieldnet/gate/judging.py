@@ -148,10 +148,11 @@ def required(name: str, findings: Sequence[Finding]) -> Judgment:
 
 def proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | None) -> Judgment:
     """Judges the privacy cost of one answer, or the guarantee of the training, by a limit."""
-    helps = next(one.helps for one in PROVEN if one.name == name)
+    own = next(one for one in PROVEN if one.name == name)
     if name == "max_epsilon":
         if guarantee is None:
-            message = f"{name} = {limit:g}, but the training has no guarantee"
+            message = f"{name} = {limit:g}, but no guarantee of the training was given"
+            helps = f"If the model was trained with a guarantee, pass it; else {own.needs}."
             return Judgment(name, "fail", message, "guarantee", helps)
         if guarantee.scope == "steps":
             return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
@@ -162,7 +163,7 @@ def proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | No
     is_met = value <= limit
     states = f"{rounded_up(value)}" if math.isfinite(value) else "no bound (infinite)"
     message = f"{name} = {limit:g}, the {claims} states {states}"
-    return Judgment(name, "pass" if is_met else "fail", message, claims, "" if is_met else helps)
+    return Judgment(name, "pass" if is_met else "fail", message, claims, "" if is_met else own.helps)
 
 
 def crossed(finding: Finding) -> Judgment:

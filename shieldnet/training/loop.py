@@ -46,7 +46,7 @@ def take_steps(plan: Plan, updates: Updates, checkpointer: Checkpointer, watch: 
         if checkpointer.is_time(saved_at, last=is_last):
             weights.store(state, optimizer)
             saved_at = checkpointer.keep(state)
-            watch.saved = state.step
+            watch.kept(state.step)
         watch.took(state.step)
     weights.release(state)
     return state

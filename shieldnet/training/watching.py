@@ -48,6 +48,12 @@ class Watch:
         elif step:
             self.tell(f"already complete: all {self.steps} steps are taken from {self.folder}")
 
+    def kept(self, step: int) -> None:
+        """Notes that a checkpoint was saved, and says so of the first before the end."""
+        if self.saved is None and step < self.steps:
+            self.tell(f"first checkpoint saved at step {step} of {self.steps}, in {self.folder}")
+        self.saved = step
+
     def took(self, step: int) -> None:
         """Notes that so many steps were taken; shows the epsilon spent ten times per run."""
         self.at = step

@@ -66,7 +66,7 @@ def audit(project: Path, *extra: str, model: str = "heads:model", ending: str = 
             (
                 "it needs auxiliary data: pass --auxiliary",
                 "the weaker form: pass --train",
-                "without a guarantee of its training (--guarantee)",
+                "it tests the guarantee of a private training, and none was given (--guarantee)",
                 "name the columns: --sensitive",
             ),
         ),

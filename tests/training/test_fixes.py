@@ -48,7 +48,7 @@ def private(images) -> Finetuned:
 
 
 def test_the_applied_fixes_are_listed_in_preflight_and_in_the_result(private) -> None:
-    fixed = "replaced 0.1 (BatchNorm2d) by GroupNorm(2, 16)"
+    fixed = "replaced layer 0.1 (BatchNorm2d) by GroupNorm(2, 16)"
     assert private.preflight.fixes == (fixed,)
     for text in (str(private.preflight), str(private)):
         assert f"fix=True has {fixed}" in text
@@ -69,7 +69,7 @@ def test_every_kind_of_fix_is_listed(table, make_model) -> None:
         make_model(Forgetting), table, PRIVATE, epochs=1, fix=True, loss=weighted, seed=0
     )
     listed = "\n".join(found.preflight.fixes)
-    assert "kept norm (BatchNorm1d) in evaluation mode" in listed
+    assert "kept layer norm (BatchNorm1d) in evaluation mode" in listed
     assert "froze forgotten.weight" in listed
     assert "class weights divided by their mean" in listed
 
@@ -136,7 +136,7 @@ def test_a_fixed_model_is_audited_hardened_and_verified_by_its_factory(tmp_path,
         "--epsilon", "8", "--delta", "1e-3", "--epochs", "2", "--start", "public", "--fix",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    assert "--fix has replaced 0.1 (BatchNorm2d) by GroupNorm(2, 16)" in trained.stdout
+    assert "--fix has replaced layer 0.1 (BatchNorm2d) by GroupNorm(2, 16)" in trained.stdout
     weights = ("--weights", "private/model.safetensors")
     audited = shieldnet(
         tmp_path, "audit", "mine:net", *weights, "--guarantee", "private/guarantee.json",

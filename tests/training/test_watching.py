@@ -47,6 +47,7 @@ def test_a_stop_is_said_with_the_step_that_the_same_command_resumes_from(
         with pytest.raises(KeyboardInterrupt):
             sn.finetune(mlp, table, PRIVATE, **settings)
     told = capsys.readouterr().err
+    assert told.count("first checkpoint saved at step 1 of 40, in ") == 1
     assert "Stopped at step 31 of 40; the same command resumes from step 31, saved in" in told
     found = sn.finetune(mlp, table, PRIVATE, **settings)
     told = capsys.readouterr().err
@@ -54,6 +55,7 @@ def test_a_stop_is_said_with_the_step_that_the_same_command_resumes_from(
     assert (found.steps, found.taken) == (40, 9)
     assert "40 steps, 9 of them in this run, in " in str(found)
     assert f"Checkpoint: {tmp_path / 'kept'}" in str(found)
+    assert "first checkpoint" not in told
     complete = sn.finetune(mlp, table, PRIVATE, **settings)
     assert "already complete: all 40 steps are taken from" in capsys.readouterr().err
     assert "40 steps, none of them in this run" in str(complete)
