@@ -181,12 +181,8 @@ def test_a_label_that_no_true_box_has_is_wrong() -> None:
     assert right.high < plain.low
 
 
-def test_boxes_upside_down_and_images_of_another_type_are_refused() -> None:
+def test_images_of_another_type_are_refused() -> None:
     data = sets()
-    images, targets = data["members"]
-    turned = [{**target, "boxes": target["boxes"].flip(1)} for target in targets]
-    with pytest.raises(sn.errors.DataError, match="upper left corner.*row 0 of the members has"):
-        sn.audit(hardened(Finds()), **{**data, "members": (images, turned)}, tier=INVERTS)
     whole = {name: ((40 * x).clamp(0, 255).byte(), own) for name, (x, own) in data.items()}
     with pytest.raises(sn.errors.DataError, match="cannot read the images .torch.uint8"):
         sn.audit(hardened(Finds()), **whole, tier=INVERTS)

@@ -61,7 +61,7 @@ class Fields:
 def _form(leaf: Any, *, is_main: bool) -> str | None:
     if not isinstance(leaf, Tensor):
         return None
-    if leaf.dim() == 2 and leaf.shape[1] == 4 and leaf.is_floating_point():
+    if leaf.dim() == 2 and leaf.shape[1] == 4 and leaf.dtype != torch.bool:
         return "boxes"
     if leaf.dim() == 1:
         return "scores" if leaf.is_floating_point() or is_main else "labels"
@@ -106,8 +106,7 @@ class Painting(ABC):
         return torch.stack([self._answer(image, shield) for image in images])
 
     def _answer(self, image: Detections, shield: Shield) -> Tensor:
-        held = {written(path): leaf.detach().cpu() for path, leaf in leaves(image)}
-        names = self.fields
+        held, names = self.held(image), self.fields
         count = len(next(iter(held.values())))
         boxes = held[names.boxes].double() if names.boxes else None
         classes = self.numbered(held[names.labels]) if names.labels else torch.zeros(count).long()
@@ -119,6 +118,10 @@ class Painting(ABC):
             chances = held[names.scores]
         chances = chances.double().clamp(0.0, _SUREST)
         return self._painted(boxes, classes, chances).float()
+
+    def held(self, image: Detections) -> dict[str, Tensor]:
+        """Returns the fields of an image by their names, on the CPU."""
+        return {written(path): leaf.detach().cpu() for path, leaf in leaves(image)}
 
     def numbered(self, labels: Tensor) -> Tensor:
         """Numbers labels from 0; those that no true box has are one more class. Shapes: (n,)."""
