@@ -265,6 +265,23 @@ def test_boxes_are_painted_as_far_as_they_cover_a_cell() -> None:
     assert painting.answers([nothing], shield)[0, ..., 0].min() == 1
 
 
+def test_small_objects_stay_in_the_truth() -> None:
+    painting = BoxMap(ALL, (64, 64), (1,))
+    boxes = torch.tensor(
+        [[10.2, 20.2, 10.8, 20.8], [40, 40, 40, 40], [31, 1, 33, 3], [63, 63, 70, 64]]
+    )
+    truth = painting.truth(boxes, torch.zeros(4).long())
+    rows, columns = truth.nonzero().unbind(1)
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [
+        (1, 16),
+        (10, 5),
+        (20, 20),
+        (31, 31),
+    ]
+    among = torch.tensor([[0.0, 0.0, 64.0, 64.0], [10.2, 20.2, 10.8, 20.8]])
+    assert painting.truth(among, torch.tensor([0, 1]))[10, 5] == 2
+
+
 def test_without_boxes_the_surest_of_each_class_are_painted_first() -> None:
     painting = RankMap(Fields("scores", None, "labels"), (4, 4), (1, 2))
     image = {"labels": torch.tensor([2, 1, 2]), "scores": torch.tensor([0.3, 0.6, 0.7])}

@@ -140,7 +140,8 @@ class BoxMap(Painting):
     """Paints boxes where they lie; a cell that is partly covered is painted as far as it is.
 
     A cell holds an object with the chance that not all boxes over it are wrong; whose it is, by
-    their shares. A true box covers larger ones.
+    their shares. A true box takes the cells of which it covers more than half, and that of its
+    center, from larger ones.
     """
 
     @property
@@ -154,7 +155,7 @@ class BoxMap(Painting):
 
     def truth(self, boxes: Tensor, classes: Tensor) -> Tensor:
         map_ = torch.full(self.positions, BACKGROUND)
-        covered = self._covered(boxes.double()) > 0.5
+        covered = (self._covered(boxes.double()) > 0.5) | self._centers(boxes.double())
         area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         for box in area.argsort(descending=True, stable=True).tolist():
             map_[covered[box]] = 1 + int(classes[box])
@@ -169,6 +170,19 @@ class BoxMap(Painting):
         each = -torch.expm1(by_class)
         share = each / each.sum(0).clamp_min(1e-30)
         return torch.cat([nothing.unsqueeze(0), (1 - nothing) * share]).movedim(0, -1)
+
+    def _centers(self, boxes: Tensor) -> Tensor:
+        """Marks the cell with the center of each box's part in the image. Shapes: as _covered."""
+        ends = torch.tensor(self.size[::-1] * 2)
+        inside = boxes.clamp_min(0).minimum(ends)
+        middle = (inside[:, :2] + inside[:, 2:]) / 2
+        cells = torch.tensor(self.positions[::-1])
+        x, y = (middle * cells / ends[:2]).long().clamp_max(cells - 1).unbind(1)
+        rows, columns = (
+            one_hot(place, count).bool()
+            for place, count in zip((y, x), self.positions, strict=True)
+        )
+        return rows.unsqueeze(2) & columns.unsqueeze(1)
 
     def _covered(self, boxes: Tensor) -> Tensor:
         """Says which part of every cell lies in a box. Shapes: (n, 4) -> (n, *positions)."""
