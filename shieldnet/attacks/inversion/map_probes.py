@@ -10,6 +10,7 @@ from shieldnet.attacks.adversary.selection import choose
 from shieldnet.attacks.base import Attack, Form, Game
 from shieldnet.attacks.inversion.candidates import REPEATS, answered
 from shieldnet.attacks.inversion.decoding import INVERTS, LEAKAGE
+from shieldnet.attacks.inversion.map_answers import own_images
 from shieldnet.attacks.inversion.map_search import (
     DECODER,
     MAX_PRACTICE,
@@ -17,8 +18,9 @@ from shieldnet.attacks.inversion.map_search import (
     searched,
     trial_of,
 )
-from shieldnet.attacks.inversion.maps import MapInversion, Trial, own_images, released_answers
+from shieldnet.attacks.inversion.maps import MapInversion, Trial
 from shieldnet.attacks.inversion.numbers import Numbers
+from shieldnet.attacks.positions.readings import answers_about
 from shieldnet.core.checks import whole
 from shieldnet.core.statistics import random_sums
 from shieldnet.findings.finding import Outcome, Threat
@@ -125,7 +127,7 @@ class MapCandidates:
     def _ask(self, inputs: Tensor) -> Tensor:
         shield = self.game.shield
         answers = [
-            shield.chain.distribution(released_answers(shield, inputs), self.classes)
+            shield.chain.distribution(answers_about(shield, inputs)[0].cpu(), self.classes)
             for _ in range(self.repeats)
         ]
         return _summed(torch.stack(answers).float().mean(0), self.floor) / self.unit

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from shieldnet.attacks.positions.box_numbers import numbers_of
 from shieldnet.core.errors import AnswerError
 from shieldnet.outputs.nested import leaves, written
 from shieldnet.shield.module import Shield
@@ -118,6 +119,17 @@ class Painting(ABC):
             chances = held[names.scores]
         chances = chances.double().clamp(0.0, _SUREST)
         return self._painted(boxes, classes, chances).float()
+
+    def numbers(self, images: Sequence[Detections]) -> Tensor:
+        """Lays what was released flat, in its order. Shapes: -> (images, WIDTH) float64."""
+        names, rows = self.fields, []
+        for image in images:
+            held = self.held(image)
+            boxes, scores, labels = (
+                held[name] if name else None for name in (names.boxes, names.scores, names.labels)
+            )
+            rows.append(numbers_of(boxes, scores, labels, self.size))
+        return torch.stack(rows)
 
     def held(self, image: Detections) -> dict[str, Tensor]:
         """Returns the fields of an image by their names, on the CPU."""
