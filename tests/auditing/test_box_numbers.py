@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from detectors import Finds, sets
-from torch import Tensor
+from torch import Tensor, nn
 
 import shieldnet as sn
 from shieldnet.attacks import MapInversion, MapMembership
@@ -134,6 +134,20 @@ def test_numbers_that_tell_nothing_are_at_chance(way) -> None:
     report = sn.audit(bare(Scatters(way)), **data, tier=tier, engine="inline")
     assert report["bare"]["inversion.map"].low <= 0
     assert report["bare"]["membership.maps.auc"].low <= 0.5
+
+
+@pytest.mark.parametrize("way", [in_order, in_count, in_a_box_of_score_0, in_a_label_of_no_area])
+def test_models_that_differ_in_numbers_alone_heed_their_data(way) -> None:
+    data = bright()
+
+    def train(given: tuple[Tensor, object], seed: int) -> nn.Module:
+        return LeaksMembers(way, given[0]).eval()
+
+    model = train(data["members"], 0)
+    settings = {"tier": MEMBERS, "shadows": 4, "engine": "inline"}
+    sn.audit(bare(model), **data, train=train, **settings)
+    with pytest.raises(sn.errors.ConfigError, match="ignores its data"):
+        sn.audit(bare(model), **data, train=lambda given, seed: Leaks(way).eval(), **settings)
 
 
 def test_numbers_keep_the_order_and_the_count_of_boxes() -> None:
