@@ -143,6 +143,50 @@ def test_whole_boxes_are_read_as_boxes() -> None:
     ]
 
 
+class Scores(Finds):
+    """Answers with scores in another form."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.change = change
+
+    def _found(self, means: Tensor) -> dict[str, Tensor]:
+        found = super()._found(means)
+        return {**found, "scores": self.change(found["scores"])}
+
+
+@pytest.mark.parametrize("change", [torch.logit, lambda p: 100 * p, lambda p: p * torch.nan])
+def test_scores_outside_of_0_and_1_are_refused(change) -> None:
+    boxes = {"outputs": {"boxes": "values"}, "also": {"scores": (), "labels": ()}}
+    scores = {"outputs": {"scores": "values"}, "also": {"boxes": (), "labels": ()}}
+    for settings in (boxes, scores):
+        shield = sn.Shield(Scores(change).eval(), **settings)
+        with pytest.raises(sn.errors.AnswerError, match="scores|NaN"):
+            sn.audit(shield, **sets(), tier=USE, engine="inline")
+    shield = sn.Shield(Scores(change).eval(), **boxes)
+    with pytest.raises(sn.errors.AnswerError, match="scores of boxes between 0 and 1.*logits"):
+        sn.audit(shield, **sets(), tier=USE, engine="inline")
+
+
+def test_logits_are_read_as_the_scores_that_they_state() -> None:
+    shields = [
+        as_it_is(Finds()),
+        sn.Shield(
+            Scores(torch.logit).eval(),
+            outputs={"scores": "binary_logits"},
+            also={"boxes": (), "labels": ()},
+        ),
+        sn.Shield(
+            Scores(torch.logit).eval(),
+            outputs={"boxes": "values", "scores": "binary_logits"},
+            also={"scores": (sn.Round(6),), "labels": ()},
+        ),
+    ]
+    reports = [sn.audit(shield, **sets(), tier=USE, engine="inline") for shield in shields]
+    accuracy = [subject["accuracy"].value for one in reports for subject in one.subjects]
+    assert accuracy == pytest.approx([accuracy[0]] * len(accuracy), abs=1e-3)
+
+
 def test_a_detector_that_reads_lists_alone_is_refused_with_a_fix() -> None:
     class Lists(Finds):
         def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:

@@ -23,6 +23,7 @@ _MAX_SIDE = 32  # cells of a map
 _RANKS = 16  # boxes of a class that are read where their places are not released
 _UNSAID = 0.9  # how sure a box is, where no score is released
 _SUREST = 1 - 1e-6
+_SLACK = 1e-4  # of scores beyond 0 and 1, by rounding
 Detections = Mapping[str, Any]
 """The fields of one image: tensors with a row for each box."""
 
@@ -113,10 +114,8 @@ class Painting(ABC):
         classes = self.numbered(held[names.labels]) if names.labels else torch.zeros(count).long()
         if names.scores is None:
             chances = torch.full((count,), _UNSAID)
-        elif names.scores == shield.settings.main and shield.chain.layout.kind != "values":
-            chances = shield.chain.distribution(held[names.scores], 2)[..., 1]
         else:
-            chances = held[names.scores]
+            chances = _chances(held[names.scores], names.scores, shield)
         chances = chances.double().clamp(0.0, _SUREST)
         return self._painted(boxes, classes, chances).float()
 
@@ -145,6 +144,30 @@ class Painting(ABC):
     def kinds(self) -> int:
         """Counts what boxes may be of: known classes, and one for all others."""
         return len(self.ids) + 1
+
+
+def _chances(scores: Tensor, name: str, shield: Shield) -> Tensor:
+    """Reads scores as fractions; what defenses moved out of [0, 1] is clamped later.
+
+    Errors: AnswerError where the model's own are outside.
+    """
+    settings = shield.settings
+    is_main = name == settings.main or (settings.main is None and name not in shield.others)
+    chain = shield.chain if is_main else shield.others.get(name)
+    if chain is not None and chain.layout.kind != "values":
+        return chain.distribution(scores, 2)[..., 1]
+    kind = settings.outputs.get(name) if isinstance(settings.outputs, Mapping) else None
+    if kind == "binary_logits":  # released as they are
+        return scores.double().sigmoid()
+    wrong = ~((scores >= -_SLACK) & (scores <= 1 + _SLACK))
+    if wrong.any() and (chain is None or not chain.stages):
+        raise AnswerError(
+            f"Expected scores of boxes between 0 and 1, got {float(scores[wrong][0]):g} in "
+            f"{name}: an audit would read it as certain. Of logits, say "
+            f"outputs={{{name!r}: 'binary_logits'}}; of percentages or other numbers, convert "
+            "them in the model."
+        )
+    return scores
 
 
 @dataclass(frozen=True)
