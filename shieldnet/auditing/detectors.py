@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shieldnet.attacks.answers import inputs_at_once
 from shieldnet.attacks.membership.shadows import Train
 from shieldnet.attacks.positions.painted_shield import PaintedShield, without_defenses
 from shieldnet.attacks.positions.painting import BoxMap, Fields, Painting, RankMap
@@ -146,7 +147,10 @@ def _painting_of(
 
 def _alternating(examples: Mapping[str, Examples]) -> Iterator[Tensor]:
     """Yields a few images of one set, then of the next, until there are none."""
-    parts = [part.inputs.split(_LOOKED_AT) for part in examples.values()]
+    parts = [
+        part.inputs.split(min(_LOOKED_AT, inputs_at_once(part.inputs)))
+        for part in examples.values()
+    ]
     for row in zip_longest(*parts):
         yield from (images for images in row if images is not None)
 

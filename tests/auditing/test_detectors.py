@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import shieldnet as sn
-from shieldnet.attacks import MapInversion, MapMembership, MapProbing
+from shieldnet.attacks import MapInversion, MapMembership, MapProbing, answers
 from shieldnet.attacks.adversary.decoders import Ridge
 from shieldnet.attacks.adversary.map_decoders import Patches
 from shieldnet.attacks.positions.painting import BoxMap, Fields, RankMap
@@ -208,6 +208,21 @@ def test_the_bare_model_is_asked_as_the_shield_asks_it() -> None:
 
     report = sn.audit(hardened(OneByOne(), micro_batch=1), **sets(), tier=sn.Tier("use", ()))
     assert values(report, "agreement")["bare"].value == 1
+
+
+def test_large_images_are_asked_about_in_small_batches(monkeypatch) -> None:
+    sizes: set[int] = set()
+
+    class Counts(Finds):
+        def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+            sizes.add(len(images))
+            return super().forward(images)
+
+    monkeypatch.setattr(answers, "_NUMBERS", 4 * SIDE * SIDE)
+    every = (*INVERTS.attacks, MapMembership(), MapProbing(queries=4, pulls=(0.1,)))
+    data = {name: (images[:30], own[:30]) for name, (images, own) in sets().items()}
+    sn.audit(hardened(Counts()), **data, tier=sn.Tier("every", every), engine="inline")
+    assert max(sizes) == 4
 
 
 def test_sets_without_images_or_targets_are_refused() -> None:

@@ -12,14 +12,13 @@ from torch.nn.functional import one_hot
 from shieldnet.attacks.adversary.map_decoders import MAX_CHANNELS
 from shieldnet.attacks.adversary.selection import MIN_ROWS
 from shieldnet.attacks.base import Game
-from shieldnet.attacks.positions.readings import answers_about, extent_of, joined
+from shieldnet.attacks.positions.readings import answers_about, extent_of, joined, rows_at_once
 from shieldnet.core.randomness import noise_about
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable
 
 _MAX_ROWS = 1000
 _MAX_NUMBERS = 2**26  # of the answers about one set
-_AT_ONCE = 2**22  # numbers
 View = Callable[[], Tensor]
 """Makes one reading of the answers about all rows. Shapes: -> (rows, *positions, channels)."""
 
@@ -74,14 +73,14 @@ class Answered:
 
 
 def _answers(game: Game, examples: Examples) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    shield, classes = game.shield, extent_of(game).classes
-    size = max(1, _AT_ONCE // _numbers(game))
+    shield, extent = game.shield, extent_of(game)
+    size = rows_at_once(extent, examples.inputs)
     p, logits, numbers = [], [], []
     with noise_about(examples.content, "map"):
         for rows in examples.inputs.split(size):
             answers, beside = answers_about(shield, rows)
             answers = answers.cpu()
-            p.append(shield.chain.distribution(answers, classes).float())
+            p.append(shield.chain.distribution(answers, extent.classes).float())
             numbers.append(beside)
             if shield.chain.releases_scores:
                 logits.append(shield.chain.rows(answers).float())

@@ -20,14 +20,13 @@ from shieldnet.attacks.inversion.map_search import (
 )
 from shieldnet.attacks.inversion.maps import MapInversion, Trial
 from shieldnet.attacks.inversion.numbers import Numbers
-from shieldnet.attacks.positions.readings import answers_about
+from shieldnet.attacks.positions.readings import answers_about, extent_of, rows_at_once
 from shieldnet.core.checks import whole
 from shieldnet.core.statistics import random_sums
 from shieldnet.findings.finding import Outcome, Threat
 from shieldnet.findings.metrics import Metric
 
 _SUMS = 256  # random sums of a map, by which two maps are compared
-_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class MapCandidates:
 
         Shapes: (rows, ...) -> (rows, sums).
         """
-        parts = inputs.split(_ROWS_AT_ONCE)
+        parts = inputs.split(rows_at_once(extent_of(self.game), inputs))
         return torch.cat([answered(self._ask, part, len(self.unit)) for part in parts])
 
     def _ask(self, inputs: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ class _MeanScores:
 
         def mean(inputs: Tensor) -> Tensor:
             rows = []
-            for part in inputs.split(rows_at_once(self.extent)):
+            for part in inputs.split(rows_at_once(self.extent, inputs)):
                 said, numbers = released_with_numbers(asked, part, self.extent.classes)
                 means = said.flatten(1, -2).mean(1)
                 rows.append(means if numbers is None else torch.cat([means, numbers], 1))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from shieldnet.attacks.answers import inputs_at_once
 from shieldnet.attacks.base import Game
 from shieldnet.attacks.positions.box_numbers import numbers_in
 from shieldnet.attacks.positions.truth import Truth, tokens_of
@@ -130,7 +131,7 @@ def _parts(
     shield: Shield, inputs: Tensor, truth: Truth, classes: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float, Tensor | None]]:
     labels = truth.labels.where(truth.counted, 0)
-    size = rows_at_once(Extent(classes, tuple(labels.shape[1:])))
+    size = rows_at_once(Extent(classes, tuple(labels.shape[1:])), inputs)
     for rows, own in zip(inputs.split(size), labels.split(size), strict=True):
         p, numbers = released_with_numbers(shield, rows, classes)
         log_p = p.log()
@@ -154,9 +155,10 @@ def joined(parts: Iterable[Tensor | None]) -> Tensor | None:
     return torch.cat(held) if held else None
 
 
-def rows_at_once(extent: Extent) -> int:
-    """Returns how many answers are held in memory at once."""
-    return max(1, _NUMBERS_AT_ONCE // (math.prod(extent.positions) * extent.classes))
+def rows_at_once(extent: Extent, inputs: Tensor) -> int:
+    """Returns how many of these rows are asked about at once: they and their answers are held."""
+    answers = _NUMBERS_AT_ONCE // (math.prod(extent.positions) * extent.classes)
+    return max(1, min(answers, inputs_at_once(inputs)))
 
 
 def released(shield: Shield, inputs: Tensor, classes: int) -> Tensor:
