@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.decoders import Ridge
-from shieldnet.attacks.adversary.selection import choose
+from shieldnet.attacks.adversary.selection import MIN_ROWS, choose
 from shieldnet.attacks.base import Attack, Form, Game
 from shieldnet.attacks.inversion.candidates import REPEATS, answered
 from shieldnet.attacks.inversion.decoding import INVERTS, LEAKAGE
@@ -18,7 +18,7 @@ from shieldnet.attacks.inversion.map_search import (
     searched,
     trial_of,
 )
-from shieldnet.attacks.inversion.maps import MapInversion, Trial
+from shieldnet.attacks.inversion.maps import SHARE_HELD_BACK, MapInversion, Trial
 from shieldnet.attacks.inversion.numbers import Numbers
 from shieldnet.attacks.positions.readings import answers_about, extent_of, rows_at_once
 from shieldnet.core.checks import whole
@@ -64,9 +64,11 @@ class MapProbing(Attack):
     def __post_init__(self) -> None:
         whole("queries", self.queries, low=1)
 
-    @property
-    def candidates_asked(self) -> dict[Form, int]:
-        return {"maps": (MAX_PRACTICE * len(self.pulls) + MAX_TARGETS) * self.queries}
+    def candidates_asked(self, form: Form, owned: int, targets: int) -> int:
+        if form != "maps" or min(owned, targets) < MIN_ROWS:
+            return 0
+        practice = min(MAX_PRACTICE, owned // SHARE_HELD_BACK)
+        return (practice * len(self.pulls) + min(MAX_TARGETS, targets)) * self.queries
 
     def __call__(self, game: Game) -> Outcome:
         trial = trial_of(game, self.decoder)

@@ -36,6 +36,8 @@ from shieldnet.findings.metrics import Metric
 from shieldnet.findings.reading import BY_LABEL
 
 _MAX_TARGETS = 300
+SHARE_HELD_BACK = 5
+"""Of the adversary's rows, one in so many is held back, to choose by."""
 _MAX_FLAT = 4096  # numbers of an answer, those that vary the most
 _SUMS = 64
 
@@ -177,7 +179,8 @@ class _Learner:
     @classmethod
     def of(cls, game: Game, auxiliary: Examples, secret: Scale | Words | Parts) -> "_Learner":
         order = torch.randperm(len(auxiliary), generator=torch.Generator().manual_seed(game.seed))
-        check, fit = order[: len(order) // 5], order[len(order) // 5 :]
+        held = len(order) // SHARE_HELD_BACK
+        check, fit = order[:held], order[held:]
         inputs = secret.apply(auxiliary.inputs)
         shape, image = auxiliary.inputs.shape[1:], None
         is_map = len(extent_of(game).positions) == 2 and isinstance(secret, Scale)
