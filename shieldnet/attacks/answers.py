@@ -12,6 +12,7 @@ from shieldnet.findings.finding import NotApplicable
 from shieldnet.shield.module import Shield
 
 _BATCH = 1024
+_NUMBERS = 2**24  # of the inputs that a model gets at once: large images come in fewer
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def one_row_each(rows: Tensor) -> Tensor:
     return rows.reshape(len(rows), 1 if rows.dim() == 1 else rows.shape[-1])
 
 
+def inputs_at_once(inputs: Tensor) -> int:
+    """Returns how many of these rows a model gets at once."""
+    return max(1, min(_BATCH, _NUMBERS // max(1, inputs[:1].numel())))
+
+
 def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """Runs a module over all rows, on its own device, without a graph.
 
@@ -77,10 +83,10 @@ def in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     first = next(parameters(), None) if parameters else None
     device = inputs.device if first is None else first.device
     with torch.no_grad():
-        answers = (module(part.to(device, copy=True)) for part in inputs.split(_BATCH))
+        parts = inputs.split(inputs_at_once(inputs))
+        answers = (module(part.to(device, copy=True)) for part in parts)
         pick = module.answer_in if isinstance(module, Shield) else _same
-        parts = [pick(answer).cpu() for answer in answers]
-    return torch.cat(parts)
+        return torch.cat([pick(answer).cpu() for answer in answers])
 
 
 def _same(answers: Tensor) -> Tensor:

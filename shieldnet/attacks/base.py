@@ -318,7 +318,9 @@ class Attack(Measurement):
     learns: ClassVar[bool] = False
     searches: ClassVar[bool] = False
 
-    @property
-    def candidates_asked(self) -> dict[Form, int]:
-        """Counts the candidates that it asks about, at most, by what the records are."""
-        return {}
+    def candidates_asked(self, form: Form, owned: int, targets: int) -> int:
+        """Counts the candidates that it asks about, about, of one shield.
+
+        form: what the records are. owned: how many the adversary has. targets: nonmembers.
+        """
+        return 0

@@ -68,8 +68,9 @@ def in_words(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """Says what an audit works on. rows: of all sets; owned: of the auxiliary ones.
+    """Says what an audit works on.
 
+    rows: of all sets; owned: of the auxiliary ones; targets: of the nonmembers.
     ask_s: seconds for one answer about every row, measured. pictures: whether images are drawn.
     form: what records are, by which attacks ask about candidates.
     reference_models: how many are trained; shadows by ``train`` are not foreseen.
@@ -77,6 +78,7 @@ class Load:
 
     rows: int
     owned: int
+    targets: int
     features: int
     classes: int
     ask_s: float
@@ -98,6 +100,7 @@ class Load:
         return cls(
             rows=rows,
             owned=owned,
+            targets=len(game.nonmembers),
             features=probe[0].numel(),
             classes=1 if game.is_vector or game.extent else answers.shape[-1],  # of decoders
             ask_s=asking_s * rows / len(probe),
@@ -168,6 +171,7 @@ def estimate_s(
     asking = sum(load.ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
     if any(isinstance(check, Masking) for check in tier.checks):
         asking += load.ask_s / load.rows * ROWS_ASKED * (len(shields) - 1)
-    candidates = sum(attack.candidates_asked.get(load.form, 0) for attack in tier.attacks)
+    asked = (load.form, owned, load.targets)
+    candidates = sum(attack.candidates_asked(*asked) for attack in tier.attacks)
     asking += load.ask_s / load.rows * candidates * len(shields)
     return waiting * (waves * reference_s + work * len(shields)) + asking

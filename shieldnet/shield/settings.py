@@ -196,6 +196,7 @@ class ShieldSettings:
             release=release,
             axis=self.chain.layout.axis,
             drop=(*self.others, *self.drop),
+            micro_batch=self.micro_batch,
             release_positions=self.release_positions,
         )
 

@@ -91,6 +91,10 @@ def test_a_shield_is_made_of_settings_or_of_keywords_and_not_of_both(linear) -> 
     assert sn.Shield.around(lambda x: x, settings).settings is settings
 
 
+def test_the_bare_shield_asks_the_model_in_the_same_batches(linear) -> None:
+    assert sn.Shield(linear, sn.TopK(2), micro_batch=4).bare().micro_batch == 4
+
+
 class TestExtents:
     def test_a_privacy_cost_depends_on_the_extent_and_on_no_answer_given_before(self) -> None:
         shield = sn.Shield(Maps(), sn.Label(), axis=1)

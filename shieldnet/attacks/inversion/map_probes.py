@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.decoders import Ridge
-from shieldnet.attacks.adversary.selection import choose
+from shieldnet.attacks.adversary.selection import MIN_ROWS, choose
 from shieldnet.attacks.base import Attack, Form, Game
 from shieldnet.attacks.inversion.candidates import REPEATS, answered
 from shieldnet.attacks.inversion.decoding import INVERTS, LEAKAGE
+from shieldnet.attacks.inversion.map_answers import own_images
 from shieldnet.attacks.inversion.map_search import (
     DECODER,
     MAX_PRACTICE,
@@ -17,15 +18,15 @@ from shieldnet.attacks.inversion.map_search import (
     searched,
     trial_of,
 )
-from shieldnet.attacks.inversion.maps import MapInversion, Trial, own_images, released_answers
+from shieldnet.attacks.inversion.maps import SHARE_HELD_BACK, MapInversion, Trial
 from shieldnet.attacks.inversion.numbers import Numbers
+from shieldnet.attacks.positions.readings import answers_about, extent_of, rows_at_once
 from shieldnet.core.checks import whole
 from shieldnet.core.statistics import random_sums
 from shieldnet.findings.finding import Outcome, Threat
 from shieldnet.findings.metrics import Metric
 
 _SUMS = 256  # random sums of a map, by which two maps are compared
-_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,11 @@ class MapProbing(Attack):
     def __post_init__(self) -> None:
         whole("queries", self.queries, low=1)
 
-    @property
-    def candidates_asked(self) -> dict[Form, int]:
-        return {"maps": (MAX_PRACTICE * len(self.pulls) + MAX_TARGETS) * self.queries}
+    def candidates_asked(self, form: Form, owned: int, targets: int) -> int:
+        if form != "maps" or min(owned, targets) < MIN_ROWS:
+            return 0
+        practice = min(MAX_PRACTICE, owned // SHARE_HELD_BACK)
+        return (practice * len(self.pulls) + min(MAX_TARGETS, targets)) * self.queries
 
     def __call__(self, game: Game) -> Outcome:
         trial = trial_of(game, self.decoder)
@@ -119,13 +122,13 @@ class MapCandidates:
 
         Shapes: (rows, ...) -> (rows, sums).
         """
-        parts = inputs.split(_ROWS_AT_ONCE)
+        parts = inputs.split(rows_at_once(extent_of(self.game), inputs))
         return torch.cat([answered(self._ask, part, len(self.unit)) for part in parts])
 
     def _ask(self, inputs: Tensor) -> Tensor:
         shield = self.game.shield
         answers = [
-            shield.chain.distribution(released_answers(shield, inputs), self.classes)
+            shield.chain.distribution(answers_about(shield, inputs)[0].cpu(), self.classes)
             for _ in range(self.repeats)
         ]
         return _summed(torch.stack(answers).float().mean(0), self.floor) / self.unit

@@ -1,18 +1,14 @@
 """Turning answers at positions back into inputs: an image from its segmentation."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Ridge
 from shieldnet.attacks.adversary.features import Parts, Scale, Words, units_of
 from shieldnet.attacks.adversary.map_decoders import (
-    MAX_CHANNELS,
     MapDecoder,
     MapNetwork,
     Patches,
@@ -28,24 +24,22 @@ from shieldnet.attacks.inversion.decoding import (
     share_per_feature,
 )
 from shieldnet.attacks.inversion.inputs import Errors
+from shieldnet.attacks.inversion.map_answers import Answered, View, first_rows, own_images
+from shieldnet.attacks.positions.box_numbers import readings_of_numbers
 from shieldnet.attacks.positions.readings import extent_of
 from shieldnet.attacks.positions.truth import token_columns
 from shieldnet.core.errors import ConfigError
-from shieldnet.core.randomness import noise_about
 from shieldnet.core.statistics import Interval, random_sums, saved_share
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Metric
 from shieldnet.findings.reading import BY_LABEL
-from shieldnet.shield.module import Shield
 
-_MAX_ROWS, _MAX_TARGETS = 1000, 300
-_MAX_NUMBERS = 2**26  # of the answers about one set
+_MAX_TARGETS = 300
+SHARE_HELD_BACK = 5
+"""Of the adversary's rows, one in so many is held back, to choose by."""
 _MAX_FLAT = 4096  # numbers of an answer, those that vary the most
 _SUMS = 64
-_AT_ONCE = 2**22  # numbers
-_View = Callable[[], Tensor]
-"""Makes one reading of the answers about all rows. Shapes: -> (rows, *positions, channels)."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +52,9 @@ class MapInversion(Attack):
     and everything from the flattened answer (``flat``); each on p, log p and, where scores are
     released, logits. The baseline is the best of the same decoders, and of the label's mean at
     every pixel, that sees the released winners alone: a segmentation's labels are released on
-    purpose. Choices are made on a fifth of the auxiliary rows, and where no decoder is surely
-    better there, the adversary uses the labels.
+    purpose. Of a detector, the numbers of its boxes are read as well: alone, beside the flattened
+    map, and for what a decoder of places misses. Choices are made on a fifth of the auxiliary rows,
+    and where no decoder is surely better there, the adversary uses the labels.
 
     ``inversion.map`` = (MSE_labels - MSE) / MSE_labels on nonmembers: 0 means that the answers give
     no more away than their winners, 1 that they give everything. Defenses that change winners
@@ -126,7 +121,7 @@ class MapInversion(Attack):
         if token_columns(game.nonmembers, extent_of(game).positions) is not None:
             raise NotApplicable("texts are read token by token (PromptInversion)")
         auxiliary = own_images(game)
-        targets = _some(game, game.nonmembers, _MAX_TARGETS)
+        targets = first_rows(game, game.nonmembers, _MAX_TARGETS)
         game.require_rows(MIN_ROWS, auxiliary, targets)
         secret = units_of(auxiliary.inputs, auxiliary.packing)
         learner = _Learner.of(game, auxiliary, secret)
@@ -137,119 +132,31 @@ class MapInversion(Attack):
         by_labels = self._guesses(learner, {"the labels": answers.labels})
         by_labels["the mean input"] = learner.mean(len(targets))
         source = min(by_labels, key=lambda name: float(learner.errors(by_labels[name]).sum()))
-        guesses = self._guesses(learner, answers.views)
+        guesses = self._guesses(learner, answers.views, answers.numbers)
         return Trial(learner, answers, secret, targets, guesses, source, by_labels[source])
 
-    def _guesses(self, learner: "_Learner", views: Mapping[str, _View]) -> dict[str, Tensor]:
+    def _guesses(
+        self, learner: "_Learner", views: Mapping[str, View], numbers: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Guesses the rows held back and the targets, by every kind of decoder's best reading."""
         guesses: dict[str, Tensor] = {}
-        if not views:
-            return guesses
-        if learner.image is not None:
+        read = None if numbers is None else learner.varying(readings_of_numbers(numbers))
+        if learner.image is not None and views:
             first, *others = self.local
             by_view = {name: learner.local(first, view()) for name, view in views.items()}
             best = min(by_view, key=lambda name: float(learner.errors(by_view[name]).sum()))
-            guesses[f"{type(first).__name__} on {best}"] = by_view[best]
+            name = f"{type(first).__name__} on {best}"
+            guesses[name] = by_view[best]
+            if read is not None:
+                both = learner.local_then_flat(first, views[best](), read)
+                guesses[f"{name}, the rest by Ridge on numbers"] = both
             for decoder in others:
                 guess = learner.local(decoder, views[best]())
                 guesses[f"{type(decoder).__name__} on {best}"] = guess
         flat = {name: learner.flattened(view()) for name, view in views.items()}
-        return guesses | learner.flat(self.flat, flat)
-
-
-@dataclass(frozen=True)
-class Answered:
-    """Holds what the shield released about rows at all positions, and how it can be read.
-
-    Shapes: p, logits (rows, *positions, classes); logits None where p says as much. least: the
-    smallest p above zero.
-    """
-
-    p: Tensor
-    logits: Tensor | None
-    least: float
-
-    @classmethod
-    def of(cls, game: Game, *sets: Examples) -> "Answered":
-        """Asks once about every row of these sets, in their order; floors are of the first set."""
-        parts = [_answers(game, examples) for examples in sets]
-        first = parts[0][0]
-        p = torch.cat([p for p, _ in parts])
-        scores = [logits for _, logits in parts if logits is not None]
-        return cls(p, torch.cat(scores) if scores else None, float(first[first > 0].min()))
-
-    def labels(self) -> Tensor:
-        """Returns the released winners. Shapes: -> (rows, *positions, classes), 0 or 1."""
-        return one_hot(self.p.argmax(-1), self.p.shape[-1]).float()
-
-    def _log_p(self, floor: float) -> Tensor:
-        return self.p.clamp_min(floor).log()
-
-    @property
-    def views(self) -> dict[str, _View]:
-        """Lists the readings that say more than the winners; none where nothing more is released.
-
-        Released zeros, and all that is smaller than a floor, are read as the floor.
-        """
-        if self.logits is None and torch.equal(self.p, self.labels()):
-            return {}
-        floors = {"1e-3": 1e-3, "half the least": max(self.least / 2, 1e-30)}
-        views: dict[str, _View] = {"p": lambda: self.p}
-        for words, floor in floors.items():
-            views[f"log p above {words}"] = partial(self._log_p, floor)
-        logits = self.logits
-        if logits is not None:
-            views["logits"] = lambda: logits
-        every = tuple(views.values())
-        if len(every) * self.p.shape[-1] <= MAX_CHANNELS:
-            views["all readings"] = lambda: torch.cat([view() for view in every], -1)
-        return views
-
-
-def _answers(game: Game, examples: Examples) -> tuple[Tensor, Tensor | None]:
-    shield, classes = game.shield, extent_of(game).classes
-    size = max(1, _AT_ONCE // _numbers(game))
-    p, logits = [], []
-    with noise_about(examples.content, "map"):
-        for rows in examples.inputs.split(size):
-            answers = released_answers(shield, rows)
-            p.append(shield.chain.distribution(answers, classes).float())
-            if shield.chain.releases_scores:
-                logits.append(shield.chain.rows(answers).float())
-    return torch.cat(p), torch.cat(logits) if logits else None
-
-
-def released_answers(shield: Shield, inputs: Tensor) -> Tensor:
-    """Asks a shield about rows, which the model may write into. Shapes: -> as it answers, CPU."""
-    first = next(shield.parameters(), None)
-    device = inputs.device if first is None else first.device
-    with torch.no_grad():
-        return shield.answer_in(shield(inputs.to(device, copy=True))).cpu()
-
-
-def own_images(game: Game) -> Examples:
-    """Returns the rows that the adversary learns from. Errors: NotApplicable where there are none.
-
-    Its maps are not among them.
-    """
-    return _some(game, game.owned(), _MAX_ROWS)
-
-
-def _some(game: Game, examples: Examples, most: int) -> Examples:
-    """Keeps the first rows, as many as their answers fit into memory."""
-    numbers = _numbers(game)
-    rows = min(most, _MAX_NUMBERS // max(numbers, examples.inputs[0].numel()))
-    if rows < MIN_ROWS:
-        raise NotApplicable(
-            f"an answer of {numbers} numbers about {examples.inputs[0].numel()} is too large: "
-            f"{_MAX_NUMBERS // MIN_ROWS} fit. Audit a model of smaller images"
-        )
-    return replace(examples, inputs=examples.inputs[:rows], labels=None)
-
-
-def _numbers(game: Game) -> int:
-    extent = extent_of(game)
-    return extent.classes * math.prod(extent.positions)
+        if read is not None:
+            flat |= learner.with_numbers(read, flat)
+        return guesses | (learner.flat(self.flat, flat) if flat else {})
 
 
 @dataclass(frozen=True)
@@ -272,7 +179,8 @@ class _Learner:
     @classmethod
     def of(cls, game: Game, auxiliary: Examples, secret: Scale | Words | Parts) -> "_Learner":
         order = torch.randperm(len(auxiliary), generator=torch.Generator().manual_seed(game.seed))
-        check, fit = order[: len(order) // 5], order[len(order) // 5 :]
+        held = len(order) // SHARE_HELD_BACK
+        check, fit = order[:held], order[held:]
         inputs = secret.apply(auxiliary.inputs)
         shape, image = auxiliary.inputs.shape[1:], None
         is_map = len(extent_of(game).positions) == 2 and isinstance(secret, Scale)
@@ -302,11 +210,44 @@ class _Learner:
 
     def local(self, decoder: MapDecoder, maps: Tensor) -> Tensor:
         """Guesses images place by place. Shapes: maps, all rows -> (check + targets, features)."""
+        learned, unseen = self._parted(maps)
+        return self._local(decoder, learned, unseen)
+
+    def _local(self, decoder: MapDecoder, learned: Tensor, asked: Tensor) -> Tensor:
         assert self.image is not None  # noqa: S101  # the caller looked
-        learned, unseen = standardized(*self._parted(maps.movedim(-1, 1)), self.image[1:])
+        seen, unseen = standardized(learned.movedim(-1, 1), asked.movedim(-1, 1), self.image[1:])
         known = (self.known - self.center).reshape(-1, *self.image)
-        guess = decoder.predict(learned, known, unseen).flatten(1) + self.center
+        guess = decoder.predict(seen, known, unseen).flatten(1) + self.center
         return guess.clamp(self.known.amin(), self.known.amax())
+
+    def local_then_flat(self, decoder: MapDecoder, maps: Tensor, numbers: Tensor) -> Tensor:
+        """Guesses place by place, and what that misses by least squares on numbers.
+
+        Shapes: maps, numbers, all rows -> (check + targets, features).
+        """
+        learned, unseen = self._parted(maps)
+        guess = self._local(decoder, learned, torch.cat([learned, unseen]))
+        missed, count = self.known - guess[: len(learned)], len(learned)
+        read, others = ({"numbers": part} for part in self._parted(numbers))
+        choice = choose((Ridge(),), read, random_sums(missed, _SUMS), seed=self.seed)
+        both = guess[count:] + choice.predict(read, missed, others)
+        return both.clamp(self.known.amin(), self.known.amax())
+
+    def varying(self, numbers: Tensor) -> Tensor | None:
+        """Keeps numbers that vary among the rows to learn from; None where none does."""
+        learned = numbers[self.fit]
+        varies = learned.amax(0) > learned.amin(0)
+        return numbers[:, varies] if varies.any() else None
+
+    def with_numbers(
+        self, numbers: Tensor, views: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Lists the numbers alone, and beside p. Shapes: -> (n, k), (others, k)."""
+        own = self._parted(numbers)
+        if "p" not in views:
+            return {"numbers": own}
+        both = [torch.cat(pair, 1) for pair in zip(views["p"], own, strict=True)]
+        return {"numbers": own, "p and numbers": (both[0], both[1])}
 
     def flattened(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Lays answers flat and keeps the numbers that vary. Shapes: -> (n, k), (others, k)."""
@@ -362,7 +303,7 @@ class Trial:
             learner=replace(
                 learner, check=learner.check[:checked], checked=learner.checked[:checked]
             ),
-            answers=replace(self.answers, p=self.answers.p[places], logits=None),
+            answers=replace(self.answers, p=self.answers.p[places], logits=None, numbers=None),
             targets=replace(self.targets, inputs=self.targets.inputs[:targets]),
             guesses={name: guess[kept] for name, guess in self.guesses.items()},
             by_label=self.by_label[kept],

@@ -80,10 +80,11 @@ class Search(Attack):
     def __post_init__(self) -> None:
         whole("queries", self.queries, low=1)
 
-    @property
-    def candidates_asked(self) -> dict[Form, int]:
-        tried = _MAX_PRACTICE_ROWS * len(Numbers.settings) + _MAX_TARGETS
-        return {"rows": tried * self.queries}
+    def candidates_asked(self, form: Form, owned: int, targets: int) -> int:
+        if form != "rows" or min(owned, targets) < MIN_ROWS:
+            return 0
+        practice = min(_MAX_PRACTICE_ROWS, owned // 4)
+        return (practice * len(Numbers.settings) + min(_MAX_TARGETS, targets)) * self.queries
 
     def __call__(self, game: Game) -> Outcome:
         auxiliary = game.owned()

@@ -181,7 +181,7 @@ class TextExtraction(Attack):
         """Says which texts are completed. Shapes: -> (temperatures, texts that are long enough)."""
         extent, truth = extent_of(game), truth_of(game, examples)
         wanted = self._second_half(truth.counted)
-        size = rows_at_once(extent)
+        size = rows_at_once(extent, examples.inputs)
         with noise_about(examples.content, "completion"):
             parts = [
                 _log_chances(

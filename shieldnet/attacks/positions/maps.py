@@ -16,6 +16,7 @@ from shieldnet.attacks.membership.reporting import (
 )
 from shieldnet.attacks.membership.scored import Scored
 from shieldnet.attacks.positions.beside_shadows import COLUMNS, beside_shadows, means_of_sums
+from shieldnet.attacks.positions.number_scores import learned_scores
 from shieldnet.attacks.positions.readings import (
     Readings,
     extent_of,
@@ -39,10 +40,11 @@ class MapMembership(Attack):
     """Scores every image by what is released of its pixels; members score higher.
 
     Scores: those of ``map_scores``, and with shadows those of ``beside_shadows`` on means over all
-    pixels and over boundaries. All are reported with how many of their scores differ, and the
-    worst as ``membership.maps.auc`` and ``membership.maps.tpr_at_fpr_...``, whose intervals hold
-    for all at once. Groups as in ``Membership``. Images that are in a set more than once count
-    once.
+    pixels and over boundaries; of a detector also ``learned_scores`` of the numbers of its boxes,
+    by an adversary who knows half of the members. All are reported with how many of their scores
+    differ, and the worst as ``membership.maps.auc`` and ``membership.maps.tpr_at_fpr_...``, whose
+    intervals hold for all at once. Groups as in ``Membership``. Images that are in a set more than
+    once count once.
 
     Errors: NotApplicable where answers are no maps, or members can be told without the model.
     NOT promised: that no attack does better. Noise is not averaged over repeated queries.
@@ -68,9 +70,13 @@ class MapMembership(Attack):
 def scored_maps(game: Game) -> dict[str, Scored]:
     """Scores members and nonmembers in every way that the game allows."""
     sets, floor = (game.members, game.nonmembers), _floor(game)
-    plain = [map_scores(readings_of(game, examples), floor) for examples in sets]
+    read = [readings_of(game, examples) for examples in sets]
+    plain = [map_scores(readings, floor) for readings in read]
     rows = (torch.arange(len(game.members)), torch.arange(len(game.nonmembers)))
     scored = {name: Scored(plain[0][name], plain[1][name], rows, 1) for name in plain[0]}
+    if read[0].numbers is not None and read[1].numbers is not None:
+        of_numbers = learned_scores(read[0].numbers, read[1].numbers, game.seed)
+        scored["numbers of boxes"] = Scored(*of_numbers, rows, 1)
     if game.position_shadows is None:
         return scored
     shadows = game.position_shadows

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from shieldnet.attacks.positions.box_numbers import Painted
 from shieldnet.attacks.positions.painting import Painting
 from shieldnet.defenses import Defense
 from shieldnet.findings.finding import NotApplicable
@@ -28,15 +29,16 @@ class PaintedShield(Shield):
         # How attacks read what was painted.
         self.chain = Shield(nn.Identity(), outputs="probabilities", axis=-1).chain
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Shapes: the model's arguments -> (images, *positions, classes)."""
-        return self.painting.answers(self.shown(*args, **kwargs), self.shown)
+    def forward(self, *args: Any, **kwargs: Any) -> Painted:
+        """Returns one answer as maps and as numbers."""
+        images = self.shown(*args, **kwargs)
+        return Painted(self.painting.answers(images, self.shown), self.painting.numbers(images))
 
     def answer_in(self, released: Any) -> Tensor:
         """Returns what was painted. Errors: NotApplicable for the boxes themselves."""
-        if not isinstance(released, Tensor):
+        if not isinstance(released, Painted):
             raise NotApplicable("how many boxes a detector gives has no gradient")
-        return released
+        return released.maps
 
     def bare(self, release: Any = None) -> "PaintedShield":
         """Returns the same without defenses."""

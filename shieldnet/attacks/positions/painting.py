@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from shieldnet.attacks.positions.box_numbers import numbers_of
 from shieldnet.core.errors import AnswerError
 from shieldnet.outputs.nested import leaves, written
 from shieldnet.shield.module import Shield
@@ -22,6 +23,7 @@ _MAX_SIDE = 32  # cells of a map
 _RANKS = 16  # boxes of a class that are read where their places are not released
 _UNSAID = 0.9  # how sure a box is, where no score is released
 _SUREST = 1 - 1e-6
+_SLACK = 1e-4  # of scores beyond 0 and 1, by rounding
 Detections = Mapping[str, Any]
 """The fields of one image: tensors with a row for each box."""
 
@@ -61,7 +63,7 @@ class Fields:
 def _form(leaf: Any, *, is_main: bool) -> str | None:
     if not isinstance(leaf, Tensor):
         return None
-    if leaf.dim() == 2 and leaf.shape[1] == 4 and leaf.is_floating_point():
+    if leaf.dim() == 2 and leaf.shape[1] == 4 and leaf.dtype != torch.bool:
         return "boxes"
     if leaf.dim() == 1:
         return "scores" if leaf.is_floating_point() or is_main else "labels"
@@ -106,19 +108,31 @@ class Painting(ABC):
         return torch.stack([self._answer(image, shield) for image in images])
 
     def _answer(self, image: Detections, shield: Shield) -> Tensor:
-        held = {written(path): leaf.detach().cpu() for path, leaf in leaves(image)}
-        names = self.fields
+        held, names = self.held(image), self.fields
         count = len(next(iter(held.values())))
         boxes = held[names.boxes].double() if names.boxes else None
         classes = self.numbered(held[names.labels]) if names.labels else torch.zeros(count).long()
         if names.scores is None:
             chances = torch.full((count,), _UNSAID)
-        elif names.scores == shield.settings.main and shield.chain.layout.kind != "values":
-            chances = shield.chain.distribution(held[names.scores], 2)[..., 1]
         else:
-            chances = held[names.scores]
+            chances = _chances(held[names.scores], names.scores, shield)
         chances = chances.double().clamp(0.0, _SUREST)
         return self._painted(boxes, classes, chances).float()
+
+    def numbers(self, images: Sequence[Detections]) -> Tensor:
+        """Lays what was released flat, in its order. Shapes: -> (images, WIDTH) float64."""
+        names, rows = self.fields, []
+        for image in images:
+            held = self.held(image)
+            boxes, scores, labels = (
+                held[name] if name else None for name in (names.boxes, names.scores, names.labels)
+            )
+            rows.append(numbers_of(boxes, scores, labels, self.size))
+        return torch.stack(rows)
+
+    def held(self, image: Detections) -> dict[str, Tensor]:
+        """Returns the fields of an image by their names, on the CPU."""
+        return {written(path): leaf.detach().cpu() for path, leaf in leaves(image)}
 
     def numbered(self, labels: Tensor) -> Tensor:
         """Numbers labels from 0; those that no true box has are one more class. Shapes: (n,)."""
@@ -132,12 +146,37 @@ class Painting(ABC):
         return len(self.ids) + 1
 
 
+def _chances(scores: Tensor, name: str, shield: Shield) -> Tensor:
+    """Reads scores as fractions; what defenses moved out of [0, 1] is clamped later.
+
+    Errors: AnswerError where the model's own are outside.
+    """
+    settings = shield.settings
+    is_main = name == settings.main or (settings.main is None and name not in shield.others)
+    chain = shield.chain if is_main else shield.others.get(name)
+    if chain is not None and chain.layout.kind != "values":
+        return chain.distribution(scores, 2)[..., 1]
+    kind = settings.outputs.get(name) if isinstance(settings.outputs, Mapping) else None
+    if kind == "binary_logits":  # released as they are
+        return scores.double().sigmoid()
+    wrong = ~((scores >= -_SLACK) & (scores <= 1 + _SLACK))
+    if wrong.any() and (chain is None or not chain.stages):
+        raise AnswerError(
+            f"Expected scores of boxes between 0 and 1, got {float(scores[wrong][0]):g} in "
+            f"{name}: an audit would read it as certain. Of logits, say "
+            f"outputs={{{name!r}: 'binary_logits'}}; of percentages or other numbers, convert "
+            "them in the model."
+        )
+    return scores
+
+
 @dataclass(frozen=True)
 class BoxMap(Painting):
     """Paints boxes where they lie; a cell that is partly covered is painted as far as it is.
 
     A cell holds an object with the chance that not all boxes over it are wrong; whose it is, by
-    their shares. A true box covers larger ones.
+    their shares. A true box takes the cells of which it covers more than half, and that of its
+    center, from larger ones.
     """
 
     @property
@@ -151,7 +190,7 @@ class BoxMap(Painting):
 
     def truth(self, boxes: Tensor, classes: Tensor) -> Tensor:
         map_ = torch.full(self.positions, BACKGROUND)
-        covered = self._covered(boxes.double()) > 0.5
+        covered = (self._covered(boxes.double()) > 0.5) | self._centers(boxes.double())
         area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         for box in area.argsort(descending=True, stable=True).tolist():
             map_[covered[box]] = 1 + int(classes[box])
@@ -166,6 +205,19 @@ class BoxMap(Painting):
         each = -torch.expm1(by_class)
         share = each / each.sum(0).clamp_min(1e-30)
         return torch.cat([nothing.unsqueeze(0), (1 - nothing) * share]).movedim(0, -1)
+
+    def _centers(self, boxes: Tensor) -> Tensor:
+        """Marks the cell with the center of each box's part in the image. Shapes: as _covered."""
+        ends = torch.tensor(self.size[::-1] * 2)
+        inside = boxes.clamp_min(0).minimum(ends)
+        middle = (inside[:, :2] + inside[:, 2:]) / 2
+        cells = torch.tensor(self.positions[::-1])
+        x, y = (middle * cells / ends[:2]).long().clamp_max(cells - 1).unbind(1)
+        rows, columns = (
+            one_hot(place, count).bool()
+            for place, count in zip((y, x), self.positions, strict=True)
+        )
+        return rows.unsqueeze(2) & columns.unsqueeze(1)
 
     def _covered(self, boxes: Tensor) -> Tensor:
         """Says which part of every cell lies in a box. Shapes: (n, 4) -> (n, *positions)."""

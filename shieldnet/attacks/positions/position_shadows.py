@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from shieldnet.attacks.base import Game
 from shieldnet.attacks.membership.shadows import Train
 from shieldnet.attacks.membership.trainers import called, check_trainer
+from shieldnet.attacks.positions.box_numbers import WIDTH
 from shieldnet.attacks.positions.maps import boundaries
+from shieldnet.attacks.positions.painted_shield import PaintedShield
 from shieldnet.attacks.positions.readings import (
     extent_of,
     owned_with_truth,
     read_by,
-    released,
+    released_with_numbers,
     rows_at_once,
     truth_of,
 )
@@ -113,7 +115,7 @@ def train_position_shadows(
         )
     work = _Work.of(game, shields, train)
     reader = _MeanScores(game.shield.bare().with_model(nn.Identity()), extent_of(game))
-    alone(check_trainer, train, reader, work.data, reader.extent.classes, game.seed)
+    alone(check_trainer, train, reader, work.data, reader.columns, game.seed)
     sizes = [len(game.members), len(game.nonmembers)]
     rng = np.random.default_rng(game.seed)
     drawn = torch.from_numpy(rng.random((count, sum(sizes))) < share_of_members(*sizes))
@@ -172,17 +174,28 @@ def _summed(shield: Shield, examples: Examples, truth: Truth, classes: int) -> A
 
 @dataclass(frozen=True)
 class _MeanScores:
-    """Reads what a model says at all positions as one row, to tell two models apart."""
+    """Reads what a model says as one row, to tell two models apart.
+
+    The mean over all positions, and the numbers of a detector's boxes, of which the map shows few.
+    """
 
     shield: Shield
     extent: Extent
+
+    @property
+    def columns(self) -> int:
+        """Counts the numbers of a row."""
+        return self.extent.classes + (WIDTH if isinstance(self.shield, PaintedShield) else 0)
 
     def __call__(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         asked = self.shield.with_model(model.eval())
 
         def mean(inputs: Tensor) -> Tensor:
-            parts = inputs.split(rows_at_once(self.extent))
-            said = (released(asked, part, self.extent.classes) for part in parts)
-            return torch.cat([answers.flatten(1, -2).mean(1) for answers in said])
+            rows = []
+            for part in inputs.split(rows_at_once(self.extent, inputs)):
+                said, numbers = released_with_numbers(asked, part, self.extent.classes)
+                means = said.flatten(1, -2).mean(1)
+                rows.append(means if numbers is None else torch.cat([means, numbers], 1))
+            return torch.cat(rows)
 
         return mean

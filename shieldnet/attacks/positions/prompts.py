@@ -75,11 +75,13 @@ class PromptInversion(Attack):
         for name in ("tokens", "texts", "candidates", "rounds"):
             whole(name, getattr(self, name), low=1)
 
-    @property
-    def candidates_asked(self) -> dict[Form, int]:
-        read = _VALIDATED + self.texts // self.tokens  # of each length
+    def candidates_asked(self, form: Form, owned: int, targets: int) -> int:
+        if form != "texts" or min(owned, targets) < _MIN_TEXTS:
+            return 0
+        validated = min(_VALIDATED, owned // _SHARE_OF_VALIDATION)
+        read = validated + min(self.texts, targets) // self.tokens  # of each length
         places = self.tokens * (self.tokens + 1) // 2
-        return {"texts": read * places * self.candidates * self.rounds}
+        return read * places * self.candidates * self.rounds
 
     def __call__(self, game: Game) -> Outcome:
         asking = Asking.of(game, game.nonmembers)

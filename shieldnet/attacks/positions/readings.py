@@ -1,13 +1,15 @@
 """What the released answers at all positions say of their true classes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from shieldnet.attacks.answers import inputs_at_once
 from shieldnet.attacks.base import Game
+from shieldnet.attacks.positions.box_numbers import numbers_in
 from shieldnet.attacks.positions.truth import Truth, tokens_of
 from shieldnet.core.randomness import noise_about
 from shieldnet.data.examples import Examples
@@ -27,7 +29,7 @@ class Readings:
     deviation: of log p under the released distribution itself. winner: the class with the
     greatest. counted: which positions count; what the others hold means nothing. least: the
     smallest probability above zero that was released. most_frequent: the share of the most
-    frequent true class.
+    frequent true class. numbers: that were released beside maps, of a detector's boxes.
 
     Shapes: log_p, mean, deviation (rows, *positions) float64, winner the same, int64, counted the
     same, bool.
@@ -40,6 +42,7 @@ class Readings:
     labels: Tensor
     counted: Tensor
     least: float
+    numbers: Tensor | None = None
 
     @property
     def right(self) -> Tensor:
@@ -111,7 +114,7 @@ def read_by(shield: Shield, examples: Examples, truth: Truth, classes: int) -> R
     """Asks any shield about every record and keeps what it says of the true classes."""
     with noise_about(examples.content, "positions"):
         parts = list(_parts(shield, examples.inputs, truth, classes))
-    log_p, mean, deviation, winner, least = zip(*parts, strict=True)
+    log_p, mean, deviation, winner, least, numbers = zip(*parts, strict=True)
     return Readings(
         torch.cat(log_p),
         torch.cat(mean),
@@ -120,16 +123,17 @@ def read_by(shield: Shield, examples: Examples, truth: Truth, classes: int) -> R
         truth.labels,
         truth.counted,
         min(least),
+        joined(numbers),
     )
 
 
 def _parts(
     shield: Shield, inputs: Tensor, truth: Truth, classes: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float, Tensor | None]]:
     labels = truth.labels.where(truth.counted, 0)
-    size = rows_at_once(Extent(classes, tuple(labels.shape[1:])))
+    size = rows_at_once(Extent(classes, tuple(labels.shape[1:])), inputs)
     for rows, own in zip(inputs.split(size), labels.split(size), strict=True):
-        p = released(shield, rows, classes)
+        p, numbers = released_with_numbers(shield, rows, classes)
         log_p = p.log()
         finite = log_p.clamp_min(_LEAST_LOG)  # which a zero's chance takes out again
         weighted = p * finite
@@ -141,12 +145,20 @@ def _parts(
             (square - mean.square()).clamp_min(0).sqrt(),
             p.argmax(-1),
             float(p.where(p > 0, 1.0).min()),
+            numbers,
         )
 
 
-def rows_at_once(extent: Extent) -> int:
-    """Returns how many answers are held in memory at once."""
-    return max(1, _NUMBERS_AT_ONCE // (math.prod(extent.positions) * extent.classes))
+def joined(parts: Iterable[Tensor | None]) -> Tensor | None:
+    """Joins the numbers of several batches; None where there are none."""
+    held = [part for part in parts if part is not None]
+    return torch.cat(held) if held else None
+
+
+def rows_at_once(extent: Extent, inputs: Tensor) -> int:
+    """Returns how many of these rows are asked about at once: they and their answers are held."""
+    answers = _NUMBERS_AT_ONCE // (math.prod(extent.positions) * extent.classes)
+    return max(1, min(answers, inputs_at_once(inputs)))
 
 
 def released(shield: Shield, inputs: Tensor, classes: int) -> Tensor:
@@ -154,8 +166,28 @@ def released(shield: Shield, inputs: Tensor, classes: int) -> Tensor:
 
     Shapes: inputs (rows, ...) -> (rows, *positions, classes) float64, on the CPU.
     """
+    return released_with_numbers(shield, inputs, classes)[0]
+
+
+def released_with_numbers(
+    shield: Shield, inputs: Tensor, classes: int
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the distributions of one answer, and the numbers of a detector's boxes beside them.
+
+    Shapes: inputs (rows, ...) -> (rows, *positions, classes), (rows, WIDTH); float64, on the CPU.
+    """
+    answers, numbers = answers_about(shield, inputs)
+    with torch.no_grad():
+        return shield.chain.distribution(answers, classes).double().cpu(), numbers
+
+
+def answers_about(shield: Shield, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Asks a shield about rows, which the model may write into.
+
+    Shapes: -> as it answers, on its device; numbers of a detector's boxes, (rows, WIDTH), or None.
+    """
     first = next(shield.parameters(), None)
     device = inputs.device if first is None else first.device
     with torch.no_grad():
-        answers = shield.answer_in(shield(inputs.to(device, copy=True)))
-        return shield.chain.distribution(answers, classes).double().cpu()
+        answers = shield(inputs.to(device, copy=True))
+        return shield.answer_in(answers), numbers_in(answers)

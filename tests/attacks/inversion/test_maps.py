@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import shieldnet as sn
 from shieldnet.attacks import Game, MapInversion
 from shieldnet.attacks.adversary.map_decoders import MapNetwork, Patches, standardized
-from shieldnet.attacks.inversion import maps
+from shieldnet.attacks.inversion import map_answers
 from shieldnet.core.errors import ConfigError
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable
@@ -123,7 +123,7 @@ def test_too_few_images_are_refused(rows) -> None:
 
 
 def test_answers_too_large_for_memory_are_refused_with_what_fits(monkeypatch) -> None:
-    monkeypatch.setattr(maps, "_MAX_NUMBERS", 1000)
+    monkeypatch.setattr(map_answers, "_MAX_NUMBERS", 1000)
     with pytest.raises(NotApplicable, match="128 numbers about 64 is too large: 25 fit"):
         LOCAL(game_of(Shows()))
 
