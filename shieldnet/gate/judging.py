@@ -163,7 +163,9 @@ def proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | No
     is_met = value <= limit
     states = f"{rounded_up(value)}" if math.isfinite(value) else "no bound (infinite)"
     message = f"{name} = {limit:g}, the {claims} states {states}"
-    return Judgment(name, "pass" if is_met else "fail", message, claims, "" if is_met else own.helps)
+    return Judgment(
+        name, "pass" if is_met else "fail", message, claims, "" if is_met else own.helps
+    )
 
 
 def crossed(finding: Finding) -> Judgment:

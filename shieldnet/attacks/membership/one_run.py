@@ -29,7 +29,9 @@ class OneRun(Attack):
 
     def __call__(self, game: Game) -> Outcome:
         if game.guarantee is None:
-            raise NotApplicable("it tests the guarantee of a private training, and none was given (finetuned=)")
+            raise NotApplicable(
+                "it tests the guarantee of a private training, and none was given (finetuned=)"
+            )
         if game.guarantee.scope == "steps":
             raise NotApplicable(
                 "the guarantee is of its steps alone, and the start may know the canaries (start=)"

@@ -123,7 +123,10 @@ def _batch_statistics(model: nn.Module) -> Iterator[Hazard]:
         kind, norm = type(layer).__name__, Norm.replacing(layer)
         if _is_frozen(layer):
             fix = "Keep it in evaluation mode, with statistics from public data"
-            fixes, done = "keeps it in evaluation mode", f"kept layer {name} ({kind}) in evaluation mode"
+            fixes, done = (
+                "keeps it in evaluation mode",
+                f"kept layer {name} ({kind}) in evaluation mode",
+            )
         else:
             fix = f"Replace it by nn.{norm}, or freeze it and keep it in evaluation mode"
             fixes, done = f"puts {norm} in its place", f"replaced layer {name} ({kind}) by {norm}"
