@@ -203,10 +203,15 @@ def _asked(shield: Shield, examples: Examples) -> Shield:
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...]:
-    """Returns what an estimator calls its classes, by number."""
+    """Returns what an estimator, or a Hugging Face model's config, calls its classes."""
     itself = model_itself(model)
-    classes = itself.classes if isinstance(itself, Estimator) else None
-    return () if classes is None else tuple(map(str, classes.tolist()))
+    if isinstance(itself, Estimator):
+        return () if itself.classes is None else tuple(map(str, itself.classes.tolist()))
+    named = getattr(getattr(itself, "config", None), "id2label", None)
+    if not isinstance(named, dict) or sorted(named) != list(range(len(named))):
+        return ()
+    names = tuple(str(named[number]) for number in range(len(named)))
+    return () if len({*names}) < len(names) else names
 
 
 def _name(model: nn.Module) -> str:

@@ -1,6 +1,5 @@
 """How long an audit takes, said before it starts."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Sized
@@ -19,14 +18,14 @@ from shieldnet.checks.masking import ROWS_ASKED, Masking
 from shieldnet.running.engine import one_thread
 from shieldnet.shield.module import Shield
 
-_log = logging.getLogger("shieldnet")
 _PROBE_ROWS = 256
 _PROBE_S = 0.2
 Done = Callable[[], object]
+Tell = Callable[[str], object]
 
 
-def announce(game: Game, shields: Mapping[str, Shield], plan: Plan) -> str:
-    """Logs how long an audit will take, and returns it in words: quick, about 10 s."""
+def announce(game: Game, shields: Mapping[str, Shield], plan: Plan, tell: Tell) -> str:
+    """Tells how long an audit will take, and returns it in words: quick, about 10 s."""
     tier = plan.tier
     shadows = plan.shadows if _has_shadows(game, plan) else 0
     references = shadows if plan.train is None else 0
@@ -36,14 +35,10 @@ def announce(game: Game, shields: Mapping[str, Shield], plan: Plan) -> str:
         estimate_s(tier, load, shields=noisy, workers=plan.at_once, waiting=waiting())
     )
     by_train = "" if plan.train is None else " (their training is estimated after the first)"
-    _log.info(
-        "%s audit: %s and %s on %s%s; %s",
-        tier.name,
-        _count(tier.attacks, "attack"),
-        _count(tier.checks, "check"),
-        _count(shields, "shield"),
-        f", {shadows} shadows{by_train}" if shadows else "",
-        duration,
+    shadowed = f", {shadows} shadows{by_train}" if shadows else ""
+    tell(
+        f"{tier.name} audit: {_count(tier.attacks, 'attack')} and {_count(tier.checks, 'check')} "
+        f"on {_count(shields, 'shield')}{shadowed}; {duration}"
     )
     return f"{tier.name}, {duration}"
 
@@ -131,8 +126,8 @@ def waiting() -> float:
     return min(20.0, max(1.0, passed / max(spent, 1e-3)))
 
 
-def tell_when_first_is_done(count: int, at_once: int, done: Callable[[], object]) -> Done:
-    """Returns a callback that logs, at its first call, how long the other pieces will take.
+def tell_when_first_is_done(count: int, at_once: int, done: Done, tell: Tell) -> Done:
+    """Returns a callback that tells, at its first call, how long the other pieces will take.
 
     count: of the pieces. at_once: how many run at the same time. done: is called each time.
     """
@@ -145,7 +140,7 @@ def tell_when_first_is_done(count: int, at_once: int, done: Callable[[], object]
         left = math.ceil(count / at_once) - 1
         if calls == 1 and left > 0:
             taken = time.monotonic() - begun
-            _log.info("shadows by train: %s for the other %d", in_words(taken * left), count - 1)
+            tell(f"shadows by train: {in_words(taken * left)} for the other {count - 1}")
         done()
 
     return told

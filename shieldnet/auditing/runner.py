@@ -57,7 +57,7 @@ def with_shadows(
         return game, (f"membership with shadow models: {reason}",)
     done: Callable[[], object] = bar.advance
     if plan.train is not None:
-        done = tell_when_first_is_done(plan.shadow_jobs, plan.at_once, done)
+        done = tell_when_first_is_done(plan.shadow_jobs, plan.at_once, done, bar.tell)
     try:
         if game.extent is not None:
             shields = {name: game.behind(one).shield for name, one in shields.items()}

@@ -149,7 +149,7 @@ def audit(
     steps = len(case.shields) * len(plan.tier.measurements) + plan.shadow_jobs
     with Progress(steps, progress) as bar:
         game = case.game()
-        bar.begin(announce(game, case.shields, plan))
+        bar.begin(announce(game, case.shields, plan, bar.tell))
         game = replace(game, blind=blind_finding(game.members, game.nonmembers, seed))
         game, untested = with_shadows(game, case.shields, plan, bar)
         subjects = play(game, case.shields, plan, with_examples, bar)

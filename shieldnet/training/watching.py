@@ -1,13 +1,13 @@
 """What a training says of itself while it runs: a progress bar, and lines in the log."""
 
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
+from shieldnet.running.progress import tell
 
 _log = logging.getLogger("shieldnet")
 _EPSILON_SHOWN = 10  # times per run that the epsilon spent is updated
@@ -70,12 +70,8 @@ class Watch:
 
     def tell(self, line: str) -> None:
         """Logs a line, or writes it to stderr where nothing shows the log."""
-        if not self.speaks:
-            return
-        if _log.isEnabledFor(logging.INFO) and _log.hasHandlers():
-            _log.info(line)
-        else:
-            self.bar.write(line, file=sys.stderr)
+        if self.speaks:
+            tell(line, self.bar)
 
     def __enter__(self) -> "Watch":
         return self

@@ -1,8 +1,10 @@
 import json
+import logging
 import math
 import re
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -336,6 +338,18 @@ def test_how_long_it_takes_is_told_before_it_starts(digits_model, sets, caplog) 
     )
 
 
+@pytest.mark.parametrize(("progress", "said"), [(None, True), (True, True), (False, False)])
+def test_how_long_it_takes_is_told_where_no_log_is_set_up(
+    digits_model, sets, capsys, monkeypatch, progress, said
+) -> None:
+    monkeypatch.setattr(logging.getLogger("shieldnet"), "level", logging.WARNING)
+    given = {**small_sets(sets), "tier": SMALL, "shadows": 0, "progress": progress}
+    sn.audit(sn.harden(digits_model), **given)
+    assert (
+        "small audit: 2 attacks and 1 check on 2 shields; about" in capsys.readouterr().err
+    ) == said
+
+
 def test_sets_without_labels_are_audited_for_what_needs_none(digits_model, sets) -> None:
     bare = {name: inputs for name, (inputs, _) in small_sets(sets).items()}
     report = sn.audit(sn.harden(digits_model), **bare, tier=SMALL)
@@ -372,6 +386,26 @@ def test_canaries_and_groups_are_found_where_they_are_given(sets) -> None:
     assert found["membership.canaries.auc"].low > found["membership.auc"].value
     assert "of 12 groups" in found["membership.worst_group.auc"].source
     assert found["memorization.canaries"].low > 0.7
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({n: f"digit {n}" for n in range(10)}, r"on class digit \d, of 10 groups"),
+        ({0: "a", 1: "b"}, r"on class \d, of 10 groups"),
+        (dict.fromkeys(range(10), "same"), r"on class \d, of 10 groups"),
+        (["a"], r"on class \d, of 10 groups"),
+        (None, r"on class \d, of 10 groups"),
+    ],
+)
+def test_classes_have_the_names_of_a_hugging_face_config_where_it_names_all(
+    digits_model, sets, names, said
+) -> None:
+    model = nn.Sequential(digits_model)
+    model.config = SimpleNamespace(id2label=names)
+    tier = sn.Tier("small", (Membership(),))
+    report = sn.audit(sn.harden(model), **sets, tier=tier, shadows=0)
+    assert re.search(said, report.subjects[-1]["membership.worst_group.auc"].source)
 
 
 class Reads(nn.Module):

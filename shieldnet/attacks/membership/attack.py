@@ -169,5 +169,5 @@ def _every_class(game: Game) -> Iterator[Group]:
         return
     members, nonmembers = game.labels(game.members), game.labels(game.nonmembers)
     for label in torch.cat([members, nonmembers]).unique().tolist():
-        name = game.class_names[label] if game.class_names else label
+        name = game.class_names[label] if len(game.class_names) == game.classes else label
         yield Group(f"class {name}", members == label, nonmembers == label)
