@@ -231,6 +231,19 @@ class Plan:
         checks = tuple(check for check in self.tier.checks if not check.at_positions)
         return replace(self, tier=replace(self.tier, attacks=attacks, checks=checks))
 
+    def left_out(self, *, at_positions: bool) -> tuple[str, ...]:
+        """Says in a line what the quick tier does not measure and the standard one does."""
+        if self.tier.name != "quick":
+            return ()
+        there = {type(part) for part in self.tier.measurements}
+        missing = dict.fromkeys(
+            part.metrics[0].title.removeprefix("{}: ")
+            for part in TIERS["standard"].measurements
+            if type(part) not in there and part.metrics and (at_positions or not part.at_positions)
+        )
+        named = "; ".join(missing)
+        return (f"left out by the quick tier: {named} (tier='standard' measures what applies)",)
+
     def for_shields(self, shields: Mapping[str, Shield]) -> "Plan":
         """Chooses the stages of the shadows, and the engine: processes, where these pay."""
         has_classes = shields[BARE].chain.layout.kind not in ("values", "embeddings")

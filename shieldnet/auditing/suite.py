@@ -153,7 +153,8 @@ def audit(
         game = replace(game, blind=blind_finding(game.members, game.nonmembers, seed))
         game, untested = with_shadows(game, case.shields, plan, bar)
         subjects = play(game, case.shields, plan, with_examples, bar)
-    untested = (*notices(game, subjects, plan.tier), *untested)
+    left_out = plan.left_out(at_positions=case.extent is not None)
+    untested = (*notices(game, subjects, plan.tier), *untested, *left_out)
     titled = title or f"Audit of {name_of(model_itself(case.bare.model))}"
     return Report(
         title=f"{titled}: {NOTHING}" if measured_nothing(game, subjects, plan.tier) else titled,

@@ -13,7 +13,7 @@ from torch import Tensor
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.loaders import of_loader
 from shieldnet.data.packing import Packing, packed, several_of
-from shieldnet.data.tensors import as_tensor, require_even, stacked
+from shieldnet.data.tensors import TEXTS, as_tensor, require_even, stacked
 
 
 def require_finite(what: str, values: Tensor) -> None:
@@ -357,6 +357,8 @@ def pairs_of(dataset: object, name: str) -> tuple[Tensor, Tensor]:
         raise DataError(f"Expected at least one row of {name}, got none.")
     others = [row for row in rows if not (isinstance(row, tuple | list) and len(row) == 2)]
     if others:
+        if isinstance(others[0], str):
+            raise DataError(f"Expected numbers for the {name}, got {TEXTS}")
         is_row = isinstance(others[0], tuple | list)
         got = f"{len(others[0])} values" if is_row else type(others[0]).__name__
         raise DataError(

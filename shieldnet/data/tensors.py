@@ -7,6 +7,12 @@ from torch import Tensor
 
 from shieldnet.core.errors import DataError
 
+TEXTS = (
+    "texts. Tokenize them as the model reads them: tokenizer(texts, padding='max_length', "
+    "max_length=..., truncation=True, return_tensors='pt')"
+)
+"""What is said of texts where numbers are expected."""
+
 
 def as_tensor(value: object, name: str) -> Tensor:
     """Returns numbers as a tensor without a graph, or raises DataError."""
@@ -16,6 +22,8 @@ def as_tensor(value: object, name: str) -> Tensor:
         return torch.as_tensor(numbers).detach()
     except (TypeError, ValueError, RuntimeError) as unreadable:
         require_even(value, name)
+        if are_words(value):
+            raise DataError(f"Expected numbers for the {name}, got {TEXTS}") from unreadable
         raise DataError(
             f"Expected numbers for the {name}, got {_described(value)}."
         ) from unreadable
@@ -32,6 +40,13 @@ def stacked(values: Sequence[object], what: str) -> Tensor:
             "are batches, join them first by torch.cat."
         )
     return torch.stack(tensors)
+
+
+def are_words(value: object) -> bool:
+    """Returns whether the rows are texts, also one level down, as of a dict of them."""
+    rows = next(iter(value.values()), None) if isinstance(value, dict) else value
+    first = rows[0] if isinstance(rows, list | tuple) and rows else rows
+    return isinstance(first, str)
 
 
 def require_even(value: object, name: str) -> None:

@@ -36,8 +36,8 @@ PROVEN = (
         most=math.inf,
         helps="Train again with DPSGD (shieldnet finetune), from a fresh or public model, at an "
         "epsilon within the limit.",
-        needs="train with DPSGD (shieldnet finetune), and pass the guarantee.json that it writes: "
-        "--guarantee (finetuned=)",
+        needs="Pass the guarantee of the training, --guarantee (finetuned=). If it has none, train "
+        "with DPSGD (shieldnet finetune).",
     ),
 )
 """Limits on the certificate and on the guarantee of the training."""

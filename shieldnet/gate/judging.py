@@ -152,8 +152,7 @@ def proven(name: str, limit: float, cost: PrivacyCost, guarantee: Guarantee | No
     if name == "max_epsilon":
         if guarantee is None:
             message = f"{name} = {limit:g}, but no guarantee of the training was given"
-            helps = f"If the model was trained with a guarantee, pass it; else {own.needs}."
-            return Judgment(name, "fail", message, "guarantee", helps)
+            return Judgment(name, "fail", message, "guarantee", own.needs)
         if guarantee.scope == "steps":
             return Judgment(name, "fail", f"{name} = {limit:g}, but {_OF_STEPS}", "guarantee")
         value, claims = guarantee.epsilon, "guarantee"

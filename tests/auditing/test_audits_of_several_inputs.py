@@ -384,7 +384,10 @@ def _fewer(data: Any) -> Any:
         (_fewer, r"members and nonmembers with the same inputs, got input_ids \(7,\), attention_m"),
         (lambda data: by_place(*data), "with the same inputs"),
         (lambda data: (data[0]["input_ids"], data[1]), "and one tensor"),
-        (lambda data: ({"input_ids": ["a"] * ROWS}, data[1]), "numbers for the nonmembers, got li"),
+        (
+            lambda data: ({"input_ids": ["a"] * ROWS}, data[1]),
+            "numbers for the nonmembers, got texts",
+        ),
         (
             lambda data: ({**data[0], "token_type_ids": data[0]["input_ids"][:3]}, data[1]),
             "a row of every input for every record",

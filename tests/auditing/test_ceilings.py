@@ -84,7 +84,7 @@ def test_a_policy_limits_epsilon(audited) -> None:
     report.require(sn.Policy({"max_epsilon": 2.0}))
     with pytest.raises(sn.errors.PolicyFailed, match=r"max_epsilon = 1, the guarantee states 2.00"):
         report.require(sn.Policy({"max_epsilon": 1.0}))
-    with pytest.raises(sn.errors.PolicyFailed, match="the training has no guarantee"):
+    with pytest.raises(sn.errors.PolicyFailed, match="no guarantee of the training was given"):
         replace(report, guarantee=None).require(sn.Policy({"max_epsilon": 1.0}))
 
 

@@ -87,7 +87,6 @@ class Inversion(Attack):
             "more",
             LEAKAGE,
             standards=(*INVERTS, "EDPB queries"),
-            headline=True,
         ),
         Metric(
             "inversion.records",
