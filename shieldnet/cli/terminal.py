@@ -138,7 +138,9 @@ def print_report(report: "Report", policy: "Policy", listed: str = _NO_PAGE) -> 
     if console.measure(table, options=unbounded).maximum > console.width:
         table = _table(report.title, [list(row) for row in zip(*columns, strict=True)])
     console.print(table)
-    console.print(_judged_by(policy), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        _judged_by(report.policy_for(policy)), markup=False, highlight=False, soft_wrap=True
+    )
     for note in report.notes(listed):
         console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
 

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
@@ -33,6 +33,11 @@ VERSION = 1
 DEFAULT = "default"
 """The name of the default policy."""
 
+_AT_POSITIONS = {
+    "membership.sequences.": {"max_sequence_membership_auc": 0.60},
+    "membership.maps.": {"max_leakage": 0.10, "max_map_membership_auc": 0.60},
+}
+"""The default limits of what answers at positions, by the findings that only it has."""
 EVERY_GROUP = "*"
 _UNJUDGED = "a guarantee of training is given, but the policy has no max_epsilon"
 _KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*=""")
@@ -129,6 +134,20 @@ class Policy:
         groups = document.pop("groups", {})
         source = Path(path).as_posix()
         return cls(document, tuple(required), groups, source=source, lines=_lines_of(path))
+
+    def fitting(self, measured: Iterable[str]) -> "Policy":
+        """Returns the default policy as the kind of answer needs it; any other as it is.
+
+        The records of a language model are texts, and those of a segmentation maps: membership is
+        judged by what is measured of these. measured: names of findings.
+        """
+        if self.source != DEFAULT:
+            return self
+        names = tuple(measured)
+        for prefix, limits in _AT_POSITIONS.items():
+            if any(name.startswith(prefix) for name in names):
+                return replace(self, limits=limits)
+        return self
 
     def __str__(self) -> str:
         limits = [f"{name} = {limit:g}" for name, limit in self.limits.items()]

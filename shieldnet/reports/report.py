@@ -10,7 +10,7 @@ from torch import Tensor
 from shieldnet.core.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.findings.finding import Finding
 from shieldnet.gate.judging import Judgment, Verdict, beside_bare, helps
-from shieldnet.gate.policy import Policy
+from shieldnet.gate.policy import DEFAULT, Policy
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.codec import SCHEMA, parsed
@@ -89,7 +89,8 @@ class Report:
         """Judges one shield, by default the one to be released, by a policy or the default one."""
         subject = self.subjects[-1] if name is None else self[name]
         cost = subject.certificate.cost
-        verdict = as_policy(policy).judge(subject.findings, cost, self.guarantee, self.groups)
+        limits = self.policy_for(policy)
+        verdict = limits.judge(subject.findings, cost, self.guarantee, self.groups)
         bare = next((part for part in self.subjects if part.name == BARE), subject)
         if bare is subject:
             return verdict
@@ -97,6 +98,11 @@ class Report:
             beside_bare(judgment, subject.findings, bare.findings) for judgment in verdict.judgments
         )
         return replace(verdict, judgments=tuple(judgments))
+
+    def policy_for(self, policy: Limits = None) -> Policy:
+        """Returns the policy that judges it: the default one as its kind of answer needs it."""
+        names = (finding.name for subject in self.subjects for finding in subject.findings)
+        return as_policy(policy).fitting(names)
 
     def passes(self, policy: Limits = None) -> Verdict:
         """Judges every shield but the bare model; true only where all of them pass.
@@ -181,6 +187,7 @@ class Report:
 
     def document(self, policy: Policy) -> dict[str, Any]:
         """Returns all of it as JSON takes it, with the policy's verdict."""
+        policy = self.policy_for(policy)
         return {
             "title": self.title,
             "seed": self.seed,
@@ -241,7 +248,7 @@ def as_policy(policy: Limits) -> Policy:
     Errors: ConfigError for anything else, and for limits that are unknown or no numbers.
     """
     if policy is None:
-        return Policy()
+        return Policy.load(DEFAULT)
     if isinstance(policy, Policy):
         return policy
     if isinstance(policy, Mapping):

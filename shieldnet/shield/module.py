@@ -70,7 +70,8 @@ class Shield(nn.Module):
     extent: the largest answer that is released, ``Extent(classes=10)``: what it costs is known
         before the first one, in every worker, and a larger one is refused.
     release_positions: ``"last"`` releases the last position alone, and that is what costs: for a
-        language model (axis=-1) whose server gives the next token's scores.
+        language model (axis=-1) whose server gives the next token's scores. Of several heads it
+        is about the first.
     Or all of these as one value: ``Shield(model, ShieldSettings(...))``.
     example: what the model is asked, at least two different rows: a tensor or an array, a tuple of
         arguments or a dict of named ones. Rows are then tried now instead of at the first answers.
