@@ -20,8 +20,10 @@ _CHANNELS = (1, 3, 4)
 def parted(value: Any, role: str) -> tuple[Any, list[Target] | None]:
     """Parts images and targets; of what is no detection there are none."""
     is_pair = isinstance(value, tuple | list) and len(value) == 2
-    if is_pair and is_list_of_dicts(value[1]) and value[1]:
-        return _stacked(value[0], role), list(value[1])
+    if is_pair and isinstance(value[1], tuple | list):
+        targets = list(value[1])  # a tuple, as of zip(*batch)
+        if targets and is_list_of_dicts(targets):
+            return _stacked(value[0], role), targets
     rows: Any = value.dataset if isinstance(value, DataLoader) else value
     is_rows = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
     if is_rows and not isinstance(rows, Mapping | Tensor | np.ndarray) and len(rows):

@@ -171,6 +171,8 @@ class SeenExtent:
         unit, heads = unit_of(self._settings.chain), [name for name, part in self._heads() if part]
         if self._settings.chain.layout.kind in ROW_KINDS and classes is None:
             classes = 2  # yes and no
+        elif self._stated is not None and classes not in (None, self._stated):
+            raise ConfigError(f"The estimator has {self._stated} classes, not {classes}.")
         if classes is None:
             classes = self._stated
         if classes is None:

@@ -108,6 +108,14 @@ def test_a_dataset_of_images_and_targets_is_read() -> None:
     assert str(values(report, "inversion.map")) == str(values(plain, "inversion.map"))
 
 
+def test_tuples_of_images_and_targets_are_read_like_lists() -> None:
+    pairs = {name: list(zip(*part, strict=True)) for name, part in sets().items()}
+    collated = {name: tuple(zip(*rows, strict=True)) for name, rows in pairs.items()}
+    use = sn.Tier("use", ())
+    reports = [sn.audit(hardened(Finds()), **one, tier=use) for one in (collated, sets())]
+    assert reports[0].hashes == reports[1].hashes
+
+
 def test_neither_model_nor_targets_are_touched() -> None:
     data = sets()
     before = copy.deepcopy(data)

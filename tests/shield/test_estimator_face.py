@@ -267,3 +267,16 @@ def test_the_classes_of_an_estimator_are_known_before_it_answers(pipeline, table
     assert stated.bits < float("inf")
     shield(table[0])
     assert shield.certificate().cost == stated
+
+
+def test_other_classes_than_an_estimator_has_are_refused_before_it_answers() -> None:
+    class Five:
+        classes_ = np.arange(5)
+
+        def predict_proba(self, inputs):
+            return np.full((len(inputs), 5), 0.2)
+
+    shield = sn.harden(Five())
+    assert shield.certificate(classes=5).cost == shield.certificate().cost
+    with pytest.raises(sn.errors.ConfigError, match="has 5 classes, not 2"):
+        shield.certificate(classes=2)

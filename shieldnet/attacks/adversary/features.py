@@ -208,7 +208,7 @@ class Parts:
 
     def apply(self, rows: Tensor) -> Tensor:
         """Returns (rows, features)."""
-        parts = zip(self.secrets, self.packing.parts(rows), strict=True)
+        parts = zip(self.secrets, rows_of_each(self.packing, rows), strict=True)
         return torch.cat([secret.apply(part) for secret, part in parts], 1)
 
     @property
@@ -257,10 +257,15 @@ def _scored(inputs: Tensor) -> Scale | Words:
     return Columns.of(inputs) if isinstance(secret, Scale) and inputs.dim() == 2 else secret
 
 
+def rows_of_each(packing: Packing, rows: Tensor) -> list[Tensor]:
+    """Returns the inputs; a number a record is a column. Shapes: -> each (rows, ...)."""
+    return [part if part.dim() > 1 else part.unsqueeze(1) for part in packing.parts(rows)]
+
+
 def _each(rows: Tensor, packing: Packing, unit: Callable[[Tensor], Scale | Words]) -> Parts:
-    """Measures every input by itself, in its own type: a number a record is a column."""
-    pairs = zip(packing.parts(rows), packing.dtypes, strict=True)
-    parts = [part.to(dtype).reshape(len(part), *(part.shape[1:] or (1,))) for part, dtype in pairs]
+    """Measures every input by itself, in its own type."""
+    pairs = zip(rows_of_each(packing, rows), packing.dtypes, strict=True)
+    parts = [part.to(dtype) for part, dtype in pairs]
     return Parts(packing, tuple(unit(part) for part in parts))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import Parts, Scale, Words, secret_of
+from shieldnet.attacks.adversary.features import Parts, Scale, Words, rows_of_each, secret_of
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.statistics import Interval, auc
 from shieldnet.data.examples import Examples, row_bytes
@@ -75,7 +75,7 @@ def _read(inputs: Tensor, packing: Packing | None) -> Tensor:
     """
     secret = secret_of(inputs, packing)
     units = secret.secrets if isinstance(secret, Parts) else (secret,)
-    parts = (inputs,) if packing is None else packing.parts(inputs)
+    parts = [inputs] if packing is None else rows_of_each(packing, inputs)
     pairs = zip(units, parts, strict=True)
     bags = [_bag(part.long().flatten(1)) for unit, part in pairs if isinstance(unit, Words)]
     return torch.cat([secret.apply(inputs), *bags], 1)
