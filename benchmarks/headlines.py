@@ -29,7 +29,7 @@ from shieldnet.attacks import (
     Reidentification,
     TableLearning,
 )
-from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.attacks.answers import in_batches
 from shieldnet.attacks.membership.scores import all_scores

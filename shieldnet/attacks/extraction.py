@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Network, Ridge
-from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS
 from shieldnet.attacks.answers import Answers
 from shieldnet.attacks.base import Attack, Game, as_asked

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import Parts, Scale, Words, secret_of, standardize
+from shieldnet.attacks.adversary.features import Parts, Words, secret_of, standardize
 from shieldnet.attacks.adversary.label_baseline import label_means
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS
 from shieldnet.attacks.answers import Behind, in_batches
 from shieldnet.attacks.base import Game, require_real_inputs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.answers import Behind, in_batches, one_row_each
 from shieldnet.attacks.base import Game
 from shieldnet.checks.attribution import require_gradient

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shieldnet.findings.finding import Finding, goes_by
+from shieldnet.findings.finding import Finding, decimals, goes_by
 from shieldnet.findings.metrics import Metric
 from shieldnet.findings.reading import caveat, group_of, guess
 from shieldnet.gate.declared import PROVEN, declared
@@ -90,14 +90,21 @@ def helps(judgments: Iterable[Judgment]) -> list[str]:
     return [f"{', '.join(named)}: {advice}" for advice, named in limits.items()]
 
 
-def beside_bare(judgment: Judgment, own: Sequence[Finding], bare: Sequence[Finding]) -> Judgment:
-    """Says what helps a limit on use, given what the bare model reaches."""
+def beside_bare(
+    judgment: Judgment, own: Sequence[Finding], bare: Sequence[Finding], alone: Iterable[Judgment]
+) -> Judgment:
+    """Says what helps a limit on use, given what the bare model reaches.
+
+    alone: how the same limits judge the bare model.
+    """
     limit = declared().limit_named(judgment.limit)
-    pair = [_named(judgment.finding, findings) for findings in (own, bare)]
-    shielded, best = pair
+    shielded, best = (_named(judgment.finding, findings) for findings in (own, bare))
     if not judgment.helps or limit is None or not limit.helps_model or not (shielded and best):
         return judgment
-    if best.value > shielded.high:
+    same = (one for one in alone if (one.limit, one.finding) == (judgment.limit, best.name))
+    if any(one.outcome == "fail" for one in same):
+        advice = f"Without a shield the model does not meet it either: {limit.helps_model}."
+    elif decimals(best.value) > decimals(shielded.value):
         advice = f"Without a shield the model reaches {best}: {limit.helps_shield}."
     else:
         advice = f"Without a shield the model reaches no more: {limit.helps_model}."
@@ -179,8 +186,8 @@ def crossed(finding: Finding) -> Judgment:
 
 def _apart(low: float, ceiling: float) -> tuple[str, str]:
     """Writes a lower bound rounded down and a smaller upper bound rounded up, still apart."""
-    for decimals in range(3, 18):
-        shown = rounded_up(-low, decimals).removeprefix("-"), rounded_up(ceiling, decimals)
+    for digits in range(3, 18):
+        shown = rounded_up(-low, digits).removeprefix("-"), rounded_up(ceiling, digits)
         if float(shown[0]) > float(shown[1]):
             break
     return shown

@@ -94,8 +94,10 @@ class Report:
         bare = next((part for part in self.subjects if part.name == BARE), subject)
         if bare is subject:
             return verdict
+        alone = limits.judge(bare.findings, bare.certificate.cost, self.guarantee, self.groups)
         judgments = (
-            beside_bare(judgment, subject.findings, bare.findings) for judgment in verdict.judgments
+            beside_bare(judgment, subject.findings, bare.findings, alone.judgments)
+            for judgment in verdict.judgments
         )
         return replace(verdict, judgments=tuple(judgments))
 

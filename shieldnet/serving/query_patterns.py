@@ -8,7 +8,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.core.checks import whole
 from shieldnet.core.errors import DataError
 from shieldnet.data.examples import raw_bytes

@@ -126,7 +126,7 @@ def test_what_is_not_released_is_not_judged_in_the_terminal(project) -> None:
     assert "fail" not in table
     failed = shieldnet(project, "report", "report.json", "--policy=fail.toml")
     assert (
-        "what helps: min_accuracy: Without a shield the model reaches no more: improve the model."
+        "what helps: min_accuracy: Without a shield the model does not meet it either: improve"
         in failed.stderr
     )
 

@@ -1,129 +1,15 @@
 """Inputs and answers as an adversary reads them: units, words, standardized features."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.adversary.ranks import Ranks
+from shieldnet.attacks.adversary.scales import Columns, InBothUnits, Scale, usual
 from shieldnet.data.packing import Packing
 
-_CUT = 0.005  # of the rows on each side of a column: further out, values count as these
-_HEAVY = 6.0  # kurtosis, as of a Laplace distribution: 3 of a normal one, 9 of an exponential one
-_LIGHTER = 0.8  # of its kurtosis, at most, is left to a column that is read by its ranks
 _MAX_WORDS = 500
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Maps inputs to the units in which they are scored.
-
-    Each column of a table has its own deviation; the pixels of an image share one. weights: of
-    each feature in a sum of squared errors.
-    """
-
-    shape: torch.Size
-    center: Tensor
-    deviation: Tensor
-    weights: Tensor
-
-    @classmethod
-    def of(cls, inputs: Tensor) -> "Scale":
-        """Measures the inputs. Shapes: (rows, columns) is a table; anything else is an image."""
-        flat = inputs.flatten(1).float()
-        deviation = flat.std(0) if inputs.dim() == 2 else flat.std().expand(flat.shape[1])
-        deviation = deviation.where(deviation > 0, 1.0)
-        return cls(inputs.shape[1:], flat.mean(0), deviation, torch.ones(flat.shape[1]))
-
-    def apply(self, inputs: Tensor) -> Tensor:
-        """Returns (rows, features)."""
-        return (inputs.flatten(1).float() - self.center) / self.deviation
-
-    def undo(self, features: Tensor) -> Tensor:
-        """Returns (rows, features) in the inputs' own units."""
-        return features * self.deviation + self.center
-
-    def shaped(self, per_feature: Tensor) -> Tensor:
-        """Returns a number per feature in the shape of one input."""
-        return per_feature.reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class Columns(Scale):
-    """Maps the columns of a table to units in which no outlier and no rare value counts for all.
-
-    Each column is cut at the least and greatest values but ``_CUT`` of the rows on each side (one
-    at least), and measured in the deviation that is left. A heavy-tailed one is read by its ranks
-    instead, uncut. weights: of each column in a sum of squared errors: 3 / kurtosis, at most 1, so
-    that a column whose variance lies in few rows counts as far as these are many; 0 where nothing
-    varies after the cut. Multiplying a column, or adding to it, changes nothing.
-    Shapes: low, high and weights (columns,). ranks: of columns, by their places.
-    """
-
-    low: Tensor
-    high: Tensor
-    ranks: dict[int, Ranks]
-
-    @classmethod
-    def of(cls, inputs: Tensor) -> "Columns":
-        """Measures a table. Shapes: (rows, columns)."""
-        rows = inputs.double()
-        low, high = _usual(rows)
-        varies = high > low
-        kept = rows.clamp(low, high)
-        ranks = _heavy(rows, kept, varies)
-        kept = _ranked(rows, kept, ranks)
-        deviation = kept.std(0).where(varies, 1.0)
-        weights = (3 / _kurtosis(kept).clamp_min(3.0)).where(varies, 0.0)
-        return cls(inputs.shape[1:], kept.mean(0), deviation, weights.float(), low, high, ranks)
-
-    def apply(self, inputs: Tensor) -> Tensor:
-        rows = inputs.double()
-        kept = _ranked(rows, rows.clamp(self.low, self.high), self.ranks)
-        return ((kept - self.center) / self.deviation).float()
-
-    def undo(self, features: Tensor) -> Tensor:
-        rows = features * self.deviation + self.center
-        if self.ranks:
-            columns = list(rows.unbind(1))
-            for place, ranks in self.ranks.items():  # a loop over columns, not over rows
-                columns[place] = ranks.undo(columns[place])
-            rows = torch.stack(columns, 1)
-        return rows.float()
-
-
-def _heavy(rows: Tensor, kept: Tensor, varies: Tensor) -> dict[int, Ranks]:
-    """Ranks the heavy-tailed columns, but those that ranks make no lighter, as of two values."""
-    kurtosis, found = _kurtosis(kept), dict[int, Ranks]()
-    for place in (varies & (kurtosis > _HEAVY)).nonzero().flatten().tolist():
-        ranks = Ranks.of(rows[:, place])
-        lighter = _kurtosis(ranks.apply(rows[:, place]).unsqueeze(1))
-        if lighter < _LIGHTER * kurtosis[place]:
-            found[place] = ranks
-    return found
-
-
-def _ranked(rows: Tensor, kept: Tensor, ranks: dict[int, Ranks]) -> Tensor:
-    """Puts scores into the place of the columns that are ranked."""
-    for place, column in ranks.items():  # a loop over columns, not over rows
-        kept[:, place] = column.apply(rows[:, place])
-    return kept
-
-
-def _kurtosis(rows: Tensor) -> Tensor:
-    """Returns the fourth moment of each column in its own deviations; 0 where it is constant."""
-    deviation = rows.std(0)
-    deviation = deviation.where(deviation > 0, 1.0)
-    return ((rows - rows.mean(0)) / deviation).pow(4).mean(0)
-
-
-def _usual(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the ends of each column between which all but a few rows lie."""
-    cut = min(math.ceil(_CUT * len(rows)), (len(rows) - 1) // 2)
-    low, high = (rows.topk(cut + 1, dim=0, largest=largest).values for largest in (False, True))
-    return low[-1], high[-1]
 
 
 @dataclass(frozen=True)
@@ -170,6 +56,10 @@ class Words:
         """Returns a number per word."""
         return per_feature
 
+    def settled(self, share: Tensor, least: Tensor) -> Tensor:
+        """Returns the weight of each word, whatever is learned."""
+        return self.weights
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -202,8 +92,10 @@ class Parts:
         names: list[str] = []
         own = zip(self.secrets, self.packing.shapes, self.packing.columns_of_each, strict=True)
         for secret, shape, columns in own:
-            is_table = isinstance(secret, Scale) and len(shape) < 2
-            names += columns if is_table else [""] * len(secret.weights)
+            if isinstance(secret, Scale) and len(shape) < 2:
+                names += secret.named(tuple(columns))
+            else:
+                names += [""] * len(secret.weights)
         return tuple(names)
 
     def apply(self, rows: Tensor) -> Tensor:
@@ -227,8 +119,17 @@ class Parts:
         return torch.cat([secret.undo(part) for secret, part in pairs], 1)
 
     def shaped(self, per_feature: Tensor) -> Tensor:
-        """Returns a number per feature."""
-        return per_feature
+        """Returns a number per word, column and pixel."""
+        pairs = zip(self.secrets, per_feature.split(self.sizes), strict=True)
+        return torch.cat([secret.shaped(part).flatten() for secret, part in pairs])
+
+    def settled(self, share: Tensor, least: Tensor) -> Tensor:
+        """Returns the weight of each feature, as of its input by itself."""
+        parts = zip(self.secrets, share.split(self.sizes), least.split(self.sizes), strict=True)
+        return torch.cat([secret.settled(*given) for secret, *given in parts])
+
+
+Tables = Columns | InBothUnits
 
 
 def secret_of(inputs: Tensor, packing: Packing | None = None) -> Scale | Words | Parts:
@@ -247,14 +148,16 @@ def _alone(inputs: Tensor) -> Scale | Words:
     return Words.of(inputs) if whole and inputs.dim() == 2 else Scale.of(inputs)
 
 
-def units_of(inputs: Tensor, packing: Packing | None = None) -> Scale | Words | Parts:
-    """Returns the units in which guesses are scored: those of ``Columns`` for a table."""
-    return _scored(inputs) if packing is None else _each(inputs, packing, _scored)
+def units_of(
+    inputs: Tensor, packing: Packing | None = None, table: type[Tables] = Columns
+) -> Scale | Words | Parts:
+    """Returns the units in which guesses are scored. table: those of a table."""
 
+    def scored(part: Tensor) -> Scale | Words:
+        secret = _alone(part)
+        return table.of(part) if isinstance(secret, Scale) and part.dim() == 2 else secret
 
-def _scored(inputs: Tensor) -> Scale | Words:
-    secret = _alone(inputs)
-    return Columns.of(inputs) if isinstance(secret, Scale) and inputs.dim() == 2 else secret
+    return scored(inputs) if packing is None else _each(inputs, packing, scored)
 
 
 def rows_of_each(packing: Packing, rows: Tensor) -> list[Tensor]:
@@ -277,7 +180,7 @@ def standardize(learned: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
     the next of them.
     Shapes: (n, f), (m, f).
     """
-    low, high = _usual(learned)
+    low, high = usual(learned)
     kept = learned.clamp(low, high)
     varies = kept.std(0) > 1e-6
     center = kept.mean(0).where(varies, learned.mean(0))

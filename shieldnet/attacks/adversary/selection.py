@@ -63,13 +63,16 @@ class Each:
 
     sure: of which features they are surely better than the label; of the others the adversary
     guesses from the label, and what they would have reached is the upper end of what is found.
+    share, least: what is saved of each beyond the label on the rows held back, and its lower bound.
     Shapes: places (features,), numbers of ``chosen``, or their count for the label; sure
-    (features,) bool.
+    (features,) bool; share, least (features,).
     """
 
     chosen: tuple[Chosen, ...]
     places: Tensor
     sure: Tensor
+    share: Tensor
+    least: Tensor
 
     def predict(
         self, learned: dict[str, Tensor], known: Tensor, unseen: dict[str, Tensor], by_label: Tensor
@@ -142,7 +145,9 @@ def choose_each(
     guesses = [trial.predict(learned, known[fit], unseen).clamp(*ends) for trial in best]
     guesses.append(by_label)
     errors = torch.stack(guesses).sub_(known[check]).square_().mul_(weights)
-    return Each(tuple(best), *surely_best(errors))
+    saved, missed = _judged(errors), errors[-1].mean(0).clamp_min(1e-30)
+    share, doubt = saved.mean(0) / missed, _DOUBT * saved.std(0) / len(saved) ** 0.5 / missed
+    return Each(tuple(best), *surely_best(errors), share, share - doubt)
 
 
 def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,18 +155,27 @@ def surely_best(errors: Tensor) -> tuple[Tensor, Tensor]:
 
     Shapes: errors (guesses, rows, features), squared -> (features,), (features,) bool.
     """
-    half = torch.arange(errors.shape[1]) % 2 == 0
-    saved = torch.empty(errors.shape[1:])
-    for choose_by, judge in ((half, ~half), (~half, half)):
-        best = _least(errors[:, choose_by]).expand(1, int(judge.sum()), -1)
-        kept = errors[:, judge]
-        saved[judge] = kept[-1] - kept.gather(0, best)[0]
+    saved = _judged(errors)
     features = saved.shape[1]
     alone = normal_quantile(1 - 2 * (1 - normal_share(_DOUBT)) / features)
     sure = _gained(saved, errors[-1], alone)
     if _gained(saved.sum(1, keepdim=True), errors[-1].sum(1, keepdim=True), _DOUBT).all():
         sure = sure | (saved.mean(0) > 0)
     return _least(errors), sure
+
+
+def _judged(errors: Tensor) -> Tensor:
+    """Says what the best guess saves beyond the last, chosen on one half, judged on the other.
+
+    Shapes: errors (guesses, rows, features), squared -> (rows, features).
+    """
+    half = torch.arange(errors.shape[1]) % 2 == 0
+    saved = torch.empty(errors.shape[1:])
+    for choose_by, judge in ((half, ~half), (~half, half)):
+        best = _least(errors[:, choose_by]).expand(1, int(judge.sum()), -1)
+        kept = errors[:, judge]
+        saved[judge] = kept[-1] - kept.gather(0, best)[0]
+    return saved
 
 
 def _gained(saved: Tensor, errors: Tensor, doubt: float) -> Tensor:

@@ -15,8 +15,9 @@ from shieldnet.attacks.adversary.decoders import (
     Network,
     Ridge,
 )
-from shieldnet.attacks.adversary.features import Parts, Scale, Words, units_of
+from shieldnet.attacks.adversary.features import Parts, Words, units_of
 from shieldnet.attacks.adversary.label_baseline import label_baseline
+from shieldnet.attacks.adversary.scales import InBothUnits, Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS, Each, choose_each
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.inversion.inputs import Errors, Inputs
@@ -122,7 +123,7 @@ class Inversion(Attack):
     def __call__(self, game: Game) -> Outcome:
         auxiliary, targets = game.owned(), game.nonmembers
         game.require_rows(MIN_ROWS, auxiliary, targets)
-        secret = units_of(auxiliary.inputs, auxiliary.packing)
+        secret = units_of(auxiliary.inputs, auxiliary.packing, InBothUnits)
         known, sought = secret.apply(auxiliary.inputs), secret.apply(targets.inputs)
         if known.shape[1] == 0:
             raise NotApplicable("no word tells one text from another")
@@ -135,6 +136,7 @@ class Inversion(Attack):
         chosen = choose_each(
             decoders, learned, known, labels, game.classes, weights=weights, seed=game.seed
         )
+        weights = secret.settled(chosen.share, chosen.least)
         unseen = game.views(game.ask(targets, self.queries))
         by_label = label_baseline(labels, known, game.classes)[game.model_labels(targets)]
         tried = chosen.predict(learned, known, unseen, by_label)
@@ -211,7 +213,7 @@ def _columns(game: Game, secret: Scale | Words | Parts) -> tuple[str, ...]:
     """Names the features that are columns of a table; "" for one that is none."""
     if isinstance(secret, Parts):
         return secret.columns
-    return game.columns if isinstance(secret, Scale) else ()
+    return secret.named(game.columns) if isinstance(secret, Scale) else ()
 
 
 def _of_columns(
@@ -235,8 +237,8 @@ def _of_columns(
 
 def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:
     """Names the columns that cannot be scored, in one line."""
-    pairs = zip(columns, weights.tolist(), strict=False)
-    rare = [name for name, weight in pairs if name and not weight]
+    scored = {name for name, weight in zip(columns, weights.tolist(), strict=False) if weight}
+    rare = [name for name in dict.fromkeys(columns) if name and name not in scored]
     if not rare:
         return ()
     more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""

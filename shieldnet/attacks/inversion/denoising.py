@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Network, Ridge
-from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS, choose
 from shieldnet.attacks.answers import Behind, in_batches, one_row_each
 from shieldnet.attacks.base import Attack, Game

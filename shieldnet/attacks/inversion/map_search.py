@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.adversary.features import Scale
 from shieldnet.attacks.adversary.map_decoders import Patches
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.base import Attack, Game, require_real_inputs
 from shieldnet.attacks.inversion.maps import MapInversion, Trial
 from shieldnet.attacks.inversion.white_box import StraightThrough

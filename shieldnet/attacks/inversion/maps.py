@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import Parts, Scale, Words, units_of
+from shieldnet.attacks.adversary.features import Parts, Words, units_of
 from shieldnet.attacks.adversary.map_decoders import (
     MapDecoder,
     MapNetwork,
     Patches,
     standardized,
 )
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS, choose, surely_best
 from shieldnet.attacks.base import Attack, Game
 from shieldnet.attacks.inversion.decoding import (

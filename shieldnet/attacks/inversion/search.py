@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import Parts, Scale, units_of
+from shieldnet.attacks.adversary.features import Parts, units_of
 from shieldnet.attacks.adversary.label_baseline import label_baseline
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS, Chosen, choose, surely_best
 from shieldnet.attacks.base import Attack, Form, Game
 from shieldnet.attacks.inversion.candidates import Candidates

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.decoders import Decoder, KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import Columns, Scale
 from shieldnet.attacks.adversary.label_baseline import label_baseline
+from shieldnet.attacks.adversary.scales import Columns, Scale
 from shieldnet.attacks.adversary.selection import MIN_ROWS, choose, surely_best
 from shieldnet.attacks.answers import Answers, Behind, defended
 from shieldnet.attacks.base import Attack, Game, require_real_inputs

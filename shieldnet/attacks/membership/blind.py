@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, Ridge
-from shieldnet.attacks.adversary.features import Parts, Scale, Words, rows_of_each, secret_of
+from shieldnet.attacks.adversary.features import Parts, Words, rows_of_each, secret_of
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.statistics import Interval, auc
 from shieldnet.data.examples import Examples, row_bytes

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.scales import Scale
 
 COPIES = 16
 """Perturbed copies of a record that label-only attacks ask about."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Ridge
-from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.statistics import random_sums
 from shieldnet.data.examples import Examples

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from shieldnet.attacks.adversary.features import Scale
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.answers import Behind, in_batches
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import NotApplicable

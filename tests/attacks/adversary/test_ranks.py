@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import shieldnet as sn
 from shieldnet.attacks import Game, Inversion
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Ridge
-from shieldnet.attacks.adversary.features import Columns
 from shieldnet.attacks.adversary.ranks import Ranks
+from shieldnet.attacks.adversary.scales import Columns
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding
 from shieldnet.shield.module import Shield
@@ -38,14 +37,14 @@ class SaysOrder(nn.Module):
         return torch.stack([step, torch.zeros_like(step) + 9], 1)
 
 
-def found_in(column: Tensor, model: nn.Module, *chain: sn.Defense) -> dict[str, Finding]:
+def found_in(column: Tensor, model: nn.Module, rows: int = 300) -> dict[str, Finding]:
     other = torch.randn(len(column), generator=torch.Generator().manual_seed(1))
-    rows = torch.stack([column.float(), other], 1)
+    table = torch.stack([column.float(), other], 1)
     game = Game(
-        Shield(model, *chain),
-        Examples("members", rows[:100]),
-        Examples("nonmembers", rows[100:400]),
-        Examples("auxiliary", rows[400:]),
+        Shield(model),
+        Examples("members", table[:100]),
+        Examples("nonmembers", table[100 : 100 + rows]),
+        Examples("auxiliary", table[100 + rows :]),
         columns=("debt", "other"),
     )
     return {one.name: one for one in Inversion(decoders=QUICK, pictures=False)(game).findings}
@@ -79,6 +78,35 @@ def test_the_few_largest_values_still_count() -> None:
             return torch.stack([rich, torch.zeros_like(rich) + 9], 1)
 
     assert found_in(column, SaysRich())["inversion.column.debt"].low > 0.1
+
+
+class SaysTail(nn.Module):
+    """Says the exact values of the largest, and nothing of the others."""
+
+    def __init__(self, column: Tensor, share: float) -> None:
+        super().__init__()
+        self.edge, self.unit = column.quantile(1 - share).float(), column.std().float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        said = ((x[:, 0] / self.unit).clamp_min(0).log1p() + 1).where(x[:, 0] > self.edge, 0.0)
+        return torch.stack([said, torch.zeros_like(said) + 9], 1)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02])
+def test_the_values_of_the_largest_count_in_their_own_units(share: float) -> None:
+    normal = torch.randn(6000, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    for column in ((2 * normal).exp(), (normal * 1000).where(normal > 2.0, normal)):
+        found = found_in(column, SaysTail(column, share), rows=1500)
+        assert found["inversion.column.debt"].low > 0.15, found["inversion.column.debt"]
+        assert [name for name in found if name.endswith("debt")] == ["inversion.column.debt"]
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-40, 1.0, 1e200])
+def test_the_size_of_numbers_changes_nothing(size: float) -> None:
+    rows = torch.stack([HEAVY["lognormal"], _NORMAL], 1)
+    one, other = Columns.of(rows), Columns.of(rows * size)
+    torch.testing.assert_close(other.apply(rows * size), one.apply(rows))
+    torch.testing.assert_close(other.weights, one.weights)
 
 
 @pytest.mark.parametrize("kind", HEAVY)

@@ -13,8 +13,9 @@ from shieldnet.attacks.adversary.decoders import (
     Network,
     Ridge,
 )
-from shieldnet.attacks.adversary.features import Scale, standardize
+from shieldnet.attacks.adversary.features import standardize
 from shieldnet.attacks.adversary.label_baseline import label_means
+from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.randomness import replayed_noise
 from shieldnet.core.statistics import saved_share
