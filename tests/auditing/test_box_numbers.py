@@ -127,6 +127,19 @@ def test_members_are_told_without_shadows(way) -> None:
     assert report["bare"]["membership.maps.auc"].low > 0.8
 
 
+def in_kinds_of_labels(secret: float) -> Found:
+    """Gives members one of two labels and nonmembers the one between: the means are equal."""
+    odd = 1 if int(1e6 * abs(secret)) % 2 else 3
+    return appended([1.0, 1.0, 1.0, 1.0], 0.5, odd if secret > 0 else 2)
+
+
+def test_members_are_told_by_kinds_of_numbers_with_equal_means() -> None:
+    data = bright()
+    model = LeaksMembers(in_kinds_of_labels, data["members"][0])
+    report = sn.audit(bare(model), **data, tier=MEMBERS, engine="inline")
+    assert report["bare"]["membership.maps.auc"].low > 0.8
+
+
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_numbers_that_tell_nothing_are_at_chance(way) -> None:
     data = sets()

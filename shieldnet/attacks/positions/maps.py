@@ -75,8 +75,8 @@ def scored_maps(game: Game) -> dict[str, Scored]:
     rows = (torch.arange(len(game.members)), torch.arange(len(game.nonmembers)))
     scored = {name: Scored(plain[0][name], plain[1][name], rows, 1) for name in plain[0]}
     if read[0].numbers is not None and read[1].numbers is not None:
-        of_numbers = learned_scores(read[0].numbers, read[1].numbers, game.seed)
-        scored["numbers of boxes"] = Scored(*of_numbers, rows, 1)
+        learned = learned_scores(read[0].numbers, read[1].numbers, game.seed)
+        scored |= {name: Scored(*scores, rows, 1) for name, scores in learned.items()}
     if game.position_shadows is None:
         return scored
     shadows = game.position_shadows

@@ -7,14 +7,19 @@ from shieldnet.attacks.positions.box_numbers import readings_of_numbers
 
 _KEPT = 8  # numbers that tell the most of the records that are known
 _LEAST_DEVIATION = 1e-6
+_BINS = 8
 
 
-def learned_scores(members: Tensor, nonmembers: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def learned_scores(
+    members: Tensor, nonmembers: Tensor, seed: int
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Scores each half of the records by the numbers that tell members in the other half.
 
-    The adversary knows of half of the records whether they are members. It sums the eight numbers
-    with the largest t statistics there, weighted by these; scores are ranks within a half.
-    Shapes: numbers (m, WIDTH), (n, WIDTH) -> (m,), (n,) float64.
+    The adversary knows of half of the records whether they are members, and takes the eight numbers
+    that tell the most there: by their means (sums of numbers, weighted by t statistics), and by how
+    often each range or kind of value occurs among members (sums of log likelihood ratios). Scores
+    are ranks within a half.
+    Shapes: numbers (m, WIDTH), (n, WIDTH) -> each (m,), (n,) float64.
     """
     read = readings_of_numbers(torch.cat([members, nonmembers])).double()
     is_member = torch.arange(len(read)) < len(members)
@@ -23,11 +28,36 @@ def learned_scores(members: Tensor, nonmembers: Tensor, seed: int) -> tuple[Tens
     for part in (is_member.nonzero().flatten(), (~is_member).nonzero().flatten()):
         order = torch.randperm(len(part), generator=generator)
         is_first[part[order[: len(part) // 2]]] = True
-    scores = torch.zeros(len(read)).double()
+    scored = {name: torch.zeros(len(read)).double() for name in _WAYS}
     for known in (is_first, ~is_first):
-        weights = _weights(read[known], is_member[known])
-        scores[~known] = _ranks(read[~known] @ weights)
-    return scores[is_member], scores[~is_member]
+        for name, score in _WAYS.items():
+            told = score(read[known], is_member[known], read[~known])
+            scored[name][~known] = _ranks(told)
+    return {name: (scores[is_member], scores[~is_member]) for name, scores in scored.items()}
+
+
+def _by_means(known: Tensor, is_member: Tensor, unseen: Tensor) -> Tensor:
+    """Shapes: (rows, numbers), (rows,), (others, numbers) -> (others,)."""
+    return unseen @ _weights(known, is_member)
+
+
+def _by_kinds(known: Tensor, is_member: Tensor, unseen: Tensor) -> Tensor:
+    """Reads each number by which eighth of the known ones it lies in, categories as they are.
+
+    Shapes: (rows, numbers), (rows,), (others, numbers) -> (others,).
+    """
+    inner = torch.arange(1, _BINS).double() / _BINS
+    edges = known.quantile(inner, dim=0).T.contiguous()
+    bins, asked = (torch.searchsorted(edges, rows.T.contiguous()) for rows in (known, unseen))
+    one, other = (
+        torch.stack([(bins[:, own] == place).sum(1) for place in range(_BINS)], 1) + 0.5
+        for own in (is_member, ~is_member)
+    )
+    one, other = (counts / counts.sum(1, keepdim=True) for counts in (one, other))
+    ratios = (one / other).log()
+    told = ((one - other) * ratios).sum(1)
+    places = told.topk(min(_KEPT, len(told))).indices
+    return ratios[places].gather(1, asked[places]).sum(0)
 
 
 def _weights(known: Tensor, is_member: Tensor) -> Tensor:
@@ -50,3 +80,6 @@ def _ranks(values: Tensor) -> Tensor:
     low = torch.searchsorted(ordered, values, right=False)
     high = torch.searchsorted(ordered, values, right=True)
     return (low + high).double() / (2 * len(values))
+
+
+_WAYS = {"numbers of boxes": _by_means, "kinds of numbers of boxes": _by_kinds}
