@@ -44,9 +44,10 @@ def announce(game: Game, shields: Mapping[str, Shield], plan: Plan, tell: Tell) 
 
 
 def _has_shadows(game: Game, plan: Plan) -> bool:
-    """Returns whether shadows are trained: reference models are classifiers of one row."""
+    """Returns whether shadows are trained: reference models classify one row of fractions."""
     is_of_classes = game.extent is None and game.shield.chain.layout.kind != "embeddings"
-    return plan.trains_shadows and (plan.train is not None or is_of_classes)
+    is_read = is_of_classes and game.members.inputs.is_floating_point()
+    return plan.trains_shadows and (plan.train is not None or is_read)
 
 
 def _count(things: Sized, name: str) -> str:

@@ -114,14 +114,17 @@ def utility(game: Game, untested: list[str]) -> Iterator[Finding]:
     answers = game.ask(game.nonmembers).distribution.argmax(-1)
     try:
         truth = game.labels(game.nonmembers)
-        yield _share_of_right("accuracy", answers, truth)
+        commonest = int(truth.bincount().argmax())
+        yield _share_of_right("accuracy", answers, truth, commonest)
         for group in game.groups:
             if group.nonmembers.any():
                 rows = group.nonmembers
-                yield _share_of_right(f"accuracy.group.{group.name}", answers[rows], truth[rows])
+                name = f"accuracy.group.{group.name}"
+                yield _share_of_right(name, answers[rows], truth[rows], commonest)
     except NotApplicable as reason:
         untested.append(f"accuracy: {reason}")
-    yield _share_of_right("agreement", answers, game.model_labels(game.nonmembers))
+    own = game.model_labels(game.nonmembers)
+    yield _share_of_right("agreement", answers, own, int(own.bincount().argmax()))
 
 
 def _at_positions(game: Game) -> Iterator[Finding]:
@@ -140,13 +143,14 @@ def _at_positions(game: Game) -> Iterator[Finding]:
         )
 
 
-def _share_of_right(name: str, answers: Tensor, truth: Tensor) -> Finding:
+def _share_of_right(name: str, answers: Tensor, truth: Tensor, commonest: int) -> Finding:
+    """Counts right answers. commonest: the most frequent class of all, which a guess would name."""
     count = len(answers)
     return Finding.of(
         name,
         proportion(int((answers == truth).sum()), count),
         samples=count,
-        baseline=float(truth.bincount().max()) / count,
+        baseline=float((truth == commonest).double().mean()),
         threat=Threat(),
         source="the released winner on nonmembers",
     )

@@ -1,5 +1,6 @@
 """The command that writes a hardened folder."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ from shieldnet.cli.terminal import guarded
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from shieldnet.shield.module import Shield
 
 _MAX_ROWS = 8  # of an example
 Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
@@ -159,7 +162,15 @@ def harden(
         )
     typer.echo(f"{shield.describe()} is in {output}.")
     typer.echo(_certificate(output / CERTIFICATE_TEXT))
-    typer.echo(_next(output, model, is_signed=key is not None))
+    typer.echo(_next(output, model, _budget(shield), is_signed=key is not None))
+
+
+def _budget(shield: "Shield") -> str:
+    """Returns the flag of a budget of about 1000 answers: in bits, where they are finite."""
+    extent = shield.seen.known()
+    bits = math.inf if extent is None else shield.settings.cost(extent).bits
+    finite = 0 < bits < math.inf
+    return f"--bits-per-client {math.ceil(bits) * 1000}" if finite else "--queries-per-client 1000"
 
 
 def _certificate(path: Path) -> str:
@@ -168,7 +179,7 @@ def _certificate(path: Path) -> str:
     return "No certificate: it depends on the number of classes. Give --classes."
 
 
-def _next(output: Path, model: str, *, is_signed: bool) -> str:
+def _next(output: Path, model: str, budget: str, *, is_signed: bool) -> str:
     from shieldnet.shipping.parts import WEIGHTS
 
     has_weights = (output / WEIGHTS).exists()
@@ -179,7 +190,7 @@ def _next(output: Path, model: str, *, is_signed: bool) -> str:
     return (
         f"Verify it with: shieldnet verify {output}{key}\n"
         f"Serve it with: shieldnet serve {output}{flags}{key} --ledger sqlite:///budget.db "
-        "--keys keys.toml --queries-per-client 1000\n"
+        f"--keys keys.toml {budget}\n"
         f"Load it with: shieldnet.load_hardened({str(output)!r}{given})"
     )
 

@@ -13,6 +13,8 @@ _SAYS_NOTHING = "the interval spans the whole range, so it says nothing"
 _NO_VARIATION = "it is the same in every resample"
 _NARROW = "the interval is narrower than 0.001"
 _GROUP = re.compile(r" on (?P<group>.+), of \d+ groups$")
+OF_COLUMNS = "inversion.column."
+"""What the names of findings about one column begin with."""
 _WORST_GROUP = "membership.worst_group.auc"
 _GUESSES = {
     "accuracy": "always naming the most frequent class",
@@ -69,14 +71,26 @@ def worst_group(findings: tuple[Finding, ...]) -> str:
     return f"worst group: {group_of(worst) or 'unnamed'}, membership AUC {worst}"
 
 
+def worst_column(findings: tuple[Finding, ...]) -> str:
+    """Says which column is given away significantly, and more than all columns together, or "".
+
+    The leakage of all columns is a mean, most of which a model may hardly read.
+    """
+    whole = next((finding.value for finding in findings if finding.name == "inversion"), 0.0)
+    columns = [finding for finding in findings if finding.name.startswith(OF_COLUMNS)]
+    worst = max(columns, key=lambda finding: finding.value, default=None)
+    if worst is None or worst.low <= 0 or worst.value <= whole:
+        return ""
+    return f"most exposed column: {worst.name.removeprefix(OF_COLUMNS)}, leakage {worst}"
+
+
 def guess(finding: Finding) -> str:
     """Says what a measure of use reaches without the model, or nothing where that is unknown.
 
-    Of a group that is one class, always naming that class says nothing: it is left out.
+    Of a group that is the most frequent class itself it says nothing, and is left out.
     """
     name, _, group = finding.name.partition(".group.")
-    if group and finding.baseline >= 1:
-        return ""
     words = _GUESSES.get(name)
-    beside = f" of {group}" if group else ""
-    return "" if words is None else f"{words}{beside}: {decimals(finding.baseline)}"
+    if words is None or (group and finding.baseline >= 1):
+        return ""
+    return f"{words}: {decimals(finding.baseline)}"

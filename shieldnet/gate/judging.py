@@ -103,11 +103,11 @@ def beside_bare(
         return judgment
     same = (one for one in alone if (one.limit, one.finding) == (judgment.limit, best.name))
     if any(one.outcome == "fail" for one in same):
-        advice = f"Without a shield the model does not meet it either: {limit.helps_model}."
+        advice = f"The model does not meet it without a shield either: {limit.helps_model}."
     elif decimals(best.value) > decimals(shielded.value):
         advice = f"Without a shield the model reaches {best}: {limit.helps_shield}."
     else:
-        advice = f"Without a shield the model reaches no more: {limit.helps_model}."
+        advice = f"The model reaches no more without a shield: {limit.helps_model}."
     return replace(judgment, helps=advice)
 
 

@@ -312,7 +312,10 @@ def _values(guarantee: Guarantee) -> dict[str, Any]:
 def _read(document: object, depth: int) -> Guarantee:
     """Reads a document that finetune can have written; refuses anything else."""
     if not isinstance(document, Mapping):
-        raise ConfigError(f"Expected a guarantee as a dict, got {type(document).__name__}.")
+        raise ConfigError(
+            f"Expected a guarantee as a dict, got {type(document).__name__}. Read a file with "
+            "sn.load_guarantee(path)."
+        )
     version = document.get("version", 1)
     if isinstance(version, bool) or version not in (1, _VERSION):
         raise ConfigError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shieldnet.findings.finding import Finding, decimals
 from shieldnet.findings.metrics import Metric
-from shieldnet.findings.reading import caveat, guess, worst_group
+from shieldnet.findings.reading import caveat, guess, worst_column, worst_group
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
@@ -121,31 +121,33 @@ def notes_of(
 
 
 def remarks(measured: Sequence[tuple[str, tuple[Finding, ...]]]) -> list[str]:
-    """Returns what the headline table would hide: the worst group, and what guessing reaches.
+    """Returns what the headline table would hide: worst column and group, and what a guess reaches.
 
     measured: the findings of each shield, by its name.
     """
-    groups = [(name, worst_group(findings)) for name, findings in measured]
+    ways = (worst_column, worst_group)
+    worst = [(name, way(findings)) for name, findings in measured for way in ways]
     guesses = [
         f"{finding.name} of {words}"
         for _, findings in measured
         for finding in findings
         if ".group." not in finding.name and (words := guess(finding))
     ]
-    return [*(f"{name}: {line}" for name, line in groups if line), *dict.fromkeys(guesses)]
+    return [*(f"{name}: {line}" for name, line in worst if line), *dict.fromkeys(guesses)]
 
 
 def _reading(kind: str, subjects: Sequence[Subject]) -> tuple[str, ...]:
     """Says how the table of a model's kind is read."""
     found = (finding for subject in subjects for finding in subject.findings)
     gallery = next((finding for finding in found if finding.name == "reidentification"), None)
-    by_chance = "" if gallery is None else f" (by guessing: {decimals(gallery.baseline)})"
+    by_chance = "" if gallery is None else f" (by the label alone: {decimals(gallery.baseline)})"
     nothing = "the mean input" if kind in ("values", "embeddings") else "the label"
     return (
         "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, with 95% "
         f"intervals. {ARROWS}.",
-        f"leakage: 0 = no more than {nothing}, 1 = the whole input. re-identified: the right "
-        f"record is found in a gallery{by_chance}. membership AUC: 0.5 is guessing.",
+        f"leakage: 0 = no more than {nothing} (below 0: worse), 1 = the whole input. "
+        f"re-identified: the right record is found in a gallery{by_chance}. "
+        "membership AUC: 0.5 is guessing.",
     )
 
 

@@ -58,12 +58,13 @@ class Finetuned:
         """Writes model.safetensors and, if a guarantee is stated, guarantee.json, into a folder.
 
         These are the files that ``shieldnet finetune`` writes, for ``shieldnet audit --weights
-        --guarantee``. force: whether to write over an earlier model. Returns the folder.
-        Errors: ConfigError if the folder has a model and ``force`` is not set; DataError for a
-        state_dict with anything but tensors.
+        --guarantee``. The same model may be saved again. force: whether to write over another one.
+        Returns the folder.
+        Errors: ConfigError if the folder has another model and ``force`` is not set; DataError for
+        a state_dict with anything but tensors.
         """
         target = Path(folder)
-        require_free(target, force=force, is_trained=True)
+        require_free(target, force=force or self._is_in(target), is_trained=True)
         target.mkdir(parents=True, exist_ok=True)
         write_weights(self.model, target / WEIGHTS)
         (target / GUARANTEE).unlink(missing_ok=True)  # of the model that was there before
@@ -71,6 +72,20 @@ class Finetuned:
             text = json.dumps(self.guarantee.document(), indent=1)
             (target / GUARANTEE).write_text(text, encoding="utf-8")
         return target
+
+    def _is_in(self, folder: Path) -> bool:
+        """Returns whether a folder has the guarantee of this very model: of its run and weights."""
+        path = folder / GUARANTEE
+        if self.guarantee is None or not path.exists():
+            return False
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return False
+        own = self.guarantee.document()
+        return bool(own.get("run")) and all(
+            document.get(name) == own.get(name) for name in ("run", "steps", "weights")
+        )
 
     def __str__(self) -> str:
         """Returns epsilon, accuracy and what was measured on three lines, then the details."""
@@ -81,7 +96,7 @@ class Finetuned:
         if self.taken is not None and self.taken < self.steps:
             steps += f", {self.taken or 'none'} of them in this run,"
         details = [
-            f"{steps} in {self.seconds:.1f} s",
+            f"{steps} in {self.seconds:.1f} s with their preparation",
             *([f"Checkpoint: {self.checkpoint}"] if self.checkpoint else []),
             *(
                 f"fix=True has {fixed}"
@@ -141,7 +156,8 @@ def require_free(folder: Path, *, force: bool, is_trained: bool = False) -> None
     is_trained: whether the model to write there is trained already.
     """
     if (path := folder / WEIGHTS).exists() and not force:
-        still = "Nothing is lost: the trained model is still in memory. " if is_trained else ""
+        kept = "Nothing is lost: the model is in memory, and in its checkpoint if it has one. "
+        still = kept if is_trained else ""
         raise ConfigError(
             f"{path} already exists, perhaps with the guarantee of a model that is published. "
             f"{still}Choose another folder; force=True writes over both."

@@ -1,6 +1,8 @@
 """The gate from the shell: what a pipeline sees."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,24 @@ def test_a_policy_is_written_where_o_says_and_names_the_default_limits(project) 
     assert shieldnet(project, "policy", "init", "a.toml", "-o", "b.toml").returncode == 2
 
 
+def test_a_reader_that_leaves_changes_neither_files_nor_verdict(project) -> None:
+    command = [sys.executable, "-m", "shieldnet", "report", "report.json", "--policy=fail.toml"]
+    with subprocess.Popen(
+        [*command, "-o", "left.html", "-o", "left.xml"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        running.stdout.close()
+        said = running.stderr.read()
+    assert running.returncode == 1, said
+    assert "PolicyFailed" in said
+    assert "BrokenPipe" not in said
+    assert (project / "left.html").exists()
+    assert (project / "left.xml").exists()
+
+
 def test_what_is_not_released_is_not_judged_in_the_terminal(project) -> None:
     result = shieldnet(project, "report", "report.json", "--policy=pass.toml")
     assert result.returncode == 0
@@ -126,7 +146,7 @@ def test_what_is_not_released_is_not_judged_in_the_terminal(project) -> None:
     assert "fail" not in table
     failed = shieldnet(project, "report", "report.json", "--policy=fail.toml")
     assert (
-        "what helps: min_accuracy: Without a shield the model does not meet it either: improve"
+        "what helps: min_accuracy: The model does not meet it without a shield either: improve"
         in failed.stderr
     )
 

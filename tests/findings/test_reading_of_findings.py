@@ -42,7 +42,7 @@ def test_the_worst_group_is_read_from_its_source() -> None:
     ("name", "words"),
     [
         ("accuracy", "always naming the most frequent class: 0.850"),
-        ("accuracy.group.sex=1", "always naming the most frequent class of sex=1: 0.850"),
+        ("accuracy.group.sex=1", "always naming the most frequent class: 0.850"),
         ("r2", "always giving the mean target: 0.850"),
         ("r2.inversion", ""),
         ("cosine", ""),

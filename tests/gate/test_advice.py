@@ -23,12 +23,12 @@ def advice(own: Finding, bare: Finding, limit: float = 0.9) -> str:
 
 def test_a_model_that_is_no_better_without_a_shield_is_to_be_improved() -> None:
     said = advice(accuracy(0.88, 0.83, 0.93), accuracy(0.88, 0.83, 0.93))
-    assert said == "Without a shield the model reaches no more: improve the model."
+    assert said == "The model reaches no more without a shield: improve the model."
 
 
 def test_a_model_that_breaks_the_limit_without_a_shield_is_to_be_improved() -> None:
     said = advice(accuracy(0.6, 0.55, 0.65), accuracy(0.8, 0.76, 0.84))
-    assert said == "Without a shield the model does not meet it either: improve the model."
+    assert said == "The model does not meet it without a shield either: improve the model."
 
 
 def test_a_small_loss_behind_a_shield_is_the_shields() -> None:

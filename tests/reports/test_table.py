@@ -3,6 +3,7 @@
 from by_hand import finding, made, subject
 
 from shieldnet.findings.finding import UNREAD
+from shieldnet.findings.reading import OF_COLUMNS
 from shieldnet.reports.untested import parted
 
 GAINS = (
@@ -63,6 +64,18 @@ def exposed_group(low: float, high: float) -> tuple:
         finding("membership.auc", 0.58, 0.676, baseline=0.5),
         finding("membership.worst_group.auc", low, high, baseline=0.5, source=WORST),
     )
+
+
+def test_the_most_exposed_column_is_named_under_the_table() -> None:
+    mean = finding("inversion", 0.0, 0.02)
+    debt, age = finding(f"{OF_COLUMNS}debt", 0.1, 0.2), finding(f"{OF_COLUMNS}age", 0.0, 0.01)
+    report = made(subject("balanced", 0.0, 1.0, findings=(mean, debt, age)))
+    assert report.notes()[0] == "balanced: most exposed column: debt, leakage 0.150 [0.100, 0.200]"
+    assert report.passes({"max_leakage": 0.05}).outcome == "pass"
+    assert report.passes({"max_column_leakage": 0.05}).outcome == "fail"
+    chance = finding(f"{OF_COLUMNS}debt", -0.1, 0.2)
+    hidden = made(subject("balanced", 0.0, 1.0, findings=(mean, chance, age)))
+    assert "most exposed" not in str(hidden)
 
 
 def test_the_worst_group_is_named_under_the_table() -> None:

@@ -182,12 +182,17 @@ def test_examples_of_several_arguments_are_described_by_name(tmp_path) -> None:
         assert [one["name"] for one in inputs] == ["x", "y"]
 
 
-def test_gradients_of_a_training_are_dropped_before_and_not_in_silence(tmp_path) -> None:
+def test_gradients_of_a_training_are_in_no_file_and_stay_with_the_model(tmp_path) -> None:
     shield = shield_of()
-    next(shield.model.parameters()).grad = torch.zeros_like(next(shield.model.parameters()))
-    with pytest.raises(sn.errors.ConfigError, match=r"model\.zero_grad\(\)"):
-        sn.save_hardened(shield, tmp_path / "h")
-    assert not (tmp_path / "h").exists()
+    plain = sn.save_hardened(shield, tmp_path / "plain")
+    first = next(shield.model.parameters())
+    first.grad = torch.full_like(first, 7.0)
+    folder = sn.save_hardened(shield, tmp_path / "h")
+    assert (first.grad == 7.0).all()
+    sn.verify(folder).require()
+    for path in folder.iterdir():
+        if path.suffix == ".safetensors":
+            assert path.read_bytes() == (plain / path.name).read_bytes()
 
 
 def test_an_example_that_the_model_cannot_read_is_bad_input(tmp_path) -> None:

@@ -144,10 +144,16 @@ def test_a_result_is_saved_as_the_shell_saves_it(table, mlp, tmp_path) -> None:
     found = sn.finetune(mlp, table, PRIVATE, epochs=1, start="public")
     folder = found.save(tmp_path / "private")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "guarantee.json"}
+    written = (folder / "model.safetensors").read_bytes()
+    assert found.save(folder) == folder  # the same model
+    assert (folder / "model.safetensors").read_bytes() == written
+    claimed = sn.load_guarantee(folder / "guarantee.json")
+    assert claimed.run == found.guarantee.run
+    other = sn.finetune(mlp, table, PRIVATE, epochs=1, start="public")
     with pytest.raises(
         sn.errors.ConfigError, match="already exists.*Nothing is lost.*force=True writes over"
     ):
-        found.save(folder)
+        other.save(folder)
     plain = sn.finetune(mlp, table, epochs=1)
     plain.save(folder, force=True)
     assert {path.name for path in folder.iterdir()} == {"model.safetensors"}

@@ -56,6 +56,11 @@ class Words:
         """Returns a number per word."""
         return per_feature
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Says nothing of any word."""
+        return ("",) * len(self.words)
+
     def settled(self, share: Tensor, least: Tensor) -> Tensor:
         """Returns the weight of each word, whatever is learned."""
         return self.weights
@@ -122,6 +127,11 @@ class Parts:
         """Returns a number per word, column and pixel."""
         pairs = zip(self.secrets, per_feature.split(self.sizes), strict=True)
         return torch.cat([secret.shaped(part).flatten() for secret, part in pairs])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Says of every feature in which units it is scored, where these are unusual."""
+        return tuple(note for secret in self.secrets for note in secret.notes)
 
     def settled(self, share: Tensor, least: Tensor) -> Tensor:
         """Returns the weight of each feature, as of its input by itself."""

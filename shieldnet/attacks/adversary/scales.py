@@ -12,6 +12,10 @@ _CUT = 0.005  # of the rows on each side of a column: further out, values count 
 _HEAVY = 6.0  # kurtosis, as of a Laplace distribution: 3 of a normal one, 9 of an exponential one
 _LIGHTER = 0.8  # of its kurtosis, at most, is left to a column that is read by its ranks
 
+BY_RANKS = "heavy-tailed: measured by ranks"
+BY_VALUES = "heavy-tailed: measured by its values, of which more is given away than of its ranks"
+"""Notes of findings about one column."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -49,6 +53,11 @@ class Scale:
     def named(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         """Names every feature by its column."""
         return columns
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Says of every feature in which units it is scored, where these are unusual."""
+        return ("",) * len(self.weights)
 
     def settled(self, share: Tensor, least: Tensor) -> Tensor:
         """Returns the weights with which features are scored, once it is known what is learned.
@@ -152,6 +161,11 @@ class InBothUnits(Scale):
 
     def named(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return (*columns, *(columns[place] for place in self._twice if columns))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        ranked = (BY_RANKS if place in self.ranked.ranks else "" for place in range(self._count))
+        return (*ranked, *(BY_VALUES for _ in self._twice))
 
     def settled(self, share: Tensor, least: Tensor) -> Tensor:
         weights, count, twice = self.weights.clone(), self._count, self._twice

@@ -24,6 +24,7 @@ _DRAWN = 400  # rows
 _MAX_FIT_ROWS, _MAX_CHECK_ROWS = 1000, 1000  # rows to learn from and to judge by, while choosing
 _SUMS = 64
 _DOUBT = 2.0  # standard errors
+_LABEL = "the label alone"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,12 @@ class Each:
         """Returns what is found of a feature, given the share that the decoders save."""
         return share if self.sure[feature] else Interval(0.0, 0.0, max(0.0, share.high))
 
+    def source_of(self, feature: int) -> str:
+        """Names what guesses one feature."""
+        place = int(self.places[feature])
+        used = self.sure[feature] and place < len(self.chosen)
+        return str(self.chosen[place]) if used else _LABEL
+
     @property
     def note(self) -> str:
         """Says so where the adversary does not use the answers at all."""
@@ -106,7 +113,7 @@ class Each:
     def __str__(self) -> str:
         used_places = self.places.where(self.sure, len(self.chosen))
         counts = torch.bincount(used_places, minlength=len(self.chosen) + 1).tolist()
-        named = [*map(str, self.chosen), "the label alone"]
+        named = [*map(str, self.chosen), _LABEL]
         used = sorted(zip(counts, named, strict=True), key=lambda pair: -pair[0])
         shown = [(name, count) for count, name in used if count]
         if len(shown) == 1:

@@ -29,6 +29,7 @@ from shieldnet.core.statistics import (
 )
 from shieldnet.findings.finding import Exposed, Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import RELEASE_LESS, Limit, Metric
+from shieldnet.findings.reading import OF_COLUMNS
 
 _ToFinding = Callable[[str, Interval], Finding]
 MIN_IMAGE_SIDE = 16
@@ -103,10 +104,17 @@ class Inversion(Attack):
             standards=("EDPB queries",),
         ),
         Metric(
-            "inversion.column.*",
+            f"{OF_COLUMNS}*",
             "leakage of a column",
             "more",
-            ungated="all columns are judged together, as inversion",
+            Limit(
+                "max_column_leakage",
+                0.20,
+                "the same of every column of a table, and of every input, by itself",
+                helps=f"Train the model without the column. {RELEASE_LESS}",
+                needs="give auxiliary records, of a table or of several inputs",
+            ),
+            standards=INVERTS,
         ),
         Metric(
             "r2.*",
@@ -158,13 +166,13 @@ class Inversion(Attack):
             share, worst = by_input.worst
             summary = partial(_finding, len(targets), threat, str(chosen), by_input.note)
             named = () if self.queries > 1 else by_input.shares
-            of_inputs = tuple(finding(f"inversion.column.{part}", found) for part, found in named)
+            of_inputs = tuple(finding(f"{OF_COLUMNS}{part}", found) for part, found in named)
         total = worst.guess.sum(1)
         return Outcome(
             findings=(
                 summary(name, share),
                 *of_inputs,
-                *_of_columns(finding, columns, chosen, each.tried, each.label, weights, game.seed),
+                *_of_columns(finding, columns, chosen, each, weights, secret.notes, game.seed),
                 summary(f"r2.{name}", saved_share(total, worst.mean.sum(1), seed=game.seed)),
                 *self._of_records(summary, worst.guess, worst.tried, worst.label),
             ),
@@ -220,19 +228,24 @@ def _of_columns(
     finding: _ToFinding,
     columns: tuple[str, ...],
     chosen: Each,
-    errors: Tensor,
-    baseline: Tensor,
+    errors: Errors,
     weights: Tensor,
+    units: tuple[str, ...],
     seed: int,
 ) -> Iterator[Finding]:
-    """Reports what is given away of every named column that varies."""
+    """Reports what is given away of every named column that varies.
+
+    units: a note of every feature whose units are unusual.
+    """
     named = torch.tensor([bool(name) for name in columns], dtype=torch.bool)
     scored = ((weights[: len(columns)] > 0) & named).nonzero().flatten()
     shares = saved_shares(
-        errors[:, scored], baseline[:, scored], seed=seed, resamples=_COLUMN_RESAMPLES
+        errors.tried[:, scored], errors.label[:, scored], seed=seed, resamples=_COLUMN_RESAMPLES
     )
     for column, share in zip(scored.tolist(), shares, strict=True):
-        yield finding(f"inversion.column.{columns[column]}", chosen.kept(share, column))
+        found = finding(f"{OF_COLUMNS}{columns[column]}", chosen.kept(share, column))
+        note = "; ".join(part for part in (found.note, units[column]) if part)
+        yield replace(found, source=chosen.source_of(column), note=note)
 
 
 def _rare(columns: tuple[str, ...], weights: Tensor) -> tuple[str, ...]:

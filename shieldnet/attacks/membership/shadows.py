@@ -277,7 +277,7 @@ def _trainer(
         return plan.train, TargetScores(_empty(plan.shield))
     if not inputs.is_floating_point():
         raise NotApplicable(
-            f"reference models read no {inputs.dtype} inputs, such as tokens: pass train=..."
+            f"reference models cannot read {inputs.dtype} inputs, such as tokens: pass train=..."
         )
     if plan.members.has_targets:
         return value_recipe(inputs, labels, rows), reference_scores

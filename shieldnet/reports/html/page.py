@@ -10,13 +10,12 @@ from typing import Any
 
 from shieldnet.core.checks import optional
 from shieldnet.findings.finding import Finding, Threat, decimals
-from shieldnet.findings.reading import caveat
+from shieldnet.findings.reading import OF_COLUMNS, caveat
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.reports.html.charts.drawing import (
     COLORS,
     EVERY,
-    OF_COLUMNS,
     charts,
     draws_use,
     leakage,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from shieldnet.attacks import Game, Inversion
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Ridge
 from shieldnet.attacks.adversary.ranks import Ranks
-from shieldnet.attacks.adversary.scales import Columns
+from shieldnet.attacks.adversary.scales import BY_RANKS, BY_VALUES, Columns
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding
 from shieldnet.shield.module import Shield
@@ -54,6 +54,9 @@ def found_in(column: Tensor, model: nn.Module, rows: int = 300) -> dict[str, Fin
 def test_what_is_given_away_of_a_heavy_tailed_column_is_seen(kind: str) -> None:
     found = found_in(HEAVY[kind], SaysOrder(HEAVY[kind]))
     assert found["inversion.column.debt"].low > 0.4
+    assert found["inversion.column.debt"].note == BY_RANKS
+    assert found["inversion.column.debt"].source.endswith((" on p", " on logits", "1e-8", "1e-3"))
+    assert not found["inversion.column.other"].note.startswith("heavy")
     assert found["inversion.column.other"].low <= 0.0
     assert found["inversion"].low > 0.0
 
@@ -98,6 +101,7 @@ def test_the_values_of_the_largest_count_in_their_own_units(share: float) -> Non
     for column in ((2 * normal).exp(), (normal * 1000).where(normal > 2.0, normal)):
         found = found_in(column, SaysTail(column, share), rows=1500)
         assert found["inversion.column.debt"].low > 0.15, found["inversion.column.debt"]
+        assert found["inversion.column.debt"].note == BY_VALUES
         assert [name for name in found if name.endswith("debt")] == ["inversion.column.debt"]
 
 

@@ -228,7 +228,7 @@ def test_tokens_need_a_train_function() -> None:
             return embed(x.clamp(0, 99))
 
     with pytest.raises(
-        NotApplicable, match="read no torch.int64 inputs, such as tokens: pass train="
+        NotApplicable, match="cannot read torch.int64 inputs, such as tokens: pass train="
     ):
         train_shadows(ShadowPlan(None, 4, sn.Shield(Reads()), **sets), engine="inline")
 

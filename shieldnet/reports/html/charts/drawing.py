@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shieldnet.findings.reading import OF_COLUMNS
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.guarantee import Guarantee
 
@@ -21,8 +22,6 @@ EVERY = "*"
 # Told apart by their lightness too, and with three times the contrast of white and of black.
 COLORS = ("#c2410c", "#0d9488", "#4f7cff", "#a855f7", "#b7791f", "#db2777", "#5f8a1f", "#7c8798")
 
-OF_COLUMNS = "inversion.column."
-"""What the names of findings about one column begin with."""
 _MAX_COLUMNS = 12
 _INTERVAL = ("value", "low", "high")
 
