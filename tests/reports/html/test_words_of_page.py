@@ -130,6 +130,15 @@ def test_a_limit_that_judges_two_findings_is_one_limit(tmp_path) -> None:
     assert "all 2 limits, by whole intervals" in (tmp_path / "page.html").read_text()
 
 
+def test_columns_are_drawn_among_the_bounds_only_where_they_decided() -> None:
+    names = [f"inversion.column.c{number}" for number in range(30)]
+    leaks = tuple(finding(name, 0.0, 0.3 if name.endswith("c7") else 0.1) for name in names)
+    report = made(subject("balanced", 0.0, 1.0, findings=(finding("inversion", 0, 0.1), *leaks)))
+    bounds = json.dumps(charts(report.document(Policy({"max_column_leakage": 0.2})))["bounds"])
+    assert "leakage of a column: c7" in bounds
+    assert "leakage of a column: c8" not in bounds
+
+
 def test_the_key_of_the_bounds_explains_no_row_that_is_not_drawn(tmp_path) -> None:
     text = text_of(made(), tmp_path)
     assert "baseline: without the answer</li>" in text

@@ -96,14 +96,15 @@ def draws_use(report: Document) -> bool:
 
 
 def _bound_rows(report: Document, subject: Document) -> Iterator[Row]:
-    """Lists the leaks that a limit could judge, of subgroups those alone that decided."""
+    """Lists the leaks that a limit could judge; of subgroups and columns those that decided."""
     judgments = subject["verdict"]["judgments"]
     decided = {judgment["finding"] for judgment in judgments if judgment["outcome"] != "pass"}
     metrics = declared()
     for finding in subject["findings"]:
         name, metric = finding["name"], metrics.find(finding["name"])
         is_leak = metric is not None and metric.limit is not None and metric.worse == "more"
-        if metric is None or not (name in decided or (is_leak and not metric.of_groups)):
+        is_one_of_many = name.startswith(OF_COLUMNS) or (metric is not None and metric.of_groups)
+        if metric is None or not (name in decided or (is_leak and not is_one_of_many)):
             continue
         limit = None if metric.limit is None else report["policy"].get(metric.limit.name)
         yield {
