@@ -50,9 +50,10 @@ class Watch:
 
     def kept(self, step: int) -> None:
         """Notes that a checkpoint was saved, and says so of the first before the end."""
-        if self.saved is None and step < self.steps:
+        is_first = self.saved is None
+        self.saved = self.at = step  # before it is said: Ctrl+C comes as soon as it is read
+        if is_first and step < self.steps:
             self.tell(f"first checkpoint saved at step {step} of {self.steps}, in {self.folder}")
-        self.saved = step
 
     def took(self, step: int) -> None:
         """Notes that so many steps were taken; shows the epsilon spent ten times per run."""

@@ -10,6 +10,7 @@ from torch import nn
 
 import shieldnet as sn
 from shieldnet.training import loop
+from shieldnet.training.watching import Watch
 
 PRIVATE = sn.DPSGD(8.0, 1e-3)
 
@@ -59,6 +60,24 @@ def test_a_stop_is_said_with_the_step_that_the_same_command_resumes_from(
     complete = sn.finetune(mlp, table, PRIVATE, **settings)
     assert "already complete: all 40 steps are taken from" in capsys.readouterr().err
     assert "40 steps, none of them in this run" in str(complete)
+
+
+def test_a_stop_while_the_first_checkpoint_is_told_resumes_from_it(
+    table, mlp, tmp_path, capsys, monkeypatch, unlogged
+) -> None:
+    told = Watch.tell
+
+    def stopped(self: Watch, line: str) -> None:
+        told(self, line)
+        if line.startswith("first checkpoint"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "tell", stopped)
+    settings = {"epochs": 40, "checkpoint": tmp_path / "kept", "checkpoint_every_s": 1e-9}
+    with pytest.raises(KeyboardInterrupt):
+        sn.finetune(mlp, table, PRIVATE, **settings)
+    said = capsys.readouterr().err
+    assert "Stopped at step 1 of 40; the same command resumes from step 1, saved in" in said
 
 
 @pytest.mark.parametrize(
