@@ -98,7 +98,7 @@ def killed_once_saved(start: list[str], folder: Path, environment: dict[str, str
 def test_a_private_training_is_stopped_and_resumed_and_repeated_from_the_shell(tmp_path) -> None:
     page = blocks("tutorial_private.md")
     named = [write_named(tmp_path, text) for _, text in page]
-    assert sum(named) == 3
+    assert sum(named) == 4
     steps = [command for kind, text in page if kind == "bash" for command in commands(text)]
     train, *rest = [[sys.executable, *step[1:]] if step[0] == "python" else step for step in steps]
     environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "OMP_NUM_THREADS": "1"}
@@ -110,6 +110,11 @@ def test_a_private_training_is_stopped_and_resumed_and_repeated_from_the_shell(t
     assert "epsilon 8.00 at delta 0.0001" in again.stdout
     assert re.search(r"Validation: accuracy .* before, .* after; loss", again.stdout)
     assert re.search(r"Verdict:\n +pass .*max_epsilon = 8", again.stdout)
+    later = [sys.executable, "later.py"]
+    loaded = subprocess.run(
+        later, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert re.search("pass .*max_epsilon = 8", loaded.stdout), loaded.stderr
     subprocess.run(rest[0], cwd=tmp_path, env=environment, check=True)
     for step in rest[1:]:
         assert step[0] == "shieldnet"

@@ -13,8 +13,12 @@ _SAYS_NOTHING = "the interval spans the whole range, so it says nothing"
 _NO_VARIATION = "it is the same in every resample"
 _NARROW = "the interval is narrower than 0.001"
 _GROUP = re.compile(r" on (?P<group>.+), of \d+ groups$")
+BY_RANKS = "heavy-tailed: measured by ranks"
+BY_VALUES = "heavy-tailed: measured by its values, of which more is given away than of its ranks"
+"""Notes of findings about one column."""
 OF_COLUMNS = "inversion.column."
 """What the names of findings about one column begin with."""
+_ACCURACY_OF = "accuracy.group."
 _WORST_GROUP = "membership.worst_group.auc"
 _GUESSES = {
     "accuracy": "always naming the most frequent class",
@@ -27,7 +31,7 @@ def caveat(finding: Finding) -> str:
     low, high, note = finding.low, finding.high, finding.note
     if low <= 0.0005 and high >= 0.9995:
         return f"{FEW_CLASSES}: it says nothing" if FEW_CLASSES in note else _SAYS_NOTHING
-    for known in (NO_USE, UNREAD, BY_LABEL, FEW_CLASSES):
+    for known in (NO_USE, UNREAD, BY_LABEL, FEW_CLASSES, BY_RANKS, BY_VALUES):
         if known in note:
             return known
     if _BETTER in note:  # as older reports say it
@@ -81,7 +85,17 @@ def worst_column(findings: tuple[Finding, ...]) -> str:
     worst = max(columns, key=lambda finding: finding.value, default=None)
     if worst is None or worst.low <= 0 or worst.value <= whole:
         return ""
-    return f"most exposed column: {worst.name.removeprefix(OF_COLUMNS)}, leakage {worst}"
+    units = next((f" ({note})" for note in (BY_RANKS, BY_VALUES) if note in worst.note), "")
+    return f"most exposed column: {worst.name.removeprefix(OF_COLUMNS)}, leakage {worst}{units}"
+
+
+def lowest_group(findings: tuple[Finding, ...]) -> str:
+    """Says of which class or subgroup the fewest are right, or "" where none is measured."""
+    groups = [finding for finding in findings if finding.name.startswith(_ACCURACY_OF)]
+    worst = min(groups, key=lambda finding: finding.value, default=None)
+    if worst is None:
+        return ""
+    return f"lowest accuracy of a group: {worst.name.removeprefix(_ACCURACY_OF)}, {worst}"
 
 
 def guess(finding: Finding) -> str:

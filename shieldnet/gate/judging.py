@@ -136,6 +136,13 @@ def each(
         yield _judge(limit, value, finding)
 
 
+def no_group(limit: str, value: float, group: str, groups: Sequence[str], finding: str) -> Judgment:
+    """Fails a limit on a subgroup that the report does not have. groups: those that it has."""
+    there = f"It has: {', '.join(groups)}" if groups else "It has none: give --group (groups=)"
+    message = f"the report has no subgroup {group}; {limit} = {value:g} is for it. {there}"
+    return Judgment(limit, "fail", message, finding)
+
+
 def strange(finding: Finding) -> Judgment:
     """Reports a finding that no limit can judge because no metric is declared for it."""
     message = (

@@ -22,6 +22,7 @@ from shieldnet.gate.judging import (
     crossed,
     each,
     measured_by,
+    no_group,
     proven,
     required,
     strange,
@@ -203,7 +204,7 @@ class Policy:
         for group, limits in sorted(
             self.groups.items(), key=lambda item: (item[0] != EVERY_GROUP, item[0])
         ):
-            named = tuple(groups) if group == EVERY_GROUP else (group,)
+            named = tuple(groups) if group == EVERY_GROUP else (_known(group, groups),)
             for limit, value in limits.items():
                 for metric in declared().judged_by(limit, of_groups=True):
                     if not named:
@@ -211,9 +212,22 @@ class Policy:
                             f"no subgroup was given; {limit} = {value:g} applies to every subgroup"
                         )
                         yield Judgment(limit, "fail", message, metric.name)
-                    for name in map(metric.of, named):
+                    for of_group in named:
+                        name = metric.of(of_group)
                         concerned = [finding for finding in measured if finding.name == name]
-                        yield from each(limit, value, concerned, name)
+                        if not concerned and of_group not in groups:
+                            yield no_group(limit, value, of_group, groups, name)
+                        else:
+                            yield from each(limit, value, concerned, name)
+
+
+def _known(group: str, groups: Sequence[str]) -> str:
+    """Returns a subgroup as the report writes it, whatever the spaces around =."""
+    return next((name for name in groups if _dense(name) == _dense(group)), group)
+
+
+def _dense(name: str) -> str:
+    return re.sub(r"\s*=\s*", "=", name.strip())
 
 
 def _lines_of(path: str | Path) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ class Subject:
         for finding in self.findings:
             if finding.name == name:
                 return finding
-        names = ", ".join(finding.name for finding in self.findings)
-        raise KeyError(f"{self.name} has no finding {name}. It has: {names}.")
+        names = [finding.name for finding in self.findings]
+        close = [one for one in names if one.startswith(name)] or get_close_matches(name, names)
+        raise KeyError(f"{self.name} has no finding {name}. It has: {', '.join(close or names)}.")
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self.findings)} findings>"

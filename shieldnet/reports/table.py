@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shieldnet.findings.finding import Finding, decimals
 from shieldnet.findings.metrics import Metric
-from shieldnet.findings.reading import caveat, guess, worst_column, worst_group
+from shieldnet.findings.reading import caveat, guess, lowest_group, worst_column, worst_group
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
@@ -125,7 +125,7 @@ def remarks(measured: Sequence[tuple[str, tuple[Finding, ...]]]) -> list[str]:
 
     measured: the findings of each shield, by its name.
     """
-    ways = (worst_column, worst_group)
+    ways = (worst_column, worst_group, lowest_group)
     worst = [(name, way(findings)) for name, findings in measured for way in ways]
     guesses = [
         f"{finding.name} of {words}"

@@ -1,10 +1,12 @@
 """What helps, given what the model reaches without a shield."""
 
 import pytest
+from by_hand import made, subject
 
 from shieldnet.findings.finding import Finding, Threat
 from shieldnet.findings.reading import guess
 from shieldnet.gate.judging import Judgment, beside_bare, each
+from shieldnet.gate.policy import Policy
 
 
 def accuracy(value: float, low: float, high: float) -> Finding:
@@ -71,3 +73,17 @@ def test_a_group_of_one_class_has_no_guess_beside_it() -> None:
 def test_the_rows_that_would_decide_are_said_with_the_side_of_the_estimate(finding, words) -> None:
     (judgment,) = each("min_accuracy", 0.9, [finding], "accuracy")
     assert judgment.words.endswith(words)
+
+
+def test_a_subgroup_that_the_report_does_not_have_is_named_with_those_that_it_has() -> None:
+    groups = {"groups": {"fraud = yes": {"min_accuracy": 0.5}}, "limits": {}}
+    right = found("accuracy.group.fraud = 1", 0.7, 0.6, 0.8, baseline=0.0)
+    report = made(subject("balanced", 0.0, 5.0, findings=(right,)), groups=("fraud = 1",))
+    (judgment,) = report.passes(Policy(**groups)).judgments
+    assert judgment.outcome == "fail"
+    assert "no subgroup fraud = yes" in judgment.words
+    assert "It has: fraud = 1" in judgment.words
+    spaced = Policy(groups={"fraud=1": {"min_accuracy": 0.5}}, limits={})
+    assert report.passes(spaced).outcome == "pass"
+    bare = made(subject("balanced", 0.0, 5.0, findings=(right,)))
+    assert "give --group" in bare.passes(Policy(**groups)).judgments[0].words

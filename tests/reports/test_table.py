@@ -1,9 +1,10 @@
 """The headline table and the notes under it."""
 
+import pytest
 from by_hand import finding, made, subject
 
 from shieldnet.findings.finding import UNREAD
-from shieldnet.findings.reading import OF_COLUMNS
+from shieldnet.findings.reading import BY_RANKS, OF_COLUMNS
 from shieldnet.reports.untested import parted
 
 GAINS = (
@@ -76,6 +77,23 @@ def test_the_most_exposed_column_is_named_under_the_table() -> None:
     chance = finding(f"{OF_COLUMNS}debt", -0.1, 0.2)
     hidden = made(subject("balanced", 0.0, 1.0, findings=(mean, chance, age)))
     assert "most exposed" not in str(hidden)
+
+
+def test_the_group_of_which_the_fewest_are_right_is_named_under_the_table() -> None:
+    rare = finding("accuracy.group.fraud = 1", 0.2, 0.3)
+    common = finding("accuracy.group.fraud = 0", 0.9, 1.0)
+    report = made(subject("balanced", 0.0, 1.0, findings=(common, rare)))
+    line = "balanced: lowest accuracy of a group: fraud = 1, 0.250 [0.200, 0.300]"
+    assert report.notes()[0] == line
+
+
+def test_how_a_heavy_tailed_column_was_measured_is_said_beside_it() -> None:
+    debt = finding(f"{OF_COLUMNS}debt", 0.1, 0.2, note=f"a; {BY_RANKS}")
+    report = made(subject("balanced", 0.0, 1.0, findings=(debt,)))
+    assert report.notes()[0].endswith(f"debt, leakage 0.150 [0.100, 0.200] ({BY_RANKS})")
+    assert BY_RANKS in report.passes({"max_column_leakage": 0.05}).judgments[0].words
+    with pytest.raises(KeyError, match="It has: inversion.column.debt"):
+        report["balanced"]["inversion.column.debts"]
 
 
 def test_the_worst_group_is_named_under_the_table() -> None:

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.adversary.ranks import Ranks
+from shieldnet.findings.reading import BY_RANKS, BY_VALUES
 
 _CUT = 0.005  # of the rows on each side of a column: further out, values count as these
 _HEAVY = 6.0  # kurtosis, as of a Laplace distribution: 3 of a normal one, 9 of an exponential one
 _LIGHTER = 0.8  # of its kurtosis, at most, is left to a column that is read by its ranks
-
-BY_RANKS = "heavy-tailed: measured by ranks"
-BY_VALUES = "heavy-tailed: measured by its values, of which more is given away than of its ranks"
-"""Notes of findings about one column."""
 
 
 @dataclass(frozen=True)

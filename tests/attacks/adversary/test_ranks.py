@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from shieldnet.attacks import Game, Inversion
 from shieldnet.attacks.adversary.decoders import KernelRidge, NearestNeighbors, Ridge
 from shieldnet.attacks.adversary.ranks import Ranks
-from shieldnet.attacks.adversary.scales import BY_RANKS, BY_VALUES, Columns
+from shieldnet.attacks.adversary.scales import Columns
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding
+from shieldnet.findings.reading import BY_RANKS, BY_VALUES
 from shieldnet.shield.module import Shield
 
 QUICK = (Ridge(), KernelRidge(), NearestNeighbors())
