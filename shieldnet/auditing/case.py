@@ -249,9 +249,13 @@ def _try_rows(bare: Shield, examples: Examples, rows: list[int]) -> None:
         raise
     except Exception as unreadable:
         tokens = ""
-        if _least_and_greatest(examples):
+        is_lookup = isinstance(unreadable, IndexError | RuntimeError)
+        if is_lookup and _least_and_greatest(examples):
             least, greatest = (int(end) for end in examples.inputs.long().aminmax())
-            tokens = f" Its numbers are from {least} to {greatest}: are these of its vocabulary?"
+            tokens = (
+                f" If these are tokens, they range from {least} to {greatest}: is the vocabulary "
+                "that large, and does the model take texts that long?"
+            )
         raise DataError(
             f"The model cannot read the {examples.name} ({examples.described}): "
             f"{type(unreadable).__name__}: {unreadable}.{tokens}"

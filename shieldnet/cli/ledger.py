@@ -106,4 +106,4 @@ def verify(
         raise ConfigError(f"Expected a MAC of 64 hexadecimal digits, got {wrong!r}.")
     checked = KeptLedger.read(address).verify(heads)
     typer.echo(f"Verified {checked.records} records. MAC of the last one: {checked.mac}")
-    typer.echo("Keep it elsewhere, and give it as --head the next time.")
+    typer.echo("Keep it elsewhere, and pass it as --head next time.")

@@ -48,7 +48,11 @@ def with_unknown(tokens: Tensor, unknown: int) -> Tensor:
         (RAGGED, B, "sequences of one length, got lengths from 2 to 4"),
         ({"tokens": RAGGED}, {"tokens": B}, "sequences of one length"),
         ([torch.tensor(row) for row in RAGGED], B, "sequences of one length"),
-        (with_unknown(A, 99), B, "numbers are from 0 to 99: are these of its vocabulary"),
+        (
+            with_unknown(A, 99),
+            B,
+            "range from 0 to 99: is the vocabulary that large, and does the model take",
+        ),
         ((with_unknown(A, -1), A.roll(1, 1)), (B, B.roll(1, 1)), "from -1 to 23"),
         ((A, IGNORED), (B, IGNORED), "got none in 40 of the 40 members"),
     ],
