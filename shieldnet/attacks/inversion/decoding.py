@@ -45,7 +45,8 @@ LEAKAGE = Limit(
     "and many averaged.",
     is_set=True,
     helps=RELEASE_LESS,
-    needs="give auxiliary records",
+    needs="give auxiliary records; of texts max_sequence_membership_auc and max_verbatim are "
+    "measured instead",
 )
 INVERTS = ("AISVS 11.1.3", "AML.T0024.001", "NISTAML.032")
 """Items of standards that every attack on inputs speaks to."""

@@ -107,7 +107,13 @@ class MapInversion(Attack):
             over_mean = Interval(0.0, 0.0, max(0.0, over_mean.high))
         guess = used[-len(targets) :]
         return Outcome(
-            findings=(finding, _renamed(finding, "r2.inversion.map", over_mean)),
+            findings=(
+                finding,
+                replace(
+                    _renamed(finding, "r2.inversion.map", over_mean),
+                    note="" if is_sure else "all of it from the released winners",
+                ),
+            ),
             features={"recovered": secret.shaped(share_per_feature(each.guess, each.label))},
             exposed=tuple(exposed_by("inversion.map", total, each.label.sum(1))),
             reconstructions=(
