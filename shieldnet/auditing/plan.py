@@ -233,12 +233,13 @@ class Plan:
 
     def left_out(self, *, at_positions: bool) -> tuple[str, ...]:
         """Says in a line what the quick tier does not measure and the standard one does."""
-        if self.tier.name != "quick":
+        fuller = TIERS.get("standard")
+        if self.tier.name != "quick" or fuller is None:
             return ()
         there = {type(part) for part in self.tier.measurements}
         missing = dict.fromkeys(
             part.metrics[0].title.removeprefix("{}: ")
-            for part in TIERS["standard"].measurements
+            for part in fuller.measurements
             if type(part) not in there and part.metrics and (at_positions or not part.at_positions)
         )
         named = "; ".join(missing)

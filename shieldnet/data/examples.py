@@ -357,7 +357,7 @@ def pairs_of(dataset: object, name: str) -> tuple[Tensor, Tensor]:
         raise DataError(f"Expected at least one row of {name}, got none.")
     others = [row for row in rows if not (isinstance(row, tuple | list) and len(row) == 2)]
     if others:
-        if isinstance(others[0], str):
+        if isinstance(others[0], str) and not isinstance(dataset, str):
             raise DataError(f"Expected numbers for the {name}, got {TEXTS}")
         is_row = isinstance(others[0], tuple | list)
         got = f"{len(others[0])} values" if is_row else type(others[0]).__name__

@@ -217,7 +217,7 @@ def test_a_hugging_face_classifier_is_trained_on_what_its_tokenizer_gives() -> N
         ),
         (({}, LABELS), "Expected inputs of the records with a row for every record, got none"),
         (({1: WORDS}, LABELS), "by the names of arguments, got"),
-        (({"a": ["x"] * 60}, LABELS), "Expected numbers for the records, got list"),
+        (({"a": ["x"] * 60}, LABELS), "Expected numbers for the records, got texts"),
         (({"a": WORDS, "b": MASK}, LABELS[:4]), "Expected as many labels as inputs, got 4 and 60"),
         (NAMED, r"Expected labels beside input_ids, attention_mask: give \(inputs, labels\)"),
         (Rows(lambda row: ({"a": WORDS[row, : row % 3]}, LABELS[row])), "padding='max_length'"),
