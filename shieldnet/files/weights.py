@@ -113,7 +113,10 @@ def read_weights(path: Path) -> State:
     contents = recognized(path)
     if contents.kind != "state_dict":
         raise DataError(f"{path} {advice(contents, path, as_weights=True)}")
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as broken:  # torch raises many kinds; recognition read no tensor's bytes
+        raise DataError(f"{path} is damaged: {broken}") from broken
     return State({str(key): value.detach() for key, value in loaded.items()})
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from shieldnet.core.errors import ShieldnetError
+from shieldnet.core.errors import DataError, ShieldnetError
 from shieldnet.files.sources import load_examples, load_model
 from shieldnet.files.weights import load_weights, read_weights
 
@@ -124,6 +124,15 @@ def damaged(draw, whole: bytes) -> bytes:
         else:
             data[place:place] = data[place : place + draw(st.integers(1, 64))]
     return bytes(data)
+
+
+def test_a_damaged_tensor_in_a_file_of_weights_is_named(folder) -> None:
+    content, path = bytearray(VALID[".pt"]), folder / "damaged.pt"
+    place = content.index(b"archive/data/1")
+    content[place - 30 : place - 26] = b"ZZZZ"  # the header of its record
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="is damaged"):
+        load_weights(nn.Linear(3, 2), path, "linear")
 
 
 @pytest.mark.parametrize("suffix", VALID)
