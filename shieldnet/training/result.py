@@ -83,9 +83,9 @@ class Finetuned:
         except ValueError:
             return False
         own = self.guarantee.document()
-        return bool(own.get("run")) and all(
-            document.get(name) == own.get(name) for name in ("run", "steps", "weights")
-        )
+        named = ("run", "steps", "weights")
+        is_named = isinstance(document, dict) and all(own.get(name) for name in named)
+        return is_named and all(document.get(name) == own[name] for name in named)
 
     def __str__(self) -> str:
         """Returns epsilon, accuracy and what was measured on three lines, then the details."""

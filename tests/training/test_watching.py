@@ -173,6 +173,10 @@ def test_a_result_is_saved_as_the_shell_saves_it(table, mlp, tmp_path) -> None:
         sn.errors.ConfigError, match="already exists.*Nothing is lost.*force=True writes over"
     ):
         other.save(folder)
+    for damaged in ("[]", "no json", '"text"'):
+        (folder / "guarantee.json").write_text(damaged)
+        with pytest.raises(sn.errors.ConfigError, match="already exists"):
+            found.save(folder)
     plain = sn.finetune(mlp, table, epochs=1)
     plain.save(folder, force=True)
     assert {path.name for path in folder.iterdir()} == {"model.safetensors"}
