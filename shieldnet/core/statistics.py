@@ -306,7 +306,7 @@ def roc(
 
 def rank_correlation(first: Tensor, second: Tensor) -> float:
     """Returns Spearman's rank correlation, NaN if an input is constant. Shapes: (n,), (n,)."""
-    ranks = torch.stack([_midranks(first), _midranks(second)])
+    ranks = torch.stack([midranks(first), midranks(second)])
     return float(torch.corrcoef(ranks)[0, 1])
 
 
@@ -331,7 +331,8 @@ def _placements(ones: Tensor, others: Tensor) -> Tensor:
     return (below + up_to).double() / (2 * len(others))
 
 
-def _midranks(values: Tensor) -> Tensor:
+def midranks(values: Tensor) -> Tensor:
+    """Returns the share of values below each, ties counted by half. Shapes: (rows,) -> same."""
     return _placements(values, values)
 
 

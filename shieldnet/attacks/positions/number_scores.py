@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from shieldnet.attacks.positions.box_numbers import readings_of_numbers
+from shieldnet.core.statistics import midranks
 
 _KEPT = 8  # numbers that tell the most of the records that are known
 _LEAST_DEVIATION = 1e-6
@@ -32,7 +33,7 @@ def learned_scores(
     for known in (is_first, ~is_first):
         for name, score in _WAYS.items():
             told = score(read[known], is_member[known], read[~known])
-            scored[name][~known] = _ranks(told)
+            scored[name][~known] = midranks(told)
     return {name: (scores[is_member], scores[~is_member]) for name, scores in scored.items()}
 
 
@@ -72,14 +73,6 @@ def _weights(known: Tensor, is_member: Tensor) -> Tensor:
     places = told.abs().topk(min(_KEPT, len(told))).indices
     kept[places] = told[places] / deviation[places].clamp_min(1e-30)
     return kept
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Returns the share of values below each, ties counted by half. Shapes: (rows,) -> same."""
-    ordered = values.sort().values
-    low = torch.searchsorted(ordered, values, right=False)
-    high = torch.searchsorted(ordered, values, right=True)
-    return (low + high).double() / (2 * len(values))
 
 
 _WAYS = {"numbers of boxes": _by_means, "kinds of numbers of boxes": _by_kinds}
