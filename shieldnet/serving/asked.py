@@ -15,11 +15,17 @@ from shieldnet.core.errors import DataError
 from shieldnet.data.hashing import content_of
 
 
-def rows_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+def rows_of(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], *, lists_are_rows: bool = False
+) -> int:
     """Counts the rows of a call: those of its longest argument.
 
+    lists_are_rows: counts a list of tensors of three axes as so many images, as detectors take
+    them, and no rows within them.
     Errors: DataError if nothing in it has rows.
     """
+    if lists_are_rows and len(args) == 1 and not kwargs and _are_images(args[0]):
+        return len(args[0])
     lengths = [length for value in (*args, *kwargs.values()) for length in _lengths(value)]
     if not lengths:
         raise DataError(
@@ -27,6 +33,12 @@ def rows_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
             "it costs is not known. Nothing was asked."
         )
     return max(lengths)
+
+
+def _are_images(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(image, Tensor | np.ndarray) and image.ndim == 3 for image in value
+    )
 
 
 def _lengths(value: Any) -> Iterator[int]:

@@ -19,7 +19,8 @@ from shieldnet.core.checks import flag
 from shieldnet.core.errors import AnswerError, ConfigError, DataError
 from shieldnet.data.hashing import weights_hash
 from shieldnet.outputs.micro_batches import arrays
-from shieldnet.outputs.nested import leaves
+from shieldnet.outputs.nested import is_list_of_dicts, leaves
+from shieldnet.privacy.cost import PrivacyCost
 from shieldnet.serving.asked import content, rows_of
 from shieldnet.serving.budget import Balance, Budget, as_budgets, said
 from shieldnet.serving.clients import current_client
@@ -38,12 +39,14 @@ class Guard:
     """Answers as its shield does, as long as the client's budget lasts.
 
     shield: whose answers have an extent: declared (``sn.Shield(..., extent=sn.Extent(10))``), given
-        here, or that of its answers so far. An answer of other classes or of more positions is
-        charged and then refused.
+        here, or that of its answers so far. An answer of other classes or of more positions than
+        that is charged and then refused.
     ledger: an address (``"sqlite:///budget.db"``) or a ``Ledger``, which has its own budgets.
     bits_per_client, mu_per_client, queries_per_client: limits for each client in each
         ``window``: ``"hour"``, ``"day"`` or ``"total"``. in_all: of all clients together.
-    extent: the answer's classes, exactly, and its positions at most: ``sn.Extent(classes=10)``.
+    extent: the answer's classes, exactly, and its positions at most: ``sn.Extent(classes=10)``. A
+        budget of queries alone needs none; bits and mu are then recorded as infinite, as they are
+        for a list of dicts, such as a detector's, which has no extent.
     free_repeats: charges no row that this client asked before, as far as this process remembers;
         only for a shield that gives the same answer again.
     watch: looks at the queries of each client and may have a harder shield answer, or refuse.
@@ -79,7 +82,7 @@ class Guard:
                 "Expected a shield without noise for free_repeats=True: a fresh draw of noise is a "
                 "new answer, and averaging many of them removes it."
             )
-        self.cost = self.shield.cost()
+        self.cost = _cost(self.shield)
         self.units = units_of(self.cost)
         limits = (bits_per_client, mu_per_client, queries_per_client)
         if isinstance(ledger, Ledger):
@@ -103,15 +106,31 @@ class Guard:
         for budget in budgets:
             for name, limit, each in zip(names, budget.limits, self.units, strict=True):
                 if limit != INFINITE and each == INFINITE:
-                    raise ConfigError(
-                        f"An answer of this shield costs infinitely many {name}, so that no "
-                        f"budget of {name} holds one. {_fix(name)}"
-                    )
+                    raise ConfigError(self._infinite(name))
             if not budget.limits.covers(self.units):
                 raise ConfigError(
                     f"The budget of {budget} holds not one answer, which costs "
                     f"{said(self.units, budget)}."
                 )
+
+    def _infinite(self, name: str) -> str:
+        extent = self.shield.extent
+        if extent is None:
+            return (
+                f"Expected extent= beside a budget of {name}, the largest answer that is charged, "
+                "as sn.Extent(classes=10): what it costs must be known before it exists. A budget "
+                "of queries alone needs none."
+            )
+        fix = _FIX[name]
+        if extent.any_number:
+            fix = (
+                "How many rows a list of dicts has is part of the answer, and nothing bounds it: "
+                "use a budget of queries, queries_per_client=1000."
+            )
+        return (
+            f"An answer of this shield costs infinitely many {name}, so that no budget of {name} "
+            f"holds one. {fix}"
+        )
 
     def charge(
         self, client: str, rows: int = 1, *, key: str | None = None, content: bytes | None = None
@@ -148,7 +167,8 @@ class Guard:
                 "Expected the client that is charged: guard(x, client=name), or a call inside of "
                 "`with sn.serving.client(name):`."
             )
-        rows = rows_of(args, kwargs)
+        extent = self.shield.extent
+        rows = rows_of(args, kwargs, lists_are_rows=extent is None or extent.any_number)
         if request_id is not None and not (isinstance(request_id, str) and request_id):
             raise ConfigError(f"Expected request_id as a word, got {request_id!r}.")
         shield = self.shield if self.watch is None else self.watch.choose(name, self.shield)
@@ -196,10 +216,13 @@ class Guard:
         return said.encode()
 
     def _require_at_most(self, rows: int, answer: Any) -> None:
-        is_array = isinstance(answer, np.ndarray)  # of a function or an estimator
-        released = answer if is_array else self.shield.answer_in(answer)
-        fields = [leaf for _, leaf in leaves(answer) if isinstance(leaf, Tensor) and leaf.ndim]
-        answered = max([len(released) if released.ndim else 1, *map(len, fields)])
+        if is_list_of_dicts(answer):
+            answered = len(answer)
+        else:
+            is_array = isinstance(answer, np.ndarray)  # of a function or an estimator
+            released = answer if is_array else self.shield.answer_in(answer)
+            fields = [leaf for _, leaf in leaves(answer) if isinstance(leaf, Tensor) and leaf.ndim]
+            answered = max([len(released) if released.ndim else 1, *map(len, fields)])
         if answered > rows:
             raise AnswerError(
                 f"Expected at most {rows} answers, for which the client was charged, got "
@@ -250,23 +273,34 @@ class Guard:
 
 
 def _sized(shield: Shield, extent: Extent | None) -> Shield:
-    """Returns a shield whose answers are at most as large as agreed."""
+    """Returns a shield whose answers are at most as large as agreed, where they have an extent."""
     if not isinstance(shield, Shield):
         raise ConfigError(f"Expected a Shield, as sn.harden(model), got {type(shield).__name__}.")
-    declared = shield.settings.extent
-    if declared is not None and extent in (None, declared):
-        return shield
-    agreed = extent or shield.extent
-    if agreed is None or agreed.any_number or declared is not None:
-        had = f"; the shield declares {declared}" if declared is not None else ""
+    declared, known = shield.settings.extent, shield.extent
+    if declared is not None:
+        if extent in (None, declared):
+            return shield
+        raise ConfigError(f"Expected no extent=, as the shield declares {declared}, got {extent}.")
+    if known is not None and known.any_number:
+        if extent is None:
+            return shield
         raise ConfigError(
-            "Expected extent=, the largest answer that is charged, as sn.Extent(classes=10): what "
-            f"it costs must be known before it exists{had}."
+            f"Expected no extent= for a list of dicts, as a detector's, got {extent}: nothing "
+            "bounds how many rows it has."
         )
-    return Shield(shield.model, replace(shield.settings, extent=agreed))
+    agreed = known if extent is None else extent
+    return (
+        shield if agreed is None else Shield(shield.model, replace(shield.settings, extent=agreed))
+    )
 
 
-def _fix(name: str) -> str:
-    if name == "bits":
-        return 'Round or truncate it: sn.harden(model, "balanced"), or a budget of mu or queries.'
-    return "Add noise: sn.ClipNorm(...) and sn.GaussianNoise(...), or a budget of bits or queries."
+def _cost(shield: Shield) -> PrivacyCost:
+    """Returns what an answer costs; of unknown size, infinitely much."""
+    return PrivacyCost() if shield.extent is None else shield.cost()
+
+
+_FIX = {
+    "bits": 'Round or truncate it: sn.harden(model, "balanced"), or use a budget of mu or queries.',
+    "mu": "Add noise: sn.ClipNorm(...) and sn.GaussianNoise(...), or use a budget of bits or "
+    "queries.",
+}

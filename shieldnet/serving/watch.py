@@ -321,6 +321,8 @@ def _harder(shield: Shield, harder: str | tuple[Defense, ...]) -> Shield:
             "Expected a shield whose cost is known before a harder one can be compared with it: "
             "give it extent=Extent(classes=...), or ask it once."
         )
+    if extent.any_number:
+        raise ConfigError("Expected a shield without watch=, which reads no list of dicts.")
     settings = replace(shield.settings, defenses=defenses)
     own, other = shield.settings.cost(extent), settings.cost(extent)
     dearer = [name for name in ("bits", "mu", "pure") if getattr(other, name) > getattr(own, name)]

@@ -4,6 +4,7 @@ import asyncio
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import detectors
 import pytest
 import torch
 from torch import nn
@@ -142,7 +143,13 @@ def test_the_cost_is_known_before_the_first_answer(url) -> None:
     model = Counting()
     shield = sn.harden(model)
     with pytest.raises(ConfigError, match=r"Expected extent=.*sn.Extent\(classes=10\)"):
-        Guard(shield, ledger=url, queries_per_client=9)
+        Guard(shield, ledger=url, queries_per_client=9, in_all=Budget(bits=1e6))
+    with Guard(shield, ledger=f"{url}2", queries_per_client=6) as guard:  # unknown is infinite
+        assert guard.cost.bits == guard.cost.mu == math.inf
+        guard(X, client="alice")
+        with pytest.raises(BudgetExceeded):
+            guard(X, client="alice")
+    shield = sn.harden(model)
     with Guard(shield, ledger=url, bits_per_client=100, extent=sn.Extent(3)) as guard:
         assert guard.cost.bits == pytest.approx(BITS)
     shield(X)
@@ -418,3 +425,43 @@ def test_what_a_guard_lacks_is_at_its_shield(url, shield) -> None:
             _ = guard.device
         assert not hasattr(guard, "device")
         assert not hasattr(guard, "_device")
+
+
+def detector() -> sn.Shield:
+    steps = (sn.ClipRange(0.0, 16.0), sn.RoundTo(2.0))
+    return sn.harden(
+        detectors.Finds(),
+        outputs={"scores": "binary_probabilities", "boxes": "values"},
+        also={"boxes": steps, "labels": ()},
+    )
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_detector_is_charged_by_the_image_and_its_bits_are_infinite(url, asked_before) -> None:
+    images, _ = detectors.pictures(5, 0)
+    shield = detector()
+    wanted = "Expected extent="
+    if asked_before:
+        shield(images)
+        wanted = "nothing bounds it: use a budget of queries"
+    with pytest.raises(ConfigError, match=wanted):
+        Guard(shield, ledger=url, bits_per_client=1e6)
+    with Guard(shield, ledger=url, queries_per_client=10) as guard:
+        assert guard.cost.bits == guard.cost.mu == math.inf
+        assert len(guard(images, client="alice")) == 5
+        wide = [torch.rand(1, 16, 16) for _ in range(4)]  # as torchvision's take them
+        assert len(guard(wide, client="alice")) == 4
+        assert guard.left("alice")[0].queries == 1
+        with pytest.raises(BudgetExceeded):
+            guard(images, client="alice")
+
+
+def test_what_a_detector_has_no_use_for_is_refused_before_an_answer(url) -> None:
+    shield = detector()
+    shield(detectors.pictures(2, 0)[0])
+    natural = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    watch = Watch.of(sn.harden(Counting(), extent=sn.Extent(3), example=X), natural)
+    with pytest.raises(ConfigError, match="Expected no extent= for a list of dicts"):
+        Guard(shield, ledger=url, queries_per_client=10, extent=sn.Extent(4))
+    with pytest.raises(ConfigError, match="reads no list of dicts"):
+        Guard(shield, ledger=url, queries_per_client=10, watch=watch)

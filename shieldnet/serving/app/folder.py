@@ -31,6 +31,12 @@ def served_folder(
             f"{folder} has no certificate, so that an answer has no known cost: write it again "
             "with shieldnet harden --example inputs.npz (or --classes)."
         )
+    if shield.extent.any_number:
+        raise ConfigError(
+            f"{folder} answers with a list of dicts, as a detector, which the server's protocol of "
+            "tensors does not hold. Serve it from Python: "
+            "sn.Guard(sn.load_hardened(...), ledger=..., queries_per_client=1000)."
+        )
     if shield.settings.extent is None:
         shield = Shield(shield.model, replace(shield.settings, extent=shield.extent))
     return shield, _inputs(contents)
