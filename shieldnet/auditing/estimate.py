@@ -24,6 +24,7 @@ _START_S = 1.0  # for what is imported by attacks
 _PACE = (
     1.7  # between a core as quick as the one that the terms were fitted on and one half as quick
 )
+_ASKS_OF_MAPS = 4
 Done = Callable[[], object]
 Tell = Callable[[str], object]
 
@@ -160,18 +161,32 @@ def estimate_s(
     seconds that pass for a second of work; answers are timed as they come, and need none of it.
     Source: fitted to the table of benchmarks/cost.py.
     """
+    features, is_map = load.features, load.form == "maps"
+    work = _work_on_maps(tier, load) if is_map else _work(tier, load)
+    steps = min(max(1500, load.rows / 17), load.rows * 0.6)
+    reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
+    waves = math.ceil(load.reference_models / trained_at_once(None) / workers)
+    times = [_ASKS_OF_MAPS if is_map else tier.asks if is_noisy else 25 for is_noisy in shields]
+    asking = load.ask_s * sum(times)
+    if not is_map and any(isinstance(check, Masking) for check in tier.checks):
+        asking += load.ask_s / load.rows * ROWS_ASKED * (len(shields) - 1)
+    asked = (load.form, load.owned, load.targets)
+    candidates = sum(attack.candidates_asked(*asked) for attack in tier.attacks)
+    asking += load.ask_s / load.rows * candidates * len(shields)
+    return waiting * (_START_S + _PACE * (waves * reference_s + work * len(shields))) + asking
+
+
+def _work_on_maps(tier: Tier, load: Load) -> float:
+    """Returns the seconds for one shield, without its answers: decoders of places, gradients."""
+    numbers = load.rows * load.features
+    return 0.1 + 6e-4 * load.rows + 7e-7 * numbers + 0.6 * tier.more_s * (1 + load.features / 3072)
+
+
+def _work(tier: Tier, load: Load) -> float:
+    """Returns the seconds for one shield, without its answers."""
     owned, features, classes = load.owned, load.features, load.classes
     work = 0.4 + (min(owned, 1250) / 1250) ** 2 + 3.6 * (min(owned, 4000) / 4000) ** 3
     work += 2.5e-7 * load.rows * features + 3.3e-4 * min(features, 20_000)
     work += 2.2e-10 * classes**2 * features * min(owned, 2000)
-    work += tier.more_s * (1 + min(features, 1000) / 470 + 10 * load.pictures * features / 3072)
-    steps = min(max(1500, load.rows / 17), load.rows * 0.6)
-    reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
-    waves = math.ceil(load.reference_models / trained_at_once(None) / workers)
-    asking = sum(load.ask_s * (tier.asks if is_noisy else 25) for is_noisy in shields)
-    if any(isinstance(check, Masking) for check in tier.checks):
-        asking += load.ask_s / load.rows * ROWS_ASKED * (len(shields) - 1)
-    asked = (load.form, owned, load.targets)
-    candidates = sum(attack.candidates_asked(*asked) for attack in tier.attacks)
-    asking += load.ask_s / load.rows * candidates * len(shields)
-    return waiting * (_START_S + _PACE * (waves * reference_s + work * len(shields))) + asking
+    more = 1 + min(features, 1000) / 470 + 10 * load.pictures * features / 3072
+    return work + tier.more_s * more

@@ -34,12 +34,24 @@ def test_the_time_of_the_other_shadows_is_told_once_after_the_first() -> None:
 def test_candidates_of_a_search_are_counted_where_the_search_runs() -> None:
     searching = Tier("searching", (PromptInversion(tokens=2, texts=4), MapProbing(queries=8)))
     load = Load(rows=1000, owned=250, targets=400, features=10, classes=2, ask_s=100.0)
+    nothing = Tier("nothing", ())
     rows, texts, maps = (
         estimate_s(searching, replace(load, form=form), shields=[False])
+        - estimate_s(nothing, replace(load, form=form), shields=[False])
         for form in ("rows", "texts", "maps")
     )
-    assert texts - rows == pytest.approx(0.1 * (20 + 2) * 3 * 24 * 2)
-    assert maps - rows == pytest.approx(0.1 * (40 * 3 + 100) * 8)
+    assert rows == 0
+    assert texts == pytest.approx(0.1 * (20 + 2) * 3 * 24 * 2)
+    assert maps == pytest.approx(0.1 * (40 * 3 + 100) * 8)
+
+
+def test_a_map_is_asked_about_a_few_times_and_masked_never() -> None:
+    load = Load(rows=1000, owned=250, targets=400, features=10, classes=2, ask_s=100.0)
+    rows, maps = (
+        estimate_s(TIERS["quick"], replace(load, form=form), shields=[False, False])
+        for form in ("rows", "maps")
+    )
+    assert maps < 2 * 100.0 * 5 < rows
 
 
 def test_candidates_are_counted_as_far_as_the_sets_go() -> None:
