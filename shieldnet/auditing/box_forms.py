@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from shieldnet.attacks.positions.painted_shield import PaintedShield
 from shieldnet.attacks.positions.painting import BACKGROUND, Painting
 from shieldnet.auditing.targets import CORNERS, Target
 from shieldnet.core.errors import AnswerError, DataError
@@ -55,6 +56,18 @@ def require_painted(bare: Shield, painting: Painting, images: Iterable[Tensor]) 
             break
     if seen:
         _require_form(torch.cat(seen), painting.size, is_painted=is_painted)
+
+
+def share_without_area(shield: PaintedShield, images: Tensor) -> float:
+    """Returns which share of the boxes that are released about images has no area; 0 of none."""
+    name = shield.painting.fields.boxes
+    if name is None:
+        return 0.0
+    with torch.no_grad():
+        answers = shield.shown(images.to(next(shield.parameters(), images).device, copy=True))
+    boxes = torch.cat([shield.painting.held(answer)[name].double() for answer in answers])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return float((sides <= 0).any(1).double().mean()) if len(boxes) else 0.0
 
 
 def _require_form(boxes: Tensor, size: tuple[int, int], *, is_painted: bool) -> None:

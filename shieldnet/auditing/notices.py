@@ -1,24 +1,32 @@
 """What a reader must know before the numbers: sets that may be exchanged, or are too small."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from shieldnet.attacks import Game
+from shieldnet.attacks.answers import inputs_at_once
 from shieldnet.attacks.positions.completion import reads_later_tokens
+from shieldnet.attacks.positions.painted_shield import PaintedShield
 from shieldnet.attacks.positions.truth import MASK, token_columns
+from shieldnet.auditing.box_forms import share_without_area
 from shieldnet.auditing.plan import Tier
 from shieldnet.findings.metrics import Metrics
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
+from shieldnet.shield.module import Shield
 
 _MIN_SAMPLES = 20
 """A finding of fewer records says next to nothing."""
 _MANY = 0.2
 """Of texts that end alike: more of them than by chance in a language."""
+_FEW_IMAGES = 32
+_MOST = 0.5  # of the released boxes
 _BY_LOSS = ("membership.loss.auc", "membership.sequences.loss.auc")
 NOTHING = "almost nothing was measured"
 
 
-def notices(game: Game, subjects: Sequence[Subject], tier: Tier) -> Iterator[str]:
+def notices(
+    game: Game, shields: Mapping[str, Shield], subjects: Sequence[Subject], tier: Tier
+) -> Iterator[str]:
     """Yields a line for each thing that makes the findings mean something else, or nothing."""
     if measured_nothing(game, subjects, tier):
         sets = f"{len(game.members)} members and {len(game.nonmembers)} nonmembers"
@@ -29,6 +37,7 @@ def notices(game: Game, subjects: Sequence[Subject], tier: Tier) -> Iterator[str
         )
     yield from _unnamed_padding(game)
     yield from _read_both_ways(game)
+    yield from _flattened(game, shields)
     yield from _exchanged(next(subject for subject in subjects if subject.name == BARE))
 
 
@@ -55,6 +64,25 @@ def _read_both_ways(game: Game) -> Iterator[str]:
             "later ones, as a masked language model's does, and next tokens say little of it. "
             "Pass labels of the tokens that are masked in the inputs, -100 elsewhere"
         )
+
+
+def _flattened(game: Game, shields: Mapping[str, Shield]) -> Iterator[str]:
+    """Says so where a shield leaves most boxes of a detector without an area."""
+    bare = shields[BARE]
+    if not isinstance(bare, PaintedShield):
+        return
+    images = game.nonmembers.inputs[: min(_FEW_IMAGES, inputs_at_once(game.nonmembers.inputs))]
+    of_model = share_without_area(bare, images)
+    for name, shield in shields.items():
+        if name == BARE or not isinstance(shield, PaintedShield) or not shield.deterministic:
+            continue
+        share = share_without_area(shield, images)
+        if share >= max(_MOST, 2 * of_model):
+            yield (
+                f"boxes with an area behind {name}: it leaves {share:.0%} of them without one "
+                f"(the model {of_model:.0%}), as its step is larger than they are; pass a smaller "
+                "one, RoundTo(step)"
+            )
 
 
 def _columns_of_texts(game: Game) -> dict[str, slice]:

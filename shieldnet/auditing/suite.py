@@ -154,7 +154,7 @@ def audit(
         game, untested = with_shadows(game, case.shields, plan, bar)
         subjects = play(game, case.shields, plan, with_examples, bar)
     left_out = plan.left_out(at_positions=case.extent is not None)
-    untested = (*notices(game, subjects, plan.tier), *untested, *left_out)
+    untested = (*notices(game, case.shields, subjects, plan.tier), *untested, *left_out)
     titled = title or f"Audit of {name_of(model_itself(case.bare.model))}"
     return Report(
         title=f"{titled}: {NOTHING}" if measured_nothing(game, subjects, plan.tier) else titled,

@@ -6,7 +6,11 @@ from shieldnet.findings.finding import NO_USE, UNREAD, Finding, decimals
 
 _BETTER = "better than the label alone, so the adversary uses the label"
 BY_LABEL = f"no decoder was significantly {_BETTER}"
-"""The note of an inversion whose adversary does not use the answers."""
+BY_WINNERS = (
+    "no decoder was significantly better than the classes alone that are released at each "
+    "position, so the adversary uses those"
+)
+"""The notes of an inversion whose adversary uses no more of an answer; the second is of maps."""
 FEW_CLASSES = "too few classes for a narrow interval"
 """Ends the note of a measurement whose samples are the classes."""
 _SAYS_NOTHING = "the interval spans the whole range, so it says nothing"
@@ -18,6 +22,8 @@ BY_VALUES = "heavy-tailed: measured by its values, of which more is given away t
 """Notes of findings about one column."""
 OF_COLUMNS = "inversion.column."
 """What the names of findings about one column begin with."""
+OF_MAPS = ("inversion.map", "inversion.search.map", "white_box.inversion.map")
+"""Name the leakages of maps."""
 _ACCURACY_OF = "accuracy.group."
 _WORST_GROUP = "membership.worst_group.auc"
 _GUESSES = {
@@ -31,7 +37,7 @@ def caveat(finding: Finding) -> str:
     low, high, note = finding.low, finding.high, finding.note
     if low <= 0.0005 and high >= 0.9995:
         return f"{FEW_CLASSES}: it says nothing" if FEW_CLASSES in note else _SAYS_NOTHING
-    for known in (NO_USE, UNREAD, BY_LABEL, FEW_CLASSES, BY_RANKS, BY_VALUES):
+    for known in (NO_USE, UNREAD, BY_LABEL, BY_WINNERS, FEW_CLASSES, BY_RANKS, BY_VALUES):
         if known in note:
             return known
     if _BETTER in note:  # as older reports say it
@@ -53,6 +59,16 @@ def _unvarying(finding: Finding) -> str:
 
 def _rows(finding: Finding) -> str:
     return f"{finding.samples:,} rows"
+
+
+def known_beside(finding: str, kind: str) -> str:
+    """Names what a leakage is counted beyond.
+
+    finding: its name. kind: of the answers.
+    """
+    if finding in OF_MAPS:
+        return "the class released at each position"
+    return "the mean input" if kind in ("values", "embeddings") else "the label"
 
 
 def group_of(finding: Finding) -> str:

@@ -11,7 +11,7 @@ from shieldnet.findings.finding import Finding, decimals
 from shieldnet.findings.reading import caveat
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.reports.judged import advice_of, judged_subjects
-from shieldnet.reports.table import ARROWS, Heading, headings, remarks
+from shieldnet.reports.table import ARROWS, Heading, headings, remarks, scales
 from shieldnet.reports.untested import parted
 
 Document = Mapping[str, Any]
@@ -25,9 +25,7 @@ _MARKS = {
 _BEGIN, _END = "<!-- shieldnet: begin -->", "<!-- shieldnet: end -->"
 _READING = (
     "Bits are proven upper bounds for one answer. The rest is measured, with 95% intervals unless "
-    "noted: lower bounds of what an attacker may reach. Leakage 0 means that an answer tells no "
-    "more about the input than its label, 1 that it tells everything; an AUC of 0.5 is guessing. "
-    f"{ARROWS}."
+    f"noted: lower bounds of what an attacker may reach. {ARROWS}."
 )
 _CARD = (
     "The answers of this model were attacked with shieldnet, by adversaries who know every "
@@ -102,10 +100,9 @@ def _report(report: Document) -> Iterator[str]:
 
 def _summary(report: Document, heading: str) -> Iterator[str]:
     yield f"{heading} {_plain(report['title'])}: {_MARKS[report['outcome']]}\n"
-    yield f"{_READING}\n"
-    heads = headings(
-        finding["name"] for subject in report["subjects"] for finding in subject["findings"]
-    )
+    names = [finding["name"] for subject in report["subjects"] for finding in subject["findings"]]
+    yield " ".join((_READING, *scales(names, report.get("kind", "")))) + "\n"
+    heads = headings(names)
     headers = ["shield", "policy", "bits ↓", *(head.directed for head in heads)]
     judged = {subject["name"] for subject in judged_subjects(report)}
     rows = [_headline(subject, heads, judged) for subject in report["subjects"]]

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 from shieldnet.findings.finding import Finding, decimals
 from shieldnet.findings.metrics import Metric
-from shieldnet.findings.reading import caveat, guess, lowest_group, worst_column, worst_group
+from shieldnet.findings.reading import (
+    OF_MAPS,
+    caveat,
+    guess,
+    known_beside,
+    lowest_group,
+    worst_column,
+    worst_group,
+)
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
@@ -138,17 +146,40 @@ def remarks(measured: Sequence[tuple[str, tuple[Finding, ...]]]) -> list[str]:
 
 def _reading(kind: str, subjects: Sequence[Subject]) -> tuple[str, ...]:
     """Says how the table of a model's kind is read."""
-    found = (finding for subject in subjects for finding in subject.findings)
+    found = [finding for subject in subjects for finding in subject.findings]
     gallery = next((finding for finding in found if finding.name == "reidentification"), None)
-    by_chance = "" if gallery is None else f" (by the label alone: {decimals(gallery.baseline)})"
-    nothing = "the mean input" if kind in ("values", "embeddings") else "the label"
+    scale = scales([finding.name for finding in found], kind)
+    if gallery is not None:
+        by_chance = decimals(gallery.baseline)
+        scale += (
+            "re-identified: the right record is found in a gallery (by the label alone: "
+            f"{by_chance}).",
+        )
     return (
         "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, with 95% "
         f"intervals. {ARROWS}.",
-        f"leakage: 0 = no more than {nothing} (below 0: worse), 1 = the whole input. "
-        f"re-identified: the right record is found in a gallery{by_chance}. "
-        "membership AUC: 0.5 is guessing.",
+        *([" ".join(scale)] if scale else []),
     )
+
+
+def scales(names: Sequence[str], kind: str) -> tuple[str, ...]:
+    """Says where the scales of a table begin and end, for findings of these names.
+
+    kind: of the answers.
+    """
+    leaks = [name for name in names if declared().find(name) in declared().judged_by("max_leakage")]
+    said = []
+    if leaks:
+        known = known_beside(leaks[0], kind)
+        said.append(f"leakage: 0 = no more than {known} (below 0: worse), 1 = the whole input.")
+    if leaks and leaks[0] in OF_MAPS:
+        said.append(
+            "accuracy: share of the positions whose class is right, pixels of a segmentation or "
+            "cells of the grid that a detector's boxes are painted on."
+        )
+    if any("membership" in name and "auc" in name for name in names):
+        said.append("membership AUC: 0.5 is guessing.")
+    return tuple(said)
 
 
 def _caveats(subjects: Sequence[Subject]) -> Iterator[str]:

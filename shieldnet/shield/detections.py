@@ -5,7 +5,7 @@ The list is the axis of the images, so fields are named once, whatever the batch
 too, and nothing bounds it: the privacy cost is infinite, whatever the defenses.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,9 +15,17 @@ from shieldnet.outputs.nested import Path, leaves, written
 from shieldnet.shield.fields import place_of, refuse_undefended, require_named
 from shieldnet.shield.settings import ShieldSettings
 
+_STEPS = 32  # of the suggested range of boxes
+_SIDE = 1024  # of images of unknown size
 
-def require_covered(output: list[Any], settings: ShieldSettings) -> None:
-    """Raises AnswerError for fields without defenses, and for what cannot be said of boxes."""
+
+def require_covered(
+    output: list[Any], settings: ShieldSettings, images: Sequence[Tensor] = ()
+) -> None:
+    """Raises AnswerError for fields without defenses, and for what cannot be said of boxes.
+
+    images: what the model was asked, whose longer side is the suggested range of boxes.
+    """
     if settings.reads_inputs:
         raise AnswerError(
             "Expected a tensor with a row for each input, as a defense draws its noise from the "
@@ -29,19 +37,25 @@ def require_covered(output: list[Any], settings: ShieldSettings) -> None:
         try:
             refuse_undefended(image, place_of(image, settings), settings)
         except AnswerError as refused:
-            line = _line(dict(leaves(image)))
+            sides = [max(asked.shape[-2:]) for asked in images if asked.dim() >= 3]
+            line = _line(dict(leaves(image)), max(sides, default=_SIDE))
             if line is None:
                 raise
             names = ", ".join(map(str, image))
             raise AnswerError(
                 f"The model returns a list of dicts, one for each image, with {names}, as a "
                 "detector does, and not all of them are named and have defenses; nothing was "
-                f"released. Name each once, and leave out what nobody needs (drop=): {line}."
+                f"released. Name each once, and leave out what nobody needs (drop=): {line}. Boxes "
+                "lie between 0 and the longer side of the image; a step that is smaller than the "
+                "boxes keeps their sizes."
             ) from refused
 
 
-def _line(fields: Mapping[Path, Any]) -> str | None:
-    """Returns a call that defends scores and boxes; None where there are no scores."""
+def _line(fields: Mapping[Path, Any], side: int) -> str | None:
+    """Returns a call that defends scores and boxes; None where there are no scores.
+
+    side: of the image, in pixels.
+    """
     scores = [
         path
         for path, leaf in fields.items()
@@ -59,7 +73,9 @@ def _line(fields: Mapping[Path, Any]) -> str | None:
         if path == main:
             continue
         if is_tensor and leaf.is_floating_point() and leaf.dim() == 2:
-            kinds[name], also[name] = "values", "(sn.ClipRange(0.0, 1024.0), sn.RoundTo(32.0))"
+            greatest = 1 if bool(((leaf >= 0) & (leaf <= 1)).all()) and len(leaf) else side
+            kinds[name] = "values"
+            also[name] = f"(sn.ClipRange(0.0, {greatest:.1f}), sn.RoundTo({greatest / _STEPS}))"
         elif is_tensor and leaf.dim() == 1 and not leaf.is_floating_point():
             also[name] = "()"
         else:

@@ -16,7 +16,14 @@ from shieldnet.outputs.layers import Layers
 from shieldnet.outputs.layout import Kind, Positions
 from shieldnet.outputs.micro_batches import arrays, merged, pieces
 from shieldnet.outputs.mistaken import UnitVectors
-from shieldnet.outputs.nested import Path, form_of_call, is_list_of_dicts, named_leaves, replaced
+from shieldnet.outputs.nested import (
+    Path,
+    form_of_call,
+    is_list_of_dicts,
+    leaves,
+    named_leaves,
+    replaced,
+)
 from shieldnet.outputs.row_mixing import refuse_mixing_graphs
 from shieldnet.outputs.row_trial import RowTrial
 from shieldnet.privacy.certificate import Certificate
@@ -192,6 +199,8 @@ class Shield(nn.Module):
         inputs: tuple[Tensor, ...] = ()
         if self.reads_inputs:
             inputs = tuple(map(torch.as_tensor, arrays((*args, *kwargs.values()))))
+        elif is_list_of_dicts(output):  # of images, whose size a refusal names
+            inputs = tuple(leaf for _, leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor))
         answers = self._released(output, inputs, form_of_call(args, kwargs))
         if asked is not None and not any(  # a shield with fresh noise tries its own rows
             isinstance(part, Shield) and not part.deterministic for part in model.modules()
@@ -214,7 +223,7 @@ class Shield(nn.Module):
         if output is None or (isinstance(output, Tensor) and self.is_one_tensor):
             released = self._main_answer(output, inputs)
         elif is_list_of_dicts(output):
-            require_covered(output, self.settings)
+            require_covered(output, self.settings, inputs)
             self.seen.see_any_number()
             images = [self._fields_released(image, inputs) for image in output]
             return self.forms.require_same_of_each(form, images)

@@ -157,10 +157,12 @@ class ShieldSettings:
             )
         for given in self._kinds:
             if given not in (self.main, *chains, *self.drop):
-                example = example_for(self._kinds[given], self.defenses)
+                kind = self._kinds[given]
+                example = example_for(kind, self.defenses)
+                own = " with its own range and step" if kind == "values" else ""
                 raise ConfigError(
-                    f"The field {given} has no defenses of its own: also={{{given!r}: {example}}}, "
-                    f"or leave it out with drop=({given!r},)."
+                    f"The field {given} has no defenses of its own: also={{{given!r}: {example}}}"
+                    f"{own}, or leave it out with drop=({given!r},)."
                 )
         return FrozenDict(chains)
 

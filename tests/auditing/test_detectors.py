@@ -38,6 +38,26 @@ def test_images_are_read_from_boxes_and_less_behind_a_shield() -> None:
     assert values(report, "accuracy")["shield"].low > 0.9
 
 
+def test_a_step_larger_than_the_boxes_is_said() -> None:
+    none = sn.Tier("none", ())
+    kinds = {"scores": "binary_probabilities", "boxes": "values"}
+    model = Finds()
+    shields = {
+        step: sn.harden(
+            model,
+            outputs=kinds,
+            also={"boxes": (sn.ClipRange(0.0, 1024.0), sn.RoundTo(float(step))), "labels": ()},
+        )
+        for step in ("1", "32")
+    }
+    report = sn.audit(shields, **sets(), tier=none, engine="inline")
+    said = [line for line in report.untested if "with an area" in line]
+    assert len(said) == 1
+    assert said[0].startswith("boxes with an area behind 32: it leaves 100% of them without one")
+    assert "(the model 0%)" in said[0]
+    assert said[0] in str(report)
+
+
 def test_they_are_searched_for_without_gradients() -> None:
     tier = sn.Tier("searches", (MapProbing(queries=16, pulls=(0.1,)), sn.attacks.MapSearch()))
     report = sn.audit(hardened(Finds()), **sets(), tier=tier, engine="inline")

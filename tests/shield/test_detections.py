@@ -136,6 +136,8 @@ def test_the_first_refusal_names_the_line_that_works(more, settings, images) -> 
     (line,) = re.findall(r"sn\.harden\(model.*\)(?=\.)", str(refused.value))
     works = eval(line, {"sn": sn, "model": model})  # noqa: S307 - a line of our own message
     assert {"boxes", "scores", "labels"} <= set(works(images)[0])
+    side = max(max(image.shape[-2:]) for image in images)
+    assert f"ClipRange(0.0, {side}.0), sn.RoundTo({side / 32})" in line
 
 
 def test_names_that_come_and_go_and_other_forms_are_refused() -> None:

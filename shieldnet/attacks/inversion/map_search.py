@@ -13,7 +13,7 @@ from shieldnet.attacks.base import Attack, Game, require_real_inputs
 from shieldnet.attacks.inversion.maps import MapInversion, Trial
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
-from shieldnet.findings.reading import BY_LABEL
+from shieldnet.findings.reading import BY_WINNERS
 
 MAX_PRACTICE, MAX_TARGETS = 40, 100
 _SHARES = (0.25, 0.5, 1.0)
@@ -126,7 +126,7 @@ def searched(
         baseline=0.0,
         threat=threat,
         source=f"{source}, {best}; baseline: {trial.source}",
-        note="" if is_sure else BY_LABEL,
+        note="" if is_sure else BY_WINNERS,
     )
     return Outcome(findings=(finding,))
 

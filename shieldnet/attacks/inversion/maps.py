@@ -34,7 +34,7 @@ from shieldnet.core.statistics import Interval, random_sums, saved_share
 from shieldnet.data.examples import Examples
 from shieldnet.findings.finding import Finding, NotApplicable, Outcome, Threat
 from shieldnet.findings.metrics import Metric
-from shieldnet.findings.reading import BY_LABEL
+from shieldnet.findings.reading import BY_WINNERS
 
 _MAX_TARGETS = 300
 SHARE_HELD_BACK = 5
@@ -99,7 +99,7 @@ class MapInversion(Attack):
             baseline=0.0,
             threat=Threat(auxiliary=learner.rows),
             source=f"{name}; baseline: {trial.source}",
-            note="" if is_sure else BY_LABEL,
+            note="" if is_sure else BY_WINNERS,
         )
         used = tried if is_sure else trial.by_label
         over_mean = saved_share(total, each.mean.sum(1), seed=game.seed)

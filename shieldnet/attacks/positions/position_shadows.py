@@ -101,12 +101,13 @@ def train_position_shadows(
 
     Each is asked behind every shield. A text without labels is given with its next tokens, -100
     where none counts. Canaries train no shadow.
-    Errors: NotApplicable without ``train``: no small network stands for these models; ConfigError
+    Errors: NotApplicable without ``train``: no reference network imitates these models; ConfigError
         as in ``train_shadows``, and for a recipe of a model of sequences.
     """
     if train is None:
         raise NotApplicable(
-            "no small network stands for a model that answers at positions: pass train=..."
+            "a small reference network cannot imitate a model that answers at positions: pass "
+            "train=..."
         )
     if isinstance(train, Recipe) and len(extent_of(game).positions) == 1:
         raise ConfigError(

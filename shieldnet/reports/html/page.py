@@ -10,7 +10,7 @@ from typing import Any
 
 from shieldnet.core.checks import optional
 from shieldnet.findings.finding import Finding, Threat, decimals
-from shieldnet.findings.reading import OF_COLUMNS, caveat
+from shieldnet.findings.reading import OF_COLUMNS, caveat, known_beside
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.reports.html.charts.drawing import (
@@ -255,7 +255,7 @@ def _headline(subjects: Sequence[Mapping[str, Any]], kind: str) -> str:
     (bare, most), *rest = leaks
     if most["low"] <= most["baseline"] and (found := _recognized(subjects)):
         return found
-    known = "the mean input" if kind in ("values", "embeddings") else "the label"
+    known = known_beside(most["name"], kind)
     return (
         f"Beyond {known}, the best attack recovers {max(0.0, most['value']):.1%} of the input from "
         f"the {bare} model's answers. {_behind(most, rest)}"
