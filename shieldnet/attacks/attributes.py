@@ -15,6 +15,7 @@ from shieldnet.attacks.base import MAX_QUERIES, Attack, Game
 from shieldnet.attacks.imputing import combined, findings_of, guesses_of, is_unread, spread
 from shieldnet.attacks.membership.attack import log_probabilities, membership_scores
 from shieldnet.attacks.membership.residuals import Residuals
+from shieldnet.attacks.positions.truth import holds_texts
 from shieldnet.attacks.secrets import MAX_ROWS, Secret
 from shieldnet.core.statistics import CONFIDENCE
 from shieldnet.data.examples import Examples
@@ -166,6 +167,8 @@ class AttributeInference(Attack):
 def _require_table(game: Game) -> None:
     if game.nonmembers.inputs.dim() != 2:
         raise NotApplicable("it needs a table: inputs of two axes")
+    if not game.sensitive and holds_texts(game.nonmembers):
+        raise NotApplicable("texts have no columns")
     if not game.sensitive:
         raise NotApplicable("name the columns: sensitive=(...)")
 

@@ -1,10 +1,9 @@
 """Models and data by their names on the command line; nothing is ever unpickled."""
 
-import importlib
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from shieldnet.files.frames import Records, read_records
 from shieldnet.files.images import read_images
 from shieldnet.files.labels import target_numbers, whole_labels
 from shieldnet.files.named_arrays import Arrays, narrow, read_named
+from shieldnet.files.named_objects import called, named, takes
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
@@ -27,7 +27,7 @@ from shieldnet.files.sizes import require_file
 from shieldnet.files.tables import TABLES, divided, is_table, read_table, renaming, unlabeled
 from shieldnet.files.weights import load_weights
 from shieldnet.outputs.adapters import as_module
-from shieldnet.outputs.estimators import Estimator, is_estimator
+from shieldnet.outputs.estimators import Estimator
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.privacy.signing import KEY_VARIABLE, key_of_environment
 
@@ -43,6 +43,7 @@ _MODEL_HELP = (
     "estimator with predict_proba (or the estimator itself), or as a file "
     f"ending in {', '.join(MODEL_FILES)}"
 )
+_IF_MODEL = " If it is the model itself, name a function that returns it: def model(): return {}."
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,12 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
         if not path.is_dir():
             require_file(path, "model")
         raise DataError(f"{name} {advice(recognized(path), path, as_weights=False)}")
-    made = _call(name, _MODEL_HELP)
+    made = called(name, _MODEL_HELP, _IF_MODEL)
+    if isfunction(made) and not takes(made, 1):
+        raise DataError(
+            f"{_MODEL_HELP}; {name} returned the function {made.__name__}, which takes no input. "
+            "A model takes one."
+        )
     try:
         model = as_module(made)
     except ConfigError as unusable:
@@ -136,7 +142,7 @@ def _file_model(path: Path, output: str = "") -> nn.Module:
 def load_object(name: str, role: str, *, call: bool = False) -> Any:
     """Returns the object ``package.module:name``, or with ``call`` its result."""
     expected = f"Expected {role} as package.module:name"
-    return _call(name, expected) if call else _named(name, expected)
+    return called(name, expected) if call else named(name, expected)
 
 
 def load_examples(
@@ -167,7 +173,7 @@ def load_examples(
     if groups and not (reader and reader.takes_groups):
         raise ConfigError(f"--group names a column of a table or an array of an .npz, not {name}.")
     if reader is None and ":" in name:
-        made = _call(name, f"Expected the {role} as a function's result")
+        made = called(name, f"Expected the {role} as a function's result")
         return Loaded(_as_records(made) if as_records else as_examples(made, role, targets=targets))
     if reader is None:
         expected = ", ".join(reader.expected for reader in READERS)
@@ -301,7 +307,7 @@ def load_training(
         arguments[role] = loaded.examples.in_own_form()  # type: ignore[union-attr]  # no Records
     for role in given.keys() - files.keys():
         expected = f"Expected the {role} as a file or package.module:factory"
-        arguments[role] = _call(given[role], expected)
+        arguments[role] = called(given[role], expected)
     return arguments
 
 
@@ -326,33 +332,6 @@ def load_guarantee(path: Path) -> Guarantee:
             f"{KEY_VARIABLE} to read it as unsigned."
         )
     return guarantee
-
-
-def _call(name: str, expected: str) -> Any:
-    factory = _named(name, expected)
-    is_made = isinstance(factory, nn.Module) or is_estimator(factory)
-    try:  # user code can raise anything
-        return factory() if callable(factory) and not is_made else factory
-    except Exception as failed:
-        raise _unloadable(name, expected, failed) from failed
-
-
-def _named(name: str, expected: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    if not (module_name and attribute):
-        raise DataError(f"{expected}; got {name!r}.")
-    here = str(Path.cwd())
-    if sys.path[:1] != [here]:  # before an installed package of the same name
-        sys.path.insert(0, here)
-    try:  # importing runs user code
-        return getattr(importlib.import_module(module_name), attribute)
-    except Exception as failed:
-        raise _unloadable(name, expected, failed) from failed
-
-
-def _unloadable(name: str, expected: str, failed: Exception) -> DataError:
-    reason = f"{type(failed).__name__}: {failed}"
-    return DataError(f"{expected}; cannot load {name!r}: {reason}")
 
 
 def _table(name: str, role: str, label: str | None, groups: Sequence[str]) -> Read:

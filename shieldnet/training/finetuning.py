@@ -129,6 +129,8 @@ def finetune(
             claimed, plan.steps, checkpointer.folder, shown=progress, is_first=ranks.is_first
         )
         with checkpointer.only_here(), watch:
+            for fixed in () if preflight is None else preflight.fixes:
+                watch.tell(f"fix=True has {fixed}")
             state = take_steps(plan, updates, checkpointer, watch)
         ranks.sync(copies.working)
     copies.publish(everything=claimed is None)

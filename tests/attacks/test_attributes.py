@@ -11,7 +11,7 @@ from shieldnet.attacks.guesses import Guesses, learned
 from shieldnet.attacks.secrets import Secret
 from shieldnet.core.errors import DataError
 from shieldnet.core.randomness import replayed_noise
-from shieldnet.data.examples import Examples
+from shieldnet.data.examples import Examples, as_examples
 from shieldnet.findings.finding import Finding, NotApplicable
 from shieldnet.shield.module import Shield
 
@@ -289,9 +289,12 @@ def test_a_column_with_one_value_is_untested_and_spoils_no_other() -> None:
 
 def test_where_it_does_not_fit_it_says_why(make_game) -> None:
     game = a_game(linear_model(NEEDS_SEX))
+    texts = as_examples({"input_ids": torch.zeros(60, 8, dtype=torch.int64)}, "nonmembers")
+    of_texts = replace(game, sensitive=(), nonmembers=texts)
     cases = (
         (AttributeRecovery(), make_game(), "a table"),
         (AttributeRecovery(), replace(game, sensitive=()), "name the columns: sensitive="),
+        (AttributeRecovery(), of_texts, "^texts have no columns$"),
         (AttributeRecovery(), replace(game, auxiliary=None), "pass auxiliary"),
         (
             AttributeInference(),

@@ -29,6 +29,8 @@ def project(tmp_path, monkeypatch):
         "from torch import nn\n"
         "def make():\n    return nn.Sequential(nn.Linear(3, 2), nn.Dropout())\n"
         "def wrong():\n    return 7\n"
+        "def answers(x):\n    return x\n"
+        "def itself():\n    return itself\n"
         "def data():\n    return torch.zeros(2, 3), torch.tensor([0, 1])\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -74,6 +76,13 @@ def test_a_pickled_model_is_refused_and_never_run(project, suffix) -> None:
         ("users_model:nothing", None, "cannot load 'users_model:nothing'"),
         ("no_such_module:make", None, "cannot load 'no_such_module:make'"),
         ("users_model:wrong", None, "returned int"),
+        (
+            "users_model:answers",
+            None,
+            r"answers cannot be called without arguments: it takes \(x\)\. If it is the model "
+            r"itself, .*: def model\(\): return answers\.",
+        ),
+        ("users_model:itself", None, "returned the function itself, which takes no input"),
         (
             "users_model:make",
             "nowhere.pt",

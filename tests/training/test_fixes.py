@@ -1,6 +1,7 @@
 """What fix=True changed is said, recorded beside the weights, and made again when they are read."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -52,6 +53,13 @@ def test_the_applied_fixes_are_listed_in_preflight_and_in_the_result(private) ->
     assert private.preflight.fixes == (fixed,)
     for text in (str(private.preflight), str(private)):
         assert f"fix=True has {fixed}" in text
+
+
+def test_a_fix_is_said_before_the_training(images, caplog) -> None:
+    with caplog.at_level(logging.INFO, "shieldnet"):
+        sn.finetune(net(), images, PRIVATE, start="public", epochs=1, fix=True, seed=0)
+    fixed = "fix=True has replaced layer 0.1 (BatchNorm2d) by GroupNorm(2, 16)"
+    assert caplog.messages[0] == fixed
 
 
 def test_every_kind_of_fix_is_listed(table, make_model) -> None:

@@ -101,6 +101,12 @@ def tokens_of(examples: Examples, positions: tuple[int, ...]) -> Tensor | None:
     return None if columns is None else examples.inputs.flatten(1)[:, columns["tokens"]].long()
 
 
+def holds_texts(examples: Examples) -> bool:
+    """Returns whether inputs are named as those of a text are: input_ids, attention_mask."""
+    packing = examples.packing
+    return packing is not None and not {*_TOKENS, MASK}.isdisjoint(packing.names)
+
+
 def token_columns(examples: Examples, positions: tuple[int, ...]) -> dict[str, slice] | None:
     """Finds where a row has its tokens, and its attention_mask where it has one; None for no text.
 
