@@ -24,6 +24,7 @@ from .defenses import Temperature as Temperature
 from .defenses import TopK as TopK
 from .exporting.writing import export as export
 from .files.sources import load_guarantee as load_guarantee
+from .files.weights import load_weights as load_weights
 from .findings import metrics as metrics
 from .findings.finding import Finding as Finding
 from .findings.finding import Threat as Threat

@@ -112,7 +112,7 @@ def places_of(columns: tuple[str, ...], name: str) -> tuple[int, ...]:
     own = list(dict.fromkeys(column.partition("=")[0] for column in columns))
     near = [other for other in own if other.startswith(f"{name}_")]
     near = near or get_close_matches(name, own, n=1)
-    meant = f" Did you mean {near[0]}?" if near else ""
+    meant = f" Do you mean {near[0]}?" if near else ""
     raise DataError(
         f"There is no column {name}.{meant} The columns are: "
         f"{', '.join(own) or 'not named; pass columns=(...)'}."

@@ -356,7 +356,8 @@ def _claimed_by(
         raise ConfigError(
             "The guarantee is of other weights (or buffers, attributes, layers) than those of the "
             "model that is audited: nothing is proven of these. Audit the model that finetune "
-            "returned, or that the same factory makes with the weights that it wrote."
+            "returned, or sn.load_weights(model, path) of what the same factory makes, which puts "
+            "in the layers of fix=True as they were trained."
         )
     return claimed, findings
 

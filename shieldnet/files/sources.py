@@ -311,7 +311,7 @@ def load_training(
     return arguments
 
 
-def load_guarantee(path: Path) -> Guarantee:
+def load_guarantee(path: str | Path) -> Guarantee:
     """Reads a guarantee that ``finetune`` wrote; its epsilon is recomputed, not read.
 
     If the environment has a key (SHIELDNET_KEY), unsigned guarantees are refused.

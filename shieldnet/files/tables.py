@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,9 @@ def require_columns(names: Iterable[str], columns: Iterable[str], path: Path) ->
     there = list(columns)
     for name in names:
         if name not in there:
-            raise DataError(f"{path} has no column {name}. It has: {', '.join(there)}.")
+            close = get_close_matches(name, there, n=1)
+            meant = f"Do you mean {close[0]}? " if close else ""
+            raise DataError(f"{path} has no column {name}. {meant}It has: {', '.join(there)}.")
 
 
 def usual_label(columns: Iterable[str], groups: Sequence[str], path: Path) -> str | None:

@@ -42,20 +42,23 @@ class State(dict[str, Tensor]):
     norms: Norms = MappingProxyType({})
 
 
-def load_weights(model: nn.Module, path: Path, name: str) -> None:
-    """Loads a file's weights into a model.
+def load_weights(model: nn.Module, path: str | Path, name: str = "") -> nn.Module:
+    """Loads a file's weights into a model, and returns it.
 
     Tied weights may occur in the file once or several times. The prefixes of ``torch.compile`` and
     ``DataParallel`` are removed, with a warning, if all names have them. A GroupNorm that the file
-    records replaces a BatchNorm of the same name, which is logged. name: the model's name, for
-    messages.
+    records, as ``finetune(fix=True)`` puts them in, replaces a BatchNorm of the same name, which is
+    logged. path: of a .safetensors file, or of a .pt file, which is read with
+    ``weights_only=True``. name: the model's name, for messages; by default that of its class.
     Errors: DataError for a file with more than weights, and for weights that do not fit the model:
         missing or unknown names, other shapes, or a dtype that loses digits.
     """
+    path, name = Path(path), name or type(model).__name__
     state = read_weights(path)
     _put_norms(model, state, path, name)
     own = model.state_dict(keep_vars=True)
     _put(model, _without_prefix(state, own, path), path, name)
+    return model
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor], source: object, name: str) -> None:

@@ -16,7 +16,10 @@ FEW_CLASSES = "too few classes for a narrow interval"
 _SAYS_NOTHING = "the interval spans the whole range, so it says nothing"
 _NO_VARIATION = "it is the same in every resample"
 _NARROW = "the interval is narrower than 0.001"
-_GROUP = re.compile(r" on (?P<group>.+), of \d+ groups$")
+_ALL_GIVEN = "the answers give the column away in every row, or nearly"
+_MOST_GAIN, _LITTLE = 0.4995, 0.001
+_LEAKS = ("attribute", "averaging", "inversion")
+_GROUP = re.compile(r"^.* on (?P<group>(?:class |[^=]+ = ).+), of \d+ groups$")
 BY_RANKS = "heavy-tailed: measured by ranks"
 BY_VALUES = "heavy-tailed: measured by its values, of which more is given away than of its ranks"
 """Notes of findings about one column."""
@@ -42,9 +45,15 @@ def caveat(finding: Finding) -> str:
             return known
     if _BETTER in note:  # as older reports say it
         return BY_LABEL
+    family = re.split(r"[._]", finding.name)[0]
+    if family == "attribute" and finding.name.endswith(".gain") and low >= _MOST_GAIN:
+        return _ALL_GIVEN
     if low == high:
         return _unvarying(finding)
-    return _NARROW if decimals(low) == decimals(high) else ""
+    if decimals(low) != decimals(high):
+        return ""
+    is_little = family in _LEAKS and abs(high) < _LITTLE
+    return f"the answers add less than 0.001, on {_rows(finding)}" if is_little else _NARROW
 
 
 def _unvarying(finding: Finding) -> str:
@@ -69,6 +78,15 @@ def known_beside(finding: str, kind: str) -> str:
     if finding in OF_MAPS:
         return "the class released at each position"
     return "the mean input" if kind in ("values", "embeddings") else "the label"
+
+
+def whole_of_map(findings: tuple[Finding, ...]) -> str:
+    """Says how much of an input a map gives away with the classes that it releases; "" of others.
+
+    A leakage counts what is beyond those classes.
+    """
+    whole = next((one for one in findings if one.name == "r2.inversion.map"), None)
+    return "" if whole is None else f"input recovered, released classes included: R2 {whole}"
 
 
 def group_of(finding: Finding) -> str:

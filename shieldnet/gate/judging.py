@@ -254,4 +254,4 @@ def _more_rows(limit: float, finding: Finding, *, is_met: bool) -> str:
     count = f"about {math.ceil(wanted / size) * size:,} {rows} would decide"
     side = "meets" if is_met else "breaks"
     near = ", but is close to it" if wanted > _MANY_TIMES * finding.samples else ""
-    return f"{count}, in place of {finding.samples:,}; the estimate {side} the limit{near}"
+    return f"{count}, instead of {finding.samples:,}; the estimate {side} the limit{near}"

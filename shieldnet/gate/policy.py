@@ -280,7 +280,8 @@ def _mapping(name: str, value: object) -> Mapping[str, Any]:
 def _check_limits(limits: Mapping[str, float], known: Mapping[str, Limit], whose: str) -> None:
     for name, limit in limits.items():
         if name not in known:
-            close = get_close_matches(name, known, n=1)
+            tables = ("groups", "required") if whose == "A policy" else ()
+            close = get_close_matches(name, (*known, *tables), n=1)
             meant = f"Do you mean {close[0]}?" if close else f"It has: {', '.join(known)}."
             raise ConfigError(
                 f"{whose} has no limit {name}. {meant} shieldnet policy init writes all of them."

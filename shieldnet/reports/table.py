@@ -11,6 +11,7 @@ from shieldnet.findings.reading import (
     guess,
     known_beside,
     lowest_group,
+    whole_of_map,
     worst_column,
     worst_group,
 )
@@ -18,7 +19,7 @@ from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import rounded_up
 from shieldnet.privacy.guarantee import Guarantee
 from shieldnet.reports.subject import Subject
-from shieldnet.reports.untested import parted, untested_lines
+from shieldnet.reports.untested import labeled, parted, untested_lines
 
 ARROWS = "↓ lower is better, ↑ higher is better"
 
@@ -120,10 +121,11 @@ def notes_of(
     rest = f"{len(other)} more {more} not apply here or cannot be seen from answers"
     return [
         *remarks(tuple((subject.name, subject.findings) for subject in subjects)),
+        *_left_out_of_bare(subjects),
         *_reading(kind, subjects),
         *_caveats(subjects),
         *([] if guarantee is None else _claims(guarantee)),
-        *(f"not tested: {line}" for line in could),
+        *map(labeled, could),
         *([f"not tested: {rest} ({listed} {them})"] if other else []),
     ]
 
@@ -133,7 +135,7 @@ def remarks(measured: Sequence[tuple[str, tuple[Finding, ...]]]) -> list[str]:
 
     measured: the findings of each shield, by its name.
     """
-    ways = (worst_column, worst_group, lowest_group)
+    ways = (whole_of_map, worst_column, worst_group, lowest_group)
     worst = [(name, way(findings)) for name, findings in measured for way in ways]
     guesses = [
         f"{finding.name} of {words}"
@@ -142,6 +144,15 @@ def remarks(measured: Sequence[tuple[str, tuple[Finding, ...]]]) -> list[str]:
         if ".group." not in finding.name and (words := guess(finding))
     ]
     return [*(f"{name}: {line}" for name, line in worst if line), *dict.fromkeys(guesses)]
+
+
+def _left_out_of_bare(subjects: Sequence[Subject]) -> Iterator[str]:
+    """Says which fields a model's maps are measured without, in the bare model too."""
+    for subject in subjects:
+        _, without, fields = subject.certificate.shield.partition("; without ")
+        is_map = any(finding.name in OF_MAPS for finding in subject.findings)
+        if without and is_map and ", no defenses" in subject.certificate.shield:
+            yield f"{subject.name}: the model without defenses, and without {fields}"
 
 
 def _reading(kind: str, subjects: Sequence[Subject]) -> tuple[str, ...]:
@@ -176,6 +187,11 @@ def scales(names: Sequence[str], kind: str) -> tuple[str, ...]:
         said.append(
             "accuracy: share of the positions whose class is right, pixels of a segmentation or "
             "cells of the grid that a detector's boxes are painted on."
+        )
+    if any(name.startswith("attribute") and name.endswith(".gain") for name in names):
+        said.append(
+            "attribute gain: how much better a column is guessed with the answers (by AUC; of "
+            "several values by accuracy); 0 = no better, 0.5 = from a coin's guess to certainty."
         )
     if any("membership" in name and "auc" in name for name in names):
         said.append("membership AUC: 0.5 is guessing.")

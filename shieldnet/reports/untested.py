@@ -13,6 +13,14 @@ _COULD = re.compile(
 )
 
 
+_NOTE = re.compile(r"\bwere dropped\b|\bmay be padding\b")
+
+
+def labeled(line: str) -> str:
+    """Writes a line as it is printed: most say what was not tested, others are notes."""
+    return f"{'note' if _NOTE.search(line) else 'not tested'}: {line}"
+
+
 def untested_lines(subjects: Sequence[Subject]) -> list[str]:
     """Lists what was not tested, each line once, naming the shields where it is not all of them.
 

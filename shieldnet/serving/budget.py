@@ -113,7 +113,7 @@ class Balance:
         return f"{said(self.left, self.budget)} {per(self.budget)}"
 
     def __repr__(self) -> str:
-        return f"<{self} left of {self.budget}>"
+        return f"<{said(self.left, self.budget)} left of {self.budget}>"
 
 
 def said(units: Units, budget: Budget, *, every: bool = False) -> str:

@@ -117,7 +117,7 @@ def require_named(output: Any, settings: ShieldSettings) -> None:
         meant = get_close_matches(name, there, 1)
         raise AnswerError(
             f"The model returned no {name}, which outputs or also names; it returned "
-            f"{', '.join(there)}. {f'Did you mean {meant[0]}? ' if meant else ''}Nothing was "
+            f"{', '.join(there)}. {f'Do you mean {meant[0]}? ' if meant else ''}Nothing was "
             "released."
         )
 

@@ -76,7 +76,7 @@ class LogitsProcessor:
         words = scores.shape[-1]
         if self.words not in (None, words):
             raise AnswerError(
-                f"Expected {self.words} words, as the extent says whose privacy cost was agreed, "
+                f"Expected {self.words} words, the extent that was declared, "
                 f"got {words}; nothing was released."
             )
         if self.forbidden and self.forbidden[-1] >= words:

@@ -61,8 +61,8 @@ class SeenExtent:
         """Takes in an answer of as many rows as the model likes, as a detector's, or refuses it."""
         if self._settings.extent is not None:
             raise AnswerError(
-                f"Expected {self._settings.extent} at most, as the extent says whose privacy cost "
-                "was agreed; a list of dicts, as a detector's, has any number of boxes, for an "
+                f"Expected {self._settings.extent} at most, the extent that was declared; a "
+                "list of dicts, as a detector's, has any number of boxes, for an "
                 "infinite cost. Nothing was released. Leave extent= out."
             )
         if not is_exporting():
@@ -85,7 +85,7 @@ class SeenExtent:
         name = written(path)
         if self._settings.extent is not None and name not in self.fields:
             raise AnswerError(
-                f"Expected no field {name}, as the extent says whose privacy cost was agreed; "
+                f"Expected no field {name}, which the declared extent does not have; "
                 "nothing was released. Name it: Extent(classes, fields={...: Extent(1)})."
             )
         if not is_exporting():
@@ -209,9 +209,12 @@ class SeenExtent:
             allowed = f"exactly {Extent(known[0]).words(unit)}"
         else:
             allowed = f"{Extent(*known).words(unit)} at most"
+        declare = ""
+        if known is not None and len(known[1]) != len(sizes[1]):
+            allowed, declare = Extent(*known).words(unit), f" Declare it: sn.{Extent(*sizes)!r}."
         raise AnswerError(
-            f"Expected {allowed}, as the extent says whose privacy cost was agreed, got "
-            f"{Extent(*sizes).words(unit)}; nothing was released."
+            f"Expected {allowed}, the extent that was declared, "
+            f"got {Extent(*sizes).words(unit)}; nothing was released.{declare}"
         )
 
 

@@ -14,7 +14,7 @@ from shieldnet.outputs.layout import Kind, Positions
 from shieldnet.outputs.nested import Path, written
 from shieldnet.privacy.certificate import counted
 from shieldnet.privacy.cost import PrivacyCost
-from shieldnet.shield.written_out import example_for, kind_for
+from shieldnet.shield.written_out import example_for, in_code, kind_for, named
 
 
 class _Guess(str):
@@ -117,6 +117,8 @@ class ShieldSettings:
             also=FrozenDict({name: tuple(self.also[name]) for name in sorted(self.also)}),
             drop=tuple(names),
         )
+        if self.main is not None and named_by((self.main,), self.drop) is not None:
+            raise self._drops_main(self.main)
         _ = self.chain, self.others  # an order that makes no sense never exists
         if self.extent is not None:
             if self.extent.any_number:
@@ -165,6 +167,24 @@ class ShieldSettings:
                     f"{own}, or leave it out with drop=({given!r},)."
                 )
         return FrozenDict(chains)
+
+    def _drops_main(self, main: str) -> ConfigError:
+        others = [name for name in self._kinds if name != main and self.also.get(str(name))]
+        fix = "Name a field that is released first in outputs="
+        if others:
+            first = str(others[0])
+            kinds = {name: kind for name, kind in self._kinds.items() if name in others}
+            rest = {name: chain for name, chain in self.also.items() if name != first}
+            written_out = ", ".join(f"{name!r}: {in_code(chain)}" for name, chain in rest.items())
+            own = ", ".join(map(named, self.also[first]))
+            fix = (
+                f"To release the others alone: sn.Shield(model, {own}, "
+                f"outputs={kinds!r}, also={{{written_out}}}, drop={self.drop!r})"
+            )
+        return ConfigError(
+            f"The defenses of the answer act on {main}, the first field of outputs=, which drop= "
+            f"leaves out. {fix}."
+        )
 
     def _no_kind(self, name: str, defenses: Sequence[Defense]) -> ConfigError:
         main = "NAME" if self.main is None else self.main

@@ -20,12 +20,25 @@ OLD = "no decoder was surely better than the label alone, so the adversary uses 
             "the answers add nothing to the guess without them in any of the 400 rows",
         ),
         (finding("attribute.sex.gain", 0.0, 0.0, note=NO_USE), NO_USE),
-        (finding("inversion", 0.0001, 0.0003), "the interval is narrower than 0.001"),
+        (finding("inversion", 0.0001, 0.0003), "the answers add less than 0.001, on 400 rows"),
+        (finding("extraction.verbatim", 0.0001, 0.0003), "the interval is narrower than 0.001"),
+        (
+            finding("attribute.sex.gain", 0.5, 0.5),
+            "the answers give the column away in every row, or nearly",
+        ),
+        (finding("attribute.sex.gain", 0.3, 0.3), "it is the same in every resample"),
         (finding("membership.auc", 1.0, 1.0), "it is the same in every resample"),
     ],
 )
 def test_an_interval_of_width_zero_has_its_reason(one, words) -> None:
     assert caveat(one) == words
+
+
+@pytest.mark.parametrize("group", ["class a on call", "place = inn on sea", "sex = 1"])
+@pytest.mark.parametrize("attack", ["LiRA", "entropy", "quantile regression on entropy"])
+def test_a_group_is_told_from_the_attack_on_it(group, attack) -> None:
+    source = f"{attack} on {group}, of 4 groups"
+    assert group_of(finding("membership.worst_group.auc", 0.7, 0.9, source=source)) == group
 
 
 def test_the_worst_group_is_read_from_its_source() -> None:

@@ -64,8 +64,8 @@ def test_a_group_of_one_class_has_no_guess_beside_it() -> None:
 @pytest.mark.parametrize(
     ("finding", "words"),
     [
-        (accuracy(0.95, 0.88, 0.99), "in place of 400; the estimate meets the limit"),
-        (accuracy(0.85, 0.80, 0.91), "in place of 400; the estimate breaks the limit"),
+        (accuracy(0.95, 0.88, 0.99), "instead of 400; the estimate meets the limit"),
+        (accuracy(0.85, 0.80, 0.91), "instead of 400; the estimate breaks the limit"),
         (accuracy(0.905, 0.86, 0.94), "the estimate meets the limit, but is close to it"),
         (accuracy(0.9, 0.85, 0.94), "too near the limit for any number of rows to decide"),
     ],

@@ -31,10 +31,10 @@ def test_a_broken_limit_says_by_how_much_and_what_helps() -> None:
 @pytest.mark.parametrize(
     ("one", "limit", "words"),
     [
-        (of("inversion", 0.08, 0.04, 0.12), 0.1, "about 1,600 nonmembers would decide, in place"),
-        (of("inversion", 0.08, 0.0, 0.11), 0.1, "about 900 nonmembers would decide, in place"),
+        (of("inversion", 0.08, 0.04, 0.12), 0.1, "about 1,600 nonmembers would decide, instead"),
+        (of("inversion", 0.08, 0.0, 0.11), 0.1, "about 900 nonmembers would decide, instead"),
         (of("inversion", 0.1, 0.0, 0.2), 0.1, "too near the limit for any number of rows"),
-        (of("inversion", 0.12, 0.08, 0.16), 0.1, "in place of 400; the estimate breaks the limit"),
+        (of("inversion", 0.12, 0.08, 0.16), 0.1, "instead of 400; the estimate breaks the limit"),
     ],
 )
 def test_an_inconclusive_limit_says_how_many_rows_would_decide(one, limit, words) -> None:
@@ -48,7 +48,7 @@ def test_rows_that_would_decide_grow_with_the_square_of_the_width(scale, count) 
     """At that many rows the interval would end at the limit; two digits are kept, rounded up."""
     width = 0.04 * scale**0.5
     found = judged("max_leakage", 0.1, of("inversion", 0.08, 0.08 - width, 0.08 + width))
-    assert f"about {count} nonmembers would decide, in place of 400" in found.words
+    assert f"about {count} nonmembers would decide, instead of 400" in found.words
 
 
 def test_a_rate_of_members_counts_both_sets() -> None:

@@ -416,7 +416,7 @@ def test_an_answer_of_the_harder_shield_is_no_repeat_of_another(url) -> None:
 def test_what_is_left_prints_in_words(url, shield) -> None:
     with Guard(shield, ledger=url, bits_per_client=10) as guard:
         guard(X[:1], client="alice")
-        assert str(guard.left("alice")) == "(<6.41504 bits in total left of 10 bits in total>,)"
+        assert str(guard.left("alice")) == "(<6.41504 bits left of 10 bits in total>,)"
 
 
 def test_what_a_guard_lacks_is_at_its_shield(url, shield) -> None:

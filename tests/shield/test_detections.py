@@ -120,6 +120,19 @@ def test_an_agreed_extent_is_no_bound_of_boxes(images) -> None:
         sn.harden(Detector(), extent=sn.Extent(2, any_number=True), **settings)
 
 
+def test_a_first_field_that_is_dropped_is_refused_with_the_line_for_the_others(images) -> None:
+    with pytest.raises(
+        sn.errors.ConfigError, match="act on scores, .* drop= leaves out"
+    ) as refused:
+        sn.harden(Detector(), outputs=KINDS, also=ALSO, drop=("scores",))
+    line = str(refused.value).partition("the others alone: ")[2].removesuffix(".")
+    works = eval(line, {"sn": sn, "model": Detector()})  # noqa: S307 - a line of our own message
+    assert set(works(images)[0]) == {"boxes", "labels"}
+    assert works.certificate().bits == math.inf
+    with pytest.raises(sn.errors.ConfigError, match="Name a field that is released first"):
+        sn.harden(Detector(), outputs={"scores": "values"}, drop=("scores", "boxes", "labels"))
+
+
 MORE = {
     "masks": lambda found: found[:, None, None, None].expand(-1, 1, 2, 2),
     "image_id": lambda found: 7,

@@ -49,10 +49,10 @@ def run(line: str, model: nn.Module) -> sn.Shield:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"outputs": {"intent": "logits", "topics": "logits"}}, "no topics.*Did you mean topic?"),
+        ({"outputs": {"intent": "logits", "topics": "logits"}}, "no topics.*Do you mean topic?"),
         (
             {"outputs": {"intent": "logits", "topics": "logits"}, "drop": ["topic"]},
-            "no topics, which outputs or also names; it returned intent, topic. Did you mean",
+            "no topics, which outputs or also names; it returned intent, topic. Do you mean",
         ),
         ({"outputs": {"intent": "logits"}, "also": {"x": ()}}, "returns topic"),
         ({"outputs": {"intents": "logits", "topic": "logits"}}, "Expected to find intents"),
@@ -171,7 +171,7 @@ def test_a_head_that_no_preset_fits_is_refused_with_words_that_work(kind) -> Non
     outputs = {"intent": "logits", "topic": "logits", "more": kind}
     with pytest.raises(sn.errors.ConfigError, match="The field more has no defenses") as refused:
         sn.harden(Heads(), outputs=outputs)
-    (also,) = re.findall(r"also=(\{.*\}), or", str(refused.value))
+    (also,) = re.findall(r"also=(\{.*\})(?: with its own range and step)?, or", str(refused.value))
     shield = sn.harden(
         Heads(more=lambda x: x),
         outputs=outputs,

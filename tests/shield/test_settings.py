@@ -114,9 +114,7 @@ class TestExtents:
         shield(torch.randn(2, 3, 5))
         assert shield.cost() == cost
         for rows in (torch.randn(2, 5, 5), torch.randn(2, 4, 7)):
-            with pytest.raises(
-                sn.errors.AnswerError, match="as the extent says whose privacy cost was agreed"
-            ):
+            with pytest.raises(sn.errors.AnswerError, match="the extent that was declared"):
                 shield(rows)
         assert shield.cost() == cost
         assert shield.extent == extent
@@ -138,7 +136,7 @@ class TestExtents:
     def test_other_classes_than_declared_are_refused(self, linear) -> None:
         shield = sn.harden(linear, extent=sn.Extent(5))
         with pytest.raises(
-            sn.errors.AnswerError, match="Expected exactly 5 classes, as the extent"
+            sn.errors.AnswerError, match="Expected exactly 5 classes, the extent that was declared"
         ):
             shield(torch.randn(2, 6))
 
@@ -208,7 +206,9 @@ class TestFieldsOfAnExtent:
             also={"boxes": ()},
             extent=sn.Extent(3, (), fields),
         )
-        with pytest.raises(sn.errors.AnswerError, match="Expected no field boxes, as the extent"):
+        with pytest.raises(
+            sn.errors.AnswerError, match="Expected no field boxes, which the declared"
+        ):
             sn.Shield(Boxed(), settings)(torch.rand(4, 4))
 
     def test_what_is_declared_absent_stays_so_in_the_shield_and_in_a_file(self, tmp_path) -> None:
@@ -242,5 +242,7 @@ class TestFieldsOfAnExtent:
     def test_a_logits_processor_keeps_to_the_extent(self, linear) -> None:
         processor = sn.harden(linear, extent=sn.Extent(4)).logits_processor()
         assert processor(torch.zeros(2, 1), torch.randn(2, 4)).shape == (2, 4)
-        with pytest.raises(sn.errors.AnswerError, match="Expected 4 words, as the extent"):
+        with pytest.raises(
+            sn.errors.AnswerError, match="Expected 4 words, the extent that was declared"
+        ):
             processor(torch.zeros(2, 1), torch.randn(2, 5000))

@@ -165,3 +165,11 @@ def test_a_fixed_model_is_audited_hardened_and_verified_by_its_factory(tmp_path,
     )  # fmt: skip
     assert other.returncode == 2
     assert "trained with nn.GroupNorm(2, 16" in other.stderr
+
+
+def test_saved_weights_bring_their_group_norms_into_a_new_model(private, tmp_path) -> None:
+    folder = private.save(tmp_path / "private")
+    model = sn.load_weights(net(), folder / "model.safetensors")
+    assert weights_hash(model) == weights_hash(private.model)
+    with pytest.raises(sn.errors.DataError, match="put the former into the factory"):
+        sn.load_weights(net(lambda n: nn.GroupNorm(16, n)), str(folder / "model.safetensors"))

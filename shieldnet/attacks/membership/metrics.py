@@ -6,9 +6,9 @@ from shieldnet.findings.metrics import Limit, Metric
 
 _TOLD = ("AISVS 11.2.5", "AML.T0024.000", "NISTAML.033")
 _HELPS = (
-    "Regularize the model (fewer epochs, weight decay, a smaller model), or release labels alone "
-    "(--preset strict): both lower what is measured. Only private training (finetune with DPSGD) "
-    "bounds it."
+    "Regularize the model (fewer epochs, weight decay, a smaller model; of trees, larger leaves "
+    "and less depth), or release labels alone (--preset strict): both lower what is measured. Only "
+    "private training (of networks, finetune with DPSGD) bounds it."
 )
 _ROWS = "members and nonmembers together"
 _NEEDS = (
@@ -214,8 +214,9 @@ OF_MAPS = (
             name="max_map_membership_auc",
             about="membership of a segmentation's training images",
             is_set=False,
-            helps="Train for fewer epochs, augment, and release less per pixel (--preset strict, "
-            "Coarsen). Only private training (finetune with DPSGD) bounds it.",
+            helps="Train for fewer epochs, augment, and release less at each position "
+            "(--preset strict; Coarsen for pixels, a larger step for boxes). Only private training "
+            "(finetune with DPSGD) bounds it.",
             needs=_OF_IMAGES,
         ),
         standards=("AISVS 11.1.3", *_TOLD),

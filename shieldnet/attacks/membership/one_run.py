@@ -38,7 +38,7 @@ class OneRun(Attack):
             )
         if game.canaries is None:
             raise NotApplicable(
-                "needs canary records planted in the training data (canaries=); canary "
+                "no canary records were planted in the training data (canaries=); canary "
                 "gradients are another test, which finetune makes while it trains"
             )
         if game.canaries.copies > 1:
