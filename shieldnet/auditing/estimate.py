@@ -39,13 +39,20 @@ def announce(game: Game, shields: Mapping[str, Shield], plan: Plan, tell: Tell) 
     duration = in_words(
         estimate_s(tier, load, shields=noisy, workers=plan.at_once, waiting=waiting())
     )
-    by_train = "" if plan.train is None else " (their training is estimated after the first)"
-    shadowed = f", {shadows} shadows{by_train}" if shadows else ""
+    shadowed = f", {shadows} shadows{_training_of(plan)}" if shadows else ""
     tell(
         f"{tier.name} audit: {_count(tier.attacks, 'attack')} and {_count(tier.checks, 'check')} "
         f"on {_count(shields, 'shield')}{shadowed}; {duration}"
     )
     return f"{tier.name}, {duration}"
+
+
+def _training_of(plan: Plan) -> str:
+    """Says that training by the user's function comes on top, and whether its time will be told."""
+    if plan.train is None:
+        return ""
+    told = "estimated after the first" if plan.shadow_jobs > plan.at_once else "not estimated"
+    return f" (their training on top, {told})"
 
 
 def _has_shadows(game: Game, plan: Plan) -> bool:
@@ -146,7 +153,7 @@ def tell_when_first_is_done(count: int, at_once: int, done: Done, tell: Tell) ->
         left = math.ceil(count / at_once) - 1
         if calls == 1 and left > 0:
             taken = time.monotonic() - begun
-            tell(f"shadows by train: {in_words(taken * left)} for the other {count - 1}")
+            tell(f"shadows by train: {in_words(taken * left)} more for the other {count - 1}")
         done()
 
     return told

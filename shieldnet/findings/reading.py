@@ -45,13 +45,13 @@ def caveat(finding: Finding) -> str:
             return known
     if _BETTER in note:  # as older reports say it
         return BY_LABEL
+    if decimals(low) != decimals(high):
+        return ""
     family = re.split(r"[._]", finding.name)[0]
     if family == "attribute" and finding.name.endswith(".gain") and low >= _MOST_GAIN:
         return _ALL_GIVEN
     if low == high:
         return _unvarying(finding)
-    if decimals(low) != decimals(high):
-        return ""
     is_little = family in _LEAKS and abs(high) < _LITTLE
     return f"the answers add less than 0.001, on {_rows(finding)}" if is_little else _NARROW
 

@@ -28,7 +28,7 @@ def test_the_time_of_the_other_shadows_is_told_once_after_the_first() -> None:
     for _ in range(8):
         done()
     assert len(calls) == 8
-    assert told == ["shadows by train: about 1 s for the other 7"]
+    assert told == ["shadows by train: about 1 s more for the other 7"]
 
 
 def test_candidates_of_a_search_are_counted_where_the_search_runs() -> None:
