@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import detectors
 import numpy as np
 import pytest
 import torch
@@ -132,6 +133,15 @@ def test_a_folder_without_a_certificate_is_not_served(tmp_path) -> None:
     sn.save_hardened(sn.harden(digits_network().eval()), tmp_path / "h", model=MODEL)
     with pytest.raises(ConfigError, match="has no certificate"):
         served_folder(tmp_path / "h", digits_network())
+
+
+def test_a_detector_is_served_from_python_alone(tmp_path) -> None:
+    images, _ = detectors.pictures(4, 0)
+    fields = {"outputs": {"scores": "binary_probabilities"}, "drop": ("boxes", "labels")}
+    shield = sn.harden(detectors.Finds(), **fields, example=images)
+    sn.save_hardened(shield, tmp_path / "h")
+    with pytest.raises(ConfigError, match=r"list of dicts.*sn\.Guard.*queries_per_client"):
+        served_folder(tmp_path / "h", detectors.Finds())
 
 
 def test_a_version_in_a_triton_repository_has_its_models_name() -> None:
