@@ -25,6 +25,7 @@ _PACE = (
     1.7  # between a core as quick as the one that the terms were fitted on and one half as quick
 )
 _ASKS_OF_MAPS = 4
+_ROWS_OF_MAPS = 3000  # more are not learned from
 Done = Callable[[], object]
 Tell = Callable[[str], object]
 
@@ -185,8 +186,9 @@ def estimate_s(
 
 def _work_on_maps(tier: Tier, load: Load) -> float:
     """Returns the seconds for one shield, without its answers: decoders of places, gradients."""
-    numbers = load.rows * load.features
-    return 0.1 + 6e-4 * load.rows + 7e-7 * numbers + 0.6 * tier.more_s * (1 + load.features / 3072)
+    rows = min(load.rows, _ROWS_OF_MAPS)
+    more = 0.6 * tier.more_s * (1 + load.features / 3072) if load.pictures else 0.1 * tier.more_s
+    return 0.1 + 6e-4 * rows + 7e-7 * rows * load.features + more
 
 
 def _work(tier: Tier, load: Load) -> float:

@@ -21,10 +21,10 @@ def called(name: str, expected: str, hint: str = "") -> Any:
     """
     factory = named(name, expected)
     is_made = isinstance(factory, nn.Module) or is_estimator(factory)
-    if isfunction(factory) and not takes(factory, 0):
+    if isfunction(factory) and not _takes_nothing(factory):
         raise DataError(
             f"{expected}; {name} cannot be called without arguments: it takes "
-            f"{signature(factory)}.{hint.format(factory.__name__)}"
+            f"{signature(factory, follow_wrapped=False)}.{hint.format(name.partition(':')[2])}"
         )
     try:  # user code can raise anything
         return factory() if callable(factory) and not is_made else factory
@@ -32,10 +32,10 @@ def called(name: str, expected: str, hint: str = "") -> Any:
         raise _unloadable(name, expected, failed) from failed
 
 
-def takes(function: Callable[..., Any], arguments: int) -> bool:
-    """Returns whether a function can be called with so many arguments, by their order."""
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    """Returns whether a function can be called without arguments; a decorator may give them."""
     try:
-        signature(function).bind(*[None] * arguments)
+        signature(function, follow_wrapped=False).bind()
     except TypeError:
         return False
     return True

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from inspect import isfunction
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from shieldnet.files.frames import Records, read_records
 from shieldnet.files.images import read_images
 from shieldnet.files.labels import target_numbers, whole_labels
 from shieldnet.files.named_arrays import Arrays, narrow, read_named
-from shieldnet.files.named_objects import called, named, takes
+from shieldnet.files.named_objects import called, named
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
 from shieldnet.files.recognition import advice, recognized
@@ -111,7 +111,7 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
             require_file(path, "model")
         raise DataError(f"{name} {advice(recognized(path), path, as_weights=False)}")
     made = called(name, _MODEL_HELP, _IF_MODEL)
-    if isfunction(made) and not takes(made, 1):
+    if isfunction(made) and not signature(made, follow_wrapped=False).parameters:
         raise DataError(
             f"{_MODEL_HELP}; {name} returned the function {made.__name__}, which takes no input. "
             "A model takes one."

@@ -1,7 +1,8 @@
 """Reading and writing weights in files, without unpickling."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -51,14 +52,30 @@ def load_weights(model: nn.Module, path: str | Path, name: str = "") -> nn.Modul
     logged. path: of a .safetensors file, or of a .pt file, which is read with
     ``weights_only=True``. name: the model's name, for messages; by default that of its class.
     Errors: DataError for a file with more than weights, and for weights that do not fit the model:
-        missing or unknown names, other shapes, or a dtype that loses digits.
+        missing or unknown names, other shapes, or a dtype that loses digits. The model is then as
+        it was.
     """
     path, name = Path(path), name or type(model).__name__
     state = read_weights(path)
-    _put_norms(model, state, path, name)
-    own = model.state_dict(keep_vars=True)
-    _put(model, _without_prefix(state, own, path), path, name)
+    with _layers_kept_on_failure(model):
+        _put_norms(model, state, path, name)
+        own = model.state_dict(keep_vars=True)
+        _put(model, _without_prefix(state, own, path), path, name)
     return model
+
+
+@contextmanager
+def _layers_kept_on_failure(model: nn.Module) -> Iterator[None]:
+    """Puts the layers back that were replaced where weights turn out not to fit."""
+    before = {name: dict(module.named_children()) for name, module in model.named_modules()}
+    modules = dict(model.named_modules())
+    try:
+        yield
+    except Exception:
+        for name, children in before.items():
+            for own, child in children.items():
+                setattr(modules[name], own, child)
+        raise
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor], source: object, name: str) -> None:

@@ -70,13 +70,20 @@ def _rows(finding: Finding) -> str:
     return f"{finding.samples:,} rows"
 
 
+def is_binary(kind: str) -> bool:
+    """Returns whether answers of a kind are decisions, each with a probability of its own."""
+    return kind.startswith("binary")
+
+
 def known_beside(finding: str, kind: str) -> str:
     """Names what a leakage is counted beyond.
 
     finding: its name. kind: of the answers.
     """
     if finding in OF_MAPS:
-        return "the class released at each position"
+        return (
+            "the decisions released" if is_binary(kind) else "the class released at each position"
+        )
     return "the mean input" if kind in ("values", "embeddings") else "the label"
 
 

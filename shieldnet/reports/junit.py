@@ -4,6 +4,7 @@ import re
 from xml.etree import ElementTree
 
 from shieldnet.reports.judged import Document, judged_subjects, unique_names, writable
+from shieldnet.reports.untested import labeled
 
 
 def as_junit(document: Document) -> str:
@@ -57,9 +58,10 @@ def _case(suite: ElementTree.Element, path: str, name: str) -> ElementTree.Eleme
 
 def _name_of(line: str) -> str:
     """Names what was not tested, the same from run to run."""
-    if "were dropped" in line:
-        return "records that are in two sets"
-    return _without_numbers(f"not tested: {line.partition(': ')[0]}")
+    if line.endswith("and were dropped"):
+        return "note: records in two sets"
+    kind, about = (text.partition(": ")[0] for text in (labeled(line), line))
+    return _without_numbers(f"{kind}: {about}")
 
 
 def _without_numbers(name: str) -> str:

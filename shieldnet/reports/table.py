@@ -9,6 +9,7 @@ from shieldnet.findings.reading import (
     OF_MAPS,
     caveat,
     guess,
+    is_binary,
     known_beside,
     lowest_group,
     whole_of_map,
@@ -183,10 +184,13 @@ def scales(names: Sequence[str], kind: str) -> tuple[str, ...]:
     if leaks:
         known = known_beside(leaks[0], kind)
         said.append(f"leakage: 0 = no more than {known} (below 0: worse), 1 = the whole input.")
-    if leaks and leaks[0] in OF_MAPS:
+    if any(name in OF_MAPS or name.startswith("membership.maps") for name in names):
+        of_classes = (
+            "positions whose class is right, pixels of a segmentation or cells of the grid that a "
+            "detector's boxes are painted on"
+        )
         said.append(
-            "accuracy: share of the positions whose class is right, pixels of a segmentation or "
-            "cells of the grid that a detector's boxes are painted on."
+            f"accuracy: share of the {'right decisions' if is_binary(kind) else of_classes}."
         )
     if any(name.startswith("attribute") and name.endswith(".gain") for name in names):
         said.append(

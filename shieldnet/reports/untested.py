@@ -13,7 +13,7 @@ _COULD = re.compile(
 )
 
 
-_NOTE = re.compile(r"\bwere dropped\b|\bmay be padding\b")
+_NOTE = re.compile(r": they occur in another set too.* were dropped$|^token \d+ may be padding: ")
 
 
 def labeled(line: str) -> str:

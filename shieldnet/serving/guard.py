@@ -169,7 +169,7 @@ class Guard:
                 "`with sn.serving.client(name):`."
             )
         extent = self.shield.extent
-        rows = rows_of(args, kwargs, lists_are_rows=extent is None or extent.any_number)
+        rows = rows_of(args, kwargs, lists_are_rows=extent is not None and extent.any_number)
         if request_id is not None and not (isinstance(request_id, str) and request_id):
             raise ConfigError(f"Expected request_id as a word, got {request_id!r}.")
         shield = self.shield if self.watch is None else self.watch.choose(name, self.shield)

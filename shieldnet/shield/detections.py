@@ -17,6 +17,7 @@ from shieldnet.shield.settings import ShieldSettings
 
 _STEPS = 32  # of the suggested range of boxes
 _SIDE = 1024  # of images of unknown size
+_CHANNELS = (1, 3, 4)
 
 
 def require_covered(
@@ -37,8 +38,7 @@ def require_covered(
         try:
             refuse_undefended(image, place_of(image, settings), settings)
         except AnswerError as refused:
-            sides = [max(asked.shape[-2:]) for asked in images if asked.dim() >= 3]
-            line = _line(dict(leaves(image)), max(sides, default=_SIDE))
+            line = _line(dict(leaves(image)), _side_of(images))
             if line is None:
                 raise
             names = ", ".join(map(str, image))
@@ -46,9 +46,22 @@ def require_covered(
                 f"The model returns a list of dicts, one for each image, with {names}, as a "
                 "detector does, and not all of them are named and have defenses; nothing was "
                 f"released. Name each once, and leave out what nobody needs (drop=): {line}. Boxes "
-                "lie between 0 and the longer side of the image; a step that is smaller than the "
-                "boxes keeps their sizes."
+                "lie between 0 and the longer side of the image, or 1 where they are normalized; a "
+                "step that is smaller than the boxes keeps their sizes."
             ) from refused
+
+
+def _side_of(images: Sequence[Tensor]) -> int:
+    """Returns the longer side of the images among the inputs, with 1, 3 or 4 channels."""
+    sides = []
+    for asked in images:
+        if asked.dim() in (3, 4) and asked.is_floating_point():
+            channels, height, width = asked.shape[-3:]
+            if channels in _CHANNELS:
+                sides.append(max(height, width))
+            elif width in _CHANNELS:
+                sides.append(max(channels, height))
+    return max(sides, default=_SIDE)
 
 
 def _line(fields: Mapping[Path, Any], side: int) -> str | None:
@@ -73,9 +86,8 @@ def _line(fields: Mapping[Path, Any], side: int) -> str | None:
         if path == main:
             continue
         if is_tensor and leaf.is_floating_point() and leaf.dim() == 2:
-            greatest = 1 if bool(((leaf >= 0) & (leaf <= 1)).all()) and len(leaf) else side
             kinds[name] = "values"
-            also[name] = f"(sn.ClipRange(0.0, {greatest:.1f}), sn.RoundTo({greatest / _STEPS}))"
+            also[name] = f"(sn.ClipRange(0.0, {side:.1f}), sn.RoundTo({side / _STEPS}))"
         elif is_tensor and leaf.dim() == 1 and not leaf.is_floating_point():
             also[name] = "()"
         else:

@@ -177,9 +177,12 @@ class ShieldSettings:
             rest = {name: chain for name, chain in self.also.items() if name != first}
             written_out = ", ".join(f"{name!r}: {in_code(chain)}" for name, chain in rest.items())
             own = ", ".join(map(named, self.also[first]))
+            axes = {name: axis for name in kinds if (axis := self._axis(str(name))) is not None}
+            more = f", axis={axes!r}" if axes else ""
+            more += "" if self.micro_batch is None else f", micro_batch={self.micro_batch}"
             fix = (
                 f"To release the others alone: sn.Shield(model, {own}, "
-                f"outputs={kinds!r}, also={{{written_out}}}, drop={self.drop!r})"
+                f"outputs={kinds!r}, also={{{written_out}}}, drop={self.drop!r}{more})"
             )
         return ConfigError(
             f"The defenses of the answer act on {main}, the first field of outputs=, which drop= "

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import shieldnet as sn
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.files import sources
 from shieldnet.files.sources import (
@@ -31,6 +32,15 @@ def project(tmp_path, monkeypatch):
         "def wrong():\n    return 7\n"
         "def answers(x):\n    return x\n"
         "def itself():\n    return itself\n"
+        "import functools\n"
+        "def two(a, *, b):\n    return a + b\n"
+        "def of_two():\n    return two\n"
+        "def given(f):\n"
+        "    @functools.wraps(f)\n"
+        "    def with_width(*args):\n        return f(3)\n"
+        "    return with_width\n"
+        "@given\n"
+        "def decorated(width):\n    return nn.Linear(width, 2)\n"
         "def data():\n    return torch.zeros(2, 3), torch.tensor([0, 1])\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -43,6 +53,13 @@ def test_a_factory_makes_the_model_in_evaluation_mode(project) -> None:
     model = load_model("users_model:make")
     assert isinstance(model, nn.Sequential)
     assert not model.training
+
+
+def test_a_decorator_may_give_a_factory_its_arguments(project) -> None:
+    assert isinstance(load_model("users_model:decorated"), nn.Linear)
+    two = sn.Shield(load_model("users_model:of_two"), sn.Label(), outputs="logits")
+    answer = two(3 * np.eye(3), b=np.full((3, 3), -1.0))
+    assert answer.argmax(1).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

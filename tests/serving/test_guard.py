@@ -456,6 +456,23 @@ def test_a_detector_is_charged_by_the_image_and_its_bits_are_infinite(url, asked
             guard(images, client="alice")
 
 
+class Lists(nn.Module):
+    """Takes a list of tensors, with a row along the first axis of each."""
+
+    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([part.mean(1)[:, :3] for part in parts])
+
+
+def test_a_list_of_no_detector_is_charged_by_its_rows_from_the_first_call_on(url) -> None:
+    shield = sn.harden(Lists().eval(), outputs="logits")
+    with Guard(shield, ledger=url, queries_per_client=20) as guard:
+        for left in (14, 8):
+            assert len(guard([torch.randn(6, 7, 4)], client="alice")) == 6
+            assert guard.left("alice")[0].queries == left
+        with pytest.raises(BudgetExceeded):
+            guard([torch.randn(5000, 7, 4)], client="alice")
+
+
 def test_what_a_detector_has_no_use_for_is_refused_before_an_answer(url) -> None:
     shield = detector()
     shield(detectors.pictures(2, 0)[0])

@@ -129,8 +129,31 @@ def test_a_first_field_that_is_dropped_is_refused_with_the_line_for_the_others(i
     works = eval(line, {"sn": sn, "model": Detector()})  # noqa: S307 - a line of our own message
     assert set(works(images)[0]) == {"boxes", "labels"}
     assert works.certificate().bits == math.inf
+    kinds = {"scores": "logits", "boxes": "logits"}
+    also = {"boxes": (sn.TopK(1),), "labels": ()}
+    axes = {"scores": 0, "boxes": 1}
+    with pytest.raises(sn.errors.ConfigError, match=r"axis=\{'boxes': 1\}, micro_batch=1\)"):
+        sn.ShieldSettings(
+            (sn.TopK(1),), outputs=kinds, also=also, drop=("scores",), axis=axes, micro_batch=1
+        )
     with pytest.raises(sn.errors.ConfigError, match="Name a field that is released first"):
         sn.harden(Detector(), outputs={"scores": "values"}, drop=("scores", "boxes", "labels"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((2, 3, 40, 64), 64), ((2, 640, 480, 3), 640), ((3, 30, 20), 30)]
+)
+@pytest.mark.parametrize("least", [-1.0, 0.0])
+def test_the_suggested_range_is_the_images_and_tells_nothing_of_the_boxes(
+    shape, side, least
+) -> None:
+    class Normalized(Detector):
+        def one(self, image: Tensor) -> dict[str, Any]:
+            found = super().one(image.flatten()[:9])
+            return {**found, "boxes": found["boxes"].clamp(least, 1)}
+
+    with pytest.raises(sn.errors.AnswerError, match=rf"ClipRange\(0.0, {side}.0\)"):
+        sn.harden(Normalized())(torch.randn(shape).clamp(least))
 
 
 MORE = {

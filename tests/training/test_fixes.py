@@ -6,12 +6,13 @@ import logging
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from shell import shieldnet
 from torch import nn
 
 import shieldnet as sn
 from shieldnet.data.hashing import weights_hash
-from shieldnet.files.group_norms import METADATA, norms_in
+from shieldnet.files.group_norms import METADATA, metadata_of, norms_in
 from shieldnet.files.weights import load_weights, parse_weights, weights_bytes
 from shieldnet.training.result import Finetuned
 
@@ -171,5 +172,13 @@ def test_saved_weights_bring_their_group_norms_into_a_new_model(private, tmp_pat
     folder = private.save(tmp_path / "private")
     model = sn.load_weights(net(), folder / "model.safetensors")
     assert weights_hash(model) == weights_hash(private.model)
+    state = weights_bytes(private.model)
+    lying = {name: tensor for name, tensor in parse_weights(state, "w").items() if name[0] != "1"}
+    save_file(lying, folder / "less.safetensors", metadata_of(private.model))
+    other = net().eval()
+    before = weights_hash(other)
+    with pytest.raises(sn.errors.DataError, match="it lacks"):
+        sn.load_weights(other, folder / "less.safetensors")
+    assert weights_hash(other) == before
     with pytest.raises(sn.errors.DataError, match="put the former into the factory"):
         sn.load_weights(net(lambda n: nn.GroupNorm(16, n)), str(folder / "model.safetensors"))
