@@ -93,7 +93,7 @@ def whole_of_map(findings: tuple[Finding, ...]) -> str:
     A leakage counts what is beyond those classes.
     """
     whole = next((one for one in findings if one.name == "r2.inversion.map"), None)
-    return "" if whole is None else f"input recovered, released classes included: R2 {whole}"
+    return "" if whole is None else f"input recovered from all that is released: R2 {whole}"
 
 
 def group_of(finding: Finding) -> str:

@@ -185,13 +185,13 @@ def scales(names: Sequence[str], kind: str) -> tuple[str, ...]:
         known = known_beside(leaks[0], kind)
         said.append(f"leakage: 0 = no more than {known} (below 0: worse), 1 = the whole input.")
     if any(name in OF_MAPS or name.startswith("membership.maps") for name in names):
-        of_classes = (
-            "positions whose class is right, pixels of a segmentation or cells of the grid that a "
-            "detector's boxes are painted on"
-        )
-        said.append(
-            f"accuracy: share of the {'right decisions' if is_binary(kind) else of_classes}."
-        )
+        right = "decisions that are right"
+        if not is_binary(kind):
+            right = (
+                "positions whose class is right, pixels of a segmentation or cells of the grid "
+                "that a detector's boxes are painted on"
+            )
+        said.append(f"accuracy: share of the {right}.")
     if any(name.startswith("attribute") and name.endswith(".gain") for name in names):
         said.append(
             "attribute gain: how much better a column is guessed with the answers (by AUC; of "
