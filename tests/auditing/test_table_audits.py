@@ -364,8 +364,8 @@ def test_records_that_differ_in_unread_columns_alone_are_told_from_copies(sets) 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("smoke", "There is no column smoke. Did you mean smokes?"),
-        ("educatoin", "Did you mean education?"),
+        ("smoke", "There is no column smoke. Do you mean smokes?"),
+        ("educatoin", "Do you mean education?"),
         ("score", ""),
         ("zip", "The columns are: age, education, education_num, smokes, score."),
     ],
@@ -390,7 +390,7 @@ def test_a_prefix_of_one_column_s_name_is_not_taken_for_the_column() -> None:
     assert places_of(words, "personal_status") == (0, 1)
     assert places_of(("job_a", "job_b", "age"), "job") == (0, 1)
     for columns in (words, ("personal_status", "age")):
-        with pytest.raises(sn.errors.DataError, match="Did you mean personal_status?"):
+        with pytest.raises(sn.errors.DataError, match="Do you mean personal_status?"):
             places_of(columns, "personal")
 
 

@@ -68,7 +68,7 @@ def test_a_whole_folder_verifies_and_says_what_was_checked(folder) -> None:
 
 def test_no_code_of_the_model_is_run_unless_it_is_named(folder, monkeypatch) -> None:
     monkeypatch.setattr(
-        "shieldnet.files.sources.importlib.import_module", lambda name: pytest.fail(name)
+        "shieldnet.files.named_objects.importlib.import_module", lambda name: pytest.fail(name)
     )
     checked = sn.verify(folder)
     assert checked
