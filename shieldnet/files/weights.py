@@ -67,14 +67,13 @@ def load_weights(model: nn.Module, path: str | Path, name: str = "") -> nn.Modul
 @contextmanager
 def _layers_kept_on_failure(model: nn.Module) -> Iterator[None]:
     """Puts the layers back that were replaced where weights turn out not to fit."""
-    before = {name: dict(module.named_children()) for name, module in model.named_modules()}
-    modules = dict(model.named_modules())
+    # A layer that has two names in one module is among its named_children once.
+    before = [(module, dict(module._modules)) for module in model.modules()]
     try:
         yield
     except Exception:
-        for name, children in before.items():
-            for own, child in children.items():
-                setattr(modules[name], own, child)
+        for module, children in before:
+            module._modules.update(children)
         raise
 
 
@@ -83,18 +82,19 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], source: object, nam
 
     source and name: of the weights and of the model, for messages. Errors: DataError otherwise.
     """
-    _put_norms(model, state, source, name)
-    own = model.state_dict(keep_vars=True)
-    faults = [
-        f"{key} is {tensor.dtype}, the model's is {own[key].dtype}"
-        for key, tensor in state.items()
-        if isinstance(own.get(key), Tensor) and own[key].dtype != tensor.dtype
-    ]
-    if missing := [key for key in own if key not in state]:
-        faults.insert(0, f"it lacks {_listed(missing)}")
-    if faults:
-        raise _unfit(source, name, "; ".join(faults[:_MAX_SHOWN_NAMES]))
-    _put(model, state, source, name)
+    with _layers_kept_on_failure(model):
+        _put_norms(model, state, source, name)
+        own = model.state_dict(keep_vars=True)
+        faults = [
+            f"{key} is {tensor.dtype}, the model's is {own[key].dtype}"
+            for key, tensor in state.items()
+            if isinstance(own.get(key), Tensor) and own[key].dtype != tensor.dtype
+        ]
+        if missing := [key for key in own if key not in state]:
+            faults.insert(0, f"it lacks {_listed(missing)}")
+        if faults:
+            raise _unfit(source, name, "; ".join(faults[:_MAX_SHOWN_NAMES]))
+        _put(model, state, source, name)
 
 
 def _put_norms(model: nn.Module, state: Mapping[str, Tensor], source: object, name: str) -> None:

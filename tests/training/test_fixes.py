@@ -13,7 +13,13 @@ from torch import nn
 import shieldnet as sn
 from shieldnet.data.hashing import weights_hash
 from shieldnet.files.group_norms import METADATA, metadata_of, norms_in
-from shieldnet.files.weights import load_weights, parse_weights, weights_bytes
+from shieldnet.files.weights import (
+    load_exactly,
+    load_weights,
+    parse_weights,
+    read_weights,
+    weights_bytes,
+)
 from shieldnet.training.result import Finetuned
 
 PRIVATE = sn.DPSGD(epsilon=8.0, delta=1e-3)
@@ -179,6 +185,9 @@ def test_saved_weights_bring_their_group_norms_into_a_new_model(private, tmp_pat
     before = weights_hash(other)
     with pytest.raises(sn.errors.DataError, match="it lacks"):
         sn.load_weights(other, folder / "less.safetensors")
+    assert weights_hash(other) == before
+    with pytest.raises(sn.errors.DataError, match="it lacks"):
+        load_exactly(other, read_weights(folder / "less.safetensors"), "less", "net")
     assert weights_hash(other) == before
     with pytest.raises(sn.errors.DataError, match="put the former into the factory"):
         sn.load_weights(net(lambda n: nn.GroupNorm(16, n)), str(folder / "model.safetensors"))
