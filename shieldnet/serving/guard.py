@@ -119,8 +119,8 @@ class Guard:
             return (
                 f"Expected extent= beside a budget of {name}, the largest answer that is charged, "
                 "as sn.Extent(classes=10): what it costs must be known before it exists. A budget "
-                "of queries alone needs none, queries_per_client=1000, and a detector takes no "
-                "other."
+                "of queries alone needs none (queries_per_client=1000), and is the only one for a "
+                "detector."
             )
         fix = _FIX[name]
         if extent.any_number:
