@@ -13,10 +13,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
+from shell import shieldnet
 from torch import nn
-from typer.testing import CliRunner
 
-from shieldnet.cli.app import app
 from shieldnet.core.errors import DataError
 from shieldnet.files.sources import load_guarantee, load_model
 from shieldnet.files.weights import read_weights
@@ -387,8 +386,8 @@ def test_absurd_documents_are_bad_input_and_no_defect_of_ours(
         with pytest.raises(DataError, match=words):
             load_guarantee(Path(name))
         return
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 2, done.output
+    done = shieldnet(tmp_path, *command)
+    assert done.returncode == 2, done.stderr
     assert words in " ".join(done.stderr.split())
 
 

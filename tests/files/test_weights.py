@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_model
+from shell import shieldnet
 from torch import nn
-from typer.testing import CliRunner
 
-from shieldnet.cli.app import app
 from shieldnet.core.errors import DataError
 from shieldnet.files.sources import load_model
 from shieldnet.files.weights import load_weights, read_weights, write_weights
@@ -86,10 +85,10 @@ def test_what_finetune_writes_the_audit_reads_for_tied_weights_too(tmp_path, mon
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    done = CliRunner().invoke(
-        app, ["finetune", "users_tied:Tied", "--data=d.npz", "-o", "out", "--epochs=1"]
+    done = shieldnet(
+        tmp_path, "finetune", "users_tied:Tied", "--data=d.npz", "-o", "out", "--epochs=1"
     )
-    assert done.exit_code == 0, done.output
+    assert done.returncode == 0, done.stderr
     model = load_model("users_tied:Tied", "out/model.safetensors")
     assert model.last.weight is model.first.weight
     sys.modules.pop("users_tied", None)

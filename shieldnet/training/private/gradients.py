@@ -28,6 +28,7 @@ Losses = Callable[[Predict, Tensor, Tensor], Tensor]
 Move = Callable[[Tensor, Tensor, Predict], Tensor]
 """Takes inputs, labels and a model as a function; returns the inputs to learn from, row by row."""
 _ATEN = torch.ops.aten
+_NUDGES = 16
 
 
 class RecordGradients:
@@ -116,7 +117,8 @@ class RecordGradients:
 
         batch: the gradients of inputs and labels. If the graph is random, the record is compared in
         a batch of two with equal draws. Returns the distance divided by the norm or the clip norm,
-        whichever is larger.
+        whichever is larger; less what rounding explains, if that is beyond ``tolerance``: where two
+        inputs of a maximum are equal but for their last digits, their order decides the gradient.
         """
         record = inputs[row : row + 1], labels[row : row + 1]
         draws = self.draws(*record)
@@ -125,14 +127,31 @@ class RecordGradients:
             batch, row = self.each(inputs[pair], labels[pair], draws), 0
         alone = self.alone(*record, draws)
         norm = sum(part.length() for gradient in alone for part in gradient.parts)
-        distance = sum(
-            part.distance(row, single)
-            for gradient, other in zip(batch, alone, strict=True)
-            for part, single in zip(gradient.parts, other.parts, strict=True)
-        )
+        distance = _distance(batch, row, alone)
         if not math.isfinite(norm):  # counts as 0, provided that it is not finite in the batch too
             return math.inf if math.isfinite(distance) else 0.0
-        return distance / max(norm, self.clip) if math.isfinite(distance) else math.inf
+        size = max(norm, self.clip)
+        if self.tolerance * size < distance < math.inf:
+            distance = max(0.0, distance - 2 * self._unrest(record, draws, alone))
+        return distance / size if math.isfinite(distance) else math.inf
+
+    def _unrest(
+        self, record: tuple[Tensor, Tensor], draws: Sequence[Any], alone: Sequence[Gradient]
+    ) -> float:
+        """Returns how far a record's gradient moves if numbers change in their last digits.
+
+        It is computed without a batch, so no other record takes part. The largest of several tries.
+        """
+        inputs, labels = record
+        generator = torch.Generator().manual_seed(0)
+        farthest = 0.0
+        for _ in range(_NUDGES):
+            held = [_nudged(number, generator) for number in self._held]
+            # Whole numbers may be indices, which have no last digits.
+            nudged = torch.where(inputs == inputs.round(), inputs, _nudged(inputs, generator))
+            moved = self.alone(nudged, labels, draws, held)
+            farthest = max(farthest, _distance(moved, 0, alone))
+        return farthest if math.isfinite(farthest) else 0.0
 
     @property
     def tolerance(self) -> float:
@@ -160,11 +179,21 @@ class RecordGradients:
         with torch.no_grad(), unwarned("There is a performance drop"):
             return self._gathered(mapped(*self._held, inputs, labels, *draws))
 
-    def alone(self, inputs: Tensor, labels: Tensor, draws: Sequence[Any] = ()) -> list[Gradient]:
-        """Returns the gradients of one record, without vmap. Shapes: (1, ...)."""
+    def alone(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        draws: Sequence[Any] = (),
+        held: Sequence[Tensor] | None = None,
+    ) -> list[Gradient]:
+        """Returns the gradients of one record, without vmap. Shapes: (1, ...).
+
+        held: weights and buffers in place of the model's own.
+        """
         graph = self._with_draws if draws else self.graph
+        held = self._held if held is None else held
         with torch.no_grad():
-            outputs = graph.forward(*self._held, inputs[0], labels[0], *draws)
+            outputs = graph.forward(*held, inputs[0], labels[0], *draws)
         return self._gathered([output.unsqueeze(0) for output in outputs])
 
     @property
@@ -242,6 +271,23 @@ class _Plan:
             return Products(first, second)
         columns = weight.shape[1]
         return Rows(first.flatten(1), second.reshape(len(second), -1, columns), self.unused)
+
+
+def _distance(batch: Sequence[Gradient], row: int, alone: Sequence[Gradient]) -> float:
+    """Bounds the distance between a row's gradient in a batch and the only one in another."""
+    return sum(
+        part.distance(row, single)
+        for gradient, other in zip(batch, alone, strict=True)
+        for part, single in zip(gradient.parts, other.parts, strict=True)
+    )
+
+
+def _nudged(numbers: Tensor, generator: torch.Generator) -> Tensor:
+    """Changes numbers by a few units in their last digits. Whole types stay as they are."""
+    if not numbers.is_floating_point():
+        return numbers
+    signs = torch.randint(-4, 5, numbers.shape, generator=generator).to(numbers)
+    return numbers.detach() * (1 + signs * torch.finfo(numbers.dtype).eps)
 
 
 def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
