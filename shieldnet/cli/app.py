@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import shieldnet
 from shieldnet.cli import (
     auditing,
     finetuning,
@@ -26,6 +27,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"shieldnet {shieldnet.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Takes what stands before a command."""
 
 
 @app.command()

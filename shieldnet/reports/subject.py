@@ -57,6 +57,9 @@ class Subject:
             "certificate": {
                 "shield": certificate.shield,
                 "classes": certificate.classes,
+                "positions": certificate.positions,
+                "size": certificate.size,
+                "unbounded": certificate.unbounded,
                 **bounds,
                 "text": str(certificate),
             },
@@ -80,7 +83,14 @@ class Subject:
         curves = document.get("curves", {})
         return cls(
             name=document["name"],
-            certificate=Certificate(proven["shield"], proven["classes"], cost),
+            certificate=Certificate(
+                proven["shield"],
+                proven["classes"],
+                cost,
+                positions=proven.get("positions", 1),
+                size=proven.get("size", ""),
+                unbounded=proven.get("unbounded", ""),
+            ),
             findings=tuple(Finding.read(finding) for finding in document["findings"]),
             untested=tuple(document["untested"]),
             features={name: tensor(values) for name, values in document["features"].items()},

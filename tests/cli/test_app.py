@@ -198,6 +198,10 @@ def test_help_answers_without_loading_torch() -> None:
     assert result.stdout.strip().endswith("[]")
 
 
+def test_the_version_is_told(tmp_path) -> None:
+    assert shieldnet(tmp_path, "--version").stdout == f"shieldnet {sn.__version__}\n"
+
+
 def test_a_process_ends_with_the_commands_code_and_loads_no_more_than_it_needs(project) -> None:
     code = (
         "import sys\nfrom shieldnet.__main__ import main\n"

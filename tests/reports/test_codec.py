@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def test_every_field_that_is_written_is_described(pictured, tmp_path) -> None:
     described = schema()["$defs"]
     assert set(document) == set(described["report"]["properties"])
     assert set(document["subjects"][0]) == set(described["subject"]["properties"])
+    certificate = described["subject"]["properties"]["certificate"]["properties"]
+    assert set(document["subjects"][0]["certificate"]) == set(certificate)
     assert set(document["subjects"][0]["findings"][0]) == set(described["finding"]["properties"])
     assert set(document["evidence"][0]) == set(described["evidence"]["properties"])
 
@@ -42,6 +45,21 @@ def test_a_report_comes_back_as_it_was(pictured, tmp_path) -> None:
     assert again["open"].exposed == pictured["open"].exposed
     assert again["open"].findings == pictured["open"].findings
     assert saved(again, tmp_path / "again.json") == document
+
+
+def test_a_certificate_comes_back_with_its_positions_and_its_reasons(report, tmp_path) -> None:
+    words = {
+        "positions": 64,
+        "size": "5 classes of map",
+        "unbounded": "scores is released as it is",
+    }
+    for subject in report.subjects:
+        stated = replace(subject.certificate, **words)
+        one = replace(report, subjects=(replace(subject, certificate=stated),))
+        saved(one, tmp_path / "report.json")
+        again = sn.Report.load(tmp_path / "report.json").subjects[0].certificate
+        assert again == stated
+        assert "5 classes of map at 64 positions" in str(again)
 
 
 def test_a_report_of_the_first_version_still_loads(tmp_path) -> None:
