@@ -13,6 +13,7 @@ from shieldnet.cli.models import loaded_shield
 from shieldnet.cli.options import (
     DATA,
     Axis,
+    Calibrate,
     Label,
     Model,
     Outputs,
@@ -137,6 +138,7 @@ def audit(
     outputs: Outputs = None,
     axis: Axis = None,
     release_positions: ReleasePositions = None,
+    calibrate: Calibrate = None,
     train: Train = None,
     sensitive: Sensitive = None,
     canaries: CanaryFactory = None,
@@ -166,7 +168,15 @@ def audit(
     files = checked_targets(targets, limits)
     public = _base(base, base_weights)
     name, shield = loaded_shield(
-        model, weights, preset, shield_file, outputs, axis, release_positions
+        model,
+        weights,
+        preset,
+        shield_file,
+        outputs,
+        axis,
+        release_positions,
+        calibrate,
+        label,
     )
     names = {"members": members, "nonmembers": nonmembers, "auxiliary": auxiliary}
     sets = load_sets(

@@ -24,9 +24,10 @@ _IN_PYTHON = re.compile(
     r"\bsn\.(?:Shield|harden)\(|(?<![\w.])(?:outputs=\{|(?:also|drop|extent|micro_batch)=)"
 )
 _FROM_THE_SHELL = (
-    " From the shell: let MODEL be package.module:function, which returns the Shield. Or write "
+    " From the shell: {}let MODEL be package.module:function, which returns the Shield. Or write "
     "the shield into a file, with the kinds and defenses of every head: --shield FILE."
 )
+_MEASURED = re.compile(r"\bsn\.harden\([^()]*outputs='(\w+)', calibrate=")
 _QUOTES = "'\""
 _NAMES = re.compile(r"\((\w+(?:, \w+)+)\)")  # such as (height, width)
 _VALUE = r"'[^']*'|\"[^\"]*\"|[\w-]+(?:\.\d+)?|\.\.\.|\([^()]*\)|(?=[\s).,;:]|$)"
@@ -63,7 +64,11 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
     parts = (text if is_call else _said(text, flags) for text, is_call in _parts(message))
     said = _TWICE.sub(r"\1", "".join(parts))
     takes_a_shield = "preset" in flags
-    return said + _FROM_THE_SHELL if takes_a_shield and _IN_PYTHON.search(said) else said
+    if not (takes_a_shield and _IN_PYTHON.search(said)):
+        return said
+    measured = _MEASURED.search(said)
+    way = f"--outputs {measured[1]} --calibrate FILE, or " if measured else ""
+    return said + _FROM_THE_SHELL.format(way)
 
 
 def report_in_flags(report: "Report", flags: Mapping[str, str]) -> "Report":

@@ -2,14 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shieldnet.cli.models import loaded_shield
+from shieldnet.cli.models import inputs_of, loaded_shield
 from shieldnet.cli.options import (
     DATA,
     Axis,
+    Calibrate,
+    Label,
     Model,
     Outputs,
     Preset,
@@ -20,11 +22,9 @@ from shieldnet.cli.options import (
 from shieldnet.cli.terminal import guarded
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from shieldnet.shield.module import Shield
 
-_MAX_ROWS = 8  # of an example
+MAX_ROWS = 8  # of an example
 Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Classes = Annotated[
     int | None,
@@ -42,7 +42,7 @@ Positions = Annotated[
 Example = Annotated[
     str | None,
     typer.Option(
-        help=f"A few inputs, in place of --classes: the model answers {_MAX_ROWS} of them, and "
+        help=f"A few inputs, in place of --classes: the model answers {MAX_ROWS} of them, and "
         f"none is written. {DATA}."
     ),
 ]
@@ -98,6 +98,8 @@ def harden(
     outputs: Outputs = None,
     axis: Axis = None,
     release_positions: ReleasePositions = None,
+    calibrate: Calibrate = None,
+    label: Label = None,
     positions: Positions = None,
     example: Example = None,
     report: ReportFile = None,
@@ -137,8 +139,12 @@ def harden(
     from shieldnet.shipping.saving import save_hardened
     from shieldnet.shipping.triton import require_servable, write_config
 
-    _, shield = loaded_shield(model, weights, preset, shield_file, outputs, axis, release_positions)
-    asked = None if example is None else example_rows(example, shield.model)
+    _, shield = loaded_shield(
+        model, weights, preset, shield_file, outputs, axis, release_positions, calibrate, label
+    )
+    asked = None
+    if example is not None:
+        asked = inputs_of(example, "example", shield.model, label, most=MAX_ROWS)
     graphs = graphs_of(shield, asked, graph or ())
     if is_triton:
         require_servable(read_graph(ONNX, graphs[ONNX]))
@@ -193,20 +199,6 @@ def _next(output: Path, model: str, budget: str, *, is_signed: bool) -> str:
         f"--keys keys.toml {budget}\n"
         f"Load it with: shieldnet.load_hardened({str(output)!r}{given})"
     )
-
-
-def example_rows(name: str, model: "nn.Module", *, most: int = _MAX_ROWS) -> Any:
-    """Reads inputs, at most so many, in the float type of the model."""
-    from shieldnet.auditing.sets import as_the_model_reads
-    from shieldnet.core.errors import DataError
-    from shieldnet.data.examples import Examples
-    from shieldnet.files.sources import load_examples
-
-    found = load_examples(name, "example", targets=None).examples
-    if not isinstance(found, Examples):
-        raise DataError(f"Expected the example as numbers, got {type(found).__name__}.")
-    read = as_the_model_reads({"example": found}, model)["example"]
-    return read.in_own_form(slice(most))[0]
 
 
 def _grid(text: str | None) -> tuple[int, ...] | None:

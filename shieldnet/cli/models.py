@@ -1,15 +1,18 @@
-"""The shield that a command line names: a served one, a file's, or a preset's."""
+"""The shield that a command line names, and the inputs that it is asked with."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from shieldnet.shield.module import Shield
 
 _EXAMPLES = {
     "values": "ClipRange (low, high), then RoundTo (step)",
     "embeddings": "ClipNorm (bound), then GaussianNoise (scale)",
 }
+_DESCRIBING = "--preset, --outputs, --axis, --calibrate and --release-positions"
 
 
 def loaded_shield(
@@ -20,8 +23,10 @@ def loaded_shield(
     outputs: str | None,
     axis: int | None,
     release_positions: str | None,
+    calibrate: str | None,
+    label: str | None = None,
 ) -> "tuple[str, Shield]":
-    """Returns the shield with its name in the report."""
+    """Returns the shield with its name in the report. label: column of the public rows' label."""
     from shieldnet.core.checks import choice
     from shieldnet.core.errors import ConfigError
     from shieldnet.files.sources import load_model
@@ -30,31 +35,28 @@ def loaded_shield(
     from shieldnet.shield.presets import harden
     from shieldnet.shield.toml import load_shield
 
-    is_described = bool(preset or outputs or axis is not None or release_positions)
+    described = (preset, outputs, axis, release_positions, calibrate)
+    is_described = any(setting is not None for setting in described)
     if shield_file is not None and is_described:
-        raise ConfigError(
-            "The file of --shield says it all: leave --preset, --outputs, --axis and "
-            "--release-positions out."
-        )
+        raise ConfigError(f"The file of --shield says it all: leave {_DESCRIBING} out.")
     positions = choice("release_positions", release_positions or "all", get_args(Positions))
     kind = None if outputs is None else choice("outputs", outputs, MODEL_KINDS)
     loaded = load_model(model, weights)
     if isinstance(loaded, Shield):
         if shield_file is not None or is_described:
             raise ConfigError(
-                f"{model} is a Shield already, which is judged as it is served: leave --preset, "
-                "--shield, --outputs, --axis and --release-positions out, or name a function that "
-                "returns the model."
+                f"{model} is a Shield already, which is judged as it is served: leave --shield, "
+                f"{_DESCRIBING} out, or name a function that returns the model."
             )
         return "served", loaded
     if shield_file is not None:
         return shield_file.stem, load_shield(loaded, shield_file)
     preset = preset or "balanced"
-    if kind in ("values", "embeddings"):
+    if kind in _EXAMPLES and calibrate is None:
         raise ConfigError(
-            f"No preset fits {kind}, whose range is not known. Write the defenses into a file for "
-            f'--shield: version = 1, outputs = "{kind}", and a [[defense]] for each, such as '
-            f"{_EXAMPLES[kind]}."
+            f"The presets of {kind} measure their range on public rows: give --calibrate "
+            "public.npz (or a .csv). Or write the defenses into a file for --shield: version = 1, "
+            f'outputs = "{kind}", and a [[defense]] for each, such as {_EXAMPLES[kind]}.'
         )
     shield = harden(
         loaded,
@@ -62,5 +64,27 @@ def loaded_shield(
         outputs=kind,  # type: ignore[arg-type]  # checked
         axis=axis,
         release_positions=positions,  # type: ignore[arg-type]  # checked
+        calibrate=None if calibrate is None else inputs_of(calibrate, "public rows", loaded, label),
     )
     return preset, shield
+
+
+def inputs_of(
+    name: str, role: str, model: "nn.Module", label: str | None = None, *, most: int | None = None
+) -> Any:
+    """Reads inputs, at most so many, as the model takes them: fractions in its own float type.
+
+    role: what they are, for messages. label: column of a table that is no input.
+    """
+    from shieldnet.auditing.sets import as_the_model_reads
+    from shieldnet.data.examples import Examples
+    from shieldnet.files.sources import load_examples
+    from shieldnet.outputs.estimators import Estimator
+
+    as_records = isinstance(model, Estimator)
+    loaded = load_examples(name, role, label=label, as_records=as_records, targets=None)
+    found = loaded.examples
+    if not isinstance(found, Examples):
+        return found.inputs[:most]
+    read = as_the_model_reads({role: found}, model)[role]
+    return read.in_own_form(slice(most))[0]

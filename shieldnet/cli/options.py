@@ -34,7 +34,7 @@ Outputs = Annotated[
     str | None,
     typer.Option(
         help="The model's output type: logits, probabilities, binary_logits or "
-        "binary_probabilities. For values and embeddings use --shield.",
+        "binary_probabilities. values and embeddings need --calibrate or --shield.",
         show_default="logits",
     ),
 ]
@@ -51,6 +51,14 @@ ReleasePositions = Annotated[
         "token's scores alone, which is then all that counts and costs. last needs --axis -1.",
         metavar="all|last",
         show_default="all",
+    ),
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        help="Public inputs, 100 rows at least, on whose answers the preset of values or "
+        "embeddings measures its range and step. Give no private data: the shield tells of it. "
+        f"{DATA}."
     ),
 ]
 Label = Annotated[

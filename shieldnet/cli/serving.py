@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shieldnet.cli.hardening import example_rows
+from shieldnet.cli.hardening import MAX_ROWS
+from shieldnet.cli.models import inputs_of
 from shieldnet.cli.options import DATA
 from shieldnet.cli.terminal import guarded
 from shieldnet.cli.verifying import PublicKey
@@ -212,10 +213,16 @@ def serve(
         name=name or own_name,
         version=version,
         inputs=inputs,
-        example=None if example is None else example_rows(example, shield.model),
+        example=None
+        if example is None
+        else inputs_of(example, "example", shield.model, most=MAX_ROWS),
         limits=limits,
     )
-    natural = None if watch is None else example_rows(watch, shield.model, most=_MAX_NATURAL)
+    natural = (
+        None
+        if watch is None
+        else inputs_of(watch, "natural inputs", shield.model, most=_MAX_NATURAL)
+    )
     guard = Guard(
         shield,
         ledger=ledger,

@@ -120,7 +120,7 @@ def test_a_measurement_too_small_to_tell_exits_with_3(project) -> None:
         (["--html=nowhere/report.html"], "there is no folder nowhere"),
         (
             ["--shield=shield.toml", "--outputs=probabilities"],
-            "leave --preset, --outputs, --axis and --release-positions out",
+            "leave --preset, --outputs, --axis, --calibrate and --release-positions out",
         ),
         (["--seed=18446744073709551616"], "Expected --seed from 0"),
         (["--members=served:raises"], "cannot load 'served:raises'"),
@@ -155,7 +155,13 @@ def test_a_factory_that_returns_a_shield_is_judged_as_it_is_served(project) -> N
     assert [one.name for one in report.subjects] == ["bare", "served"]
     assert "TopK" in report["served"].certificate.shield
     assert report["served"].certificate.cost.bits == float("inf")
-    for extra in ("--preset=strict", "--outputs=logits", "--axis=1", "--shield=shield.toml"):
+    for extra in (
+        "--preset=strict",
+        "--outputs=logits",
+        "--axis=1",
+        "--calibrate=members.npz",
+        "--shield=shield.toml",
+    ):
         refused = audit(project, extra, model="served:hardened")
         assert refused.returncode == 2
         assert "is a Shield already, which is judged as it is served" in refused.stderr

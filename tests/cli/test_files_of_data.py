@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from shell import shieldnet
 
+import shieldnet as sn
+
 MODULE = "from torch import nn\n\ndef model():\n    return nn.Linear(3, 2)\n"
 
 
@@ -95,6 +97,32 @@ def test_the_targets_of_a_regression_are_read_as_numbers(project, form) -> None:
     plain = shieldnet(project, "audit", "priced:model", *given, "--label=cost", "--tier=quick")
     assert plain.returncode == 2
     assert "Expected whole-number labels for the members" in plain.stderr
+
+
+@pytest.mark.parametrize("form", ["csv", "npz"])
+def test_the_range_of_values_is_measured_on_public_rows(project, form) -> None:
+    """Audit and folder agree: the same rows give the same shield, in the model's own float type."""
+    (project / "priced.py").write_text(
+        "import torch\n\ndef model():\n    torch.manual_seed(0)\n    return torch.nn.Linear(3, 1)\n"
+    )
+    rng = np.random.default_rng(1)
+    for name in ("members", "nonmembers", "public"):
+        inputs, targets = rng.normal(size=(120, 3)), rng.normal(size=120)
+        if form == "npz":
+            np.savez(project / f"{name}.npz", x=inputs, cost=targets)
+        else:
+            lines = [",".join(map(str, row)) for row in np.c_[inputs, targets].tolist()]
+            (project / f"{name}.csv").write_text("\n".join(["a,b,c,cost", *lines]))
+    sets = [f"--{name}={name}.{form}" for name in ("members", "nonmembers")]
+    shown = ["--outputs=values", f"--calibrate=public.{form}", "--preset=strict", "--label=cost"]
+    settings = ["--tier=quick", "--shadows=0", "-oreport.json"]
+    done = shieldnet(project, "audit", "priced:model", *sets, *shown, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "ClipRange(low=" in sn.Report.load(project / "report.json")["strict"].certificate.shield
+    written = shieldnet(project, "harden", "priced:model", *shown, "-ofolder", "--classes=2")
+    assert written.returncode == 0, written.stderr
+    audited = sn.Report.load(project / "report.json")["strict"].certificate.shield
+    assert audited.partition("(")[2] in written.stdout
 
 
 @pytest.mark.parametrize("command", ["split", "audit", "finetune"])

@@ -105,12 +105,18 @@ def test_what_python_did_not_test_is_said_in_arguments() -> None:
             "heads:Embedder",
             "outputs='embeddings'), or pass --outputs logits if they are class scores. With public "
             "rows, sn.harden(model, outputs='embeddings', calibrate=public_rows) measures what it "
-            "needs. From the shell: let MODEL be package.module:function, which returns the "
-            "Shield.",
+            "needs. From the shell: --outputs embeddings --calibrate FILE, or let MODEL be "
+            "package.module:function, which returns the Shield.",
         ),
-        ((), "heads:TwoHeads", "which returns the Shield."),
+        ((), "heads:TwoHeads", "From the shell: let MODEL be package.module:function, which"),
         (("--outputs=embeddings",), "heads:Embedder", 'for --shield: version = 1, outputs = "emb'),
-        (("--outputs=values",), "heads:Embedder", "No preset fits values"),
+        (("--outputs=values",), "heads:Embedder", "give --calibrate public.npz (or a .csv). Or"),
+        (("--calibrate=members.npz",), "heads:Embedder", "the presets of classes need no range"),
+        (
+            ("--outputs=embeddings", "--calibrate=nowhere.npz"),
+            "heads:Embedder",
+            "Cannot read the public rows from nowhere.npz: no such file",
+        ),
         (("--nonmembers=members.npz",), "heads:model", "out of both with --duplicates drop, or"),
     ],
 )
