@@ -15,6 +15,7 @@ from shieldnet.attacks.inversion.search import Search
 from shieldnet.attacks.inversion.white_box import StraightThrough
 from shieldnet.attacks.membership.attack import Membership
 from shieldnet.attacks.membership.one_run import OneRun
+from shieldnet.attacks.positions.averaging import PositionAveraging
 from shieldnet.attacks.positions.completion import TextExtraction
 from shieldnet.attacks.positions.maps import MapMembership
 from shieldnet.attacks.positions.model_secrets import HiddenSize, LogitBias
@@ -29,7 +30,7 @@ ATTACKS: tuple[type[Attack], ...] = (
     *(AttributeRecovery, AttributeInference),
     *(Extraction, TextExtraction, ClassInversion),
     *(JitterAveraging, TableLearning),
-    *(MapInversion, MapProbing, MapSearch, MapMembership),
+    *(MapInversion, MapProbing, MapSearch, MapMembership, PositionAveraging),
     *(PromptInversion, HiddenSize, LogitBias),
     Timing,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "NotApplicable",
     "OneRun",
     "Outcome",
+    "PositionAveraging",
     "PromptInversion",
     "Reidentification",
     "Search",

@@ -205,20 +205,21 @@ OF_SEQUENCES = (
 )
 
 _OF_IMAGES = "it needs maps of 20 members and nonmembers at least, drawn from one pool"
+_MAP_AUC = replace(
+    _AUC,
+    name="max_map_membership_auc",
+    about="membership of a segmentation's training images",
+    is_set=False,
+    helps="Train for fewer epochs, augment, and release less at each position "
+    "(--preset strict; Coarsen for pixels, a larger step for boxes). Only private training "
+    "(finetune with DPSGD) bounds it.",
+    needs=_OF_IMAGES,
+)
 OF_MAPS = (
     _auc_metric(
         "membership.maps.auc",
         "map membership AUC",
-        replace(
-            _AUC,
-            name="max_map_membership_auc",
-            about="membership of a segmentation's training images",
-            is_set=False,
-            helps="Train for fewer epochs, augment, and release less at each position "
-            "(--preset strict; Coarsen for pixels, a larger step for boxes). Only private training "
-            "(finetune with DPSGD) bounds it.",
-            needs=_OF_IMAGES,
-        ),
+        _MAP_AUC,
         standards=("AISVS 11.1.3", *_TOLD),
         headline=True,
     ),
@@ -238,4 +239,10 @@ OF_MAPS = (
         ungated="the worst attack is judged, as membership.maps.auc",
         training_bound="auc",
     ),
+)
+AVERAGED_AT_POSITIONS = (
+    _auc_metric(
+        "membership.sequences.averaged.*", "sequence membership AUC, averaged", _SEQUENCE_AUC
+    ),
+    _auc_metric("membership.maps.averaged.*", "map membership AUC, averaged", _MAP_AUC),
 )

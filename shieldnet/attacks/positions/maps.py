@@ -47,7 +47,7 @@ class MapMembership(Attack):
     once count once.
 
     Errors: NotApplicable where answers are no maps, or members can be told without the model.
-    NOT promised: that no attack does better. Noise is not averaged over repeated queries.
+    NOT promised: that no attack does better. ``PositionAveraging`` averages noise.
     """
 
     at_positions = True

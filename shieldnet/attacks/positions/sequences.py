@@ -51,7 +51,7 @@ class SequenceMembership(Attack):
 
     Errors: NotApplicable where answers are no rows of tokens, or members can be told without the
         model.
-    NOT promised: that no attack does better. Noise is not averaged over repeated queries.
+    NOT promised: that no attack does better. ``PositionAveraging`` averages noise.
     """
 
     at_positions = True
@@ -178,12 +178,9 @@ def _said_by_shadows(
 
 
 def _left_out(game: Game) -> list[str]:
-    missing = []
-    if game.base is None:
-        missing.append(
-            "membership of sequences beside the public model that was fine-tuned, the strongest "
-            "attack for its cost: pass base="
-        )
-    if not game.shield.deterministic:
-        missing.append("membership of sequences by answers averaged over repeated queries")
-    return missing
+    if game.base is not None:
+        return []
+    return [
+        "membership of sequences beside the public model that was fine-tuned, the strongest attack "
+        "for its cost: pass base="
+    ]

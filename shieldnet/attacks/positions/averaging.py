@@ -1,0 +1,172 @@
+"""Asking the same thing again, where an answer has positions: fresh noise is averaged away."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shieldnet.attacks.base import Attack, Game
+from shieldnet.attacks.inversion.maps import MapInversion
+from shieldnet.attacks.membership.metrics import AVERAGED_AT_POSITIONS
+from shieldnet.attacks.membership.reporting import (
+    MIN_ROWS,
+    distinct_records,
+    ranked,
+    require_untold,
+    within,
+    worst,
+)
+from shieldnet.attacks.membership.scored import Scored
+from shieldnet.attacks.positions.box_numbers import Painted, numbers_in
+from shieldnet.attacks.positions.maps import scored_maps
+from shieldnet.attacks.positions.readings import extent_of
+from shieldnet.attacks.positions.sequences import sequence_scores
+from shieldnet.core.checks import whole
+from shieldnet.findings.finding import Finding, NotApplicable, Outcome
+from shieldnet.outputs.layout import Kind
+from shieldnet.shield.module import Shield
+
+_FLOOR = 1e-30  # what a released zero reads as
+_Run = Callable[[Game], list[Finding]]
+
+
+@dataclass(frozen=True)
+class PositionAveraging(Attack):
+    """Scores texts and maps, and inverts maps, by the means of many answers about each record.
+
+    Means are taken of the released probabilities, and of their logarithms: the first suit noise on
+    probabilities, the second noise on logits. Members are scored by both, and the worst score is
+    reported as ``membership.sequences.averaged.N`` or ``membership.maps.averaged.N``. Inputs are
+    read as by ``MapInversion``, as ``averaging.map.N``: beyond the winners of the means.
+
+    queries: answers about each record.
+    Errors: NotApplicable where a shield gives the same answer every time.
+    NOT promised: prompts and completions of a text are read from single answers; no shadows stand
+    beside the means.
+    """
+
+    at_positions = True
+    metrics = (
+        *AVERAGED_AT_POSITIONS,
+        replace(
+            MapInversion.metrics[0], name="averaging.map.*", title="leakage of a map, averaged"
+        ),
+    )
+    queries: int = 64
+
+    def __post_init__(self) -> None:
+        whole("queries", self.queries, low=2)
+
+    def __call__(self, game: Game) -> Outcome:
+        if game.shield.deterministic:
+            raise NotApplicable("the shield gives the same answer every time")
+        runs: Mapping[str, _Run] = {
+            "membership": self._membership,
+            "inversion": self._inversion,
+        }
+        findings: list[Finding] = []
+        untested = []
+        for what, run in runs.items():
+            try:
+                findings += run(game)
+            except NotApplicable as reason:
+                untested.append(f"averaging at positions, {what}: {reason}")
+        if not findings:
+            raise NotApplicable("; ".join(untested))
+        return Outcome(findings=tuple(findings), untested=tuple(untested))
+
+    def _membership(self, game: Game) -> list[Finding]:
+        is_text = len(extent_of(game).positions) == 1
+        game.require_rows(MIN_ROWS, game.members, game.nonmembers)
+        require_untold(game)
+        prefix = "membership.sequences" if is_text else "membership.maps"
+        score = sequence_scores if is_text else scored_maps
+        distinct = distinct_records(game)
+        scored = {
+            f"{name} of mean {means}": replace(within(distinct, scores), queries=self.queries)
+            for means in ("p", "log p")
+            for name, scores in self._asked(score, game, means).items()
+        }
+        name = f"{prefix}.averaged.{self.queries}"
+        return [worst(ranked(prefix, scored), name)]
+
+    def _asked(
+        self, score: Callable[[Game], dict[str, Scored]], game: Game, means: str
+    ) -> dict[str, Scored]:
+        return score(averaged(game, self.queries, of_logs=means == "log p"))
+
+    def _inversion(self, game: Game) -> list[Finding]:
+        outcome = MapInversion()(averaged(game, self.queries))
+        (found,) = (one for one in outcome.findings if one.name == "inversion.map")
+        threat = replace(found.threat, queries=self.queries)
+        return [replace(found, name=f"averaging.map.{self.queries}", threat=threat)]
+
+
+def averaged(game: Game, queries: int, *, of_logs: bool = False) -> Game:
+    """Returns the game about a shield, and a base behind it, whose answers are means of many.
+
+    of_logs: of log p, not of p. Shadows are left out: theirs are single answers.
+    """
+    classes = extent_of(game).classes
+    shield = AveragedShield(game.shield, queries, classes, of_logs=of_logs)
+    base = game.base
+    if base is not None and not base.deterministic:
+        base = AveragedShield(base, queries, classes, of_logs=of_logs)
+    return replace(game, shield=shield, base=base, shadows=None, position_shadows=None)
+
+
+class AveragedShield(Shield):
+    """A shield that is asked many times about each row: its answers are means of distributions.
+
+    shown: the shield itself, which answers.
+    """
+
+    def __init__(self, shown: Shield, queries: int, classes: int, *, of_logs: bool = False) -> None:
+        super().__init__(shown.model, shown.settings)
+        self.shown, self.queries, self.number, self.of_logs = shown, queries, classes, of_logs
+        # How attacks read the means: p, or logits where these are log p.
+        kind: Kind = "logits" if of_logs else "probabilities"
+        self.chain = Shield(nn.Identity(), outputs=kind, axis=-1).chain
+
+    def forward(self, *args: Any, **kwargs: Any) -> Painted | Tensor:
+        """Returns the means of the answers, and of the numbers beside a detector's maps.
+
+        Shapes: the model's arguments -> (rows, *positions, classes).
+        """
+        total = beside = None
+        for released in self._released_often(args, kwargs):
+            p = self.shown.chain.distribution(self.shown.answer_in(released), self.number).double()
+            part = p.clamp_min(_FLOOR).log() if self.of_logs else p
+            total = part if total is None else total.add_(part)
+            numbers = numbers_in(released)
+            beside = numbers if beside is None or numbers is None else beside + numbers
+        assert total is not None  # noqa: S101  # it is asked at least once
+        means = total / self.queries
+        return means if beside is None else Painted(means, beside / self.queries)
+
+    def _released_often(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """Yields answers with fresh noise; the model itself answers once where it can."""
+        if type(self.shown) is not Shield or self.shown.micro_batch is not None:
+            for _ in range(self.queries):
+                yield self.shown(*args, **kwargs)
+            return
+        with torch.no_grad():
+            output = self.shown.model(*args, **kwargs)
+        for _ in range(self.queries):
+            yield self.shown.defend(output, args)
+
+    def answer_in(self, released: Any) -> Tensor:
+        """Returns the means, of an answer."""
+        means: Tensor = released.maps if isinstance(released, Painted) else released
+        return means
+
+    def bare(self, release: Any = None) -> Shield:
+        """Returns the shield's model without defenses, which is asked once."""
+        return self.shown.bare(release)
+
+    def with_model(self, model: nn.Module) -> "AveragedShield":
+        """Returns the same around another model."""
+        shown = self.shown.with_model(model)
+        return AveragedShield(shown, self.queries, self.number, of_logs=self.of_logs)

@@ -1,0 +1,122 @@
+"""Noise at positions is averaged away: what single answers hide, means of many tell."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from language import LENGTH, VOCABULARY, Story, story
+from maps import Nudges, Remembers, Shows, game_of, sets, squares
+from torch import nn
+
+import shieldnet as sn
+from shieldnet.attacks import (
+    Game,
+    MapInversion,
+    MapMembership,
+    PositionAveraging,
+    SequenceMembership,
+)
+from shieldnet.attacks.positions.averaging import AveragedShield, averaged
+from shieldnet.attacks.positions.readings import readings_of
+from shieldnet.data.examples import Examples
+from shieldnet.findings.finding import Finding, NotApplicable
+from shieldnet.shield.settings import Extent
+
+NOISY = (sn.GaussianNoise(20.0),)
+
+
+def found(game: Game, attack: object) -> dict[str, Finding]:
+    return {finding.name: finding for finding in attack(game).findings}
+
+
+@pytest.fixture(scope="module")
+def written() -> Story:
+    return story(rows=200, steps=200)
+
+
+def texts_game(written: Story, model: nn.Module, *chain: sn.Defense, base: bool = False) -> Game:
+    parts = (Examples("members", written.members), Examples("nonmembers", written.nonmembers))
+    shield = sn.Shield(model, *chain, axis=-1)
+    own = shield.with_model(written.base) if base else None
+    return Game(shield, *parts, extent=Extent(VOCABULARY, (LENGTH,)), base=own)
+
+
+def test_images_are_read_from_the_means_of_noisy_maps() -> None:
+    game = game_of(Shows(), sn.GaussianNoise(5.0), rows=200)
+    once = found(game, MapInversion())["inversion.map"]
+    often = found(game, PositionAveraging(queries=256))["averaging.map.256"]
+    assert often.low > once.high + 0.1
+    assert often.threat.queries == 256
+
+
+def test_members_are_told_by_the_means_of_noisy_maps() -> None:
+    game = game_of(Remembers(*sets()["members"]), sn.GaussianNoise(100.0))
+    once = found(game, MapMembership())["membership.maps.auc"]
+    often = found(game, PositionAveraging(queries=256))["membership.maps.averaged.256"]
+    assert often.low > max(once.value, 0.75)
+    assert often.source.partition(" of mean ")[2] in ("p", "log p")
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_members_are_told_by_the_means_of_noisy_texts(written, base) -> None:
+    chain = (sn.GaussianNoise(60.0),)
+    game = texts_game(written, written.model, *chain, base=base)
+    once = found(game, SequenceMembership())["membership.sequences.auc"]
+    often = found(game, PositionAveraging(queries=256))
+    assert set(often) == {"membership.sequences.averaged.256"}
+    assert often["membership.sequences.averaged.256"].low > max(once.value, 0.6)
+
+
+def test_a_model_that_saw_neither_set_raises_no_alarm(written) -> None:
+    alarms = 0
+    for seed in range(5):
+        game = game_of(Nudges(*squares(60, 100 + seed)), *NOISY, seed=seed)
+        often = found(game, PositionAveraging(queries=16))["membership.maps.averaged.16"]
+        alarms += often.low > 0.5
+    game = texts_game(written, written.base, *NOISY)
+    often = found(game, PositionAveraging(queries=16))["membership.sequences.averaged.16"]
+    assert alarms + (often.low > 0.5) <= 1
+
+
+@pytest.mark.parametrize("release", [None, "probabilities"])
+def test_means_come_near_what_the_model_says(release) -> None:
+    game = game_of(Shows(), sn.GaussianNoise(1.0), release=release)
+    bare = readings_of(game_of(Shows()), game.nonmembers)
+    many = readings_of(averaged(game, 1000, of_logs=True), game.nonmembers)
+    assert float((bare.log_p - many.log_p).abs().median()) < 0.06
+    assert torch.equal(
+        readings_of(averaged(game, 10), game.nonmembers).log_p.isfinite(), bare.counted
+    )
+
+
+def test_the_model_answers_once_and_cut_batches_are_asked_whole() -> None:
+    calls = []
+
+    class Counts(Shows):
+        def forward(self, x):
+            calls.append(len(x))
+            return super().forward(x)
+
+    whole = sn.Shield(Counts(), sn.GaussianNoise(1.0), axis=1)
+    cut = sn.Shield(Counts(), sn.GaussianNoise(1.0), axis=1, micro_batch=16)
+    images = sets()["members"][0]
+    for shield in (whole, cut):
+        shield(images)
+    calls.clear()
+    assert AveragedShield(whole, 5, 2)(images).shape == (60, 8, 8, 2)
+    assert calls == [60]
+    calls.clear()
+    assert AveragedShield(cut, 5, 2)(images).shape == (60, 8, 8, 2)
+    assert sum(calls) == 5 * 60
+
+
+def test_where_it_does_not_fit_it_says_so(written) -> None:
+    with pytest.raises(NotApplicable, match="the same answer every time"):
+        PositionAveraging()(game_of(Shows(), sn.Round(1)))
+    with pytest.raises(sn.errors.ConfigError, match="queries"):
+        PositionAveraging(queries=1)
+    of_texts = PositionAveraging(queries=2)(texts_game(written, written.model, *NOISY))
+    assert "averaging at positions, inversion: texts are read token by" in of_texts.untested[0]
+    alone = replace(game_of(Shows(), *NOISY), auxiliary=None)
+    of_maps = PositionAveraging(queries=2)(alone)
+    assert "averaging at positions, inversion: it needs auxiliary data" in of_maps.untested[0]
