@@ -2,6 +2,7 @@
 
 import functools
 import types
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,10 +21,13 @@ from shieldnet.data.examples import raw_bytes
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PRINTED = frozenset({"extra_repr"})  # how a layer is printed, which torchao sets
 _MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS) | _PRINTED
-_OF_THE_PROCESS = frozenset({"_original_object_hash"})  # by transformers: Python's hash
+# By transformers: Python's hash, and from where weights were loaded, which is another path in a
+# build than on a server.
+_OF_THE_PROCESS = frozenset({"_original_object_hash", "name_or_path", "_name_or_path"})
 _GRADIENTS = frozenset({"grad_sample", "summed_grad"})  # of a training with opacus
 _MAX_DEPTH = 50
 _MAX_NAMED = 5
+_SHORT = 12  # digits of a hash that only tells what differs
 
 
 def weights_hash(model: nn.Module, *, compiled: bool = False) -> str:
@@ -32,8 +36,9 @@ def weights_hash(model: nn.Module, *, compiled: bool = False) -> str:
     It covers weights, all buffers, the rest of the state_dict, the classes of all modules, hooks
     and every plain attribute: tensors with their attributes, arrays, containers, values, and
     objects with their content. It does not cover code and its data (class attributes, globals,
-    constants), modes (training, requires_grad), gradients or devices, so that the model that
-    finetune returned and one that a factory makes with its weights have the same hash.
+    constants), modes (training, requires_grad), gradients, devices or the path that transformers
+    loaded a model from, so that the model that finetune returned and one that a factory makes with
+    its weights have the same hash.
 
     compiled: whether to cover objects of compiled classes, such as the trees of a forest, by their
     pickled content. Guarantees use False, as their hashes always did.
@@ -74,6 +79,33 @@ def unhashed(model: nn.Module) -> tuple[str, ...]:
     return tuple(digest.opaque[:_MAX_NAMED])
 
 
+def attribute_hashes(model: nn.Module) -> dict[str, str]:
+    """Returns a short hash of every plain attribute by its name, of all layers together.
+
+    Two models of different ``weights_hash`` are compared by it. Of an object, such as a
+    configuration, every attribute has its own: ``config.dtype``.
+    """
+    hashes: dict[str, Any] = defaultdict(sha256)
+    modules = {id(module): (0, module) for module in model.modules()}
+    for module in modules.values():
+        for key, attribute in vars(module[1]).items():
+            if key in _MACHINERY | _OF_THE_PROCESS:
+                continue
+            for inner, value in _attributes(attribute).items():
+                for line in _Digest(seen=dict(modules))._lines(value, key, 0):
+                    hashes[f"{key}.{inner}" if inner else key].update(line)
+    return {name: hashes[name].hexdigest()[:_SHORT] for name in sorted(hashes)}
+
+
+def _attributes(value: object) -> dict[str, object]:
+    """Returns what is told apart of an attribute: those of a plain object, or itself."""
+    plain = isinstance(value, Tensor | nn.Module | np.ndarray | type | types.FunctionType | Enum)
+    held = None if plain else getattr(value, "__dict__", None)
+    if not held:
+        return {"": value}
+    return {key: held[key] for key in held.keys() - _OF_THE_PROCESS}
+
+
 @dataclass
 class _Digest:
     """Lists the content of a model, as lines."""
@@ -106,7 +138,7 @@ class _Digest:
         for name, module in model.named_modules(remove_duplicate=False):
             yield f"module {name} {type(module).__qualname__}".encode()
             for key, attribute in sorted(vars(module).items()):
-                if key in _MACHINERY:
+                if key in _MACHINERY | _OF_THE_PROCESS:
                     continue
                 # Hooks are numbered in order of registration across all models.
                 held = list(attribute.values()) if key in _HOOKS else attribute

@@ -89,7 +89,8 @@ class Description:
     of the weights, or what the graph's file was called; empty if it is not known. output: of a
     graph with several. kind: of its class. answers: each of its outputs that is released. model and
     weights: hashes of it as reports name it (``weights_hash``) and of its tensors alone
-    (``tensors_hash``). inputs: what it was asked as an example. graphs: by file.
+    (``tensors_hash``). inputs: what it was asked as an example. graphs: by file. attributes: short
+    hashes of a network's plain attributes, by name, to tell what differs from another.
     """
 
     file: str
@@ -101,6 +102,7 @@ class Description:
     output: str = ""
     inputs: tuple[TensorFacts, ...] = ()
     graphs: Mapping[str, GraphFacts] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require_texts("source, kind or output", self.source, self.kind, self.output)
@@ -111,6 +113,7 @@ class Description:
             raise DataError(f"{MODEL} has no hashes of the model and its weights.")
         if (self.weights is None) == (self.file == WEIGHTS):
             raise DataError(f"{MODEL}: weights have a hash, and a graph has none of its own.")
+        _require_texts("an attribute", *self.attributes, *self.attributes.values())
         of_model = [name for name, graph in self.graphs.items() if graph.holds == "model"]
         if not self.graphs.keys() <= set(GRAPHS) or of_model != [self.file] * (
             self.file != WEIGHTS
@@ -131,12 +134,14 @@ class Description:
         document = parse_json(content, MODEL, "description of a model")
         if document.pop("schema", None) != SCHEMA:
             raise DataError(f"Expected schema {SCHEMA} in {MODEL}.")
+        document.setdefault("attributes", {})  # folders of the first weeks have none
         if document.keys() != {one.name for one in fields(cls)}:
             raise DataError(
                 f"Expected {', '.join(sorted(one.name for one in fields(cls)))} in {MODEL}."
             )
-        if not isinstance(document["graphs"], dict):
-            raise DataError(f"{MODEL} has no table of graphs.")
+        for name in ("graphs", "attributes"):
+            if not isinstance(document[name], dict):
+                raise DataError(f"{MODEL} has no table of {name}.")
         document["answers"] = tuple(
             _of(Answer, one) for one in _listed(document["answers"], "answers")
         )

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from shieldnet.core.errors import ConfigError
-from shieldnet.data.hashing import tensors_hash, weights_hash
+from shieldnet.data.hashing import attribute_hashes, tensors_hash, weights_hash
 from shieldnet.files.onnx_models import OnnxModel
 from shieldnet.files.programs import Program, clean_program
 from shieldnet.files.sizes import require_bytes, require_file
@@ -72,6 +72,7 @@ def files_of(
         output=model.output if isinstance(model, OnnxModel) else "",
         inputs=inputs_of(example, model),
         graphs=held if file == WEIGHTS else {file: GraphFacts("model")},
+        attributes=attribute_hashes(model) if file == WEIGHTS else {},
     )
     return {**graphs, file: content}, described
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError, DataError, VerificationFailed
-from shieldnet.data.hashing import tensors_hash, weights_hash
+from shieldnet.data.hashing import attribute_hashes, tensors_hash, weights_hash
 from shieldnet.files import sources
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
@@ -18,6 +18,7 @@ from shieldnet.shipping.description import Description
 from shieldnet.shipping.parts import MODEL, ONNX, WEIGHTS
 from shieldnet.shipping.reading import from_copy
 
+_MAX_NAMED = 5
 Source = str | nn.Module | Callable[[], Any]
 """``package.module:factory``, a function that returns the model, or the model itself."""
 
@@ -106,8 +107,16 @@ def _another(model: nn.Module, described: Description) -> str:
     name = type(model).__name__
     if name != described.kind:
         return f"The model is a {name}, the one that was audited was a {described.kind}."
+    own, told = attribute_hashes(model), dict(described.attributes)
+    differs = [key for key in sorted(own | told) if own.get(key) != told.get(key)] if told else []
+    more = f" and {len(differs) - _MAX_NAMED} more" if len(differs) > _MAX_NAMED else ""
+    what = (
+        f"the attributes {', '.join(differs[:_MAX_NAMED])}{more} differ"
+        if differs
+        else "a buffer outside the state_dict, a layer, an attribute or a hook differs"
+    )
     return (
-        f"The {name} is not the model that was audited, though its weights are: a buffer outside "
-        "the state_dict, a layer, an attribute or a hook differs. Make it as it was made for the "
-        "audit, with the same versions of its libraries, or audit it and write the folder again."
+        f"The {name} is not the model that was audited, though its weights are: {what}. Make it as "
+        "it was made for the audit, by the same factory and with the same versions of its "
+        "libraries, or audit it and write the folder again."
     )

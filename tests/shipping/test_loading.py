@@ -73,3 +73,39 @@ def test_without_a_certificate_the_first_answer_tells(tmp_path) -> None:
     assert again.extent is None
     again(torch.rand(4, 5))
     assert again.extent == sn.Extent(5)
+
+
+def bert(**more) -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=20, intermediate_size=8, num_labels=3, **sizes, **more)
+        return BertForSequenceClassification(config).eval()
+
+
+def test_a_model_that_is_loaded_from_another_path_is_the_one_that_was_audited(tmp_path) -> None:
+    """transformers keeps the path in the model, in the network inside it and in its config."""
+    models = []
+    for place in ("build", "server"):
+        bert().save_pretrained(tmp_path / place)
+        models.append(type(bert()).from_pretrained(tmp_path / place).eval())
+    assert models[0].name_or_path != models[1].name_or_path
+    shield = sn.harden(models[0])
+    folder = sn.save_hardened(shield, tmp_path / "h", classes=3)
+    again = sn.load_hardened(folder, models[1])
+    words = torch.randint(20, (2, 5), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again(words).logits, shield(words).logits)
+
+
+def test_what_differs_from_the_audited_model_is_named(tmp_path) -> None:
+    folder = sn.save_hardened(sn.harden(bert()), tmp_path / "h", classes=3)
+    with pytest.raises(sn.errors.VerificationFailed, match=r"attributes .*config\.hidden_act"):
+        sn.load_hardened(folder, bert(hidden_act="relu"))
+    other = bert()
+    for module in other.modules():
+        if hasattr(module, "eps"):
+            module.eps = 1e-3
+    with pytest.raises(sn.errors.VerificationFailed, match="attributes eps differ"):
+        sn.load_hardened(folder, other)

@@ -17,19 +17,21 @@ def label_means(labels: Tensor, known: Tensor, classes: int) -> Tensor:
 def label_baseline(labels: Tensor, known: Tensor, classes: int) -> Tensor:
     """Returns what the best decoder that sees the label alone expects: shrunken class means.
 
-    The means of few rows are noisy; drawn towards the mean of all as far as that noise accounts
-    for their spread, they err less, as any regularized decoder's would.
+    The means of few rows are noisy; drawn towards the mean of all they err less, as any regularized
+    decoder's would. How far is chosen for every feature by itself, so that it fits each known row
+    best by the means of the others: of many features, a label may tell one and nothing of the rest.
 
     Shapes: labels (n,), known (n, d) -> (classes, d).
-    Source: empirical Bayes, Efron and Morris 1973.
     """
+    given, known = known.dtype, known.double()  # where the label tells all, no rounding is left
     means, center = label_means(labels, known, classes), known.mean(0)
-    counts = torch.bincount(labels, minlength=classes).to(known.dtype)
-    present = counts > 0
-    if int(present.sum()) < 2:
-        return means
-    noise = (known - means[labels]).square().sum() / max(1, len(known) - int(present.sum()))
-    spread = (means - center).square().sum(1)[present].mean()
-    own = (spread - noise * (1 / counts[present]).mean()).clamp_min(0)
-    weight = own / (own + noise / counts.clamp_min(1)).clamp_min(1e-30)
-    return center + weight.unsqueeze(1) * (means - center)
+    counts = torch.bincount(labels, minlength=classes).double()
+    if int((counts > 0).sum()) < 2:
+        return means.to(given)
+    own = counts[labels].unsqueeze(1)
+    others = (len(known) * center - known) / (len(known) - 1)
+    # A row's class without the row itself; the only row of a class says nothing of others.
+    mates = torch.where(own > 1, (own * means[labels] - known) / (own - 1).clamp_min(1), others)
+    told, missed = mates - others, known - others
+    weight = (told * missed).sum(0) / told.square().sum(0).clamp_min(1e-30)
+    return (center + weight.clamp(0, 1) * (means - center)).to(given)

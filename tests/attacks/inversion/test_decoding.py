@@ -14,7 +14,7 @@ from shieldnet.attacks.adversary.decoders import (
     Ridge,
 )
 from shieldnet.attacks.adversary.features import standardize
-from shieldnet.attacks.adversary.label_baseline import label_means
+from shieldnet.attacks.adversary.label_baseline import label_baseline, label_means
 from shieldnet.attacks.adversary.scales import Scale
 from shieldnet.attacks.adversary.selection import choose
 from shieldnet.core.randomness import replayed_noise
@@ -172,6 +172,50 @@ def test_the_label_decoder_is_the_mean_of_each_class() -> None:
     known = torch.tensor([[1.0], [3.0], [10.0]])
     means = label_means(torch.tensor([0, 0, 2]), known, 4)
     assert means.flatten().tolist() == pytest.approx([2, 14 / 3, 10, 14 / 3])
+
+
+class Reads(nn.Module):
+    """Answers by the first column, and a little of the second."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, rows):
+        says = 2 * rows[:, 0] - 1 + self.share * rows[:, 1]
+        return torch.stack([-says, says], 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.8])
+def test_a_label_alone_gives_no_column_away_beyond_itself(share) -> None:
+    """Of many columns the label told one: its mean was drawn towards that of all with the rest."""
+    names = tuple(f"c{number}" for number in range(60))
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        rows = (torch.rand(1000, 60, generator=generator) < 0.3).float()
+        rows[:, 1] = torch.randn(1000, generator=generator)
+        parts = zip(
+            ("members", "nonmembers", "auxiliary"), rows.split((300, 400, 300)), strict=True
+        )
+        game = Game(
+            sn.Shield(Reads(share), sn.Label()),
+            *(Examples(name, part) for name, part in parts),
+            columns=names,
+            seed=seed,
+        )
+        for finding in Inversion(decoders=QUICK)(game).findings:
+            if finding.name == "inversion" or finding.name.startswith("inversion.column."):
+                assert finding.low <= 0, finding
+                assert finding.high < 0.05, finding
+
+
+def test_only_rows_of_a_class_and_constant_columns_have_a_label_decoder() -> None:
+    known = torch.tensor([[1.0, 5.0], [3.0, 5.0], [10.0, 5.0]])
+    means = label_baseline(torch.tensor([0, 0, 2]), known, 4)
+    assert means.dtype == known.dtype
+    assert means.isfinite().all()
+    assert means[:, 1].tolist() == pytest.approx([5.0] * 4)
+    assert label_baseline(torch.tensor([0]), known[:1], 2)[0].tolist() == [1.0, 5.0]
 
 
 def test_scales_are_undone_exactly() -> None:
