@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from shieldnet.attacks import Game
+from shieldnet.attacks import Game, PositionAveraging
 from shieldnet.attacks.answers import in_batches
 from shieldnet.attacks.base import Form
 from shieldnet.attacks.inversion.decoding import MIN_IMAGE_SIDE
@@ -24,7 +24,7 @@ _START_S = 1.0  # for what is imported by attacks
 _PACE = (
     1.7  # between a core as quick as the one that the terms were fitted on and one half as quick
 )
-_ASKS_OF_MAPS = 4
+_ASKS, _ASKS_OF_MAPS = 25, 4
 _ROWS_OF_MAPS = 3000  # more are not learned from
 Done = Callable[[], object]
 Tell = Callable[[str], object]
@@ -174,14 +174,28 @@ def estimate_s(
     steps = min(max(1500, load.rows / 17), load.rows * 0.6)
     reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
     waves = math.ceil(load.reference_models / trained_at_once(None) / workers)
-    times = [_ASKS_OF_MAPS if is_map else tier.asks if is_noisy else 25 for is_noisy in shields]
-    asking = load.ask_s * sum(times)
+    asking = load.ask_s * sum(_asks(tier, load.form, is_noisy=is_noisy) for is_noisy in shields)
     if not is_map and any(isinstance(check, Masking) for check in tier.checks):
         asking += load.ask_s / load.rows * ROWS_ASKED * (len(shields) - 1)
     asked = (load.form, load.owned, load.targets)
     candidates = sum(attack.candidates_asked(*asked) for attack in tier.attacks)
     asking += load.ask_s / load.rows * candidates * len(shields)
     return waiting * (_START_S + _PACE * (waves * reference_s + work * len(shields))) + asking
+
+
+def _asks(tier: Tier, form: Form, *, is_noisy: bool) -> float:
+    """Returns how often each row is asked about, about. Means at positions are taken of all rows.
+
+    They take twice that many answers, as of p and of log p, of a model that answers once.
+    """
+    asks = _ASKS_OF_MAPS if form == "maps" else _ASKS
+    if not is_noisy:
+        return asks
+    if form == "rows":
+        return tier.asks
+    return asks + sum(
+        2 * attack.queries for attack in tier.attacks if isinstance(attack, PositionAveraging)
+    )
 
 
 def _work_on_maps(tier: Tier, load: Load) -> float:

@@ -1,12 +1,12 @@
 """The command line: which commands there are."""
 
 import sys
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import shieldnet
 from shieldnet.cli import (
     auditing,
     finetuning,
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"shieldnet {shieldnet.__version__}")
+        typer.echo(f"shieldnet {installed('shieldnet')}")
         raise typer.Exit
 
 

@@ -98,7 +98,7 @@ def attribute_hashes(model: nn.Module) -> dict[str, str]:
 
 
 def _attributes(value: object) -> dict[str, object]:
-    """Returns what is told apart of an attribute: those of a plain object, or itself."""
+    """Returns the parts of an attribute that have a hash each: of a plain object, or itself."""
     plain = isinstance(value, Tensor | nn.Module | np.ndarray | type | types.FunctionType | Enum)
     held = None if plain else getattr(value, "__dict__", None)
     if not held:

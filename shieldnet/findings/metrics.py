@@ -12,6 +12,8 @@ RELEASE_LESS = (
     "Release less per answer: a stricter preset (--preset strict), fewer classes, digits or bins."
 )
 """What lowers the findings of attacks that read inputs from answers."""
+OR_LABELS = ", or release labels alone (--preset strict)"
+"""What else lowers the findings of membership."""
 MORE_ATTACKS = "run it with --tier standard or full (tier=), and give auxiliary records"
 """What the limits on attacks need that the quick tier leaves out."""
 

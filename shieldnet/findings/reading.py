@@ -27,6 +27,7 @@ OF_COLUMNS = "inversion.column."
 """What the names of findings about one column begin with."""
 OF_MAPS = ("inversion.map", "inversion.search.map", "white_box.inversion.map")
 """Name the leakages of maps."""
+_AVERAGED_MAPS = "averaging.map."
 _ACCURACY_OF = "accuracy.group."
 _WORST_GROUP = "membership.worst_group.auc"
 _GUESSES = {
@@ -80,7 +81,7 @@ def known_beside(finding: str, kind: str) -> str:
 
     finding: its name. kind: of the answers.
     """
-    if finding in OF_MAPS:
+    if finding in OF_MAPS or finding.startswith(_AVERAGED_MAPS):
         return (
             "the decisions released" if is_binary(kind) else "the class released at each position"
         )

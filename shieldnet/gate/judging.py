@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from shieldnet.findings.finding import Finding, decimals, goes_by
-from shieldnet.findings.metrics import Metric
-from shieldnet.findings.reading import caveat, group_of, guess
+from shieldnet.findings.metrics import OR_LABELS, RELEASE_LESS, Metric
+from shieldnet.findings.reading import BY_LABEL, BY_WINNERS, caveat, group_of, guess
 from shieldnet.gate.declared import PROVEN, declared
 from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.privacy.guarantee import Guarantee
@@ -80,6 +80,14 @@ class Verdict:
         return f"<{self.outcome}: {'; '.join(lines)}>" if lines else f"<{self.outcome}>"
 
 
+_COARSER = "Release less per answer: larger steps or a narrower range."
+_NO_LESS = (
+    "The shield releases the label alone, and no shield releases less: change the model, its "
+    "columns or its training."
+)
+_ROUNDING = 1e-9
+
+
 def helps(judgments: Iterable[Judgment]) -> list[str]:
     """Lists what can be done about limits that are not met, each advice once with its limits."""
     limits: dict[str, list[str]] = {}
@@ -108,6 +116,20 @@ def beside_bare(
         advice = f"Without a shield the model reaches {best}: {limit.helps_shield}."
     else:
         advice = f"The model reaches no more without a shield: {limit.helps_model}."
+    return replace(judgment, helps=advice)
+
+
+def suited(judgment: Judgment, kind: str, cost: PrivacyCost, classes: int) -> Judgment:
+    """Leaves out of what helps a limit what does not fit the shield.
+
+    kind: of the model's answers; values and embeddings have no preset of labels. cost: of one
+    answer; where it is that of one label of so many classes, no shield releases less.
+    """
+    advice = judgment.helps
+    if kind in ("values", "embeddings"):
+        advice = advice.replace(RELEASE_LESS, _COARSER).replace(OR_LABELS, "")
+    elif classes > 1 and cost.bits <= math.log2(classes) + _ROUNDING:
+        advice = advice.replace(RELEASE_LESS, _NO_LESS).replace(OR_LABELS, "")
     return replace(judgment, helps=advice)
 
 
@@ -242,6 +264,9 @@ def _more_rows(limit: float, finding: Finding, *, is_met: bool) -> str:
 
     The width of an interval falls with the square root of the rows. is_met: by the estimate alone.
     """
+    side = "meets" if is_met else "breaks"
+    if caveat(finding) in (BY_LABEL, BY_WINNERS):  # its upper end is what was tried on them
+        return f"more auxiliary records would decide; the estimate {side} the limit"
     gap = abs(finding.value - limit)
     reach = finding.high - finding.value if limit > finding.value else finding.value - finding.low
     wanted = finding.samples * (reach / gap) ** 2 if gap > 0 else math.inf
@@ -252,6 +277,5 @@ def _more_rows(limit: float, finding: Finding, *, is_met: bool) -> str:
     digits = 2 - len(str(int(wanted)))
     size = 10 ** max(0, -digits)
     count = f"about {math.ceil(wanted / size) * size:,} {rows} would decide"
-    side = "meets" if is_met else "breaks"
     near = ", but is close to it" if wanted > _MANY_TIMES * finding.samples else ""
     return f"{count}, instead of {finding.samples:,}; the estimate {side} the limit{near}"

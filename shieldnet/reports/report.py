@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shieldnet.core.errors import ConfigError, DataError, PolicyFailed, PolicyInconclusive
 from shieldnet.findings.finding import Finding
-from shieldnet.gate.judging import Judgment, Verdict, beside_bare, helps
+from shieldnet.gate.judging import Judgment, Verdict, beside_bare, helps, suited
 from shieldnet.gate.policy import DEFAULT, Policy
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.guarantee import Guarantee
@@ -91,6 +91,9 @@ class Report:
         cost = subject.certificate.cost
         limits = self.policy_for(policy)
         verdict = limits.judge(subject.findings, cost, self.guarantee, self.groups)
+        classes = subject.certificate.classes
+        fitting = (suited(one, self.kind, cost, classes) for one in verdict.judgments)
+        verdict = replace(verdict, judgments=tuple(fitting))
         bare = next((part for part in self.subjects if part.name == BARE), subject)
         if bare is subject:
             return verdict

@@ -1,12 +1,16 @@
 """What helps, given what the model reaches without a shield."""
 
+import math
+from dataclasses import replace
+
 import pytest
 from by_hand import made, subject
 
 from shieldnet.findings.finding import Finding, Threat
-from shieldnet.findings.reading import guess
-from shieldnet.gate.judging import Judgment, beside_bare, each
+from shieldnet.findings.reading import BY_LABEL, guess
+from shieldnet.gate.judging import Judgment, beside_bare, each, suited
 from shieldnet.gate.policy import Policy
+from shieldnet.privacy.cost import PrivacyCost
 
 
 def accuracy(value: float, low: float, high: float) -> Finding:
@@ -53,6 +57,36 @@ def test_other_limits_keep_their_advice() -> None:
     assert beside_bare(judgment, [leak], [leak], ()) == judgment
     unknown = Judgment("proof", "fail", "a proof is crossed", "inversion", "check it")
     assert beside_bare(unknown, [leak], [leak], ()) == unknown
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "left", "gone"),
+    [
+        ("logits", 5.3, ("--preset strict",), "no shield releases less"),
+        ("logits", math.log2(10), ("The shield releases the label alone",), "--preset"),
+        ("values", 3.4, ("larger steps or a narrower range",), "--preset"),
+        ("embeddings", math.inf, ("larger steps or a narrower range",), "--preset"),
+    ],
+)
+def test_advice_names_nothing_that_does_not_fit_the_shield(kind, bits, left, gone) -> None:
+    leak = found("inversion", 0.3, 0.2, 0.4, baseline=0.0)
+    told = found("membership.auc", 0.8, 0.7, 0.9, baseline=0.5)
+    judgments = [
+        *each("max_leakage", 0.1, [leak], ""),
+        *each("max_membership_auc", 0.6, [told], ""),
+    ]
+    said = [suited(one, kind, PrivacyCost(bits=bits), 10).helps for one in judgments]
+    assert all(words in said[0] for words in left)
+    assert not any(gone in advice for advice in said)
+    assert said[1].startswith("Regularize the model")
+
+
+def test_where_no_decoder_was_accepted_auxiliary_records_are_missing() -> None:
+    tried = replace(found("inversion", 0.0, 0.0, 0.4, baseline=0.0), note=BY_LABEL)
+    (judgment,) = each("max_leakage", 0.1, [tried], "inversion")
+    assert judgment.words.endswith(
+        "; more auxiliary records would decide; the estimate meets the limit"
+    )
 
 
 def test_a_group_of_one_class_has_no_guess_beside_it() -> None:

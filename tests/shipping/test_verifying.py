@@ -293,7 +293,7 @@ def test_a_pickle_in_place_of_the_weights_is_never_unpickled(folder, tmp_path) -
 @pytest.mark.parametrize(
     ("factory", "words"),
     [
-        (lambda: Two(temperature=2.0), "an attribute or a hook differs"),
+        (lambda: Two(temperature=2.0), "the attributes temperature differ"),
         (lambda: torch.nn.Linear(3, 3), "does not fit the model of Linear: it lacks weight, bias"),
         (lambda: Two().double(), "is torch.float32, the model's is torch.float64"),
     ],

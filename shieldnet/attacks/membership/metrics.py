@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from shieldnet.findings.metrics import Limit, Metric
+from shieldnet.findings.metrics import OR_LABELS, Limit, Metric
 
 _TOLD = ("AISVS 11.2.5", "AML.T0024.000", "NISTAML.033")
 _HELPS = (
     "Regularize the model (fewer epochs, weight decay, a smaller model; of trees, larger leaves "
-    "and less depth), or release labels alone (--preset strict): both lower what is measured. Only "
-    "private training (of networks, finetune with DPSGD) bounds it."
+    f"and less depth){OR_LABELS}: that lowers what is measured. Only private training (of "
+    "networks, finetune with DPSGD) bounds it."
 )
 _ROWS = "members and nonmembers together"
 _NEEDS = (

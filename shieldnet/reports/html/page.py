@@ -200,6 +200,9 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     verb = {"fail": "fail", "inconclusive": "remain undecided"}.get(outcome, "")
     verb = verb.replace("fail", "fails").replace("remain ", "remains ") if single else verb
     share = f"{decided} of {limits} {'limit' if limits == 1 else 'limits'} {verb}"
+    left = len(_limits_of([pair for pair in judgments if pair[1]["outcome"] == "inconclusive"]))
+    if outcome == "fail" and left:
+        share += f", {left} {'is' if left == 1 else 'are'} inconclusive"
     every = f"all {limits} limits" if limits > 1 else "its one limit"
     sentences = {
         "pass": f"The policy is met: {every}, by whole intervals.",
