@@ -23,6 +23,9 @@ _ATEN = torch.ops.aten
 _ROWS = 256
 _NAMESPACES = frozenset(["aten", "prims"])
 _IDENTITIES = frozenset([_ATEN.detach.default, _ATEN.alias.default, _ATEN.lift_fresh_copy.default])
+_CONTIGUOUS_ONLY = {_ATEN.native_group_norm.default: 1, _ATEN.native_group_norm_backward.default: 2}
+"""Operators that refuse a view that is not contiguous, with the number of first arguments."""
+_CONTIGUOUS = {"memory_format": torch.contiguous_format}
 
 
 class NotCaptured(Exception):
@@ -173,10 +176,24 @@ def _pure(graph: GraphModule) -> GraphModule:
             constant = getattr(graph, node.target).detach().clone()
             delattr(graph, node.target)
             graph.register_buffer(node.target, constant)
+    _copy_views(graph)
     graph.graph.set_codegen(CodeGen())  # flat lists of arguments and results
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _copy_views(graph: GraphModule) -> None:
+    """Copies what is read by operators that take no view of a part of each row.
+
+    A part of a single row is contiguous and stays a view when it is traced; parts of many rows are
+    not.
+    """
+    for node in list(graph.graph.nodes):
+        for value in node.args[: _CONTIGUOUS_ONLY.get(node.target, 0)]:
+            with graph.graph.inserting_before(node):
+                copied = graph.graph.call_function(_ATEN.clone.default, (value,), _CONTIGUOUS)
+            node.replace_input_with(value, copied)
 
 
 def _is_plain(target: Any) -> bool:
