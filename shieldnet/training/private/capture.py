@@ -25,7 +25,7 @@ _NAMESPACES = frozenset(["aten", "prims"])
 _IDENTITIES = frozenset([_ATEN.detach.default, _ATEN.alias.default, _ATEN.lift_fresh_copy.default])
 _CONTIGUOUS_ONLY = {_ATEN.native_group_norm.default: 1, _ATEN.native_group_norm_backward.default: 2}
 """Operators that refuse a view that is not contiguous, with the number of first arguments."""
-_CONTIGUOUS = {"memory_format": torch.contiguous_format}
+_CONTIGUOUS: dict[str, Any] = {"memory_format": torch.contiguous_format}
 
 
 class NotCaptured(Exception):
