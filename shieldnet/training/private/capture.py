@@ -18,6 +18,7 @@ from torch.fx.graph import CodeGen
 
 from shieldnet.core.checks import unwarned
 from shieldnet.core.errors import ShieldnetError
+from shieldnet.core.mapping import quiet_mapping
 
 _ATEN = torch.ops.aten
 _ROWS = 256
@@ -82,7 +83,7 @@ def map_records(
         raise NotCaptured("its answers are random")
     # Not __call__, which would run global hooks that may store what they see.
     mapped = vmap(graph.forward, in_dims=(*[None] * len(held), *[0] * len(columns)))
-    with torch.no_grad(), unwarned("There is a performance drop"):
+    with torch.no_grad(), quiet_mapping():
         results = [
             mapped(*held.values(), *(rows.to(device) for rows in batch))[0].cpu()
             for batch in zip(*(column.split(_ROWS) for column in columns), strict=True)
