@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 @contextmanager
 def patient_output() -> Iterator[None]:
-    """Prints what is left to nobody, once the reader of stdout or of stderr has left."""
+    """Discards what is still to be printed once the reader of stdout or of stderr has left."""
     kept = sys.stdout, sys.stderr
     patient = [_Patient(stream) for stream in kept]
     sys.stdout, sys.stderr = patient
@@ -29,7 +29,7 @@ class _Patient:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Writes text; returns its length also where nobody reads it."""
+        """Writes text; returns its length even if it is discarded."""
         try:
             return self.stream.write(text)
         except BrokenPipeError:

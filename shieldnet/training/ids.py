@@ -1,4 +1,4 @@
-"""Ids that an embedding has no row for: how they are recognized, and what is told of them."""
+"""Ids that an embedding has no row for: how they are recognized, and what an error says of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def is_beyond(failed: Exception) -> bool:
 def ids_beyond(model: nn.Module, records: Records) -> str:
     """Says which whole numbers of records an embedding may have no row for, "" for none.
 
-    A model whose embeddings are not torch's has sizes that cannot be told.
+    A model whose embeddings are not torch's has sizes that are not known.
     """
     sizes = {
         name: layer.num_embeddings
