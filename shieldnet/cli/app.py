@@ -18,6 +18,7 @@ from shieldnet.cli import (
     verifying,
 )
 from shieldnet.cli.options import Seed
+from shieldnet.cli.output import patient_output
 from shieldnet.cli.terminal import Reporting, guarded, print_report
 
 app = typer.Typer(
@@ -75,8 +76,9 @@ app.add_typer(ledger.ledger_app, name="ledger")
 
 
 def main() -> None:
-    """Runs the command line."""
-    app(prog_name="shieldnet")
+    """Runs the command line. A reader that leaves, as ``head`` does, changes no exit code."""
+    with patient_output():
+        app(prog_name="shieldnet")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
@@ -102,8 +101,7 @@ def checked_targets(targets: Iterable[Path] | None, policy: "Policy") -> list[Pa
 def publish(reports: Sequence["Report"], policy: "Policy", targets: Iterable[Path]) -> None:
     """Writes reports wherever it is asked for, prints them, and raises where the policy is not met.
 
-    On GitHub, a summary of the run gets them too. A reader of the output that left, as ``head``
-    does, changes neither files nor verdict.
+    On GitHub, a summary of the run gets them too.
     """
     from shieldnet.reports.report import require, save, summary
 
@@ -111,30 +109,14 @@ def publish(reports: Sequence["Report"], policy: "Policy", targets: Iterable[Pat
     listed = "the page lists" if any(file.suffix == ".html" for file in files) else _NO_PAGE
     for target in files:
         save(reports, target, policy)
-    try:
-        for report in reports:
-            print_report(report, policy, listed)
-        for target in files:
-            typer.echo(f"Wrote {target}.")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _say_nothing_more()
+    for report in reports:
+        print_report(report, policy, listed)
+    for target in files:
+        typer.echo(f"Wrote {target}.")
     if step := os.environ.get(_SUMMARY):
         with Path(step).open("a", encoding="utf-8") as file:
             file.write(summary(reports, policy))
     require(reports, policy)
-
-
-class _Output(Console):
-    """Prints until the reader leaves. Rich's own ends the program then, before the verdict."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        _say_nothing_more()
-
-
-def _say_nothing_more() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_report(report: "Report", policy: "Policy", listed: str = _NO_PAGE) -> None:
@@ -142,7 +124,7 @@ def print_report(report: "Report", policy: "Policy", listed: str = _NO_PAGE) -> 
 
     listed: what lists the rest of what was not tested, with its verb.
     """
-    console = _Output()
+    console = Console()
     headers, rows = report.rows()
     cells = [[*map(_cell, row)] for row in rows]
     if policy.asks:

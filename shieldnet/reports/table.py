@@ -222,6 +222,8 @@ def _claims(guarantee: Guarantee) -> Iterator[str]:
             "the guarantee is unsigned: whoever held its file could have changed it (set "
             "SHIELDNET_KEY where it is written and where it is read)."
         )
+    if guarantee.seal == "signed":
+        yield "the signature of the guarantee was checked with the key in SHIELDNET_KEY."
 
 
 def _row(subject: Subject, heads: Sequence[Heading]) -> list[str]:

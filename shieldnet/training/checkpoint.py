@@ -7,25 +7,27 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from hmac import compare_digest
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from shieldnet.core.errors import TrainingFailed
+from shieldnet.core.errors import DataError, MissingDependency, TrainingFailed
 from shieldnet.core.randomness import noise_about, random_seed
+from shieldnet.files.weights import weights_bytes
 from shieldnet.privacy.signing import key_of_environment, mac
 from shieldnet.training.distributed import Ranks
-from shieldnet.training.identity import Identity, differences
+from shieldnet.training.identity import WEIGHTS, Identity, differences
 
 _VERSION = 3
 _SIZE = 32  # bytes of a keyed hash
 STATE, RUN, KEY, LOCK = "finetune.pt", "finetune.run", "finetune.key", "finetune.lock"
-_UNFINISHED = re.compile(rf"(?:{'|'.join(map(re.escape, (STATE, RUN, KEY)))})\.\d+")
+START = "start.safetensors"
+_UNFINISHED = re.compile(rf"(?:{'|'.join(map(re.escape, (STATE, RUN, KEY, START)))})\.\d+")
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
 
@@ -54,7 +56,8 @@ class State:
 class Checkpointer:
     """Saves the state of a training in a folder, if one is given, every few seconds.
 
-    identity: everything that the training depends on. run: its name if it starts anew.
+    identity: everything that the training depends on. run: its name if it starts anew. model: has
+    the starting weights.
     """
 
     folder: Path | None
@@ -62,6 +65,7 @@ class Checkpointer:
     every_s: float
     ranks: Ranks
     run: str
+    model: nn.Module
 
     @classmethod
     def of(
@@ -70,6 +74,7 @@ class Checkpointer:
         every_s: float,
         ranks: Ranks,
         identity: Callable[[Ranks], Identity],
+        model: nn.Module,
     ) -> "Checkpointer":
         """Draws the name of a run, the same on every rank, and reads the identity if needed.
 
@@ -79,8 +84,8 @@ class Checkpointer:
             draws = ranks.broadcast(torch.tensor([random_seed(), random_seed()]))
         run = "".join(f"{draw:016x}" for draw in draws.tolist())
         if folder is None:
-            return cls(None, {}, every_s, ranks, run)
-        return cls(Path(folder), identity(ranks), every_s, ranks, run)
+            return cls(None, {}, every_s, ranks, run, model)
+        return cls(Path(folder), identity(ranks), every_s, ranks, run, model)
 
     def only_here(self) -> AbstractContextManager[None]:
         """Locks the folder for this training; see ``only_here``."""
@@ -98,6 +103,8 @@ class Checkpointer:
     def keep(self, state: State) -> float:
         """Saves the state and returns the time in seconds of ``time.monotonic``."""
         if self.folder is not None and self.ranks.is_first:
+            if state.saved == 0:
+                _keep_start(self.folder, self.model)
             save(self.folder, self.identity, state)
         return time.monotonic()
 
@@ -149,9 +156,13 @@ def load(folder: Path, identity: Identity, steps: int) -> State | None:
     if content.pop("version", None) != _VERSION:
         raise TrainingFailed(f"{path} is not a checkpoint of this version. Choose another folder.")
     if changed := differences(content.pop("identity"), identity):
+        kept = folder / START
+        undone = "Undo it to go on"
+        if kept.exists() and any(one.startswith(WEIGHTS) for one in changed):
+            undone = f'Undo it (sn.load_weights(model, "{kept.as_posix()}")) to go on'
         raise TrainingFailed(
-            f"{path} belongs to another training. What differs: {'; '.join(changed)}. Undo it to "
-            "go on, or choose another folder to start over."
+            f"{path} belongs to another training. What differs: {'; '.join(changed)}. {undone}, "
+            "or choose another folder to start over."
         )
     state = State(**content)
     if not 0 <= state.step <= steps:
@@ -223,6 +234,18 @@ def _require_latest(folder: Path, secret: bytes, state: State) -> None:
             "continuing it again would give a second model, and the guarantee covers one. Restore "
             "the latest finetune.pt, or choose an empty folder to start over."
         )
+
+
+def _keep_start(folder: Path, model: nn.Module) -> None:
+    """Keeps the starting weights, without which random ones could not be had again.
+
+    What is read from the file is compared with the identity. A model that .safetensors cannot hold
+    has none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / START).unlink(missing_ok=True)  # of a run that was stopped before its first state
+    with suppress(DataError, MissingDependency):
+        _replace(folder / START, weights_bytes(model))
 
 
 def _run_document(secret: bytes, state: State) -> bytes:

@@ -124,7 +124,7 @@ def finetune(
         ranks.sync(copies.working)
         updates, preflight = prepared_updates(plan, copies, ranks)
         claimed = with_variation(plan.claimed, plan.steps * updates.variation)
-        checkpointer = Checkpointer.of(checkpoint, checkpoint_every_s, ranks, plan.identity)
+        checkpointer = Checkpointer.of(checkpoint, checkpoint_every_s, ranks, plan.identity, model)
         watch = Watch(
             claimed, plan.steps, checkpointer.folder, shown=progress, is_first=ranks.is_first
         )

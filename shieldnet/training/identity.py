@@ -16,7 +16,7 @@ Identity = Mapping[str, str]
 """Parts of a training by name: plain settings as they are printed, others by a fingerprint."""
 _HASHED = "sha256:"
 _VERSION, _CODE = "the version of ", "the code of "
-_WEIGHTS, _ALL = "the starting weights", "all"
+WEIGHTS, _ALL = "the starting weights", "all"
 _DERIVED = "number of "
 _PLAIN = (type(None), bool, int, float, str)
 _of_used_code = partial(fingerprint, whole_files=False, setting="checkpoint")
@@ -42,7 +42,7 @@ def identity_of(
     return {
         **{_VERSION + name: value for name, value in versions().items()},
         **dict(_code(model)),
-        _WEIGHTS: _hashed(weights),
+        WEIGHTS: _hashed(weights),
         "the data": _HASHED + data,
         **dict(_settings(settings)),
         **{
@@ -108,7 +108,7 @@ def _is_hashed(part: str, then: Identity, now: Identity) -> bool:
 def _in_words(part: str, then: Identity, now: Identity) -> str:
     if part.startswith(_CODE) and part in then and part in now:
         return f"{part} was edited"
-    if part == _WEIGHTS:
+    if part == WEIGHTS:
         return f"{part} (a factory gives the same ones if it calls torch.manual_seed first)"
     if any(side.get(part, "").startswith(_HASHED) for side in (then, now)):
         return part

@@ -7,6 +7,7 @@ from torch import nn
 
 from shieldnet.training.distributed import Ranks
 from shieldnet.training.features import features
+from shieldnet.training.ids import naming_ids
 from shieldnet.training.layers import last_layer, shared_weights
 from shieldnet.training.losses import weighted_mean
 from shieldnet.training.low_rank import merge
@@ -115,7 +116,8 @@ def _what_is_learned(plan: Plan, working: nn.Module) -> tuple[nn.Module, Records
     last, tied = last_layer(working), shared_weights(working)
     if any(id(weight) in tied for weight in last.parameters(recurse=False)):
         return working, plan.records
-    inputs = features(working, last, plan.records.inputs)
+    with naming_ids(working, plan.records):
+        inputs = features(working, last, plan.records.inputs)
     if inputs is None:
         return working, plan.records
     return last, Records(inputs, plan.records.labels)
@@ -136,6 +138,7 @@ def _gradients_examined(
             clip=private.clipping.start,
             views=private.augmentations,
             move=objective.move,
+            data=learned,
         )
 
     preflight, gradients = examined()

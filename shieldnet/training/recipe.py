@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shieldnet.core.checks import choice, finite, positive, renamed, whole
 from shieldnet.core.errors import ConfigError, DataError
+from shieldnet.core.mapping import quiet_mapping
 from shieldnet.data.packing import packed, several_of
 from shieldnet.data.tensors import as_tensor
 from shieldnet.training.losses import scores_of
@@ -184,7 +185,8 @@ class _Stack:
             return _loss(recipe, torch.func.functional_call(self.skeleton, held, (x,)), y)
 
         losses = torch.vmap(of_model, randomness="different")
-        total: Tensor = losses(self.parameters, self.buffers, inputs, labels).sum()
+        with quiet_mapping():
+            total: Tensor = losses(self.parameters, self.buffers, inputs, labels).sum()
         return total
 
     def finish(self) -> None:

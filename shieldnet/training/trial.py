@@ -8,8 +8,9 @@ from torch import nn
 
 from shieldnet.core.errors import DataError
 from shieldnet.outputs.adapters import name_of
+from shieldnet.training.ids import FIX, ids_beyond, is_beyond
 from shieldnet.training.losses import Criterion, Loss, scores_of
-from shieldnet.training.private.hazards import stand_ins
+from shieldnet.training.private.hazards import stand_ins, without_requests
 from shieldnet.training.records import Records
 from shieldnet.training.several_inputs import own_forward
 
@@ -53,7 +54,8 @@ def _unread(model: nn.Module, records: Records, error: Exception, *, private: bo
     if packing is not None:
         given = f"the inputs {packing.described_with_dtypes}"
     tried = [f"It was tried {_STAND_INS}."] if private else []
-    text = f"The model failed on {given}: {type(error).__name__}: {str(error).rstrip('.')}."
+    reason = without_requests(str(error)).rstrip(".")
+    text = f"The model failed on {given}: {type(error).__name__}: {reason}."
     if isinstance(error, TypeError) and takes and "forward()" in str(error):
         has = f"one input of shape {shape[1:]}" if packing is None else packing.described
         tried = []
@@ -61,7 +63,8 @@ def _unread(model: nn.Module, records: Records, error: Exception, *, private: bo
             f"Expected the inputs that {name_of(model)} takes, {', '.join(takes)}; your rows have "
             f"{has} ({error})."
         )
-    hints = [_whole_hint(records), _batches_hint(records)]
+    beyond = "" if private or not is_beyond(error) else ids_beyond(model, records)
+    hints = [f"{beyond}. {FIX}." if beyond else _whole_hint(records), _batches_hint(records)]
     return DataError(" ".join([text, *filter(None, hints), *tried]))
 
 

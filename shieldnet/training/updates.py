@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shieldnet.core.randomness import noise_about, random_seed
 from shieldnet.training.checkpoint import State
 from shieldnet.training.distributed import Ranks
+from shieldnet.training.ids import naming_ids
 from shieldnet.training.objective import Objective
 from shieldnet.training.records import Records
 from shieldnet.training.traces import Tracing
@@ -69,8 +70,9 @@ class Sgd(Updates):
         if not len(shard):
             return self.ranks.summed([torch.zeros_like(weight) for weight in weights])
         inputs, labels = self.records.rows(shard, weights[0].device)
-        inputs = self.objective.move(inputs, labels, self.model)
-        losses = self.objective.losses(self.model, inputs, labels)
+        with naming_ids(self.model, self.records):
+            inputs = self.objective.move(inputs, labels, self.model)
+            losses = self.objective.losses(self.model, inputs, labels)
         if self.tracing is not None:
             self.tracing.keep(self._order[0], shard, losses)
         loss = losses.sum() / len(rows)

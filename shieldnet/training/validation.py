@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from shieldnet.core.statistics import Interval, mean
 from shieldnet.findings.finding import decimals
+from shieldnet.training.ids import naming_ids
 from shieldnet.training.losses import Criterion, Loss
 from shieldnet.training.records import Records
 
@@ -42,7 +43,7 @@ def validated(model: nn.Module, records: Records, loss: Loss) -> Validation:
     copied = copy.deepcopy(model).eval()
     device = next((weight.device for weight in copied.parameters()), torch.device("cpu"))
     losses, hits = [], []
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), naming_ids(model, records):
         for start in range(0, len(records), _BATCH_ROWS):
             inputs, labels = records.rows(slice(start, start + _BATCH_ROWS), device)
             output = copied(inputs.clone())  # it may write into them

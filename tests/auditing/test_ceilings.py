@@ -104,6 +104,20 @@ def test_a_report_says_what_is_taken_for_granted_and_that_a_file_was_unsigned(au
     assert "the guarantee is unsigned" in str(replace(report, guarantee=read))
 
 
+def test_a_report_says_that_the_signature_of_a_guarantee_was_checked(audited, monkeypatch) -> None:
+    _, report = audited
+    checked = "the signature of the guarantee was checked with the key in SHIELDNET_KEY."
+    assert checked not in str(report), "it was made here"
+    monkeypatch.setenv("SHIELDNET_KEY", "ab" * 16)
+    read = sn.Guarantee.read(report.guarantee.document())
+    told = str(replace(report, guarantee=read))
+    assert checked in told
+    assert "unsigned" not in told
+    monkeypatch.delenv("SHIELDNET_KEY")
+    unread = sn.Guarantee.read(read.document())
+    assert checked not in str(replace(report, guarantee=unread))
+
+
 def test_a_measured_bound_above_the_claim_fails_every_policy(audited) -> None:
     _, report = audited
     low = replace(GUARANTEE, noise_multiplier=1e4, steps=1)

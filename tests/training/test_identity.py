@@ -1,10 +1,12 @@
 """A checkpoint goes on where what the training uses is the same, and names what is not."""
 
 import importlib
+import re
 import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import shieldnet as sn
 
@@ -113,3 +115,63 @@ def test_another_version_is_named_alone(table, mlp, tmp_path, monkeypatch) -> No
     monkeypatch.setattr(torch, "__version__", "99.0")
     with pytest.raises(sn.errors.TrainingFailed, match="version of torch: .* then, 99.0 now. U"):
         begin(mlp, table, tmp_path)
+
+
+class Kept(torch.nn.Module):
+    """Takes one input, or two, past a layer that ``fix=True`` replaces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = torch.nn.BatchNorm1d(12), torch.nn.Linear(12, 3)
+
+    def forward(self, x, y=0):
+        return self.head(self.norm(x) + y)
+
+
+@pytest.mark.parametrize("form", ["one input", "two inputs"])
+@pytest.mark.parametrize("measures", [(), (sn.DPSGD(8.0, 1e-3),)], ids=["plain", "private"])
+def test_a_random_start_is_kept_and_resumes_the_training(measures, form, table, tmp_path) -> None:
+    inputs, labels = table
+    data = (inputs if form == "one input" else {"x": inputs, "y": inputs}), labels
+    settings = {"epochs": 3, "fix": True, "checkpoint": tmp_path / "ck_my", "batch_size": 60}
+    first = sn.finetune(Kept(), data, *measures, **settings)
+    before = (tmp_path / "ck_my" / "start.safetensors").read_bytes()
+    model = Kept()
+    with pytest.raises(sn.errors.TrainingFailed) as refused:
+        sn.finetune(model, data, *measures, **settings)
+    told = str(refused.value)
+    assert "What differs: the starting weights (a factory gives" in told
+    line = re.search(r"Undo it \((sn\.load_weights\(.*\))\) to go on", told)
+    eval(line[1], {"sn": sn, "model": model})  # noqa: S307 - our own message
+    again = sn.finetune(model, data, *measures, **settings)
+    assert again.taken == 0
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weight), name
+    assert (tmp_path / "ck_my" / "start.safetensors").read_bytes() == before
+
+
+def test_other_starting_weights_than_those_of_a_checkpoint_are_refused_from_its_file_too(
+    table, mlp, tmp_path
+) -> None:
+    begin(mlp, table, tmp_path)
+    with torch.no_grad():
+        mlp[0].weight += 1
+    save_file(mlp.state_dict(), tmp_path / "start.safetensors")
+    sn.load_weights(mlp, tmp_path / "start.safetensors")
+    with pytest.raises(sn.errors.TrainingFailed, match="What differs: the starting weights"):
+        begin(mlp, table, tmp_path)
+
+
+def test_a_start_that_no_file_holds_is_not_named(table, tmp_path) -> None:
+    class Noted(torch.nn.Linear):
+        def get_extra_state(self):
+            return "a word"
+
+        def set_extra_state(self, state):
+            pass
+
+    settings = {"epochs": 1, "checkpoint": tmp_path}
+    assert sn.finetune(Noted(12, 3), table, **settings).steps
+    assert not (tmp_path / "start.safetensors").exists()
+    with pytest.raises(sn.errors.TrainingFailed, match="What differs: .* Undo it to go on"):
+        sn.finetune(Noted(12, 3), table, **settings)

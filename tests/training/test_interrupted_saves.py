@@ -13,13 +13,14 @@ def begin(mlp, table, folder):
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(mlp, table, tmp_path) -> None:
-    stale = ("finetune.pt.14871", "finetune.run.7", "finetune.key.7")
+    stale = ("finetune.pt.14871", "finetune.run.7", "finetune.key.7", "start.safetensors.7")
     theirs = ("finetune.pt.old", "finetune.pt.1.txt", "my.finetune.pt.3", "model.pt.12")
     for name in (*stale, *theirs):
         (tmp_path / name).write_bytes(b"x")
     begin(mlp, table, tmp_path)
     kept = {path.name for path in tmp_path.iterdir()}
-    assert kept == {*theirs, "finetune.pt", "finetune.run", "finetune.key", "finetune.lock"}
+    names = {"finetune.pt", "finetune.run", "finetune.key", "finetune.lock", "start.safetensors"}
+    assert kept == {*theirs, *names}
     assert begin(mlp, table, tmp_path).taken == 0
 
 
@@ -38,7 +39,7 @@ def test_ctrl_c_inside_of_a_save_leaves_no_file(mlp, table, tmp_path, monkeypatc
 
     def stopped(handle: int) -> None:
         calls.append(handle)
-        if len(calls) == 3:  # of the key, the run, and then the state
+        if len(calls) == 4:  # of the start, the key, the run, and then the state
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -49,6 +50,7 @@ def test_ctrl_c_inside_of_a_save_leaves_no_file(mlp, table, tmp_path, monkeypatc
         "finetune.run",
         "finetune.key",
         "finetune.lock",
+        "start.safetensors",
     }
     assert (tmp_path / "finetune.key").stat().st_mode & 0o077 == 0
     assert begin(mlp, table, tmp_path).steps

@@ -345,3 +345,54 @@ def test_a_model_of_stacked_inputs_is_audited(reader) -> None:
     )
     found = {finding.name for finding in report["shield"].findings}
     assert any(name.startswith("membership") for name in found)
+
+
+NORMS = {
+    "BatchNorm1d": (nn.BatchNorm1d(8), (8,)),
+    "BatchNorm2d": (nn.BatchNorm2d(8), (8, 2, 2)),
+    "GroupNorm": (nn.GroupNorm(1, 8), (8,)),
+    "GroupNorm of sequences": (nn.GroupNorm(2, 8), (8, 3)),
+    "LayerNorm": (nn.LayerNorm((8, 2)), (8, 2)),
+    "InstanceNorm": (nn.InstanceNorm2d(8, affine=True), (8, 2, 2)),
+    "Conv2d": (nn.Conv2d(8, 2, 2), (8, 2, 2)),
+}
+
+
+class Parted(nn.Module):
+    """Applies a layer to one input, or to a part of it, as it is."""
+
+    def __init__(self, layer: nn.Module, size: int, width: int | None = None) -> None:
+        super().__init__()
+        self.layer, self.head, self.width = layer, nn.Linear(size, 2), width
+
+    def forward(self, first: Tensor, second: Tensor | None = None) -> Tensor:
+        if self.width is not None:
+            first, second = first[:, : self.width], first[:, self.width :]
+        return self.head(torch.cat([self.layer(second).flatten(1), first.float()], 1))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("form", ["dict", "tuple", "mixed"])
+def test_a_layer_reads_one_of_several_inputs_as_it_is(norm, form, make_model) -> None:
+    layer, shape = NORMS[norm]
+    generator = torch.Generator().manual_seed(0)
+    first, second = WORDS[:, :2].float(), torch.randn(60, *shape, generator=generator)
+    if form == "mixed":
+        first = WORDS[:, :2]
+    inputs = (first, second) if form == "tuple" else {"first": first, "second": second}
+    size = 2 + layer.eval()(second).flatten(1).shape[1]
+    model = make_model(lambda: Parted(layer.train(), size))
+    settings = {"epochs": 1, "seed": 0, "fix": True}
+    found = sn.finetune(model, (inputs, LABELS), sn.DPSGD(8.0, 1e-3), **settings)
+    assert found.guarantee is not None
+    assert found.preflight.sensitivity <= 1
+    plain = sn.finetune(model, (inputs, LABELS), **settings)
+    assert plain.model(first, second).shape == (60, 2)
+
+
+def test_a_layer_reads_a_part_of_a_row_as_it_is(make_model) -> None:
+    model = make_model(lambda: Parted(nn.GroupNorm(1, 3), 5, width=2))
+    data = (WORDS.float(), LABELS)
+    private, attack = sn.DPSGD(8.0, 1e-3), sn.countermeasures.Adversarial(epsilon=0.1, steps=1)
+    found = sn.finetune(model, data, private, attack, epochs=1, seed=0)
+    assert found.guarantee is not None

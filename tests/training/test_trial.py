@@ -170,3 +170,86 @@ def test_a_batch_sampler_is_read_by_what_it_draws(table) -> None:
         )
     )
     assert torch.equal(halved.inputs, table[0] / 2)
+
+
+class Words(nn.Module):
+    def __init__(self, layer: type[nn.Module] = nn.Embedding) -> None:
+        super().__init__()
+        self.words, self.head = layer(200, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids):
+        words = self.words(input_ids)
+        return self.head(words if words.dim() == 2 else words.mean(1))
+
+
+def ids(low: int, high: int, *, odd: int | None = None) -> torch.Tensor:
+    made = torch.randint(low, high, (600, 5), generator=torch.Generator().manual_seed(0))
+    made[0, 0], made[1, 1] = low, high - 1
+    if odd is not None:
+        made[-2] = odd  # none of the rows that preflight reads
+    return made
+
+
+@pytest.mark.parametrize("private", [(), (PRIVATE,)], ids=["plain", "private"])
+@pytest.mark.parametrize("layer", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("is_named", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (ids(100, 300), "from 100 to 299; words has 200 rows"),
+        (ids(0, 200, odd=250), "from 0 to 250; words has 200 rows"),
+        (ids(0, 200, odd=-1), "from -1 to 199; words has 200 rows"),
+    ],
+)
+def test_ids_beyond_an_embedding_are_named(
+    rows, told, is_named, layer, private, make_model
+) -> None:
+    inputs = {"input_ids": rows} if is_named else rows
+    name = "input_ids" if is_named else "ids"
+    with pytest.raises(sn.errors.ShieldnetError) as refused:
+        sn.finetune(
+            make_model(lambda: Words(layer)), (inputs, torch.arange(600) % 3), *private, epochs=1
+        )
+    assert isinstance(refused.value, sn.errors.DataError | sn.errors.PreflightFailed)
+    assert f"or below 0: the data has {name} {told}" in str(refused.value)
+    assert "more rows than the largest id" in str(refused.value)
+    assert "preflight tries values" not in str(refused.value)
+
+
+@pytest.mark.parametrize("role", ["validation", "heldout"])
+def test_ids_of_other_rows_beyond_an_embedding_are_named(role, make_model) -> None:
+    labels = torch.arange(600) % 3
+    settings = {role: (ids(0, 199, odd=250), labels), "start": "public"}
+    with pytest.raises(sn.errors.DataError, match="ids from 0 to 250; words has 200 rows"):
+        sn.finetune(make_model(Words), (ids(0, 200), labels), PRIVATE, epochs=1, **settings)
+
+
+def test_ids_are_named_where_the_last_layer_alone_is_trained(make_model) -> None:
+    data = ids(0, 200, odd=250), torch.arange(600) % 3
+    last = sn.trainable.LastLayer()
+    with pytest.raises(sn.errors.DataError, match="ids from 0 to 250; words has 200 rows"):
+        sn.finetune(make_model(Words), data, PRIVATE, epochs=1, train=last)
+
+
+@pytest.mark.parametrize(
+    "request_of_torch",
+    [
+        "  (Could this error message be improved?  If so, please report an enhancement request to "
+        "PyTorch.)",
+        ", please report a bug to PyTorch.",
+    ],
+)
+@pytest.mark.parametrize("fails", ["always", "in training"])
+def test_requests_to_report_an_error_to_torch_are_left_out(
+    fails, request_of_torch, table, make_model
+) -> None:
+    class Failing(nn.Linear):
+        def forward(self, x):
+            if fails == "always" or self.training:
+                raise RuntimeError(f"Expected X to be small, but got 7{request_of_torch}")
+            return super().forward(x)
+
+    with pytest.raises(sn.errors.ShieldnetError) as refused:
+        sn.finetune(make_model(lambda: Failing(12, 3)), table, PRIVATE, epochs=1)
+    assert "Expected X to be small, but got 7" in str(refused.value)
+    assert "report" not in str(refused.value)

@@ -18,11 +18,15 @@ from torch.fx.graph import CodeGen
 
 from shieldnet.core.checks import unwarned
 from shieldnet.core.errors import ShieldnetError
+from shieldnet.core.mapping import quiet_mapping
 
 _ATEN = torch.ops.aten
 _ROWS = 256
 _NAMESPACES = frozenset(["aten", "prims"])
 _IDENTITIES = frozenset([_ATEN.detach.default, _ATEN.alias.default, _ATEN.lift_fresh_copy.default])
+_CONTIGUOUS_ONLY = {_ATEN.native_group_norm.default: 1, _ATEN.native_group_norm_backward.default: 2}
+"""Operators that refuse a view that is not contiguous, with the number of first arguments."""
+_CONTIGUOUS: dict[str, Any] = {"memory_format": torch.contiguous_format}
 
 
 class NotCaptured(Exception):
@@ -79,7 +83,7 @@ def map_records(
         raise NotCaptured("its answers are random")
     # Not __call__, which would run global hooks that may store what they see.
     mapped = vmap(graph.forward, in_dims=(*[None] * len(held), *[0] * len(columns)))
-    with torch.no_grad(), unwarned("There is a performance drop"):
+    with torch.no_grad(), quiet_mapping():
         results = [
             mapped(*held.values(), *(rows.to(device) for rows in batch))[0].cpu()
             for batch in zip(*(column.split(_ROWS) for column in columns), strict=True)
@@ -173,10 +177,24 @@ def _pure(graph: GraphModule) -> GraphModule:
             constant = getattr(graph, node.target).detach().clone()
             delattr(graph, node.target)
             graph.register_buffer(node.target, constant)
+    _copy_views(graph)
     graph.graph.set_codegen(CodeGen())  # flat lists of arguments and results
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _copy_views(graph: GraphModule) -> None:
+    """Copies what is read by operators that take no view of a part of each row.
+
+    A part of a single row is contiguous and stays a view when it is traced; parts of many rows are
+    not.
+    """
+    for node in list(graph.graph.nodes):
+        for value in node.args[: _CONTIGUOUS_ONLY.get(node.target, 0)]:
+            with graph.graph.inserting_before(node):
+                copied = graph.graph.call_function(_ATEN.clone.default, (value,), _CONTIGUOUS)
+            node.replace_input_with(value, copied)
 
 
 def _is_plain(target: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.fx import GraphModule, Node
 
-from shieldnet.core.checks import unwarned
+from shieldnet.core.mapping import quiet_mapping
 from shieldnet.training.private.capture import capture, is_random, with_draws_given
 from shieldnet.training.private.gradient_parts import (
     Gradient,
@@ -176,7 +176,7 @@ class RecordGradients:
         dims = (*[None] * len(self._held), 0, 0, *[None] * len(draws))
         # Not __call__, which would run global hooks that may store what they see.
         mapped = vmap(graph.forward, in_dims=dims, randomness="different")
-        with torch.no_grad(), unwarned("There is a performance drop"):
+        with torch.no_grad(), quiet_mapping():
             return self._gathered(mapped(*self._held, inputs, labels, *draws))
 
     def alone(

@@ -1,6 +1,7 @@
 """Hazards: what lets records influence each other or leave traces in training, and the fixes."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from shieldnet.training.records import Records
 
 ROWS = 5
 """Number of records that models are tried on, a size that few other axes have."""
+_REQUESTS = re.compile(
+    r"\s*\(Could this error message be improved\?.*?\)\.?"
+    r"|,?\s*[Pp]lease (?:report|file) .*?PyTorch\.?"
+)
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,24 @@ def hazards_of(model: nn.Module, records: Records) -> tuple[Hazard, ...]:
         return (untried(failed),)
 
 
+def reason_of(failed: Exception) -> str:
+    """Returns the first line of an error, without torch's requests to report it."""
+    return without_requests(next(iter(str(failed).splitlines()), ""))
+
+
+def without_requests(text: str) -> str:
+    """Removes torch's requests to report an error, which are addressed to torch's users."""
+    return _REQUESTS.sub("", text)
+
+
 def untried(failed: Exception) -> Hazard:
     """Describes a failure of the user's code on values that preflight makes."""
-    reason = next(iter(str(failed).splitlines()), "")
     return Hazard(
         "values out of range",
         "the model's forward",
         "preflight tries values that the data does not have, since no code may see a record: from "
         "0 to 1, and changed by factors of 10 and more, and the model failed on them with "
-        f"{type(failed).__name__}: {reason:.200}",
+        f"{type(failed).__name__}: {reason_of(failed):.200}",
         "If columns of real numbers hold whole ones, such as ids for an embedding, pass these as "
         "an input of their own, which is tried with 0 and 1 alone: ({'ids': rows[:, :6].long(), "
         "'numbers': rows[:, 6:]}, labels), for a model with forward(self, ids, numbers)",

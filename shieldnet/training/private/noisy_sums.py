@@ -12,6 +12,7 @@ from shieldnet.core.errors import DataError, TrainingFailed
 from shieldnet.core.randomness import bernoulli, noise_about
 from shieldnet.training.checkpoint import State
 from shieldnet.training.distributed import Ranks
+from shieldnet.training.ids import FIX, ids_beyond, is_beyond
 from shieldnet.training.private.canaries import canary_sum, log_likelihood_ratio
 from shieldnet.training.private.clipping import Clip
 from shieldnet.training.private.dpsgd import DPSGD
@@ -138,10 +139,14 @@ class DpSgd(Updates):
         inputs, labels = self.records.rows(rows, self.gradients.weights[0].device)
         try:
             batch, within = self.gradients.add(totals, inputs, labels)
-        except IndexError as outside:
+        except (IndexError, RuntimeError) as outside:
+            if not is_beyond(outside):
+                raise
+            beyond = ids_beyond(self.model, self.records)
             raise DataError(
                 f"A record has a value outside the model's range, such as a token beyond its "
-                f"embedding: {str(outside).splitlines()[0]:.200}. Nothing was published."
+                f"embedding: {str(outside).splitlines()[0]:.200}. "
+                f"{f'{beyond}. {FIX}. ' if beyond else ''}Nothing was published."
             ) from outside
         row = int(torch.randint(len(rows), ()))
         difference = self.gradients.difference(batch, inputs, labels, row)

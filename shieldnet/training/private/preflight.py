@@ -9,10 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from shieldnet.core.errors import PreflightFailed
+from shieldnet.training.ids import FIX, ids_beyond, is_beyond
 from shieldnet.training.private.capture import NotCaptured
 from shieldnet.training.private.gradient_parts import clipped_sum
 from shieldnet.training.private.gradients import Losses, Move, RecordGradients
-from shieldnet.training.private.hazards import Hazard, few_of, same_draws, stand_ins, untried
+from shieldnet.training.private.hazards import (
+    Hazard,
+    few_of,
+    reason_of,
+    same_draws,
+    stand_ins,
+    untried,
+)
 from shieldnet.training.records import Records
 
 _SEEDS = 4
@@ -58,12 +66,14 @@ def examine(
     clip: float,
     views: int = 1,
     move: Move | None = None,
+    data: Records | None = None,
 ) -> tuple[Preflight, RecordGradients | None]:
     """Captures the gradient of a record, and measures how far records move the clipped sum.
 
     Only the graph sees records, never user code.
     model: as for ``hazards_of``, without such hazards; it is not changed. move: changes inputs
-    before a step. Returns the gradients to train with, or None with a hazard.
+    before a step. data: all records, if these are some of them. Returns the gradients to train
+    with, or None with a hazard.
     """
     inputs, labels = few_of(records)
     try:
@@ -94,8 +104,10 @@ def examine(
             worst = max(_moved_by_last(gradients, x, y) for x, y in batches)
             difference = gradients.difference(gradients.each(inputs, labels), inputs, labels, 0)
     except (IndexError, RuntimeError) as unmapped:
-        if isinstance(unmapped, IndexError) or "out of bounds" in str(unmapped):
-            return Preflight((untried(unmapped),)), gradients
+        if is_beyond(unmapped):
+            beyond = ids_beyond(model, data or records) if records.is_whole.any() else ""
+            hazard = _unknown_ids(beyond, unmapped) if beyond else untried(unmapped)
+            return Preflight((hazard,)), gradients
         # An operator without support for vmap.
         return Preflight((_uncaptured(unmapped),)), None
     if difference > gradients.tolerance or worst > 1:
@@ -130,8 +142,18 @@ def _mixes(move: Move, model: nn.Module, inputs: Tensor, labels: Tensor) -> bool
     )
 
 
+def _unknown_ids(beyond: str, failed: Exception) -> Hazard:
+    return Hazard(
+        "values out of range",
+        "the model's forward",
+        f"it failed on whole numbers of the data with {type(failed).__name__}: "
+        f"{reason_of(failed):.200}. {beyond}",
+        FIX,
+    )
+
+
 def _uncaptured(untraceable: Exception) -> Hazard:
-    reason = str(untraceable).splitlines()[0][:400]
+    reason = reason_of(untraceable)[:400]
     return Hazard(
         "no graph",
         "the model, its loss or its countermeasures",

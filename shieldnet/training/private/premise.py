@@ -10,6 +10,7 @@ from torch.func import functional_call
 from shieldnet.core.errors import ConfigError, DataError
 from shieldnet.data.hashing import unhashed, weights_hash
 from shieldnet.privacy.guarantee import COMPOSED, KERNELS, ONE_MODEL, PUBLIC, UNSTATED, Guarantee
+from shieldnet.training.ids import naming_ids
 from shieldnet.training.losses import Loss
 from shieldnet.training.private.capture import NotCaptured, map_records
 from shieldnet.training.records import Records
@@ -121,7 +122,10 @@ def _losses(model: nn.Module, sets: Sequence[Records], loss: Loss) -> list[Tenso
         return loss(functional_call(traced, held, (x.unsqueeze(0),)), y.unsqueeze(0)).reshape(())
 
     try:
-        results = [map_records(of_one, held, rows.inputs, rows.labels).double() for rows in sets]
+        results = []
+        for rows in sets:
+            with naming_ids(model, rows):
+                results.append(map_records(of_one, held, rows.inputs, rows.labels).double())
     except NotCaptured as reason:
         raise ConfigError(f"The start cannot be compared on heldout rows: {reason}.") from reason
     if not all(values.isfinite().all() for values in results):
