@@ -168,12 +168,19 @@ def harden(
         )
     typer.echo(f"{shield.describe()} is in {output}.")
     typer.echo(_certificate(output / CERTIFICATE_TEXT))
-    typer.echo(_next(output, model, _budget(shield), is_signed=key is not None))
+    described = "" if asked is not None else " --example inputs.npz"
+    serving = f"{described} --ledger sqlite:///budget.db --keys keys.toml"
+    serving += f" {_budget(shield, classes, grid)}"
+    typer.echo(_next(output, model, serving, is_signed=key is not None))
 
 
-def _budget(shield: "Shield") -> str:
+def _budget(shield: "Shield", classes: int | None, positions: tuple[int, ...] | None) -> str:
     """Returns the flag of a budget of about 1000 answers: in bits, where they are finite."""
+    from shieldnet.shield.settings import Extent
+
     extent = shield.seen.known()
+    if extent is None and classes is not None:
+        extent = Extent(classes, positions or ())
     bits = math.inf if extent is None else shield.settings.cost(extent).bits
     finite = 0 < bits < math.inf
     return f"--bits-per-client {math.ceil(bits) * 1000}" if finite else "--queries-per-client 1000"
@@ -185,7 +192,7 @@ def _certificate(path: Path) -> str:
     return "No certificate: it depends on the number of classes. Give --classes."
 
 
-def _next(output: Path, model: str, budget: str, *, is_signed: bool) -> str:
+def _next(output: Path, model: str, serving: str, *, is_signed: bool) -> str:
     from shieldnet.shipping.parts import WEIGHTS
 
     has_weights = (output / WEIGHTS).exists()
@@ -195,8 +202,7 @@ def _next(output: Path, model: str, budget: str, *, is_signed: bool) -> str:
     given += ", public_key='public.pem'" if is_signed else ""
     return (
         f"Verify it with: shieldnet verify {output}{key}\n"
-        f"Serve it with: shieldnet serve {output}{flags}{key} --ledger sqlite:///budget.db "
-        f"--keys keys.toml {budget}\n"
+        f"Serve it with: shieldnet serve {output}{flags}{key}{serving}\n"
         f"Load it with: shieldnet.load_hardened({str(output)!r}{given})"
     )
 

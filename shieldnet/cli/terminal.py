@@ -131,7 +131,7 @@ def print_report(report: "Report", policy: "Policy", listed: str = _NO_PAGE) -> 
         headers = [*headers, "policy"]
         judged = {subject.name for subject in report.released}
         for (name, *_), row in zip(rows, cells, strict=True):
-            outcome = report.verdict(policy, name).outcome if name in judged else "not released"
+            outcome = report.verdict(policy, name).outcome if name in judged else "not judged"
             row.append(Text(outcome, style=_COLORS.get(outcome, "dim")))
     columns = [[Text(header), *column] for header, *column in zip(headers, *cells, strict=True)]
     table = _table(report.title, columns)

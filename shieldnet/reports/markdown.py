@@ -127,7 +127,7 @@ def _headline(subject: Document, heads: Sequence[Heading], judged: Container[str
     cells = [_cell(head, head.worst(findings)) for head in heads]
     outcome = subject["verdict"]["outcome"]
     is_judged = outcome == "not judged" or subject["name"] in judged
-    return [subject["name"], _MARKS[outcome] if is_judged else "not released", shown, *cells]
+    return [subject["name"], _MARKS[outcome] if is_judged else "not judged", shown, *cells]
 
 
 def _measured(subject: Document) -> tuple[str, tuple[Finding, ...]]:

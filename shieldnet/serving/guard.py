@@ -101,7 +101,7 @@ class Guard:
 
     def _require_budget(self, budgets: Sequence[Budget]) -> None:
         if not any(budget.is_limited for budget in budgets):
-            raise ConfigError(f"Expected a budget: {', '.join(_PER_CLIENT)} or in_all.")
+            raise ConfigError(f"Expected a budget: {', '.join(_PER_CLIENT)}, in_all.")
         names = ("bits", "mu", "queries")
         for budget in budgets:
             for name, limit, each in zip(names, budget.limits, self.units, strict=True):

@@ -46,8 +46,9 @@ class Policy:
             if not change:
                 raise ConfigError(
                     f"This ledger was opened with other budgets: it has {stated(head)}, got "
-                    f"{self}. Use the same or another ledger, or change them, on record: "
-                    "shieldnet.serving.Ledger(url, per_client=..., in_all=..., change=True).close()"
+                    f"{self}. Give the same budgets, or another ledger. To change them, on record: "
+                    "shieldnet.serving.Ledger(url, per_client=shieldnet.serving.Budget(bits=...), "
+                    "change=True).close()"
                 )
         draft = Draft(seal, head or Head(), {})
         draft.adopt(mine)

@@ -48,7 +48,10 @@ class Extent:
         whole("classes", self.classes, low=1)
         given: object = self.positions
         if isinstance(given, str) or not isinstance(given, Sequence):
-            raise ConfigError(f"Expected positions as (height, width), got {given!r}.")
+            raise ConfigError(
+                "Expected positions as a tuple, (16,) for texts of 16 tokens or (height, width) "
+                f"for maps; got {given!r}."
+            )
         parts = self.fields.values() if isinstance(self.fields, Mapping) else (self.fields,)
         if not all(part is None or isinstance(part, Extent) for part in parts):
             raise ConfigError(f"Expected fields as a dict of extents, got {self.fields!r}.")

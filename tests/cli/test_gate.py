@@ -142,7 +142,7 @@ def test_what_is_not_released_is_not_judged_in_the_terminal(project) -> None:
     result = shieldnet(project, "report", "report.json", "--policy=pass.toml")
     assert result.returncode == 0
     table = result.stdout.partition("Judged by")[0]
-    assert "not released" in table
+    assert "not judged" in table
     assert "fail" not in table
     failed = shieldnet(project, "report", "report.json", "--policy=fail.toml")
     assert (

@@ -15,7 +15,7 @@ def test_it_says_the_verdict_the_numbers_and_what_was_not_tested(report, tmp_pat
         "| balanced | ✅ passes | 5.33 | 0.940 (0.920 to 0.960) | 0.030 (0.010 to 0.050) |" in text
     )
     assert "cannot be seen from answers: timing and other side channels." in text
-    assert "| bare | not released | infinite |" in text
+    assert "| bare | not judged | infinite |" in text
     assert "evidence, never a claim of compliance." in text
 
 

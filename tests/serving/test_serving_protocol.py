@@ -325,3 +325,20 @@ def test_the_mistakes_of_a_plain_request_are_not_all_collected(request_) -> None
     with pytest.raises(ValidationError) as wrong:
         PredictRequest.model_validate(request_)
     assert wrong.value.error_count() < 10
+
+
+@pytest.mark.parametrize("token", [-1, 20])
+def test_a_token_that_the_model_does_not_have_is_refused(token) -> None:
+    facts = TensorFacts("input_ids", (None, 3), "int64")
+    form = Form((facts,), ("answer",), 64, ids={"input_ids": 20})
+    right = {
+        "inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 3], "data": [0, 19, 3]}]
+    }
+    assert read_infer(json.dumps(right).encode(), None, form).rows == 1
+    right["inputs"][0]["data"][1] = token
+    for read in (
+        lambda: read_infer(json.dumps(right).encode(), None, form),
+        lambda: read_predict(json.dumps({"inputs": [[0, token, 3]]}).encode(), form),
+    ):
+        with pytest.raises(Refused, match="from 0 to 19 in input_ids"):
+            read()

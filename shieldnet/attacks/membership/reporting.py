@@ -97,7 +97,7 @@ def rates(
         if not each:
             most = max(len(scores.nonmembers) for scores in scored.values())
             counted = " with distinct inputs" if prefix in _OF_DISTINCT else ""
-            counted = " over all further models" if prefix == "membership.pooled" else counted
+            counted = " over all shadow models" if prefix == "membership.pooled" else counted
             untested.append(
                 f"{name}: needs {rows_needed(fpr)} nonmembers, there are {most}{counted}"
             )

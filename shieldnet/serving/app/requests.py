@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -36,13 +36,17 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True)
 class Form:
-    """Says what a request has to look like: the model's inputs, its outputs by name, the limit."""
+    """Says what a request has to look like: the model's inputs, its outputs by name, the limit.
+
+    ids: how many ids there are, by the input that holds them, where the model says it.
+    """
 
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[str, ...]
     max_rows: int
     name: str = "model"
     version: str = "1"
+    ids: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def read_infer(body: bytes, header_length: str | None, form: Form) -> Asked:
         _require_form(by_name[facts.name], facts, rows, form.max_rows)
     pieces = _pieces(request.inputs, view[cut:])
     inputs = {one.name: _numbers(by_name[one.name], pieces) for one in form.inputs}
+    _require_ids(inputs, form)
     names, binary = _wanted(request, form)
     return Asked(inputs, rows, request.id, names, binary)
 
@@ -109,6 +114,7 @@ def read_predict(body: bytes, form: Form) -> Asked:
         _require_shape(facts, shape, first, form.max_rows)
         numbers = _flat(facts.name, given[facts.name], shape)
         inputs[facts.name] = OF_DTYPE[facts.dtype].of_numbers(numbers, shape)
+    _require_ids(inputs, form)
     return Asked(inputs, first, None, form.outputs)
 
 
@@ -167,6 +173,13 @@ def _refuse_other_questions(*several: Mapping[str, Any] | None) -> None:
 def _require_names(given: Sequence[str], names: Sequence[str]) -> None:
     if sorted(given) != sorted(names):
         raise malformed(f"Expected each input of the model once: {', '.join(names)}.")
+
+
+def _require_ids(inputs: Mapping[str, Tensor], form: Form) -> None:
+    """Refuses ids that the model has no row for, before anything is charged."""
+    for name, count in form.ids.items():
+        if int(inputs[name].min()) < 0 or int(inputs[name].max()) >= count:
+            raise malformed(f"Expected whole numbers from 0 to {count - 1} in {name}.")
 
 
 def _require_form(given: InputTensor, facts: TensorFacts, rows: int, max_rows: int) -> None:

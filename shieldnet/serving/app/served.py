@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shieldnet.core.errors import AnswerError, ConfigError, ShieldnetError
 from shieldnet.outputs.nested import named_leaves, written
@@ -20,6 +20,7 @@ from shieldnet.shield.module import Shield
 from shieldnet.shipping.description import TensorFacts, inputs_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TOKENS = "input_ids"
 _ANY_SIZE = 4  # of generated inputs, where the model takes any
 
 
@@ -62,7 +63,8 @@ class ServedModel:
         rows = max(2, limits.max_rows, limits.max_batch_rows)
         self.outputs = self._seen(_rows(self.inputs, example, rows), rows)
         names = tuple(one.name for one in self.outputs)
-        self.form = Form(self.inputs, names, limits.max_rows, name, version)
+        ids = _ids_of(shield.model, self.inputs)
+        self.form = Form(self.inputs, names, limits.max_rows, name, version, ids)
 
     def ask(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the released answers by name, a row for each row of the inputs.
@@ -149,8 +151,8 @@ def _output_name(path: tuple[str, ...], inputs: Sequence[TensorFacts]) -> str:
 def _servable(inputs: tuple[TensorFacts, ...]) -> tuple[TensorFacts, ...]:
     if not inputs:
         raise ConfigError(
-            "What the model takes is not known. Give a few inputs as example=... (in the shell "
-            "--example inputs.npz)."
+            "What the model takes is not known: the folder does not describe it. Give a few inputs: "
+            "example=..."
         )
     names = [one.name for one in inputs]
     if len(set(names)) != len(names) or len(names) > MAX_TENSORS:
@@ -210,3 +212,12 @@ def _generated(facts: TensorFacts, rows: int) -> Tensor:
     if dtype.is_floating_point:
         return torch.rand(shape, generator=generator).to(dtype)
     return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+def _ids_of(model: nn.Module, inputs: Sequence[TensorFacts]) -> dict[str, int]:
+    """Returns how many tokens a model of transformers knows, by the input that names them."""
+    told = getattr(model, "get_input_embeddings", None)
+    if not (callable(told) and any(one.name == _TOKENS for one in inputs)):
+        return {}
+    rows = getattr(told(), "num_embeddings", None)
+    return {_TOKENS: rows} if isinstance(rows, int) and rows > 0 else {}

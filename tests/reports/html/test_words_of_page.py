@@ -56,7 +56,7 @@ def test_the_page_says_what_helps_and_what_is_judged(tmp_path) -> None:
     assert text.count("broken by at least 0.18") == 2  # above, and under what decided
     assert "<li>max_leakage: Release less per answer" in text
     assert "<code>min_accuracy = 0.9</code>, <code>required accuracy</code>." in text
-    assert '<span class="soft">not released</span>' in text
+    assert '<span class="soft">not judged</span>' in text
     assert "no bound<small>proven" in text
 
 
