@@ -19,7 +19,9 @@ _NARROW = "the interval is narrower than 0.001"
 _ALL_GIVEN = "the answers give the column away in every row, or nearly"
 _MOST_GAIN, _LITTLE = 0.4995, 0.001
 _LEAKS = ("attribute", "averaging", "inversion")
-_GROUP = re.compile(r"^.* on (?P<group>(?:class |[^=]+ = ).+), of \d+ groups$")
+_GROUP = re.compile(
+    r"^.* on (?P<group>(?:class |[^=]+ = |quarter \d of the targets).*), of \d+ groups$"
+)
 BY_RANKS = "heavy-tailed: measured by ranks"
 BY_VALUES = "heavy-tailed: measured by its values, of which more is given away than of its ranks"
 """Notes of findings about one column."""
