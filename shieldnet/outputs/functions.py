@@ -77,4 +77,5 @@ def as_tensor(value: Any) -> Any:
         return value
     if value.dtype.kind not in "fciub":
         raise AnswerError(f"Expected the function to return numbers, got {value.dtype}.")
-    return torch.as_tensor(np.ascontiguousarray(value))
+    array = np.ascontiguousarray(value)
+    return torch.as_tensor(array if array.flags.writeable else array.copy())
