@@ -242,10 +242,17 @@ def test_what_does_not_fit_exits_with_2(project, model, extra, sets, words) -> N
 
 
 def test_the_terminal_names_quarters_of_the_targets_and_no_label(project) -> None:
-    result = audit(project, "houses:own_trees", "--calibrate=public.csv", "--shadows=0")
+    given = ("--calibrate=public.csv", "--shadows=0", "--html=report.html")
+    result = audit(project, "houses:own_trees", *given)
     assert result.returncode == 0, result.stderr
     words = result.stdout.replace("\n", " ")
     assert "unnamed" not in words
     assert "worst group: quarter" in words
     assert "(by chance: 0.0" in words
     assert "label alone" not in words
+    page = (project / "report.html").read_text()
+    assert "of each column beyond the mean input, ranked" in page
+    for saved in ("report.json", "report.html"):
+        written = (project / saved).read_text()
+        assert "the label alone" not in written
+        assert "beyond its label" not in written
