@@ -55,12 +55,13 @@ def test_a_hugging_face_classifier_is_hardened_and_served(tmp_path, monkeypatch,
 def test_a_pipeline_is_checked_from_the_shell_to_the_page(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    typed = []
+    typed: list[list[str]] = []
+    names = {"__name__": "tutorial"}
     for kind, text in blocks("tutorial_pipeline.md"):
         if write_named(tmp_path, text):
             continue
         if kind == "python":
-            exec(compile(text, "tutorial", "exec"), {"__name__": "tutorial"})  # noqa: S102 - our page
+            exec(compile(text, "tutorial", "exec"), names)  # noqa: S102 - our page
         for command in commands(text) if kind == "bash" else ():
             assert command[0] == "shieldnet"
             typed.append(command)
@@ -79,8 +80,15 @@ def test_a_pipeline_is_checked_from_the_shell_to_the_page(tmp_path, monkeypatch,
     assert report["balanced"]["attribute.sex.gain"].high == 0
     assert "membership.tpr_at_fpr_1e-2" in {finding.name for finding in report.findings}
     assert (tmp_path / "audit.xml").exists()
-    assert capsys.readouterr().out.startswith("['low'] [[")
-    sys.modules.pop("people", None)
+    wages = sn.Report.load("wages.json")
+    assert wages["balanced"]["r2"].low > 0.7
+    assert wages["balanced"]["attribute.sex.gain"].value == 0
+    told = capsys.readouterr().out
+    assert told.startswith("['low'] [[")
+    assert "Estimator(Pipeline) -> ClipRange(" in told
+    assert wages["balanced"].certificate.shield.partition(" -> ")[2] in told
+    for name in ("people", "wages"):
+        sys.modules.pop(name, None)
 
 
 def killed_once_saved(start: list[str], folder: Path, environment: dict[str, str]) -> None:

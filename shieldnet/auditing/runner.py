@@ -24,6 +24,7 @@ from shieldnet.core.randomness import noise_about, replayed_noise
 from shieldnet.core.statistics import Curve
 from shieldnet.findings.finding import CLASS_IMAGE, Exposed, Finding, NotApplicable, Outcome
 from shieldnet.findings.metrics import Metrics
+from shieldnet.findings.reading import without_label
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.reports.report import BARE
 from shieldnet.reports.subject import Subject
@@ -156,6 +157,8 @@ def _played(
             durations_s[task] = durations_s.get(task, 0.0) + time.monotonic() - started
         if name == BARE:
             outcome += _agreement(outcome.features, game)
+    if game.is_vector:
+        outcome = without_label(outcome)
     copies = 1 if game.canaries is None else game.canaries.copies
     return Subject(
         name=name,

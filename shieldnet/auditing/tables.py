@@ -16,7 +16,7 @@ from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.beside import Beside
 from shieldnet.data.examples import Examples
 from shieldnet.data.table_coding import TableCoding, as_table, is_plain
-from shieldnet.outputs.adapters import as_module
+from shieldnet.outputs.adapters import as_function, as_module
 from shieldnet.outputs.estimators import Estimator
 from shieldnet.outputs.functions import Around
 from shieldnet.outputs.sessions import Session
@@ -130,7 +130,7 @@ def as_regression(trained: Any) -> Any:
     """
     if isinstance(trained, nn.Module) or not callable(getattr(trained, "predict", None)):
         return trained
-    return Around(trained.predict)
+    return as_function(trained.predict)
 
 
 @dataclass(frozen=True)

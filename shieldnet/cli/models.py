@@ -30,6 +30,7 @@ def loaded_shield(
     from shieldnet.core.checks import choice
     from shieldnet.core.errors import ConfigError
     from shieldnet.files.sources import load_model
+    from shieldnet.outputs.adapters import default_kind
     from shieldnet.outputs.layout import MODEL_KINDS, Positions
     from shieldnet.shield.module import Shield
     from shieldnet.shield.presets import harden
@@ -52,6 +53,7 @@ def loaded_shield(
     if shield_file is not None:
         return shield_file.stem, load_shield(loaded, shield_file)
     preset = preset or "balanced"
+    kind = default_kind(loaded) if kind is None else kind
     if kind in _EXAMPLES and calibrate is None:
         raise ConfigError(
             f"The presets of {kind} measure their range on public rows: give --calibrate "
@@ -78,13 +80,20 @@ def inputs_of(
     """
     from shieldnet.auditing.sets import as_the_model_reads
     from shieldnet.data.examples import Examples
+    from shieldnet.files.frames import read_frame
     from shieldnet.files.sources import load_examples
+    from shieldnet.files.tables import is_table
     from shieldnet.outputs.estimators import Estimator
 
-    as_records = isinstance(model, Estimator)
-    loaded = load_examples(name, role, label=label, as_records=as_records, targets=None)
+    own = model if isinstance(model, Estimator) else None
+    if own is not None and own.columns is not None and is_table(Path(name)):
+        return own.columns_of(read_frame(Path(name), role), role)[:most]
+    loaded = load_examples(name, role, label=label, as_records=own is not None, targets=None)
     found = loaded.examples
     if not isinstance(found, Examples):
-        return found.inputs[:most]
+        inputs = found.inputs
+        if own is not None and hasattr(inputs, "iloc"):
+            inputs = own.columns_of(inputs, role)
+        return inputs[:most]
     read = as_the_model_reads({role: found}, model)[role]
     return read.in_own_form(slice(most))[0]

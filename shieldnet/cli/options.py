@@ -35,7 +35,7 @@ Outputs = Annotated[
     typer.Option(
         help="The model's output type: logits, probabilities, binary_logits or "
         "binary_probabilities. values and embeddings need --calibrate or --shield.",
-        show_default="logits",
+        show_default="logits; of a fitted regressor values",
     ),
 ]
 Axis = Annotated[
@@ -64,7 +64,8 @@ Calibrate = Annotated[
 Label = Annotated[
     str | None,
     typer.Option(
-        help="The column of a table, or the array of an .npz, that holds the label.",
+        help="The column of a table, or the array of an .npz, that holds the label, or the target "
+        "of a regression.",
         show_default="label, y or target",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ def as_tensor(value: object, name: str) -> Tensor:
     try:
         # A table's own index is no part of it.
         numbers = value.to_numpy(copy=True) if hasattr(value, "iloc") else value  # type: ignore[attr-defined]  # pandas'
+        if isinstance(numbers, np.ndarray) and not numbers.flags.writeable:
+            numbers = numbers.copy()  # or torch warns; columns of pandas are so
         return torch.as_tensor(numbers).detach()
     except (TypeError, ValueError, RuntimeError) as unreadable:
         require_even(value, name)

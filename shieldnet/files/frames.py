@@ -37,7 +37,7 @@ def read_records(
     Errors: DataError for an invalid table, invalid column names, and missing label or group
         columns; MissingDependency without pandas.
     """
-    table = _read(path, role)
+    table = read_frame(path, role)
     names = [str(name) for name in table.columns]
     require_names([name.strip() for name in names], path)
     written = {name.strip(): name for name in names}
@@ -51,7 +51,11 @@ def read_records(
     return Records(table, labels), {name: _group(column) for name, column in values.items()}
 
 
-def _read(path: Path, role: str) -> Any:
+def read_frame(path: Path, role: str) -> Any:
+    """Reads every column of a table as ``pandas.read_csv`` or ``read_parquet`` does.
+
+    Errors: DataError for an invalid table; MissingDependency without pandas.
+    """
     pandas = require_pandas()
     with understood(path):
         if path.suffix.lower() == ".parquet":

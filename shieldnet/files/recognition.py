@@ -252,8 +252,7 @@ def _of_pickle(contents: Recognized, path: Path) -> str:
             f"is a pickle{shown}, and unpickling runs any code in it, so it is not unpickled. "
             "Export a scikit-learn model to .onnx with skl2onnx, or, if you trust it, pass "
             "package.module:factory, your function that loads it and returns "
-            "shieldnet.Shield.around(joblib.load("
-            f"{str(path)!r}).predict_proba, shieldnet.Confidence(4))."
+            f"joblib.load({str(path)!r})."
         )
     what, state = _whole_of(contents.pickle, path)
     return (

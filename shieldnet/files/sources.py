@@ -39,9 +39,9 @@ _OTHER_FILES = (
     *(".pt", ".pth", ".safetensors", ".skops", ".torchscript", ".ts"),
 )
 _MODEL_HELP = (
-    "Expected MODEL as package.module:factory, a function that returns an nn.Module or a fitted "
-    "estimator with predict_proba (or the estimator itself), or as a file "
-    f"ending in {', '.join(MODEL_FILES)}"
+    "Expected MODEL as package.module:factory, a function that returns an nn.Module, a fitted "
+    "classifier with predict_proba, a fitted regressor (or one of these itself) or a function of "
+    f"arrays, or as a file ending in {', '.join(MODEL_FILES)}"
 )
 _IF_MODEL = " If it is the model itself, name a function that returns it: def model(): return {}."
 
@@ -183,6 +183,8 @@ def load_examples(
         )
     if as_records and is_table(Path(name)):
         records, values = read_records(Path(name), role, label, groups)
+        if targets and records.labels is not None:
+            target_numbers(records.labels, name)
         return Loaded(records, groups=values)
     read = reader.read(name, role, label, groups)
     inputs, labels, columns, subgroups = read.inputs, read.labels, read.columns, read.groups

@@ -85,7 +85,8 @@ def _require_whole(table: Any, path: Path) -> None:
         raise DataError(
             f"{path} has {', '.join(empty)}; rows count from 0, without the line of names. Drop "
             f"these rows (pandas.read_{kind}({str(path)!r}).dropna().to_{kind}(NEW, index=False)), "
-            "fill them in, or audit a pipeline that imputes them itself."
+            "fill them in, or audit a pipeline that imputes them itself: MODEL is a function that "
+            "returns the pipeline, not its method."
         )
 
 
@@ -162,7 +163,7 @@ def divided(
         raise DataError(
             f"Expected numbers in {path}, got words in: {', '.join(worded)}. Encode them as "
             "numbers, name them with --label or --group, or audit a pipeline that encodes them "
-            "itself."
+            "itself: MODEL is a function that returns the pipeline, not its method."
         )
     if not columns:
         raise DataError(f"{path} has no column of inputs.")

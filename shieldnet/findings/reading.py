@@ -1,16 +1,24 @@
 """What a reader must be told beside a number: what it hides, or why it does not vary."""
 
 import re
+from dataclasses import replace
 
-from shieldnet.findings.finding import NO_USE, UNREAD, Finding, decimals
+from shieldnet.findings.finding import NO_USE, UNREAD, Finding, Outcome, decimals
 
 _BETTER = "better than the label alone, so the adversary uses the label"
 BY_LABEL = f"no decoder was significantly {_BETTER}"
+BY_MEAN = "no decoder was significantly better than the mean input, so the adversary uses the mean"
 BY_WINNERS = (
     "no decoder was significantly better than the classes alone that are released at each "
     "position, so the adversary uses those"
 )
-"""The notes of an inversion whose adversary uses no more of an answer; the second is of maps."""
+"""The notes of an inversion whose adversary uses no more of an answer: of classes, of values and
+embeddings, of maps."""
+_WITHOUT_LABEL = {
+    BY_LABEL: BY_MEAN,
+    "the label alone": "the mean input",
+    "beyond its label": "beyond the mean input",
+}
 FEW_CLASSES = "too few classes for a narrow interval"
 """Ends the note of a measurement whose samples are the classes."""
 _SAYS_NOTHING = "the interval spans the whole range, so it says nothing"
@@ -19,7 +27,10 @@ _NARROW = "the interval is narrower than 0.001"
 _ALL_GIVEN = "the answers give the column away in every row, or nearly"
 _MOST_GAIN, _LITTLE = 0.4995, 0.001
 _LEAKS = ("attribute", "averaging", "inversion")
-_GROUP = re.compile(r"^.* on (?P<group>(?:class |[^=]+ = ).+), of \d+ groups$")
+_GROUP = re.compile(
+    r"^.* on (?P<group>(?:class |[^=]+ = ).+|quarter \d of the targets(?: of output \d+)?)"
+    r", of \d+ groups$"
+)
 BY_RANKS = "heavy-tailed: measured by ranks"
 BY_VALUES = "heavy-tailed: measured by its values, of which more is given away than of its ranks"
 """Notes of findings about one column."""
@@ -41,7 +52,7 @@ def caveat(finding: Finding) -> str:
     low, high, note = finding.low, finding.high, finding.note
     if low <= 0.0005 and high >= 0.9995:
         return f"{FEW_CLASSES}: it says nothing" if FEW_CLASSES in note else _SAYS_NOTHING
-    for known in (NO_USE, UNREAD, BY_LABEL, BY_WINNERS, FEW_CLASSES, BY_RANKS, BY_VALUES):
+    for known in (NO_USE, UNREAD, BY_LABEL, BY_MEAN, BY_WINNERS, FEW_CLASSES, BY_RANKS, BY_VALUES):
         if known in note:
             return known
     if _BETTER in note:  # as older reports say it
@@ -74,6 +85,22 @@ def _rows(finding: Finding) -> str:
 def is_binary(kind: str) -> bool:
     """Returns whether answers of a kind are decisions, each with a probability of its own."""
     return kind.startswith("binary")
+
+
+def without_label(outcome: Outcome) -> Outcome:
+    """Returns what was found of values or embeddings, in words that name no label."""
+
+    def reworded(text: str) -> str:
+        for of_classes, of_vectors in _WITHOUT_LABEL.items():
+            text = text.replace(of_classes, of_vectors)
+        return text
+
+    findings = (
+        replace(one, source=reworded(one.source), note=reworded(one.note))
+        for one in outcome.findings
+    )
+    exposed = (replace(one, words=reworded(one.words)) for one in outcome.exposed)
+    return replace(outcome, findings=tuple(findings), exposed=tuple(exposed))
 
 
 def known_beside(finding: str, kind: str) -> str:

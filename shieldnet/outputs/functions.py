@@ -1,6 +1,6 @@
 """Models that are functions from arrays to arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,22 @@ class Around(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the function's result as tensors."""
+        return replaced(self.asked(args, kwargs), lambda _, leaf: as_tensor(leaf))
+
+    def asked(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Returns what the function returns, as it is."""
         positional = [_own_array(value) for value in args]
         named = {name: _own_array(value) for name, value in kwargs.items()}
-        return replaced(self.function(*positional, **named), lambda _, leaf: _as_tensor(leaf))
+        return self.function(*positional, **named)
+
+    @property
+    def name(self) -> str:
+        """Returns the name of the function."""
+        qualified = str(getattr(self.function, "__qualname__", type(self.function).__name__))
+        return qualified.rpartition("<locals>.")[2]
 
     def __repr__(self) -> str:
-        return f"Around({getattr(self.function, '__qualname__', type(self.function).__name__)})"
+        return f"Around({self.name})"
 
 
 def as_arrays(released: Any) -> Any:
@@ -61,9 +71,11 @@ def _own_array(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) or hasattr(value, "iloc") else value
 
 
-def _as_tensor(value: Any) -> Any:
+def as_tensor(value: Any) -> Any:
+    """Converts an array to a tensor. Errors: AnswerError for one that holds no numbers."""
     if not isinstance(value, np.ndarray | np.generic):
         return value
     if value.dtype.kind not in "fciub":
         raise AnswerError(f"Expected the function to return numbers, got {value.dtype}.")
-    return torch.as_tensor(np.ascontiguousarray(value))
+    array = np.ascontiguousarray(value)
+    return torch.as_tensor(array if array.flags.writeable else array.copy())

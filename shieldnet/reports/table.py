@@ -163,10 +163,8 @@ def _reading(kind: str, subjects: Sequence[Subject]) -> tuple[str, ...]:
     scale = scales([finding.name for finding in found], kind)
     if gallery is not None:
         by_chance = decimals(gallery.baseline)
-        scale += (
-            "re-identified: the right record is found in a gallery (by the label alone: "
-            f"{by_chance}).",
-        )
+        known = "by chance" if kind in ("values", "embeddings") else "by the label alone"
+        scale += (f"re-identified: the right record is found in a gallery ({known}: {by_chance}).",)
     return (
         "bits, mu: proven upper bounds per answer. The rest: measured lower bounds, with 95% "
         f"intervals. {ARROWS}.",

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from shieldnet.core.errors import BypassError
 from shieldnet.defenses import Chain
-from shieldnet.outputs.estimators import Estimator
+from shieldnet.outputs.estimators import Estimator, Regressor
 from shieldnet.outputs.layout import ROW_KINDS, Kind
 
 _SHOWN = (
-    *("predict_proba", "predict", "score", "fit"),
-    *("classes_", "n_features_in_", "feature_names_in_"),
+    *("predict", "score", "fit", "n_features_in_", "feature_names_in_"),
     *("_estimator_type", "__sklearn_tags__", "__sklearn_is_fitted__"),
 )
+_SHOWN_OF_CLASSES = ("predict_proba", "classes_")
 _INSTEAD = {
     "predict_log_proba": "numpy.log(shield.predict_proba(inputs))",
     "decision_function": "shield.predict_proba(inputs)",
@@ -41,14 +41,71 @@ class Answering(Protocol):
 
 
 class EstimatorFace:
-    """Answers as the estimator's own methods do, with what the shield releases.
-
-    Each call is an answer with its cost, and with fresh noise where the shield has some.
-    """
+    """Shows what every estimator has."""
 
     def __init__(self, shield: Answering, model: Estimator) -> None:
         self.shield = shield
         self.model = model
+
+    def fit(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuses: a shield answers, its estimator learns."""
+        raise refused("fit", self.model)
+
+    @property
+    def n_features_in_(self) -> Any:
+        return self.model.estimator.n_features_in_
+
+    @property
+    def feature_names_in_(self) -> Any:
+        return self.model.estimator.feature_names_in_
+
+    @property
+    def _estimator_type(self) -> Any:
+        return self.model.estimator._estimator_type
+
+    @property
+    def __sklearn_tags__(self) -> Any:
+        return self.model.estimator.__sklearn_tags__
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def _answers(self, inputs: Any) -> Any:
+        rows = np.asarray(inputs) if isinstance(inputs, list | tuple) else inputs
+        return self.shield(rows)
+
+
+class RegressorFace(EstimatorFace):
+    """Answers as a regressor's own methods do, with what the shield releases.
+
+    Each call is an answer with its cost, and with fresh noise where the shield has some.
+    """
+
+    def predict(self, inputs: Any) -> NDArray[Any]:
+        """Returns the released values.
+
+        Shapes: arrays, tables or lists of rows -> (rows,) or (rows, outputs).
+        """
+        return torch.as_tensor(self._answers(inputs)).cpu().numpy()
+
+    def score(self, inputs: Any, targets: Any, sample_weight: Any = None) -> float:
+        """Returns the R2 of released values, as the estimator's own: the mean over all outputs.
+
+        Where the targets do not vary it is 1 for answers that are right, else 0.
+        """
+        given = np.asarray(targets, dtype=np.float64)
+        told = self.predict(inputs).astype(np.float64).reshape(given.shape)
+        missed, varied = (given - told) ** 2, given - np.average(given, 0, sample_weight)
+        lost, whole = (np.average(part, 0, sample_weight) for part in (missed, varied**2))
+        least = np.where(lost == 0, 1.0, 0.0)
+        return float(np.mean(np.where(whole > 0, 1 - lost / np.where(whole > 0, whole, 1), least)))
+
+
+class ClassifierFace(EstimatorFace):
+    """Answers as a classifier's own methods do, with what the shield releases.
+
+    Each call is an answer with its cost, and with fresh noise where the shield has some.
+    """
 
     def predict_proba(self, inputs: Any) -> NDArray[Any]:
         """Returns the probabilities that the released answers state, a column for each class.
@@ -75,40 +132,16 @@ class EstimatorFace:
         right = right.all(1) if right.ndim > 1 else right
         return float(np.average(right, weights=sample_weight))
 
-    def fit(self, *args: object, **kwargs: object) -> NoReturn:
-        """Refuses: a shield answers, its estimator learns."""
-        raise refused("fit")
-
     @property
     def classes_(self) -> Any:
         return self.model.estimator.classes_
-
-    @property
-    def n_features_in_(self) -> Any:
-        return self.model.estimator.n_features_in_
-
-    @property
-    def feature_names_in_(self) -> Any:
-        return self.model.estimator.feature_names_in_
-
-    @property
-    def _estimator_type(self) -> Any:
-        return self.model.estimator._estimator_type
-
-    @property
-    def __sklearn_tags__(self) -> Any:
-        return self.model.estimator.__sklearn_tags__
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
 
     @property
     def _is_binary(self) -> bool:
         return self.shield.chain.layout.kind in ROW_KINDS
 
     def _stated(self, inputs: Any) -> Tensor:
-        rows = np.asarray(inputs) if isinstance(inputs, list | tuple) else inputs
-        answers = torch.as_tensor(self.shield(rows)).cpu()
+        answers = torch.as_tensor(self._answers(inputs)).cpu()
         if self.shield.release == "probabilities" or (
             self._is_binary and self.shield.release != "logits"
         ):
@@ -123,8 +156,10 @@ def shown_by(shield: Answering, model: Estimator, name: str) -> Any:
 
     Errors: AttributeError for what the estimator does not have.
     """
-    if name in _SHOWN:
-        return getattr(EstimatorFace(shield, model), name)
+    is_regressor = isinstance(model, Regressor)
+    if name in _SHOWN or (name in _SHOWN_OF_CLASSES and not is_regressor):
+        face = RegressorFace if is_regressor else ClassifierFace
+        return getattr(face(shield, model), name)
     if name.startswith("_") or not hasattr(model.estimator, name):
         raise AttributeError(f"A Shield around {model.name} has no attribute {name}.")
     if not callable(getattr(model.estimator, name)):
@@ -132,12 +167,14 @@ def shown_by(shield: Answering, model: Estimator, name: str) -> Any:
             f"shield.{name} is blocked, as what {model.name} learned is not an answer. Read "
             f"shield.model.estimator.{name} where no untrusted client listens."
         )
-    raise refused(name)
+    raise refused(name, model)
 
 
-def refused(name: str) -> BypassError:
+def refused(name: str, model: Estimator) -> BypassError:
     """Refuses a method of an estimator's own."""
     instead = _INSTEAD.get(name, "shield.predict(inputs) or shield.predict_proba(inputs)")
+    if isinstance(model, Regressor):
+        instead = "shield.predict(inputs)"
     if name == "fit":
         return BypassError(
             "A Shield does not learn: fit the estimator by itself, shield.model.estimator.fit("

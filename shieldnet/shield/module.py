@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from shieldnet.core.opaque_ops import is_captured, refuse_recording
 from shieldnet.defenses import Defense
-from shieldnet.outputs.adapters import as_module, default_kind
+from shieldnet.outputs.adapters import as_function, as_module, default_kind
 from shieldnet.outputs.calls import explain_call
 from shieldnet.outputs.estimators import Estimator, stated_classes
 from shieldnet.outputs.functions import Around, as_arrays, holds_tensors
@@ -57,11 +57,12 @@ class Shield(nn.Module):
     ``print(shield)`` shows the whole chain.
 
     model: any module, which keeps its mode, gradients, hooks and ``state_dict`` keys; a fitted
-        estimator, whose ``predict_proba``, ``predict`` and ``classes_`` the Shield then has, too;
+        classifier, whose ``predict_proba``, ``predict`` and ``classes_`` the Shield then has, too;
+        a fitted regressor, whose ``predict`` it has;
         a session of ONNX Runtime, or a function of arrays: arrays in, arrays out.
     outputs: what the model gives: ``"logits"`` (of a module, by default) or ``"probabilities"``
         (by default of all else) of classes, ``"binary_logits"`` or ``"binary_probabilities"``
-        of binary or multi-label models, ``"values"`` of a regression,
+        of binary or multi-label models, ``"values"`` of a regression (by default of a regressor),
         ``"embeddings"``. Where the output has several fields (a tuple, dict, dataclass or
         ModelOutput), a dict names the kinds: ``{"logits": "logits", "boxes": "values"}``; the
         first field is the one that ``defenses`` act on. One word alone means the field of that
@@ -156,10 +157,12 @@ class Shield(nn.Module):
     ) -> "Shield":
         """Wraps a function of numpy arrays, also one that ``Shield`` would take for a model.
 
+        The ``predict`` of a fitted regressor is taken as the regressor itself.
+
         Called with arrays it answers with arrays, called with tensors it answers with tensors. The
         settings are the constructor's.
         """
-        return cls(Around(function), *defenses, outputs=outputs, **settings)
+        return cls(as_function(function), *defenses, outputs=outputs, **settings)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answers like the model, with what the defenses leave of it.

@@ -6,6 +6,7 @@ from typing import Any
 from shieldnet.core.checks import choice
 from shieldnet.core.errors import ConfigError
 from shieldnet.defenses import Defense
+from shieldnet.outputs.adapters import as_module, default_kind
 from shieldnet.outputs.layout import Kind, Positions
 from shieldnet.shield.calibrated_presets import CALIBRATED, calibrated
 from shieldnet.shield.heads import before_each_head
@@ -32,7 +33,8 @@ def harden(
 ) -> Shield:
     """Wraps ``model`` in a preset's shield; but for "certified", the winner never changes.
 
-    model: a module, a fitted estimator, a session or a function of arrays, as of ``Shield``.
+    model: a module, a fitted estimator, a session or a function of arrays, as of ``Shield``; a
+    regressor needs ``calibrate``.
     preset: "strict", "balanced", "open" or "certified". The settings are those of ``Shield``;
     with ``example=x``, a few inputs, it is tried now whether rows change each other. Of several
     heads, ``outputs={"intent": "logits", "topic": "logits"}``, the preset stands before each; the
@@ -43,6 +45,8 @@ def harden(
     (docs/choosing.md). They must not be private, as the settings tell of them.
     Errors: as ``Shield``; DataError for public rows that are too few or whose answers do not vary.
     """
+    model = as_module(model)
+    outputs = default_kind(model) if outputs is None else outputs
     if calibrate is not None:
         layout = {"outputs": outputs, "axis": axis, "also": also, "drop": drop}
         defenses = calibrated(model, preset, calibrate, **layout)

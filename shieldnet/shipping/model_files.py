@@ -12,7 +12,7 @@ from shieldnet.files.onnx_models import OnnxModel
 from shieldnet.files.programs import Program, clean_program
 from shieldnet.files.sizes import require_bytes, require_file
 from shieldnet.files.weights import weights_bytes
-from shieldnet.outputs.estimators import Estimator
+from shieldnet.outputs.estimators import Estimator, Regressor
 from shieldnet.outputs.functions import Around
 from shieldnet.shield.module import Shield
 from shieldnet.shipping.description import Description, GraphFacts, answers_of, inputs_of
@@ -23,8 +23,8 @@ _ESTIMATOR = (
     "is scikit-learn's, and only a pickle would hold it, which runs code when it is read. A "
     "pipeline is not shipped as a folder: ship its code, shield.toml and the report of the audit. "
     "Where skl2onnx can convert it, audit and harden the .onnx file itself, as the hashes in a "
-    "report are of what was audited: shieldnet audit model.onnx:probabilities --outputs "
-    "probabilities ..., then shieldnet harden with the same arguments"
+    "report are of what was audited: shieldnet audit {} ..., then shieldnet harden with the same "
+    "arguments"
 )
 _FUNCTION = (
     "is a function of arrays, and only a pickle would hold it, which runs code when it is read. "
@@ -79,8 +79,13 @@ def files_of(
 
 def _refuse_pickled(model: nn.Module) -> None:
     if isinstance(model, Around):
-        is_estimator = isinstance(model, Estimator)
-        name, reason = (model.name, _ESTIMATOR) if is_estimator else (repr(model), _FUNCTION)
+        name, reason = repr(model), _FUNCTION
+        if isinstance(model, Estimator):
+            of_values = isinstance(model, Regressor)
+            given = "model.onnx:variable --outputs values --calibrate public.csv"
+            if not of_values:
+                given = "model.onnx:probabilities --outputs probabilities"
+            name, reason = model.name, _ESTIMATOR.format(given)
         raise ConfigError(f"A hardened folder holds no pickle: {name} {reason}.")
 
 

@@ -146,10 +146,16 @@ def test_an_estimator_is_refused_with_a_function_that_works(name) -> None:
     message = refusal(name)
     assert "is a pickle" in message
     assert "Export a scikit-learn model to .onnx with skl2onnx" in message
-    (line,) = re.findall(r"returns (shieldnet\..*\))\.", message)
-    shield = eval(line, {"shieldnet": sn, "joblib": joblib})  # noqa: S307 - our own message
+    (line,) = re.findall(r"returns (joblib\..*\))\.", message)
+    shield = sn.harden(eval(line, {"joblib": joblib}))  # noqa: S307 - our own message
     answers = shield(rows)
     assert (answers.argmax(1) == estimator.predict(rows)).all()
+    regressor = linear.LinearRegression().fit(rows, rows[:, 0])
+    joblib.dump(regressor, name, compress=3 if name.startswith("compressed") else 0)
+    (line,) = re.findall(r"returns (joblib\..*\))\.", refusal(name))
+    loaded = eval(line, {"joblib": joblib})  # noqa: S307 - our own message
+    told = sn.Shield(loaded, sn.ClipRange(-1, 1), sn.RoundTo(0.5)).predict(rows)
+    assert set(told.tolist()) <= {-1.0, -0.5, 0.0, 0.5, 1.0}
 
 
 @pytest.mark.filterwarnings("ignore")

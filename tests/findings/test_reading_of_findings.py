@@ -4,7 +4,7 @@ import pytest
 from by_hand import finding
 
 from shieldnet.findings.finding import NO_USE
-from shieldnet.findings.reading import BY_LABEL, caveat, group_of, guess, worst_group
+from shieldnet.findings.reading import BY_LABEL, BY_MEAN, caveat, group_of, guess, worst_group
 
 OLD = "no decoder was surely better than the label alone, so the adversary uses the label"
 
@@ -14,6 +14,7 @@ OLD = "no decoder was surely better than the label alone, so the adversary uses 
     [
         (finding("inversion", 0.1, 0.2), ""),
         (finding("inversion", 0.0, 0.0, note=OLD), BY_LABEL),
+        (finding("inversion", 0.0, 0.0, note=f"few rows; {BY_MEAN}"), BY_MEAN),
         (finding("inversion", 0.0, 0.0), "the answers add nothing in any of the 400 rows"),
         (
             finding("attribute.sex.gain", 0.0, 0.0),
@@ -35,7 +36,13 @@ def test_an_interval_of_width_zero_has_its_reason(one, words) -> None:
     assert caveat(one) == words
 
 
-@pytest.mark.parametrize("group", ["class a on call", "place = inn on sea", "sex = 1"])
+@pytest.mark.parametrize(
+    "group",
+    [
+        *("class a on call", "place = inn on sea", "sex = 1"),
+        *("quarter 4 of the targets", "quarter 1 of the targets of output 2"),
+    ],
+)
 @pytest.mark.parametrize("attack", ["LiRA", "entropy", "quantile regression on entropy"])
 def test_a_group_is_told_from_the_attack_on_it(group, attack) -> None:
     source = f"{attack} on {group}, of 4 groups"

@@ -225,7 +225,7 @@ def test_it_is_copied_and_pickled(table, pipeline) -> None:
         (LogisticRegression, "got the class LogisticRegression. Pass an instance"),
         (3, "or a function of arrays; got int"),
         (SVC(), r"got SVC, which has no predict_proba. .* CalibratedClassifierCV"),
-        (LinearRegression(), r"For a regression use Shield.around\(estimator.predict"),
+        (LinearRegression(), r"got LinearRegression, which is not fitted yet. Call fit\(inputs, t"),
     ],
 )
 def test_what_is_no_fitted_estimator_is_refused_with_the_way(model, words) -> None:

@@ -99,6 +99,7 @@ def _section(report: Mapping[str, Any]) -> dict[str, Any]:
         **report,
         "subjects": subjects,
         "headline": _headline(subjects, report.get("kind", "")),
+        "known": known_beside("inversion", report.get("kind", "")),
         "remarks": remarks(
             tuple(
                 (subject["name"], tuple(map(Finding.read, subject["findings"])))
