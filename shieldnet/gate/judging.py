@@ -7,7 +7,7 @@ from typing import Literal
 
 from shieldnet.findings.finding import Finding, decimals, goes_by
 from shieldnet.findings.metrics import OR_LABELS, RELEASE_LESS, Metric
-from shieldnet.findings.reading import BY_LABEL, BY_WINNERS, caveat, group_of, guess
+from shieldnet.findings.reading import BY_LABEL, BY_MEAN, BY_WINNERS, caveat, group_of, guess
 from shieldnet.gate.declared import PROVEN, declared
 from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.privacy.guarantee import Guarantee
@@ -265,7 +265,11 @@ def _more_rows(limit: float, finding: Finding, *, is_met: bool) -> str:
     The width of an interval falls with the square root of the rows. is_met: by the estimate alone.
     """
     side = "meets" if is_met else "breaks"
-    if caveat(finding) in (BY_LABEL, BY_WINNERS):  # its upper end is what was tried on them
+    if caveat(finding) in (
+        BY_LABEL,
+        BY_MEAN,
+        BY_WINNERS,
+    ):  # its upper end is what was tried on them
         return f"more auxiliary records would decide; the estimate {side} the limit"
     gap = abs(finding.value - limit)
     reach = finding.high - finding.value if limit > finding.value else finding.value - finding.low

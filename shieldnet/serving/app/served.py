@@ -151,7 +151,7 @@ def _output_name(path: tuple[str, ...], inputs: Sequence[TensorFacts]) -> str:
 def _servable(inputs: tuple[TensorFacts, ...]) -> tuple[TensorFacts, ...]:
     if not inputs:
         raise ConfigError(
-            "What the model takes is not known: the folder does not describe it. Give a few inputs: "
+            "What the model takes is not known: the folder does not say it. Give a few inputs: "
             "example=..."
         )
     names = [one.name for one in inputs]
