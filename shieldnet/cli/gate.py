@@ -38,7 +38,9 @@ def init(
     if not path.parent.is_dir():
         raise ConfigError(f"There is no folder {path.parent}. Make it with: mkdir -p {path.parent}")
     if path.exists() and not force:
-        raise ConfigError(f"{path} already exists; use --force to overwrite it.")
+        raise ConfigError(
+            f"{path} already exists: name another file with -o, or overwrite it with --force."
+        )
     path.write_text(init_text(), encoding="utf-8")
     typer.echo(f"Wrote {path}. Set its limits, then: shieldnet audit ... --policy {path}")
 

@@ -75,7 +75,9 @@ def export(
     from shieldnet.serving.kept import KeptLedger
 
     if output.exists() and not force:
-        raise ConfigError(f"{output} already exists; use --force to overwrite it.")
+        raise ConfigError(
+            f"{output} already exists: name another file with -o, or overwrite it with --force."
+        )
     kept = KeptLedger.read(address)
     with output.open("w", encoding="utf-8") as file:
         count = sum(1 for line in kept.lines() if file.write(f"{line}\n"))

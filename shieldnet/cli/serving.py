@@ -237,7 +237,7 @@ def serve(
         guard.ledger.verify()
         app = make_app(guard, served, known)
         listening = bound(host, port)
-        typer.echo(f"{shield!r} is served as {served.name}: {_address(listening)}", err=True)
+        typer.echo(f"Serving {served.name}, {shield!r}, at http://{_address(listening)}", err=True)
         _log_requests()
         with _metrics(app, metrics_port):
             server = server_of(app, limits, certificate=tls_certificate, private_key=tls_key)
@@ -300,7 +300,7 @@ def add(
     from shieldnet.serving.app.keys import add_key
 
     key = add_key(keys, name)
-    typer.echo(f"The key of {name}, which {keys} does not hold and nothing shows again:", err=True)
+    typer.echo(f"The key of {name}. It is shown only now: {keys} holds its hash.", err=True)
     typer.echo(key)
 
 

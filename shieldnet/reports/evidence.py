@@ -1,10 +1,11 @@
 """What a report has to say on the items that auditors ask about: evidence, never compliance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from shieldnet.findings.finding import Finding
+from shieldnet.findings.reading import OF_COLUMNS
 from shieldnet.gate.declared import declared
 from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.privacy.guarantee import Guarantee
@@ -17,6 +18,7 @@ NIST = "NIST AI 100-2e2025"
 EDPB = "EDPB Opinion 28/2024"
 
 _NEAR = 0.05
+_MAX_QUIET = 3  # columns near their baseline that are named
 _SERVED = "it depends on how the model is served, which an audit of answers cannot see"
 _EVASION = "no attack here changes inputs to be misclassified; finetune measures robust accuracy"
 
@@ -181,7 +183,7 @@ def _spoken_to(
             claims.append(f"proven of the training: {guarantee.words}")
     if item.item == "11.3.2" and cost.bits < float("inf"):
         claims.append(f"proven: at most {rounded_up(cost.bits)} bits per answer")
-    spoken = [*claims, *(_in_words(finding, broken.get(finding.name, "")) for finding in measured)]
+    spoken = [*claims, *_all_in_words(item, measured, broken)]
     reason = _inapplicable(item, is_table, has_classes)
     status: Status = "not applicable" if reason else "not evidenced"
     if any(_against(item, finding, finding.name in broken) for finding in measured):
@@ -193,6 +195,25 @@ def _spoken_to(
         status, words = "not evidenced", "; ".join([item.missing, *spoken])
     names = tuple(finding.name for finding in measured)
     return Evidence(item.standard, item.item, item.asks, status, words, names)
+
+
+def _all_in_words(
+    item: _Item, measured: Sequence[Finding], broken: Mapping[str, str]
+) -> Iterator[str]:
+    """Writes every finding; of many columns those near their baseline are counted."""
+    quiet = [
+        finding
+        for finding in measured
+        if finding.name.startswith(OF_COLUMNS)
+        and _is_near(finding)
+        and not _against(item, finding, finding.name in broken)
+    ]
+    folded = quiet if len(quiet) > _MAX_QUIET else []
+    for finding in measured:
+        if finding not in folded:
+            yield _in_words(finding, broken.get(finding.name, ""))
+    if folded:
+        yield f"{len(folded)} columns near their baseline"
 
 
 def _against(item: _Item, finding: Finding, is_broken: bool) -> bool:

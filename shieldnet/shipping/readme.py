@@ -39,9 +39,9 @@ audited; its code is not. Answer clients with `shield(x)`, never with `shield.mo
 
 ## What it does not protect
 
-A file in the hands of a caller protects nothing. Whoever holds this folder can add one output to
-the graph, or call the model in it, and read the raw scores. The shield protects a model behind an
-interface that answers with what the shield releases. Keep this folder where the clients are not.
+A file in the hands of a caller protects nothing. Whoever holds this folder can call the model in
+it, or add one output to a graph of it, and read the raw scores. The shield protects a model behind
+an interface that answers with what the shield releases. Keep this folder where the clients are not.
 """
 _UNSIGNED = """\
 

@@ -92,7 +92,10 @@ def test_a_run_on_github_gets_a_summary(project) -> None:
         ),
         (("compare", "report.json", "nowhere.json"), "Cannot read nowhere.json"),
         (("compare", "report.json"), "Missing argument"),
-        (("policy", "init", "pass.toml"), "pass.toml already exists; use --force to overwrite it."),
+        (
+            ("policy", "init", "pass.toml"),
+            "pass.toml already exists: name another file with -o, or overwrite it with",
+        ),
         (("policy", "init", "no/policy.toml"), "There is no folder no. Make it with: mkdir -p no"),
     ],
 )

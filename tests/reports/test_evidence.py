@@ -107,3 +107,17 @@ def test_prompts_that_are_read_say_nothing_of_a_detector() -> None:
     found = by_item(finding("prompts.exact", 0.5, 0.6))
     assert found["11.3.1"].status == "not evidenced"
     assert found["NISTAML.032"].status == "evidence against"
+
+
+def test_many_columns_near_their_baseline_are_counted_and_others_named() -> None:
+    quiet = [finding(f"inversion.column.c{number}", 0.0, 0.01, baseline=0.0) for number in range(5)]
+    loud = finding("inversion.column.debt", 0.3, 0.4, baseline=0.0)
+    wide = finding("inversion.column.age", 0.0, 0.3, baseline=0.0)
+    said = by_item(*quiet, loud, wide)["AML.T0024.001"]
+    assert said.status == "evidence against"
+    assert said.words.startswith("inversion.column.debt")
+    assert "inversion.column.age" in said.words
+    assert said.words.endswith("; 5 columns near their baseline")
+    assert len(said.findings) == 7
+    few = by_item(*quiet[:3])["AML.T0024.001"].words
+    assert few.count("inversion.column.c") == 3

@@ -1,6 +1,7 @@
 """``shieldnet serve`` takes a hardened folder into service, or says what is missing."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -62,8 +63,10 @@ def test_the_demos_folder_answers_the_real_triton_client_until_its_budget_is_spe
         command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         said = process.stderr.readline()
-        assert "is served as credit: 127.0.0.1:" in said, said + process.stderr.read()
-        client = InferenceServerClient(said.split()[-1])
+        assert re.match(r"Serving credit, .* at http://127\.0\.0\.1:", said), (
+            said + process.stderr.read()
+        )
+        client = InferenceServerClient(said.split()[-1].removeprefix("http://"))
         headers = {"X-API-Key": (project / "key").read_text()}
         with np.load(project / "x.npz") as arrays:
             rows = arrays["x"][:2]

@@ -95,7 +95,7 @@ def test_the_command_shows_a_key_once(tmp_path) -> None:
     done = shieldnet(tmp_path, "keys", "add", "alice", "--keys", "keys.toml")
     assert done.returncode == 0, done.stderr
     assert ApiKeys.load(tmp_path / "keys.toml").client_of(done.stdout.strip()) == "alice"
-    assert "nothing shows again" in done.stderr
+    assert "It is shown only now" in done.stderr
     refused = shieldnet(tmp_path, "keys", "add", "a b", "--keys", "keys.toml")
     assert refused.returncode == 2
 

@@ -35,7 +35,7 @@ def unknown_key() -> Refused:
 
 def not_found() -> Refused:
     """Returns the refusal of an address that leads nowhere."""
-    return Refused(404, "address", "There is nothing at this address.")
+    return Refused(404, "address", "Not found.")
 
 
 def too_slow() -> Refused:
