@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, type=int, metavar=("ROWS", "FEATURES", "CLASSES"))
     parser.add_argument("--tier", default="quick", help="of the single one")
     parser.add_argument("--limit", type=float, default=300, help="seconds, for each audit")
-    parser.add_argument("--print", action="store_true", help="print the table, write nothing")
+    parser.add_argument("--print", action="store_true", help="write nothing")
     given = parser.parse_args()
     if given.one:
         one(*given.one, given.tier)
@@ -126,10 +126,12 @@ def main() -> None:
         rows, features, classes = size
         shown = f"| {tier} | {rows:,} | {features:,} | {classes} |"
         lines.append(f"{shown} {' | '.join(measured(size, tier, given.limit))} |")
-        if given.print:
-            print(lines[-1], flush=True)
-    if not given.print:
-        write_section("cost", "python benchmarks/cost.py", "\n".join(lines))
+        print(lines[-1], flush=True)
+        if not given.print:  # at once, so that a stop leaves what was measured
+            left = len(sizes) - (len(lines) - 2)
+            note = f"\n\nStopped: {left} of {len(sizes)} sizes were not measured." if left else ""
+            text = "\n".join(lines) + note
+            write_section("cost", "python benchmarks/cost.py", text, is_shown=False)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import torch
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
-def write_section(name: str, command: str, text: str) -> None:
-    """Replaces the section ``name`` of RESULTS.md, or appends it."""
+def write_section(name: str, command: str, text: str, *, is_shown: bool = True) -> None:
+    """Replaces the section ``name`` of RESULTS.md, or appends it. is_shown: whether to print it."""
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     section = f"{start}\n`{command}` ({machine})\n\n{text.strip()}\n{end}"
@@ -21,4 +21,5 @@ def write_section(name: str, command: str, text: str) -> None:
     else:
         page = f"{page.rstrip()}\n\n{section}\n"
     RESULTS.write_text(page, encoding="utf-8")
-    print(section)
+    if is_shown:
+        print(section)
