@@ -51,7 +51,10 @@ class PositionAveraging(Attack):
     metrics = (
         *AVERAGED_AT_POSITIONS,
         replace(
-            MapInversion.metrics[0], name="averaging.map.*", title="leakage of a map, averaged"
+            MapInversion.metrics[0],
+            name="averaging.map.*",
+            title="leakage of a map, averaged",
+            headline=False,
         ),
     )
     queries: int = 64
@@ -62,6 +65,9 @@ class PositionAveraging(Attack):
     def __call__(self, game: Game) -> Outcome:
         if game.shield.deterministic:
             raise NotApplicable("the shield gives the same answer every time")
+        if game.is_vector:
+            kind = game.shield.chain.layout.kind
+            raise NotApplicable(f"it reads distributions, the model gives {kind}")
         runs: Mapping[str, _Run] = {
             "membership": self._membership,
             "inversion": self._inversion,
