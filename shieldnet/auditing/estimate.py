@@ -25,6 +25,7 @@ _PACE = (
     1.7  # between a core as quick as the one that the terms were fitted on and one half as quick
 )
 _ASKS, _ASKS_OF_MAPS = 25, 4
+_DRAW_S = 1.6e-6  # for one number's noise, of a secure source
 _ROWS_OF_MAPS = 3000  # more are not learned from
 Done = Callable[[], object]
 Tell = Callable[[str], object]
@@ -81,7 +82,7 @@ class Load:
 
     rows: of all sets; owned: of the auxiliary ones; targets: of the nonmembers.
     ask_s: seconds for one answer about every row, measured. pictures: whether images are drawn.
-    form: what records are, by which attacks ask about candidates.
+    form: what records are, by which attacks ask about candidates. numbers: of an answer.
     reference_models: how many are trained; shadows by ``train`` are not foreseen.
     """
 
@@ -94,6 +95,7 @@ class Load:
     pictures: bool = False
     form: Form = "rows"
     reference_models: int = 0
+    numbers: int = 1
 
     @classmethod
     def of(cls, game: Game, reference_models: int) -> "Load":
@@ -113,6 +115,7 @@ class Load:
             features=probe[0].numel(),
             classes=1 if game.is_vector or game.extent else answers.shape[-1],  # of decoders
             ask_s=asking_s * rows / len(probe),
+            numbers=answers[0].numel(),
             form=_form_of(game),
             pictures=probe.dim() == 4 and min(probe.shape[2:]) >= MIN_IMAGE_SIDE,
             reference_models=reference_models,
@@ -174,7 +177,10 @@ def estimate_s(
     steps = min(max(1500, load.rows / 17), load.rows * 0.6)
     reference_s = steps * (0.0022 + 0.0045 * min(features, 512) / 512)
     waves = math.ceil(load.reference_models / trained_at_once(None) / workers)
-    asking = load.ask_s * sum(_asks(tier, load.form, is_noisy=is_noisy) for is_noisy in shields)
+    asks = _ASKS_OF_MAPS if is_map else _ASKS
+    noisy = tier.asks if load.form == "rows" else asks
+    asking = load.ask_s * sum(noisy if is_noisy else asks for is_noisy in shields)
+    asking += waiting * sum(shields) * _drawing_s(tier, load)
     if not is_map and any(isinstance(check, Masking) for check in tier.checks):
         asking += load.ask_s / load.rows * ROWS_ASKED * (len(shields) - 1)
     asked = (load.form, load.owned, load.targets)
@@ -183,18 +189,14 @@ def estimate_s(
     return waiting * (_START_S + _PACE * (waves * reference_s + work * len(shields))) + asking
 
 
-def _asks(tier: Tier, form: Form, *, is_noisy: bool) -> float:
-    """Returns how often each row is asked about, about. Means at positions are taken of all rows.
-
-    They take twice that many answers, as of p and of log p, of a model that answers once.
-    """
-    asks = _ASKS_OF_MAPS if form == "maps" else _ASKS
-    if not is_noisy:
-        return asks
-    if form == "rows":
-        return tier.asks
-    return asks + sum(
-        2 * attack.queries for attack in tier.attacks if isinstance(attack, PositionAveraging)
+def _drawing_s(tier: Tier, load: Load) -> float:
+    """Returns the seconds in which noise at positions is drawn, to be averaged, for one shield."""
+    if load.form == "rows":
+        return 0.0
+    return sum(
+        _DRAW_S * min(attack.numbers, attack.queries * load.rows * load.numbers)
+        for attack in tier.attacks
+        if isinstance(attack, PositionAveraging)
     )
 
 

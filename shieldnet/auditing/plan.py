@@ -113,6 +113,7 @@ _ALSO = (
     MapSearch(),
     MapMembership(),
 )
+_QUICK_MAPS = MapInversion(local=(Patches(),))
 _MORE_DECODERS = (Ridge(), KernelRidge(), NearestNeighbors(), Network(), Network(seed=1))
 
 DEFAULT_ENGINE = "processes"
@@ -133,9 +134,9 @@ TIERS = MappingProxyType(
                 AttributeRecovery(),
                 PromptInversion(tokens=4, texts=24, rounds=1),
                 *_OF_TEXTS,
-                MapInversion(local=(Patches(),)),
+                _QUICK_MAPS,
                 MapMembership(),
-                PositionAveraging(queries=16),
+                PositionAveraging(queries=16, numbers=2**22, reading=_QUICK_MAPS),
             ),
             _CHECKS,
             shadows=8,
@@ -157,7 +158,7 @@ TIERS = MappingProxyType(
                 Averaging(queries=(16, 256, 1024)),
                 JitterAveraging(queries=1024),
                 *_ALSO,
-                PositionAveraging(queries=256),
+                PositionAveraging(queries=256, numbers=2**28),
             ),
             (Memorization(), *_CHECKS),
             shadows=64,

@@ -1,6 +1,7 @@
 """Asking the same thing again, where an answer has positions: fresh noise is averaged away."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,6 @@ from shieldnet.attacks.membership.reporting import (
     within,
     worst,
 )
-from shieldnet.attacks.membership.scored import Scored
 from shieldnet.attacks.positions.box_numbers import Painted, numbers_in
 from shieldnet.attacks.positions.maps import scored_maps
 from shieldnet.attacks.positions.readings import extent_of
@@ -29,20 +29,22 @@ from shieldnet.outputs.layout import Kind
 from shieldnet.shield.module import Shield
 
 _FLOOR = 1e-30  # what a released zero reads as
-_Run = Callable[[Game], list[Finding]]
+_LEAST = 4  # answers about each record
 
 
 @dataclass(frozen=True)
 class PositionAveraging(Attack):
     """Scores texts and maps, and inverts maps, by the means of many answers about each record.
 
-    Means are taken of the released probabilities, and of their logarithms: the first suit noise on
-    probabilities, the second noise on logits. Members are scored by both, and the worst score is
-    reported as ``membership.sequences.averaged.N`` or ``membership.maps.averaged.N``. Inputs are
-    read as by ``MapInversion``, as ``averaging.map.N``: beyond the winners of the means.
+    Means are taken of the logarithms of released probabilities where noise on logits comes last,
+    else of the probabilities. The worst score of members is reported as
+    ``membership.sequences.averaged.N`` or ``membership.maps.averaged.N``. Inputs are read as by
+    ``MapInversion``, as ``averaging.map.N``: beyond the winners of the means.
 
-    queries: answers about each record.
-    Errors: NotApplicable where a shield gives the same answer every time.
+    queries: answers about each record, at most. numbers: that are drawn in all, at most; large
+    answers are asked for less often. reading: how inputs are read from the means.
+    Errors: NotApplicable where a shield gives the same answer every time, or where answers are too
+        large to be asked for four times.
     NOT promised: prompts and completions of a text are read from single answers; no shadows stand
     beside the means.
     """
@@ -58,9 +60,12 @@ class PositionAveraging(Attack):
         ),
     )
     queries: int = 64
+    numbers: int = 2**25
+    reading: MapInversion = MapInversion()  # noqa: RUF009  # frozen
 
     def __post_init__(self) -> None:
         whole("queries", self.queries, low=2)
+        whole("numbers", self.numbers, low=1)
 
     def __call__(self, game: Game) -> Outcome:
         if game.shield.deterministic:
@@ -68,54 +73,60 @@ class PositionAveraging(Attack):
         if game.is_vector:
             kind = game.shield.chain.layout.kind
             raise NotApplicable(f"it reads distributions, the model gives {kind}")
-        runs: Mapping[str, _Run] = {
-            "membership": self._membership,
-            "inversion": self._inversion,
-        }
+        queries = self._queries(game)
+        means = averaged(game, queries)
         findings: list[Finding] = []
         untested = []
-        for what, run in runs.items():
+        for what, run in (("membership", _membership), ("inversion", self._inversion)):
             try:
-                findings += run(game)
+                findings.append(run(means, queries))
             except NotApplicable as reason:
                 untested.append(f"averaging at positions, {what}: {reason}")
         if not findings:
             raise NotApplicable("; ".join(untested))
         return Outcome(findings=tuple(findings), untested=tuple(untested))
 
-    def _membership(self, game: Game) -> list[Finding]:
-        is_text = len(extent_of(game).positions) == 1
-        game.require_rows(MIN_ROWS, game.members, game.nonmembers)
-        require_untold(game)
-        prefix = "membership.sequences" if is_text else "membership.maps"
-        score = sequence_scores if is_text else scored_maps
-        distinct = distinct_records(game)
-        scored = {
-            f"{name} of mean {means}": replace(within(distinct, scores), queries=self.queries)
-            for means in ("p", "log p")
-            for name, scores in self._asked(score, game, means).items()
-        }
-        name = f"{prefix}.averaged.{self.queries}"
-        return [worst(ranked(prefix, scored), name)]
+    def _queries(self, game: Game) -> int:
+        """Returns how often each record can be asked about."""
+        extent = extent_of(game)
+        rows = sum(len(part) for part in game.reference) + len(game.members) + len(game.nonmembers)
+        each = rows * extent.classes * math.prod(extent.positions)
+        queries = min(self.queries, self.numbers // each)
+        if queries < min(self.queries, _LEAST):
+            raise NotApplicable(
+                f"{_LEAST} answers about all records are {_LEAST * each:,} numbers, "
+                f"{self.numbers:,} are drawn: {type(self).__name__}(numbers=...) draws more"
+            )
+        return queries
 
-    def _asked(
-        self, score: Callable[[Game], dict[str, Scored]], game: Game, means: str
-    ) -> dict[str, Scored]:
-        return score(averaged(game, self.queries, of_logs=means == "log p"))
-
-    def _inversion(self, game: Game) -> list[Finding]:
-        outcome = MapInversion()(averaged(game, self.queries))
+    def _inversion(self, means: Game, queries: int) -> Finding:
+        outcome = self.reading(means)
         (found,) = (one for one in outcome.findings if one.name == "inversion.map")
-        threat = replace(found.threat, queries=self.queries)
-        return [replace(found, name=f"averaging.map.{self.queries}", threat=threat)]
+        threat = replace(found.threat, queries=queries)
+        return replace(found, name=f"averaging.map.{queries}", threat=threat)
 
 
-def averaged(game: Game, queries: int, *, of_logs: bool = False) -> Game:
+def _membership(means: Game, queries: int) -> Finding:
+    is_text = len(extent_of(means).positions) == 1
+    means.require_rows(MIN_ROWS, means.members, means.nonmembers)
+    require_untold(means)
+    prefix = "membership.sequences" if is_text else "membership.maps"
+    distinct = distinct_records(means)
+    scored = {
+        name: replace(within(distinct, scores), queries=queries)
+        for name, scores in (sequence_scores if is_text else scored_maps)(means).items()
+    }
+    return worst(ranked(prefix, scored), f"{prefix}.averaged.{queries}")
+
+
+def averaged(game: Game, queries: int) -> Game:
     """Returns the game about a shield, and a base behind it, whose answers are means of many.
 
-    of_logs: of log p, not of p. Shadows are left out: theirs are single answers.
+    Shadows are left out: theirs are single answers.
     """
     classes = extent_of(game).classes
+    last = next(reversed(game.shield.chain.defenses), None)
+    of_logs = last is not None and not last.deterministic and "logits" in last.accepts
     shield = AveragedShield(game.shield, queries, classes, of_logs=of_logs)
     base = game.base
     if base is not None and not base.deterministic:
