@@ -25,7 +25,7 @@ _PACE = (
     1.7  # between a core as quick as the one that the terms were fitted on and one half as quick
 )
 _ASKS, _ASKS_OF_MAPS = 25, 4
-_DRAW_S = 1.6e-6  # for one number's noise, of a secure source
+_DRAW_S = 8e-7  # for one number's noise, of a secure source
 _ROWS_OF_MAPS = 3000  # more are not learned from
 Done = Callable[[], object]
 Tell = Callable[[str], object]
