@@ -17,6 +17,7 @@ import shieldnet as sn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from examples.segmentation_audit import shaded_digits, trained
+from shieldnet.reports.subject import Subject
 
 NAME = "segmentation"
 MEMBERS, NONMEMBERS, OWN = 40, 200, 300
@@ -28,6 +29,8 @@ CHAINS: dict[str, tuple[sn.Defense, ...]] = {
     "Coarsen(2), Round(1)": (sn.Coarsen(2), sn.Round(1)),
     "Coarsen(4), Round(1)": (sn.Coarsen(4), sn.Round(1)),
     "Label": (sn.Label(),),
+    "GaussianNoise(2)": (sn.GaussianNoise(2.0),),
+    "GaussianNoise(8)": (sn.GaussianNoise(8.0),),
 }
 COLUMNS = (
     "accuracy",
@@ -36,12 +39,19 @@ COLUMNS = (
     "white_box.inversion.map",
     "membership.maps.auc",
 )
+QUERIES = 64
+AVERAGED = (f"averaging.map.{QUERIES}", f"membership.maps.averaged.{QUERIES}")
 
 
 def mean_iou(predicted: Tensor, truth: Tensor) -> float:
     """Averages over both classes what prediction and truth share of what either covers."""
     pairs = [(predicted == one, truth == one) for one in (0, 1)]
     return sum(float((p & t).sum() / (p | t).sum()) for p, t in pairs) / len(pairs)
+
+
+def averaged(subject: Subject, column: str) -> str:
+    """Writes what the means of many answers tell; "" of shields that always answer the same."""
+    return next((str(one) for one in subject.findings if one.name == column), "")
 
 
 def main() -> None:
@@ -54,7 +64,12 @@ def main() -> None:
     train = partial(trained, steps=STEPS)
     model = train(members, 0)
     shields = {name: sn.Shield(model, *chain, axis=1) for name, chain in CHAINS.items()}
-    attacks = (sn.attacks.MapInversion(), sn.attacks.MapSearch(), sn.attacks.MapMembership())
+    attacks = (
+        sn.attacks.MapInversion(),
+        sn.attacks.MapSearch(),
+        sn.attacks.MapMembership(),
+        sn.attacks.PositionAveraging(QUERIES),
+    )
     tier = sn.Tier("maps", attacks)
     report = sn.audit(
         shields,
@@ -73,14 +88,17 @@ def main() -> None:
             f"{mean_iou(shield(nonmembers[0]).argmax(1), nonmembers[1]):.3f}",
             *(str(report[name][column]) for column in COLUMNS),
             report[name]["membership.maps.auc"].source,
+            *(averaged(report[name], column) for column in AVERAGED),
         ]
         for name, shield in shields.items()
     ]
     head = ["", "mean IoU", "pixels right", "leakage", "R2", "white box", "membership AUC", "by"]
+    head += [f"leakage, {QUERIES} answers", f"membership AUC, {QUERIES} answers"]
     text = (
         f"{MEMBERS} members, {NONMEMBERS} nonmembers, {OWN} images of the adversary's without "
         f"masks, {SHADOWS} shadows; {time.process_time() - started:.0f} CPU s. Leakage is beyond "
-        "the released labels, R2 over the mean image; white box: a search with the model.\n\n"
+        "the released labels, R2 over the mean image; white box: a search with the model. Of "
+        f"shields with noise: by the means of {QUERIES} answers, without shadows.\n\n"
         f"{tabulate(rows, head, tablefmt='github', disable_numparse=True)}"
     )
     write_section(NAME, "python benchmarks/segmentation.py", text)
