@@ -20,7 +20,7 @@ from shieldnet.core.errors import ConfigError, DataError, ShieldnetError
 from shieldnet.data.beside import Beside
 from shieldnet.data.canaries import Planted
 from shieldnet.data.examples import Canaries, Examples, Group, as_examples, require_disjoint
-from shieldnet.data.hashing import state_hash, tensors_hash, weights_hash
+from shieldnet.data.hashing import is_named_by, state_hash, tensors_hash, weights_hash
 from shieldnet.findings.finding import Finding
 from shieldnet.outputs.estimators import Estimator, is_estimator
 from shieldnet.outputs.functions import Around
@@ -363,7 +363,7 @@ def _claimed_by(
 
 
 def _is_about(claimed: Guarantee, model: nn.Module) -> bool:
-    if claimed.weights == weights_hash(model):
+    if is_named_by(model, claimed.weights):
         return True
     # Trainings of version 1 had no run and hashed the state_dict alone.
     return not claimed.run and claimed.weights == state_hash(model)

@@ -9,7 +9,7 @@ import typer
 
 from shieldnet.cli.flags import flags_of, report_in_flags
 from shieldnet.cli.gate import tell_unjudged
-from shieldnet.cli.models import loaded_shield
+from shieldnet.cli.models import loaded_shield, require_public
 from shieldnet.cli.options import (
     DATA,
     Axis,
@@ -186,6 +186,8 @@ def audit(
         groups=groups or (),
         targets=shield.chain.layout.kind == "values",
     )
+    if calibrate is not None:
+        require_public(calibrate, names, shield.model, label)
     if shield.chain.layout.kind != "embeddings":
         _say_unlabeled(sets, {"members": members, "nonmembers": nonmembers})
     report = run(

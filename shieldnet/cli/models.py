@@ -1,5 +1,6 @@
 """The shield that a command line names, and the inputs that it is asked with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -97,3 +98,36 @@ def inputs_of(
         return inputs[:most]
     read = as_the_model_reads({role: found}, model)[role]
     return read.in_own_form(slice(most))[0]
+
+
+def require_public(
+    name: str, sets: Mapping[str, str | None], model: "nn.Module", label: str | None
+) -> None:
+    """Refuses public rows of which most are members or nonmembers: the settings tell of them.
+
+    sets: names of an audit's sets, by role.
+    """
+    from shieldnet.core.errors import ConfigError
+
+    public = _rows_in(name, model, label)
+    for role in ("members", "nonmembers"):
+        shared = public & _rows_in(sets[role] or "", model, label)
+        if len(shared) > len(public) / 2:
+            raise ConfigError(
+                f"{len(shared)} of {len(public)} different rows of --calibrate are {role}: range "
+                "and step are settings, which tell of the rows that they were measured on. Give "
+                "public rows that are in neither set."
+            )
+
+
+def _rows_in(name: str, model: "nn.Module", label: str | None) -> set[bytes]:
+    """Returns a hash of every different row."""
+    from hashlib import sha256
+
+    inputs = inputs_of(name, "rows", model, label)
+    if hasattr(inputs, "iloc"):
+        return {sha256(repr(row).encode()).digest() for row in inputs.itertuples(index=False)}
+    columns = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+    columns = list(inputs) if isinstance(inputs, tuple) else columns
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return {sha256(repr(row).encode()).digest() for row in rows}

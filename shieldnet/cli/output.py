@@ -11,12 +11,13 @@ from typing import Any, TextIO
 def patient_output() -> Iterator[None]:
     """Discards what is still to be printed once the reader of stdout or of stderr has left."""
     kept = sys.stdout, sys.stderr
-    patient = [_Patient(stream) for stream in kept]
+    # A stream that was closed before the start is None.
+    patient = [None if stream is None else _Patient(stream) for stream in kept]
     sys.stdout, sys.stderr = patient
     try:
         yield
     finally:
-        for stream in patient:
+        for stream in filter(None, patient):
             with suppress(OSError, ValueError):  # what cannot be written is said as Python ends
                 stream.flush()
         sys.stdout, sys.stderr = kept

@@ -21,16 +21,15 @@ from shieldnet.data.examples import raw_bytes
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PRINTED = frozenset({"extra_repr"})  # how a layer is printed, which torchao sets
 _MACHINERY = frozenset(vars(nn.Module())) - frozenset(_HOOKS) | _PRINTED
-# By transformers: Python's hash, and from where weights were loaded, which is another path in a
-# build than on a server.
-_OF_THE_PROCESS = frozenset({"_original_object_hash", "name_or_path", "_name_or_path"})
+_OF_THE_PROCESS = frozenset({"_original_object_hash"})  # by transformers: Python's hash
+_OF_THE_PLACE = frozenset({"name_or_path", "_name_or_path"})  # by transformers: a path of weights
 _GRADIENTS = frozenset({"grad_sample", "summed_grad"})  # of a training with opacus
 _MAX_DEPTH = 50
 _MAX_NAMED = 5
-_SHORT = 12  # digits of a hash that only tells what differs
+_SHORT = 2  # digits of a hash that only tells what differs
 
 
-def weights_hash(model: nn.Module, *, compiled: bool = False) -> str:
+def weights_hash(model: nn.Module, *, compiled: bool = False, placed: bool = False) -> str:
     """Returns a hash that identifies a model.
 
     It covers weights, all buffers, the rest of the state_dict, the classes of all modules, hooks
@@ -41,9 +40,15 @@ def weights_hash(model: nn.Module, *, compiled: bool = False) -> str:
     its weights have the same hash.
 
     compiled: whether to cover objects of compiled classes, such as the trees of a forest, by their
-    pickled content. Guarantees use False, as their hashes always did.
+    pickled content. Guarantees use False, as their hashes always did. placed: whether to cover the
+    path that transformers loaded a model from, as hashes of the first weeks did.
     """
-    return _Digest(compiled).of_model(model)
+    return _Digest(compiled, placed).of_model(model)
+
+
+def is_named_by(model: nn.Module, named: str | None) -> bool:
+    """Returns whether a hash is that of a model, as it is computed now or as it once was."""
+    return named == weights_hash(model) or named == weights_hash(model, placed=True)
 
 
 def state_hash(model: nn.Module) -> str:
@@ -80,18 +85,20 @@ def unhashed(model: nn.Module) -> tuple[str, ...]:
 
 
 def attribute_hashes(model: nn.Module) -> dict[str, str]:
-    """Returns a short hash of every plain attribute by its name, of all layers together.
+    """Returns two digits of a hash of every plain attribute by its name, of all layers together.
 
     Two models of different ``weights_hash`` are compared by it. Of an object, such as a
-    configuration, every attribute has its own: ``config.dtype``.
+    configuration, every attribute has its own: ``config.dtype``. With so few digits an attribute
+    cannot be guessed by its own hash.
     """
     hashes: dict[str, Any] = defaultdict(sha256)
     modules = {id(module): (0, module) for module in model.modules()}
     for module in modules.values():
         for key, attribute in vars(module[1]).items():
-            if key in _MACHINERY | _OF_THE_PROCESS:
+            if key in _MACHINERY | _left_out(module[1]):
                 continue
-            for inner, value in _attributes(attribute).items():
+            held = {"": list(attribute.values())} if key in _HOOKS else _attributes(attribute)
+            for inner, value in held.items():
                 for line in _Digest(seen=dict(modules))._lines(value, key, 0):
                     hashes[f"{key}.{inner}" if inner else key].update(line)
     return {name: hashes[name].hexdigest()[:_SHORT] for name in sorted(hashes)}
@@ -103,14 +110,21 @@ def _attributes(value: object) -> dict[str, object]:
     held = None if plain else getattr(value, "__dict__", None)
     if not held:
         return {"": value}
-    return {key: held[key] for key in held.keys() - _OF_THE_PROCESS}
+    return {key: held[key] for key in held.keys() - _left_out(value)}
+
+
+def _left_out(owner: object, *, placed: bool = False) -> frozenset[str]:
+    """Names the attributes of an object that no hash covers."""
+    is_theirs = any(kind.__module__.startswith("transformers.") for kind in type(owner).__mro__)
+    return _OF_THE_PROCESS | _OF_THE_PLACE if is_theirs and not placed else _OF_THE_PROCESS
 
 
 @dataclass
 class _Digest:
-    """Lists the content of a model, as lines."""
+    """Lists the content of a model, as lines. placed: as in ``weights_hash``."""
 
     compiled: bool = False
+    placed: bool = False
     opaque: list[str] = field(default_factory=list)
     seen: dict[int, tuple[int, object]] = field(default_factory=dict)
 
@@ -138,7 +152,7 @@ class _Digest:
         for name, module in model.named_modules(remove_duplicate=False):
             yield f"module {name} {type(module).__qualname__}".encode()
             for key, attribute in sorted(vars(module).items()):
-                if key in _MACHINERY | _OF_THE_PROCESS:
+                if key in _MACHINERY | _left_out(module, placed=self.placed):
                     continue
                 # Hooks are numbered in order of registration across all models.
                 held = list(attribute.values()) if key in _HOOKS else attribute
@@ -219,7 +233,8 @@ class _Digest:
         elif isinstance(value, torch.fx.Graph):
             yield str(value).encode()
         elif hasattr(value, "__dict__"):
-            held = {key: vars(value)[key] for key in sorted(vars(value).keys() - _OF_THE_PROCESS)}
+            left_out = _left_out(value, placed=self.placed)
+            held = {key: vars(value)[key] for key in sorted(vars(value).keys() - left_out)}
             yield from self._lines(held, path, depth)
         elif self.compiled and (state := reduced(value)) is not None:
             yield from self._lines(state, path, depth)

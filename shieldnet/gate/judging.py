@@ -9,6 +9,7 @@ from shieldnet.findings.finding import Finding, decimals, goes_by
 from shieldnet.findings.metrics import OR_LABELS, RELEASE_LESS, Metric
 from shieldnet.findings.reading import BY_LABEL, BY_MEAN, BY_WINNERS, caveat, group_of, guess
 from shieldnet.gate.declared import PROVEN, declared
+from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost, rounded_up
 from shieldnet.privacy.guarantee import Guarantee
 
@@ -82,8 +83,7 @@ class Verdict:
 
 _COARSER = "Release less per answer: larger steps or a narrower range."
 _NO_LESS = (
-    "The shield releases the label alone, and no shield releases less: change the model, its "
-    "columns or its training."
+    "The shield releases labels alone already: change the model, its columns or its training."
 )
 _ROUNDING = 1e-9
 
@@ -119,16 +119,17 @@ def beside_bare(
     return replace(judgment, helps=advice)
 
 
-def suited(judgment: Judgment, kind: str, cost: PrivacyCost, classes: int) -> Judgment:
+def suited(judgment: Judgment, kind: str, certificate: Certificate) -> Judgment:
     """Leaves out of what helps a limit what does not fit the shield.
 
-    kind: of the model's answers; values and embeddings have no preset of labels. cost: of one
-    answer; where it is that of one label of so many classes, no shield releases less.
+    kind: of the model's answers; values and embeddings have no preset of labels. certificate: where
+    an answer costs as much as a label at each position, labels alone are released.
     """
+    of_labels = certificate.positions * math.log2(certificate.classes)
     advice = judgment.helps
     if kind in ("values", "embeddings"):
         advice = advice.replace(RELEASE_LESS, _COARSER).replace(OR_LABELS, "")
-    elif classes > 1 and cost.bits <= math.log2(classes) + _ROUNDING:
+    elif of_labels and abs(certificate.cost.bits - of_labels) < _ROUNDING:
         advice = advice.replace(RELEASE_LESS, _NO_LESS).replace(OR_LABELS, "")
     return replace(judgment, helps=advice)
 

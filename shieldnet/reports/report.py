@@ -91,8 +91,7 @@ class Report:
         cost = subject.certificate.cost
         limits = self.policy_for(policy)
         verdict = limits.judge(subject.findings, cost, self.guarantee, self.groups)
-        classes = subject.certificate.classes
-        fitting = (suited(one, self.kind, cost, classes) for one in verdict.judgments)
+        fitting = (suited(one, self.kind, subject.certificate) for one in verdict.judgments)
         verdict = replace(verdict, judgments=tuple(fitting))
         bare = next((part for part in self.subjects if part.name == BARE), subject)
         if bare is subject:

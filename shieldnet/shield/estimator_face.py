@@ -94,7 +94,10 @@ class RegressorFace(EstimatorFace):
         Where the targets do not vary it is 1 for answers that are right, else 0.
         """
         given = np.asarray(targets, dtype=np.float64)
-        told = self.predict(inputs).astype(np.float64).reshape(given.shape)
+        told = self.predict(inputs).astype(np.float64)
+        if len(told) != len(given) or told.size != given.size:
+            raise ValueError(f"Expected targets of shape {told.shape}, got {given.shape}.")
+        told = told.reshape(given.shape)
         missed, varied = (given - told) ** 2, given - np.average(given, 0, sample_weight)
         lost, whole = (np.average(part, 0, sample_weight) for part in (missed, varied**2))
         least = np.where(lost == 0, 1.0, 0.0)

@@ -89,8 +89,8 @@ class Description:
     of the weights, or what the graph's file was called; empty if it is not known. output: of a
     graph with several. kind: of its class. answers: each of its outputs that is released. model and
     weights: hashes of it as reports name it (``weights_hash``) and of its tensors alone
-    (``tensors_hash``). inputs: what it was asked as an example. graphs: by file. attributes: short
-    hashes of a network's plain attributes, by name, to tell what differs from another.
+    (``tensors_hash``). inputs: what it was asked as an example. graphs: by file. attributes: few
+    digits of hashes of a network's plain attributes, by name, to tell what differs from another.
     """
 
     file: str

@@ -31,6 +31,7 @@ _FUNCTION = (
     "Give the .onnx file itself, or a torch module"
 )
 _COMPILED = "_orig_mod."
+_LONG_NAME = 200
 
 
 def files_of(
@@ -72,9 +73,15 @@ def files_of(
         output=model.output if isinstance(model, OnnxModel) else "",
         inputs=inputs_of(example, model),
         graphs=held if file == WEIGHTS else {file: GraphFacts("model")},
-        attributes=attribute_hashes(model) if file == WEIGHTS else {},
+        attributes=_attributes(model) if file == WEIGHTS else {},
     )
     return {**graphs, file: content}, described
+
+
+def _attributes(model: nn.Module) -> dict[str, str]:
+    """Returns hashes of the attributes whose names a description takes."""
+    hashes = attribute_hashes(model)
+    return {name: hashes[name] for name in hashes if name.isprintable() and len(name) < _LONG_NAME}
 
 
 def _refuse_pickled(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from shieldnet.core.errors import ConfigError, DataError, VerificationFailed
-from shieldnet.data.hashing import attribute_hashes, tensors_hash, weights_hash
+from shieldnet.data.hashing import attribute_hashes, is_named_by, tensors_hash
 from shieldnet.files import sources
 from shieldnet.files.onnx_models import load_onnx
 from shieldnet.files.programs import load_program
@@ -90,7 +90,7 @@ def made_model(contents: Contents, given: nn.Module | None) -> nn.Module:
         except DataError as unfit:
             raise VerificationFailed(str(unfit)) from unfit
         model = given.eval()
-    if weights_hash(model) != described.model:
+    if not is_named_by(model, described.model):
         raise VerificationFailed(_another(model, described))
     return model
 

@@ -123,6 +123,11 @@ def test_the_range_of_values_is_measured_on_public_rows(project, form) -> None:
     assert written.returncode == 0, written.stderr
     audited = sn.Report.load(project / "report.json")["strict"].certificate.shield
     assert audited.partition("(")[2] in written.stdout
+    for role in ("members", "nonmembers"):
+        own = [one.replace(f"public.{form}", f"{role}.{form}") for one in shown]
+        refused = shieldnet(project, "audit", "priced:model", *sets, *own, *settings)
+        assert refused.returncode == 2
+        assert f"120 of 120 different rows of --calibrate are {role}" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["split", "audit", "finetune"])

@@ -105,3 +105,13 @@ def test_a_training_ends_where_nobody_reads_its_output_nor_its_errors(project) -
         running.stdout.close()
     assert running.returncode == code
     assert all((project / file).stat().st_size for file in files)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [("--version", 0), ("policy check nowhere.toml", 2)]
+)
+def test_a_stream_that_was_closed_before_changes_no_exit_code(closed, arguments, code) -> None:
+    command = f"exec {sys.executable} -m shieldnet {arguments} {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, check=False)  # noqa: S602
+    assert done.returncode == code

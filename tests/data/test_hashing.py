@@ -8,7 +8,13 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from shieldnet.data.hashing import state_hash, unhashed, weights_hash
+from shieldnet.data.hashing import (
+    attribute_hashes,
+    is_named_by,
+    state_hash,
+    unhashed,
+    weights_hash,
+)
 
 
 class Net(nn.Module):
@@ -118,3 +124,35 @@ def test_gradients_that_a_training_left_do_not_count() -> None:
     assert with_samples == weights_hash(model) == before[0]
     model.body[0].weight.kept = torch.ones(3)
     assert weights_hash(model) != before[0]
+
+
+class Switched(nn.Module):
+    """Answers by a path, which is no mere trace of where its weights came from."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.name_or_path = path
+
+    def forward(self, x):
+        return x.sin() if self.name_or_path == "sin" else x.cos()
+
+
+def test_a_path_counts_where_it_is_the_users_own() -> None:
+    assert weights_hash(Switched("sin")) != weights_hash(Switched("cos"))
+    assert is_named_by(Switched("sin"), weights_hash(Switched("sin")))
+    assert not is_named_by(Switched("sin"), weights_hash(Switched("cos")))
+    assert not is_named_by(Switched("sin"), None)
+
+
+def test_attributes_are_told_apart_by_name_and_cannot_be_guessed_by_their_hash() -> None:
+    first, second = Net(), Net()
+    second.load_state_dict(first.state_dict())
+    assert attribute_hashes(first) == attribute_hashes(second)
+    second.scale = 2.0
+    hashes = attribute_hashes(first), attribute_hashes(second)
+    assert {name for name in hashes[0] if hashes[0][name] != hashes[1][name]} == {"scale"}
+    assert {len(one) for one in hashes[0].values()} == {2}
+    for model in (first, second):
+        nn.Linear(1, 1).register_forward_hook(print)  # counts the hooks of all models
+        model.register_forward_hook(print)
+    assert attribute_hashes(first)["_forward_hooks"] == attribute_hashes(second)["_forward_hooks"]

@@ -10,6 +10,7 @@ from shieldnet.findings.finding import Finding, Threat
 from shieldnet.findings.reading import BY_LABEL, guess
 from shieldnet.gate.judging import Judgment, beside_bare, each, suited
 from shieldnet.gate.policy import Policy
+from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
 
 
@@ -62,8 +63,9 @@ def test_other_limits_keep_their_advice() -> None:
 @pytest.mark.parametrize(
     ("kind", "bits", "left", "gone"),
     [
-        ("logits", 5.3, ("--preset strict",), "no shield releases less"),
-        ("logits", math.log2(10), ("The shield releases the label alone",), "--preset"),
+        ("logits", 5.3, ("--preset strict",), "alone already"),
+        ("logits", math.log2(10), ("The shield releases labels alone already",), "--preset"),
+        ("logits", 1.3, ("--preset strict",), "alone already"),
         ("values", 3.4, ("larger steps or a narrower range",), "--preset"),
         ("embeddings", math.inf, ("larger steps or a narrower range",), "--preset"),
     ],
@@ -75,7 +77,12 @@ def test_advice_names_nothing_that_does_not_fit_the_shield(kind, bits, left, gon
         *each("max_leakage", 0.1, [leak], ""),
         *each("max_membership_auc", 0.6, [told], ""),
     ]
-    said = [suited(one, kind, PrivacyCost(bits=bits), 10).helps for one in judgments]
+    stated = [
+        Certificate("by hand", 10, PrivacyCost(bits=bits * positions), positions=positions)
+        for positions in (1, 64)
+    ]
+    said, at_positions = ([suited(one, kind, by).helps for one in judgments] for by in stated)
+    assert said == at_positions
     assert all(words in said[0] for words in left)
     assert not any(gone in advice for advice in said)
     assert said[1].startswith("Regularize the model")

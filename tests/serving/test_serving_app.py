@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -415,6 +416,41 @@ def test_a_model_that_cannot_be_served_is_refused_before_it_is() -> None:
     with pytest.raises(AnswerError):
         ServedModel(sn.harden(Mixing().eval(), extent=extent), example=torch.rand(8, 6))
     assert ServedModel(good, example=torch.rand(2, 6)).inputs[0].name == "x"
+
+
+class Tokens(nn.Module):
+    """Reads tokens as models of transformers do."""
+
+    def __init__(self, table: object) -> None:
+        super().__init__()
+        self.table = table
+        self.config = SimpleNamespace(type_vocab_size=2)
+
+    def get_input_embeddings(self):
+        if self.table is None:
+            raise NotImplementedError
+        return self.table
+
+    def forward(self, input_ids, token_type_ids):
+        return input_ids[:, :3].float() + token_type_ids[:, :3]
+
+
+class Wider(nn.Embedding):
+    """Has rows beside those that it counts."""
+
+
+@pytest.mark.parametrize(
+    ("table", "ids"),
+    [
+        (nn.Embedding(20, 4), {"input_ids": 20, "token_type_ids": 2}),
+        (Wider(20, 4), {"token_type_ids": 2}),
+        (None, {"token_type_ids": 2}),
+    ],
+)
+def test_only_a_plain_table_says_which_tokens_there_are(table, ids) -> None:
+    words = {name: torch.ones(2, 4, dtype=torch.int64) for name in ("input_ids", "token_type_ids")}
+    shield = sn.harden(Tokens(table).eval(), extent=sn.Extent(3))
+    assert ServedModel(shield, example=words).form.ids == ids
 
 
 @pytest.mark.parametrize(

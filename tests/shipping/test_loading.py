@@ -1,10 +1,13 @@
 """A loaded shield answers as it was certified, and knows what an answer costs before the first."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 import shieldnet as sn
+from shieldnet.data.hashing import weights_hash
 
 
 class Network(nn.Module):
@@ -109,3 +112,20 @@ def test_what_differs_from_the_audited_model_is_named(tmp_path) -> None:
             module.eps = 1e-3
     with pytest.raises(sn.errors.VerificationFailed, match="attributes eps differ"):
         sn.load_hardened(folder, other)
+
+
+def test_a_hash_that_covers_the_path_still_names_the_model(tmp_path, monkeypatch) -> None:
+    """Folders of the first weeks were written so."""
+    once = partial(weights_hash, placed=True)
+    monkeypatch.setattr("shieldnet.shipping.model_files.weights_hash", once)
+    folder = sn.save_hardened(sn.harden(bert()), tmp_path / "h", classes=3)
+    assert once(bert()) != weights_hash(bert())
+    assert sn.load_hardened(folder, bert()).settings == sn.harden(bert()).settings
+
+
+def test_an_attribute_of_any_name_does_not_stop_the_folder(tmp_path) -> None:
+    model = Network().eval()
+    setattr(model, "two\nlines", 1)
+    setattr(model, "long" * 200, 1)
+    folder = sn.save_hardened(sn.harden(model), tmp_path / "h", classes=5)
+    assert '"heads"' in (folder / "model.json").read_text()

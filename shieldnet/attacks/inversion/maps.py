@@ -52,10 +52,11 @@ class MapInversion(Attack):
     image is learned place by place (``local``: least squares on patches, a convolutional network),
     and everything from the flattened answer (``flat``); each on p, log p and, where scores are
     released, logits. The baseline is the best of the same decoders, and of the label's mean at
-    every pixel, that sees the released winners alone: a segmentation's labels are released on
-    purpose. Of a detector, the numbers of its boxes are read as well: alone, beside the flattened
-    map, and for what a decoder of places misses. Choices are made on a fifth of the auxiliary rows,
-    and where no decoder is surely better there, the adversary uses the labels.
+    every pixel, that sees the released winners alone, or of a shield with noise the model's own
+    winners: a segmentation's labels are released on purpose. Of a detector, the numbers of its
+    boxes are read as well: alone, beside the flattened map, and for what a decoder of places
+    misses. Choices are made on a fifth of the auxiliary rows, and where no decoder is surely better
+    there, the adversary uses the labels.
 
     ``inversion.map`` = (MSE_labels - MSE) / MSE_labels on nonmembers: 0 means that the answers give
     no more away than their winners, 1 that they give everything. Defenses that change winners
@@ -136,7 +137,11 @@ class MapInversion(Attack):
         if not (secret.weights[varies] > 0).any():
             raise NotApplicable("nothing varies among the auxiliary rows")
         answers = Answered.of(game, auxiliary, targets)
-        by_labels = self._guesses(learner, {"the labels": answers.labels})
+        winners = {"the labels": answers.labels}
+        if not game.shield.deterministic:  # whose winners may tell less than the model's
+            bare = replace(game, shield=game.shield.bare())
+            winners["the model's labels"] = Answered.of(bare, auxiliary, targets).labels
+        by_labels = self._guesses(learner, winners)
         by_labels["the mean input"] = learner.mean(len(targets))
         source = min(by_labels, key=lambda name: float(learner.errors(by_labels[name]).sum()))
         guesses = self._guesses(learner, answers.views, answers.numbers)

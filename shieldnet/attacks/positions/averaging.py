@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,9 @@ from shieldnet.findings.finding import Finding, NotApplicable, Outcome
 from shieldnet.outputs.layout import Kind
 from shieldnet.shield.module import Shield
 
-_FLOOR = 1e-30  # what a released zero reads as
+_FLOOR = torch.finfo(torch.float32).tiny  # what a released zero reads as
+Means = Literal["logits", "log p", "p"]
+"""What is averaged of many answers."""
 _LEAST = 4  # answers about each record
 
 
@@ -36,10 +38,10 @@ _LEAST = 4  # answers about each record
 class PositionAveraging(Attack):
     """Scores texts and maps, and inverts maps, by the means of many answers about each record.
 
-    Means are taken of the logarithms of released probabilities where noise on logits comes last,
-    else of the probabilities. The worst score of members is reported as
+    Means are taken of released logits, of the logarithms of released probabilities where noise on
+    logits comes last, else of the probabilities. The worst score of members is reported as
     ``membership.sequences.averaged.N`` or ``membership.maps.averaged.N``. Inputs are read as by
-    ``MapInversion``, as ``averaging.map.N``: beyond the winners of the means.
+    ``MapInversion``, as ``averaging.map.N``.
 
     queries: answers about each record, at most. numbers: that are drawn in all, at most; large
     answers are asked for less often. reading: how inputs are read from the means.
@@ -125,13 +127,21 @@ def averaged(game: Game, queries: int) -> Game:
     Shadows are left out: theirs are single answers.
     """
     classes = extent_of(game).classes
-    last = next(reversed(game.shield.chain.defenses), None)
-    of_logs = last is not None and not last.deterministic and "logits" in last.accepts
-    shield = AveragedShield(game.shield, queries, classes, of_logs=of_logs)
+    means = _means_of(game.shield)
+    shield = AveragedShield(game.shield, queries, classes, means)
     base = game.base
     if base is not None and not base.deterministic:
-        base = AveragedShield(base, queries, classes, of_logs=of_logs)
+        base = AveragedShield(base, queries, classes, means)
     return replace(game, shield=shield, base=base, shadows=None, position_shadows=None)
+
+
+def _means_of(shield: Shield) -> Means:
+    """Chooses what is averaged: what the noise was added to, as far as it is released."""
+    if shield.chain.releases_scores:
+        return "logits"
+    last = next(reversed(shield.chain.defenses), None)
+    is_on_logits = last is not None and not last.deterministic and "logits" in last.accepts
+    return "log p" if is_on_logits else "p"
 
 
 class AveragedShield(Shield):
@@ -140,11 +150,11 @@ class AveragedShield(Shield):
     shown: the shield itself, which answers.
     """
 
-    def __init__(self, shown: Shield, queries: int, classes: int, *, of_logs: bool = False) -> None:
+    def __init__(self, shown: Shield, queries: int, classes: int, means: Means) -> None:
         super().__init__(shown.model, shown.settings)
-        self.shown, self.queries, self.number, self.of_logs = shown, queries, classes, of_logs
-        # How attacks read the means: p, or logits where these are log p.
-        kind: Kind = "logits" if of_logs else "probabilities"
+        self.shown, self.queries, self.number, self.means = shown, queries, classes, means
+        # How attacks read the means: log p are logits, too.
+        kind: Kind = "probabilities" if means == "p" else "logits"
         self.chain = Shield(nn.Identity(), outputs=kind, axis=-1).chain
 
     def forward(self, *args: Any, **kwargs: Any) -> Painted | Tensor:
@@ -154,14 +164,21 @@ class AveragedShield(Shield):
         """
         total = beside = None
         for released in self._released_often(args, kwargs):
-            p = self.shown.chain.distribution(self.shown.answer_in(released), self.number).double()
-            part = p.clamp_min(_FLOOR).log() if self.of_logs else p
+            part = self._part(self.shown.answer_in(released))
             total = part if total is None else total.add_(part)
             numbers = numbers_in(released)
             beside = numbers if beside is None or numbers is None else beside + numbers
         assert total is not None  # noqa: S101  # it is asked at least once
         means = total / self.queries
         return means if beside is None else Painted(means, beside / self.queries)
+
+    def _part(self, answers: Tensor) -> Tensor:
+        """Returns what is averaged of one answer. Shapes: -> (rows, *positions, classes)."""
+        chain = self.shown.chain
+        if self.means == "logits":
+            return chain.rows(answers).double()
+        p = chain.distribution(answers, self.number).double()
+        return p.clamp_min(_FLOOR).log() if self.means == "log p" else p
 
     def _released_often(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Yields answers with fresh noise; the model itself answers once where it can."""
@@ -186,4 +203,4 @@ class AveragedShield(Shield):
     def with_model(self, model: nn.Module) -> "AveragedShield":
         """Returns the same around another model."""
         shown = self.shown.with_model(model)
-        return AveragedShield(shown, self.queries, self.number, of_logs=self.of_logs)
+        return AveragedShield(shown, self.queries, self.number, self.means)

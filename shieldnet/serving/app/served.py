@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from shieldnet.shield.module import Shield
 from shieldnet.shipping.description import TensorFacts, inputs_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_TOKENS = "input_ids"
 _ANY_SIZE = 4  # of generated inputs, where the model takes any
 
 
@@ -215,9 +215,19 @@ def _generated(facts: TensorFacts, rows: int) -> Tensor:
 
 
 def _ids_of(model: nn.Module, inputs: Sequence[TensorFacts]) -> dict[str, int]:
-    """Returns how many tokens a model of transformers knows, by the input that names them."""
-    told = getattr(model, "get_input_embeddings", None)
-    if not (callable(told) and any(one.name == _TOKENS for one in inputs)):
-        return {}
-    rows = getattr(told(), "num_embeddings", None)
-    return {_TOKENS: rows} if isinstance(rows, int) and rows > 0 else {}
+    """Returns how many ids a model of transformers knows, by the input that names them.
+
+    What it does not say, or what no plain table decides, is not in it.
+    """
+    counts: dict[str, object] = {
+        "token_type_ids": getattr(getattr(model, "config", None), "type_vocab_size", None)
+    }
+    with suppress(AttributeError, NotImplementedError, TypeError):
+        table = model.get_input_embeddings()  # type: ignore[operator]  # of transformers
+        counts["input_ids"] = table.num_embeddings if type(table) is nn.Embedding else None
+    named = {one.name for one in inputs}
+    return {
+        name: count
+        for name, count in counts.items()
+        if name in named and isinstance(count, int) and count > 0
+    }

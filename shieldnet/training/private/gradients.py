@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ Move = Callable[[Tensor, Tensor, Predict], Tensor]
 """Takes inputs, labels and a model as a function; returns the inputs to learn from, row by row."""
 _ATEN = torch.ops.aten
 _NUDGES = 16
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class RecordGradients:
@@ -117,8 +119,9 @@ class RecordGradients:
 
         batch: the gradients of inputs and labels. If the graph is random, the record is compared in
         a batch of two with equal draws. Returns the distance divided by the norm or the clip norm,
-        whichever is larger; less what rounding explains, if that is beyond ``tolerance``: where two
-        inputs of a maximum are equal but for their last digits, their order decides the gradient.
+        whichever is larger. Where that is beyond ``tolerance``, the record by itself is also tried
+        with numbers changed in their last digits, and the nearest counts: where two inputs of a
+        maximum are nearly equal, their order decides the gradient.
         """
         record = inputs[row : row + 1], labels[row : row + 1]
         draws = self.draws(*record)
@@ -132,26 +135,24 @@ class RecordGradients:
             return math.inf if math.isfinite(distance) else 0.0
         size = max(norm, self.clip)
         if self.tolerance * size < distance < math.inf:
-            distance = max(0.0, distance - 2 * self._unrest(record, draws, alone))
+            near = (_distance(batch, row, one) for one in self._nearly(*record, draws))
+            distance = min((one for one in near if math.isfinite(one)), default=distance)
         return distance / size if math.isfinite(distance) else math.inf
 
-    def _unrest(
-        self, record: tuple[Tensor, Tensor], draws: Sequence[Any], alone: Sequence[Gradient]
-    ) -> float:
-        """Returns how far a record's gradient moves if numbers change in their last digits.
+    def _nearly(
+        self, inputs: Tensor, labels: Tensor, draws: Sequence[Any]
+    ) -> Iterator[list[Gradient]]:
+        """Yields gradients of one record whose numbers are changed in their last digits.
 
-        It is computed without a batch, so no other record takes part. The largest of several tries.
+        They are computed without a batch, so no other record takes part. Shapes: (1, ...).
         """
-        inputs, labels = record
         generator = torch.Generator().manual_seed(0)
-        farthest = 0.0
         for _ in range(_NUDGES):
             held = [_nudged(number, generator) for number in self._held]
             # Whole numbers may be indices, which have no last digits.
             nudged = torch.where(inputs == inputs.round(), inputs, _nudged(inputs, generator))
-            moved = self.alone(nudged, labels, draws, held)
-            farthest = max(farthest, _distance(moved, 0, alone))
-        return farthest if math.isfinite(farthest) else 0.0
+            with suppress(IndexError, RuntimeError):  # of an index that is made of a fraction
+                yield self.alone(nudged, labels, draws, held)
 
     @property
     def tolerance(self) -> float:
@@ -270,7 +271,8 @@ class _Plan:
         if self.unused is None:
             return Products(first, second)
         columns = weight.shape[1]
-        return Rows(first.flatten(1), second.reshape(len(second), -1, columns), self.unused)
+        first, second = first.reshape(len(first), -1), second.reshape(len(second), -1, columns)
+        return Rows(first, second, self.unused)
 
 
 def _distance(batch: Sequence[Gradient], row: int, alone: Sequence[Gradient]) -> float:
@@ -283,8 +285,8 @@ def _distance(batch: Sequence[Gradient], row: int, alone: Sequence[Gradient]) ->
 
 
 def _nudged(numbers: Tensor, generator: torch.Generator) -> Tensor:
-    """Changes numbers by a few units in their last digits. Whole types stay as they are."""
-    if not numbers.is_floating_point():
+    """Changes numbers by a few units in their last digits. Other types stay as they are."""
+    if numbers.dtype not in _FLOATS or numbers.layout is not torch.strided:
         return numbers
     signs = torch.randint(-4, 5, numbers.shape, generator=generator).to(numbers)
     return numbers.detach() * (1 + signs * torch.finfo(numbers.dtype).eps)

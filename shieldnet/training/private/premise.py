@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from shieldnet.core.errors import ConfigError, DataError
-from shieldnet.data.hashing import unhashed, weights_hash
+from shieldnet.data.hashing import is_named_by, unhashed, weights_hash
 from shieldnet.privacy.guarantee import COMPOSED, KERNELS, ONE_MODEL, PUBLIC, UNSTATED, Guarantee
 from shieldnet.training.ids import naming_ids
 from shieldnet.training.losses import Loss
@@ -39,7 +39,7 @@ class Premise:
         """
         start = weights_hash(model)
         if isinstance(known, Guarantee):
-            if known.weights != start:
+            if not is_named_by(model, known.weights):
                 raise ConfigError(
                     "The guarantee in start= belongs to another model, so it says nothing about "
                     "this one. Pass the model that finetune returned with it."

@@ -105,10 +105,10 @@ def test_the_model_answers_once_and_cut_batches_are_asked_whole() -> None:
     for shield in (whole, cut):
         shield(images)
     calls.clear()
-    assert AveragedShield(whole, 5, 2)(images).shape == (60, 8, 8, 2)
+    assert AveragedShield(whole, 5, 2, "p")(images).shape == (60, 8, 8, 2)
     assert calls == [60]
     calls.clear()
-    assert AveragedShield(cut, 5, 2)(images).shape == (60, 8, 8, 2)
+    assert AveragedShield(cut, 5, 2, "p")(images).shape == (60, 8, 8, 2)
     assert sum(calls) == 5 * 60
 
 
@@ -122,18 +122,57 @@ def test_large_answers_are_asked_for_less_often_or_not_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chain", "of_logs"),
+    ("chain", "release", "means"),
     [
-        ((sn.GaussianNoise(1.0),), True),
-        ((sn.GaussianNoise(1.0), sn.Label()), False),
-        ((sn.RandomizedResponse(1.0),), False),
+        ((sn.GaussianNoise(1.0),), None, "logits"),
+        ((sn.GaussianNoise(1.0),), "probabilities", "log p"),
+        ((sn.GaussianNoise(1.0), sn.Label()), None, "p"),
+        ((sn.RandomizedResponse(1.0),), None, "p"),
     ],
     ids=str,
 )
-def test_means_are_taken_where_the_noise_is(chain, of_logs) -> None:
-    shield = averaged(game_of(Shows(), *chain), 2).shield
+def test_means_are_taken_of_what_the_noise_was_added_to(chain, release, means) -> None:
+    shield = averaged(game_of(Shows(), *chain, release=release), 2).shield
     assert isinstance(shield, AveragedShield)
-    assert shield.of_logs == of_logs
+    assert shield.means == means
+
+
+class Offset(nn.Module):
+    """Shows the image in what all logits of a pixel have in common, which softmax takes away."""
+
+    def forward(self, x):
+        return torch.cat([3 * x - 1, 3 * x + 1], 1)
+
+
+def test_logits_say_more_than_their_softmax_in_the_mean_too() -> None:
+    game = game_of(Offset(), sn.GaussianNoise(8.0), rows=150)
+    often = found(game, PositionAveraging(64, reading=QUICK))["averaging.map.64"]
+    assert often.low > 0.3
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_means_of_many_answers_tell_no_less_than_one(scale) -> None:
+    class Sure(Shows):
+        def forward(self, x):
+            return 100 * super().forward(x)
+
+    game = game_of(Sure(), sn.GaussianNoise(scale), rows=100)
+    once = found(game, QUICK)["inversion.map"]
+    often = found(game, PositionAveraging(64, reading=QUICK))["averaging.map.64"]
+    assert often.high >= once.low
+
+
+def test_a_model_that_tells_the_label_alone_raises_no_alarm() -> None:
+    class Tells(Shows):
+        def forward(self, x):
+            return super().forward(x).sign()
+
+    alarms = 0
+    for seed in range(6):
+        game = game_of(Tells(), sn.GaussianNoise(5.0), seed=seed)
+        often = found(game, PositionAveraging(8, reading=QUICK))["averaging.map.8"]
+        alarms += often.low > 0.01
+    assert alarms <= 1
 
 
 def test_where_it_does_not_fit_it_says_so(written) -> None:
