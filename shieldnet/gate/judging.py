@@ -89,12 +89,18 @@ _ROUNDING = 1e-9
 
 
 def helps(judgments: Iterable[Judgment]) -> list[str]:
-    """Lists what can be done about limits that are not met, each advice once with its limits."""
+    """Lists what can be done about limits that are not met, each advice once with its limits.
+
+    Advice to one shield that leaves out what another may do is the same advice.
+    """
+    broken = [one for one in judgments if one.helps and one.outcome != "pass"]
+    said = {one.helps for one in broken}
     limits: dict[str, list[str]] = {}
-    for judgment in judgments:
-        if judgment.helps and judgment.outcome != "pass":
-            named = limits.setdefault(judgment.helps, [])
-            named += [] if judgment.limit in named else [judgment.limit]
+    for judgment in broken:
+        own = judgment.helps
+        longer = (one for one in said if one != own and one.replace(OR_LABELS, "") == own)
+        named = limits.setdefault(next(longer, own), [])
+        named += [] if judgment.limit in named else [judgment.limit]
     return [f"{', '.join(named)}: {advice}" for advice, named in limits.items()]
 
 

@@ -8,7 +8,7 @@ from by_hand import made, subject
 
 from shieldnet.findings.finding import Finding, Threat
 from shieldnet.findings.reading import BY_LABEL, guess
-from shieldnet.gate.judging import Judgment, beside_bare, each, suited
+from shieldnet.gate.judging import Judgment, beside_bare, each, helps, suited
 from shieldnet.gate.policy import Policy
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
@@ -86,6 +86,16 @@ def test_advice_names_nothing_that_does_not_fit_the_shield(kind, bits, left, gon
     assert all(words in said[0] for words in left)
     assert not any(gone in advice for advice in said)
     assert said[1].startswith("Regularize the model")
+
+
+def test_advice_to_several_shields_is_said_once() -> None:
+    told = found("membership.auc", 0.8, 0.7, 0.9, baseline=0.5)
+    (judgment,) = each("max_membership_auc", 0.6, [told], "")
+    fewer = suited(judgment, "logits", Certificate("labels", 2, PrivacyCost(bits=1.0)))
+    assert fewer.helps != judgment.helps
+    for pair in ((judgment, fewer), (fewer, judgment)):
+        assert helps(pair) == [f"max_membership_auc: {judgment.helps}"]
+    assert helps((fewer, fewer)) == [f"max_membership_auc: {fewer.helps}"]
 
 
 def test_where_no_decoder_was_accepted_auxiliary_records_are_missing() -> None:
