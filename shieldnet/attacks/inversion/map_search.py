@@ -103,6 +103,7 @@ def searched(
     moved: moves the guesses of some rows, (n, features) -> the same. name: of the finding.
     """
     source, start, _ = trial.best(trial.guesses)
+    start = trial.by_winners if start is trial.by_label else start  # what the adversary has
     practice = len(trial.learner.check)
     tried = {source: start, trial.source: trial.by_label}
     ways: dict[str, tuple[float, float]] = {}
@@ -118,7 +119,7 @@ def searched(
         rest = slice(practice, len(start))
         found = start[rest] + share * (moved(start[rest], rest, pull) - start[rest])
         guess = torch.cat([guess[:practice], found])
-    errors = trial.scored(guess, is_sure)
+    errors = trial.scored(guess, is_sure=is_sure)
     finding = Finding.of(
         name,
         errors.share(game.seed),

@@ -91,7 +91,7 @@ class MapInversion(Attack):
         trial = self.tried(game)
         learner, secret, targets = trial.learner, trial.secret, trial.targets
         name, tried, is_sure = trial.best(dict(trial.guesses))
-        each = trial.scored(tried, is_sure)
+        each = trial.scored(tried, is_sure=is_sure)
         total = each.guess.sum(1)
         finding = Finding.of(
             "inversion.map",
@@ -102,8 +102,13 @@ class MapInversion(Attack):
             source=f"{name}; baseline: {trial.source}",
             note="" if is_sure else BY_WINNERS,
         )
-        used = tried if is_sure else trial.by_label
-        over_mean = saved_share(total, each.mean.sum(1), seed=game.seed)
+        is_by_winners = not is_sure and trial.by_winners is trial.by_label
+        used = tried if is_sure else trial.by_winners
+        if not (is_sure or is_by_winners):
+            released = {**trial.guesses, "": trial.by_winners}
+            used = released[learner.best_of(released)]
+        missed = trial.scored(used, is_sure=True).guess.sum(1)
+        over_mean = saved_share(missed, each.mean.sum(1), seed=game.seed)
         if not trial.surely_over_mean(used):  # one constant guess beats another by a hair
             over_mean = Interval(0.0, 0.0, max(0.0, over_mean.high))
         guess = used[-len(targets) :]
@@ -112,7 +117,7 @@ class MapInversion(Attack):
                 finding,
                 replace(
                     _renamed(finding, "r2.inversion.map", over_mean),
-                    note="" if is_sure else "all of it from the released winners",
+                    note="all of it from the released winners" if is_by_winners else "",
                 ),
             ),
             features={"recovered": secret.shaped(share_per_feature(each.guess, each.label))},
@@ -137,15 +142,16 @@ class MapInversion(Attack):
         if not (secret.weights[varies] > 0).any():
             raise NotApplicable("nothing varies among the auxiliary rows")
         answers = Answered.of(game, auxiliary, targets)
-        winners = {"the labels": answers.labels}
+        by_winners = self._guesses(learner, {"the labels": answers.labels})
+        by_winners["the mean input"] = learner.mean(len(targets))
+        by_labels = dict(by_winners)
         if not game.shield.deterministic:  # whose winners may tell less than the model's
-            bare = replace(game, shield=game.shield.bare())
-            winners["the model's labels"] = Answered.of(bare, auxiliary, targets).labels
-        by_labels = self._guesses(learner, winners)
-        by_labels["the mean input"] = learner.mean(len(targets))
-        source = min(by_labels, key=lambda name: float(learner.errors(by_labels[name]).sum()))
+            bare = Answered.of(replace(game, shield=game.shield.bare()), auxiliary, targets)
+            by_labels |= self._guesses(learner, {"the model's labels": bare.labels})
+        source, released = learner.best_of(by_labels), learner.best_of(by_winners)
+        known = by_labels[source], by_winners[released]
         guesses = self._guesses(learner, answers.views, answers.numbers)
-        return Trial(learner, answers, secret, targets, guesses, source, by_labels[source])
+        return Trial(learner, answers, secret, targets, guesses, source, *known)
 
     def _guesses(
         self, learner: "_Learner", views: Mapping[str, View], numbers: Tensor | None = None
@@ -220,6 +226,10 @@ class _Learner:
         missed = (guess[: len(self.check)] - self.checked).square()
         return (missed * self.weights).sum(1)
 
+    def best_of(self, guesses: Mapping[str, Tensor]) -> str:
+        """Names the guess with the smallest errors on the rows held back."""
+        return min(guesses, key=lambda name: float(self.errors(guesses[name]).sum()))
+
     def local(self, decoder: MapDecoder, maps: Tensor) -> Tensor:
         """Guesses images place by place. Shapes: maps, all rows -> (check + targets, features)."""
         learned, unseen = self._parted(maps)
@@ -290,8 +300,9 @@ class _Learner:
 class Trial:
     """Holds what every decoder guesses of the rows held back and then of the targets.
 
-    source, by_label: of the guess that sees the released winners alone.
-    Shapes: guesses, by_label (check + targets, features).
+    source, by_label: of the guess that sees winners alone, which is the baseline. by_winners: the
+    best that sees the released winners alone.
+    Shapes: guesses, by_label, by_winners (check + targets, features).
     """
 
     learner: _Learner
@@ -301,6 +312,7 @@ class Trial:
     guesses: Mapping[str, Tensor]
     source: str
     by_label: Tensor
+    by_winners: Tensor
 
     def at(self, checked: int, targets: int) -> "Trial":
         """Keeps the first rows held back and the first targets, with the answers about them."""
@@ -319,6 +331,7 @@ class Trial:
             targets=replace(self.targets, inputs=self.targets.inputs[:targets]),
             guesses={name: guess[kept] for name, guess in self.guesses.items()},
             by_label=self.by_label[kept],
+            by_winners=self.by_winners[kept],
         )
 
     def best(self, guesses: Mapping[str, Tensor]) -> tuple[str, Tensor, bool]:
@@ -337,7 +350,7 @@ class Trial:
         places, certain = surely_best(errors.unsqueeze(-1))
         return bool(certain) and int(places) == 0
 
-    def scored(self, tried: Tensor, is_sure: bool) -> Errors:
+    def scored(self, tried: Tensor, *, is_sure: bool) -> Errors:
         """Returns the squared errors on the targets, of the last rows of a guess."""
         sought = self.secret.apply(self.targets.inputs)
         count = len(sought)

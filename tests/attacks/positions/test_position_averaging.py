@@ -162,6 +162,17 @@ def test_means_of_many_answers_tell_no_less_than_one(scale) -> None:
     assert often.high >= once.low
 
 
+def test_r2_counts_what_is_released_and_not_the_models_own_labels() -> None:
+    """These are the baseline of the leakage; behind much noise nobody has them."""
+    drowned = found(game_of(Shows(), sn.GaussianNoise(500.0), rows=100), QUICK)
+    assert drowned["inversion.map"].low <= 0
+    assert drowned["r2.inversion.map"].high < 0.1
+    assert "released winners" not in drowned["r2.inversion.map"].note
+    labels = found(game_of(Shows(), sn.Label(), rows=100), QUICK)
+    assert labels["r2.inversion.map"].low > 0.3
+    assert labels["r2.inversion.map"].note == "all of it from the released winners"
+
+
 def test_a_model_that_tells_the_label_alone_raises_no_alarm() -> None:
     class Tells(Shows):
         def forward(self, x):
