@@ -92,7 +92,7 @@ def test_the_page_says_how_to_load_and_what_a_file_does_not_protect(tmp_path) ->
     text = (made(tmp_path / "hardened") / "README.md").read_text()
     assert 'sn.load_hardened("hardened/", model="two:Two")' in text
     assert "A file in the hands of a caller protects nothing" in text
-    assert "add one output to\nthe graph" in text
+    assert "add one output to a graph of it" in text
     assert "read the raw scores" in text
     assert "It is not signed" in text
     signed = made(tmp_path / "signed", key=keys(tmp_path)[0])
