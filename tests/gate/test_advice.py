@@ -8,7 +8,7 @@ from by_hand import made, subject
 
 from shieldnet.findings.finding import Finding, Threat
 from shieldnet.findings.reading import BY_LABEL, guess
-from shieldnet.gate.judging import Judgment, beside_bare, each, helps, suited
+from shieldnet.gate.judging import Judgment, beside_bare, crossed, each, helps, suited
 from shieldnet.gate.policy import Policy
 from shieldnet.privacy.certificate import Certificate
 from shieldnet.privacy.cost import PrivacyCost
@@ -138,3 +138,13 @@ def test_a_subgroup_that_the_report_does_not_have_is_named_with_those_that_it_ha
     assert report.passes(spaced).outcome == "pass"
     bare = made(subject("balanced", 0.0, 5.0, findings=(right,)))
     assert "give --group" in bare.passes(Policy(**groups)).judgments[0].words
+
+
+@pytest.mark.parametrize(
+    ("name", "is_close"), [("one_run.independent.mu", True), ("one_run.mu", False)]
+)
+def test_a_bound_that_is_close_to_its_proof_may_cross_it_by_chance(name, is_close) -> None:
+    above = replace(found(name, 2.9, 2.0, 3.5, baseline=0.0), ceiling=1.8)
+    judgment = crossed(above)
+    assert judgment.outcome == "fail"
+    assert ("train again to tell" in judgment.words) == is_close
