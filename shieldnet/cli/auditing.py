@@ -187,7 +187,7 @@ def audit(
         targets=shield.chain.layout.kind == "values",
     )
     if calibrate is not None:
-        require_public(calibrate, names, shield.model, label)
+        require_public(calibrate, sets, shield.model, label)
     if shield.chain.layout.kind != "embeddings":
         _say_unlabeled(sets, {"members": members, "nonmembers": nonmembers})
     report = run(

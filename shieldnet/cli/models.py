@@ -79,39 +79,24 @@ def inputs_of(
 
     role: what they are, for messages. label: column of a table that is no input.
     """
-    from shieldnet.auditing.sets import as_the_model_reads
     from shieldnet.data.examples import Examples
-    from shieldnet.files.frames import read_frame
-    from shieldnet.files.sources import load_examples
-    from shieldnet.files.tables import is_table
-    from shieldnet.outputs.estimators import Estimator
 
-    own = model if isinstance(model, Estimator) else None
-    if own is not None and own.columns is not None and is_table(Path(name)):
-        return own.columns_of(read_frame(Path(name), role), role)[:most]
-    loaded = load_examples(name, role, label=label, as_records=own is not None, targets=None)
-    found = loaded.examples
-    if not isinstance(found, Examples):
-        inputs = found.inputs
-        if own is not None and hasattr(inputs, "iloc"):
-            inputs = own.columns_of(inputs, role)
-        return inputs[:most]
-    read = as_the_model_reads({role: found}, model)[role]
-    return read.in_own_form(slice(most))[0]
+    read = _read(name, role, model, label)
+    return read.in_own_form(slice(most))[0] if isinstance(read, Examples) else read[:most]
 
 
 def require_public(
-    name: str, sets: Mapping[str, str | None], model: "nn.Module", label: str | None
+    name: str, sets: Mapping[str, Any], model: "nn.Module", label: str | None
 ) -> None:
     """Refuses public rows of which most are members or nonmembers: the settings tell of them.
 
-    sets: names of an audit's sets, by role.
+    sets: those of an audit, by role.
     """
     from shieldnet.core.errors import ConfigError
 
-    public = _rows_in(name, model, label)
+    public = _different_rows(_read(name, "public rows", model, label))
     for role in ("members", "nonmembers"):
-        shared = public & _rows_in(sets[role] or "", model, label)
+        shared = public & _different_rows(_as_taken(sets[role], role, model))
         if len(shared) > len(public) / 2:
             raise ConfigError(
                 f"{len(shared)} of {len(public)} different rows of --calibrate are {role}: range "
@@ -120,14 +105,38 @@ def require_public(
             )
 
 
-def _rows_in(name: str, model: "nn.Module", label: str | None) -> set[bytes]:
-    """Returns a hash of every different row."""
-    from hashlib import sha256
+def _read(name: str, role: str, model: "nn.Module", label: str | None) -> Any:
+    from shieldnet.files.frames import read_frame
+    from shieldnet.files.sources import load_examples
+    from shieldnet.files.tables import is_table
+    from shieldnet.outputs.estimators import Estimator
 
-    inputs = inputs_of(name, "rows", model, label)
-    if hasattr(inputs, "iloc"):
-        return {sha256(repr(row).encode()).digest() for row in inputs.itertuples(index=False)}
-    columns = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
-    columns = list(inputs) if isinstance(inputs, tuple) else columns
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    return {sha256(repr(row).encode()).digest() for row in rows}
+    own = model if isinstance(model, Estimator) else None
+    if own is not None and own.columns is not None and is_table(Path(name)):
+        return own.columns_of(read_frame(Path(name), role), role)
+    loaded = load_examples(name, role, label=label, as_records=own is not None, targets=None)
+    return _as_taken(loaded.examples, role, model)
+
+
+def _as_taken(found: Any, role: str, model: "nn.Module") -> Any:
+    """Returns a set as the model takes it: Examples, or for an estimator its own columns."""
+    from shieldnet.auditing.sets import as_the_model_reads
+    from shieldnet.data.examples import Examples
+    from shieldnet.outputs.estimators import Estimator
+
+    if isinstance(found, Examples):
+        return as_the_model_reads({role: found}, model)[role]
+    if isinstance(model, Estimator) and hasattr(found.inputs, "iloc"):
+        return model.columns_of(found.inputs, role)
+    return found.inputs
+
+
+def _different_rows(rows: Any) -> set[Any]:
+    """Names every different row by its content."""
+    from shieldnet.data.examples import Examples, row_bytes
+
+    if isinstance(rows, Examples):
+        return set(row_bytes(rows))
+    import pandas as pd
+
+    return set(pd.util.hash_pandas_object(pd.DataFrame(rows).astype(str), index=False))

@@ -92,15 +92,21 @@ def attribute_hashes(model: nn.Module) -> dict[str, str]:
     cannot be guessed by its own hash.
     """
     hashes: dict[str, Any] = defaultdict(sha256)
+    modules: dict[int, tuple[int, object]]
     modules = {id(module): (0, module) for module in model.modules()}
-    for module in modules.values():
-        for key, attribute in vars(module[1]).items():
-            if key in _MACHINERY | _left_out(module[1]):
+    digest = _Digest(seen=modules)
+    for _, module in list(modules.values()):
+        skipped = _MACHINERY | _left_out(module)
+        for key, attribute in vars(module).items():
+            if key in skipped:
                 continue
             held = {"": list(attribute.values())} if key in _HOOKS else _attributes(attribute)
             for inner, value in held.items():
-                for line in _Digest(seen=dict(modules))._lines(value, key, 0):
+                known = len(modules)
+                for line in digest._lines(value, key, 0):
                     hashes[f"{key}.{inner}" if inner else key].update(line)
+                while len(modules) > known:  # every attribute by itself
+                    modules.popitem()
     return {name: hashes[name].hexdigest()[:_SHORT] for name in sorted(hashes)}
 
 
@@ -151,8 +157,9 @@ class _Digest:
                 yield from self._lines(value, name, 0)
         for name, module in model.named_modules(remove_duplicate=False):
             yield f"module {name} {type(module).__qualname__}".encode()
+            skipped = _MACHINERY | _left_out(module, placed=self.placed)
             for key, attribute in sorted(vars(module).items()):
-                if key in _MACHINERY | _left_out(module, placed=self.placed):
+                if key in skipped:
                     continue
                 # Hooks are numbered in order of registration across all models.
                 held = list(attribute.values()) if key in _HOOKS else attribute

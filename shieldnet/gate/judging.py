@@ -86,9 +86,7 @@ _NO_LESS = (
     "The shield releases labels alone already: change the model, its columns or its training."
 )
 _ROUNDING = 1e-9
-_BY_CHANCE = (
-    ", or this is the one of 2,000 sound trainings of which it is said: train again to tell"
-)
+_BY_CHANCE = ", or this is chance, in at most 1 of 2,000 sound trainings: train again to tell"
 _CLOSE = dict.fromkeys(("one_run.independent.mu", "one_run.gaussian.epsilon"), _BY_CHANCE)
 """Bounds that are close to their proofs, and cross them by chance so seldom."""
 

@@ -76,18 +76,23 @@ step = 0.5
 """
 
 
-@pytest.mark.parametrize("form", ["csv", "npz"])
-def test_the_targets_of_a_regression_are_read_as_numbers(project, form) -> None:
-    (project / "values.toml").write_text(VALUES)
-    (project / "priced.py").write_text(MODULE.replace("3, 2", "3, 1"))
+def write_priced(project: Path, form: str, *names: str, rows: int) -> None:
+    """Writes sets of three columns with a cost as their target."""
     rng = np.random.default_rng(1)
-    for name in ("members", "nonmembers"):
-        inputs, targets = rng.normal(size=(40, 3)), rng.normal(size=40)
+    for name in names:
+        inputs, targets = rng.normal(size=(rows, 3)), rng.normal(size=rows)
         if form == "npz":
             np.savez(project / f"{name}.npz", x=inputs, cost=targets)
         else:
             lines = [",".join(map(str, row)) for row in np.c_[inputs, targets].tolist()]
             (project / f"{name}.csv").write_text("\n".join(["a,b,c,cost", *lines]))
+
+
+@pytest.mark.parametrize("form", ["csv", "npz"])
+def test_the_targets_of_a_regression_are_read_as_numbers(project, form) -> None:
+    (project / "values.toml").write_text(VALUES)
+    (project / "priced.py").write_text(MODULE.replace("3, 2", "3, 1"))
+    write_priced(project, form, "members", "nonmembers", rows=40)
     given = [f"--{name}={name}.{form}" for name in ("members", "nonmembers")]
     settings = ["--label=cost", "--shield=values.toml", "--tier=quick", "--shadows=0"]
     done = shieldnet(project, "audit", "priced:model", *given, *settings)
@@ -105,14 +110,7 @@ def test_the_range_of_values_is_measured_on_public_rows(project, form) -> None:
     (project / "priced.py").write_text(
         "import torch\n\ndef model():\n    torch.manual_seed(0)\n    return torch.nn.Linear(3, 1)\n"
     )
-    rng = np.random.default_rng(1)
-    for name in ("members", "nonmembers", "public"):
-        inputs, targets = rng.normal(size=(120, 3)), rng.normal(size=120)
-        if form == "npz":
-            np.savez(project / f"{name}.npz", x=inputs, cost=targets)
-        else:
-            lines = [",".join(map(str, row)) for row in np.c_[inputs, targets].tolist()]
-            (project / f"{name}.csv").write_text("\n".join(["a,b,c,cost", *lines]))
+    write_priced(project, form, "members", "nonmembers", "public", rows=120)
     sets = [f"--{name}={name}.{form}" for name in ("members", "nonmembers")]
     shown = ["--outputs=values", f"--calibrate=public.{form}", "--preset=strict", "--label=cost"]
     settings = ["--tier=quick", "--shadows=0", "-oreport.json"]

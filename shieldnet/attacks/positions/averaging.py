@@ -97,7 +97,7 @@ class PositionAveraging(Attack):
         if queries < min(self.queries, _LEAST):
             raise NotApplicable(
                 f"{_LEAST} answers about all records are {_LEAST * each:,} numbers, "
-                f"{self.numbers:,} are drawn: {type(self).__name__}(numbers=...) draws more"
+                f"at most {self.numbers:,} are drawn; {type(self).__name__}(numbers=...) sets that"
             )
         return queries
 
