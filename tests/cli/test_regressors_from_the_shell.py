@@ -145,6 +145,13 @@ def test_a_pipeline_that_predicts_a_number_is_audited_on_tables_as_they_are(proj
     assert "fail: balanced: r2" in failed.stderr
 
 
+@pytest.mark.parametrize("role", ["members", "nonmembers"])
+def test_private_rows_are_no_public_ones_of_a_pipeline_that_reads_words(project, role) -> None:
+    refused = audit(project, "houses:pipeline", f"--calibrate={role}.csv")
+    assert refused.returncode == 2
+    assert f"different rows of --calibrate are {role}" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("model", "extra"),
     [
